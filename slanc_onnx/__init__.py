@@ -1,0 +1,36 @@
+"""Make the LayerNorms and RMSNorms of an ONNX model safe on hardware that computes them in FP16.
+
+    model = onnx.load("model.onnx")
+    for norm in slanc_onnx.protect(model):
+        print(norm.norm.name, norm.scale, norm.status, norm.reason)
+    onnx.save(model, "model.slanc.onnx")
+
+The steps of `protect` are there one by one: `find_norms`, `compute_scales`, `apply_scales` and
+`validate`. `protect_file` does the whole job from file to file, as the command line does.
+"""
+
+from slanc_onnx._version import __version__
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.api import apply_scales, compute_scales, find_norms, validate
+from slanc_onnx.errors import SlancError
+from slanc_onnx.job import Options, Outcome, protect, protect_file
+from slanc_onnx.norms import Norm
+from slanc_onnx.scale import ScaledNorm
+from slanc_onnx.validate import Validation
+
+__all__ = [
+    "Accelerator",
+    "Norm",
+    "Options",
+    "Outcome",
+    "ScaledNorm",
+    "SlancError",
+    "Validation",
+    "__version__",
+    "apply_scales",
+    "compute_scales",
+    "find_norms",
+    "protect",
+    "protect_file",
+    "validate",
+]

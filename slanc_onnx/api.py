@@ -1,0 +1,119 @@
+"""The steps of the job on a model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import read_graph
+from slanc_onnx.inputs import input_specs
+from slanc_onnx.job import Options, validation_feeds
+from slanc_onnx.norms import Norm, find_norms_in
+from slanc_onnx.rewrite import apply_scales_in
+from slanc_onnx.scale import ScaledNorm, compute_scales_in
+from slanc_onnx.validate import Validation, validate_pair
+
+
+def find_norms(model: onnx.ModelProto, folder: Path | None = None) -> list[Norm]:
+    """Every LayerNorm and RMSNorm of a model, in topological order.
+
+    Args:
+        model: The model; it is not changed and its large weights are not read.
+        folder: Where its external data lies, if it has any that was not loaded.
+
+    Raises:
+        SlancError: the graph cannot be read.
+    """
+    return find_norms_in(read_graph(model, folder))
+
+
+def compute_scales(
+    model: onnx.ModelProto, options: Options | None = None, *, folder: Path | None = None
+) -> list[ScaledNorm]:
+    """Decide the scale of every norm; the model is not changed.
+
+    Args:
+        model: The model.
+        options: Which rule and which estimate, for which accelerator.
+        folder: Where its external data lies.
+
+    Raises:
+        SlancError: the graph or a weight cannot be read.
+    """
+    options = options or Options()
+    scopes = read_graph(model, folder)
+    return compute_scales_in(
+        model,
+        scopes,
+        find_norms_in(scopes),
+        folder=folder,
+        scale=options.scale,
+        estimate=options.estimate,
+        accelerator=options.accelerator,
+        inputs=options.inputs,
+    )
+
+
+def apply_scales(model: onnx.ModelProto, scales: Sequence[ScaledNorm]) -> bool:
+    """Put the scales of `compute_scales` into the same model, in place.
+
+    Args:
+        model: The model for which they were computed, unchanged since.
+        scales: The decisions; those whose status is not "scaled" are passed over.
+
+    Returns:
+        Whether the model was modified.
+
+    Raises:
+        SlancError: the model is another one than the scales are for.
+    """
+    wanted = {s.norm.name: s.scale for s in scales if s.status == "scaled" and s.scale is not None}
+    norms = [s.norm for s in scales]
+    for norm in norms:
+        nodes = model.graph.node
+        if not norm.path and (
+            norm.nodes[-1] >= len(nodes)
+            or norm.normalised not in {o for i in norm.nodes for o in nodes[i].output}
+        ):
+            raise SlancError(
+                f"norm {norm.name!r} is not where it was found. Call compute_scales on this "
+                "very model, and apply its result before changing anything else."
+            )
+    return apply_scales_in(model, norms, wanted)
+
+
+def validate(
+    original: onnx.ModelProto,
+    rewritten: onnx.ModelProto,
+    options: Options | None = None,
+    *,
+    folder: Path | None = None,
+) -> Validation:
+    """Compare both models on ONNX Runtime, in FP32 and with norms rounded to FP16 at each step.
+
+    Args:
+        original: The model before.
+        rewritten: The model after.
+        options: The accelerator to emulate, and the inputs or tokens to run.
+        folder: Where the external data of both lies.
+
+    Raises:
+        SlancError: the models cannot be run here.
+    """
+    options = options or Options()
+    scopes = read_graph(original, folder)
+    specs = input_specs(scopes[0])
+    return validate_pair(
+        original,
+        rewritten,
+        find_norms_in(scopes),
+        find_norms(rewritten, folder),
+        validation_feeds(original, specs, options, folder),
+        options.accelerator,
+        folder=folder,
+        exact=options.scale == "window",
+        tokens=options.tokens,
+    )

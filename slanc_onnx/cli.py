@@ -1,0 +1,205 @@
+"""The command line: the only place that prints and sets exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slanc_onnx._version import __version__
+from slanc_onnx.errors import SlancError
+
+if TYPE_CHECKING:
+    from slanc_onnx.load import Array
+    from slanc_onnx.perplexity import Tokens
+    from slanc_onnx.scale import Progress
+
+PASSED, FAILED, BAD_INPUT = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 passed, 1 failed, 2 bad input."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    _check_usage(parser, args)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=[logging.WARNING, logging.INFO, logging.DEBUG][min(args.verbose, 2)],
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        return _run(args)
+    except SlancError as error:
+        return _fail(str(error))
+    except MemoryError:
+        return _fail("not enough memory. Try --estimate weights --no-validate, which run no model.")
+    except KeyboardInterrupt:
+        return _fail("interrupted")
+
+
+def _fail(message: str) -> int:
+    print(f"ERROR: {message}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _run(args: argparse.Namespace) -> int:
+    # Imported here so that --help and --version take no time.
+    from rich.console import Console
+
+    from slanc_onnx import report
+    from slanc_onnx.accelerator import Accelerator
+    from slanc_onnx.job import Options, protect_file
+
+    source = Path(args.model)
+    output = Path(args.output) if args.output else source.with_name(f"{source.stem}.slanc.onnx")
+    if args.report is not None:
+        _check_report(Path(args.report), source, output)
+    accelerator = Accelerator(args.accumulate, args.flush_subnormals)
+    options = Options(
+        scale=args.scale,
+        estimate=args.estimate,
+        accelerator=accelerator,
+        inputs=_read_inputs(args.inputs),
+        tokens=_read_tokens(args),
+        validate=not args.no_validate,
+    )
+    shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}
+    with _progress(quiet=args.quiet > 0) as progress:
+        outcome = protect_file(source, output, options, shown_options=shown, progress=progress)
+    if args.report is not None:
+        report.write_report(outcome.report, Path(args.report))
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=False)
+    if not outcome.norms:
+        sites = ", ".join(outcome.sites[:5]) + (", ..." if len(outcome.sites) > 5 else "")
+        where = f" in {len(outcome.sites)} ReduceMean sites ({sites})" if outcome.sites else ""
+        print(f"{source}: no norm found{where}; nothing to do, nothing written.")
+        return PASSED
+    if not args.quiet:
+        report.print_table(console, outcome.norms, outcome.validation)
+        print(f"written: {output}")
+    not_validated = outcome.not_validated
+    if args.quiet < 2:
+        report.print_summary(console, outcome.norms, outcome.validation, accelerator, not_validated)
+    return PASSED if outcome.passed else FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="slanc-onnx",
+        description="Make the LayerNorms and RMSNorms of an ONNX model safe in FP16: insert a "
+        "static scale before each, computed from the weights, and prove that the model stays the "
+        "same.",
+        epilog="Exit status: 0 written and validation passed; 1 written, but validation failed; "
+        "2 bad usage or bad input, nothing written.",
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL.onnx", help="the model; external data stays where it is")
+    add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
+    add(
+        "--scale",
+        choices=("window", "paper"),
+        default="window",
+        help="a power of two between overflow and underflow (default), or the paper's equations",
+    )
+    add(
+        "--estimate",
+        choices=("auto", "probe", "weights"),
+        default="auto",
+        help="where the window comes from: random token ids through the model, the weights "
+        "alone, or the first of these that works here (default)",
+    )
+    add(
+        "--accumulate",
+        choices=("sequential", "pairwise", "fp32"),
+        default="sequential",
+        help="how the emulated accelerator sums (default: one running FP16 sum)",
+    )
+    add("--flush-subnormals", action="store_true", help="it turns subnormal results into zero")
+    add("--inputs", metavar="FILE.npz", help="validation inputs by name (default: made to fit)")
+    add(
+        "--tokens",
+        metavar="IDS.npy",
+        help="token ids of a causal language model: validate on them and add the perplexity table",
+    )
+    add("--sequence-length", type=int, metavar="N", help="ids per sequence (default 1024)")
+    add("--max-sequences", type=int, metavar="N", help="sequences to run (default 4)")
+    add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
+    add("--report", metavar="FILE.json", help="write the machine-readable report")
+    add("--no-validate", action="store_true", help="do not run the models")
+    add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
+    add("-v", "--verbose", action="count", default=0, help="log; twice: more")
+    add("--version", action="version", version=f"slanc-onnx {__version__}")
+    return parser  # fmt: skip
+
+
+def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.tokens is None:
+        for name in ("sequence_length", "max_sequences", "bos"):
+            if getattr(args, name) is not None:
+                parser.error(f"--{name.replace('_', '-')}: only goes with --tokens")
+    if args.no_validate and args.tokens is not None:
+        parser.error("--tokens: not allowed with --no-validate, which runs nothing")
+    for name in ("sequence_length", "max_sequences"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')}: must be at least 1")
+
+
+def _check_report(path: Path, source: Path, output: Path) -> None:
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise SlancError(f"--report {path}: not a file in an existing folder.")
+    if path.resolve() in (source.resolve(), output.resolve()):
+        raise SlancError(f"--report {path}: is the model. Give the report another name.")
+
+
+def _read_inputs(name: str | None) -> dict[str, Array] | None:
+    if name is None:
+        return None
+    import numpy as np
+
+    try:
+        with np.load(name, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise SlancError(f"--inputs {name}: not an .npz file of arrays ({error}).") from error
+
+
+def _read_tokens(args: argparse.Namespace) -> Tokens | None:
+    if args.tokens is None:
+        return None
+    from slanc_onnx.perplexity import read_tokens
+
+    return read_tokens(
+        Path(args.tokens), args.sequence_length or 1024, args.max_sequences or 4, args.bos
+    )
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """A bar on stderr for work longer than a second, if somebody is there to see it."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    started = time.monotonic()
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda what, done: logging.getLogger(__name__).info("%s %.0f %%", what, 100 * done)
+        return
+    bar = Bar(console=console, transient=True)
+    task = bar.add_task("", total=1.0)
+
+    def show(what: str, done: float) -> None:
+        if time.monotonic() - started > 1.0:
+            bar.start()
+        bar.update(task, description=what, completed=done)
+
+    try:
+        yield show
+    finally:
+        bar.stop()

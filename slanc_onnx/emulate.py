@@ -1,0 +1,230 @@
+"""Emulate: a model whose norms are computed as an FP16 accelerator does, every step rounded.
+
+ONNX Runtime's CPU provider computes FP16 norms in FP32 and would hide every overflow. So the norms
+are written out in FP32 with an explicit cast to FP16 and back after each operation that the
+accelerator rounds; adding two FP16 numbers in FP32 and rounding once is exactly an FP16 add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.emit import Emitter
+from slanc_onnx.norm_patterns import INTERNAL
+from slanc_onnx.norms import Norm
+from slanc_onnx.rewrite import RESIDUAL_OUTPUT, graph_at
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """An emulating model and, per norm, the output that shows what its FP16 arithmetic did.
+
+    Attributes:
+        model: Outputs of the original, then the mean squares.
+        mean_squares: By norm name, the output with the mean square of each row as the accelerator
+            has it: not finite where the row overflowed, zero where it underflowed. Norms inside a
+            subgraph have none.
+    """
+
+    model: onnx.ModelProto
+    mean_squares: dict[str, str]
+
+
+def can_emulate(norm: Norm) -> bool:
+    """Whether the norm has an input tensor and a known width to compute it from."""
+    return norm.form not in INTERNAL and norm.width is not None and norm.epsilon is not None
+
+
+def emulate(model: onnx.ModelProto, norms: Sequence[Norm], accelerator: Accelerator) -> Emulated:
+    """A copy of `model` whose norms round every step to FP16.
+
+    Args:
+        model: Scaled or not; the same emulation serves both.
+        norms: The norms of this model.
+        accelerator: How sums are accumulated, subnormals treated and the variance formed.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    emitter = Emitter(copy)
+    mean_squares: dict[str, str] = {}
+    makers: dict[str, NodeProto] = {}
+    for norm in norms:
+        if not can_emulate(norm):
+            continue
+        graph = graph_at(copy, norm.path)
+        index = next(i for i, node in enumerate(graph.node) if norm.output in node.output)
+        makers[norm.name] = graph.node[index]
+        emitter.place(norm.path, index)
+        mean_square = _in_branch(emitter, norm, accelerator)
+        if not norm.path:
+            mean_squares[norm.name] = mean_square
+    for norm in norms:
+        if norm.name in makers:
+            _unplug(makers[norm.name], norm, emitter)
+    emitter.finish(list(mean_squares.values()))
+    return Emulated(copy, mean_squares)
+
+
+def _unplug(node: NodeProto, norm: Norm, emitter: Emitter) -> None:
+    """Take the norm's outputs from the node that made them."""
+    for i, output in enumerate(node.output):
+        residual = norm.form.startswith("Skip") and i == RESIDUAL_OUTPUT
+        if output == norm.output or (residual and output):
+            node.output[i] = emitter.name()
+
+
+def _in_branch(emitter: Emitter, norm: Norm, accelerator: Accelerator) -> str:
+    """Write out one norm in the branch of an If; returns the tensor with its FP16 mean squares.
+
+    ONNX Runtime's loading time grows with the square of a graph's number of casts: a subgraph per
+    norm keeps it linear (31 s to 2 s on SmolLM2).
+    """
+    full = emitter.input_of(norm)
+    _residual(emitter, norm, full)
+    taken: list[NodeProto] = []
+    with emitter.body(taken):
+        y, mean_square = _emulate_norm(emitter, norm, full, accelerator)
+    other: list[NodeProto] = []
+    with emitter.body(other):
+        same = [emitter.node("Identity", full) for _ in range(2)]
+    then_branch = _branch(taken, [y, mean_square])
+    else_branch = _branch(other, same)
+    outputs = [emitter.name(), emitter.name()]
+    true = emitter.constant(np.array(True))
+    emitter.add(
+        helper.make_node("If", [true], outputs, then_branch=then_branch, else_branch=else_branch)
+    )
+    emitter.node("Cast", outputs[0], output=norm.output, to=norm.output_type)
+    return outputs[1]
+
+
+def _branch(nodes: list[NodeProto], outputs: list[str]) -> onnx.GraphProto:
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    return helper.make_graph(nodes, "norm", [], infos)
+
+
+def _emulate_norm(
+    emitter: Emitter, norm: Norm, full: str, accelerator: Accelerator
+) -> tuple[str, str]:
+    """The norm's arithmetic, step by step: the output and the mean square, both FP16 in FP32."""
+    half = _Half(emitter, accelerator)
+    width = int(norm.width or 0)
+    x = half.round(full)
+    centred, mean = x, ""
+    if norm.kind == "layer":
+        mean = half.round(emitter.node("Div", half.sum(x, width), emitter.number(width)))
+        centred = half.round(emitter.node("Sub", x, mean))
+    one_pass = norm.kind == "layer" and accelerator.variance == "one-pass"
+    squared = x if one_pass else centred
+    total = half.sum(half.round(emitter.node("Mul", squared, squared)), width)
+    count = width - 1 if norm.unbiased else width
+    mean_square = half.round(emitter.node("Div", total, emitter.number(count)))
+    if one_pass:
+        square_of_mean = half.round(emitter.node("Mul", mean, mean))
+        mean_square = half.round(emitter.node("Sub", mean_square, square_of_mean))
+    epsilon = emitter.number(held_epsilon(float(norm.epsilon or 0.0), accelerator))
+    if norm.epsilon_power == 2:
+        variance = half.round(emitter.node("Add", mean_square, epsilon))
+        deviation = half.round(emitter.node("Sqrt", variance))
+    else:
+        root = half.round(emitter.node("Sqrt", mean_square))
+        deviation = half.round(emitter.node("Add", root, epsilon))
+    inverse = half.round(emitter.node("Reciprocal", deviation))
+    y = half.round(emitter.node("Mul", centred, inverse))
+    if norm.gamma is not None:
+        gamma = half.round(emitter.to_float(norm.gamma))
+        y = half.round(emitter.node("Mul", y, gamma))
+    if norm.beta is not None:
+        y = half.round(emitter.node("Add", y, half.round(emitter.to_float(norm.beta))))
+    return y, mean_square
+
+
+def held_epsilon(epsilon: float, accelerator: Accelerator) -> float:
+    """Epsilon in FP16, where one that would vanish stays at the smallest number that is kept.
+
+    The file holds epsilon / s^2 exactly, so that FP32 stays bit-identical. A device that stores it
+    in FP16 must not let it become zero, or a row of zeros divides zero by zero.
+    """
+    rounded = float(np.float16(epsilon))
+    kept = rounded if rounded >= accelerator.smallest_kept else accelerator.smallest_kept
+    return kept if epsilon > 0 else 0.0
+
+
+def _residual(emitter: Emitter, norm: Norm, full: str) -> None:
+    """A Skip op's fourth output is the plain sum of its addends."""
+    if not norm.form.startswith("Skip"):
+        return
+    node = graph_at(emitter.model, norm.path).node[norm.nodes[-1]]
+    if len(node.output) > RESIDUAL_OUTPUT and node.output[RESIDUAL_OUTPUT]:
+        emitter.node("Cast", full, output=node.output[RESIDUAL_OUTPUT], to=norm.element_type)
+
+
+class _Half:
+    """FP16 arithmetic on FP32 tensors."""
+
+    def __init__(self, emitter: Emitter, accelerator: Accelerator) -> None:
+        self.emitter = emitter
+        self.accelerator = accelerator
+
+    def round(self, x: str) -> str:
+        emitter = self.emitter
+        y = emitter.to_float(emitter.node("Cast", x, to=TensorProto.FLOAT16))
+        if self.accelerator.flush_subnormals:
+            limit = emitter.number(self.accelerator.smallest_normal)
+            small = emitter.node("Less", emitter.node("Abs", y), limit)
+            y = emitter.node("Where", small, emitter.number(0.0), y)
+        return y
+
+    def sum(self, x: str, width: int) -> str:
+        """The sum over the last axis in the accelerator's order; that axis stays with length 1."""
+        if self.accelerator.accumulate == "fp32":
+            return self.round(self.emitter.sum(x))
+        if self.accelerator.accumulate == "pairwise":
+            return self._pairwise(x, width)
+        return self._sequential(x)
+
+    def _pairwise(self, x: str, width: int) -> str:
+        emitter = self.emitter
+        while width > 1:
+            half, odd = divmod(width, 2)
+            first, second = self._slice(x, 0, half), self._slice(x, half, 2 * half)
+            total = self.round(emitter.node("Add", first, second))
+            if odd:
+                last = self._slice(x, 2 * half, width)
+                total = emitter.node("Concat", total, last, axis=-1)
+            x, width = total, half + odd
+        return x
+
+    def _slice(self, x: str, start: int, end: int) -> str:
+        ends = (self.emitter.integers(n) for n in (start, end, -1))
+        return self.emitter.node("Slice", x, *ends)
+
+    def _sequential(self, x: str) -> str:
+        """One running FP16 sum, as a Scan over the elements of the row."""
+        emitter = self.emitter
+        shape = emitter.node("Shape", x)
+        ends = (emitter.integers(n) for n in (0, -1, 0))
+        rows = emitter.node("Slice", shape, *ends)
+        start = emitter.node("ConstantOfShape", rows)
+        nodes: list[NodeProto] = []
+        before, element = emitter.name(), emitter.name()
+        with emitter.body(nodes):
+            after = self.round(emitter.node("Add", before, element))
+        *values, result = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            for name in (before, element, after)
+        ]
+        body = helper.make_graph(nodes, "add", values, [result])
+        total = emitter.node("Scan", start, x, body=body, num_scan_inputs=1, scan_input_axes=[-1])
+        return self._unsqueezed(total)
+
+    def _unsqueezed(self, x: str) -> str:
+        if self.emitter.opset >= 13:
+            return self.emitter.node("Unsqueeze", x, self.emitter.integers(-1))
+        return self.emitter.node("Unsqueeze", x, axes=[-1])

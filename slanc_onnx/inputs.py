@@ -1,0 +1,180 @@
+"""Inputs for running a model when the user gives none: made from the graph's own inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper
+
+from slanc_onnx.graph import Scope
+from slanc_onnx.load import Array
+
+# Ops through which token ids reach the Gather that looks them up.
+_INDEX_OPS = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Expand", "Clip"}
+# Ops that look rows up, with the positions of (table, indices).
+_LOOKUPS = {
+    "Gather": ((0, 1),),
+    "GatherBlockQuantized": ((0, 1),),
+    "EmbedLayerNormalization": ((2, 0), (4, 1)),
+}
+IMAGE_SIZES = (224, 32, 64, 384, 512)
+SEED, FIRST_IDS = 0, 32
+_SAMPLES = 4000  # of audio: enough for one frame of the usual stack of strided convolutions
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One graph input that has to be fed.
+
+    Attributes:
+        name: As in the graph.
+        element_type: onnx.TensorProto element type.
+        dims: Sizes, or names (possibly empty) for dynamic ones.
+        rows: Rows of the smallest table that this input's values look up; 0 if none.
+        head_width: Last dimension that an attention op asks of this cache; 0 if unknown.
+    """
+
+    name: str
+    element_type: int
+    dims: tuple[int | str, ...]
+    rows: int
+    head_width: int = 0
+
+    @property
+    def is_float(self) -> bool:
+        floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+        return self.element_type in floats
+
+    @property
+    def is_cache(self) -> bool:
+        return any(isinstance(dim, str) and "past" in dim for dim in self.dims) and self.is_float
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the values are ids of a vocabulary (not positions or segments)."""
+        return self.rows > 0 and not any(w in self.name.lower() for w in ("posi", "type", "seg"))
+
+
+def input_specs(main: Scope) -> list[InputSpec]:
+    """The graph inputs without a default value, in order."""
+    tensors = {t.name: t for t in main.graph.inputs}
+    specs = []
+    for info in main.proto.input:
+        if info.name in main.initializers or not info.type.HasField("tensor_type"):
+            continue
+        kind = info.type.tensor_type
+        dims = tuple(
+            d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim
+        )
+        rows = min(_table_rows(main, tensors[info.name]), default=0)
+        width = _head_width(main, tensors[info.name])
+        specs.append(InputSpec(info.name, kind.elem_type, dims, rows, width))
+    return specs
+
+
+def _table_rows(main: Scope, tensor: gs.Tensor, depth: int = 0) -> Iterator[int]:
+    for node in tensor.outputs:
+        for table, indices in _LOOKUPS.get(node.op, ()):
+            if len(node.inputs) > indices and node.inputs[indices] is tensor:
+                constant = main.constant(node.inputs[table])
+                if (
+                    constant is not None
+                    and len(constant.dims) > 1
+                    and node.attrs.get("axis", 0) == 0
+                ):
+                    yield int(constant.dims[0])
+        if node.op in _INDEX_OPS and node.inputs[0] is tensor and depth < 8:
+            yield from _table_rows(main, node.outputs[0], depth + 1)
+
+
+def _head_width(main: Scope, tensor: gs.Tensor) -> int:
+    """The width of a cache head, which GroupQueryAttention's rotary table tells."""
+    for node in tensor.outputs:
+        if node.op == "GroupQueryAttention" and len(node.inputs) > 7:
+            cosine = main.constant(node.inputs[7])
+            if cosine is not None and len(cosine.dims) == 2:
+                return 2 * int(cosine.dims[1])
+    return 0
+
+
+def make_feeds(
+    specs: Sequence[InputSpec],
+    rng: np.random.Generator,
+    *,
+    batch: int = 1,
+    sequence: int = 16,
+    size: int = IMAGE_SIZES[0],
+    ids: Array | None = None,
+) -> dict[str, Array]:
+    """One set of inputs: random ids, masks of ones, positions, empty caches, unit-variance floats.
+
+    Args:
+        specs: The inputs.
+        rng: Source of the random ids and floats.
+        batch: Size of dynamic first axes.
+        sequence: Size of dynamic sequence axes.
+        size: Height and width of images whose size the file leaves open.
+        ids: Token ids of shape [batch, sequence] for the text inputs, instead of random ones.
+    """
+    return {spec.name: _feed(spec, rng, batch, sequence, size, ids) for spec in specs}
+
+
+def _feed(
+    spec: InputSpec, rng: np.random.Generator, batch: int, sequence: int, size: int,
+    ids: Array | None,
+) -> Array:  # fmt: skip
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
+    shape = _shape(spec, batch, sequence, size)
+    name = spec.name.lower()
+    if spec.is_cache:
+        return np.zeros(shape, dtype)
+    if spec.is_float:
+        return rng.standard_normal(shape).astype(dtype)
+    if spec.is_text:
+        values = ids if ids is not None else random_ids(spec.rows, shape)
+        return np.broadcast_to(values, shape).astype(dtype)
+    if "position" in name:
+        return np.broadcast_to(np.arange(shape[-1] if shape else 1), shape).astype(dtype)
+    if spec.rows or "type" in name or "segment" in name:
+        return np.zeros(shape, dtype)
+    return np.ones(shape, dtype)  # masks, flags
+
+
+def random_ids(rows: int, shape: tuple[int, ...]) -> Array:
+    """Token ids drawn uniformly, but each row starts with another of the first `FIRST_IDS`.
+
+    Vocabularies keep begin-of-text and the other special tokens there. They come first in real
+    inputs, their rows are unlike all others, and chance would not draw them. The ids depend on
+    the arguments alone, so that every estimate sees the same ones.
+    """
+    ids = np.random.default_rng([SEED, *shape]).integers(0, rows, shape)
+    if ids.ndim:
+        flat = ids.reshape(-1, shape[-1])
+        special = np.arange(min(len(flat), FIRST_IDS, rows))
+        flat[special, 0] = special
+    return np.asarray(ids)
+
+
+def _shape(spec: InputSpec, batch: int, sequence: int, size: int) -> tuple[int, ...]:
+    def of(axis: int, dim: int | str) -> int:
+        if isinstance(dim, int):
+            return dim
+        low = dim.lower()
+        if "+" in dim or "total" in low:
+            return sequence
+        if "past" in low:
+            return 0
+        if axis == 0:
+            return batch
+        if spec.is_cache:
+            return spec.head_width or sequence
+        if spec.is_float and len(spec.dims) == 4:
+            return 3 if axis == 1 else size
+        if spec.is_float and len(spec.dims) == 2:
+            return _SAMPLES
+        return sequence
+
+    return tuple(of(axis, dim) for axis, dim in enumerate(spec.dims))

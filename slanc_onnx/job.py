@@ -1,0 +1,312 @@
+"""The whole job: on a model in memory, and from file to file."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import Scope, read_graph
+from slanc_onnx.inputs import InputSpec, input_specs, make_feeds
+from slanc_onnx.load import Array, all_tensors, load_model, read_tensor
+from slanc_onnx.norms import Norm, find_norms_in
+from slanc_onnx.perplexity import Tokens
+from slanc_onnx.probe import first_feeds
+from slanc_onnx.report import Report, make_report
+from slanc_onnx.rewrite import apply_scales_in
+from slanc_onnx.runtime import CannotRun, Feeds, Session
+from slanc_onnx.save import check_output, save_model
+from slanc_onnx.scale import (
+    EstimateRule,
+    Progress,
+    ScaledNorm,
+    ScaleRule,
+    compute_scales_in,
+    no_progress,
+)  # fmt: skip
+from slanc_onnx.validate import Validation, validate_pair
+
+SEED = 0
+SEQUENCE_LENGTH = 16  # of the inputs that are made for validation
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the job is done.
+
+    Attributes:
+        scale: "window" (a power of two between overflow and underflow) or "paper".
+        estimate: Where the window comes from: "probe", "weights", or "auto" for the first that
+            works.
+        accelerator: What is protected and emulated.
+        inputs: Inputs by name, for probing (shapes) and validation; None to make them.
+        tokens: Token ids of a causal language model, for validation with perplexity.
+        validate: Whether to validate.
+    """
+
+    scale: ScaleRule = "window"
+    estimate: EstimateRule = "auto"
+    accelerator: Accelerator = field(default_factory=Accelerator)
+    inputs: Mapping[str, Array] | None = None
+    tokens: Tokens | None = None
+    validate: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the job on a file did.
+
+    Attributes:
+        norms: Every norm with its decision, in topological order.
+        validation: None where it was not asked for or could not be done.
+        not_validated: Why it could not be done; "" otherwise.
+        report: The report, as written to --report.
+        sites: Where no norm was found, the names of the reductions that might be one.
+    """
+
+    norms: list[ScaledNorm]
+    validation: Validation | None
+    not_validated: str
+    report: Report
+    sites: list[str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing speaks against the result."""
+        return not self.not_validated and (self.validation is None or self.validation.passed)
+
+
+def protect_file(
+    source: Path,
+    output: Path,
+    options: Options | None = None,
+    *,
+    shown_options: Mapping[str, object] | None = None,
+    progress: Progress = no_progress,
+) -> Outcome:
+    """Scale the norms of an ONNX file and write the result; nothing is written without norms.
+
+    Args:
+        source: The model. Its external data is read through memory maps and stays as it is.
+        output: The file to write. In another folder the data files are brought along.
+        options: How.
+        shown_options: What the report shows as options.
+        progress: Called with what is being done and the finished share.
+
+    Raises:
+        SlancError: bad input; nothing was written.
+    """
+    options = options or Options()
+    clock = _Clock()
+    model = load_model(source)
+    check_output(source, output)
+    folder = source.parent
+    scopes = read_graph(model, folder)
+    norms = find_norms_in(scopes)
+    _check(model, norms, folder)
+    _check_inputs(options, input_specs(scopes[0]))
+    clock.lap("find")
+    decided = _decide(model, scopes, norms, options, folder, progress)
+    clock.lap("scale")
+    validation, not_validated = None, ""
+    if norms:
+        original = model
+        if options.validate:
+            original = onnx.ModelProto()
+            original.CopyFrom(model)
+        apply_scales_in(model, norms, _wanted(decided))
+        save_model(model, source, output)
+        clock.lap("write")
+        if options.validate:
+            try:
+                validation = _validate(original, model, decided, scopes, options, folder, progress)
+            except CannotRun as error:
+                not_validated = str(error)
+            clock.lap("validate")
+    report = make_report(
+        str(source), str(output), shown_options or {}, decided, validation, clock.seconds,
+        not_validated,
+    )  # fmt: skip
+    return Outcome(decided, validation, not_validated, report, _reductions(scopes))
+
+
+def protect(
+    model: onnx.ModelProto, options: Options | None = None, *, folder: Path | None = None
+) -> list[ScaledNorm]:
+    """Scale the norms of a model in place, without validation.
+
+    Args:
+        model: The model; only norms, epsilons and new initializers and nodes change.
+        options: How.
+        folder: Where its external data lies, if it has any.
+
+    Returns:
+        Every norm with its decision. The model was modified if one has the status "scaled".
+
+    Raises:
+        SlancError: bad input; the model is unchanged.
+    """
+    options = options or Options()
+    scopes = read_graph(model, folder)
+    norms = find_norms_in(scopes)
+    _check(model, norms, folder)
+    decided = _decide(model, scopes, norms, options, folder, no_progress)
+    apply_scales_in(model, norms, _wanted(decided))
+    return decided
+
+
+def _decide(
+    model: onnx.ModelProto,
+    scopes: Sequence[Scope],
+    norms: Sequence[Norm],
+    options: Options,
+    folder: Path | None,
+    progress: Progress,
+) -> list[ScaledNorm]:
+    decided = compute_scales_in(
+        model,
+        scopes,
+        norms,
+        folder=folder,
+        scale=options.scale,
+        estimate=options.estimate,
+        accelerator=options.accelerator,
+        inputs=options.inputs,
+        progress=progress,
+    )
+    if any(d.status == "skipped" and d.norm.skip_reason is None for d in decided):
+        _check_finite(model, folder)
+    return decided
+
+
+def _wanted(decided: Sequence[ScaledNorm]) -> dict[str, float]:
+    return {d.norm.name: d.scale for d in decided if d.status == "scaled" and d.scale is not None}
+
+
+def _validate(
+    original: onnx.ModelProto,
+    rewritten: onnx.ModelProto,
+    decided: Sequence[ScaledNorm],
+    scopes: Sequence[Scope],
+    options: Options,
+    folder: Path | None,
+    progress: Progress,
+) -> Validation:
+    specs = input_specs(scopes[0])
+    return validate_pair(
+        original,
+        rewritten,
+        [d.norm for d in decided],
+        find_norms_in(read_graph(rewritten, folder)),
+        validation_feeds(original, specs, options, folder),
+        options.accelerator,
+        folder=folder,
+        exact=all(math.frexp(s)[0] == 0.5 for s in _wanted(decided).values()),
+        tokens=options.tokens,
+        progress=progress,
+    )
+
+
+def validation_feeds(
+    model: onnx.ModelProto, specs: Sequence[InputSpec], options: Options, folder: Path | None
+) -> list[Feeds]:
+    """The inputs to validate on: tokens, the given inputs, or ones that are made.
+
+    Raises:
+        CannotRun: inputs have to be made, and ONNX Runtime runs the model on none of them.
+    """
+    rng = np.random.default_rng(SEED)
+    if options.tokens is not None:
+        made = [
+            make_feeds(specs, rng, sequence=ids.shape[1], ids=ids)
+            for ids in options.tokens.sequences
+        ]
+        return [{**feeds, **_others(options.inputs, specs)} for feeds in made]
+    if options.inputs is not None:
+        return [options.inputs]
+    session = Session(model, folder)
+    failure: CannotRun | None = None
+    for length in (SEQUENCE_LENGTH, 8):
+        try:
+            feeds = first_feeds(session, specs, rng, 1, length)
+            session.run(feeds)
+            return [feeds]
+        except CannotRun as error:
+            failure = error
+    raise CannotRun(f"{failure}. Give inputs that fit with --inputs FILE.npz.")
+
+
+def _others(inputs: Mapping[str, Array] | None, specs: Sequence[InputSpec]) -> dict[str, Array]:
+    text = {spec.name for spec in specs if spec.is_text}
+    return {name: value for name, value in (inputs or {}).items() if name not in text}
+
+
+def _check(model: onnx.ModelProto, norms: Sequence[Norm], folder: Path | None) -> None:
+    empty = [norm.name for norm in norms if norm.width == 0]
+    if empty:
+        raise SlancError(
+            f"norm {empty[0]!r} has rows of width 0. The export went wrong: check the model's "
+            "hidden size and export it again."
+        )
+    for norm in norms:
+        if norm.epsilon is not None and not (math.isfinite(norm.epsilon) and norm.epsilon >= 0):
+            raise SlancError(f"norm {norm.name!r} has the epsilon {norm.epsilon}. Export it again.")
+
+
+def _check_inputs(options: Options, specs: Sequence[InputSpec]) -> None:
+    needed = {spec.name for spec in specs}
+    if options.inputs is not None:
+        text = {spec.name for spec in specs if spec.is_text} if options.tokens else set()
+        missing = sorted(needed - set(options.inputs) - text)
+        if missing:
+            raise SlancError(
+                f"--inputs lacks {', '.join(missing)}; it holds {', '.join(options.inputs)}."
+            )
+    if options.tokens is not None:
+        text_specs = [spec for spec in specs if spec.is_text]
+        if not text_specs:
+            raise SlancError("--tokens: the model has no input of token ids.")
+        rows = text_specs[0].rows
+        if int(options.tokens.ids.max()) >= rows or int(options.tokens.ids.min()) < 0:
+            raise SlancError(
+                f"--tokens: id {int(options.tokens.ids.max())} is outside the model's "
+                f"vocabulary of {rows}. Use ids of this model's tokenizer."
+            )
+
+
+def _check_finite(model: onnx.ModelProto, folder: Path | None) -> None:
+    """Weights that are not numbers, looked for only where a norm came out without an estimate."""
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    for tensor in all_tensors(model):
+        if tensor.data_type not in floats:
+            continue
+        values = read_tensor(tensor, folder).reshape(-1)
+        for start in range(0, values.size, 1 << 22):
+            if np.isnan(values[start : start + (1 << 22)].astype(np.float32)).any():
+                raise SlancError(
+                    f"weight {tensor.name!r} holds nan. The checkpoint or its conversion is "
+                    "damaged: export the model again."
+                )
+
+
+def _reductions(scopes: Sequence[Scope]) -> list[str]:
+    nodes = [n for scope in scopes for n in scope.graph.nodes if n.op == "ReduceMean"]
+    return [node.name or node.outputs[0].name for node in nodes]
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name], self._last = now - self._last, now
+        self.seconds["total"] = now - self._start

@@ -1,0 +1,153 @@
+"""Load: a model from disk, without its external weights, and single weights on demand."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+from slanc_onnx.errors import SlancError
+
+# Of any element type: weights come in all of ONNX's.
+Array = npt.NDArray[Any]
+
+# Two 4-bit values share a byte, so these cannot be viewed in place.
+_PACKED = {
+    TensorProto.INT4,
+    TensorProto.UINT4,
+    TensorProto.FLOAT4E2M1,
+    getattr(TensorProto, "INT2", -1),
+    getattr(TensorProto, "UINT2", -1),
+}
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file; tensors in external data files stay references.
+
+    Raises:
+        SlancError: no such file, not an ONNX model, truncated, or external data that is missing,
+            too short or outside the model's folder.
+    """
+    if not path.is_file():
+        raise SlancError(f"{path}: no such file. Give the path of an .onnx file.")
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise SlancError(
+            f"{path}: not an ONNX model, or cut short ({error}). "
+            "Export or copy it again and compare the file's size."
+        ) from error
+    if not model.graph.node and not model.graph.output:
+        raise SlancError(f"{path}: holds no graph. Is it an ONNX model, and copied completely?")
+    if not model.opset_import:  # stands behind the graph
+        raise SlancError(f"{path}: names no opset, so it was cut short. Copy it again.")
+    for tensor in all_tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            _external_range(tensor, path.parent)
+    return model
+
+
+def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every tensor with data: initializers and attributes, in subgraphs and functions too."""
+
+    def of_nodes(nodes: list[onnx.NodeProto]) -> Iterator[TensorProto]:
+        for node in nodes:
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.TENSOR:
+                    yield attribute.t
+                yield from attribute.tensors
+                for graph in (attribute.g, *attribute.graphs):
+                    if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+                        yield from of_graph(graph)
+
+    def of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+        yield from graph.initializer
+        yield from of_nodes(list(graph.node))
+
+    yield from of_graph(model.graph)
+    for function in model.functions:
+        yield from of_nodes(list(function.node))
+
+
+def external_location(tensor: TensorProto) -> str:
+    """The relative path of the file that holds an external tensor."""
+    return next((e.value for e in tensor.external_data if e.key == "location"), "")
+
+
+def _external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
+    """File, offset and length in bytes of an external tensor, checked."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    file = folder / location
+    # By name, not by resolved path: download caches keep model and data as links to elsewhere.
+    inside = not os.path.isabs(location) and not os.path.normpath(location).startswith("..")
+    if not location or not inside:
+        raise SlancError(
+            f"initializer {tensor.name!r}: external data location {location!r} leaves the model's "
+            f"folder. Move the data file beside the model and export again."
+        )
+    if not file.is_file():
+        raise SlancError(
+            f"initializer {tensor.name!r}: external data file {location!r} is missing. "
+            f"Copy it into {folder} beside the model."
+        )
+    offset = int(entries.get("offset", 0))
+    size = file.stat().st_size
+    length = int(entries.get("length", size - offset))
+    if offset < 0 or length < 0 or offset + length > size:
+        raise SlancError(
+            f"initializer {tensor.name!r}: external data file {location!r} has {size} bytes, "
+            f"but {offset + length} are needed. It was cut short: copy it again."
+        )
+    return file, offset, length
+
+
+def read_tensor(tensor: TensorProto, folder: Path | None) -> Array:
+    """The values of a tensor; a read-only view of the file or message wherever that is possible.
+
+    Args:
+        tensor: An initializer or a Constant's value, of any element type.
+        folder: The folder of the model, for external data; None if the model has none.
+    """
+    if tensor.data_location != TensorProto.EXTERNAL:
+        if tensor.HasField("raw_data") and tensor.data_type not in _PACKED:
+            return _view(tensor, memoryview(tensor.raw_data))
+        return numpy_helper.to_array(tensor)
+    if folder is None:
+        raise SlancError(
+            f"initializer {tensor.name!r} is external data, but the model's folder is unknown. "
+            "Pass folder=, or load the model with its external data."
+        )
+    file, offset, length = _external_range(tensor, folder)
+    if length == 0:
+        return _view(tensor, memoryview(b""))
+    start = offset - offset % mmap.ALLOCATIONGRANULARITY
+    with file.open("rb") as opened:
+        pages = mmap.mmap(
+            opened.fileno(), length + offset - start, offset=start, access=mmap.ACCESS_READ
+        )
+    data = memoryview(pages)[offset - start : offset - start + length]
+    if tensor.data_type in _PACKED:
+        inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(data))
+        return numpy_helper.to_array(inline)
+    return _view(tensor, data)
+
+
+def _view(tensor: TensorProto, data: memoryview) -> Array:
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    count = math.prod(tensor.dims)
+    if len(data) < count * dtype.itemsize:
+        raise SlancError(
+            f"initializer {tensor.name!r}: {len(data)} bytes of data for shape "
+            f"{list(tensor.dims)}. The file is damaged: export it again."
+        )
+    return np.frombuffer(data, dtype=dtype, count=count).reshape(tuple(tensor.dims))

@@ -1,0 +1,283 @@
+"""The paper's scale: the Frobenius norm of the map from the norms that feed a norm to its input.
+
+Equations 5, 8 and 10 of arXiv 2410.10553 are three readings of one rule: an activation F counts as
+the identity (|F(z)| <= |z|), a gate as the spectral norm of its map, a softmax as the identity
+(its rows are convex weights), additive constants as nothing. Terms from one source add as maps,
+terms from different sources in quadrature. In a pre-LN network the residual is the input r of an
+earlier norm, collinear with that norm's x:  r = (|r| / sqrt d) x,  with |r| as predicted there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from slanc_onnx.estimate import Estimate
+from slanc_onnx.expression import (
+    Alternatives,
+    Apply,
+    Convolution,
+    Embedding,
+    Expr,
+    Input,
+    Join,
+    Known,
+    Linear,
+    Mix,
+    Normalised,
+    Opaque,
+    Pick,
+    Product,
+    Shares,
+    Sum,
+    is_nonlinear,
+    value_range,
+    walk,
+)  # fmt: skip
+from slanc_onnx.load import Array
+from slanc_onnx.norms import Norm
+from slanc_onnx.trace import Trace
+
+Progress = Callable[[str, float], None]
+
+EXACT_WIDTH = 1024  # wider sources are sampled with random signs instead of the identity
+SIGNS, SEED = 256, 0
+GRAM_WIDTH = 2048  # spectral norms of larger maps come from power iteration
+TABLE_CHUNK = 8192
+
+
+def paper_estimates(
+    trace: Trace, norms: Sequence[Norm], progress: Progress = lambda what, done: None
+) -> tuple[dict[str, Estimate], dict[str, str]]:
+    """s^2 = |M|_F^2 by norm name, as both figures of an estimate; and the norms without one, why.
+
+    Args:
+        trace: What lies between the norms.
+        norms: In topological order.
+        progress: Called with the share of the norms that are done.
+    """
+    estimates: dict[str, Estimate] = {}
+    reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
+    residuals: dict[int, tuple[Normalised, float]] = {}
+    known = {e.norm: e for expr in trace.inputs.values() for e in walk(expr, lambda e: False)
+             if isinstance(e, Normalised)}  # fmt: skip
+    for i, norm in enumerate(norms):
+        expr = trace.inputs.get(norm.name)
+        if expr is None:
+            reasons.setdefault(norm.name, "the trace did not reach it")
+            continue
+        try:
+            square = _Isotropic(residuals).expected_square(expr)
+        except _Unreadable as error:
+            reasons[norm.name] = str(error)
+            continue
+        if not (math.isfinite(square) and square > 0):
+            reasons[norm.name] = f"the predicted sum of squares is {square:g}"
+            continue
+        estimates[norm.name] = Estimate(square, square, square, "paper")
+        if norm.name in known:
+            residuals.setdefault(expr.serial, (known[norm.name], math.sqrt(square)))
+        progress("reading weights", (i + 1) / len(norms))
+    return estimates, reasons
+
+
+class _Unreadable(Exception):
+    pass
+
+
+class _Isotropic:
+    """Applies an expression, read as a linear map, to rows at one of its sources.
+
+    `residuals`: for the input of an earlier norm (by serial), that norm's x and the input's
+    predicted length.
+    """
+
+    def __init__(self, residuals: dict[int, tuple[Normalised, float]]) -> None:
+        self.residuals = residuals
+        self.source: Expr | None = None
+        self.rows: Array = np.zeros((0, 0))
+        self.cache: dict[int, Array | None] = {}
+
+    def expected_square(self, expr: Expr) -> float:
+        """E |row|^2 over all sources: squared Frobenius norms, in quadrature."""
+        if isinstance(expr, Alternatives):  # heads: the mean over the groups
+            parts = zip(expr.kinds, expr.shares, strict=True)
+            return sum(share * self.expected_square(kind) for kind, share in parts)
+        total = 0.0
+        for source in self._sources(expr):
+            if isinstance(source, Opaque):
+                raise _Unreadable(f"the trace stopped at {source.op} ({source.tensor})")
+            squares = [float(np.sum(image**2)) for image in self._images(expr, source)]
+            total += sum(squares)
+        return total
+
+    def _sources(self, expr: Expr) -> list[Expr]:
+        kinds = (Normalised, Embedding, Input, Opaque)
+        found: dict[int, Expr] = {}
+        for e in walk(expr, lambda e: isinstance(e, kinds) or e.serial in self.residuals):
+            if e.serial in self.residuals:
+                x = self.residuals[e.serial][0]
+                found[x.serial] = x
+            elif isinstance(e, kinds):
+                found[e.serial] = e
+        return list(found.values())
+
+    def _images(self, expr: Expr, source: Expr) -> list[Array]:
+        """The expression's rows for rows at `source` whose squares add up to its expectation."""
+        images = []
+        for rows in _unit_rows(source):
+            image = self._apply(expr, source, rows)
+            if image is not None:
+                images.append(image)
+        return images
+
+    def _apply(self, expr: Expr, source: Expr, rows: Array) -> Array | None:
+        self.source, self.rows, self.cache = source, rows, {}
+        return self.image(expr)
+
+    def image(self, expr: Expr) -> Array | None:
+        """Rows of the expression, None where it does not depend on the source."""
+        if expr.serial not in self.cache:
+            self.cache[expr.serial] = self._image(expr)
+        return self.cache[expr.serial]
+
+    def _image(self, expr: Expr) -> Array | None:
+        if expr is self.source:
+            return self.rows
+        residual = self.residuals.get(expr.serial)
+        if residual is not None:
+            norm, length = residual
+            return self.rows * (length / math.sqrt(norm.channels)) if norm is self.source else None
+        match expr:
+            case Known() | Shares() | Normalised() | Embedding() | Input() | Opaque():
+                return None
+            case Linear():
+                x = self.image(expr.x)
+                return None if x is None else np.matmul(x, expr.weight.read().astype(np.float64))
+            case Mix() | Apply():
+                return self.image(expr.x)
+            case Sum():
+                a, b = self.image(expr.a), self.image(expr.b)
+                return b if a is None else a if b is None else a + b
+            case Product():
+                return self._product(expr)
+            case Pick():
+                x = self.image(expr.x)
+                return None if x is None else x[:, expr.index] if x.shape[1] > 1 else x
+            case Join():
+                return self._join(expr)
+            case Convolution():
+                return self._convolution(expr)
+            case Alternatives():
+                return self.image(expr.kinds[int(np.argmax(expr.shares))])
+        raise TypeError(f"no linear reading of {type(expr).__name__}")
+
+    def _product(self, expr: Product) -> Array | None:
+        for constant, other in ((expr.a, expr.b), (expr.b, expr.a)):
+            values = _constant(constant)
+            if values is not None:  # gamma, a scalar
+                image = self.image(other)
+                return None if image is None else image * values
+        for factor, other in ((expr.a, expr.b), (expr.b, expr.a)):
+            bounds = value_range(factor)
+            if bounds is not None:  # an activation written out: z times a factor in [lo, hi]
+                image = self.image(other)
+                return None if image is None else image * max(abs(bounds[0]), abs(bounds[1]))
+        gate, value = (expr.a, expr.b) if is_nonlinear(expr.a) else (expr.b, expr.a)
+        image = self.image(value)
+        if image is None:
+            return None
+        return image * self._gate_norm(gate)
+
+    def _gate_norm(self, gate: Expr) -> float:
+        """The spectral norm of the gate's map (equation 8), over its sources in quadrature."""
+        inner = _Isotropic(self.residuals)
+        square = 0.0
+        for source in inner._sources(gate):
+            if isinstance(source, (Opaque, Embedding)):
+                square += sum(float(np.sum(i**2)) for i in inner._images(gate, source))
+                continue
+            identity = np.eye(source.channels)
+            image = inner._apply(gate, source, identity)
+            square += 0.0 if image is None else spectral_norm(image) ** 2
+        return math.sqrt(square)
+
+    def _join(self, expr: Join) -> Array | None:
+        pieces = [self.image(piece) for piece in expr.pieces]
+        if all(piece is None for piece in pieces):
+            return None
+        filled = [
+            np.zeros((len(self.rows), e.channels)) if piece is None else piece
+            for e, piece in zip(expr.pieces, pieces, strict=True)
+        ]
+        return np.concatenate(filled, axis=1)
+
+    def _convolution(self, expr: Convolution) -> Array | None:
+        """Taps read independent positions: their squares add up."""
+        x = self.image(expr.x)
+        if x is None:
+            return None
+        weight = np.asarray(expr.weight.read(), dtype=np.float64)
+        grouped = x.reshape(len(x), expr.groups, -1)
+        square = np.zeros((len(x), expr.channels))
+        for tap in range(weight.shape[2]):
+            kernel = weight[:, :, tap].reshape(expr.groups, -1, weight.shape[1])
+            square += np.einsum("ngi,goi->ngo", grouped, kernel).reshape(len(x), -1) ** 2
+        return np.sqrt(square)
+
+
+def _constant(expr: Expr) -> Array | None:
+    """The values of an expression made of constants alone."""
+    match expr:
+        case Known():
+            return np.asarray(expr.weight.read(), dtype=np.float64).reshape(1, -1)
+        case Pick():
+            values = _constant(expr.x)
+            return None if values is None else values[:, expr.index]
+        case Apply(function="Reciprocal"):
+            values = _constant(expr.x)
+            return None if values is None else 1 / values
+        case Apply(function="Neg"):
+            values = _constant(expr.x)
+            return None if values is None else -values
+        case Sum():
+            a, b = _constant(expr.a), _constant(expr.b)
+            return None if a is None or b is None else a + b
+    return None
+
+
+def _unit_rows(source: Expr) -> list[Array]:
+    """Rows whose images' squares add up to E |image|^2: the identity, signs, or a whole table."""
+    if isinstance(source, Embedding):
+        count = source.table.shape[0]
+        starts = range(0, count, TABLE_CHUNK)
+        return [
+            source.table.rows(np.arange(s, min(s + TABLE_CHUNK, count))).astype(np.float64)
+            / math.sqrt(count)
+            for s in starts
+        ]
+    width = source.channels
+    if width <= EXACT_WIDTH:
+        return [np.eye(width)]
+    rng = np.random.default_rng(SEED)
+    return [rng.choice((-1.0, 1.0), size=(SIGNS, width)) / math.sqrt(SIGNS)]
+
+
+def spectral_norm(matrix: Array) -> float:
+    """Largest singular value, FP64: of the smaller Gram matrix, or by power iteration if large."""
+    matrix = np.asarray(matrix, dtype=np.float64)
+    if matrix.shape[0] > matrix.shape[1]:
+        matrix = matrix.T
+    if matrix.shape[0] <= GRAM_WIDTH:
+        return math.sqrt(max(float(np.linalg.eigvalsh(matrix @ matrix.T)[-1]), 0.0))
+    vector: Array = np.random.default_rng(SEED).standard_normal(matrix.shape[0])
+    length = 0.0
+    for _ in range(200):
+        vector = np.matmul(matrix, np.matmul(matrix.T, vector))
+        before, length = length, float(np.linalg.norm(vector))
+        if abs(length - before) <= 1e-12 * length:
+            break
+        vector /= length
+    return math.sqrt(length)

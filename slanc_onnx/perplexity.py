@@ -1,0 +1,88 @@
+"""Perplexity of a causal language model from its logits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.load import Array
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids to evaluate, cut into sequences.
+
+    Attributes:
+        ids: Integers, shape [sequences, length].
+    """
+
+    ids: Array
+
+    @property
+    def sequences(self) -> list[Array]:
+        """One array of shape [1, length] per sequence."""
+        return [row[None, :] for row in self.ids]
+
+
+def read_tokens(
+    path: Path,
+    sequence_length: int = 1024,
+    max_sequences: int | None = None,
+    bos: int | None = None,
+) -> Tokens:
+    """Read token ids from an .npy file: a text as one row, or sequences of equal length.
+
+    A text is cut into consecutive sequences of `sequence_length` ids, `bos` at the head of each
+    included; what is left over at the end is dropped.
+
+    Raises:
+        SlancError: not an .npy of integers, or too short for one sequence.
+    """
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SlancError(f"{path}: not an .npy file of token ids ({error}).") from error
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu" or ids.ndim not in (1, 2):
+        raise SlancError(f"{path}: token ids must be integers in one or two dimensions.")
+    ids = ids.astype(np.int64)
+    fresh = sequence_length - (bos is not None)
+    if fresh < 1 or sequence_length < 2:
+        raise SlancError("--sequence-length must be at least 2.")
+    if ids.ndim == 1:
+        count = ids.size // fresh
+        if count == 0:
+            raise SlancError(f"{path}: {ids.size} ids are too few for one sequence of {fresh}.")
+        ids = ids[: count * fresh].reshape(count, fresh)
+    if max_sequences is not None:
+        ids = ids[:max_sequences]
+    if bos is not None:
+        ids = np.concatenate([np.full((len(ids), 1), bos), ids], axis=1)
+    return Tokens(ids)
+
+
+def negative_log_likelihood(logits: Array, ids: Array) -> float:
+    """Mean over a sequence of -log p(next id), natural logarithm; nan where a logit is not finite.
+
+    Args:
+        logits: Shape [1, length, vocabulary].
+        ids: Shape [1, length].
+    """
+    total, rows = 0.0, logits[0, :-1]
+    for start in range(0, len(rows), 64):  # float64 copies of a few rows at a time
+        chunk = rows[start : start + 64].astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            shifted = chunk - chunk.max(axis=-1, keepdims=True)
+        targets = ids[0, 1 + start : 1 + start + len(chunk)]
+        chosen = shifted[np.arange(len(chunk)), targets]
+        total += float(np.sum(np.log(np.exp(shifted).sum(axis=-1)) - chosen))
+    return total / len(rows)
+
+
+def perplexity(losses: list[float]) -> float:
+    """exp of the mean loss of sequences of equal length."""
+    mean = sum(losses) / len(losses)
+    return math.exp(mean) if math.isfinite(mean) and mean < 700 else math.nan

@@ -1,0 +1,244 @@
+"""Report: the machine-readable file, and the table and verdict for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.save import write_atomically
+from slanc_onnx.scale import ScaledNorm
+from slanc_onnx.validate import FP16_TOLERANCE, FP32_TOLERANCE, Observed, Validation
+
+VERSION = "1"
+
+
+class NormEntry(TypedDict):
+    """One norm in the report; `README.md` says what each field means."""
+
+    name: str
+    kind: str
+    form: str
+    input: str
+    width: int | None
+    scale: float | None
+    rule: str
+    sources: list[str]
+    epsilon: float | None
+    scaled_epsilon: float | None
+    predicted_sum_of_squares: dict[str, float] | None
+    estimate: str | None
+    status: str
+    reason: str
+    observed: dict[str, Any] | None
+
+
+class Report(TypedDict):
+    """The whole report. Numbers that are not finite are null."""
+
+    version: str
+    model: str
+    output: str
+    options: dict[str, Any]
+    norms: list[NormEntry]
+    validation: dict[str, Any] | None
+    seconds: dict[str, float]
+
+
+def make_report(
+    model: str,
+    output: str,
+    options: Mapping[str, Any],
+    norms: Sequence[ScaledNorm],
+    validation: Validation | None,
+    seconds: Mapping[str, float],
+    not_validated: str = "",
+) -> Report:
+    """Collect what was done; see `Report`."""
+    checked: dict[str, Any] | None = None if validation is None else _validation(validation)
+    if not_validated:
+        checked = {"passed": False, "failures": [not_validated]}
+    return Report(
+        version=VERSION,
+        model=model,
+        output=output,
+        options=dict(options),
+        norms=[_norm(norm, validation) for norm in norms],
+        validation=checked,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+    )
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the report as JSON, atomically."""
+    write_atomically(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _norm(scaled: ScaledNorm, validation: Validation | None) -> NormEntry:
+    norm, estimate = scaled.norm, scaled.estimate
+    seen = None if validation is None else validation.observed.get(norm.name)
+    predicted = None
+    if estimate is not None:
+        predicted = {"typical": estimate.typical, "upper": estimate.upper}
+    return NormEntry(
+        name=norm.name,
+        kind=norm.kind,
+        form=norm.form,
+        input=norm.input,
+        width=norm.width,
+        scale=scaled.scale,
+        rule=scaled.rule,
+        sources=scaled.sources,
+        epsilon=norm.epsilon,
+        scaled_epsilon=scaled.scaled_epsilon,
+        predicted_sum_of_squares=predicted,
+        estimate=None if estimate is None else estimate.by,
+        status=scaled.status,
+        reason=scaled.reason,
+        observed=None if seen is None else _observed(seen),
+    )
+
+
+def _observed(seen: Observed) -> dict[str, Any]:
+    return {
+        "sum_of_squares": _spread(seen.sum_of_squares),
+        "scaled": _spread(seen.scaled),
+        "overflowed": seen.overflowed,
+        "underflowed": seen.underflowed,
+        "overflowed_before": seen.overflowed_before,
+    }
+
+
+def _spread(values: Any) -> list[float | None]:
+    if not len(values):
+        return [None, None, None]
+    return [_finite(v) for v in (np.min(values), np.median(values), np.max(values))]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _validation(validation: Validation) -> dict[str, Any]:
+    table = validation.perplexity
+    return {
+        "fp32_identical": validation.fp32_identical,
+        "fp32_max_abs_error": _finite(validation.fp32_max_abs_error),
+        "fp16": {
+            "overflowed_before": validation.overflowed_before,
+            "overflowed_after": validation.overflowed_after,
+            "max_relative_error_before": _finite(validation.fp16_error_before),
+            "max_relative_error_after": _finite(validation.fp16_error_after),
+        },
+        "perplexity": None if table is None else {k: _finite(v) for k, v in table.items()},
+        "unstable_outputs": validation.unstable,
+        "failures": validation.failures,
+        "passed": validation.passed,
+    }
+
+
+def print_table(
+    console: Console, norms: Sequence[ScaledNorm], validation: Validation | None
+) -> None:
+    """One row per norm: what was read, the scale, and the sums of squares before and after."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("norm", "form", "rule"):
+        table.add_column(name, overflow="fold")
+    for name in ("scale", "sum of squares", "after"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", overflow="fold")
+    for scaled in norms:
+        seen = None if validation is None else validation.observed.get(scaled.norm.name)
+        before, after = _sums(scaled, seen)
+        table.add_row(
+            scaled.norm.name,
+            scaled.norm.form,
+            scaled.rule,
+            "" if scaled.scale is None else f"{scaled.scale:.6g}",
+            before,
+            after,
+            _status(scaled, seen),
+        )
+    console.print(table)
+
+
+def _sums(scaled: ScaledNorm, seen: Observed | None) -> tuple[str, str]:
+    if seen is not None:
+        return _range(seen.sum_of_squares), _range(seen.scaled)
+    if scaled.estimate is None or scaled.scale is None:
+        return "", ""
+    figures = np.array([scaled.estimate.typical, scaled.estimate.upper])
+    return f"~{_range(figures)}", f"~{_range(figures / scaled.scale**2)}"
+
+
+def _range(values: Any) -> str:
+    return f"{np.min(values):.2g}..{np.max(values):.2g}" if len(values) else ""
+
+
+def _status(scaled: ScaledNorm, seen: Observed | None) -> str:
+    words: list[str] = [scaled.status]
+    if seen is not None and seen.overflowed_before:
+        words.append(f"{seen.overflowed_before} rows overflowed before")
+    if seen is not None and seen.overflowed:
+        words.append(f"{seen.overflowed} STILL OVERFLOW")
+    if seen is not None and seen.underflowed:
+        words.append(f"{seen.underflowed} underflow")
+    if scaled.reason:
+        words.append(scaled.reason)
+    return ", ".join(words)
+
+
+def print_summary(
+    console: Console,
+    norms: Sequence[ScaledNorm],
+    validation: Validation | None,
+    accelerator: Accelerator,
+    not_validated: str = "",
+) -> None:
+    """Counts, limits, the perplexity table, and the verdict in the last line."""
+    counts = {s: sum(n.status == s for n in norms) for s in ("scaled", "unchanged", "skipped")}
+    by = sorted({n.estimate.by for n in norms if n.estimate is not None})
+    console.print(
+        f"{len(norms)} norms: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+        + (f"; estimated by {' and '.join(by)}" if by else "")
+    )  # fmt: skip
+    console.print(
+        f"limits of a sum of squares in FP16: {accelerator.largest:g} largest, mean square "
+        f"{accelerator.smallest_normal:.2g} smallest normal; emulated: {accelerator}"
+    )
+    if validation is not None and validation.perplexity is not None:
+        words = {"fp32": "FP32", "fp16": "FP16 norms", "fp16_slanc": "FP16 norms + SLaNC"}
+        figures = (f"{words[k]} {v:.4f}" for k, v in validation.perplexity.items())
+        console.print("perplexity: " + ", ".join(figures))
+    if not_validated:
+        console.print(f"FAILED | not validated: {not_validated}")
+    elif validation is None:
+        console.print("NOT VALIDATED | --no-validate was given")
+    else:
+        console.print(verdict(validation))
+
+
+def verdict(validation: Validation) -> str:
+    """The last line: PASSED or FAILED with the measured errors and the tolerances."""
+    if validation.fp32_identical:
+        fp32 = "FP32 outputs bit-identical"
+    else:
+        fp32 = (
+            f"FP32 max abs error {validation.fp32_max_abs_error:.3g}, relative "
+            f"{validation.fp32_max_relative_error:.3g} (tolerance "
+            f"{0 if validation.exact else FP32_TOLERANCE:g})"
+        )
+    fp16 = (
+        f"FP16 norms: rows overflowed {validation.overflowed_before} -> "
+        f"{validation.overflowed_after}, relative error {validation.fp16_error_before:.3g} -> "
+        f"{validation.fp16_error_after:.3g} (tolerance {FP16_TOLERANCE:g})"
+    )
+    word = "PASSED" if validation.passed else "FAILED"
+    return " | ".join([word, fp32, fp16, *validation.failures])

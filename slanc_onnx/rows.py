@@ -1,0 +1,311 @@
+"""Estimate from the weights alone: sample rows carried through the expressions.
+
+Rows start as the model's own embedding rows, so that each channel has the second moment that the
+table gives it, and go through the real arithmetic: gamma, activations, gates, norms. Where the
+graph mixes positions, a row becomes a sparse random combination of those before it in its
+sequence. Sequences of length one need no such assumption: there a softmax has one entry, and the
+row is exactly what the model computes for a first token, which is where massive activations are
+born.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slanc_onnx.estimate import TYPICAL_QUANTILE, Estimate, from_rows
+from slanc_onnx.expression import (
+    Alternatives,
+    Apply,
+    Convolution,
+    Embedding,
+    Expr,
+    Input,
+    Join,
+    Known,
+    Linear,
+    Mix,
+    Normalised,
+    Opaque,
+    Pick,
+    Product,
+    Shares,
+    Sum,
+    walk,
+)  # fmt: skip
+from slanc_onnx.inputs import random_ids
+from slanc_onnx.load import Array
+from slanc_onnx.norms import Norm
+from slanc_onnx.trace import Trace
+
+Progress = Callable[[str, float], None]
+
+SEED = 0
+# Rows in all, for models whose weights make a row cost little; fewer for large ones.
+SINGLES, SEQUENCES, LENGTH = 256, 16, 16
+SPARSITY = 0.3
+MOST_OPERATIONS = 3e11
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which rows belong together: single tokens first, then sequences of equal length."""
+
+    singles: int
+    sequences: int
+    length: int
+
+    @property
+    def rows(self) -> int:
+        return self.singles + self.sequences * self.length
+
+    def mixed(self, x: Array, rng: np.random.Generator) -> Array:
+        """Each row becomes a random convex combination of itself and the earlier ones.
+
+        The shares are those of attention that has learned: few positions take most (Dirichlet
+        with concentration `SPARSITY`). Even shares would average every row to the same.
+        """
+        rest = x[self.singles :].reshape(self.sequences, self.length, -1)
+        shares = rng.gamma(SPARSITY, size=(self.sequences, self.length, self.length)) + 1e-12
+        shares *= np.tri(self.length)
+        shares /= shares.sum(axis=2, keepdims=True)
+        means: Array = shares.astype(np.float32) @ rest
+        return np.concatenate([x[: self.singles], means.reshape(-1, x.shape[1])])
+
+    def draw(self, embedding: Embedding) -> Array:
+        """Row numbers of a table: random ids, the probe's for the singles; or positions."""
+        rows = embedding.table.shape[0]
+        if embedding.first is not None:
+            single = np.full(self.singles, embedding.first)
+            rest = embedding.first + np.tile(np.arange(self.length), self.sequences)
+            return np.minimum(np.concatenate([single, rest]), rows - 1)
+        single = random_ids(rows, (self.singles, 1))
+        rest = random_ids(rows, (self.sequences, self.length))
+        return np.concatenate([single.reshape(-1), rest.reshape(-1)])
+
+    def ordinary(self, sums: Array) -> Array:
+        """Those of rows in the second half of a sequence."""
+        in_sequences = sums[self.singles :].reshape(self.sequences, self.length)
+        return np.asarray(in_sequences[:, self.length // 2 :].reshape(-1))
+
+
+def estimate_from_rows(
+    trace: Trace, norms: Sequence[Norm], progress: Progress = lambda what, done: None
+) -> tuple[dict[str, Estimate], dict[str, str]]:
+    """Estimates by norm name, and for the norms without one the reason.
+
+    Args:
+        trace: What lies between the norms.
+        norms: The norms to estimate.
+        progress: Called with the share of the expressions that are done.
+    """
+    reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
+    wanted: dict[str, Expr] = {}
+    for norm in norms:
+        expr = trace.inputs.get(norm.name)
+        if expr is None:
+            reasons.setdefault(norm.name, "the trace did not reach it")
+            continue
+        unread = next((e for e in walk(expr, _starts_anew) if isinstance(e, Opaque)), None)
+        if unread is not None:
+            reasons[norm.name] = f"the trace stopped at {unread.op} ({unread.tensor})"
+        else:
+            wanted[norm.name] = expr
+    if not wanted:
+        return {}, reasons
+    order, last_use = _schedule(list(wanted.values()))
+    layout = _layout(order)
+    rng = np.random.default_rng(SEED)
+    centred = {norm.name: norm.kind == "layer" for norm in norms}
+    by_serial: dict[int, list[str]] = {}
+    for name, expr in wanted.items():
+        by_serial.setdefault(expr.serial, []).append(name)
+
+    rows: dict[int, Array] = {}
+    estimates: dict[str, Estimate] = {}
+    for step, expr in enumerate(order):
+        rows[expr.serial] = _evaluate(expr, rows, layout, rng)
+        for name in by_serial.get(expr.serial, ()):
+            found = _estimate(expr, rows, layout, centred[name])
+            if found is None:
+                reasons[name] = "its rows are not finite or zero"
+            else:
+                estimates[name] = found
+        for serial in last_use.get(expr.serial, ()):
+            rows.pop(serial, None)
+        progress("reading weights", (step + 1) / len(order))
+    return estimates, reasons
+
+
+def _starts_anew(expr: Expr) -> bool:
+    return isinstance(expr, Normalised)
+
+
+def _schedule(targets: Sequence[Expr]) -> tuple[list[Expr], dict[int, list[int]]]:
+    """The expressions in the order to evaluate, and after which one a part is no longer needed."""
+    alive: dict[int, Expr] = {}
+    for target in targets:
+        for expr in list(walk(target, lambda e: e.serial in alive)):
+            alive[expr.serial] = expr
+    order = [alive[serial] for serial in sorted(alive)]
+    last: dict[int, int] = {}
+    for expr in order:
+        for part in (*expr.parts, expr):
+            last[part.serial] = expr.serial
+        if isinstance(expr, Alternatives):
+            for part in expr.kinds:  # read once more for the statistics of all kinds
+                last[part.serial] = expr.serial
+    uses: dict[int, list[int]] = {}
+    for serial, by in last.items():
+        uses.setdefault(by, []).append(serial)
+    return order, uses
+
+
+def _layout(order: Sequence[Expr]) -> _Layout:
+    cost = sum(2 * math.prod(e.weight.shape) for e in order if isinstance(e, Linear))
+    share = min(1.0, MOST_OPERATIONS / max(cost, 1) / (SINGLES + SEQUENCES * LENGTH))
+    return _Layout(max(32, int(SINGLES * share)), max(2, int(SEQUENCES * share)), LENGTH)
+
+
+def _estimate(
+    expr: Expr, rows: dict[int, Array], layout: _Layout, centred: bool
+) -> Estimate | None:
+    kinds = expr.kinds if isinstance(expr, Alternatives) else (expr,)
+    singles, others = [], []
+    for kind in kinds:
+        sums = sums_of_squares(rows[kind.serial], centred)
+        singles.append(sums[: layout.singles])
+        others.append(layout.ordinary(sums))
+    ordinary, exact = np.concatenate(others), np.concatenate(singles)
+    # Mixing is an assumption, and its outliers are not the model's: the exact rows have those.
+    within = ordinary[ordinary <= np.quantile(ordinary, 1 - TYPICAL_QUANTILE)]
+    return from_rows(within, exact, "weights")
+
+
+def sums_of_squares(x: Array, centred: bool) -> Array:
+    """Of each row, FP64, shape [rows]; after subtracting the row's mean for a LayerNorm."""
+    x = x.astype(np.float64)
+    if centred:
+        x = x - x.mean(axis=1, keepdims=True)
+    return np.asarray(np.sum(x * x, axis=1))
+
+
+def _evaluate(
+    expr: Expr, rows: dict[int, Array], layout: _Layout, rng: np.random.Generator
+) -> Array:
+    """The sample rows of an expression, FP32, shape [rows, channels]."""
+    n = layout.rows
+    match expr:
+        case Embedding():
+            return expr.table.rows(layout.draw(expr))
+        case Input() | Opaque():
+            return rng.standard_normal((n, expr.channels), dtype=np.float32)
+        case Shares():
+            return np.ones((n, 1), np.float32)
+        case Known():
+            values = np.asarray(expr.weight.read(), dtype=np.float32).reshape(1, -1)
+            return np.broadcast_to(values, (n, expr.channels))
+        case Normalised():
+            return normalised(rows[expr.input.serial], expr.centred)
+        case Linear():
+            return rows[expr.x.serial] @ np.asarray(expr.weight.read(), dtype=np.float32)
+        case Convolution():
+            return _convolve(expr, rows[expr.x.serial], layout)
+        case Sum():
+            return rows[expr.a.serial] + rows[expr.b.serial]
+        case Product():
+            return rows[expr.a.serial] * rows[expr.b.serial]
+        case Apply():
+            return apply_function(expr.function, rows[expr.x.serial], expr.parameters)
+        case Mix():
+            return layout.mixed(rows[expr.x.serial], rng)
+        case Pick():
+            return rows[expr.x.serial][:, expr.index]
+        case Join():
+            return np.concatenate([rows[p.serial] for p in expr.pieces], axis=1)
+        case Alternatives():
+            choice = rng.choice(len(expr.kinds), size=n, p=np.array(expr.shares))
+            stacked = np.stack([rows[k.serial] for k in expr.kinds])
+            return np.asarray(stacked[choice, np.arange(n)])
+    raise TypeError(f"no arithmetic for {type(expr).__name__}")
+
+
+def normalised(x: Array, centred: bool) -> Array:
+    """Rows scaled to length sqrt(channels), after subtracting their mean for a LayerNorm."""
+    x = x.astype(np.float32)
+    if centred:
+        x = x - x.mean(axis=1, keepdims=True)
+    square = np.mean(x.astype(np.float64) ** 2, axis=1, keepdims=True)
+    return np.asarray((x / np.sqrt(np.maximum(square, 1e-30))).astype(np.float32))
+
+
+def _convolve(expr: Convolution, x: Array, layout: _Layout) -> Array:
+    """Taps read rows at other positions: other sample rows stand for them."""
+    weight = np.asarray(expr.weight.read(), dtype=np.float32)  # [out, in / groups, taps]
+    total = np.zeros((layout.rows, expr.channels), np.float32)
+    for tap in range(weight.shape[2]):
+        shifted = np.roll(x, tap, axis=0).reshape(layout.rows, expr.groups, -1)
+        kernel = weight[:, :, tap].reshape(expr.groups, -1, weight.shape[1])
+        total += np.einsum("ngi,goi->ngo", shifted, kernel).reshape(layout.rows, -1)
+    return total
+
+
+def apply_function(name: str, x: Array, parameters: tuple[float | str, ...] = ()) -> Array:
+    """An ONNX elementwise op on FP32 rows."""
+    first = float(parameters[0]) if parameters and not isinstance(parameters[0], str) else None
+    with np.errstate(all="ignore"):
+        if name in ("Gelu", "FastGelu", "BiasGelu"):
+            if name == "FastGelu" or parameters[:1] == ("tanh",):
+                inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+                return np.asarray(0.5 * x * (1 + np.tanh(inner)))
+            return np.asarray(0.5 * x * (1 + erf(x / math.sqrt(2))))
+        if name == "QuickGelu":
+            return np.asarray(x * _sigmoid((1.702 if first is None else first) * x))
+        if name == "Swish":
+            return np.asarray(x * _sigmoid((1.0 if first is None else first) * x))
+        if name == "LeakyRelu":
+            return np.where(x < 0, (0.01 if first is None else first) * x, x)
+        if name == "Pow" and first is not None:
+            return np.power(x, first)
+        function = _FUNCTIONS.get(name)
+        return np.asarray(x if function is None else function(x))
+
+
+def erf(x: Array) -> Array:
+    """Error function, to 1.5e-7 (Abramowitz and Stegun 7.1.26)."""
+    t = 1 / (1 + 0.3275911 * np.abs(x))
+    coefficients = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+    polynomial = np.zeros_like(t)
+    for c in coefficients:
+        polynomial = (polynomial + c) * t
+    return np.asarray(np.sign(x) * (1 - polynomial * np.exp(-x * x)))
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
+
+
+_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "Relu": lambda x: np.maximum(x, 0),
+    "Sigmoid": _sigmoid,
+    "HardSigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+    "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "Tanh": np.tanh,
+    "Erf": erf,
+    "Exp": np.exp,
+    "Log": np.log,
+    "Sqrt": np.sqrt,
+    "Reciprocal": np.reciprocal,
+    "Softplus": lambda x: np.logaddexp(x, 0),
+    "Neg": np.negative,
+    "Abs": np.abs,
+    "Sin": np.sin,
+    "Cos": np.cos,
+    "Elu": lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x),
+    "Selu": lambda x: 1.0507 * np.where(x < 0, 1.67326 * np.expm1(np.minimum(x, 0)), x),
+    "Softsign": lambda x: x / (1 + np.abs(x)),
+    "Mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
+}

@@ -1,0 +1,64 @@
+"""Run models on ONNX Runtime: as they are written, with nothing fused and nothing folded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.load import Array
+
+Feeds = Mapping[str, Array]
+
+
+class CannotRun(SlancError):
+    """ONNX Runtime refuses the model or fails on the inputs."""
+
+
+class Session:
+    """An ONNX Runtime CPU session with graph optimisation off.
+
+    Optimisation stays off because it changes the order of sums (a Div stops fusions) and removes
+    the casts that emulate FP16.
+
+    Raises:
+        CannotRun: ONNX Runtime's CPU provider does not take the model.
+    """
+
+    def __init__(self, model: onnx.ModelProto, folder: Path | None) -> None:
+        import onnxruntime as ort  # slow to import; --help and --version do without
+
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        if folder is not None:
+            key = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(key, str(folder))
+        try:
+            self._session = ort.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise CannotRun(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+        self.outputs = [output.name for output in self._session.get_outputs()]
+        self._inputs = {i.name for i in self._session.get_inputs()}
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """The outputs by name; what a model does not take of `feeds` is left out.
+
+        Raises:
+            CannotRun: ONNX Runtime fails on these inputs.
+        """
+        taken = {name: value for name, value in feeds.items() if name in self._inputs}
+        try:
+            values = self._session.run(self.outputs, taken)
+        except Exception as error:
+            raise CannotRun(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
+        return {n: np.asarray(v) for n, v in zip(self.outputs, values, strict=True)}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]

@@ -1,0 +1,100 @@
+"""Save: the rewritten model beside its data, atomically."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.load import all_tensors, external_location
+
+
+def save_model(model: onnx.ModelProto, source: Path, output: Path) -> None:
+    """Write a model that was loaded from `source`; its external data files stay as they are.
+
+    In the input's folder the output refers to the same data files; into another folder they are
+    copied. (Hard links would be free, but onnx >= 1.23 refuses to load a data file that has more
+    than one, and that would break the input as well.) The .onnx itself is written to a temporary
+    file first, so that an interruption leaves what was there before.
+
+    Raises:
+        SlancError: the output would replace the input or a data file, a different data file is in
+            the way, or the folder cannot be written.
+    """
+    locations = {
+        external_location(tensor)
+        for tensor in all_tensors(model)
+        if tensor.data_location == TensorProto.EXTERNAL
+    }
+    check_output(source, output, locations)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.parent.resolve() != source.parent.resolve():
+            for location in sorted(locations):
+                _bring(source.parent / location, output.parent / location)
+        write_atomically(output, _serialized(model))
+    except OSError as error:
+        raise SlancError(f"{output}: cannot be written ({error}). Give another -o.") from error
+
+
+def check_output(source: Path, output: Path, locations: set[str] | None = None) -> None:
+    """Refuse an output that would overwrite what the input consists of.
+
+    Raises:
+        SlancError: it would, or it is a folder.
+    """
+    if output.is_dir():
+        raise SlancError(f"{output}: is a folder. Give -o the name of a file.")
+    if output.exists() and output.samefile(source):
+        raise SlancError(f"{output}: is the input itself. Give another -o.")
+    for location in locations or ():
+        for folder in (source.parent, output.parent):
+            if output.resolve() == (folder / location).resolve():
+                raise SlancError(f"{output}: is the model's data file. Give another -o.")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that at any moment it is either the old one or the new one."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    try:
+        return bytes(model.SerializeToString())
+    except Exception as error:
+        raise SlancError(
+            f"the model cannot be written as one file ({error}). Files over 2 GiB need external "
+            "data: export the model with it."
+        ) from error
+
+
+def _bring(source: Path, target: Path) -> None:
+    if target.exists():
+        if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
+            return
+        raise SlancError(
+            f"{target}: another data file of this name is in the way. Give -o in another folder."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

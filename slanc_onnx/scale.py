@@ -1,0 +1,175 @@
+"""Scale: for each norm an estimate, a scale, and the reason where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.describe import describe, source_names
+from slanc_onnx.estimate import Estimate
+from slanc_onnx.graph import Scope
+from slanc_onnx.inputs import input_specs
+from slanc_onnx.load import Array
+from slanc_onnx.norms import Norm
+from slanc_onnx.paper import paper_estimates
+from slanc_onnx.probe import probe
+from slanc_onnx.rewrite import scaled_epsilon
+from slanc_onnx.rows import estimate_from_rows
+from slanc_onnx.runtime import CannotRun
+from slanc_onnx.trace import Trace, trace
+from slanc_onnx.window import place
+
+ScaleRule = Literal["window", "paper"]
+EstimateRule = Literal["auto", "probe", "weights"]
+Status = Literal["scaled", "unchanged", "skipped"]
+Progress = Callable[[str, float], None]
+
+
+def no_progress(what: str, done: float) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class ScaledNorm:
+    """What is decided for one norm.
+
+    Attributes:
+        norm: The norm.
+        scale: What its input is divided by; None where it is skipped.
+        estimate: From what the scale was placed; None where nothing is known.
+        rule: What the trace read between this norm and the ones before, in words.
+        sources: What that starts from: norms, tables, graph inputs.
+        status: "scaled", "unchanged" (an earlier run did it, or 1 is the best scale), "skipped".
+        reason: Why it is not scaled, or what a user should know; "" otherwise.
+    """
+
+    norm: Norm
+    scale: float | None
+    estimate: Estimate | None
+    rule: str
+    sources: list[str]
+    status: Status
+    reason: str
+
+    @property
+    def scaled_epsilon(self) -> float | None:
+        """Epsilon as the scaled norm has it."""
+        if self.scale is None or self.status == "skipped":
+            return None
+        already = self.norm.scaled_by is not None
+        return self.norm.epsilon if already else scaled_epsilon(self.norm, self.scale)
+
+
+def compute_scales_in(
+    model: onnx.ModelProto,
+    scopes: Sequence[Scope],
+    norms: Sequence[Norm],
+    *,
+    folder: Path | None = None,
+    scale: ScaleRule = "window",
+    estimate: EstimateRule = "auto",
+    accelerator: Accelerator | None = None,
+    inputs: Mapping[str, Array] | None = None,
+    progress: Progress = no_progress,
+) -> list[ScaledNorm]:
+    """Decide every norm's scale.
+
+    Args:
+        model: The model.
+        scopes: Its graphs.
+        norms: Its norms.
+        folder: Where its external data lies.
+        scale: "window" places a power of two between overflow and underflow; "paper" takes
+            equations 5, 8 and 10 as printed.
+        estimate: Where the window comes from; see `EstimateRule`.
+        accelerator: Whose limits bound the window.
+        inputs: Inputs whose shapes (and non-token values) the probe takes over.
+        progress: Called with what is being done and the finished share.
+
+    Raises:
+        CannotRun: `estimate` is "probe" and ONNX Runtime cannot run the model.
+    """
+    accelerator = accelerator or Accelerator()
+    specs = input_specs(next(scope for scope in scopes if not scope.path))
+    traced = trace(scopes, norms, specs)
+    todo = [n for n in norms if n.skip_reason is None and n.scaled_by is None]
+    estimates: dict[str, Estimate] = {}
+    reasons: dict[str, str] = {}
+    if scale == "paper":
+        estimates, reasons = paper_estimates(traced, norms, progress)
+    elif todo:
+        if estimate != "weights":
+            try:
+                estimates = probe(model, norms, specs, folder, inputs or {}, progress)
+            except CannotRun as error:
+                if estimate == "probe":
+                    raise
+                reasons = {n.name: f"no probe ({error})" for n in norms}
+        missing = [n for n in todo if n.name not in estimates]
+        if missing and estimate != "probe":
+            found, why = estimate_from_rows(traced, missing, progress)
+            estimates.update(found)
+            for name, reason in why.items():
+                reasons[name] = "; ".join(filter(None, (reason, reasons.get(name, ""))))
+    texts = _texts(traced, norms)
+    return [
+        _decide(norm, estimates.get(norm.name), reasons.get(norm.name), texts, scale, accelerator)
+        for norm in norms
+    ]
+
+
+def _texts(traced: Trace, norms: Sequence[Norm]) -> dict[str, tuple[str, list[str]]]:
+    """Rule and sources by norm name."""
+    texts: dict[str, tuple[str, list[str]]] = {}
+    residuals: dict[int, str] = {}
+    for norm in norms:
+        expr = traced.inputs.get(norm.name)
+        if expr is None:
+            texts[norm.name] = ("", [])
+            continue
+        if expr.serial in residuals:
+            texts[norm.name] = (f"the input of {residuals[expr.serial]}", [residuals[expr.serial]])
+            continue
+        texts[norm.name] = (describe(expr, residuals), source_names(expr, residuals))
+        residuals[expr.serial] = norm.name
+    return texts
+
+
+def _decide(
+    norm: Norm,
+    estimate: Estimate | None,
+    reason: str | None,
+    texts: Mapping[str, tuple[str, list[str]]],
+    scale: ScaleRule,
+    accelerator: Accelerator,
+) -> ScaledNorm:
+    rule, sources = texts[norm.name]
+
+    def decided(status: Status, value: float | None, why: str) -> ScaledNorm:
+        return ScaledNorm(norm, value, estimate, rule, sources, status, why)
+
+    if norm.scaled_by is not None:
+        return decided("unchanged", norm.scaled_by, "scaled by an earlier run")
+    if norm.skip_reason is not None:
+        return decided("skipped", None, norm.skip_reason)
+    if estimate is None:
+        why = reason or "no row of its input is known; try --inputs with real inputs"
+        return decided("skipped", None, why)
+    if norm.epsilon is None:
+        return decided("skipped", None, "its epsilon is not a constant")
+    if scale == "paper":
+        return decided("scaled", math.sqrt(estimate.upper), "")
+    if norm.width is None:
+        return decided("skipped", None, "its width is not known: no gamma and no shape tells it")
+    joined = norm.epsilon if norm.epsilon_power == 2 else norm.epsilon**2
+    placement = place(estimate, norm.width, accelerator, joined)
+    if placement.scale == 1.0:
+        why = placement.note or "the scale 1 is already in the middle of its window"
+        return decided("unchanged", 1.0, why)
+    return decided("scaled", placement.scale, placement.note)

@@ -1,0 +1,106 @@
+"""What the rules of the tracer are made of: a node with the values of its inputs, and the linear
+maps that several ops share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from slanc_onnx.expression import Expr, Linear, Mix, Pick, Product, Shares, Sum, Weight, value_range
+from slanc_onnx.load import Array
+from slanc_onnx.movement import CannotFollow
+from slanc_onnx.values import Const, Readable, Unknown, Value, View, as_view, combine, row, row_view
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node with the values of its inputs; None for an optional input that is left out."""
+
+    node: gs.Node
+    inputs: Sequence[Value | None]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return dict(self.node.attrs)
+
+    def value(self, position: int) -> Value | None:
+        """The value of an input, None where it is absent."""
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    def known(self, position: int) -> Readable:
+        """The value of an input that must be there."""
+        value = self.value(position)
+        if value is None or isinstance(value, Unknown):
+            raise CannotFollow("reads a value that is not known")
+        return value
+
+    def view(self, position: int) -> View:
+        return as_view(self.known(position))
+
+    def array(self, position: int) -> Array | None:
+        """The values of a constant input, None where it is absent."""
+        value = self.value(position)
+        if value is None:
+            return None
+        if not isinstance(value, Const):
+            raise CannotFollow("depends on values that are not known")
+        return value.array
+
+
+Rule = Callable[[Step], list[Value]]
+
+
+def is_shares(expr: Expr) -> bool:
+    """Whether a value is the output of a softmax, masked or dropped out at most."""
+    if isinstance(expr, Shares):
+        return True
+    if isinstance(expr, (Pick, Mix)):
+        return is_shares(expr.x)
+    if isinstance(expr, Product):
+        ranges = [value_range(e) for e in (expr.a, expr.b)]
+        bounded = all(r is not None and r[0] >= 0 and r[1] <= 1 for r in ranges)
+        return bounded and (is_shares(expr.a) or is_shares(expr.b))
+    return False
+
+
+def linear(x: View, weight: Weight, bias: Value | None = None) -> View:
+    """x W + bias over the last axis, W of shape [in, out]."""
+    source = row(x)
+    if source.channels != weight.shape[0]:
+        raise CannotFollow(f"multiplies rows of {source.channels} with a weight {weight.shape}")
+    result = row_view(Linear(weight.shape[1], source, weight), (*x.shape[:-1], weight.shape[1]))
+    return result if bias is None else combine(Sum, result, as_view(bias))
+
+
+def mixed(x: View, rows: int) -> View:
+    """Convex combinations of the rows in axis -2, `rows` of them."""
+    shape = (*x.shape[:-2], rows, x.shape[-1])
+    if not (x.ids == x.ids[..., :1, :]).all():
+        return row_view(Mix(x.shape[-1], row(x)), shape)
+    return View(Mix(x.expr.channels, x.expr), np.broadcast_to(x.ids[..., :1, :], shape))
+
+
+def matrix(value: Value, transposed: bool = False) -> Weight | None:
+    """A constant as a matrix; leading axes of length 1 are dropped."""
+    if isinstance(value, Const) and value.array.dtype.kind == "f":
+        array = value.array.astype(np.float32)
+        value = Weight("constant", array.shape, lambda: array)
+    if not isinstance(value, Weight) or len(value.shape) < 2:
+        return None
+    if int(np.prod(value.shape[:-2])) != 1:
+        raise CannotFollow(f"multiplies with a stack of matrices {value.shape}")
+    weight, shape = value, value.shape[-2:]
+    if transposed:
+        return Weight(weight.name, shape[::-1], lambda: weight.read().reshape(shape).T)
+    return Weight(weight.name, shape, lambda: weight.read().reshape(shape))
+
+
+def scaled(view: View, factor: float) -> View:
+    """An activation times a number."""
+    if factor == 1.0:
+        return view
+    return combine(Product, view, as_view(Const(np.array(factor, np.float32))))

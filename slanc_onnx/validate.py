@@ -1,0 +1,282 @@
+"""Validate: the rewritten model is the same in FP32, and survives FP16 norm arithmetic."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.emulate import emulate
+from slanc_onnx.errors import SlancError
+from slanc_onnx.instrument import instrument
+from slanc_onnx.load import Array
+from slanc_onnx.norms import Norm
+from slanc_onnx.perplexity import Tokens, negative_log_likelihood, perplexity
+from slanc_onnx.runtime import Feeds, Session
+
+Progress = Callable[[str, float], None]
+
+# Of the largest absolute output. Scales that are no powers of two round once per element; FP16
+# has 11 bits, and a chain of norms adds their errors.
+FP32_TOLERANCE = 1e-4
+FP16_TOLERANCE = 0.1
+COMPARED_RUNS = 4  # outputs of so many runs are kept for comparison; a full text would not fit
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a norm's rows did, over all inputs that were run.
+
+    Attributes:
+        sum_of_squares: Of every row in the original, FP32, shape [rows].
+        scaled: Of every row in the rewritten model.
+        overflowed: Rows whose FP16 mean square is not finite in the rewritten model.
+        underflowed: Rows whose FP16 mean square is zero, though the row is not.
+        overflowed_before: As `overflowed`, in the original.
+    """
+
+    sum_of_squares: Array
+    scaled: Array
+    overflowed: int
+    underflowed: int
+    overflowed_before: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The outcome of running both models in FP32 and with FP16 norms.
+
+    Attributes:
+        exact: Whether bit-identity is promised (all scales powers of two) and asked for.
+        fp32_identical: All FP32 outputs are the same to the last bit.
+        fp32_max_abs_error: Largest absolute difference of an FP32 output.
+        fp32_max_relative_error: The same, relative to the output's largest absolute value.
+        fp16_error_before: Largest difference of an output with FP16 norms to FP32, relative to the
+            output's largest absolute value; inf where an output is not finite. The original's.
+        fp16_error_after: The rewritten model's.
+        observed: By norm name; a norm that was not run is missing.
+        perplexity: "fp32", "fp16" and "fp16_slanc", where tokens were given.
+        unstable: Outputs left out because the original itself gives other values each time.
+        failures: Why the validation failed, empty if it passed.
+    """
+
+    exact: bool
+    fp32_identical: bool
+    fp32_max_abs_error: float
+    fp32_max_relative_error: float
+    fp16_error_before: float
+    fp16_error_after: float
+    observed: dict[str, Observed]
+    perplexity: dict[str, float] | None
+    unstable: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    @property
+    def overflowed_before(self) -> int:
+        return sum(o.overflowed_before for o in self.observed.values())
+
+    @property
+    def overflowed_after(self) -> int:
+        return sum(o.overflowed for o in self.observed.values())
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """What one model gave: outputs of the first runs, per-norm rows, losses."""
+
+    outputs: list[dict[str, Array]]
+    rows: dict[str, Array]
+    losses: list[float]
+
+
+def validate_pair(
+    original: onnx.ModelProto,
+    rewritten: onnx.ModelProto,
+    norms: Sequence[Norm],
+    rewritten_norms: Sequence[Norm],
+    feeds: Sequence[Feeds],
+    accelerator: Accelerator,
+    *,
+    folder: Path | None = None,
+    exact: bool = True,
+    tokens: Tokens | None = None,
+    progress: Progress = lambda what, done: None,
+) -> Validation:
+    """Run both models on `feeds` and compare.
+
+    Args:
+        original: The model before.
+        rewritten: The model after; its external data lies in the same folder.
+        norms: The original's norms.
+        rewritten_norms: The rewritten model's norms, with the same names.
+        feeds: Inputs by name, one dict per run.
+        accelerator: What is emulated.
+        folder: Where the external data lies.
+        exact: Whether to demand bit-identity in FP32 instead of `FP32_TOLERANCE`.
+        tokens: The ids behind `feeds`, run by run, for the perplexity table.
+        progress: Called with what is being run and the finished share.
+
+    Raises:
+        CannotRun: ONNX Runtime cannot run the original on these inputs.
+    """
+    before, after = instrument(original, norms), instrument(rewritten, rewritten_norms)
+    half_before = emulate(original, norms, accelerator)
+    half_after = emulate(rewritten, rewritten_norms, accelerator)
+    jobs = [
+        ("FP32, original", before.model, before.sums),
+        ("FP32, rewritten", after.model, after.sums),
+        ("FP16 norms, original", half_before.model, half_before.mean_squares),
+        ("FP16 norms, rewritten", half_after.model, half_after.mean_squares),
+    ]
+    results = []
+    for index, (what, model, taps) in enumerate(jobs):
+
+        def step(done: float, what: str = what, index: int = index) -> None:
+            progress(f"validating: {what}", (index + done) / len(jobs))
+
+        results.append(_run(model, taps, feeds, folder, tokens, step))
+        gc.collect()  # a session holds the weights
+    plain, scaled, naive, protected = results
+    unstable = _unstable(original, folder, feeds[0], plain, scaled)
+    observed = {
+        norm.name: _observe(norm.name, plain, scaled, naive, protected)
+        for norm in norms
+        if norm.name in plain.rows and norm.name in scaled.rows
+    }
+    fp32 = _compare(plain, scaled, unstable)
+    losses = {"fp32": plain, "fp16": naive, "fp16_slanc": protected}
+    result = Validation(
+        exact=exact,
+        fp32_identical=fp32.identical,
+        fp32_max_abs_error=fp32.absolute,
+        fp32_max_relative_error=fp32.relative,
+        fp16_error_before=_compare(plain, naive, unstable).relative,
+        fp16_error_after=_compare(plain, protected, unstable).relative,
+        observed=observed,
+        perplexity={k: perplexity(r.losses) for k, r in losses.items()} if tokens else None,
+        unstable=unstable,
+    )
+    result.failures.extend(_failures(result))
+    return result
+
+
+def _failures(result: Validation) -> list[str]:
+    failures = []
+    if result.exact and not result.fp32_identical:
+        failures.append("FP32 outputs differ, though every scale is a power of two")
+    elif not result.fp32_max_relative_error <= FP32_TOLERANCE:
+        failures.append("FP32 outputs differ by more than the tolerance")
+    overflowed = [name for name, o in result.observed.items() if o.overflowed]
+    if overflowed:
+        failures.append(f"rows still overflow in {len(overflowed)} norms, first {overflowed[0]!r}")
+    if not result.fp16_error_after <= FP16_TOLERANCE:
+        failures.append("outputs with FP16 norms are off by more than the tolerance")
+    return failures
+
+
+def _run(
+    model: onnx.ModelProto,
+    taps: dict[str, str],
+    feeds: Sequence[Feeds],
+    folder: Path | None,
+    tokens: Tokens | None,
+    progress: Callable[[float], None],
+) -> _Runs:
+    progress(0.0)
+    session = Session(model, folder)
+    hidden = set(taps.values()) | {n for n in session.outputs if n.startswith("slanc.emit")}
+    kept: list[dict[str, Array]] = []
+    rows: dict[str, list[Array]] = {name: [] for name in taps}
+    losses: list[float] = []
+    for i, feed in enumerate(feeds):
+        values = session.run(feed)
+        for name, output in taps.items():
+            rows[name].append(values[output].reshape(-1))
+        outputs = {name: value for name, value in values.items() if name not in hidden}
+        if tokens is not None:
+            ids = tokens.sequences[i]
+            losses.append(negative_log_likelihood(_logits(outputs, ids), ids))
+        if i < COMPARED_RUNS:
+            kept.append(outputs)
+        progress((i + 1) / len(feeds))
+    return _Runs(kept, {name: np.concatenate(parts) for name, parts in rows.items()}, losses)
+
+
+def _logits(outputs: dict[str, Array], ids: Array) -> Array:
+    for value in outputs.values():
+        if value.ndim == 3 and value.shape[:2] == ids.shape and value.shape[2] > int(ids.max()):
+            return value
+    raise SlancError(
+        "no output holds logits of shape [1, sequence, vocabulary]: --tokens needs a causal "
+        "language model, and ids of its own vocabulary."
+    )
+
+
+def _observe(name: str, plain: _Runs, scaled: _Runs, naive: _Runs, protected: _Runs) -> Observed:
+    sums = plain.rows[name].astype(np.float64)
+    after = protected.rows.get(name, np.zeros(0))
+    before = naive.rows.get(name, np.zeros(0))
+    lost = (after == 0) & (sums > 0) if after.shape == sums.shape else np.zeros(0, bool)
+    return Observed(
+        sum_of_squares=sums,
+        scaled=scaled.rows[name].astype(np.float64),
+        overflowed=int(np.count_nonzero(~np.isfinite(after))),
+        underflowed=int(np.count_nonzero(lost)),
+        overflowed_before=int(np.count_nonzero(~np.isfinite(before))),
+    )
+
+
+@dataclass(frozen=True)
+class _Difference:
+    identical: bool
+    absolute: float
+    relative: float
+
+
+def _compare(reference: _Runs, other: _Runs, without: Sequence[str]) -> _Difference:
+    """The largest differences over all outputs of all kept runs; inf where one is not finite."""
+    identical, absolute, relative = True, 0.0, 0.0
+    for expected, actual in zip(reference.outputs, other.outputs, strict=True):
+        for name, a in expected.items():
+            b = actual[name]
+            if name in without or _same(a, b):
+                continue
+            identical = False
+            if a.shape != b.shape or a.dtype.kind not in "fV":
+                return _Difference(False, math.inf, math.inf)
+            a64, b64 = a.astype(np.float64), b.astype(np.float64)
+            # What is not finite in the original cannot be held against the rewritten model.
+            finite = np.isfinite(a64)
+            error = float(np.max(np.abs(a64 - b64), where=finite, initial=0.0))
+            scale = float(np.max(np.abs(a64), where=finite, initial=0.0))
+            error = error if math.isfinite(error) else math.inf
+            absolute = max(absolute, error)
+            relative = max(relative, error / scale if scale > 0 else math.inf)
+    return _Difference(identical, absolute, relative)
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def _unstable(
+    original: onnx.ModelProto, folder: Path | None, feed: Feeds, plain: _Runs, scaled: _Runs
+) -> list[str]:
+    """Outputs that differ from run to run of the original (caches with uninitialised memory)."""
+    first = plain.outputs[0]
+    differing = [n for n, value in first.items() if not _same(value, scaled.outputs[0][n])]
+    if not differing:
+        return []
+    session = Session(original, folder)
+    again = [session.run(feed) for _ in range(2)]
+    return [n for n in differing if any(not _same(first[n], values[n]) for values in again)]

@@ -1,0 +1,143 @@
+"""What the tracer knows of a tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from slanc_onnx.expression import (
+    Alternatives,
+    Embedding,
+    Expr,
+    Join,
+    Known,
+    Pick,
+    Product,
+    Sum,
+    Weight,
+)
+from slanc_onnx.load import Array
+from slanc_onnx.movement import CannotFollow
+
+
+@dataclass(frozen=True, eq=False)
+class Const:
+    """A tensor whose values are known: a small constant, or computed from shapes.
+
+    Attributes:
+        array: The values.
+        varies: Whether they would be others at another sequence length.
+    """
+
+    array: Array
+    varies: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """An activation: which channel of an expression each of its elements is.
+
+    Attributes:
+        expr: One row.
+        ids: Channel numbers in the shape that the tensor has at batch 1, sequence length 1.
+    """
+
+    expr: Expr
+    ids: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.ids.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Unknown:
+    """A tensor of which not even the shape is known, because of the op that stopped the trace."""
+
+    op: str
+    tensor: str
+
+
+Readable = Const | Weight | View
+Value = Readable | Unknown
+
+
+def row_view(expr: Expr, shape: tuple[int, ...]) -> View:
+    """A tensor of `shape` whose last axis is the expression's row."""
+    return View(expr, np.broadcast_to(np.arange(expr.channels, dtype=np.int32), shape))
+
+
+def as_view(value: Value) -> View:
+    """A constant as an activation that does not depend on anything."""
+    if isinstance(value, View):
+        return value
+    if isinstance(value, Const):
+        array = value.array.astype(np.float32)
+        weight = Weight("constant", array.shape, lambda: array)
+    elif isinstance(value, Weight):
+        weight = value
+        if len(weight.shape) > 1 and min(weight.shape[-2:]) > 1:  # another row at each position
+            table = as_table(weight, int(np.prod(weight.shape[:-1])))
+            return row_view(Embedding(weight.shape[-1], table), weight.shape)
+    else:
+        raise CannotFollow(f"reads {value.tensor!r}, which {value.op} makes")
+    size = int(np.prod(weight.shape))
+    return View(Known(size, weight), np.arange(size, dtype=np.int32).reshape(weight.shape))
+
+
+def as_table(weight: Weight, rows: int) -> Weight:
+    """A constant as a table of shape [rows, channels]."""
+    if len(weight.shape) == 2 and weight.shape[0] == rows:
+        return weight
+    shape = (rows, int(np.prod(weight.shape)) // rows)
+    return Weight(weight.name, shape, lambda: weight.read().reshape(shape))
+
+
+def row(view: View, axis: int = -1) -> Expr:
+    """The row along `axis`; where it differs from position to position, the alternatives."""
+    ids = np.moveaxis(view.ids, axis, -1) if view.ids.ndim else view.ids.reshape(1)
+    rows = ids.reshape(-1, ids.shape[-1])
+    if not rows.size:
+        raise CannotFollow("has no elements at sequence length 1")
+    if (rows == rows[0]).all():
+        return pick(view.expr, rows[0])
+    kinds, counts = np.unique(rows, axis=0, return_counts=True)
+    shares = tuple(float(c) / len(rows) for c in counts)
+    return Alternatives(kinds.shape[1], tuple(pick(view.expr, k) for k in kinds), shares)
+
+
+def pick(expr: Expr, index: Array) -> Expr:
+    """The expression's channels in the order of `index`, itself where that changes nothing."""
+    index = np.asarray(index)
+    if len(index) == expr.channels and bool((index == np.arange(expr.channels)).all()):
+        return expr
+    if isinstance(expr, Pick):
+        return pick(expr.x, expr.index[index])
+    if isinstance(expr, Join):
+        start = 0
+        for piece in expr.pieces:
+            if start <= index.min() and index.max() < start + piece.channels:
+                return pick(piece, index - start)
+            start += piece.channels
+    return Pick(len(index), expr, index)
+
+
+def combine(kind: type[Sum] | type[Product], a: View, b: View) -> View:
+    """Elementwise sum or product; shapes broadcast as in NumPy."""
+    one, many = sorted((a, b), key=lambda v: v.expr.channels)
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    if one.expr.channels == 1 and len(shape) == len(many.shape):
+        ids = np.broadcast_to(many.ids, shape)
+        return View(kind(many.expr.channels, a.expr, b.expr), ids)
+    first, second = np.broadcast_to(a.ids, shape), np.broadcast_to(b.ids, shape)
+    if a.expr.channels == b.expr.channels and np.array_equal(first, second):
+        return View(kind(a.expr.channels, a.expr, b.expr), first)
+    keys = first.astype(np.int64) * b.expr.channels + second
+    pairs, ids = np.unique(keys.reshape(-1), return_inverse=True)
+    left, right = pick(a.expr, pairs // b.expr.channels), pick(b.expr, pairs % b.expr.channels)
+    return View(kind(len(pairs), left, right), ids.astype(np.int32).reshape(shape))

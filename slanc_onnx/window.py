@@ -1,0 +1,76 @@
+"""Place a scale between overflow and underflow (design: a balanced window, a power of two).
+
+no overflow:   s^2 >= upper   / largest
+no underflow:  s^2 <= typical / (d * smallest normal), the mean square staying a normal number
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.estimate import Estimate
+
+# The mean square's room above the smallest normal number with which the squares of elements down
+# to an eighth of the root mean square stay normal; the rest holds 0.05 % of a Gaussian row's sum.
+ELEMENT_BITS = 6.0
+# What rows far below the typical one may not take away.
+OVERFLOW_BITS = 2.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A scale and how well it serves.
+
+    Attributes:
+        scale: A power of two.
+        overflow_bits: Room of `upper` below the largest number, in bits of the sum of squares.
+        underflow_bits: Room of `typical`'s mean square above the smallest normal number.
+        note: What a user should know, where the limits cross; else "".
+    """
+
+    scale: float
+    overflow_bits: float
+    underflow_bits: float
+    note: str = ""
+
+
+def place(
+    estimate: Estimate, width: int, accelerator: Accelerator, epsilon: float = 0.0
+) -> Placement:
+    """The power of two in the geometric middle of the window of `estimate`, or below it.
+
+    Two things pull below the middle. A mean square at the smallest normal number still loses the
+    squares of all elements below the root mean square, so underflow has the first claim on
+    `ELEMENT_BITS` of a narrow window. And rows far below the typical one (a first token's, say)
+    are kept too, down to those that epsilon outweighs, as long as `OVERFLOW_BITS` remain.
+
+    Where the window is empty no scale serves every row. Then the typical row stays just above
+    underflow, because it stands for nearly all rows, and the note says what is lost.
+
+    Args:
+        estimate: Sums of squares of the norm's input.
+        width: Elements per row.
+        accelerator: Whose limits bound the window.
+        epsilon: The norm's, as it joins the mean square; 0 for none.
+    """
+    low = math.log2(estimate.upper / accelerator.largest) / 2
+    high = math.log2(estimate.typical / (width * accelerator.smallest_normal)) / 2
+    if low <= high:
+        above = min(max(high - low - ELEMENT_BITS / 2, 0.0), (high - low) / 2)
+        exponent = max(round(low + above), math.ceil(low))
+        least = max(estimate.lowest / width, epsilon)
+        kept = math.floor((math.log2(least / accelerator.smallest_normal) - ELEMENT_BITS) / 2)
+        exponent = min(exponent, max(kept, math.ceil(low + OVERFLOW_BITS / 2)))
+    else:
+        exponent = math.floor(high)
+    overflow_bits, underflow_bits = 2 * (exponent - low), 2 * (high - exponent)
+    note = ""
+    if low > high:
+        lost = accelerator.largest * 4.0**exponent
+        note = (
+            f"no scale serves all rows: rows with a sum of squares over {lost:.3g} overflow "
+            f"(predicted largest {estimate.upper:.3g}, typical {estimate.typical:.3g})"
+        )
+    return Placement(2.0**exponent, overflow_bits, underflow_bits, note)
