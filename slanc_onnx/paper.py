@@ -272,7 +272,7 @@ def spectral_norm(matrix: Array) -> float:
         matrix = matrix.T
     if matrix.shape[0] <= GRAM_WIDTH:
         return math.sqrt(max(float(np.linalg.eigvalsh(matrix @ matrix.T)[-1]), 0.0))
-    vector: Array = np.random.default_rng(SEED).standard_normal(matrix.shape[0])
+    vector: Array = np.random.default_rng(SEED).standard_normal((matrix.shape[0],))
     length = 0.0
     for _ in range(200):
         vector = np.matmul(matrix, np.matmul(matrix.T, vector))

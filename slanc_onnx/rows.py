@@ -81,7 +81,7 @@ class _Layout:
         if embedding.first is not None:
             single = np.full(self.singles, embedding.first)
             rest = embedding.first + np.tile(np.arange(self.length), self.sequences)
-            return np.minimum(np.concatenate([single, rest]), rows - 1)
+            return np.asarray(np.minimum(np.concatenate([single, rest]), rows - 1))
         single = random_ids(rows, (self.singles, 1))
         rest = random_ids(rows, (self.sequences, self.length))
         return np.concatenate([single.reshape(-1), rest.reshape(-1)])

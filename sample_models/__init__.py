@@ -1,0 +1,1 @@
+"""Builders of sample transformer models as ONNX files, without a deep-learning framework."""
