@@ -10,10 +10,10 @@ import onnx
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import input_specs
-from slanc_onnx.job import Options, validation_feeds
+from slanc_onnx.job import Options, decide, validation_feeds
 from slanc_onnx.norms import Norm, find_norms_in
-from slanc_onnx.rewrite import apply_scales_in
-from slanc_onnx.scale import ScaledNorm, compute_scales_in
+from slanc_onnx.rewrite import NodeAt, apply_scales_in, node_at
+from slanc_onnx.scale import ScaledNorm, scales_to_apply
 from slanc_onnx.validate import Validation, validate_pair
 
 
@@ -41,20 +41,10 @@ def compute_scales(
         folder: Where its external data lies.
 
     Raises:
-        SlancError: the graph or a weight cannot be read.
+        SlancError: bad input.
     """
-    options = options or Options()
     scopes = read_graph(model, folder)
-    return compute_scales_in(
-        model,
-        scopes,
-        find_norms_in(scopes),
-        folder=folder,
-        scale=options.scale,
-        estimate=options.estimate,
-        accelerator=options.accelerator,
-        inputs=options.inputs,
-    )
+    return decide(model, scopes, find_norms_in(scopes), options or Options(), folder)
 
 
 def apply_scales(model: onnx.ModelProto, scales: Sequence[ScaledNorm]) -> bool:
@@ -70,19 +60,22 @@ def apply_scales(model: onnx.ModelProto, scales: Sequence[ScaledNorm]) -> bool:
     Raises:
         SlancError: the model is another one than the scales are for.
     """
-    wanted = {s.norm.name: s.scale for s in scales if s.status == "scaled" and s.scale is not None}
     norms = [s.norm for s in scales]
     for norm in norms:
-        nodes = model.graph.node
-        if not norm.path and (
-            norm.nodes[-1] >= len(nodes)
-            or norm.normalised not in {o for i in norm.nodes for o in nodes[i].output}
-        ):
+        if not _is_there(model, norm):
             raise SlancError(
                 f"norm {norm.name!r} is not where it was found. Call compute_scales on this "
                 "very model, and apply its result before changing anything else."
             )
-    return apply_scales_in(model, norms, wanted)
+    return apply_scales_in(model, norms, scales_to_apply(scales))
+
+
+def _is_there(model: onnx.ModelProto, norm: Norm) -> bool:
+    try:
+        nodes = [node_at(model, NodeAt(norm.path, index)) for index in norm.nodes]
+    except (IndexError, StopIteration):
+        return False
+    return any(norm.normalised in node.output for node in nodes)
 
 
 def validate(

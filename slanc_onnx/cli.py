@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ def _run(args: argparse.Namespace) -> int:
     from slanc_onnx.job import Options, protect_file
 
     source = Path(args.model)
-    output = Path(args.output) if args.output else source.with_name(f"{source.stem}.slanc.onnx")
+    output = Path(args.output) if args.output else source.parent / f"{source.stem}.slanc.onnx"
     if args.report is not None:
         _check_report(Path(args.report), source, output)
     accelerator = Accelerator(args.accumulate, args.flush_subnormals)
@@ -72,7 +73,9 @@ def _run(args: argparse.Namespace) -> int:
         outcome = protect_file(source, output, options, shown_options=shown, progress=progress)
     if args.report is not None:
         report.write_report(outcome.report, Path(args.report))
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=False)
+    # No markup and emoji: brackets and colons in names are just that.
+    width = None if sys.stdout.isatty() else 200
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
     if not outcome.norms:
         sites = ", ".join(outcome.sites[:5]) + (", ..." if len(outcome.sites) > 5 else "")
         where = f" in {len(outcome.sites)} ReduceMean sites ({sites})" if outcome.sites else ""
@@ -152,8 +155,14 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 def _check_report(path: Path, source: Path, output: Path) -> None:
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise SlancError(f"--report {path}: not a file in an existing folder.")
-    if path.resolve() in (source.resolve(), output.resolve()):
-        raise SlancError(f"--report {path}: is the model. Give the report another name.")
+    if not os.access(path.parent, os.W_OK):
+        raise SlancError(f"--report {path}: its folder is not writable.")
+    taken = path.resolve() in (source.resolve(), output.resolve())
+    if path.exists():
+        with path.open("rb") as file:
+            taken |= file.read(1) not in (b"", b"{")  # the model, its data, tokens, inputs
+    if taken:
+        raise SlancError(f"--report {path}: is no report of an earlier run. Give another name.")
 
 
 def _read_inputs(name: str | None) -> dict[str, Array] | None:
@@ -161,11 +170,17 @@ def _read_inputs(name: str | None) -> dict[str, Array] | None:
         return None
     import numpy as np
 
+    if not Path(name).is_file():
+        raise SlancError(f"--inputs {name}: no such file.")
     try:
-        with np.load(name, allow_pickle=False) as file:
+        with open(name, "rb") as opened:
+            file = np.load(opened, allow_pickle=False)
             return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
-        raise SlancError(f"--inputs {name}: not an .npz file of arrays ({error}).") from error
+    except Exception as error:  # NumPy raises whatever zipfile, zlib and its parsers do
+        raise SlancError(
+            f"--inputs {name}: not an .npz file of arrays. Write one with numpy.savez(file, "
+            "name=array, ...)."
+        ) from error
 
 
 def _read_tokens(args: argparse.Namespace) -> Tokens | None:

@@ -187,7 +187,7 @@ class _Half:
             return self.round(self.emitter.sum(x))
         if self.accelerator.accumulate == "pairwise":
             return self._pairwise(x, width)
-        return self._sequential(x)
+        return self._sequential(x, width)
 
     def _pairwise(self, x: str, width: int) -> str:
         emitter = self.emitter
@@ -205,26 +205,26 @@ class _Half:
         ends = (self.emitter.integers(n) for n in (start, end, -1))
         return self.emitter.node("Slice", x, *ends)
 
-    def _sequential(self, x: str) -> str:
-        """One running FP16 sum, as a Scan over the elements of the row."""
+    def _sequential(self, x: str, width: int) -> str:
+        """One running FP16 sum, as a Scan over the elements of the rows, [rows, width]."""
         emitter = self.emitter
-        shape = emitter.node("Shape", x)
-        ends = (emitter.integers(n) for n in (0, -1, 0))
-        rows = emitter.node("Slice", shape, *ends)
-        start = emitter.node("ConstantOfShape", rows)
+        flat = emitter.node("Reshape", x, emitter.integers(-1, width))
+        start = emitter.node(
+            "ConstantOfShape", self._slice_1d(emitter.node("Shape", flat), 0, 1)
+        )
         nodes: list[NodeProto] = []
         before, element = emitter.name(), emitter.name()
         with emitter.body(nodes):
             after = self.round(emitter.node("Add", before, element))
-        *values, result = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        infos = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows"])
             for name in (before, element, after)
         ]
-        body = helper.make_graph(nodes, "add", values, [result])
-        total = emitter.node("Scan", start, x, body=body, num_scan_inputs=1, scan_input_axes=[-1])
-        return self._unsqueezed(total)
+        body = helper.make_graph(nodes, "add", infos[:2], infos[2:])
+        total = emitter.node("Scan", start, flat, body=body, num_scan_inputs=1, scan_input_axes=[1])
+        rows = self._slice_1d(emitter.node("Shape", x), 0, -1)
+        shape = emitter.node("Concat", rows, emitter.integers(1), axis=0)
+        return emitter.node("Reshape", total, shape)
 
-    def _unsqueezed(self, x: str) -> str:
-        if self.emitter.opset >= 13:
-            return self.emitter.node("Unsqueeze", x, self.emitter.integers(-1))
-        return self.emitter.node("Unsqueeze", x, axes=[-1])
+    def _slice_1d(self, x: str, start: int, end: int) -> str:
+        return self.emitter.node("Slice", x, *(self.emitter.integers(n) for n in (start, end, 0)))

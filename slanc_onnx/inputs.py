@@ -108,6 +108,7 @@ def make_feeds(
     sequence: int = 16,
     size: int = IMAGE_SIZES[0],
     ids: Array | None = None,
+    draw: int = 0,
 ) -> dict[str, Array]:
     """One set of inputs: random ids, masks of ones, positions, empty caches, unit-variance floats.
 
@@ -118,13 +119,14 @@ def make_feeds(
         sequence: Size of dynamic sequence axes.
         size: Height and width of images whose size the file leaves open.
         ids: Token ids of shape [batch, sequence] for the text inputs, instead of random ones.
+        draw: Which random ids; every number gives others.
     """
-    return {spec.name: _feed(spec, rng, batch, sequence, size, ids) for spec in specs}
+    return {spec.name: _feed(spec, rng, batch, sequence, size, ids, draw) for spec in specs}
 
 
 def _feed(
     spec: InputSpec, rng: np.random.Generator, batch: int, sequence: int, size: int,
-    ids: Array | None,
+    ids: Array | None, draw: int,
 ) -> Array:  # fmt: skip
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
     shape = _shape(spec, batch, sequence, size)
@@ -134,7 +136,7 @@ def _feed(
     if spec.is_float:
         return rng.standard_normal(shape).astype(dtype)
     if spec.is_text:
-        values = ids if ids is not None else random_ids(spec.rows, shape)
+        values = ids if ids is not None else random_ids(spec.rows, shape, draw)
         return np.broadcast_to(values, shape).astype(dtype)
     if "position" in name:
         return np.broadcast_to(np.arange(shape[-1] if shape else 1), shape).astype(dtype)
@@ -143,18 +145,22 @@ def _feed(
     return np.ones(shape, dtype)  # masks, flags
 
 
-def random_ids(rows: int, shape: tuple[int, ...]) -> Array:
+def random_ids(rows: int, shape: tuple[int, ...], draw: int = 0) -> Array:
     """Token ids drawn uniformly, but each row starts with another of the first `FIRST_IDS`.
+
+    The rows of draw 1 follow on those of draw 0, and so on.
 
     Vocabularies keep begin-of-text and the other special tokens there. They come first in real
     inputs, their rows are unlike all others, and chance would not draw them. The ids depend on
     the arguments alone, so that every estimate sees the same ones.
     """
-    ids = np.random.default_rng([SEED, *shape]).integers(0, rows, shape)
+    seed = [SEED, *shape, draw] if draw else [SEED, *shape]
+    ids = np.random.default_rng(seed).integers(0, rows, shape)
     if ids.ndim:
         flat = ids.reshape(-1, shape[-1])
-        special = np.arange(min(len(flat), FIRST_IDS, rows))
-        flat[special, 0] = special
+        first = draw * len(flat)
+        special = np.arange(first, min(first + len(flat), FIRST_IDS, rows))
+        flat[special - first, 0] = special
     return np.asarray(ids)
 
 

@@ -239,12 +239,10 @@ def _constant(expr: Expr) -> Array | None:
         case Apply(function="Reciprocal"):
             values = _constant(expr.x)
             return None if values is None else 1 / values
-        case Apply(function="Neg"):
-            values = _constant(expr.x)
-            return None if values is None else -values
-        case Sum():
+        case Sum() | Product():
             a, b = _constant(expr.a), _constant(expr.b)
-            return None if a is None or b is None else a + b
+            if a is not None and b is not None:
+                return a + b if isinstance(expr, Sum) else a * b
     return None
 
 

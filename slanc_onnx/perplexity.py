@@ -42,12 +42,17 @@ def read_tokens(
     Raises:
         SlancError: not an .npy of integers, or too short for one sequence.
     """
+    if not path.is_file():
+        raise SlancError(f"--tokens {path}: no such file.")
     try:
-        ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SlancError(f"{path}: not an .npy file of token ids ({error}).") from error
+        with path.open("rb") as file:
+            ids = np.load(file, allow_pickle=False)
+    except Exception as error:  # NumPy raises whatever its parsers do
+        raise SlancError(
+            f"--tokens {path}: not an .npy file of token ids. Write one with numpy.save."
+        ) from error
     if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu" or ids.ndim not in (1, 2):
-        raise SlancError(f"{path}: token ids must be integers in one or two dimensions.")
+        raise SlancError(f"--tokens {path}: token ids must be integers in one or two dimensions.")
     ids = ids.astype(np.int64)
     fresh = sequence_length - (bos is not None)
     if fresh < 1 or sequence_length < 2:
@@ -55,12 +60,17 @@ def read_tokens(
     if ids.ndim == 1:
         count = ids.size // fresh
         if count == 0:
-            raise SlancError(f"{path}: {ids.size} ids are too few for one sequence of {fresh}.")
+            raise SlancError(
+                f"--tokens {path}: {ids.size} ids are too few for one sequence of {fresh}. "
+                "Give a smaller --sequence-length."
+            )
         ids = ids[: count * fresh].reshape(count, fresh)
     if max_sequences is not None:
         ids = ids[:max_sequences]
     if bos is not None:
         ids = np.concatenate([np.full((len(ids), 1), bos), ids], axis=1)
+    if not len(ids) or ids.shape[1] < 2:
+        raise SlancError(f"--tokens {path}: holds no sequence of two ids, which predicting takes.")
     return Tokens(ids)
 
 

@@ -7,6 +7,7 @@ where massive activations are born, so they show the largest rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,8 +59,9 @@ def probe(
     ordinary = list(_rows(session, instrumented, specs, rng, (SEQUENCES, LENGTH), given))
     progress("probing", 0.6)
     singles: list[dict[str, Array]] = []
-    if text and not given:
-        singles = list(_rows(session, instrumented, specs, rng, (SINGLES, 1), given))
+    if text and not given and _fixed(specs, 1) in (None, 1):
+        with suppress(CannotRun):  # exports that were unrolled to one length
+            singles = list(_rows(session, instrumented, specs, rng, (SINGLES, 1), given))
     progress("probing", 1.0)
     estimates = {}
     for norm in norms:
@@ -90,16 +92,23 @@ def _rows(
         yield {name: values[output] for name, output in instrumented.sums.items()}
         return
     batch, length = shape
-    attempts = [(batch, length), (1, length), *((1, n) for n in SHORTER if n < length)]
+    first = (_fixed(specs, 0) or batch, length)
+    attempts = [first, (1, length), *((1, n) for n in SHORTER if n < length)]
     for some, long in attempts:
         try:
-            for _ in range(min(batch // some, MOST_RUNS)):
-                values = session.run(first_feeds(session, specs, rng, some, long))
+            for draw in range(max(1, min(batch // some, MOST_RUNS))):
+                values = session.run(first_feeds(session, specs, rng, some, long, draw))
                 yield {name: values[output] for name, output in instrumented.sums.items()}
             return
         except CannotRun:
             if (some, long) == attempts[-1]:
                 raise
+
+
+def _fixed(specs: Sequence[InputSpec], axis: int) -> int | None:
+    """The size of an axis (0: sequences, 1: tokens) of the token ids where the file fixes it."""
+    sizes = (spec.dims[axis] for spec in specs if spec.is_text and len(spec.dims) == 2)
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def _like(given: Mapping[str, Array], specs: Sequence[InputSpec]) -> Feeds:
@@ -113,8 +122,9 @@ def _like(given: Mapping[str, Array], specs: Sequence[InputSpec]) -> Feeds:
 
 
 def first_feeds(
-    session: Session, specs: Sequence[InputSpec], rng: np.random.Generator, batch: int, length: int
-) -> Feeds:
+    session: Session, specs: Sequence[InputSpec], rng: np.random.Generator, batch: int, length: int,
+    draw: int = 0,
+) -> Feeds:  # fmt: skip
     """The first inputs that run, trying image sizes where the file leaves the size open.
 
     Raises:
@@ -122,10 +132,10 @@ def first_feeds(
     """
     images = any(s.is_float and len(s.dims) == 4 and isinstance(s.dims[2], str) for s in specs)
     if not images:
-        return make_feeds(specs, rng, batch=batch, sequence=length)
+        return make_feeds(specs, rng, batch=batch, sequence=length, draw=draw)
     failure: CannotRun | None = None
     for size in IMAGE_SIZES:
-        feeds = make_feeds(specs, rng, batch=batch, sequence=length, size=size)
+        feeds = make_feeds(specs, rng, batch=batch, sequence=length, size=size, draw=draw)
         try:
             session.run(feeds)
             return feeds

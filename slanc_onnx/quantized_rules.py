@@ -30,8 +30,9 @@ def unpack(packed: Array, bits: int) -> Array:
 
 
 def dequantize_blocks(
-    packed: Array, scales: Array, zero_points: Array | None, bits: int, block: int, width: int
-) -> Array:
+    packed: Array, scales: Array, zero_points: Array | None, bits: int, block: int, width: int,
+    groups: Array | None = None,
+) -> Array:  # fmt: skip
     """Rows of `width` numbers from blocks of `block` integers, each with a scale, FP32.
 
     Args:
@@ -41,6 +42,7 @@ def dequantize_blocks(
         bits: 2, 4 or 8 per value.
         block: Values per block.
         width: Values per row, without the padding of the last block.
+        groups: For each value of a row the block whose scale it has; None for its own.
     """
     rows = packed.shape[0]
     values = unpack(packed.reshape(rows, -1), bits).astype(np.float32)
@@ -51,8 +53,10 @@ def dequantize_blocks(
         zero = unpack(zero_points.reshape(rows, -1), bits)[:, :blocks].astype(np.float32)
     else:
         zero = zero_points.reshape(rows, blocks).astype(np.float32)
-    shaped = values.reshape(rows, blocks, block) - zero[:, :, None]
-    scaled = shaped * scales.reshape(rows, blocks)[:, :, None].astype(np.float32)
+    factors = scales.reshape(rows, blocks).astype(np.float32)
+    if groups is not None:
+        return (values[:, :width] - zero[:, groups]) * factors[:, groups]
+    scaled = (values.reshape(rows, blocks, block) - zero[:, :, None]) * factors[:, :, None]
     return scaled.reshape(rows, -1)[:, :width]
 
 
@@ -62,10 +66,12 @@ def _matmul_nbits(step: Step) -> list[Value]:
     k, n = int(attributes["K"]), int(attributes["N"])
     bits, block = int(attributes.get("bits", 4)), int(attributes["block_size"])
     packed, scales, zero = step.known(1), step.known(2), step.value(3)
+    groups = step.array(4)
 
     def read() -> Array:
         zeros = None if zero is None else _values(zero)
-        return dequantize_blocks(_values(packed), _values(scales), zeros, bits, block, k).T
+        values = _values(packed), _values(scales)
+        return dequantize_blocks(*values, zeros, bits, block, k, groups).T
 
     name = step.node.inputs[1].name
     result = linear(step.view(0), Weight(name, (k, n), read))
@@ -85,42 +91,65 @@ def _gather_block_quantized(step: Step) -> list[Value]:
         zeros = None if zero is None else _values(zero)
         if unsigned:
             return dequantize_blocks(data, _values(scales), zeros, bits, block, width)
-        expanded = np.repeat(_values(scales).astype(np.float32), block, axis=-1)[..., :width]
-        return data.astype(np.float32) * expanded
+        shift = np.float32(0) if zeros is None else spread(zeros)
+        return np.asarray((data.astype(np.float32) - shift) * spread(_values(scales)))
+
+    def spread(per_block: Array) -> Array:
+        return np.repeat(per_block.astype(np.float32), block, axis=-1)[..., :width]
 
     table = Weight(step.node.inputs[0].name, (data.shape[0], width), read)
     return [row_view(Embedding(width, table), (*step.known(1).shape, width))]
 
 
-def _dequantize_linear(step: Step) -> list[Value]:
-    """DequantizeLinear of a constant: per tensor, per axis or in blocks."""
-    source, scales, zero = step.known(0), step.known(1), step.value(2)
-    shape = source.shape
+def _spread(values: Array, shape: tuple[int, ...], step: Step) -> Array:
+    """Scales or zero points for every element: per tensor, per axis or in blocks."""
     axis = int(step.attributes.get("axis", 1))
     block = int(step.attributes.get("block_size", 0))
+    if values.size == 1:
+        return values.reshape(()).astype(np.float32)
+    if block:
+        repeated = np.repeat(values.astype(np.float32), block, axis=axis)
+        return np.take(repeated, range(shape[axis]), axis=axis)
+    where = [-1 if i == axis % len(shape) else 1 for i in range(len(shape))]
+    return values.astype(np.float32).reshape(where)
 
-    def spread(values: Array) -> Array:
-        if values.size == 1:
-            return values.reshape(()).astype(np.float32)
-        if block:
-            repeated = np.repeat(values.astype(np.float32), block, axis=axis)
-            return np.take(repeated, range(shape[axis]), axis=axis)
-        where = [-1 if i == axis % len(shape) else 1 for i in range(len(shape))]
-        return values.astype(np.float32).reshape(where)
+
+def _dequantize_linear(step: Step) -> list[Value]:
+    """DequantizeLinear of a constant."""
+    source, scales, zero = step.known(0), step.known(1), step.value(2)
 
     def read() -> Array:
-        shift = 0.0 if zero is None else spread(_values(zero))
-        return np.asarray((_values(source).astype(np.float32) - shift) * spread(_values(scales)))
+        shift = 0.0 if zero is None else _spread(_values(zero), source.shape, step)
+        values = _values(source).astype(np.float32) - shift
+        return np.asarray(values * _spread(_values(scales), source.shape, step))
 
     _values(scales)
     if not isinstance(source, (Const, Weight)):
         return [source]  # an activation that was quantised and comes back
-    return [Weight(step.node.inputs[0].name, shape, read)]
+    return [Weight(step.node.inputs[0].name, source.shape, read)]
+
+
+def _quantize_linear(step: Step) -> list[Value]:
+    """QuantizeLinear: activations pass, a constant is rounded and clipped to the 8 or 16 bits."""
+    source, scales, zero = step.known(0), step.known(1), step.value(2)
+    if not isinstance(source, (Const, Weight)):
+        return [source]
+    dtype = np.dtype(np.uint8) if zero is None else _values(zero).dtype
+    if dtype.kind not in "iu":
+        raise CannotFollow(f"quantises a constant to {dtype}")
+    limits = np.iinfo(dtype)
+
+    def read() -> Array:
+        shift = 0.0 if zero is None else _spread(_values(zero), source.shape, step)
+        values = _values(source).astype(np.float32) / _spread(_values(scales), source.shape, step)
+        return np.clip(np.rint(values) + shift, limits.min, limits.max)
+
+    return [Weight(step.node.inputs[0].name, source.shape, read)]
 
 
 QUANTIZED: dict[str, Rule] = {
     "MatMulNBits": _matmul_nbits,
     "GatherBlockQuantized": _gather_block_quantized,
     "DequantizeLinear": _dequantize_linear,
-    "QuantizeLinear": lambda step: [step.known(0)],
+    "QuantizeLinear": _quantize_linear,
 }

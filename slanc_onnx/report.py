@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -64,7 +65,7 @@ def make_report(
     """Collect what was done; see `Report`."""
     checked: dict[str, Any] | None = None if validation is None else _validation(validation)
     if not_validated:
-        checked = {"passed": False, "failures": [not_validated]}
+        checked = _not_validated(not_validated)
     return Report(
         version=VERSION,
         model=model,
@@ -144,6 +145,20 @@ def _validation(validation: Validation) -> dict[str, Any]:
     }
 
 
+def _not_validated(reason: str) -> dict[str, Any]:
+    counts = ("overflowed_before", "overflowed_after")
+    errors = ("max_relative_error_before", "max_relative_error_after")
+    return {
+        "fp32_identical": None,
+        "fp32_max_abs_error": None,
+        "fp16": dict.fromkeys(counts + errors),
+        "perplexity": None,
+        "unstable_outputs": [],
+        "failures": [reason],
+        "passed": False,
+    }
+
+
 def print_table(
     console: Console, norms: Sequence[ScaledNorm], validation: Validation | None
 ) -> None:
@@ -160,13 +175,20 @@ def print_table(
         table.add_row(
             scaled.norm.name,
             scaled.norm.form,
-            scaled.rule,
+            _short(scaled.rule),
             "" if scaled.scale is None else f"{scaled.scale:.6g}",
             before,
             after,
             _status(scaled, seen),
         )
     console.print(table)
+
+
+def _short(rule: str) -> str:
+    """A rule without the names, which the report has."""
+    without_names = re.sub(r"\((?:[A-Z_]\w*=[^,;()]*(?:, )?)+; (eq\. \d+)\)", r"(\1)", rule)
+    without_gamma = re.sub(r" Γ \(Γ=[^()]*\) of \S+", " Γ", without_names)
+    return re.sub(r" = input of \S+", "", without_gamma)
 
 
 def _sums(scaled: ScaledNorm, seen: Observed | None) -> tuple[str, str]:
@@ -203,26 +225,36 @@ def print_summary(
     not_validated: str = "",
 ) -> None:
     """Counts, limits, the perplexity table, and the verdict in the last line."""
+    for line in _summary(norms, validation, accelerator, not_validated):
+        console.print(line, soft_wrap=True)  # scripts read the last line: it stays one line
+
+
+def _summary(
+    norms: Sequence[ScaledNorm],
+    validation: Validation | None,
+    accelerator: Accelerator,
+    not_validated: str,
+) -> Iterator[str]:
     counts = {s: sum(n.status == s for n in norms) for s in ("scaled", "unchanged", "skipped")}
     by = sorted({n.estimate.by for n in norms if n.estimate is not None})
-    console.print(
+    yield (
         f"{len(norms)} norms: " + ", ".join(f"{count} {status}" for status, count in counts.items())
         + (f"; estimated by {' and '.join(by)}" if by else "")
     )  # fmt: skip
-    console.print(
+    yield (
         f"limits of a sum of squares in FP16: {accelerator.largest:g} largest, mean square "
         f"{accelerator.smallest_normal:.2g} smallest normal; emulated: {accelerator}"
     )
     if validation is not None and validation.perplexity is not None:
         words = {"fp32": "FP32", "fp16": "FP16 norms", "fp16_slanc": "FP16 norms + SLaNC"}
         figures = (f"{words[k]} {v:.4f}" for k, v in validation.perplexity.items())
-        console.print("perplexity: " + ", ".join(figures))
+        yield "perplexity: " + ", ".join(figures)
     if not_validated:
-        console.print(f"FAILED | not validated: {not_validated}")
+        yield f"FAILED | not validated: {not_validated}"
     elif validation is None:
-        console.print("NOT VALIDATED | --no-validate was given")
+        yield "NOT VALIDATED | --no-validate was given"
     else:
-        console.print(verdict(validation))
+        yield verdict(validation)
 
 
 def verdict(validation: Validation) -> str:

@@ -6,16 +6,58 @@ Nothing else of the model changes: weights, names, metadata and the order of nod
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, NodeProto, helper, numpy_helper
+from onnx import AttributeProto, helper, numpy_helper
 
 from slanc_onnx.graph import GraphPath
 from slanc_onnx.load import Array
 from slanc_onnx.norms import NORM_KEY, SCALE_KEY, Norm, Place
 
 RESIDUAL_OUTPUT = 3  # of the Skip ops: the sum of the addends
+
+
+class NodeAt(NamedTuple):
+    """A node of the model as it was found: its graph and its index there."""
+
+    path: GraphPath
+    node: int
+
+
+class NewNode(NamedTuple):
+    """A Div or Mul of a tensor and a constant, to be inserted before the node now at `before`."""
+
+    before: NodeAt
+    op: str
+    inputs: tuple[str, str]
+    output: str
+    name: str
+    metadata: dict[str, str]
+
+
+@dataclass
+class Edits:
+    """What scaling changes, in plain values; `apply_edits` says in which order.
+
+    Attributes:
+        constants: New rank-0 initializers of the main graph, which every subgraph can read.
+        nodes: New nodes; those with the same place in this order.
+        inputs: What a node reads from now on, by node and position.
+        outputs: What a node's output is called from now on, by node and position.
+        epsilons: The epsilon attribute of fused norms.
+    """
+
+    constants: dict[str, Array] = field(default_factory=dict)
+    nodes: list[NewNode] = field(default_factory=list)
+    inputs: dict[tuple[NodeAt, int], str] = field(default_factory=dict)
+    outputs: dict[tuple[NodeAt, int], str] = field(default_factory=dict)
+    epsilons: dict[NodeAt, float] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes)
 
 
 def apply_scales_in(
@@ -26,27 +68,48 @@ def apply_scales_in(
     Args:
         model: The model in which `norms` were found, unchanged since.
         norms: Its norms.
-        scales: The scale by norm name. Norms that are not named stay as they are.
+        scales: The scale by norm name. Norms that are not named stay as they are, and so do those
+            with a `skip_reason`.
 
     Returns:
         Whether the model was modified.
     """
-    names = _Names(model)
-    edits = []
-    for norm in norms:
-        scale = scales.get(norm.name)
-        if scale is None or not norm.places:
-            continue
-        graph = graph_at(model, norm.path)
-        nodes = {i: graph.node[i] for i in (*norm.nodes, *(p.node for p in norm.places))}
-        edits.append((norm, scale, graph, nodes))
-    insertions: list[tuple[onnx.GraphProto, int, NodeProto]] = []
-    for norm, scale, graph, nodes in edits:
-        insertions += [(graph, at, node) for at, node in _scale(norm, scale, nodes, names)]
-    # From the end, so that the positions still to come stay valid.
-    for graph, at, node in sorted(reversed(insertions), key=lambda item: -item[1]):
-        graph.node.insert(at, node)
+    edits = plan_edits(model, norms, scales)
+    apply_edits(model, edits)
     return bool(edits)
+
+
+def plan_edits(
+    model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]
+) -> Edits:
+    """What `apply_scales_in` does to a model, without doing it."""
+    planner = _Planner(model)
+    for norm in norms:
+        if norm.name in scales and norm.skip_reason is None and norm.places:
+            planner.scale(norm, scales[norm.name])
+    return planner.edits
+
+
+def apply_edits(model: onnx.ModelProto, edits: Edits) -> None:
+    """Carry out edits that were planned for this model."""
+    for name, value in edits.constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    for (at, position), name in edits.inputs.items():
+        node_at(model, at).input[position] = name
+    for (at, position), name in edits.outputs.items():
+        node_at(model, at).output[position] = name
+    for at, epsilon in edits.epsilons.items():
+        node = node_at(model, at)
+        kept = [a for a in node.attribute if a.name == "epsilon"]
+        new = kept[0] if kept else node.attribute.add(name="epsilon", type=AttributeProto.FLOAT)
+        new.f = epsilon
+    graphs = {new.before.path: graph_at(model, new.before.path) for new in edits.nodes}
+    # From the end, so that the positions still to come stay valid.
+    for new in sorted(reversed(edits.nodes), key=lambda n: -n.before.node):
+        node = helper.make_node(new.op, new.inputs, [new.output], name=new.name)
+        for key, text in new.metadata.items():
+            node.metadata_props.add(key=key, value=text)
+        graphs[new.before.path].node.insert(new.before.node, node)
 
 
 def graph_at(model: onnx.ModelProto, path: GraphPath) -> onnx.GraphProto:
@@ -57,31 +120,87 @@ def graph_at(model: onnx.ModelProto, path: GraphPath) -> onnx.GraphProto:
     return graph
 
 
-class _Names:
-    """Gives out unused names and keeps one scalar initializer per value and element type."""
+def node_at(model: onnx.ModelProto, at: NodeAt) -> onnx.NodeProto:
+    """A node of the main graph or of a subgraph."""
+    node: onnx.NodeProto = graph_at(model, at.path).node[at.node]
+    return node
+
+
+def scaled_epsilon(norm: Norm, scale: float) -> float | None:
+    """Epsilon as the scaled norm needs it: epsilon / s^2, or epsilon / s outside the root."""
+    return None if norm.epsilon is None else norm.epsilon / scale**norm.epsilon_power
+
+
+class _Planner:
+    """Collects edits; gives out unused names and one constant per value and element type."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.graph = model.graph
-        self.used = set(_names_in(model.graph))
-        self.scalars: dict[tuple[float, int], str] = {}
+        self.edits = Edits()
+        self._model = model
+        self._used = set(_names_in(model.graph))
+        self._scalars: dict[tuple[float, int], str] = {}
 
-    def unused(self, wanted: str) -> str:
+    def scale(self, norm: Norm, scale: float) -> None:
+        """A Div before each read of the input, and epsilon divided to match."""
+        first: dict[str, Place] = {}
+        reads: dict[Place, str] = {}
+        for place in sorted(norm.places):
+            reads[place] = node_at(self._model, NodeAt(norm.path, place.node)).input[place.position]
+            first.setdefault(reads[place], place)
+        scaled = {tensor: self._unused(f"{tensor}/slanc") for tensor in first}
+        for place in norm.places:
+            self.edits.inputs[NodeAt(norm.path, place.node), place.position] = scaled[reads[place]]
+        for tensor, place in first.items():
+            divisor = self._scalar("scale", scale, place.element_type)
+            self._insert(place.node, "Div", (tensor, divisor), scaled[tensor], norm, scale)
+        self._epsilon(norm, scale)
+        self._residual(norm, scale)
+
+    def _epsilon(self, norm: Norm, scale: float) -> None:
+        epsilon = scaled_epsilon(norm, scale)
+        if epsilon is None:
+            return
+        if norm.epsilon_place is None:
+            self.edits.epsilons[NodeAt(norm.path, norm.nodes[-1])] = epsilon
+            return
+        index, position, element_type = norm.epsilon_place
+        constant = self._scalar("epsilon", epsilon, element_type)
+        self.edits.inputs[NodeAt(norm.path, index), position] = constant
+
+    def _residual(self, norm: Norm, scale: float) -> None:
+        """A Skip op's sum of addends keeps its name and value."""
+        at = NodeAt(norm.path, norm.nodes[-1])
+        outputs = node_at(self._model, at).output
+        residual = outputs[RESIDUAL_OUTPUT] if len(outputs) > RESIDUAL_OUTPUT else ""
+        if norm.form.startswith("Skip") and residual:
+            inner = self._unused(f"{residual}/slanc")
+            factor = self._scalar("scale", scale, norm.element_type)
+            self.edits.outputs[at, RESIDUAL_OUTPUT] = inner
+            self._insert(at.node + 1, "Mul", (inner, factor), residual, norm, scale)
+
+    def _insert(
+        self, before: int, op: str, inputs: tuple[str, str], output: str, norm: Norm, scale: float
+    ) -> None:
+        name = self._unused(f"{norm.name}/slanc_{op}")
+        metadata = {SCALE_KEY: repr(scale), NORM_KEY: norm.name}
+        at = NodeAt(norm.path, before)
+        self.edits.nodes.append(NewNode(at, op, inputs, output, name, metadata))
+
+    def _unused(self, wanted: str) -> str:
         name, count = wanted, 1
-        while name in self.used:
+        while name in self._used:
             count += 1
             name = f"{wanted}_{count}"
-        self.used.add(name)
+        self._used.add(name)
         return name
 
-    def scalar(self, what: str, value: float, element_type: int) -> str:
-        """The name of a rank-0 initializer of the main graph, which every subgraph can read."""
+    def _scalar(self, what: str, value: float, element_type: int) -> str:
         key = (value, element_type)
-        if key not in self.scalars:
-            name = self.unused(f"slanc.{what}_{value:g}")
+        if key not in self._scalars:
+            self._scalars[key] = self._unused(f"slanc.{what}_{value:g}")
             dtype = helper.tensor_dtype_to_np_dtype(element_type)
-            self.graph.initializer.append(numpy_helper.from_array(_rounded(value, dtype), name))
-            self.scalars[key] = name
-        return self.scalars[key]
+            self.edits.constants[self._scalars[key]] = _rounded(value, dtype)
+        return self._scalars[key]
 
 
 def _rounded(value: float, dtype: np.dtype[np.generic]) -> Array:
@@ -101,58 +220,3 @@ def _names_in(graph: onnx.GraphProto) -> Iterator[str]:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 yield from _names_in(attribute.g)
-
-
-def _scale(
-    norm: Norm, scale: float, nodes: dict[int, NodeProto], names: _Names
-) -> Iterator[tuple[int, NodeProto]]:
-    """Patch the norm's own nodes; yield the new nodes, each with the index to insert it at."""
-    first: dict[str, Place] = {}
-    for place in sorted(norm.places):
-        first.setdefault(nodes[place.node].input[place.position], place)
-    scaled = {tensor: names.unused(f"{tensor}/slanc") for tensor in first}
-    for index, position, _ in norm.places:
-        nodes[index].input[position] = scaled[nodes[index].input[position]]
-    for tensor, place in first.items():
-        divisor = names.scalar("scale", scale, place.element_type)
-        div = _stamped("Div", [tensor, divisor], scaled[tensor], norm, scale, names)
-        yield place.node, div
-    _patch_epsilon(norm, scale, nodes, names)
-
-    last = norm.nodes[-1]
-    if norm.form.startswith("Skip") and len(nodes[last].output) > RESIDUAL_OUTPUT:
-        residual = nodes[last].output[RESIDUAL_OUTPUT]
-        if residual:
-            inner = names.unused(f"{residual}/slanc")
-            divisor = names.scalar("scale", scale, norm.element_type)
-            nodes[last].output[RESIDUAL_OUTPUT] = inner
-            yield last + 1, _stamped("Mul", [inner, divisor], residual, norm, scale, names)
-
-
-def _patch_epsilon(norm: Norm, scale: float, nodes: dict[int, NodeProto], names: _Names) -> None:
-    epsilon = scaled_epsilon(norm, scale)
-    if epsilon is None:
-        return
-    if norm.epsilon_place is not None:
-        index, position, element_type = norm.epsilon_place
-        nodes[index].input[position] = names.scalar("epsilon", epsilon, element_type)
-        return
-    node = nodes[norm.nodes[-1]]
-    kept = [a for a in node.attribute if a.name == "epsilon"]
-    attribute = kept[0] if kept else node.attribute.add(name="epsilon", type=AttributeProto.FLOAT)
-    attribute.f = epsilon
-
-
-def scaled_epsilon(norm: Norm, scale: float) -> float | None:
-    """Epsilon as the scaled norm needs it: epsilon / s^2, or epsilon / s outside the root."""
-    return None if norm.epsilon is None else norm.epsilon / scale**norm.epsilon_power
-
-
-def _stamped(
-    op: str, inputs: list[str], output: str, norm: Norm, scale: float, names: _Names
-) -> NodeProto:
-    name = names.unused(f"{norm.name}/slanc_{op}")
-    node = helper.make_node(op, inputs, [output], name=name)
-    node.metadata_props.add(key=SCALE_KEY, value=repr(scale))
-    node.metadata_props.add(key=NORM_KEY, value=norm.name)
-    return node

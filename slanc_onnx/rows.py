@@ -254,24 +254,15 @@ def _convolve(expr: Convolution, x: Array, layout: _Layout) -> Array:
 
 
 def apply_function(name: str, x: Array, parameters: tuple[float | str, ...] = ()) -> Array:
-    """An ONNX elementwise op on FP32 rows."""
-    first = float(parameters[0]) if parameters and not isinstance(parameters[0], str) else None
+    """An ONNX elementwise op on FP32 rows, with its attributes as the trace lists them."""
+    numbers = [np.float32(p) for p in parameters if not isinstance(p, str)]
     with np.errstate(all="ignore"):
         if name in ("Gelu", "FastGelu", "BiasGelu"):
             if name == "FastGelu" or parameters[:1] == ("tanh",):
                 inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
                 return np.asarray(0.5 * x * (1 + np.tanh(inner)))
             return np.asarray(0.5 * x * (1 + erf(x / math.sqrt(2))))
-        if name == "QuickGelu":
-            return np.asarray(x * _sigmoid((1.702 if first is None else first) * x))
-        if name == "Swish":
-            return np.asarray(x * _sigmoid((1.0 if first is None else first) * x))
-        if name == "LeakyRelu":
-            return np.where(x < 0, (0.01 if first is None else first) * x, x)
-        if name == "Pow" and first is not None:
-            return np.power(x, first)
-        function = _FUNCTIONS.get(name)
-        return np.asarray(x if function is None else function(x))
+        return np.asarray(_FUNCTIONS[name](x, *numbers))
 
 
 def erf(x: Array) -> Array:
@@ -288,24 +279,33 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
 
 
-_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+def _celu(x: Array, alpha: float) -> Array:
+    return np.asarray(np.where(x < 0, alpha * np.expm1(np.minimum(x, 0) / alpha), x))
+
+
+# Of the values and the op's numeric attributes.
+_FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Relu": lambda x: np.maximum(x, 0),
     "Sigmoid": _sigmoid,
-    "HardSigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+    "HardSigmoid": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
     "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "QuickGelu": lambda x, alpha: x * _sigmoid(alpha * x),
+    "Swish": lambda x, alpha: x * _sigmoid(alpha * x),
+    "LeakyRelu": lambda x, alpha: np.where(x < 0, alpha * x, x),
+    "Elu": lambda x, alpha: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x),
+    "Celu": _celu,
+    "Selu": lambda x, alpha, gamma: gamma * np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x),
+    "Mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
+    "Softplus": lambda x: np.logaddexp(x, 0),
+    "Softsign": lambda x: x / (1 + np.abs(x)),
     "Tanh": np.tanh,
     "Erf": erf,
     "Exp": np.exp,
     "Log": np.log,
     "Sqrt": np.sqrt,
+    "Pow": np.power,
     "Reciprocal": np.reciprocal,
-    "Softplus": lambda x: np.logaddexp(x, 0),
-    "Neg": np.negative,
     "Abs": np.abs,
     "Sin": np.sin,
     "Cos": np.cos,
-    "Elu": lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x),
-    "Selu": lambda x: 1.0507 * np.where(x < 0, 1.67326 * np.expm1(np.minimum(x, 0)), x),
-    "Softsign": lambda x: x / (1 + np.abs(x)),
-    "Mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
 }

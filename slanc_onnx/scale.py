@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import ml_dtypes
 import onnx
+from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.describe import describe, source_names
@@ -64,6 +66,11 @@ class ScaledNorm:
             return None
         already = self.norm.scaled_by is not None
         return self.norm.epsilon if already else scaled_epsilon(self.norm, self.scale)
+
+
+def scales_to_apply(decided: Sequence[ScaledNorm]) -> dict[str, float]:
+    """The scales of the norms with the status "scaled", by norm name."""
+    return {d.norm.name: d.scale for d in decided if d.status == "scaled" and d.scale is not None}
 
 
 def compute_scales_in(
@@ -164,7 +171,7 @@ def _decide(
     if norm.epsilon is None:
         return decided("skipped", None, "its epsilon is not a constant")
     if scale == "paper":
-        return decided("scaled", math.sqrt(estimate.upper), "")
+        return decided("scaled", _held(math.sqrt(estimate.upper), norm), "")
     if norm.width is None:
         return decided("skipped", None, "its width is not known: no gamma and no shape tells it")
     joined = norm.epsilon if norm.epsilon_power == 2 else norm.epsilon**2
@@ -172,4 +179,13 @@ def _decide(
     if placement.scale == 1.0:
         why = placement.note or "the scale 1 is already in the middle of its window"
         return decided("unchanged", 1.0, why)
-    return decided("scaled", placement.scale, placement.note)
+    return decided("scaled", _held(placement.scale, norm), placement.note)
+
+
+def _held(scale: float, norm: Norm) -> float:
+    """The scale, or the power of two nearest to it that the element type of the input holds."""
+    for _, _, element_type in norm.places:
+        dtype = helper.tensor_dtype_to_np_dtype(element_type)
+        limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+        scale = min(max(scale, 2.0**limits.minexp), 2.0 ** (limits.maxexp - 1))
+    return scale

@@ -103,35 +103,44 @@ class _Tracer:
             return rule(Step(node, inputs))
         except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
             log.debug("%s %s %s", node.op, node.outputs[0].name if node.outputs else "", reason)
+            if norm is not None:
+                self.blocked.setdefault(norm.name, f"{node.op} ({norm.normalised}): {reason}")
             return [_opaque(node, tensor, inputs) for tensor in node.outputs]
 
     def _norm(self, norm: Norm, node: gs.Node, values: Mapping[str, Value]) -> list[Value]:
         """The values of the node that makes a norm's normalised output."""
         outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
+        skips, gamma, beta = norm.form.startswith("Skip"), norm.gamma, norm.beta
         if norm.form == "EmbedLayerNormalization":
             step = Step(node, [values.get(t.name) if t.name else None for t in node.inputs])
-            source = RULES["EmbedLayerNormalization"](step)[0]
-        elif norm.form.startswith("Skip"):
-            addends = [node.inputs[place.position].name for place in norm.places]
-            source = values[addends[0]]
-            for name in addends[1:]:
-                source = combine(Sum, as_view(source), as_view(values[name]))
-            if len(outputs) > RESIDUAL_OUTPUT:
-                outputs[RESIDUAL_OUTPUT] = source
+            addends = RULES["EmbedLayerNormalization"](step)
+            gamma, beta = node.inputs[5].name, node.inputs[6].name
+        elif skips:
+            addends = [values[node.inputs[place.position].name] for place in norm.places]
         else:
-            source = values[norm.input]
-        if isinstance(source, Unknown):
-            self.blocked[norm.name] = f"{source.op} ({source.tensor})"
-            raise CannotFollow("normalises a value that is not known")
-        view = as_view(source)
+            addends = [values[norm.input]]
+        unknown = next((v for v in addends if isinstance(v, Unknown)), None)
+        if unknown is not None:
+            if norm.width is None:
+                self.blocked[norm.name] = f"{unknown.op} ({unknown.tensor})"
+                raise CannotFollow("normalises a value that is not known")
+            # Of the usual rank: what comes after the norm does not depend on what came before.
+            opaque = Opaque(norm.width, unknown.op, unknown.tensor)
+            view = row_view(opaque, (1, 1, norm.width))
+        else:
+            view = as_view(addends[0])
+            for addend in addends[1:]:
+                view = combine(Sum, view, as_view(addend))
+        if skips and len(outputs) > RESIDUAL_OUTPUT:
+            outputs[RESIDUAL_OUTPUT] = view
         expr = row(view)
         self.inputs[norm.name] = expr
         result = row_view(
             Normalised(expr.channels, norm.name, norm.kind == "layer", expr), view.shape
         )
         # Decomposed norms have their gamma in nodes of their own, except for gamma before the Div.
-        if norm.form != "decomposed" or (norm.gamma and norm.output == norm.normalised):
-            for kind, name in ((Product, norm.gamma), (Sum, norm.beta)):
+        if norm.form != "decomposed" or (gamma and norm.output == norm.normalised):
+            for kind, name in ((Product, gamma), (Sum, beta)):
                 if name is not None:
                     result = combine(kind, result, as_view(values[name]))
         outputs[0] = result
@@ -145,13 +154,16 @@ class _Tracer:
         inputs: Sequence[Value | None],
         values: Mapping[str, Value],
     ) -> list[Value]:
-        """Walk the bodies of an If, Loop or Scan; a loop is walked once, from its first state."""
+        """Walk the bodies of an If, Loop or Scan.
+
+        What a loop carries from one iteration to the next is not read: it may grow.
+        """
         outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
         for attribute, graph in bodies.items():
             body = self.scopes[(*scope.path, (scope.index[id(node)], attribute))]
             inner = dict(values)
             for tensor, value in zip(graph.inputs, inputs, strict=False):
-                inner[tensor.name] = value or Unknown(node.op, tensor.name)
+                inner[tensor.name] = _carried(node, tensor, value)
             inner = self.run(body, inner)
             # A Loop's body gives its condition first; the node does not.
             results = graph.outputs[1:] if node.op == "Loop" else graph.outputs
@@ -159,6 +171,13 @@ class _Tracer:
                 if isinstance(outputs[i], Unknown):
                     outputs[i] = inner.get(tensor.name) or outputs[i]
         return outputs
+
+
+def _carried(node: gs.Node, tensor: gs.Tensor, value: Value | None) -> Value:
+    """A body's input: a source of its own, in the shape of its first value."""
+    if isinstance(value, View) and value.shape:
+        return row_view(Opaque(value.shape[-1], node.op, tensor.name), value.shape)
+    return value or Unknown(node.op, tensor.name)
 
 
 def _constant(proto: TensorProto, scope: Scope, name: str) -> Value:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from slanc_onnx.attention_rules import ATTENTION
 from slanc_onnx.expression import (
@@ -15,6 +16,7 @@ from slanc_onnx.expression import (
     Convolution,
     Embedding,
     Expr,
+    Input,
     Join,
     Mix,
     Product,
@@ -52,9 +54,18 @@ def _moved(source: Value, mover: Mover, varies: bool) -> Value:
 def _same(step: Step) -> list[Value]:
     """Casts and their like: the same value, and Weights stay readable row by row."""
     value = step.known(0)
-    if step.node.op == "Cast" and isinstance(value, Const) and step.attributes.get("to") in (6, 7):
-        return [Const(value.array.astype(np.int64), value.varies)]
+    if step.node.op == "Cast" and isinstance(value, Const):
+        dtype = _CASTS.get(int(step.attributes["to"]), np.dtype(np.float32))
+        with np.errstate(invalid="ignore"):
+            return [Const(value.array.astype(dtype), value.varies)]
     return [value]
+
+
+# Element types other than floats, in which divisions and comparisons differ.
+_CASTS: dict[int, np.dtype[Any]] = {
+    TensorProto.BOOL: np.dtype(bool),
+    **dict.fromkeys((TensorProto.INT32, TensorProto.INT64), np.dtype(np.int64)),
+}
 
 
 def _gather(step: Step) -> list[Value]:
@@ -87,6 +98,8 @@ def _first(position: Const | View) -> int | None:
     """The row that a position index names at sequence length 1; None for token ids."""
     if isinstance(position, Const) and position.array.size == 1:
         return int(position.array.reshape(-1)[0])
+    if isinstance(position, View) and isinstance(position.expr, Input):
+        return 0 if "position" in position.expr.name.lower() else None
     return None
 
 
@@ -136,7 +149,7 @@ def _elementwise(step: Step) -> list[Value]:
     if op == "Div":
         b = _fold("Reciprocal", [b]) if not isinstance(b, View) else _unary("Reciprocal", b)
     if op == "Sub":
-        b = _fold("Neg", [b]) if not isinstance(b, View) else _unary("Neg", b)
+        b = _fold("Neg", [b]) if not isinstance(b, View) else scaled(b, -1.0)
     kind: type[Sum] | type[Product] = Sum if op in ("Add", "Sub") else Product
     return [combine(kind, as_view(values[0]), as_view(b))]
 
@@ -164,16 +177,16 @@ def _fold(op: str, values: Sequence[Value]) -> Value:
 
 
 def _where(step: Step) -> list[Value]:
-    values = [step.known(i) for i in range(3)]
-    if not any(isinstance(v, View) for v in values):
-        return [_fold("Where", values)]
-    branches = [v for v in values[1:] if isinstance(v, View)]
+    condition, *values = step.value(0), step.known(1), step.known(2)
+    if isinstance(condition, (Const, Weight)) and not any(isinstance(v, View) for v in values):
+        return [_fold("Where", [condition, *values])]
+    branches = [v for v in values if isinstance(v, View)]
     if len(branches) == 1:  # a mask
-        other = next(v for v in values[1:] if not isinstance(v, View))
+        other = next(v for v in values if not isinstance(v, View))
         shape = np.broadcast_shapes(branches[0].shape, other.shape)
         return [View(branches[0].expr, np.broadcast_to(branches[0].ids, shape))]
     if not branches:  # chosen by data between constants
-        return [as_view(values[1])]
+        return [as_view(values[0])]
     a, b = row(branches[0]), row(branches[1])
     shape = np.broadcast_shapes(branches[0].shape, branches[1].shape)
     return [row_view(Alternatives(a.channels, (a, b), (0.5, 0.5)), shape)]
@@ -183,12 +196,16 @@ def _unary(op: str, view: View, *parameters: float | str) -> View:
     return View(Apply(view.expr.channels, op, view.expr, parameters), view.ids)
 
 
-_PARAMETERS = {
-    "Gelu": ("approximate",),
-    "QuickGelu": ("alpha",),
-    "LeakyRelu": ("alpha",),
-    "Elu": ("alpha",),
-    "HardSigmoid": ("alpha", "beta"),
+# Attributes that change a function, with their defaults.
+_PARAMETERS: dict[str, dict[str, float | str]] = {
+    "Gelu": {"approximate": "none"},
+    "QuickGelu": {"alpha": 1.702},
+    "Swish": {"alpha": 1.0},
+    "LeakyRelu": {"alpha": 0.01},
+    "Elu": {"alpha": 1.0},
+    "Celu": {"alpha": 1.0},
+    "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
+    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
 }
 
 
@@ -196,12 +213,13 @@ def _activation(step: Step) -> list[Value]:
     value = step.known(0)
     if not isinstance(value, View):
         return [_fold(step.node.op, [value])]
+    if step.node.op == "Neg":
+        return [scaled(value, -1.0)]
     if step.node.op in ("BiasGelu", "FastGelu") and step.value(1) is not None:
         value = combine(Sum, value, step.view(1))
-    names = _PARAMETERS.get(step.node.op, ())
-    return [
-        _unary(step.node.op, value, *(step.attributes[n] for n in names if n in step.attributes))
-    ]
+    defaults = _PARAMETERS.get(step.node.op, {})
+    parameters = [step.attributes.get(name, value) for name, value in defaults.items()]
+    return [_unary(step.node.op, value, *parameters)]
 
 
 def _clip(step: Step) -> list[Value]:
@@ -221,17 +239,19 @@ def _matmul(step: Step) -> list[Value]:
         if weight is None or attributes.get("transA", 0):
             raise CannotFollow("multiplies with a vector")
         return [scaled(linear(a, weight), alpha)]
+    if isinstance(b, View) and attributes.get("transB", 0):
+        b = View(b.expr, np.swapaxes(b.ids, -1, -2))
     if isinstance(b, View) and not isinstance(a, View):
-        weight = matrix(a, transposed=True)
+        weight = matrix(a, not attributes.get("transA", 0))
         if weight is None:
             raise CannotFollow("multiplies with a vector")
         turned = linear(View(b.expr, np.swapaxes(b.ids, -1, -2)), weight)
-        return [View(turned.expr, np.swapaxes(turned.ids, -1, -2))]
-    if isinstance(a, View) and isinstance(b, View):
+        return [scaled(View(turned.expr, np.swapaxes(turned.ids, -1, -2)), alpha)]
+    if isinstance(a, View) and isinstance(b, View) and not attributes.get("transA", 0):
         if is_shares(a.expr):
             shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
             spread = View(b.expr, np.broadcast_to(b.ids, (*shape, *b.shape[-2:])))
-            return [mixed(spread, a.shape[-2])]
+            return [scaled(mixed(spread, a.shape[-2]), alpha)]
         raise CannotFollow("multiplies two activations")
     raise CannotFollow("multiplies two constants")
 
@@ -327,7 +347,9 @@ def _embed_layer_norm(step: Step) -> list[Value]:
     for position in (2, 3, 4):
         table = step.value(position)
         if isinstance(table, Weight):
-            rows = _embedding(table, step.view(0))
+            # Positions count from 0 up; at sequence length 1 there is that one.
+            start = Const(np.zeros(step.known(0).shape, np.int64), varies=True)
+            rows = _embedding(table, start if position == 3 else step.view(0))
             total = rows if total is None else combine(Sum, total, rows)
     if total is None:
         raise CannotFollow("looks up a table that is not known")

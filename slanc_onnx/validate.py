@@ -13,12 +13,11 @@ import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emulate import emulate
-from slanc_onnx.errors import SlancError
 from slanc_onnx.instrument import instrument
 from slanc_onnx.load import Array
 from slanc_onnx.norms import Norm
 from slanc_onnx.perplexity import Tokens, negative_log_likelihood, perplexity
-from slanc_onnx.runtime import Feeds, Session
+from slanc_onnx.runtime import CannotRun, Feeds, Session
 
 Progress = Callable[[str, float], None]
 
@@ -216,7 +215,7 @@ def _logits(outputs: dict[str, Array], ids: Array) -> Array:
     for value in outputs.values():
         if value.ndim == 3 and value.shape[:2] == ids.shape and value.shape[2] > int(ids.max()):
             return value
-    raise SlancError(
+    raise CannotRun(
         "no output holds logits of shape [1, sequence, vocabulary]: --tokens needs a causal "
         "language model, and ids of its own vocabulary."
     )
@@ -272,11 +271,23 @@ def _same(a: Array, b: Array) -> bool:
 def _unstable(
     original: onnx.ModelProto, folder: Path | None, feed: Feeds, plain: _Runs, scaled: _Runs
 ) -> list[str]:
-    """Outputs that differ from run to run of the original (caches with uninitialised memory)."""
+    """Outputs that no run can be held against: caches with uninitialised memory.
+
+    Those of a sliding window are known by their op, others by differing from run to run.
+    """
+    windows = {
+        name
+        for node in original.graph.node
+        if node.op_type == "GroupQueryAttention"
+        and any(a.name == "local_window_size" and a.i > 0 for a in node.attribute)
+        for name in node.output[1:]
+    }
     first = plain.outputs[0]
-    differing = [n for n, value in first.items() if not _same(value, scaled.outputs[0][n])]
-    if not differing:
-        return []
-    session = Session(original, folder)
-    again = [session.run(feed) for _ in range(2)]
-    return [n for n in differing if any(not _same(first[n], values[n]) for values in again)]
+    uninitialised = [name for name in first if name in windows]
+    second = scaled.outputs[0]
+    differing = [n for n in first if n not in windows and not _same(first[n], second[n])]
+    if differing:
+        session = Session(original, folder)
+        again = [session.run(feed) for _ in range(2)]
+        differing = [n for n in differing if any(not _same(first[n], run[n]) for run in again)]
+    return uninitialised + differing

@@ -1,0 +1,69 @@
+"""Draw a report: the sums of squares of every norm before and after, against the FP16 limits.
+
+    python -m benchmarks.picture REPORT.json OUT.svg [--title TEXT]
+
+REPORT.json comes from `slanc-onnx ... --report REPORT.json`; needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+OVERFLOW, SMALLEST_NORMAL = 65504.0, 2.0**-14
+BEFORE, AFTER = "#c4553b", "#2b6cb0"
+
+
+def main() -> int:
+    """Write the picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--title", default="")
+    args = parser.parse_args()
+    report = json.loads(args.report.read_text())
+    norms = [n for n in report["norms"] if n["observed"] and None not in n["observed"]["scaled"]]
+    x = np.arange(len(norms))
+    plt.rcParams["svg.fonttype"] = "none"
+    plt.rcParams["svg.hashsalt"] = "slanc"
+    figure, axes = plt.subplots(figsize=(9, 4.2), constrained_layout=True)
+    for key, colour, words in (
+        ("sum_of_squares", BEFORE, "as exported"),
+        ("scaled", AFTER, "after slanc-onnx"),
+    ):
+        low, middle, high = np.array([n["observed"][key] for n in norms], dtype=float).T
+        axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
+        axes.plot(x, middle, color=colour, linewidth=1.6, label=words)
+    axes.axhline(OVERFLOW, color="black", linewidth=1)
+    axes.annotate("FP16 overflows above 65504", (0, OVERFLOW), (2, 4),
+                  textcoords="offset points", fontsize=9)  # fmt: skip
+    floor = np.array([n["width"] for n in norms]) * SMALLEST_NORMAL
+    axes.plot(x, floor, color="black", linewidth=1, linestyle="--")
+    axes.annotate("mean square subnormal below", (0, floor[0]), (2, -12),
+                  textcoords="offset points", fontsize=9)  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_xlabel("norm, in the order of the network")
+    axes.set_ylabel("sum of squares of a row")
+    axes.set_xlim(0, max(len(norms) - 1, 1))
+    axes.set_title(args.title, loc="left", fontsize=11)
+    axes.set_ylim(bottom=floor.min() / 20)
+    axes.legend(loc="upper left", fontsize=9, frameon=False, title_fontsize=9,
+                title="line: median row, band: all rows", alignment="left")  # fmt: skip
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    dated = {"Date": None} if args.output.suffix == ".svg" else None
+    figure.savefig(args.output, dpi=130, metadata=dated)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

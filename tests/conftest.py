@@ -1,0 +1,26 @@
+"""The command line as a fixture."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from slanc_onnx.cli import main
+from tests.four_norms import four_norms
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command line in a folder with model.onnx; gives the status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(four_norms(leaky=False), "model.onnx")
+
+    def of(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return of

@@ -1,0 +1,208 @@
+"""The command line's contract: files, exit status, what goes to stdout and what to stderr."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from slanc_onnx import __version__
+from tests.conftest import Run
+from tests.four_norms import four_norms
+
+ROOT = Path(__file__).parents[1]
+
+
+def scaled(path: str) -> dict[str, float]:
+    """The scale by norm, as the Divs of a written model carry it."""
+    properties = [n.metadata_props for n in onnx.load(path).graph.node if n.op_type == "Div"]
+    stamps = [{p.key: p.value for p in props} for props in properties]
+    return {s["slanc.norm"]: float(s["slanc.scale"]) for s in stamps if s}
+
+
+def as_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # Colours only if somebody asks for them, which a shell that runs the tests may do.
+    env = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=120,
+        env={**env, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_the_result_stands_beside_the_input_and_passes(run: Run) -> None:
+    status, out, err = run("model.onnx")
+    assert (status, err) == (0, "")
+    assert sorted(os.listdir()) == ["model.onnx", "model.slanc.onnx"]
+    assert list(scaled("model.slanc.onnx")) == ["hot", "plain"]  # and "inner", in a branch
+    lines = out.splitlines()
+    assert lines[0].split()[:4] == ["norm", "form", "rule", "scale"]
+    for line, name in zip(lines[1:5], ("hot", "mild", "plain", "inner"), strict=True):
+        assert line.startswith(name)
+    assert "written: model.slanc.onnx" in lines
+    assert lines[-1].startswith("PASSED | FP32 outputs bit-identical | FP16 norms: rows overflowed")
+    assert "(tolerance 0.1)" in lines[-1]
+
+
+def test_an_output_can_be_named_in_a_folder_that_is_made(run: Run) -> None:
+    assert run("model.onnx", "-o", "new/folder/out.onnx")[0] == 0
+    assert sorted(os.listdir()) == ["model.onnx", "new"]
+    assert os.listdir("new/folder") == ["out.onnx"]
+
+
+def test_an_older_output_is_replaced(run: Run) -> None:
+    Path("model.slanc.onnx").write_bytes(b"old")
+    assert run("model.onnx", "-q")[0] == 0
+    assert scaled("model.slanc.onnx")
+
+
+def test_a_failed_validation_gives_1_and_the_file(run: Run) -> None:
+    onnx.save(four_norms(), "model.onnx")
+    status, out, err = run("model.onnx", "--report", "report.json")
+    assert (status, err) == (1, "")
+    assert sorted(os.listdir()) == ["model.onnx", "model.slanc.onnx", "report.json"]
+    assert "STILL OVERFLOW" in out
+    assert out.splitlines()[-1].startswith("FAILED | ")
+    assert "rows still overflow in 1 norms, first 'plain'" in out.splitlines()[-1]
+
+
+def test_quiet_and_very_quiet(run: Run) -> None:
+    _, full, _ = run("model.onnx")
+    _, short, _ = run("model.onnx", "-q")
+    assert full.endswith(short)
+    assert "written:" not in short
+    assert len(short.splitlines()) == 3
+    assert run("model.onnx", "-qq") == (0, "", "")
+
+
+def test_without_validation_nothing_is_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a session was made")
+
+    monkeypatch.setattr("slanc_onnx.runtime.Session.__init__", fail)
+    status, out, _ = run("model.onnx", "--no-validate", "--estimate", "weights")
+    assert status == 0
+    assert "estimated by weights" in out
+    assert out.splitlines()[-1] == "NOT VALIDATED | --no-validate was given"
+
+
+@pytest.mark.parametrize("scale", ["window", "paper"])
+@pytest.mark.parametrize("estimate", ["auto", "probe", "weights"])
+def test_scale_and_estimate(run: Run, scale: str, estimate: str) -> None:
+    status, out, _ = run("model.onnx", "--scale", scale, "--estimate", estimate)
+    # The probe sees no row of the norm in the branch, which then overflows.
+    assert status == ((scale, estimate) == ("window", "probe"))
+    scales = scaled("model.slanc.onnx").values()
+    assert all(value == 2 ** round(np.log2(value)) for value in scales) == (scale == "window")
+    by = {"auto": "probe and weights", "probe": "probe", "weights": "weights"}[estimate]
+    assert f"estimated by {by if scale == 'window' else 'paper'}\n" in out
+
+
+@pytest.mark.parametrize("order", ["sequential", "pairwise", "fp32"])
+@pytest.mark.parametrize("flush", [False, True])
+def test_the_accelerator_is_named_in_the_output(run: Run, order: str, flush: bool) -> None:
+    status, out, _ = run("model.onnx", "--accumulate", order, *["--flush-subnormals"] * flush)
+    assert status == 0
+    assert f"FP16, {order} sums, subnormals {'flushed' if flush else 'kept'}, two-pass" in out
+
+
+def test_given_inputs_are_run(run: Run) -> None:
+    np.savez("inputs.npz", ids=np.zeros((1, 3), np.int64), deep=np.array(True))
+    status, out, _ = run("model.onnx", "--inputs", "inputs.npz")
+    assert status == 0
+    assert "rows overflowed 6 -> 0" in out.splitlines()[-1]  # 3 rows in each of 2 norms
+
+
+def test_no_norm_is_no_error(run: Run) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        main (float[2, 4] x) => (float[2, 1] y) { [site] y = ReduceMean<axes = [-1]>(x) }""")
+    onnx.save(model, "other.onnx")
+    assert run("other.onnx", "-q") == (
+        0,
+        "other.onnx: no norm found in 1 ReduceMean sites (site); nothing to do, nothing written.\n",
+        "",
+    )
+    assert sorted(os.listdir()) == ["model.onnx", "other.onnx"]
+
+
+def test_brackets_and_colons_in_names_are_no_markup(run: Run) -> None:
+    model = four_norms(leaky=False)
+    model.graph.node[1].name = "[/red]a[bold]:smile:"
+    onnx.save(model, "model.onnx")
+    _, out, _ = run("model.onnx")
+    assert "[/red]a[bold]:smile:" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("model.onnx", "--scale", "other"),
+        ("model.onnx", "--estimate", "paper"),
+        ("model.onnx", "--accumulate", "fp16"),
+        ("model.onnx", "other.onnx"),
+        ("model.onnx", "--no-such-option"),
+        ("model.onnx", "--sequence-length", "8"),
+        ("model.onnx", "--max-sequences", "8"),
+        ("model.onnx", "--bos", "2"),
+        ("model.onnx", "--tokens", "ids.npy", "--sequence-length", "0"),
+        ("model.onnx", "--tokens", "ids.npy", "--max-sequences", "-1"),
+        ("model.onnx", "--tokens", "ids.npy", "--no-validate"),
+    ],
+)
+def test_bad_usage_gives_2(
+    run: Run, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        run(*arguments)
+    assert exit_info.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("usage: slanc-onnx")
+    assert os.listdir() == ["model.onnx"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()])
+def test_an_interruption_gives_2(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("slanc_onnx.save.write_atomically", fail)
+    status, out, err = run("model.onnx")
+    assert (status, out) == (2, "")
+    assert err in ("ERROR: interrupted\n", "ERROR: not enough memory. Try --estimate weights "
+                   "--no-validate, which run no model.\n")  # fmt: skip
+    assert os.listdir() == ["model.onnx"]
+
+
+def test_as_a_process(tmp_path: Path) -> None:
+    onnx.save(four_norms(), tmp_path / "model.onnx")
+    done = as_a_process("-m", "slanc_onnx", str(tmp_path / "model.onnx"), "-v")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("FAILED | ")
+    assert "INFO slanc_onnx.cli: validating: FP32, original 0 %" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    bad = as_a_process("-m", "slanc_onnx", str(tmp_path / "no.onnx"))
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert "Traceback" not in bad.stderr
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_help_and_version_import_nothing_slow(option: str) -> None:
+    program = f"""
+import sys
+from slanc_onnx.cli import main
+try:
+    main(["{option}"])
+except SystemExit as done:
+    print("onnxruntime" in sys.modules, done.code)
+"""
+    done = as_a_process("-c", program)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "False 0"
+    assert lines[0] == (f"slanc-onnx {__version__}" if option == "--version" else lines[0])

@@ -1,0 +1,170 @@
+"""Bad input: exit status 2, one sentence that says the fix, and nothing written."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import external_data_helper, numpy_helper
+
+from tests.conftest import Run
+from tests.four_norms import four_norms
+
+
+def saved_with(name: str, values: NDArray[np.generic]) -> None:
+    """model.onnx, with other values of a weight."""
+    model = four_norms(leaky=False)
+    (index,) = [i for i, tensor in enumerate(model.graph.initializer) if tensor.name == name]
+    model.graph.initializer[index].CopyFrom(numpy_helper.from_array(values, name))
+    onnx.save(model, "model.onnx")
+
+
+def one_nan(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    values = np.ones(shape, np.float32)
+    values.flat[7] = np.nan
+    return values
+
+
+def a_folder() -> None:
+    os.remove("model.onnx")
+    os.mkdir("model.onnx")
+
+
+def not_onnx() -> None:
+    Path("model.onnx").write_text("<html>not found</html>")
+
+
+def truncated() -> None:
+    Path("model.onnx").write_bytes(Path("model.onnx").read_bytes()[:-20])
+
+
+def external(location: str) -> None:
+    model = four_norms(leaky=False)
+    for tensor in model.graph.initializer:
+        if tensor.name == "table":
+            external_data_helper.set_external_data(tensor, location)
+            tensor.ClearField("raw_data")
+    onnx.save(model, "model.onnx")
+
+
+def zero_width() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        main (float[2, 0] x) => (float[2, 0] y) { y = LayerNormalization<axis = -1>(x, gamma) }""")
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.float32), "gamma"))
+    onnx.save(model, "model.onnx")
+
+
+IDS = np.zeros((1, 3), np.int64)
+
+
+def inputs(**arrays: Any) -> None:
+    np.savez("inputs.npz", **arrays)
+
+
+def inputs_cut_short() -> None:
+    inputs(ids=IDS)
+    os.truncate("inputs.npz", 99)
+
+
+def tokens(values: NDArray[np.generic]) -> None:
+    np.save("ids.npy", values)
+
+
+WITH_INPUTS, WITH_TOKENS = ("--inputs", "inputs.npz"), ("--tokens", "ids.npy")
+BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
+    "no file": (lambda: os.remove("model.onnx"), (), "no such file. Give the path of"),
+    "a folder": (a_folder, (), "no such file"),
+    "not ONNX": (not_onnx, (), "not an ONNX model, or cut short"),
+    "empty": (lambda: Path("model.onnx").write_bytes(b""), (), "holds no graph"),
+    "truncated": (truncated, (), "copy it again"),
+    "missing external data": (lambda: external("w.bin"), (), "'w.bin' is missing. Copy it into"),
+    "external data outside": (lambda: external("../w.bin"), (), "leaves the model's folder. Move"),
+    "nan in an embedding": (
+        lambda: saved_with("table", one_nan((50, 32))), (), "weight 'table' holds nan"
+    ),
+    "nan in a gamma": (
+        lambda: saved_with("gamma", one_nan((32,))),
+        ("--estimate", "weights"),
+        "weight 'gamma' holds nan. The checkpoint or its conversion is damaged",
+    ),
+    "zero width": (zero_width, (), "rows of width 0"),
+    "inputs: no file": (lambda: None, WITH_INPUTS, "--inputs inputs.npz: no such file"),
+    "inputs: one missing": (lambda: inputs(ids=IDS), WITH_INPUTS, "--inputs lacks deep"),
+    "inputs: other type": (
+        lambda: inputs(ids=IDS.astype(np.float32), deep=np.array(True)),
+        WITH_INPUTS,
+        "--inputs: ids is of type float32, but the model takes int64",
+    ),
+    "inputs: other shape": (
+        lambda: inputs(ids=IDS[0], deep=np.array(True)),
+        WITH_INPUTS,
+        "--inputs: ids has the shape [3], but the model takes [1, rows]",
+    ),
+    "inputs: out of range": (
+        lambda: inputs(ids=IDS + 50, deep=np.array(True)), WITH_INPUTS, "ids holds 50"
+    ),
+    "inputs: an .npy": (
+        lambda: tokens(IDS), ("--inputs", "ids.npy"), "not an .npz file of arrays. Write one with"
+    ),
+    "inputs: cut short": (
+        inputs_cut_short, WITH_INPUTS, "not an .npz file"
+    ),
+    "inputs: objects": (
+        lambda: inputs(ids=np.array([None]), deep=np.array(True)), WITH_INPUTS, "not an .npz file"
+    ),
+    "tokens: no file": (lambda: None, WITH_TOKENS, "--tokens ids.npy: no such file"),
+    "tokens: not .npy": (
+        lambda: Path("ids.npy").write_bytes(b"1 2 3"), WITH_TOKENS, "not an .npy file of token ids"
+    ),
+    "tokens: an .npz": (
+        lambda: inputs(ids=IDS), ("--tokens", "inputs.npz"), "must be integers in one or two"
+    ),
+    "tokens: floats": (lambda: tokens(np.zeros(9)), WITH_TOKENS, "must be integers"),
+    "tokens: too few": (
+        lambda: tokens(np.zeros(9, int)), WITH_TOKENS, "too few for one sequence of 1024. Give a"
+    ),
+    "tokens: none": (lambda: tokens(np.zeros((0, 4), int)), WITH_TOKENS, "no sequence of two ids"),
+    "tokens: too large": (
+        lambda: tokens(np.arange(45, 53)),
+        (*WITH_TOKENS, "--sequence-length", "4"),
+        "id 52 is outside the model's vocabulary of 50. Use ids of this model's tokenizer",
+    ),
+    "tokens: negative": (
+        lambda: tokens(IDS - 1), WITH_TOKENS, "id -1 is outside the model's vocabulary"
+    ),
+    "tokens: bos too large": (
+        lambda: tokens(IDS), (*WITH_TOKENS, "--bos", "50"), "id 50 is outside"
+    ),
+    "report in no folder": (lambda: None, ("--report", "no/r.json"), "not a file in an existing"),
+    "report on the model": (
+        lambda: None, ("--report", "model.onnx"), "no report of an earlier run. Give another name"
+    ),
+    "report on the output": (
+        lambda: None, ("--report", "model.slanc.onnx"), "no report of an earlier run"
+    ),
+    "report on the tokens": (
+        lambda: tokens(np.zeros(9, int)), ("--report", "ids.npy"), "no report of an earlier run"
+    ),
+    "output on the input": (lambda: None, ("-o", "./model.onnx"), "is the input itself. Give"),
+    "output on a folder": (lambda: None, ("-o", "."), "is a folder. Give -o the name of a file"),
+    "output below a file": (lambda: None, ("-o", "model.onnx/o.onnx"), "cannot be written"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("title", BAD_INPUT)
+def test_bad_input_gives_2_and_the_fix_and_no_file(run: Run, title: str) -> None:
+    spoil, arguments, message = BAD_INPUT[title]
+    spoil()
+    before = {name: Path(name).is_dir() or Path(name).read_bytes() for name in os.listdir()}
+    status, out, err = run("model.onnx", *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("ERROR: ")
+    assert err.count("\n") == 1
+    assert message in err
+    after = {name: Path(name).is_dir() or Path(name).read_bytes() for name in os.listdir()}
+    assert after == before

@@ -1,0 +1,194 @@
+"""Placing a scale: properties of the window that hold for all estimates."""
+
+import math
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.estimate import Estimate
+from slanc_onnx.window import place
+
+LARGEST, NORMAL = 65504.0, 2.0**-14
+HALF = Accelerator()
+SLACK = 1e-9  # of logarithms, relative
+
+widths = st.sampled_from([32, 64, 96, 576, 640, 4096])
+exponents = st.floats(-30, 60)
+
+
+@st.composite
+def estimates(draw: st.DrawFn, widest: float = 40.0) -> Estimate:
+    """Sums of squares 2^-30 to 2^60, with up to 2^widest from the lowest to the typical row."""
+    typical = draw(exponents)
+    upper = typical + draw(st.floats(0, widest))
+    lowest = typical - draw(st.floats(0, widest))
+    return Estimate(2.0**typical, 2.0**upper, 2.0**lowest, "drawn")
+
+
+def limits(estimate: Estimate, width: int) -> tuple[float, float]:
+    """log2 of the least s that does not overflow and of the greatest that does not underflow."""
+    low = math.log2(estimate.upper / LARGEST) / 2
+    high = math.log2(estimate.typical / (width * NORMAL)) / 2
+    return low, high
+
+
+def off_the_edge(*values: float) -> None:
+    """Pass over values so near to a half or whole number that rounding alone decides."""
+    for value in values:
+        assume(abs(2 * value - round(2 * value)) > 1e-6)
+
+
+@given(estimates(), widths, st.floats(0, 1e-3))
+@example(Estimate(1.0, 1.0, 1.0, "drawn"), 64, 0.0)
+def test_the_scale_is_a_power_of_two(estimate: Estimate, width: int, epsilon: float) -> None:
+    scale = place(estimate, width, HALF, epsilon).scale
+    assert math.frexp(scale)[0] == 0.5
+    assert math.isfinite(scale) and scale > 0
+
+
+@given(estimates(), widths, st.floats(0, 1e-3))
+def test_no_row_overflows_where_the_window_is_not_empty(
+    estimate: Estimate, width: int, epsilon: float
+) -> None:
+    low, high = limits(estimate, width)
+    assume(low <= high)
+    placement = place(estimate, width, HALF, epsilon)
+    assert estimate.upper / placement.scale**2 <= LARGEST * (1 + SLACK)
+    assert placement.overflow_bits >= -SLACK
+    assert placement.note == ""
+
+
+@given(estimates(), widths)
+def test_the_typical_mean_square_stays_normal_where_a_power_of_two_fits(
+    estimate: Estimate, width: int
+) -> None:
+    low, high = limits(estimate, width)
+    assume(math.ceil(low) <= high)
+    placement = place(estimate, width, HALF)
+    assert estimate.typical / width / placement.scale**2 >= NORMAL * (1 - SLACK)
+    assert placement.underflow_bits >= -SLACK
+
+
+@given(exponents, st.floats(0, 40), widths)
+def test_a_wide_window_without_low_rows_gets_its_geometric_middle(
+    typical: float, ratio: float, width: int
+) -> None:
+    """s = 2^round(log2((lower limit · upper limit)^(1/4))), as the design has it.
+
+    From 14 bits on: in a smaller one, rounding up could take room from the small elements.
+    """
+    estimate = Estimate(2.0**typical, 2.0 ** (typical + ratio), 2.0**typical, "drawn")
+    lower, upper = estimate.upper / LARGEST, estimate.typical / (width * NORMAL)
+    assume(upper >= 2**14 * lower)
+    off_the_edge(math.log2(lower * upper) / 4)
+    assert place(estimate, width, HALF).scale == 2.0 ** round(math.log2(lower * upper) / 4)
+
+
+@given(exponents, st.floats(0, 1), widths)
+def test_a_narrow_window_leaves_its_room_to_small_elements(
+    typical: float, share: float, width: int
+) -> None:
+    """With less than 6 bits in all, s is the least power of two that does not overflow."""
+    most = math.log2(LARGEST / (width * NORMAL))
+    ratio = most - 6 * share
+    assume(ratio >= 0)
+    estimate = Estimate(2.0**typical, 2.0 ** (typical + ratio), 2.0**typical, "drawn")
+    low, high = limits(estimate, width)
+    assume(low <= high)
+    off_the_edge(low)
+    assert place(estimate, width, HALF).scale == 2.0 ** math.ceil(low)
+
+
+@given(estimates(), widths)
+def test_an_empty_window_keeps_typical_rows_and_says_what_is_lost(
+    estimate: Estimate, width: int
+) -> None:
+    low, high = limits(estimate, width)
+    assume(low > high)
+    placement = place(estimate, width, HALF)
+    mean_square = estimate.typical / width / placement.scale**2
+    assert NORMAL * (1 - SLACK) <= mean_square <= 4 * NORMAL * (1 + SLACK)
+    lost = LARGEST * placement.scale**2
+    assert placement.note == (
+        f"no scale serves all rows: rows with a sum of squares over {lost:.3g} overflow "
+        f"(predicted largest {estimate.upper:.3g}, typical {estimate.typical:.3g})"
+    )
+    assert estimate.upper > lost
+
+
+@given(estimates(), widths, st.integers(-20, 20))
+def test_sums_four_times_as_large_get_twice_the_scale(
+    estimate: Estimate, width: int, power: int
+) -> None:
+    low, high = limits(estimate, width)
+    kept = (math.log2(estimate.lowest / width / NORMAL) - 6) / 2
+    off_the_edge(low, high, kept, (low + high) / 2)
+    factor = 4.0**power
+    larger = Estimate(
+        estimate.typical * factor, estimate.upper * factor, estimate.lowest * factor, "drawn"
+    )
+    assert place(larger, width, HALF).scale == place(estimate, width, HALF).scale * 2.0**power
+
+
+@given(estimates(), widths, st.floats(0.1, 20))
+def test_lower_rows_never_raise_the_scale(estimate: Estimate, width: int, bits: float) -> None:
+    lower = Estimate(estimate.typical, estimate.upper, estimate.lowest / 2**bits, "drawn")
+    assert place(lower, width, HALF).scale <= place(estimate, width, HALF).scale
+
+
+@given(exponents, st.floats(0, 20), st.floats(0, 8), widths)
+def test_low_rows_are_kept_where_overflow_leaves_room(
+    typical: float, ratio: float, down: float, width: int
+) -> None:
+    """Their squares keep 6 bits above the smallest normal number, unless 2 bits above are left."""
+    estimate = Estimate(2.0**typical, 2.0 ** (typical + ratio), 2.0 ** (typical - down), "drawn")
+    low, high = limits(estimate, width)
+    assume(low <= high)
+    placement = place(estimate, width, HALF)
+    lowest_bits = math.log2(estimate.lowest / width / placement.scale**2 / NORMAL)
+    assert lowest_bits >= 6 - SLACK or placement.overflow_bits < 4 + SLACK
+
+
+@given(estimates(), widths, st.floats(-40, 0))
+def test_epsilon_relieves_rows_below_it(estimate: Estimate, width: int, power: float) -> None:
+    """Rows that epsilon outweighs need not be kept, so it never lowers the scale."""
+    with_epsilon = place(estimate, width, HALF, 2.0**power).scale
+    assert with_epsilon >= place(estimate, width, HALF).scale
+
+
+@given(estimates(), widths)
+def test_the_bits_are_those_of_the_scale(estimate: Estimate, width: int) -> None:
+    placement = place(estimate, width, HALF)
+    scaled = placement.scale**2
+    over = math.log2(LARGEST / (estimate.upper / scaled))
+    under = math.log2(estimate.typical / width / scaled / NORMAL)
+    assert placement.overflow_bits == pytest.approx(over, abs=1e-6)
+    assert placement.underflow_bits == pytest.approx(under, abs=1e-6)
+
+
+def test_the_limits_are_those_of_the_accelerator() -> None:
+    """bfloat16-like limits put everything in the middle of a window of 2^254."""
+    wide = Accelerator(largest=2.0**127, smallest_normal=2.0**-126)
+    estimate = Estimate(2.0**10, 2.0**30, 2.0**10, "drawn")
+    # A quarter of (30 - 127) + (10 - 6 + 126).
+    assert place(estimate, 64, wide).scale == 2.0**8
+    large = Estimate(2.0**100, 2.0**130, 2.0**100, "drawn")
+    assert place(large, 64, wide).scale == 2.0**56  # 55.75
+    assert place(large, 64, HALF).note
+
+
+def test_a_row_of_unit_elements() -> None:
+    """s² may lie between 576 / 65504 = 2^-6.8 and 2^14: the root of the middle is 2^1.8."""
+    estimate = Estimate(576.0, 576.0, 576.0, "drawn")
+    assert place(estimate, 576, HALF).scale == 4.0
+
+
+def test_a_massive_activation() -> None:
+    """SmolLM2 from layer 12 on: 6.7e8 asks for s² >= 2^13.3, 1.8e4 over 576 for s² <= 2^18.97."""
+    estimate = Estimate(1.8e4, 6.7e8, 1.8e4, "drawn")
+    placement = place(estimate, 576, HALF)
+    assert placement.scale == 128.0
+    assert placement.overflow_bits == pytest.approx(0.68, abs=0.01)
+    assert placement.underflow_bits == pytest.approx(4.97, abs=0.01)
