@@ -22,9 +22,9 @@ from sample_models.real_minilm import model_directory
 from slanc_onnx import Options, compute_scales
 from slanc_onnx.accelerator import Accelerator, Accumulate
 from slanc_onnx.emulate import emulate
+from slanc_onnx.graph import read_graph
 from slanc_onnx.load import load_model, read_tensor
 from slanc_onnx.norms import find_norms_in
-from slanc_onnx.graph import read_graph
 from slanc_onnx.rewrite import apply_scales_in
 from slanc_onnx.runtime import Feeds, Session
 
@@ -43,7 +43,7 @@ def main() -> int:
     feeds = _sentences(args.text)
     exact = _embeddings(model, feeds, folder)
     for scale in ("window", "paper"):
-        decided = compute_scales(model, Options(scale=scale), folder=folder)  # type: ignore[arg-type]
+        decided = compute_scales(model, Options(scale=scale), folder=folder)
         rewritten = onnx.ModelProto()
         rewritten.CopyFrom(model)
         wanted = {d.norm.name: d.scale for d in decided if d.status == "scaled" and d.scale}
@@ -68,7 +68,7 @@ def _sentences(text: Path) -> list[Feeds]:
     tokenizer.enable_truncation(256)
     lines = [line.strip() for line in text.read_text(encoding="utf-8").splitlines()]
     sentences = [line for line in lines if len(line) > 40][:SENTENCES]
-    feeds = []
+    feeds: list[Feeds] = []
     for encoding in tokenizer.encode_batch(sentences):
         ids = np.array([encoding.ids], dtype=np.int64)
         mask, kinds = np.ones_like(ids), np.zeros_like(ids)

@@ -17,7 +17,7 @@ from typing import get_args
 import numpy as np
 import onnx
 
-from slanc_onnx.accelerator import Accumulate, Accelerator
+from slanc_onnx.accelerator import Accelerator, Accumulate
 from slanc_onnx.emulate import emulate
 from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import input_specs, make_feeds
@@ -46,7 +46,7 @@ def main() -> int:
     norms = find_norms_in(scopes)
     specs = input_specs(scopes[0])
     rng = np.random.default_rng(0)
-    feeds = [
+    feeds: list[Feeds] = [
         make_feeds(specs, rng, sequence=ids.shape[1], ids=ids) for ids in tokens.sequences
     ]
     versions: dict[str, tuple[onnx.ModelProto, list[Norm]]] = {"none": (model, norms)}

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import onnx
 
+from slanc_onnx.check import Options
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import input_specs
-from slanc_onnx.job import Options, decide, validation_feeds
+from slanc_onnx.job import decide, validation_feeds
 from slanc_onnx.norms import Norm, find_norms_in
 from slanc_onnx.rewrite import NodeAt, apply_scales_in, node_at
 from slanc_onnx.scale import ScaledNorm, scales_to_apply

@@ -53,7 +53,8 @@ def _run(args: argparse.Namespace) -> int:
 
     from slanc_onnx import report
     from slanc_onnx.accelerator import Accelerator
-    from slanc_onnx.job import Options, protect_file
+    from slanc_onnx.check import Options
+    from slanc_onnx.job import protect_file
 
     source = Path(args.model)
     output = Path(args.output) if args.output else source.parent / f"{source.stem}.slanc.onnx"

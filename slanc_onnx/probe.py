@@ -52,8 +52,22 @@ def probe(
     instrumented = instrument(model, norms, keep_outputs=False)
     if not instrumented.sums:
         return {}
+    try:
+        return _probe(instrumented, norms, specs, folder, inputs or {}, progress)
+    except CannotRun:  # some attention kernels need their cache outputs to be asked for
+        instrumented = instrument(model, norms)
+        return _probe(instrumented, norms, specs, folder, inputs or {}, progress)
+
+
+def _probe(
+    instrumented: Instrumented,
+    norms: Sequence[Norm],
+    specs: Sequence[InputSpec],
+    folder: Path | None,
+    given: Mapping[str, Array],
+    progress: Progress,
+) -> dict[str, Estimate]:
     session = Session(instrumented.model, folder)
-    given = inputs or {}
     rng = np.random.default_rng(SEED)
     text = any(spec.is_text for spec in specs)
     ordinary = list(_rows(session, instrumented, specs, rng, (SEQUENCES, LENGTH), given))
