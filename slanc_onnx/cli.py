@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ from slanc_onnx._version import __version__
 from slanc_onnx.errors import SlancError
 
 if TYPE_CHECKING:
+    from slanc_onnx.job import Outcome
     from slanc_onnx.load import Array
     from slanc_onnx.perplexity import Tokens
     from slanc_onnx.scale import Progress
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(args)
     except SlancError as error:
         return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename or 'file'}: {error.strerror or error}")
     except MemoryError:
         return _fail("not enough memory. Try --estimate weights --no-validate, which run no model.")
     except KeyboardInterrupt:
@@ -48,9 +52,7 @@ def _fail(message: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    # Imported here so that --help and --version take no time.
-    from rich.console import Console
-
+    # Imported here so that --help and --version do without.
     from slanc_onnx import report
     from slanc_onnx.accelerator import Accelerator
     from slanc_onnx.check import Options
@@ -60,6 +62,9 @@ def _run(args: argparse.Namespace) -> int:
     output = Path(args.output) if args.output else source.parent / f"{source.stem}.slanc.onnx"
     if args.report is not None:
         _check_report(Path(args.report), source, output)
+    for other in (args.inputs, args.tokens):
+        if other is not None and Path(other).resolve() == output.resolve():
+            raise SlancError(f"-o {output}: is the file of inputs. Give another -o.")
     accelerator = Accelerator(args.accumulate, args.flush_subnormals)
     options = Options(
         scale=args.scale,
@@ -74,21 +79,38 @@ def _run(args: argparse.Namespace) -> int:
         outcome = protect_file(source, output, options, shown_options=shown, progress=progress)
     if args.report is not None:
         report.write_report(outcome.report, Path(args.report))
-    # No markup and emoji: brackets and colons in names are just that.
-    width = None if sys.stdout.isatty() else 200
-    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    try:
+        _print(args, source, output, outcome)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the results has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PASSED if outcome.passed else FAILED
+
+
+def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcome) -> None:
+    """The results, on stdout."""
+    from rich.console import Console
+
+    from slanc_onnx import report
+
+    if args.quiet > 1:
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # names and Γ on a terminal without them
     if not outcome.norms:
         sites = ", ".join(outcome.sites[:5]) + (", ..." if len(outcome.sites) > 5 else "")
         where = f" in {len(outcome.sites)} ReduceMean sites ({sites})" if outcome.sites else ""
         print(f"{source}: no norm found{where}; nothing to do, nothing written.")
-        return PASSED
+        return
+    # No markup and emoji: brackets and colons in names are just that.
+    width = None if sys.stdout.isatty() else 200
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
     if not args.quiet:
         report.print_table(console, outcome.norms, outcome.validation)
         print(f"written: {output}")
-    not_validated = outcome.not_validated
-    if args.quiet < 2:
-        report.print_summary(console, outcome.norms, outcome.validation, accelerator, not_validated)
-    return PASSED if outcome.passed else FAILED
+    report.print_summary(
+        console, outcome.norms, outcome.validation, outcome.accelerator, outcome.not_validated
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,24 +13,26 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from slanc_onnx.graph import GraphPath
 from slanc_onnx.load import Array
 from slanc_onnx.norms import Norm
-from slanc_onnx.rewrite import graph_at
+from slanc_onnx.rewrite import add_constant, graph_at
 
 PREFIX = "slanc.emit"
 
 
 class Emitter:
-    """Collects new nodes and constants for a model and puts them in place at the end.
+    """Copies a model, collects new nodes and constants for it, and puts them in place at the end.
 
     Names are unique because nothing else starts with `PREFIX`.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        versions = {o.domain: o.version for o in model.opset_import}
+        self.opset = versions.get("", versions.get("ai.onnx", 1))
         self._count = 0
         self._constants: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
         self._pending: list[tuple[onnx.GraphProto, int, NodeProto]] = []
-        self._at: tuple[onnx.GraphProto, int] = (model.graph, 0)
+        self._at: tuple[onnx.GraphProto, int] = (self.model.graph, 0)
         self._sink: list[NodeProto] | None = None
 
     def place(self, path: GraphPath, index: int) -> None:
@@ -52,8 +54,7 @@ class Emitter:
         key = (value.tobytes(), str(value.dtype), value.shape)
         if key not in self._constants:
             self._constants[key] = self.name()
-            tensor = numpy_helper.from_array(value, self._constants[key])
-            self.model.graph.initializer.append(tensor)
+            add_constant(self.model, self._constants[key], value)
         return self._constants[key]
 
     def number(self, value: float) -> str:
@@ -100,6 +101,36 @@ class Emitter:
         for addend in rest:
             total = self.node("Add", total, addend)
         return total
+
+    def can_show(self, path: GraphPath) -> bool:
+        """Whether `shown` has a way from the graph at `path` to the main graph's outputs.
+
+        It has none from the body of a loop, nor from a subgraph of a subgraph.
+        """
+        return not path or (len(path) == 1 and self.model.graph.node[path[0][0]].op_type == "If")
+
+    def shown(self, path: GraphPath, x: str) -> str:
+        """The main graph's name of an FP32 tensor from the graph at `path`, where the pen is.
+
+        A tensor in a branch of an If becomes one more output of the If: flat, and empty whenever
+        another branch is taken.
+        """
+        if not path:
+            return x
+        ((index, branch),) = path
+        node = self.model.graph.node[index]
+        node.output.append(self.name())
+        flat = self.node("Reshape", x, self.integers(-1))
+        for attribute in node.attribute:
+            if attribute.name != branch:
+                self.place(((index, attribute.name),), len(attribute.g.node) - 1)
+                nothing = numpy_helper.from_array(np.zeros(0, np.float32))
+                output = self.node("Constant", value=nothing)
+            else:
+                output = flat
+            info = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
+            attribute.g.output.append(info)
+        return str(node.output[-1])
 
     def finish(self, outputs: Sequence[str] = (), keep_outputs: bool = True) -> None:
         """Insert the nodes, add graph outputs, and drop what no output needs any more."""

@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, helper
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emit import Emitter
 from slanc_onnx.norm_patterns import INTERNAL
-from slanc_onnx.norms import Norm
+from slanc_onnx.norms import Norm, as_computed
 from slanc_onnx.rewrite import RESIDUAL_OUTPUT, graph_at
 
 
@@ -28,8 +28,9 @@ class Emulated:
     Attributes:
         model: Outputs of the original, then the mean squares.
         mean_squares: By norm name, the output with the mean square of each row as the accelerator
-            has it: not finite where the row overflowed, zero where it underflowed. Norms inside a
-            subgraph have none.
+            has it: not finite where the row overflowed, zero where it underflowed. For a norm in a
+            branch of an If it is empty where the branch is not taken; norms in loops and in nested
+            subgraphs have none.
     """
 
     model: onnx.ModelProto
@@ -49,26 +50,25 @@ def emulate(model: onnx.ModelProto, norms: Sequence[Norm], accelerator: Accelera
         norms: The norms of this model.
         accelerator: How sums are accumulated, subnormals treated and the variance formed.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    emitter = Emitter(copy)
+    emitter = Emitter(model)
     mean_squares: dict[str, str] = {}
     makers: dict[str, NodeProto] = {}
+    norms = as_computed(norms, accelerator.variance == "one-pass")
     for norm in norms:
         if not can_emulate(norm):
             continue
-        graph = graph_at(copy, norm.path)
+        graph = graph_at(emitter.model, norm.path)
         index = next(i for i, node in enumerate(graph.node) if norm.output in node.output)
         makers[norm.name] = graph.node[index]
         emitter.place(norm.path, index)
         mean_square = _in_branch(emitter, norm, accelerator)
-        if not norm.path:
-            mean_squares[norm.name] = mean_square
+        if emitter.can_show(norm.path):
+            mean_squares[norm.name] = emitter.shown(norm.path, mean_square)
     for norm in norms:
         if norm.name in makers:
             _unplug(makers[norm.name], norm, emitter)
     emitter.finish(list(mean_squares.values()))
-    return Emulated(copy, mean_squares)
+    return Emulated(emitter.model, mean_squares)
 
 
 def _unplug(node: NodeProto, norm: Norm, emitter: Emitter) -> None:
@@ -120,12 +120,11 @@ def _emulate_norm(
     if norm.kind == "layer":
         mean = half.round(emitter.node("Div", half.sum(x, width), emitter.number(width)))
         centred = half.round(emitter.node("Sub", x, mean))
-    one_pass = norm.kind == "layer" and accelerator.variance == "one-pass"
-    squared = x if one_pass else centred
+    squared = x if norm.one_pass else centred
     total = half.sum(half.round(emitter.node("Mul", squared, squared)), width)
     count = width - 1 if norm.unbiased else width
     mean_square = half.round(emitter.node("Div", total, emitter.number(count)))
-    if one_pass:
+    if norm.one_pass:
         square_of_mean = half.round(emitter.node("Mul", mean, mean))
         mean_square = half.round(emitter.node("Sub", mean_square, square_of_mean))
     epsilon = emitter.number(held_epsilon(float(norm.epsilon or 0.0), accelerator))
@@ -149,9 +148,10 @@ def held_epsilon(epsilon: float, accelerator: Accelerator) -> float:
     """Epsilon in FP16, where one that would vanish stays at the smallest number that is kept.
 
     The file holds epsilon / s^2 exactly, so that FP32 stays bit-identical. A device that stores it
-    in FP16 must not let it become zero, or a row of zeros divides zero by zero.
+    in FP16 must not let it become zero, or a row of zeros divides zero by zero. Nor does one that
+    is too large become infinite.
     """
-    rounded = float(np.float16(epsilon))
+    rounded = float(np.float16(min(epsilon, accelerator.largest)))
     kept = rounded if rounded >= accelerator.smallest_kept else accelerator.smallest_kept
     return kept if epsilon > 0 else 0.0
 

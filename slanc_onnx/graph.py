@@ -26,6 +26,9 @@ GraphPath = tuple[tuple[int, str], ...]
 # Ops whose output is their first input, as far as values are concerned.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
 
+# Domains whose ops are known by name; an op of that name elsewhere may do anything.
+DOMAINS = {None, "", "ai.onnx", "com.microsoft"}
+
 
 @dataclass(frozen=True, eq=False)
 class Scope:
@@ -38,6 +41,7 @@ class Scope:
     folder: Path | None
     initializers: dict[str, TensorProto]
     index: dict[int, int] = field(repr=False)  # id(gs node) -> index in the GraphProto
+    overridable: frozenset[str] = frozenset()  # initializers that are graph inputs as well
 
     def constant(self, tensor: gs.Tensor) -> TensorProto | None:
         """The data behind a tensor that is an initializer or a Constant node's output."""
@@ -56,9 +60,7 @@ class Scope:
 
     def elements(self, tensor: gs.Tensor) -> list[float] | None:
         """The values of a small constant as a flat list, behind casts and reshapes; else None."""
-        while tensor.inputs and tensor.inputs[0].op in (*SEE_THROUGH, "Reshape", "Unsqueeze"):
-            tensor = tensor.inputs[0].inputs[0]
-        proto = self.constant(tensor)
+        proto = self.constant(_behind(tensor))
         if proto is None or math.prod(proto.dims) > 16:
             return None
         values = np.asarray(read_tensor(proto, self.folder)).astype(np.float64)
@@ -68,6 +70,19 @@ class Scope:
         """The value of a constant with one element, None for any other tensor."""
         elements = self.elements(tensor)
         return elements[0] if elements is not None and len(elements) == 1 else None
+
+    def overridden(self, tensor: gs.Tensor) -> str | None:
+        """The graph input behind a constant that a caller may give another value; else None.
+
+        Since IR version 4 an initializer is the default of the graph input of its name.
+        """
+        name = _behind(tensor).name
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.initializers:
+                return name if name in scope.overridable else None
+            scope = scope.parent
+        return None
 
     def sorted_nodes(self) -> list[gs.Node]:
         """The scope's nodes in topological order, which a file need not keep."""
@@ -102,9 +117,21 @@ def reads(node: gs.Node) -> Iterator[gs.Tensor]:
                 yield from reads(inner)
 
 
+def op_of(node: gs.Node) -> str:
+    """The type of a node whose op is known by name, "" for an op of another domain."""
+    return str(node.op) if node.domain in DOMAINS else ""
+
+
 def see_through(tensor: gs.Tensor) -> gs.Tensor:
     """The tensor behind casts and identities."""
-    while tensor.inputs and tensor.inputs[0].op in SEE_THROUGH:
+    while tensor.inputs and op_of(tensor.inputs[0]) in SEE_THROUGH:
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
+
+
+def _behind(tensor: gs.Tensor) -> gs.Tensor:
+    """The tensor behind casts and changes of shape."""
+    while tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Reshape", "Unsqueeze"):
         tensor = tensor.inputs[0].inputs[0]
     return tensor
 
@@ -132,7 +159,8 @@ def read_graph(model: onnx.ModelProto, folder: Path | None = None) -> list[Scope
             f"the graph cannot be read ({type(error).__name__}: {error}). "
             "Check the file with onnx.checker and export it again."
         ) from error
-    return list(_scopes((), model.graph, root, None, folder))
+    inputs = {info.name for info in model.graph.input} if model.ir_version >= 4 else set()
+    return list(_scopes((), model.graph, root, None, folder, frozenset(inputs)))
 
 
 def _scopes(
@@ -141,15 +169,17 @@ def _scopes(
     graph: gs.Graph,
     parent: Scope | None,
     folder: Path | None,
+    inputs: frozenset[str] = frozenset(),
 ) -> Iterator[Scope]:
     initializers = {tensor.name: tensor for tensor in proto.initializer}
+    overridable = inputs.intersection(initializers)
     for node in proto.node:
         if node.op_type == "Constant" and node.output:
             value = _constant_value(node)
             if value is not None:
                 initializers[node.output[0]] = value
     index = {id(node): i for i, node in enumerate(graph.nodes)}
-    scope = Scope(path, proto, graph, parent, folder, initializers, index)
+    scope = Scope(path, proto, graph, parent, folder, initializers, index, overridable)
     yield scope
     for i, (node, view) in enumerate(zip(proto.node, graph.nodes, strict=True)):
         for attribute in node.attribute:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
-from slanc_onnx.graph import Scope
+from slanc_onnx.graph import Scope, op_of
 from slanc_onnx.load import Array
 
 # Ops through which token ids reach the Gather that looks them up.
@@ -66,18 +66,20 @@ def input_specs(main: Scope) -> list[InputSpec]:
         if info.name in main.initializers or not info.type.HasField("tensor_type"):
             continue
         kind = info.type.tensor_type
-        dims = tuple(
-            d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim
+        dims = tuple(  # old exporters write -1 for a dynamic size
+            d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param
+            for d in kind.shape.dim
         )
         rows = min(_table_rows(main, tensors[info.name]), default=0)
         width = _head_width(main, tensors[info.name])
-        specs.append(InputSpec(info.name, kind.elem_type, dims, rows, width))
+        element_type = kind.elem_type or TensorProto.FLOAT  # left undefined by some exporters
+        specs.append(InputSpec(info.name, element_type, dims, rows, width))
     return specs
 
 
 def _table_rows(main: Scope, tensor: gs.Tensor, depth: int = 0) -> Iterator[int]:
     for node in tensor.outputs:
-        for table, indices in _LOOKUPS.get(node.op, ()):
+        for table, indices in _LOOKUPS.get(op_of(node), ()):
             if len(node.inputs) > indices and node.inputs[indices] is tensor:
                 constant = main.constant(node.inputs[table])
                 if (
@@ -86,14 +88,14 @@ def _table_rows(main: Scope, tensor: gs.Tensor, depth: int = 0) -> Iterator[int]
                     and node.attrs.get("axis", 0) == 0
                 ):
                     yield int(constant.dims[0])
-        if node.op in _INDEX_OPS and node.inputs[0] is tensor and depth < 8:
+        if op_of(node) in _INDEX_OPS and node.inputs[0] is tensor and depth < 8:
             yield from _table_rows(main, node.outputs[0], depth + 1)
 
 
 def _head_width(main: Scope, tensor: gs.Tensor) -> int:
     """The width of a cache head, which GroupQueryAttention's rotary table tells."""
     for node in tensor.outputs:
-        if node.op == "GroupQueryAttention" and len(node.inputs) > 7:
+        if op_of(node) == "GroupQueryAttention" and len(node.inputs) > 7:
             cosine = main.constant(node.inputs[7])
             if cosine is not None and len(cosine.dims) == 2:
                 return 2 * int(cosine.dims[1])

@@ -14,18 +14,18 @@ from slanc_onnx.norms import Norm
 
 @dataclass(frozen=True)
 class Instrumented:
-    """A model that also outputs, per norm of its main graph, the rows' sums of squares and width.
+    """A model that also outputs, per norm, the rows' sums of squares.
 
     Attributes:
         model: The instrumented copy.
-        sums: By norm name, the output of shape [..., 1]: sum of squares per row, FP32, of the
-            centred input for a LayerNorm.
-        widths: By norm name, the output (a scalar) with the length of the rows.
+        sums: By norm name, the output with the sum of squares of each row, FP32: of the centred
+            input for a LayerNorm, of the input itself for one whose arithmetic sums that
+            (`Norm.one_pass`). Shape [..., 1]; [rows] for a norm in a branch of an If, empty where
+            the branch is not taken. Norms in loops and in nested subgraphs have none.
     """
 
     model: onnx.ModelProto
     sums: dict[str, str]
-    widths: dict[str, str]
 
 
 def instrument(
@@ -35,24 +35,19 @@ def instrument(
 
     Args:
         model: The model; it is not changed.
-        norms: Its norms. Those in subgraphs, or without an input tensor, are passed over.
+        norms: Its norms. Those out of reach, or without an input tensor, are passed over.
         keep_outputs: Whether the original outputs stay; without them dead nodes go too.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    emitter = Emitter(copy)
+    emitter = Emitter(model)
     sums: dict[str, str] = {}
-    widths: dict[str, str] = {}
     for norm in norms:
-        if norm.path or norm.form in INTERNAL:
+        if norm.form in INTERNAL or not emitter.can_show(norm.path):
             continue
         emitter.place(norm.path, norm.nodes[-1])
         x = emitter.input_of(norm)
-        shape = emitter.node("Shape", x)
-        width = emitter.node("Gather", shape, emitter.integers(-1))
-        widths[norm.name] = emitter.to_float(width)
-        if norm.kind == "layer":
+        if norm.kind == "layer" and not norm.one_pass:
             x = emitter.node("Sub", x, emitter.mean(x))
-        sums[norm.name] = emitter.sum(emitter.node("Mul", x, x))
-    emitter.finish([*sums.values(), *widths.values()], keep_outputs)
-    return Instrumented(copy, sums, widths)
+        total = emitter.sum(emitter.node("Mul", x, x))
+        sums[norm.name] = emitter.shown(norm.path, total)
+    emitter.finish(list(sums.values()), keep_outputs)
+    return Instrumented(emitter.model, sums)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.check import Options, check_norms, check_weights, with_checked_inputs
 from slanc_onnx.graph import Scope, read_graph
 from slanc_onnx.inputs import InputSpec, input_specs, make_feeds
 from slanc_onnx.load import Array, load_model
-from slanc_onnx.norms import Norm, find_norms_in
+from slanc_onnx.norms import Norm, find_norms_in, hidden_functions
 from slanc_onnx.probe import first_feeds
 from slanc_onnx.report import Report, make_report
 from slanc_onnx.rewrite import apply_scales_in
@@ -30,6 +32,8 @@ from slanc_onnx.scale import (
 )  # fmt: skip
 from slanc_onnx.validate import Validation, validate_pair
 
+log = logging.getLogger(__name__)
+
 SEED = 0
 SEQUENCE_LENGTH = 16  # of the inputs that are made for validation
 
@@ -42,6 +46,7 @@ class Outcome:
         norms: Every norm with its decision, in topological order.
         validation: None where it was not asked for or could not be done.
         not_validated: Why it could not be done; "" otherwise.
+        accelerator: What was protected and emulated.
         report: The report, as written to --report.
         sites: Where no norm was found, the names of the reductions that might be one.
     """
@@ -49,6 +54,7 @@ class Outcome:
     norms: list[ScaledNorm]
     validation: Validation | None
     not_validated: str
+    accelerator: Accelerator
     report: Report
     sites: list[str]
 
@@ -85,6 +91,9 @@ def protect_file(
     folder = source.parent
     scopes = read_graph(model, folder)
     norms = find_norms_in(scopes)
+    for name in hidden_functions(model):
+        log.warning("norms inside the model-local function %s are not seen: inline it first, "
+                    "with onnx.inliner.inline_local_functions", name)  # fmt: skip
     options = with_checked_inputs(options, input_specs(scopes[0]))
     clock.lap("find")
     decided = decide(model, scopes, norms, options, folder, progress)
@@ -103,12 +112,18 @@ def protect_file(
                 validation = _validate(original, model, decided, scopes, options, folder, progress)
             except CannotRun as error:
                 not_validated = str(error)
+            except MemoryError:
+                not_validated = "not enough memory to run the models"
+            except KeyboardInterrupt:
+                not_validated = "interrupted"
             clock.lap("validate")
     report = make_report(
         str(source), str(output), shown_options or {}, decided, validation, clock.seconds,
         not_validated,
     )  # fmt: skip
-    return Outcome(decided, validation, not_validated, report, _reductions(scopes))
+    return Outcome(
+        decided, validation, not_validated, options.accelerator, report, _reductions(scopes)
+    )
 
 
 def protect(
@@ -214,7 +229,8 @@ def validation_feeds(
             return [feeds]
         except CannotRun as error:
             failure = error
-    raise CannotRun(f"{failure}. Give inputs that fit with --inputs FILE.npz.")
+    text = str(failure).rstrip(". ")
+    raise CannotRun(f"{text}. Give inputs that fit with --inputs FILE.npz.")
 
 
 def _others(inputs: Mapping[str, Array] | None, specs: Sequence[InputSpec]) -> dict[str, Array]:

@@ -41,6 +41,8 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise SlancError(f"{path}: no such file. Give the path of an .onnx file.")
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise SlancError(f"{path}: cannot be read ({error.strerror}).") from error
     except (DecodeError, ValueError) as error:
         raise SlancError(
             f"{path}: not an ONNX model, or cut short ({error}). "
@@ -100,9 +102,15 @@ def _external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
             f"initializer {tensor.name!r}: external data file {location!r} is missing. "
             f"Copy it into {folder} beside the model."
         )
-    offset = int(entries.get("offset", 0))
     size = file.stat().st_size
-    length = int(entries.get("length", size - offset))
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", size - offset))
+    except ValueError as error:
+        raise SlancError(
+            f"initializer {tensor.name!r}: its place in {location!r} is no number ({error}). "
+            "Export the model again."
+        ) from error
     if offset < 0 or length < 0 or offset + length > size:
         raise SlancError(
             f"initializer {tensor.name!r}: external data file {location!r} has {size} bytes, "
@@ -121,7 +129,10 @@ def read_tensor(tensor: TensorProto, folder: Path | None) -> Array:
     if tensor.data_location != TensorProto.EXTERNAL:
         if tensor.HasField("raw_data") and tensor.data_type not in _PACKED:
             return _view(tensor, memoryview(tensor.raw_data))
-        return numpy_helper.to_array(tensor)
+        try:
+            return numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise _damaged(tensor, str(error)) from error
     if folder is None:
         raise SlancError(
             f"initializer {tensor.name!r} is external data, but the model's folder is unknown. "
@@ -146,8 +157,12 @@ def _view(tensor: TensorProto, data: memoryview) -> Array:
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     count = math.prod(tensor.dims)
     if len(data) < count * dtype.itemsize:
-        raise SlancError(
-            f"initializer {tensor.name!r}: {len(data)} bytes of data for shape "
-            f"{list(tensor.dims)}. The file is damaged: export it again."
-        )
+        raise _damaged(tensor, f"{len(data)} bytes of data")
     return np.frombuffer(data, dtype=dtype, count=count).reshape(tuple(tensor.dims))
+
+
+def _damaged(tensor: TensorProto, what: str) -> SlancError:
+    return SlancError(
+        f"initializer {tensor.name!r}: {what} for shape {list(tensor.dims)}. The file is "
+        "damaged: export it again."
+    )

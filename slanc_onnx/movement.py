@@ -144,10 +144,6 @@ MOVERS: dict[str, Callable[[Attributes, Parameters], list[Mover]]] = {
     "Split": _split,
     "Gather": _gather,
     "GatherND": _gather_nd,
-    "Identity": lambda attributes, parameters: [lambda x: x],
-    "Dropout": lambda attributes, parameters: [lambda x: x],
-    "Cast": lambda attributes, parameters: [lambda x: x],
-    "CastLike": lambda attributes, parameters: [lambda x: x],
 }
 
 

@@ -53,6 +53,7 @@ class Decomposed:
     power: int
     pattern: Pattern
     factor: float | None = None  # power of the width that the scalar called `factor` must equal
+    one_pass: bool = False  # the variance is E[x^2] - mean^2
 
 
 def last_axis(scope: Scope, node: gs.Node) -> bool:
@@ -126,7 +127,9 @@ _root_centred = Op("Sqrt", Through(_mean_square(_centred)))
 # LayerNorm first: its core holds an RMSNorm of the centred input.
 DECOMPOSED: list[Decomposed] = [
     Decomposed("layer", 2, _by_variance(_gamma_first(_centred), _floored(_mean_square(_centred)))),
-    Decomposed("layer", 2, _by_variance(_gamma_first(_centred), _floored(_one_pass))),
+    Decomposed(
+        "layer", 2, _by_variance(_gamma_first(_centred), _floored(_one_pass)), one_pass=True
+    ),
     Decomposed("layer", 1, _divided(_gamma_first(_centred), _floored(_root_centred))),
     Decomposed("rms", 2, _by_variance(_x, _floored(_mean_square(_x)))),
     Decomposed("rms", 1, _divided(_x, _floored(_root_x)), factor=-0.5),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
 
-from slanc_onnx.graph import SEE_THROUGH, GraphPath, Scope, see_through
+from slanc_onnx.graph import DOMAINS, SEE_THROUGH, GraphPath, Scope, op_of, see_through
 from slanc_onnx.norm_patterns import CENTRED, DECOMPOSED, FUSED, INTERNAL, Decomposed, Kind
 from slanc_onnx.pattern import Match, Use
 
@@ -44,6 +45,8 @@ class Norm:
         epsilon_place: Where a decomposed norm reads it; None for a fused op's attribute.
         epsilon_power: Power of the scale that divides epsilon (2, or 1 outside the root).
         unbiased: Whether the mean square divides by width - 1 (Bessel's correction).
+        one_pass: Whether a LayerNorm's variance is spelled E[x^2] - mean^2, so that what is summed
+            are the squares of the input as it is, not of the centred input.
         gamma: Tensor names of the affine part, None where absent.
         beta: Likewise.
         places: What to divide: every read of the input inside the norm.
@@ -70,6 +73,7 @@ class Norm:
     places: tuple[Place, ...]
     nodes: tuple[int, ...]
     unbiased: bool = False
+    one_pass: bool = False
     scaled_by: float | None = None
     skip_reason: str | None = None
 
@@ -94,6 +98,58 @@ def find_norms_in(scopes: list[Scope]) -> list[Norm]:
     return _unique_names(of(by_path[()]))
 
 
+# An op of each set, together: what a norm that is written out has at least.
+_MEANS = {"ReduceMean", "ReduceSum", "ReduceL2"}
+_ROOTS = {"Sqrt", "Pow", "Reciprocal"}
+
+
+def as_computed(norms: Sequence[Norm], one_pass: bool) -> list[Norm]:
+    """The norms as a device computes them that forms LayerNorm's variance in one pass, or two.
+
+    A one-pass spelling stays one.
+    """
+    if not one_pass:
+        return list(norms)
+    return [replace(norm, one_pass=norm.kind == "layer") for norm in norms]
+
+
+def hidden_functions(model: ModelProto) -> list[str]:
+    """The names of the model-local functions that are called and seem to hold a norm.
+
+    Norms are looked for in the graph only: what a function holds is found after inlining it.
+    A function that stands for a fused op is a norm itself.
+    """
+    bodies = {(f.domain, f.name): list(_every_node(f.node)) for f in model.functions}
+    called: dict[tuple[str, str], None] = {}
+    waiting = list(_every_node(model.graph.node))
+    while waiting:
+        node = waiting.pop(0)
+        key = (node.domain, node.op_type)
+        if key in bodies and key not in called and not _names_a_norm(*key):
+            called[key] = None
+            waiting += bodies[key]
+    hidden = []
+    for domain, name in called:
+        ops = {n.op_type for n in bodies[domain, name] if n.domain in DOMAINS}
+        holds = ops & {*FUSED, *INTERNAL} or (ops & _MEANS and ops & _ROOTS)
+        if holds:
+            hidden.append(name)
+    return hidden
+
+
+def _names_a_norm(domain: str, op: str) -> bool:
+    return domain in DOMAINS and (op in FUSED or op in INTERNAL)
+
+
+def _every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _every_node(attribute.g.node)
+
+
 def _unique_names(norms: list[Norm]) -> list[Norm]:
     seen: set[str] = set()
     result = []
@@ -107,14 +163,17 @@ def _unique_names(norms: list[Norm]) -> list[Norm]:
 
 def _fused(scope: Scope, node: gs.Node) -> Norm | None:
     here = scope.index[id(node)]
-    if node.op in INTERNAL:
+    op = op_of(node)
+    if not node.outputs:
+        return None
+    if op in INTERNAL:
         return Norm(
-            node.name, "layer", node.op, scope.path, "", node.outputs[0].name, node.outputs[0].name,
+            node.name, "layer", op, scope.path, "", node.outputs[0].name, node.outputs[0].name,
             None, TensorProto.FLOAT, TensorProto.FLOAT, node.attrs.get("epsilon"), None, 2, None,
-            None, (), (here,), skip_reason=INTERNAL[node.op],
+            None, (), (here,), skip_reason=INTERNAL[op],
         )  # fmt: skip
-    form = FUSED.get(node.op)
-    if form is None:
+    form = FUSED.get(op)
+    if form is None or len(node.inputs) <= form.gamma or not node.inputs[0].name:
         return None
 
     def name_at(position: int) -> str | None:
@@ -138,7 +197,7 @@ def _fused(scope: Scope, node: gs.Node) -> Norm | None:
         Norm(
             name=node.name,
             kind=kind,
-            form=node.op,
+            form=op,
             path=scope.path,
             input=source.name,
             normalised=node.outputs[0].name,
@@ -173,7 +232,7 @@ def _fused_obstacle(scope: Scope, node: gs.Node, source: gs.Tensor) -> str | Non
 
 
 def _decomposed(scope: Scope, node: gs.Node, claimed: set[int]) -> Norm | None:
-    if node.op not in ("Div", "Mul") or not node.outputs or scope.index[id(node)] in claimed:
+    if op_of(node) not in ("Div", "Mul") or not node.outputs or scope.index[id(node)] in claimed:
         return None
     for form in DECOMPOSED:
         for match in form.pattern.of(node.outputs[0], Match(scope)):
@@ -207,7 +266,10 @@ def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> 
     ):
         return None  # an L2 normalisation, not a norm
     nodes = tuple({id(n): n for n in match.nodes}.values())
-    leak = _leaks(scope, nodes, [node])
+    obstacle = _leaks(scope, nodes, [node])
+    overridden = scope.overridden(epsilon.tensor)
+    if overridden is not None:
+        obstacle = f"its epsilon is the graph input {overridden!r}, which a caller may override"
     return _known(
         scope,
         Norm(
@@ -221,7 +283,7 @@ def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> 
             width=width,
             element_type=_element_type(scope, places[0].tensor, epsilon.tensor),
             output_type=_element_type(scope, output, places[0].tensor, epsilon.tensor),
-            epsilon=match.value("epsilon"),
+            epsilon=match.value("epsilon") if overridden is None else None,
             epsilon_place=_places(scope, [epsilon], places[0].tensor)[0],
             epsilon_power=form.power,
             gamma=None if gamma is None else gamma.name,
@@ -229,7 +291,8 @@ def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> 
             places=_places(scope, places, epsilon.tensor),
             nodes=tuple(sorted(scope.index[id(n)] for n in nodes)),
             unbiased=bool(correction) or any(count != width for count in counts),
-            skip_reason=leak,
+            one_pass=form.one_pass,
+            skip_reason=obstacle,
         ),
     )
 
@@ -238,7 +301,7 @@ def _known(scope: Scope, norm: Norm) -> Norm:
     """The norm with the scale that an earlier run stamped on the Div before it."""
     node, position, _ = norm.places[0]
     makers = scope.graph.nodes[node].inputs[position].inputs
-    if makers and makers[0].op == "Div":
+    if makers and op_of(makers[0]) == "Div":
         stamp = scope.proto.node[scope.index[id(makers[0])]].metadata_props
         scale = next((float(p.value) for p in stamp if p.key == SCALE_KEY), None)
         return replace(norm, scaled_by=scale)
@@ -262,9 +325,9 @@ def _leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> str
         if id(tensor) in outputs:
             return "is a graph output"
         for reader in tensor.outputs:
-            if id(reader) in inside or reader.op in ("Shape", "Size"):
+            if id(reader) in inside or op_of(reader) in ("Shape", "Size"):
                 continue
-            if reader.op not in SEE_THROUGH:
+            if op_of(reader) not in SEE_THROUGH:
                 return f"is also read by {reader.op} {reader.name!r}"
             found = outside(reader.outputs[0])
             if found:
@@ -294,9 +357,9 @@ def _affine(
 def _next_constant(scope: Scope, tensor: gs.Tensor, op: str) -> tuple[gs.Tensor, gs.Tensor | None]:
     """Follow the only reader through casts to an `op` whose other operand is a constant row."""
     end = tensor
-    while len(end.outputs) == 1 and end.outputs[0].op in SEE_THROUGH:
+    while len(end.outputs) == 1 and op_of(end.outputs[0]) in SEE_THROUGH:
         end = end.outputs[0].outputs[0]
-    if len(end.outputs) != 1 or end.outputs[0].op != op:
+    if len(end.outputs) != 1 or op_of(end.outputs[0]) != op:
         return tensor, None
     node = end.outputs[0]
     other = node.inputs[1] if node.inputs[0] is end else node.inputs[0]
@@ -309,7 +372,7 @@ def _constant_made(scope: Scope, tensor: gs.Tensor) -> bool:
     """Whether a tensor is computed from constants and shapes alone, like gamma = Add(w, 1)."""
     if scope.constant(tensor) is not None:
         return True
-    if tensor.inputs and tensor.inputs[0].op in ("Shape", "Size"):
+    if tensor.inputs and op_of(tensor.inputs[0]) in ("Shape", "Size"):
         return True
     return bool(tensor.inputs) and all(
         _constant_made(scope, t) for t in tensor.inputs[0].inputs if t.name
@@ -323,7 +386,7 @@ def _element_type(scope: Scope, *tensors: gs.Tensor) -> int:
         if constant is not None:
             return constant.data_type
         made_by = tensor.inputs[0] if tensor.inputs else None
-        if made_by is not None and made_by.op == "Cast":
+        if made_by is not None and op_of(made_by) == "Cast" and made_by.attrs.get("to"):
             return int(made_by.attrs["to"])
         if tensor.dtype is not None:
             known = isinstance(tensor.dtype, int)
@@ -336,9 +399,9 @@ def _last_dim(scope: Scope, tensor: gs.Tensor) -> int | None:
     constant = scope.constant(tensor)
     if constant is not None:
         return int(constant.dims[-1]) if constant.dims else 1
-    if tensor.shape and isinstance(tensor.shape[-1], int):
+    if tensor.shape and isinstance(tensor.shape[-1], int) and tensor.shape[-1] >= 0:
         return int(tensor.shape[-1])
-    if tensor.inputs and tensor.inputs[0].op in (*SEE_THROUGH, "Add", "DequantizeLinear"):
+    if tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Add", "DequantizeLinear"):
         dims = [_last_dim(scope, t) for t in tensor.inputs[0].inputs if t.name]
         return max((d for d in dims if d), default=None)
     return None

@@ -48,6 +48,7 @@ GRAM_WIDTH = 2048  # spectral norms of larger maps come from power iteration
 TABLE_CHUNK = 8192
 
 
+@np.errstate(all="ignore")  # figures that are not finite are found and reported
 def paper_estimates(
     trace: Trace, norms: Sequence[Norm], progress: Progress = lambda what, done: None
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
@@ -266,6 +267,8 @@ def _unit_rows(source: Expr) -> list[Array]:
 def spectral_norm(matrix: Array) -> float:
     """Largest singular value, FP64: of the smaller Gram matrix, or by power iteration if large."""
     matrix = np.asarray(matrix, dtype=np.float64)
+    if not np.isfinite(matrix).all():
+        return math.inf
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
     if matrix.shape[0] <= GRAM_WIDTH:

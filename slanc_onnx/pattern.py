@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.graph import Scope, see_through
+from slanc_onnx.graph import Scope, op_of, see_through
 
 COMMUTATIVE = {"Add", "Mul"}
 
@@ -105,7 +105,7 @@ def _same(scope: Scope, one: gs.Tensor, other: gs.Tensor) -> bool:
     if one is other:
         return True
     makers = [*one.inputs, *other.inputs]
-    if [maker.op for maker in makers] != ["Div", "Div"]:
+    if [op_of(maker) for maker in makers] != ["Div", "Div"]:
         return False
     (x, divisor), (y, other_divisor) = (maker.inputs for maker in makers)
     value = scope.scalar(divisor)
@@ -159,7 +159,7 @@ class Op(Pattern):
         self.check = check
 
     def of(self, tensor: gs.Tensor, match: Match) -> Iterator[Match]:
-        if not tensor.inputs or tensor.inputs[0].op != self.op:
+        if not tensor.inputs or op_of(tensor.inputs[0]) != self.op:
             return
         node = tensor.inputs[0]
         if self.check is not None and not self.check(match.scope, node):
@@ -186,7 +186,7 @@ class Through(Pattern):
     def at(self, use: Use, match: Match) -> Iterator[Match]:
         yield from self.inner.at(use, match)
         tensor = see_through(use.tensor)
-        if tensor.inputs and tensor.inputs[0].op in self.ops:
+        if tensor.inputs and op_of(tensor.inputs[0]) in self.ops:
             node = tensor.inputs[0]
             yield from self.at(Use(node, 0), replace(match, nodes=(*match.nodes, node)))
 

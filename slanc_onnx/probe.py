@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ def probe(
     inputs: Mapping[str, Array] | None = None,
     progress: Progress = lambda what, done: None,
 ) -> dict[str, Estimate]:
-    """Estimates by norm name, for the norms of the main graph.
+    """Estimates by norm name, for the norms that a run reaches.
 
     Args:
         model: The original model.
@@ -157,15 +156,3 @@ def first_feeds(
             failure = error
     assert failure is not None
     raise failure
-
-
-def measured_widths(
-    norms: Sequence[Norm], instrumented: Instrumented, values: dict[str, Array]
-) -> list[Norm]:
-    """The norms with the widths that a run showed, where the file did not tell them."""
-    return [
-        replace(norm, width=int(values[instrumented.widths[norm.name]]))
-        if norm.width is None and norm.name in instrumented.widths
-        else norm
-        for norm in norms
-    ]

@@ -138,6 +138,7 @@ def _validation(validation: Validation) -> dict[str, Any]:
             "overflowed_after": validation.overflowed_after,
             "max_relative_error_before": _finite(validation.fp16_error_before),
             "max_relative_error_after": _finite(validation.fp16_error_after),
+            "rms_relative_error_after": _finite(validation.fp16_rms_error),
         },
         "perplexity": None if table is None else {k: _finite(v) for k, v in table.items()},
         "unstable_outputs": validation.unstable,
@@ -148,7 +149,9 @@ def _validation(validation: Validation) -> dict[str, Any]:
 
 def _not_validated(reason: str) -> dict[str, Any]:
     counts = ("overflowed_before", "overflowed_after")
-    errors = ("max_relative_error_before", "max_relative_error_after")
+    errors = (
+        "max_relative_error_before", "max_relative_error_after", "rms_relative_error_after",
+    )  # fmt: skip
     return {
         "fp32_identical": None,
         "fp32_max_abs_error": None,
@@ -272,8 +275,10 @@ def verdict(validation: Validation) -> str:
         )
     fp16 = (
         f"FP16 norms: rows overflowed {validation.overflowed_before} -> "
-        f"{validation.overflowed_after}, relative error {validation.fp16_error_before:.3g} -> "
-        f"{validation.fp16_error_after:.3g} (tolerance {FP16_TOLERANCE:g})"
+        f"{validation.overflowed_after}, largest relative error "
+        f"{validation.fp16_error_before:.3g} -> {validation.fp16_error_after:.3g}, RMS "
+        f"{validation.fp16_rms_error:.3g} (tolerance {FP16_TOLERANCE:g})"
     )
     word = "PASSED" if validation.passed else "FAILED"
-    return " | ".join([word, fp32, fp16, *validation.failures])
+    apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
+    return " | ".join([word, fp32, fp16, *apart, *validation.failures])

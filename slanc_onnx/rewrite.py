@@ -93,7 +93,7 @@ def plan_edits(
 def apply_edits(model: onnx.ModelProto, edits: Edits) -> None:
     """Carry out edits that were planned for this model."""
     for name, value in edits.constants.items():
-        model.graph.initializer.append(numpy_helper.from_array(value, name))
+        add_constant(model, name, value)
     for (at, position), name in edits.inputs.items():
         node_at(model, at).input[position] = name
     for (at, position), name in edits.outputs.items():
@@ -110,6 +110,15 @@ def apply_edits(model: onnx.ModelProto, edits: Edits) -> None:
         for key, text in new.metadata.items():
             node.metadata_props.add(key=key, value=text)
         graphs[new.before.path].node.insert(new.before.node, node)
+
+
+def add_constant(model: onnx.ModelProto, name: str, value: Array) -> None:
+    """One more initializer of the main graph; before IR version 4 those have to be inputs too."""
+    tensor = numpy_helper.from_array(value, name)
+    model.graph.initializer.append(tensor)
+    if model.ir_version < 4:
+        info = helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
+        model.graph.input.append(info)
 
 
 def graph_at(model: onnx.ModelProto, path: GraphPath) -> onnx.GraphProto:
@@ -204,8 +213,11 @@ class _Planner:
 
 
 def _rounded(value: float, dtype: np.dtype[np.generic]) -> Array:
-    """The value in the element type, never rounded to zero: 0 * rsqrt(0) is nan."""
-    rounded = np.asarray(value).astype(dtype)
+    """The value in the element type, but not zero, as 0 * rsqrt(0) is nan, and not infinite."""
+    with np.errstate(over="ignore"):
+        rounded = np.asarray(value).astype(dtype)
+    if np.isinf(rounded):
+        rounded = np.nextafter(rounded, np.zeros((), dtype))
     if value > 0 and rounded.astype(np.float64) == 0:
         rounded = np.nextafter(np.zeros((), dtype), np.ones((), dtype))
     return np.asarray(rounded)

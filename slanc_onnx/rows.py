@@ -92,6 +92,7 @@ class _Layout:
         return np.asarray(in_sequences[:, self.length // 2 :].reshape(-1))
 
 
+@np.errstate(all="ignore")  # rows that are not finite are found and reported
 def estimate_from_rows(
     trace: Trace, norms: Sequence[Norm], progress: Progress = lambda what, done: None
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
@@ -119,7 +120,7 @@ def estimate_from_rows(
     order, last_use = _schedule(list(wanted.values()))
     layout = _layout(order)
     rng = np.random.default_rng(SEED)
-    centred = {norm.name: norm.kind == "layer" for norm in norms}
+    centred = {norm.name: norm.kind == "layer" and not norm.one_pass for norm in norms}
     by_serial: dict[int, list[str]] = {}
     for name, expr in wanted.items():
         by_serial.setdefault(expr.serial, []).append(name)

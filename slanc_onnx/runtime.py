@@ -47,7 +47,9 @@ class Session:
         self._inputs = {i.name for i in self._session.get_inputs()}
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """The outputs by name; what a model does not take of `feeds` is left out.
+        """The tensors among the outputs by name; sequences and maps are left out.
+
+        What a model does not take of `feeds` is not passed on.
 
         Raises:
             CannotRun: ONNX Runtime fails on these inputs.
@@ -57,7 +59,11 @@ class Session:
             values = self._session.run(self.outputs, taken)
         except Exception as error:
             raise CannotRun(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
-        return {n: np.asarray(v) for n, v in zip(self.outputs, values, strict=True)}
+        return {
+            n: np.asarray(v)
+            for n, v in zip(self.outputs, values, strict=True)
+            if isinstance(v, (np.ndarray, np.generic))
+        }
 
 
 def _first_line(error: Exception) -> str:

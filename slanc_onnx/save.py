@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -49,8 +50,12 @@ def check_output(source: Path, output: Path, locations: set[str] | None = None) 
     Raises:
         SlancError: it would, or it is a folder.
     """
-    if output.is_dir():
-        raise SlancError(f"{output}: is a folder. Give -o the name of a file.")
+    if output.exists() and not output.is_file():
+        what = "a folder" if output.is_dir() else "no regular file"
+        raise SlancError(f"{output}: is {what}. Give -o the name of a file.")
+    folder = next((f for f in output.absolute().parents if f.exists()), None)
+    if folder is None or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SlancError(f"{output}: its folder cannot be written to. Give another -o.")
     if output.exists() and output.samefile(source):
         raise SlancError(f"{output}: is the input itself. Give another -o.")
     for location in locations or ():
@@ -67,7 +72,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~umask
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

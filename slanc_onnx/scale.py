@@ -18,7 +18,7 @@ from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import Scope
 from slanc_onnx.inputs import input_specs
 from slanc_onnx.load import Array
-from slanc_onnx.norms import Norm
+from slanc_onnx.norms import Norm, as_computed
 from slanc_onnx.paper import paper_estimates
 from slanc_onnx.probe import probe
 from slanc_onnx.rewrite import scaled_epsilon
@@ -103,6 +103,7 @@ def compute_scales_in(
         CannotRun: `estimate` is "probe" and ONNX Runtime cannot run the model.
     """
     accelerator = accelerator or Accelerator()
+    norms = as_computed(norms, accelerator.variance == "one-pass")
     specs = input_specs(next(scope for scope in scopes if not scope.path))
     traced = trace(scopes, norms, specs)
     todo = [n for n in norms if n.skip_reason is None and n.scaled_by is None]

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from slanc_onnx.expression import Expr, Input, Normalised, Opaque, Product, Sum, Weight
-from slanc_onnx.graph import Scope
+from slanc_onnx.graph import Scope, op_of
 from slanc_onnx.inputs import InputSpec, make_feeds
 from slanc_onnx.load import Array, read_tensor
 from slanc_onnx.movement import CannotFollow
@@ -81,7 +81,7 @@ class _Tracer:
         for name, proto in scope.initializers.items():
             values[name] = _constant(proto, scope, name)
         for node in scope.sorted_nodes():
-            if node.op == "Constant":
+            if op_of(node) == "Constant":
                 continue
             for tensor, value in zip(node.outputs, self._node(scope, node, values), strict=False):
                 if tensor.name:
@@ -94,6 +94,8 @@ class _Tracer:
         try:
             if norm is not None:
                 return self._norm(norm, node, values)
+            if not op_of(node):
+                raise CannotFollow(f"has no rule in the domain {node.domain}")
             bodies = {k: v for k, v in node.attrs.items() if isinstance(v, gs.Graph)}
             if bodies:
                 return self._control_flow(scope, node, bodies, inputs, values)
@@ -209,13 +211,13 @@ def _shape_of(
 ) -> tuple[int, ...] | None:
     """The shape of an output at sequence length 1, from the op's inputs or from the file."""
     known = [v.shape for v in inputs if v is not None and not isinstance(v, Unknown)]
-    if node.op in ELEMENTWISE and len(known) == len(inputs):
+    if op_of(node) in ELEMENTWISE and len(known) == len(inputs):
         try:
             return np.broadcast_shapes(*known)
         except ValueError:
             pass
-    if node.op == "MatMul" and len(known) == 2 and min(len(s) for s in known) >= 2:
+    if op_of(node) == "MatMul" and len(known) == 2 and min(len(s) for s in known) >= 2:
         return (*np.broadcast_shapes(known[0][:-2], known[1][:-2]), known[0][-2], known[1][-1])
-    if tensor.shape and isinstance(tensor.shape[-1], int):
-        return tuple(d if isinstance(d, int) else 1 for d in tensor.shape)
+    if tensor.shape and isinstance(tensor.shape[-1], int) and tensor.shape[-1] >= 0:
+        return tuple(d if isinstance(d, int) and d >= 0 else 1 for d in tensor.shape)
     return None

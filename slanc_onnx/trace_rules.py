@@ -131,20 +131,28 @@ def _shape(step: Step) -> list[Value]:
 
 
 def _elementwise(step: Step) -> list[Value]:
-    """Sums, products and what can be folded."""
+    """Sums, products, powers and limits of activations; what else there is for constants."""
     values = [step.known(i) for i in range(len(step.inputs))]
     op = step.node.op
     if not any(isinstance(v, View) for v in values):
         return [_fold(op, values)]
     if op == "Pow":
         base, exponent = step.view(0), step.array(1)
-        power = 0.0 if exponent is None else float(exponent.reshape(-1)[0])
+        if exponent is None or exponent.size != 1:
+            raise CannotFollow("raises channels to different powers")
+        power = float(exponent.reshape(-1)[0])
         if power in (2.0, 3.0):
             square = combine(Product, base, base)
             return [square if power == 2.0 else combine(Product, square, base)]
         return [_unary("Pow", base, power)]
     if op in ("Min", "Max"):
-        return [next(v for v in values if isinstance(v, View))]  # a limit on the values
+        view, *others = (v for v in values if isinstance(v, View))
+        if others:
+            raise CannotFollow("picks the smaller or larger of two activations")
+        shape = np.broadcast_shapes(*(v.shape for v in values))
+        return [View(view.expr, np.broadcast_to(view.ids, shape))]  # a limit on the values
+    if op not in ("Add", "Sub", "Mul", "Div"):
+        raise CannotFollow("has no rule for activations")
     b: Value = values[1]
     if op == "Div":
         b = _fold("Reciprocal", [b]) if not isinstance(b, View) else _unary("Reciprocal", b)
@@ -185,8 +193,8 @@ def _where(step: Step) -> list[Value]:
         other = next(v for v in values if not isinstance(v, View))
         shape = np.broadcast_shapes(branches[0].shape, other.shape)
         return [View(branches[0].expr, np.broadcast_to(branches[0].ids, shape))]
-    if not branches:  # chosen by data between constants
-        return [as_view(values[0])]
+    if not branches:
+        raise CannotFollow("chooses between constants by data")
     a, b = row(branches[0]), row(branches[1])
     shape = np.broadcast_shapes(branches[0].shape, branches[1].shape)
     return [row_view(Alternatives(a.channels, (a, b), (0.5, 0.5)), shape)]
@@ -385,7 +393,7 @@ RULES: dict[str, Rule] = {
     **{op: _same for op in ("Identity", "Dropout", "Cast", "CastLike")},
     **{op: _elementwise for op in FOLDS},
     **{op: _activation for op in (*CONTRACTIONS, "Sigmoid", "HardSigmoid", "Exp", "Log", "Sqrt",
-                                  "Reciprocal", "Softplus", "Cos", "Abs")},
+                                  "Reciprocal", "Softplus", "Cos")},
     "Gather": _gather,
     "Slice": _slice,
     "Shape": _shape,

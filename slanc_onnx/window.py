@@ -25,14 +25,10 @@ class Placement:
 
     Attributes:
         scale: A power of two.
-        overflow_bits: Room of `upper` below the largest number, in bits of the sum of squares.
-        underflow_bits: Room of `typical`'s mean square above the smallest normal number.
         note: What a user should know, where the limits cross; else "".
     """
 
     scale: float
-    overflow_bits: float
-    underflow_bits: float
     note: str = ""
 
 
@@ -46,6 +42,10 @@ def place(
     `ELEMENT_BITS` of a narrow window. And rows far below the typical one (a first token's, say)
     are kept too, down to those that epsilon outweighs, as long as `OVERFLOW_BITS` remain.
 
+    A scale below 1 raises epsilon, which is divided by s^2 as well: it counts like a row whose mean
+    square it is. Where it outweighs even the largest row, underflow is no concern, because then
+    the mean squares hardly matter beside it.
+
     Where the window is empty no scale serves every row. Then the typical row stays just above
     underflow, because it stands for nearly all rows, and the note says what is lost.
 
@@ -55,8 +55,10 @@ def place(
         accelerator: Whose limits bound the window.
         epsilon: The norm's, as it joins the mean square; 0 for none.
     """
-    low = math.log2(estimate.upper / accelerator.largest) / 2
+    low = math.log2(max(estimate.upper, width * epsilon) / accelerator.largest) / 2
     high = math.log2(estimate.typical / (width * accelerator.smallest_normal)) / 2
+    if width * epsilon > estimate.upper:
+        high = max(high, low)
     if low <= high:
         above = min(max(high - low - ELEMENT_BITS / 2, 0.0), (high - low) / 2)
         exponent = max(round(low + above), math.ceil(low))
@@ -65,7 +67,6 @@ def place(
         exponent = min(exponent, max(kept, math.ceil(low + OVERFLOW_BITS / 2)))
     else:
         exponent = math.floor(high)
-    overflow_bits, underflow_bits = 2 * (exponent - low), 2 * (high - exponent)
     note = ""
     if low > high:
         lost = accelerator.largest * 4.0**exponent
@@ -73,4 +74,4 @@ def place(
             f"no scale serves all rows: rows with a sum of squares over {lost:.3g} overflow "
             f"(predicted largest {estimate.upper:.3g}, typical {estimate.typical:.3g})"
         )
-    return Placement(2.0**exponent, overflow_bits, underflow_bits, note)
+    return Placement(2.0**exponent, note)

@@ -168,3 +168,28 @@ def test_bad_input_gives_2_and_the_fix_and_no_file(run: Run, title: str) -> None
     assert message in err
     after = {name: Path(name).is_dir() or Path(name).read_bytes() for name in os.listdir()}
     assert after == before
+
+
+def test_an_output_on_a_device_or_on_the_inputs_is_refused(run: Run) -> None:
+    os.mkfifo("pipe")
+    status, _, err = run("model.onnx", "-o", "pipe")
+    assert (status, "no regular file" in err) == (2, True)
+    np.savez("in.npz", ids=np.zeros((1, 4), np.int64))
+    before = Path("in.npz").read_bytes()
+    status, _, err = run("model.onnx", "-o", "in.npz", "--inputs", "in.npz")
+    assert (status, "is the file of inputs" in err) == (2, True)
+    assert Path("in.npz").read_bytes() == before
+
+
+def test_an_external_place_that_is_no_number_is_named(run: Run) -> None:
+    model = onnx.load("model.onnx")
+    tensor = next(t for t in model.graph.initializer if len(t.dims) == 2)
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "data"), ("offset", "abc")):
+        tensor.external_data.add(key=key, value=value)
+    Path("data").write_bytes(bytes(1 << 20))
+    Path("odd.onnx").write_bytes(model.SerializeToString())
+    status, _, err = run("odd.onnx")
+    assert (status, "is no number" in err) == (2, True)

@@ -140,9 +140,14 @@ def test_a_naive_row_that_overflows_becomes_zero(title: str) -> None:
         (1e-12, True, 2.0**-14),
         (0.0, False, 0.0),
         (0.0, True, 0.0),
+        (1e6, False, 65504.0),
+        (1e300, True, 65504.0),
     ],
 )
-def test_epsilon_is_held_above_zero(epsilon: float, flush: bool, held: float) -> None:
+@pytest.mark.filterwarnings("error")
+def test_epsilon_is_held_above_zero_and_below_infinity(
+    epsilon: float, flush: bool, held: float
+) -> None:
     assert held_epsilon(epsilon, Accelerator(flush_subnormals=flush)) == held
 
 
@@ -200,9 +205,76 @@ def test_a_model_in_fp16_keeps_its_types(nodes: str) -> None:
     assert same(run(emulated.model, x=x)["y"], list(expected))
 
 
-def test_a_norm_inside_a_subgraph_is_emulated_but_not_observed() -> None:
-    branch = f"() => (float[2, rows, 5] o) {{ {NORMS['rms'][2].replace('y =', 'o =')} }}"
-    nodes = f"c = Cast<to = 9>(eps) y = If (c) <then_branch = t {branch}, else_branch = e {branch}>"
+ONE_PASS = (
+    "mu = ReduceMean<axes = [-1]>(x) q = Mul(x, x) e = ReduceMean<axes = [-1]>(q) w = Mul(mu, mu) "
+    "m = Sub(e, w) v = Add(m, eps) s = Sqrt(v) c = Sub(x, mu) n = Div(c, s) k = Mul(n, g) "
+    "y = Add(k, b)"
+)
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+def test_a_layer_norm_spelled_in_one_pass_is_emulated_so_on_every_device(
+    device: Accelerator,
+) -> None:
+    model = model_of(ONE_PASS, 32)
+    (norm,) = find_norms_in(read_graph(model))
+    assert norm.one_pass
+    x, constants = rows(32), affine(32)
+    x[:, 0] = x[:, 0] * 2 + 300  # a wide mean: its square overflows, the variance does not
+    emulated = emulate(model, [norm], device)
+    outputs = run(emulated.model, x=x)
+    one_pass = Accelerator(device.accumulate, device.flush_subnormals, "one-pass")
+    loop = HalfNorm(one_pass, "layer", EPSILON)
+    gamma, beta = constants["g"].tolist(), constants["b"].tolist()
+    expected = [loop.row(row, gamma, beta) for row in x.reshape(-1, 32).tolist()]
+    mean_squares = outputs[emulated.mean_squares[norm.name]]
+    assert same(mean_squares, [square for _, square in expected])
+    assert same(outputs["y"], [y for y, _ in expected])
+    assert not np.isfinite(mean_squares[:, 0]).any()
+
+
+IF = """
+<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
+main (float[2, rows, 5] x, bool c) => (float[2, rows, 5] y) <float[5] g = {1, 2, 3, 4, 5}>
+{
+    y = If (c) <
+        then_branch = t () => (float[2, rows, 5] o) {
+            k = Mul(x, x)
+            [one] a = SimplifiedLayerNormalization<axis = -1, epsilon = 1e-5>(x, g)
+            [two] o = SimplifiedLayerNormalization<axis = -1, epsilon = 1e-5>(k, g)
+        },
+        else_branch = e () => (float[2, rows, 5] o) {
+            [three] o = SimplifiedLayerNormalization<axis = -1, epsilon = 1e-5>(x, g)
+        }
+    >
+}
+"""
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_norm_in_a_branch_is_observed_when_the_branch_is_taken(taken: bool) -> None:
+    model = onnx.parser.parse_model(IF)
+    emulated = emulate(model, find_norms_in(read_graph(model)), Accelerator())
+    x = rows(5)
+    outputs = run(emulated.model, x=x, c=np.array(taken))
+    with np.errstate(over="ignore"):
+        inputs = {"one": x, "two": x * x, "three": x}
+    for name, values in inputs.items():
+        mean_squares = outputs[emulated.mean_squares[name]]
+        if (name == "three") == taken:
+            assert mean_squares.shape == (0,)
+            continue
+        loop = HalfNorm(Accelerator(), "rms", EPSILON)
+        expected = [loop.row(row, [1] * 5)[1] for row in values.reshape(-1, 5).tolist()]
+        assert mean_squares.shape == (len(expected),)
+        assert same(mean_squares, list(expected))
+
+
+def test_a_norm_inside_two_subgraphs_is_emulated_but_not_observed() -> None:
+    inner = f"() => (float[2, rows, 5] o) {{ {NORMS['rms'][2].replace('y =', 'o =')} }}"
+    choice = "= If (c) <then_branch = t {0}, else_branch = e {0}>"
+    branch = f"() => (float[2, rows, 5] r) {{ r {choice.format(inner)} }}"
+    nodes = f"c = Cast<to = 9>(eps) y {choice.format(branch)}"
     model = model_of(nodes, 5)
     emulated = emulate(model, find_norms_in(read_graph(model)), Accelerator())
     assert emulated.mean_squares == {}

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from slanc_onnx.graph import read_graph
-from slanc_onnx.norms import Norm, find_norms_in
+from slanc_onnx.norms import Norm, find_norms_in, hidden_functions
 from slanc_onnx.rewrite import apply_scales_in
 from tests.spelling import HEADER
 from tests.unoptimised import different, run
@@ -103,3 +103,119 @@ def test_others_may_read_the_input_and_the_normalised_value() -> None:
     before = run(model, x=x)
     apply_scales_in(model, [norm], {norm.name: 64.0})
     assert different(before, run(model, x=x)) == []
+
+
+@pytest.mark.parametrize("op", ["LayerNormalization", "EmbedLayerNormalization"])
+def test_an_op_of_another_domain_is_no_norm_whatever_its_name(op: str) -> None:
+    model = parse(f"y = my.domain.{op}<axis = -1>(x, g, b)")
+    model.opset_import.add(domain="my.domain", version=1)
+    assert find_norms_in(read_graph(model)) == []
+
+
+@pytest.mark.parametrize("op", ["Pow", "ReduceMean", "Sqrt", "Div"])
+def test_a_norm_with_an_op_of_another_domain_inside_is_none(op: str) -> None:
+    model = parse(f"{RMS} {FROM_MEAN}")
+    assert len(find_norms_in(read_graph(model))) == 1
+    model.opset_import.add(domain="my.domain", version=1)
+    next(node for node in model.graph.node if node.op_type == op).domain = "my.domain"
+    assert find_norms_in(read_graph(model)) == []
+
+
+def test_the_domain_of_the_standard_ops_has_two_names() -> None:
+    model = parse(f"{RMS} {FROM_MEAN}")
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+    assert only_norm(model).skip_reason is None
+
+
+@pytest.mark.parametrize("change", ["no gamma", "no inputs", "no outputs", "no first input"])
+@pytest.mark.parametrize(
+    "op", ["LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization"]
+)
+def test_a_fused_op_that_lacks_inputs_or_outputs_is_no_norm(op: str, change: str) -> None:
+    domain = "" if op == "LayerNormalization" else "com.microsoft."
+    model = parse(f"y = {domain}{op}(x, x, g)")
+    node = model.graph.node[0]
+    if change == "no gamma":
+        del node.input[1:]
+    elif change == "no inputs":
+        del node.input[:]
+    elif change == "no outputs":
+        del node.output[:]
+    else:
+        node.input[0] = ""
+    norms = find_norms_in(read_graph(model))
+    assert norms == [] or op == "EmbedLayerNormalization"  # which is skipped anyway
+
+
+def test_a_cast_without_its_attribute_is_read_past() -> None:
+    model = parse(f"z = Cast<to = 1>(x) {RMS} {FROM_MEAN}".replace("(x, ", "(z, "))
+    del model.graph.node[0].attribute[:]
+    assert only_norm(model).element_type == onnx.TensorProto.FLOAT
+
+
+def overridable(name: str) -> onnx.ModelProto:
+    """The initializer of that name is also a graph input."""
+    model = parse(f"{RMS} {FROM_MEAN}")
+    model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
+    return model
+
+
+def test_an_epsilon_that_a_caller_may_override_is_no_constant() -> None:
+    norm = only_norm(overridable("eps"))
+    assert norm.epsilon is None
+    assert norm.skip_reason == "its epsilon is the graph input 'eps', which a caller may override"
+
+
+def test_before_ir_version_4_every_initializer_is_a_graph_input_too() -> None:
+    model = overridable("eps")
+    model.ir_version = 3
+    norm = only_norm(model)
+    assert norm.epsilon == pytest.approx(1e-5)
+    assert norm.skip_reason is None
+
+
+def test_other_overridable_constants_count_as_their_defaults() -> None:
+    norm = only_norm(overridable("two"))
+    assert (norm.kind, norm.skip_reason) == ("rms", None)
+    assert norm.epsilon == pytest.approx(1e-5)
+
+
+FUNCTIONS = """
+<ir_version: 8, opset_import: ["": 17, "local": 1]>
+main (float[2, 8] x, float[8] g) => (float[2, 8] y) {{ {calls} }}
+<domain: "local", opset_import: ["": 17, "local": 1]>
+written_out (x) => (y) {{
+    q = Mul(x, x) m = ReduceMean<axes = [-1]>(q) s = Sqrt(m) y = Div(x, s) }}
+<domain: "local", opset_import: ["": 17, "local": 1]>
+fused (x, g) => (y) {{ y = LayerNormalization(x, g) }}
+<domain: "local", opset_import: ["": 17, "local": 1]>
+outer (x, g) => (y) {{ y = local.fused(x, g) }}
+<domain: "local", opset_import: ["": 17, "local": 1]>
+mean (x) => (y) {{ y = ReduceMean<axes = [-1]>(x) }}
+<domain: "{domain}", opset_import: ["": 17, "local": 1]>
+RMSNormalization (x, g) => (y) {{ h = local.written_out(x) y = Mul(h, g) }}
+"""
+BRANCH = """
+    c = Constant<value = bool {1}>()
+    y = If (c) <then_branch = t () => (float[2, 8] o) { o = local.written_out(x) },
+                else_branch = e () => (float[2, 8] p) { p = Exp(x) }>
+"""
+
+
+@pytest.mark.parametrize(
+    ("calls", "domain", "expected"),
+    [
+        ("y = Exp(x)", "", []),
+        ("y = local.mean(x)", "", []),
+        ("y = local.written_out(x)", "", ["written_out"]),
+        ("z = local.fused(x, g) y = local.written_out(z)", "", ["fused", "written_out"]),
+        ("y = local.outer(x, g)", "", ["fused"]),
+        ("y = RMSNormalization(x, g)", "", []),
+        ("y = local.RMSNormalization(x, g)", "local", ["written_out"]),
+        (BRANCH, "", ["written_out"]),
+    ],
+)
+def test_norms_in_functions_are_hidden(calls: str, domain: str, expected: list[str]) -> None:
+    model = onnx.parser.parse_model(FUNCTIONS.format(calls=calls, domain=domain))
+    assert hidden_functions(model) == expected

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from slanc_onnx import probe as probe_module
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import read_graph
-from slanc_onnx.inputs import input_specs, random_ids
+from slanc_onnx.inputs import input_specs, make_feeds, random_ids
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.probe import probe
 from slanc_onnx.runtime import CannotRun
@@ -195,9 +195,9 @@ IF = """
 """
 
 
-def test_norms_in_a_branch_have_no_figures() -> None:
+def test_a_norm_in_the_branch_that_is_taken_has_figures() -> None:
     model = graph(IF, WEIGHTS, "int64[batch, sequence] ids, bool flag")
-    assert list(probed(model)) == ["outside"]
+    assert sorted(probed(model)) == ["inside", "outside"]
 
 
 def test_a_model_without_norms_is_not_run() -> None:
@@ -247,3 +247,15 @@ def test_the_number_of_runs_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None
     found = probed(graph(TEXT, WEIGHTS, "int64[1, sequence] ids"))["n"]
     ids = np.concatenate([random_ids(500, (1, 64), k) for k in range(2)])
     expect(found, sums(TABLE[ids], False), sums(TABLE[[0, 1]], False))
+
+
+def test_negative_sizes_are_dynamic_and_undefined_types_are_floats() -> None:
+    """As old exporters write them."""
+    model = graph("y = Neg(x)", {}, "float[4, 3, 2] x, float[2] odd")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    model.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.UNDEFINED
+    specs = input_specs(read_graph(model)[0])
+    assert [spec.dims for spec in specs] == [("", 3, 2), (2,)]
+    feeds = make_feeds(specs, np.random.default_rng(0), batch=5)
+    assert feeds["x"].shape == (5, 3, 2)
+    assert feeds["odd"].dtype == np.float32

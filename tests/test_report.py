@@ -25,7 +25,8 @@ VALIDATION = [
     "passed",
 ]  # fmt: skip
 FP16 = [
-    "overflowed_before", "overflowed_after", "max_relative_error_before", "max_relative_error_after"
+    "overflowed_before", "overflowed_after", "max_relative_error_before",
+    "max_relative_error_after", "rms_relative_error_after",
 ]  # fmt: skip
 
 
@@ -72,7 +73,13 @@ def test_it_tells_each_norm_in_topological_order(run: Run) -> None:
     assert "already" in mild["reason"]
     assert (plain["scale"], plain["scaled_epsilon"]) == (None, None)
     assert plain["reason"] == "its inner value 'deviation' is a graph output"
-    assert inner["observed"] is None  # it was not run on its own
+    assert inner["observed"]["overflowed_before"] == 16
+
+
+def test_a_norm_in_a_branch_that_is_not_taken_was_not_observed(run: Run) -> None:
+    np.savez("in.npz", ids=np.array([[4, 9, 2]]), deep=np.array(False))
+    run("model.onnx", "--inputs", "in.npz", "--report", "report.json", "-qq")
+    assert [n["name"] for n in read()["norms"] if n["observed"] is None] == ["inner"]
 
 
 def test_what_was_observed_is_what_the_rows_are(run: Run) -> None:

@@ -75,6 +75,19 @@ def test_names_that_are_taken_are_left_alone() -> None:
     assert "w/slanc_2" in [node.output[0] for node in model.graph.node]
 
 
+def test_new_initializers_are_inputs_too_before_ir_version_4() -> None:
+    text = TWO_NORMS.replace("ir_version: 8", "ir_version: 3").replace('"": 17', '"": 8')
+    text = text.replace("float[rows, 4] x)", "float[rows, 4] x, float eps, float[4] g)")
+    before, model = onnx.parser.parse_model(text), onnx.parser.parse_model(text)
+    onnx.checker.check_model(before, full_check=True)
+    scale_all(model, 4.0)
+    onnx.checker.check_model(model, full_check=True)
+    new = ["slanc.scale_4", "slanc.epsilon_0.0625"]
+    assert [info.name for info in model.graph.input] == ["x", "eps", "g", *new]
+    x = np.random.default_rng(3).normal(size=(3, 4)).astype(np.float32)
+    assert different(run(before, x=x), run(model, x=x)) == []
+
+
 def test_a_model_without_a_named_norm_is_not_modified() -> None:
     before, model = onnx.parser.parse_model(TWO_NORMS), onnx.parser.parse_model(TWO_NORMS)
     assert not apply_scales_in(model, find_norms_in(read_graph(model)), {"three": 2.0})
@@ -155,9 +168,13 @@ def test_an_epsilon_from_a_constant_node_is_replaced_where_the_norm_reads_it() -
         ("double", np.float64, 1e-12, 64.0, 1e-12 / 4096),
         ("bfloat16", ml_dtypes.bfloat16, 2.0**-10, 64.0, 2.0**-22),
         ("bfloat16", ml_dtypes.bfloat16, 2.0**-130, 64.0, 2.0**-133),
+        ("float16", np.float16, 1.0, 2.0**-10, 65504.0),
+        ("bfloat16", ml_dtypes.bfloat16, 2.0**100, 2.0**-20, 255 * 2.0**120),
+        ("float", np.float32, 2.0**100, 2.0**-20, float(np.finfo(np.float32).max)),
     ],
 )
-def test_scale_and_epsilon_have_the_type_of_the_norm_and_never_round_to_zero(
+@pytest.mark.filterwarnings("error")
+def test_scale_and_epsilon_have_the_type_of_the_norm_and_are_neither_zero_nor_infinite(
     name: str, dtype: type[np.generic], epsilon: float, scale: float, expected: float
 ) -> None:
     model = onnx.parser.parse_model(f"""

@@ -18,6 +18,7 @@ from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import random_ids
 from slanc_onnx.instrument import instrument
 from slanc_onnx.norms import find_norms_in
+from slanc_onnx.paper import paper_estimates
 from slanc_onnx.rows import apply_function, erf, estimate_from_rows, normalised, sums_of_squares
 from tests.small_graphs import D, between, from_weights, graph, normal, read
 from tests.unoptimised import run
@@ -324,3 +325,18 @@ def test_an_estimate_from_rows(
         assert found is not None
         assert found.typical == pytest.approx(expected.typical)
         assert (found.upper, found.lowest, found.by) == (expected.upper, expected.lowest, "x")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.inf, np.nan, np.float32(3e38)])
+def test_weights_that_are_not_finite_are_reported_and_print_nothing(value: float) -> None:
+    weights = normal(1, D, D)
+    weights[0, 0] = value
+    nodes = "h = MatMul(x, w) i = MatMul(h, w) total = Mul(i, i)"
+    model = between(nodes, {"w": weights})
+    estimates, reasons = from_weights(model)
+    assert sorted(estimates) == ["first"]
+    assert reasons == {"last": "its rows are not finite or zero"}
+    if not np.isfinite(value):
+        reason = paper_estimates(*read(model))[1]["last"]
+        assert reason.startswith("the predicted sum of squares is ")

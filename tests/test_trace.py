@@ -160,6 +160,24 @@ STOPPED = {
         "MatMul",
         "p",
     ),
+    "the larger of two activations": (
+        "h = MatMul(x, w) total = Max(x, h)",
+        "Max",
+        "total",
+    ),
+    "a comparison": (
+        "g = Greater(x, half) f = Cast<to = 1>(g) total = Mul(f, x)",
+        "Greater",
+        "g",
+    ),
+    "a remainder": ("total = Mod<fmod = 1>(x, half)", "Mod", "total"),
+    "a power per channel": ("total = Pow(x, row)", "Pow", "total"),
+    "a choice between constants": (
+        "g = Cast<to = 9>(x) t = Where(g, row, half) total = Add(t, x)",
+        "Where",
+        "t",
+    ),
+    "a MatMul of another domain": ("total = my.domain.MatMul(x, w)", "MatMul", "total"),
     "a stack of matrices": ("total = MatMul(x, stack)", "MatMul", "total"),
     "a sum over channels": (
         "sum = ReduceSum(x, last_axis) total = Mul(sum, x)",
@@ -181,7 +199,8 @@ def test_what_cannot_be_followed_is_named_and_its_norm_listed(
     nodes: str, op: str, tensor: str
 ) -> None:
     weights = {"w": W, "stack": np.stack([W] * D), "axis": np.array(1), "last_axis": shape(-1)}
-    model = between(nodes, weights)
+    numbers = {"half": np.array(0.5, np.float32), "row": np.arange(D, dtype=np.float32)}
+    model = between(nodes, {**weights, **numbers})
     model.opset_import.add(domain="my.domain", version=1)
     estimates, reasons = from_weights(model)
     assert sorted(estimates) == ["first"]
@@ -482,3 +501,14 @@ def test_reading_a_graph_reads_no_weight(monkeypatch: pytest.MonkeyPatch) -> Non
         if isinstance(e, Linear):
             e.weight.read()
     assert reads.count("w") == 2
+
+
+@pytest.mark.parametrize("limit", ["Max(x, zero)", "Min(half, x)", "Max(x, row)"])
+def test_a_limit_on_an_activation_keeps_its_rows(limit: str) -> None:
+    weights: Weights = {
+        "zero": np.array(0, np.float32),
+        "half": np.array(0.5, np.float32),
+        "row": np.zeros(D, np.float32),
+    }
+    limited = paper(between(f"total = {limit}", weights))["last"]
+    assert limited == pytest.approx(frobenius(np.diag(exact(GAMMA))), rel=1e-6)
