@@ -27,6 +27,7 @@ from slanc_onnx.load import load_model, read_tensor
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import apply_scales_in
 from slanc_onnx.runtime import Feeds, Session
+from slanc_onnx.scale import scales_to_apply
 
 SENTENCES = 500
 Floats = npt.NDArray[np.float64]
@@ -46,7 +47,7 @@ def main() -> int:
         decided = compute_scales(model, Options(scale=scale), folder=folder)
         rewritten = onnx.ModelProto()
         rewritten.CopyFrom(model)
-        wanted = {d.norm.name: d.scale for d in decided if d.status == "scaled" and d.scale}
+        wanted = scales_to_apply(decided)
         apply_scales_in(rewritten, [d.norm for d in decided], wanted)
         norms = find_norms_in(read_graph(rewritten, folder))
         print(f"{scale}: {len(wanted)} of {len(decided)} norms scaled")

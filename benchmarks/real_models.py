@@ -26,7 +26,7 @@ from slanc_onnx.norms import Norm, find_norms_in
 from slanc_onnx.perplexity import Tokens, negative_log_likelihood, perplexity, read_tokens
 from slanc_onnx.rewrite import apply_scales_in
 from slanc_onnx.runtime import Feeds, Session
-from slanc_onnx.scale import compute_scales_in
+from slanc_onnx.scale import compute_scales_in, scales_to_apply
 
 
 def main() -> int:
@@ -55,7 +55,7 @@ def main() -> int:
         decided = compute_scales_in(model, scopes, norms, folder=folder, estimate=estimate)
         rewritten = onnx.ModelProto()
         rewritten.CopyFrom(model)
-        wanted = {d.norm.name: d.scale for d in decided if d.status == "scaled" and d.scale}
+        wanted = scales_to_apply(decided)
         apply_scales_in(rewritten, norms, wanted)
         versions[estimate] = rewritten, find_norms_in(read_graph(rewritten, folder))
         seconds = time.perf_counter() - started

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from slanc_onnx.job import Outcome
     from slanc_onnx.load import Array
     from slanc_onnx.perplexity import Tokens
-    from slanc_onnx.scale import Progress
+    from slanc_onnx.progress import Progress
 
 PASSED, FAILED, BAD_INPUT = 0, 1, 2
 

@@ -19,15 +19,14 @@ from slanc_onnx.inputs import InputSpec, input_specs, make_feeds
 from slanc_onnx.load import Array, load_model
 from slanc_onnx.norms import Norm, find_norms_in, hidden_functions
 from slanc_onnx.probe import first_feeds
+from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.report import Report, make_report
 from slanc_onnx.rewrite import apply_scales_in
 from slanc_onnx.runtime import CannotRun, Feeds, Session
 from slanc_onnx.save import check_output, save_model
 from slanc_onnx.scale import (
-    Progress,
     ScaledNorm,
     compute_scales_in,
-    no_progress,
     scales_to_apply,
 )  # fmt: skip
 from slanc_onnx.validate import Validation, validate_pair

@@ -10,7 +10,7 @@ earlier norm, collinear with that norm's x:  r = (|r| / sqrt d) x,  with |r| as 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,9 +38,8 @@ from slanc_onnx.expression import (
 )  # fmt: skip
 from slanc_onnx.load import Array
 from slanc_onnx.norms import Norm
+from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.trace import Trace
-
-Progress = Callable[[str, float], None]
 
 EXACT_WIDTH = 1024  # wider sources are sampled with random signs instead of the identity
 SIGNS, SEED = 256, 0
@@ -50,7 +49,7 @@ TABLE_CHUNK = 8192
 
 @np.errstate(all="ignore")  # figures that are not finite are found and reported
 def paper_estimates(
-    trace: Trace, norms: Sequence[Norm], progress: Progress = lambda what, done: None
+    trace: Trace, norms: Sequence[Norm], progress: Progress = no_progress
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
     """s^2 = |M|_F^2 by norm name, as both figures of an estimate; and the norms without one, why.
 

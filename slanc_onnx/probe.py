@@ -6,7 +6,7 @@ where massive activations are born, so they show the largest rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +18,8 @@ from slanc_onnx.inputs import IMAGE_SIZES, InputSpec, make_feeds, random_ids
 from slanc_onnx.instrument import Instrumented, instrument
 from slanc_onnx.load import Array
 from slanc_onnx.norms import Norm
+from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.runtime import CannotRun, Feeds, Session
-
-Progress = Callable[[str, float], None]  # what is being done, and the fraction that is finished
 
 SEQUENCES, LENGTH, SINGLES, SEED = 4, 64, 256, 0
 SHORTER, MOST_RUNS = (16, 8), 64
@@ -32,7 +31,7 @@ def probe(
     specs: Sequence[InputSpec],
     folder: Path | None,
     inputs: Mapping[str, Array] | None = None,
-    progress: Progress = lambda what, done: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Estimate]:
     """Estimates by norm name, for the norms that a run reaches.
 

@@ -39,9 +39,8 @@ from slanc_onnx.expression import (
 from slanc_onnx.inputs import random_ids
 from slanc_onnx.load import Array
 from slanc_onnx.norms import Norm
+from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.trace import Trace
-
-Progress = Callable[[str, float], None]
 
 SEED = 0
 # Rows in all, for models whose weights make a row cost little; fewer for large ones.
@@ -94,7 +93,7 @@ class _Layout:
 
 @np.errstate(all="ignore")  # rows that are not finite are found and reported
 def estimate_from_rows(
-    trace: Trace, norms: Sequence[Norm], progress: Progress = lambda what, done: None
+    trace: Trace, norms: Sequence[Norm], progress: Progress = no_progress
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
     """Estimates by norm name, and for the norms without one the reason.
 

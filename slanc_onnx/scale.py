@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from slanc_onnx.load import Array
 from slanc_onnx.norms import Norm, as_computed
 from slanc_onnx.paper import paper_estimates
 from slanc_onnx.probe import probe
+from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.rewrite import scaled_epsilon
 from slanc_onnx.rows import estimate_from_rows
 from slanc_onnx.runtime import CannotRun
@@ -30,11 +31,6 @@ from slanc_onnx.window import place
 ScaleRule = Literal["window", "paper"]
 EstimateRule = Literal["auto", "probe", "weights"]
 Status = Literal["scaled", "unchanged", "skipped"]
-Progress = Callable[[str, float], None]
-
-
-def no_progress(what: str, done: float) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from slanc_onnx.instrument import instrument
 from slanc_onnx.load import Array
 from slanc_onnx.norms import Norm, as_computed
 from slanc_onnx.perplexity import Tokens, negative_log_likelihood, perplexity
+from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.runtime import CannotRun, Feeds, Session
 
-Progress = Callable[[str, float], None]
 _NONE = np.zeros(0)
 
 # Of the largest absolute output: scales that are no powers of two round once per element.
@@ -119,7 +119,7 @@ def validate_pair(
     folder: Path | None = None,
     exact: bool = True,
     tokens: Tokens | None = None,
-    progress: Progress = lambda what, done: None,
+    progress: Progress = no_progress,
 ) -> Validation:
     """Run both models on `feeds` and compare.
 
