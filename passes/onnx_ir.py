@@ -20,8 +20,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx_ir as ir
+import onnx_ir.passes.common
 
 from slanc_onnx import Options, ScaledNorm, SlancError, compute_scales
+from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.graph import GraphPath
 from slanc_onnx.load import Array
 from slanc_onnx.rewrite import Edits, NewNode, NodeAt, plan_edits
@@ -31,8 +33,7 @@ from slanc_onnx.scale import scales_to_apply
 class SlancPass(ir.passes.InPlacePass):
     """Scale the norms of a model, so that they are safe in FP16.
 
-    A norm that an earlier run scaled stays as it is. Norms in model-local functions are not seen:
-    let `onnx_ir.passes.common.InlinePass` go first.
+    A norm that an earlier run scaled stays as it is. Functions that hold norms are inlined.
     """
 
     def __init__(self, options: Options | None = None) -> None:
@@ -60,8 +61,12 @@ def scale_model(model: ir.Model, options: Options | None = None) -> list[ScaledN
         SlancError: bad input; the model is unchanged.
     """
     # Found and decided on a copy; node i of its graphs is node i of the model's.
-    proto = ir.to_proto(model)
-    decided = compute_scales(proto, options, folder=_external_folder(model))
+    proto, folder = ir.to_proto(model), _external_folder(model)
+    _, functions = inline_norm_functions(proto, folder)
+    if functions:
+        ir.passes.common.InlinePass(lambda function: function.name in functions)(model)
+        proto = ir.to_proto(model)
+    decided = compute_scales(proto, options, folder=folder)
     norms = [d.norm for d in decided]
     _Editor(model, plan_edits(proto, norms, scales_to_apply(decided))).apply()
     return decided
@@ -90,7 +95,7 @@ class _Editor:
         self.scaled: dict[str, ir.Value] = {}  # outputs of the new Divs, by name
         # As they were when the edits were planned, with places by index.
         paths = {at.path for at, _ in (*edits.inputs, *edits.outputs)}
-        paths |= {at.path for at in edits.epsilons}
+        paths |= {at.path for at in (*edits.epsilons, *edits.stamps)}
         self.graphs = {path: _graph_at(model, path) for path in paths}
         self.nodes = {path: list(graph) for path, graph in self.graphs.items()}
         for constant in self.constants.values():
@@ -113,6 +118,8 @@ class _Editor:
             self.node(at).replace_input_with(position, value)
         for at, epsilon in self.edits.epsilons.items():
             self.node(at).attributes.add(ir.AttrFloat32("epsilon", epsilon))
+        for at, metadata in self.edits.stamps.items():
+            self.node(at).metadata_props.update(metadata)
 
     def node(self, at: NodeAt) -> ir.Node:
         return self.nodes[at.path][at.node]

@@ -15,7 +15,7 @@ from slanc_onnx.api import apply_scales, compute_scales, find_norms, validate
 from slanc_onnx.check import Options
 from slanc_onnx.errors import SlancError
 from slanc_onnx.job import Outcome, protect, protect_file
-from slanc_onnx.norms import Norm
+from slanc_onnx.norm import Norm
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.validate import Validation
 

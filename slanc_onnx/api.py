@@ -9,10 +9,12 @@ import onnx
 
 from slanc_onnx.check import Options
 from slanc_onnx.errors import SlancError
+from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import input_specs
 from slanc_onnx.job import decide, validation_feeds
-from slanc_onnx.norms import Norm, find_norms_in
+from slanc_onnx.norm import Norm
+from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import NodeAt, apply_scales_in, node_at
 from slanc_onnx.scale import ScaledNorm, scales_to_apply
 from slanc_onnx.validate import Validation, validate_pair
@@ -28,7 +30,8 @@ def find_norms(model: onnx.ModelProto, folder: Path | None = None) -> list[Norm]
     Raises:
         SlancError: the graph cannot be read.
     """
-    return find_norms_in(read_graph(model, folder))
+    inlined, _ = inline_norm_functions(model, folder)
+    return find_norms_in(read_graph(inlined, folder))
 
 
 def compute_scales(
@@ -44,6 +47,7 @@ def compute_scales(
     Raises:
         SlancError: bad input.
     """
+    model, _ = inline_norm_functions(model, folder)
     scopes = read_graph(model, folder)
     return decide(model, scopes, find_norms_in(scopes), options or Options(), folder)
 
@@ -62,12 +66,15 @@ def apply_scales(model: onnx.ModelProto, scales: Sequence[ScaledNorm]) -> bool:
         SlancError: the model is another one than the scales are for.
     """
     norms = [s.norm for s in scales]
+    inlined, _ = inline_norm_functions(model)
     for norm in norms:
-        if not _is_there(model, norm):
+        if not _is_there(inlined, norm):
             raise SlancError(
                 f"norm {norm.name!r} is not where it was found. Call compute_scales on this "
                 "very model, and apply its result before changing anything else."
             )
+    if inlined is not model:
+        model.CopyFrom(inlined)
     return apply_scales_in(model, norms, scales_to_apply(scales))
 
 
@@ -76,7 +83,7 @@ def _is_there(model: onnx.ModelProto, norm: Norm) -> bool:
         nodes = [node_at(model, NodeAt(norm.path, index)) for index in norm.nodes]
     except (IndexError, StopIteration):
         return False
-    return any(norm.normalised in node.output for node in nodes)
+    return any((norm.normalised or norm.output) in node.output for node in nodes)
 
 
 def validate(
@@ -98,16 +105,18 @@ def validate(
         SlancError: the models cannot be run here.
     """
     options = options or Options()
-    scopes = read_graph(original, folder)
+    inlined, names = inline_norm_functions(original, folder)
+    scopes = read_graph(inlined, folder)
     specs = input_specs(scopes[0])
     return validate_pair(
-        original,
+        inlined,
         rewritten,
         find_norms_in(scopes),
         find_norms(rewritten, folder),
-        validation_feeds(original, specs, options, folder),
+        validation_feeds(inlined, specs, options, folder),
         options.accelerator,
         folder=folder,
         exact=options.scale == "window",
         tokens=options.tokens,
+        as_loaded=original if names else None,
     )

@@ -15,7 +15,7 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.errors import SlancError
 from slanc_onnx.inputs import InputSpec
 from slanc_onnx.load import Array, all_tensors, read_tensor
-from slanc_onnx.norms import Norm
+from slanc_onnx.norm import Norm
 from slanc_onnx.perplexity import Tokens
 from slanc_onnx.scale import EstimateRule, ScaleRule
 
@@ -122,9 +122,13 @@ def _fitted(spec: InputSpec, value: Array) -> Array:
 
 
 def check_weights(model: onnx.ModelProto, folder: Path | None) -> None:
-    """Refuse weights that hold nan; 0.2 s per gigabyte. (A scalar may well be nan on purpose.)"""
+    """Refuse weights that hold nan; 0.2 s per gigabyte.
+
+    A scalar, or what a Where puts in, may well be nan on purpose.
+    """
+    fills = {name for node in model.graph.node if node.op_type == "Where" for name in node.input}
     for tensor in all_tensors(model):
-        if tensor.data_type not in _FLOATS or math.prod(tensor.dims) < 2:
+        if tensor.data_type not in _FLOATS or math.prod(tensor.dims) < 2 or tensor.name in fills:
             continue
         values = read_tensor(tensor, folder).reshape(-1)
         for start in range(0, values.size, 1 << 20):

@@ -98,9 +98,8 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names and Γ on a terminal without them
     if not outcome.norms:
-        sites = ", ".join(outcome.sites[:5]) + (", ..." if len(outcome.sites) > 5 else "")
-        where = f" in {len(outcome.sites)} ReduceMean sites ({sites})" if outcome.sites else ""
-        print(f"{source}: no norm found{where}; nothing to do, nothing written.")
+        told = (note for note in outcome.notes if note.startswith("no norm found"))
+        print(f"{source}: {next(told, 'no norm found')}; nothing to do, nothing written.")
         return
     # No markup and emoji: brackets and colons in names are just that.
     width = None if sys.stdout.isatty() else 200
@@ -109,8 +108,9 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
         report.print_table(console, outcome.norms, outcome.validation)
         print(f"written: {output}")
     report.print_summary(
-        console, outcome.norms, outcome.validation, outcome.accelerator, outcome.not_validated
-    )
+        console, outcome.norms, outcome.validation, outcome.accelerator, outcome.not_validated,
+        outcome.notes,
+    )  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from slanc_onnx.expression import (
     Normalised,
     Opaque,
     Pick,
+    Pooled,
     Product,
     Sum,
     is_nonlinear,
@@ -61,7 +62,7 @@ def _terms(expr: Expr, residuals: dict[int, str], top: bool = True) -> list[Expr
         return [t for part in expr.parts for t in _terms(part, residuals, top=False)]
     if isinstance(expr, Alternatives):
         return _terms(expr.kinds[0], residuals, top=False)
-    if isinstance(expr, Pick):
+    if isinstance(expr, (Pick, Pooled)):
         return _terms(expr.x, residuals, top=False)
     return [expr]
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx.graph import GraphPath
 from slanc_onnx.load import Array
-from slanc_onnx.norms import Norm
+from slanc_onnx.norm import Norm
 from slanc_onnx.rewrite import add_constant, graph_at
+from slanc_onnx.row_axes import RowAxes
 
 PREFIX = "slanc.emit"
+END = 2**62  # of a slice that runs to the last element
 
 
 class Emitter:
@@ -95,42 +97,114 @@ class Emitter:
         """The norm's input in FP32: for a Skip op, the sum of its addends."""
         graph = graph_at(self.model, norm.path)
         addends: list[str] = [norm.input]
-        if norm.form.startswith("Skip"):
+        if norm.residual is not None:
             addends = [graph.node[p.node].input[p.position] for p in norm.places]
         total, *rest = [self.to_float(addend) for addend in addends]
         for addend in rest:
             total = self.node("Add", total, addend)
         return total
 
-    def can_show(self, path: GraphPath) -> bool:
+    def length(self, x: str) -> str:
+        """The length of the last axis, FP32, shape [1]."""
+        return self.to_float(self.sizes(x, -1, END))
+
+    def sizes(self, x: str, start: int, end: int) -> str:
+        """A part of a tensor's shape, int64."""
+        shape = self.node("Shape", x)
+        return self.node("Slice", shape, *(self.integers(n) for n in (start, end, 0)))
+
+    def rows(self, x: str, axes: RowAxes, channels: int | None = None) -> str:
+        """The input of a norm with its rows in the last axis; `channels` where those lie last."""
+        if axes.last_axis:
+            return x
+        if axes.groups is not None:
+            x = self.channels_first(x, axes, channels)
+            return self.node("Reshape", x, self.integers(0, axes.groups, -1))
+        if axes.axes == (1,):  # whatever the rank
+            flat = self.node("Reshape", x, self.integers(0, 0, -1))
+            return self.node("Transpose", flat, perm=[0, 2, 1])
+        if axes.rank is not None:
+            x = self.node("Transpose", x, perm=axes.permutation(axes.rank))
+        before = self.sizes(x, 0, -len(axes.axes))
+        shape = self.node("Concat", before, self.integers(-1), axis=0)
+        return self.node("Reshape", x, shape)
+
+    def from_rows(self, y: str, x: str, axes: RowAxes) -> str:
+        """What `rows` made of a norm without groups, in the shape of `x` again."""
+        if axes.last_axis:
+            return y
+        if axes.axes == (1,):
+            y = self.node("Transpose", y, perm=[0, 2, 1])
+        if axes.rank is None:
+            return self.node("Reshape", y, self.node("Shape", x))
+        order = axes.permutation(axes.rank)
+        moved = self.node("Shape", self.node("Transpose", x, perm=order))
+        back = [order.index(axis) for axis in range(axes.rank)]
+        return self.node("Transpose", self.node("Reshape", y, moved), perm=back)
+
+    def channels_first(self, x: str, axes: RowAxes, channels: int | None) -> str:
+        """A grouped norm's input as [samples, channels, positions]."""
+        if not axes.channels_last:
+            return self.node("Reshape", x, self.integers(0, 0, -1))
+        flat = self.node("Reshape", x, self.integers(0, -1, int(channels or 0)))
+        return self.node("Transpose", flat, perm=[0, 2, 1])
+
+    def from_channels_first(self, y: str, x: str, axes: RowAxes) -> str:
+        """What `channels_first` made, in the shape of `x` again."""
+        if axes.channels_last:
+            y = self.node("Transpose", y, perm=[0, 2, 1])
+        return self.node("Reshape", y, self.node("Shape", x))
+
+    def can_show(self, path: GraphPath, loops: bool = True) -> bool:
         """Whether `shown` has a way from the graph at `path` to the main graph's outputs.
 
-        It has none from the body of a loop, nor from a subgraph of a subgraph.
+        It has none out of a branch inside a loop, which is not taken in every iteration; and where
+        `loops` is false, none out of any loop, whose iterations may differ in their sizes.
         """
-        return not path or (len(path) == 1 and self.model.graph.node[path[0][0]].op_type == "If")
+        graph, in_loop = self.model.graph, False
+        for index, name in path:
+            node = graph.node[index]
+            loop = node.op_type in ("Loop", "Scan")
+            if not loop and (node.op_type != "If" or in_loop):
+                return False
+            in_loop |= loop
+            if loop and not loops:
+                return False
+            graph = next(a.g for a in node.attribute if a.name == name)
+        return True
 
     def shown(self, path: GraphPath, x: str) -> str:
         """The main graph's name of an FP32 tensor from the graph at `path`, where the pen is.
 
         A tensor in a branch of an If becomes one more output of the If: flat, and empty whenever
-        another branch is taken.
+        another branch is taken. One in the body of a Loop or Scan becomes one more scan output,
+        flat, with a row for each iteration; so it must have the same size in each.
         """
         if not path:
             return x
-        ((index, branch),) = path
-        node = self.model.graph.node[index]
-        node.output.append(self.name())
+        *outer, (index, name) = path
+        parent = graph_at(self.model, tuple(outer))
+        node = parent.node[index]
         flat = self.node("Reshape", x, self.integers(-1))
+        result = self.name()
+        node.output.append(result)
         for attribute in node.attribute:
-            if attribute.name != branch:
-                self.place(((index, attribute.name),), len(attribute.g.node) - 1)
+            if attribute.type != AttributeProto.GRAPH:
+                continue
+            output = flat
+            if attribute.name != name:
+                self.place((*outer, (index, attribute.name)), len(attribute.g.node) - 1)
                 nothing = numpy_helper.from_array(np.zeros(0, np.float32))
                 output = self.node("Constant", value=nothing)
-            else:
-                output = flat
             info = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
             attribute.g.output.append(info)
-        return str(node.output[-1])
+        for attribute in node.attribute:
+            if node.op_type == "Scan" and attribute.name.startswith("scan_output_"):
+                attribute.ints.append(0)
+        if not outer:
+            return result
+        self.place(tuple(outer), index)
+        return self.shown(tuple(outer), result)
 
     def finish(self, outputs: Sequence[str] = (), keep_outputs: bool = True) -> None:
         """Insert the nodes, add graph outputs, and drop what no output needs any more."""

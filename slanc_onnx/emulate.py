@@ -15,10 +15,9 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.emit import Emitter
-from slanc_onnx.norm_patterns import INTERNAL
-from slanc_onnx.norms import Norm, as_computed
-from slanc_onnx.rewrite import RESIDUAL_OUTPUT, graph_at
+from slanc_onnx.emit import END, Emitter
+from slanc_onnx.norm import Norm, as_computed
+from slanc_onnx.rewrite import graph_at, residual_name
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,7 @@ class Emulated:
         model: Outputs of the original, then the mean squares.
         mean_squares: By norm name, the output with the mean square of each row as the accelerator
             has it: not finite where the row overflowed, zero where it underflowed. For a norm in a
-            branch of an If it is empty where the branch is not taken; norms in loops and in nested
-            subgraphs have none.
+            branch of an If it is empty where the branch is not taken.
     """
 
     model: onnx.ModelProto
@@ -38,17 +36,20 @@ class Emulated:
 
 
 def can_emulate(norm: Norm) -> bool:
-    """Whether the norm has an input tensor and a known width to compute it from."""
-    return norm.form not in INTERNAL and norm.width is not None and norm.epsilon is not None
+    """Whether the norm has an input tensor to compute it from, and an epsilon that is known."""
+    return bool(norm.places) and norm.epsilon is not None
 
 
-def emulate(model: onnx.ModelProto, norms: Sequence[Norm], accelerator: Accelerator) -> Emulated:
+def emulate(
+    model: onnx.ModelProto, norms: Sequence[Norm], accelerator: Accelerator, loops: bool = True
+) -> Emulated:
     """A copy of `model` whose norms round every step to FP16.
 
     Args:
         model: Scaled or not; the same emulation serves both.
         norms: The norms of this model.
         accelerator: How sums are accumulated, subnormals treated and the variance formed.
+        loops: Whether the mean squares of norms in loops are shown.
     """
     emitter = Emitter(model)
     mean_squares: dict[str, str] = {}
@@ -62,7 +63,7 @@ def emulate(model: onnx.ModelProto, norms: Sequence[Norm], accelerator: Accelera
         makers[norm.name] = graph.node[index]
         emitter.place(norm.path, index)
         mean_square = _in_branch(emitter, norm, accelerator)
-        if emitter.can_show(norm.path):
+        if emitter.can_show(norm.path, loops):
             mean_squares[norm.name] = emitter.shown(norm.path, mean_square)
     for norm in norms:
         if norm.name in makers:
@@ -74,8 +75,7 @@ def emulate(model: onnx.ModelProto, norms: Sequence[Norm], accelerator: Accelera
 def _unplug(node: NodeProto, norm: Norm, emitter: Emitter) -> None:
     """Take the norm's outputs from the node that made them."""
     for i, output in enumerate(node.output):
-        residual = norm.form.startswith("Skip") and i == RESIDUAL_OUTPUT
-        if output == norm.output or (residual and output):
+        if output == norm.output or (i == norm.residual and output):
             node.output[i] = emitter.name()
 
 
@@ -114,16 +114,17 @@ def _emulate_norm(
 ) -> tuple[str, str]:
     """The norm's arithmetic, step by step: the output and the mean square, both FP16 in FP32."""
     half = _Half(emitter, accelerator)
-    width = int(norm.width or 0)
-    x = half.round(full)
+    width = norm.width
+    x = half.round(emitter.rows(full, norm.axes, norm.channels))
+    length = emitter.length(x) if width is None else emitter.number(width)
     centred, mean = x, ""
-    if norm.kind == "layer":
-        mean = half.round(emitter.node("Div", half.sum(x, width), emitter.number(width)))
+    if norm.centred:
+        mean = half.round(emitter.node("Div", half.sum(x, width), length))
         centred = half.round(emitter.node("Sub", x, mean))
     squared = x if norm.one_pass else centred
     total = half.sum(half.round(emitter.node("Mul", squared, squared)), width)
-    count = width - 1 if norm.unbiased else width
-    mean_square = half.round(emitter.node("Div", total, emitter.number(count)))
+    count = emitter.node("Sub", length, emitter.number(1)) if norm.unbiased else length
+    mean_square = half.round(emitter.node("Div", total, count))
     if norm.one_pass:
         square_of_mean = half.round(emitter.node("Mul", mean, mean))
         mean_square = half.round(emitter.node("Sub", mean_square, square_of_mean))
@@ -136,12 +137,27 @@ def _emulate_norm(
         deviation = half.round(emitter.node("Add", root, epsilon))
     inverse = half.round(emitter.node("Reciprocal", deviation))
     y = half.round(emitter.node("Mul", centred, inverse))
-    if norm.gamma is not None:
-        gamma = half.round(emitter.to_float(norm.gamma))
-        y = half.round(emitter.node("Mul", y, gamma))
-    if norm.beta is not None:
-        y = half.round(emitter.node("Add", y, half.round(emitter.to_float(norm.beta))))
-    return y, mean_square
+    return _affine(half, norm, y, full), mean_square
+
+
+def _affine(half: _Half, norm: Norm, y: str, full: str) -> str:
+    """Gamma and beta on normalised rows, in the shape of the input again."""
+    emitter, grouped = half.emitter, norm.axes.grouped
+    per_group = bool(norm.axes.groups) and norm.channels == norm.axes.groups
+    if grouped and not per_group:
+        channels = emitter.channels_first(full, norm.axes, norm.channels)
+        y = emitter.node("Reshape", y, emitter.node("Shape", channels))
+    elif not grouped:
+        y = emitter.from_rows(y, full, norm.axes)
+    for op, name in (("Mul", norm.gamma), ("Add", norm.beta)):
+        if name is not None:
+            constant = half.round(emitter.to_float(name))
+            if grouped:  # one number per channel, or per group in opset 18
+                constant = emitter.node("Reshape", constant, emitter.integers(-1, 1))
+            y = half.round(emitter.node(op, y, constant))
+    if norm.silu:
+        y = half.round(emitter.node("Mul", y, emitter.node("Sigmoid", y)))
+    return emitter.from_channels_first(y, full, norm.axes) if grouped else y
 
 
 def held_epsilon(epsilon: float, accelerator: Accelerator) -> float:
@@ -157,12 +173,10 @@ def held_epsilon(epsilon: float, accelerator: Accelerator) -> float:
 
 
 def _residual(emitter: Emitter, norm: Norm, full: str) -> None:
-    """A Skip op's fourth output is the plain sum of its addends."""
-    if not norm.form.startswith("Skip"):
-        return
-    node = graph_at(emitter.model, norm.path).node[norm.nodes[-1]]
-    if len(node.output) > RESIDUAL_OUTPUT and node.output[RESIDUAL_OUTPUT]:
-        emitter.node("Cast", full, output=node.output[RESIDUAL_OUTPUT], to=norm.element_type)
+    """The output of a Skip op that is the plain sum of its addends."""
+    residual = residual_name(graph_at(emitter.model, norm.path).node[norm.nodes[-1]], norm)
+    if residual:
+        emitter.node("Cast", full, output=residual, to=norm.element_type)
 
 
 class _Half:
@@ -181,37 +195,72 @@ class _Half:
             y = emitter.node("Where", small, emitter.number(0.0), y)
         return y
 
-    def sum(self, x: str, width: int) -> str:
-        """The sum over the last axis in the accelerator's order; that axis stays with length 1."""
+    def sum(self, x: str, width: int | None) -> str:
+        """The sum over the last axis in the accelerator's order; that axis stays with length 1.
+
+        `width` is the axis' length, None where only the data tells it.
+        """
         if self.accelerator.accumulate == "fp32":
             return self.round(self.emitter.sum(x))
         if self.accelerator.accumulate == "pairwise":
-            return self._pairwise(x, width)
-        return self._sequential(x, width)
+            return self._pairwise(x) if width is None else self._unrolled_pairwise(x, width)
+        return self._sequential(x)
 
-    def _pairwise(self, x: str, width: int) -> str:
-        emitter = self.emitter
+    def _unrolled_pairwise(self, x: str, width: int) -> str:
         while width > 1:
             half, odd = divmod(width, 2)
             first, second = self._slice(x, 0, half), self._slice(x, half, 2 * half)
-            total = self.round(emitter.node("Add", first, second))
+            total = self.round(self.emitter.node("Add", first, second))
             if odd:
                 last = self._slice(x, 2 * half, width)
-                total = emitter.node("Concat", total, last, axis=-1)
+                total = self.emitter.node("Concat", total, last, axis=-1)
             x, width = total, half + odd
         return x
+
+    def _pairwise(self, x: str) -> str:
+        """The same tree level by level in a Loop, until one element is left."""
+        emitter = self.emitter
+        step, before, going = emitter.name(), emitter.name(), emitter.name()
+        nodes: list[NodeProto] = []
+        with emitter.body(nodes):
+            width = emitter.sizes(before, -1, END)
+            half = emitter.node("Div", width, emitter.integers(2))
+            twice = emitter.node("Mul", half, emitter.integers(2))
+            axis = emitter.integers(-1)
+            first = emitter.node("Slice", before, emitter.integers(0), half, axis)
+            second = emitter.node("Slice", before, half, twice, axis)
+            last = emitter.node("Slice", before, twice, width, axis)
+            total = self.round(emitter.node("Add", first, second))
+            after = emitter.node("Concat", total, last, axis=-1)
+            more = self._longer_than_one(after)
+        infos = [
+            helper.make_tensor_value_info(step, TensorProto.INT64, []),
+            helper.make_tensor_value_info(going, TensorProto.BOOL, []),
+            helper.make_tensor_value_info(before, TensorProto.FLOAT, None),
+        ]
+        results = [
+            helper.make_tensor_value_info(more, TensorProto.BOOL, []),
+            helper.make_tensor_value_info(after, TensorProto.FLOAT, None),
+        ]
+        body = helper.make_graph(nodes, "halve", infos, results)
+        return emitter.node("Loop", "", self._longer_than_one(x), x, body=body)
+
+    def _longer_than_one(self, x: str) -> str:
+        emitter = self.emitter
+        longer = emitter.node("Greater", emitter.sizes(x, -1, END), emitter.integers(1))
+        return emitter.node("Squeeze", longer)
 
     def _slice(self, x: str, start: int, end: int) -> str:
         ends = (self.emitter.integers(n) for n in (start, end, -1))
         return self.emitter.node("Slice", x, *ends)
 
-    def _sequential(self, x: str, width: int) -> str:
+    def _sequential(self, x: str) -> str:
         """One running FP16 sum, as a Scan over the elements of the rows, [rows, width]."""
         emitter = self.emitter
-        flat = emitter.node("Reshape", x, emitter.integers(-1, width))
-        start = emitter.node(
-            "ConstantOfShape", self._slice_1d(emitter.node("Shape", flat), 0, 1)
-        )
+        width = emitter.sizes(x, -1, END)
+        rows = emitter.node("Concat", emitter.integers(-1), width, axis=0)
+        flat = emitter.node("Reshape", x, rows)
+        start = emitter.node("ConstantOfShape", emitter.sizes(flat, 0, 1))
         nodes: list[NodeProto] = []
         before, element = emitter.name(), emitter.name()
         with emitter.body(nodes):
@@ -222,9 +271,5 @@ class _Half:
         ]
         body = helper.make_graph(nodes, "add", infos[:2], infos[2:])
         total = emitter.node("Scan", start, flat, body=body, num_scan_inputs=1, scan_input_axes=[1])
-        rows = self._slice_1d(emitter.node("Shape", x), 0, -1)
-        shape = emitter.node("Concat", rows, emitter.integers(1), axis=0)
+        shape = emitter.node("Concat", emitter.sizes(x, 0, -1), emitter.integers(1), axis=0)
         return emitter.node("Reshape", total, shape)
-
-    def _slice_1d(self, x: str, start: int, end: int) -> str:
-        return self.emitter.node("Slice", x, *(self.emitter.integers(n) for n in (start, end, 0)))

@@ -73,6 +73,18 @@ class Normalised(Expr):
 
 
 @dataclass(frozen=True, eq=False)
+class Pooled(Expr):
+    """A row that runs over `positions` rows of x, as that of a GroupNorm does."""
+
+    x: Expr
+    positions: int
+
+    @property
+    def parts(self) -> tuple[Expr, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False)
 class Embedding(Expr):
     """A row of a table: any one, or the one at a position, which is `first` at position 0."""
 
@@ -82,17 +94,27 @@ class Embedding(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Input(Expr):
-    """A row of a graph input. Floats are taken to have unit variance."""
+    """A row of a graph input. Floats are taken to have unit variance; others are ids and masks."""
 
     name: str
+    floats: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class Opaque(Expr):
-    """A row that could not be read: `op` is the op that stopped the trace, `tensor` its output."""
+    """A row that could not be read: `op` is the op that stopped the trace, `tensor` its output.
+
+    Attributes:
+        reads: What the op reads, as far as that is known; its size is all that is taken from it.
+    """
 
     op: str
     tensor: str
+    reads: tuple[Expr, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Expr, ...]:
+        return self.reads
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +127,21 @@ class Known(Expr):
 @dataclass(frozen=True, eq=False)
 class Linear(Expr):
     """x W, with W of shape [x.channels, channels]."""
+
+    x: Expr
+    weight: Weight
+
+    @property
+    def parts(self) -> tuple[Expr, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False)
+class Experts(Expr):
+    """x times one matrix of a stack [experts, x.channels, channels], which the data chooses.
+
+    A mixture of experts is a convex combination of such rows.
+    """
 
     x: Expr
     weight: Weight
@@ -165,8 +202,27 @@ class Apply(Expr):
 
 
 @dataclass(frozen=True, eq=False)
+class Select(Expr):
+    """Elements of one row where a condition (0 or 1) holds, and of another where it does not."""
+
+    condition: Expr
+    a: Expr
+    b: Expr
+
+    @property
+    def parts(self) -> tuple[Expr, ...]:
+        return (self.condition, self.a, self.b)
+
+
+# Comparisons of a row with one number, as functions of the row.
+COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+
+
+@dataclass(frozen=True, eq=False)
 class Shares(Expr):
-    """The output of a softmax: numbers of at least 0 that add up to at most 1."""
+    """The output of a softmax: `count` numbers of at least 0 that add up to at most 1."""
+
+    count: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +271,11 @@ class Alternatives(Expr):
         return self.kinds
 
 
+@dataclass(frozen=True, eq=False)
+class Mixture(Alternatives):
+    """A convex combination of rows of several kinds, read as one of them: a mixture of experts."""
+
+
 def walk(expr: Expr, stop: Callable[[Expr], bool] = lambda e: False) -> Iterator[Expr]:
     """The expression and its parts, each once, not going into what `stop` names."""
     seen: set[int] = set()
@@ -258,7 +319,7 @@ def value_range(expr: Expr) -> tuple[float, float] | None:
     factor in [0, 1], and so is z * sigmoid(z).
     """
     if isinstance(expr, Apply):
-        return _RANGES.get(expr.function)
+        return (0.0, 1.0) if expr.function in COMPARISONS else _RANGES.get(expr.function)
     if isinstance(expr, Shares):
         return (0.0, 1.0)
     if isinstance(expr, Known):

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from slanc_onnx.graph import Scope, op_of
 from slanc_onnx.load import Array
+from slanc_onnx.tensor_facts import constant_made, dims
 
 # Ops through which token ids reach the Gather that looks them up.
 _INDEX_OPS = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Expand", "Clip"}
@@ -35,6 +36,7 @@ class InputSpec:
         dims: Sizes, or names (possibly empty) for dynamic ones.
         rows: Rows of the smallest table that this input's values look up; 0 if none.
         head_width: Last dimension that an attention op asks of this cache; 0 if unknown.
+        window: Rows that an attention op asks of this cache before the first token.
     """
 
     name: str
@@ -42,6 +44,7 @@ class InputSpec:
     dims: tuple[int | str, ...]
     rows: int
     head_width: int = 0
+    window: int = 0
 
     @property
     def is_float(self) -> bool:
@@ -66,14 +69,15 @@ def input_specs(main: Scope) -> list[InputSpec]:
         if info.name in main.initializers or not info.type.HasField("tensor_type"):
             continue
         kind = info.type.tensor_type
-        dims = tuple(  # old exporters write -1 for a dynamic size
+        sizes = tuple(  # old exporters write -1 for a dynamic size
             d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param
             for d in kind.shape.dim
         )
         rows = min(_table_rows(main, tensors[info.name]), default=0)
         width = _head_width(main, tensors[info.name])
         element_type = kind.elem_type or TensorProto.FLOAT  # left undefined by some exporters
-        specs.append(InputSpec(info.name, element_type, dims, rows, width))
+        window = _window(tensors[info.name])
+        specs.append(InputSpec(info.name, element_type, sizes, rows, width, window))
     return specs
 
 
@@ -81,25 +85,56 @@ def _table_rows(main: Scope, tensor: gs.Tensor, depth: int = 0) -> Iterator[int]
     for node in tensor.outputs:
         for table, indices in _LOOKUPS.get(op_of(node), ()):
             if len(node.inputs) > indices and node.inputs[indices] is tensor:
-                constant = main.constant(node.inputs[table])
-                if (
-                    constant is not None
-                    and len(constant.dims) > 1
-                    and node.attrs.get("axis", 0) == 0
-                ):
-                    yield int(constant.dims[0])
+                held = constant_made(main, node.inputs[table])  # a tied one may be turned first
+                shape = dims(main, node.inputs[table]) if held else None
+                by_row = node.attrs.get("axis", 0) == 0
+                if shape and len(shape) > 1 and by_row and isinstance(shape[0], int):
+                    yield shape[0]
         if op_of(node) in _INDEX_OPS and node.inputs[0] is tensor and depth < 8:
             yield from _table_rows(main, node.outputs[0], depth + 1)
 
 
+def _attention_of(tensor: gs.Tensor) -> gs.Node | None:
+    """The GroupQueryAttention that reads a cache."""
+    return next((n for n in tensor.outputs if op_of(n) == "GroupQueryAttention"), None)
+
+
 def _head_width(main: Scope, tensor: gs.Tensor) -> int:
-    """The width of a cache head, which GroupQueryAttention's rotary table tells."""
-    for node in tensor.outputs:
-        if op_of(node) == "GroupQueryAttention" and len(node.inputs) > 7:
-            cosine = main.constant(node.inputs[7])
-            if cosine is not None and len(cosine.dims) == 2:
-                return 2 * int(cosine.dims[1])
-    return 0
+    """The width of a cache head: that of the keys, or what the rotary table tells."""
+    node = _attention_of(tensor)
+    if node is None:
+        return 0
+    queries, heads = int(node.attrs["num_heads"]), int(node.attrs["kv_num_heads"])
+    packed = not node.inputs[1].name
+    columns = _columns(main, node.inputs[0 if packed else 1])
+    if columns:
+        return columns // (queries + 2 * heads if packed else heads)
+    cosine = main.constant(node.inputs[7]) if len(node.inputs) > 7 else None
+    return 2 * int(cosine.dims[1]) if cosine is not None and len(cosine.dims) == 2 else 0
+
+
+def _columns(main: Scope, tensor: gs.Tensor, depth: int = 0) -> int:
+    """The last dimension of an activation, as far as the file or the weight behind it tells."""
+    shape = dims(main, tensor) or ("?",)
+    if isinstance(shape[-1], int):
+        return shape[-1]
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or depth > 4:
+        return 0
+    if op_of(maker) == "MatMulNBits":
+        return int(maker.attrs["N"])
+    if op_of(maker) == "MatMul":
+        return _columns(main, maker.inputs[1], depth + 1)
+    if op_of(maker) != "Add":
+        return 0
+    return max(_columns(main, t, depth + 1) for t in maker.inputs)
+
+
+def _window(tensor: gs.Tensor) -> int:
+    """The rows that a cache of a sliding window must have from the start."""
+    node = _attention_of(tensor)
+    sliding = node is not None and node.attrs.get("sliding_window_cache", 0)
+    return max(0, int(node.attrs.get("local_window_size", 0))) if sliding and node else 0
 
 
 def make_feeds(
@@ -174,7 +209,7 @@ def _shape(spec: InputSpec, batch: int, sequence: int, size: int) -> tuple[int, 
         if "+" in dim or "total" in low:
             return sequence
         if "past" in low:
-            return 0
+            return spec.window
         if axis == 0:
             return batch
         if spec.is_cache:

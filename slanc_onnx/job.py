@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,13 @@ import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.check import Options, check_norms, check_weights, with_checked_inputs
+from slanc_onnx.float32 import as_float32
+from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.graph import Scope, read_graph
 from slanc_onnx.inputs import InputSpec, input_specs, make_feeds
 from slanc_onnx.load import Array, load_model
-from slanc_onnx.norms import Norm, find_norms_in, hidden_functions
+from slanc_onnx.norm import Norm
+from slanc_onnx.norms import find_norms_in, unmatched_means
 from slanc_onnx.probe import first_feeds
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.report import Report, make_report
@@ -30,8 +32,6 @@ from slanc_onnx.scale import (
     scales_to_apply,
 )  # fmt: skip
 from slanc_onnx.validate import Validation, validate_pair
-
-log = logging.getLogger(__name__)
 
 SEED = 0
 SEQUENCE_LENGTH = 16  # of the inputs that are made for validation
@@ -47,7 +47,8 @@ class Outcome:
         not_validated: Why it could not be done; "" otherwise.
         accelerator: What was protected and emulated.
         report: The report, as written to --report.
-        sites: Where no norm was found, the names of the reductions that might be one.
+        notes: What a user should know beyond the norms: functions that were inlined, means that
+            belong to no norm, weights that a caller may override.
     """
 
     norms: list[ScaledNorm]
@@ -55,7 +56,7 @@ class Outcome:
     not_validated: str
     accelerator: Accelerator
     report: Report
-    sites: list[str]
+    notes: list[str]
 
     @property
     def passed(self) -> bool:
@@ -88,11 +89,11 @@ def protect_file(
     model = load_model(source)
     check_output(source, output)
     folder = source.parent
+    loaded = model
+    model, inlined = inline_norm_functions(loaded, folder)
     scopes = read_graph(model, folder)
     norms = find_norms_in(scopes)
-    for name in hidden_functions(model):
-        log.warning("norms inside the model-local function %s are not seen: inline it first, "
-                    "with onnx.inliner.inline_local_functions", name)  # fmt: skip
+    notes = make_notes(inlined, scopes, norms)
     options = with_checked_inputs(options, input_specs(scopes[0]))
     clock.lap("find")
     decided = decide(model, scopes, norms, options, folder, progress)
@@ -108,7 +109,10 @@ def protect_file(
         clock.lap("write")
         if options.validate:
             try:
-                validation = _validate(original, model, decided, scopes, options, folder, progress)
+                validation = _validate(
+                    original, model, decided, scopes, options, folder, progress,
+                    loaded if inlined else None,
+                )  # fmt: skip
             except CannotRun as error:
                 not_validated = str(error)
             except MemoryError:
@@ -118,11 +122,9 @@ def protect_file(
             clock.lap("validate")
     report = make_report(
         str(source), str(output), shown_options or {}, decided, validation, clock.seconds,
-        not_validated,
+        not_validated, notes,
     )  # fmt: skip
-    return Outcome(
-        decided, validation, not_validated, options.accelerator, report, _reductions(scopes)
-    )
+    return Outcome(decided, validation, not_validated, options.accelerator, report, notes)
 
 
 def protect(
@@ -142,9 +144,12 @@ def protect(
         SlancError: bad input; the model is unchanged.
     """
     options = options or Options()
-    scopes = read_graph(model, folder)
+    inlined, _ = inline_norm_functions(model, folder)
+    scopes = read_graph(inlined, folder)
     norms = find_norms_in(scopes)
-    decided = decide(model, scopes, norms, options, folder)
+    decided = decide(inlined, scopes, norms, options, folder)
+    if inlined is not model:
+        model.CopyFrom(inlined)
     apply_scales_in(model, norms, scales_to_apply(decided))
     return decided
 
@@ -186,6 +191,7 @@ def _validate(
     options: Options,
     folder: Path | None,
     progress: Progress,
+    as_loaded: onnx.ModelProto | None,
 ) -> Validation:
     specs = input_specs(scopes[0])
     return validate_pair(
@@ -198,6 +204,7 @@ def _validate(
         folder=folder,
         exact=all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values()),
         tokens=options.tokens,
+        as_loaded=as_loaded,
         progress=progress,
     )
 
@@ -219,7 +226,7 @@ def validation_feeds(
         return [{**feeds, **_others(options.inputs, specs)} for feeds in made]
     if options.inputs is not None:
         return [options.inputs]
-    session = Session(model, folder)
+    session = Session(as_float32(model, folder), folder)
     failure: CannotRun | None = None
     for length in (SEQUENCE_LENGTH, 8):
         try:
@@ -237,9 +244,28 @@ def _others(inputs: Mapping[str, Array] | None, specs: Sequence[InputSpec]) -> d
     return {name: value for name, value in (inputs or {}).items() if name not in text}
 
 
-def _reductions(scopes: Sequence[Scope]) -> list[str]:
-    nodes = [n for scope in scopes for n in scope.graph.nodes if n.op == "ReduceMean"]
-    return [node.name or node.outputs[0].name for node in nodes]
+def make_notes(inlined: Sequence[str], scopes: Sequence[Scope], norms: Sequence[Norm]) -> list[str]:
+    """What a user should know beyond the norms; see `Outcome`."""
+    notes = []
+    if inlined:
+        notes.append(f"inlined the functions that hold norms: {_some(inlined)}")
+    means = unmatched_means(scopes, norms)
+    if means:
+        notes.append(
+            f"no norm found in {len(means)} ReduceMean sites ({_some(means)}), where an optimiser "
+            "or quantiser may have left a norm that no pattern fits: scale before it runs"
+        )
+    overridable = sorted({name for scope in scopes for name in scope.overridable})
+    if overridable:
+        notes.append(
+            f"{len(overridable)} initializers are graph inputs too and were read as their "
+            f"defaults: {_some(overridable)}"
+        )
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 class _Clock:

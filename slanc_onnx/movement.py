@@ -6,6 +6,7 @@ is followed by doing it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +40,9 @@ def _reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
 
     def move(x: Array) -> Array:
         wanted = [x.shape[i] if n == 0 and not allow_zero else n for i, n in enumerate(shape)]
+        size = math.prod(wanted)
+        if size > x.size > 0 and size % x.size == 0 and -1 not in wanted:
+            x = np.resize(x, size)  # the export is for more positions, all of one kind
         return x.reshape(wanted)
 
     return [move]
@@ -157,6 +161,7 @@ def _divide(a: Array, b: Array) -> Array:
 FOLDS: dict[str, Callable[..., Array]] = {
     "Add": np.add,
     "Sub": np.subtract,
+    "Sum": lambda *xs: np.asarray(sum(xs)),
     "Mul": np.multiply,
     "Div": _divide,
     "Mod": np.mod,

@@ -20,6 +20,7 @@ from slanc_onnx.expression import (
     Apply,
     Convolution,
     Embedding,
+    Experts,
     Expr,
     Input,
     Join,
@@ -29,7 +30,9 @@ from slanc_onnx.expression import (
     Normalised,
     Opaque,
     Pick,
+    Pooled,
     Product,
+    Select,
     Shares,
     Sum,
     is_nonlinear,
@@ -37,7 +40,7 @@ from slanc_onnx.expression import (
     walk,
 )  # fmt: skip
 from slanc_onnx.load import Array
-from slanc_onnx.norms import Norm
+from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.trace import Trace
 
@@ -73,6 +76,9 @@ def paper_estimates(
         except _Unreadable as error:
             reasons[norm.name] = str(error)
             continue
+        except ValueError as error:  # rows of different lengths, say
+            reasons[norm.name] = f"its input is no linear map of earlier norms ({error})"
+            continue
         if not (math.isfinite(square) and square > 0):
             reasons[norm.name] = f"the predicted sum of squares is {square:g}"
             continue
@@ -105,6 +111,8 @@ class _Isotropic:
         if isinstance(expr, Alternatives):  # heads: the mean over the groups
             parts = zip(expr.kinds, expr.shares, strict=True)
             return sum(share * self.expected_square(kind) for kind, share in parts)
+        if isinstance(expr, Pooled):
+            return expr.positions * self.expected_square(expr.x)
         total = 0.0
         for source in self._sources(expr):
             if isinstance(source, Opaque):
@@ -156,8 +164,13 @@ class _Isotropic:
             case Linear():
                 x = self.image(expr.x)
                 return None if x is None else np.matmul(x, expr.weight.read().astype(np.float64))
-            case Mix() | Apply():
+            case Apply(function="ReduceSum"):
+                raise _Unreadable("it depends on a sum over channels")
+            case Mix() | Apply() | Pooled():
                 return self.image(expr.x)
+            case Select():
+                images = [self.image(expr.a), self.image(expr.b)]
+                return next((image for image in images if image is not None), None)
             case Sum():
                 a, b = self.image(expr.a), self.image(expr.b)
                 return b if a is None else a if b is None else a + b
@@ -170,6 +183,10 @@ class _Isotropic:
                 return self._join(expr)
             case Convolution():
                 return self._convolution(expr)
+            case Experts():
+                x = self.image(expr.x)
+                stack = expr.weight.read().astype(np.float64)
+                return None if x is None else np.sqrt(np.mean((x @ stack) ** 2, axis=0))
             case Alternatives():
                 return self.image(expr.kinds[int(np.argmax(expr.shares))])
         raise TypeError(f"no linear reading of {type(expr).__name__}")

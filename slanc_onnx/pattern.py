@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Scope, op_of, see_through
 
-COMMUTATIVE = {"Add", "Mul"}
+COMMUTATIVE = {"Add", "Mul", "Max"}
 
 
 @dataclass(frozen=True)

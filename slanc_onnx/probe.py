@@ -14,15 +14,17 @@ import numpy as np
 import onnx
 
 from slanc_onnx.estimate import Estimate, from_rows
+from slanc_onnx.float32 import as_float32, norms_in_float32
 from slanc_onnx.inputs import IMAGE_SIZES, InputSpec, make_feeds, random_ids
 from slanc_onnx.instrument import Instrumented, instrument
 from slanc_onnx.load import Array
-from slanc_onnx.norms import Norm
+from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.runtime import CannotRun, Feeds, Session
 
-SEQUENCES, LENGTH, SINGLES, SEED = 4, 64, 256, 0
+SEQUENCES, LENGTH, SINGLES, SEED = 8, 32, 256, 0
 SHORTER, MOST_RUNS = (16, 8), 64
+_NONE = np.zeros(0)
 
 
 def probe(
@@ -47,14 +49,24 @@ def probe(
     Raises:
         CannotRun: ONNX Runtime cannot run this model, or not on inputs of our making.
     """
-    instrumented = instrument(model, norms, keep_outputs=False)
-    if not instrumented.sums:
-        return {}
-    try:
-        return _probe(instrumented, norms, specs, folder, inputs or {}, progress)
-    except CannotRun:  # some attention kernels need their cache outputs to be asked for
-        instrumented = instrument(model, norms)
-        return _probe(instrumented, norms, specs, folder, inputs or {}, progress)
+    model, norms = as_float32(model, folder), norms_in_float32(norms)
+    # Some attention kernels need their cache outputs to be asked for, and the iterations of a loop
+    # may differ in their sizes.
+    failure: CannotRun | None = None
+    for loops in (True, False):
+        for keep_outputs in (False, True):
+            instrumented = instrument(model, norms, keep_outputs, loops)
+            if not instrumented.sums:
+                continue
+            try:
+                return _probe(instrumented, norms, specs, folder, inputs or {}, progress)
+            except CannotRun as error:
+                failure = failure or error
+        if not any(norm.path for norm in norms):
+            break
+    if failure is not None:
+        raise failure
+    return {}
 
 
 def _probe(
@@ -67,54 +79,67 @@ def _probe(
 ) -> dict[str, Estimate]:
     session = Session(instrumented.model, folder)
     rng = np.random.default_rng(SEED)
-    text = any(spec.is_text for spec in specs)
-    ordinary = list(_rows(session, instrumented, specs, rng, (SEQUENCES, LENGTH), given))
+    ordinary = list(_runs(session, specs, rng, (SEQUENCES, LENGTH), given))
     progress("probing", 0.6)
     singles: list[dict[str, Array]] = []
-    if text and not given and _fixed(specs, 1) in (None, 1):
+    text = any(spec.is_text for spec in specs)
+    keeps_floats = bool(given) and any(spec.is_float and not spec.is_cache for spec in specs)
+    if text and not keeps_floats and _fixed(specs, 1) in (None, 1):
         with suppress(CannotRun):  # exports that were unrolled to one length
-            singles = list(_rows(session, instrumented, specs, rng, (SINGLES, 1), given))
+            singles = list(_runs(session, specs, rng, (SINGLES, 1), {}))
     progress("probing", 1.0)
     estimates = {}
     for norm in norms:
-        if norm.name in instrumented.sums:
-            empty = [np.zeros(0)]
-            few = [run[norm.name].reshape(-1) for run in singles] or empty
-            many = [run[norm.name].reshape(-1) for run in ordinary]
-            found = from_rows(np.concatenate(many), np.concatenate(few), "probe")
+        output = instrumented.sums.get(norm.name)
+        if output is not None:
+            few, many = _joined(singles, output), _joined(ordinary, output)
+            length = _joined(ordinary, instrumented.lengths.get(norm.name, ""))
+            found = from_rows(many, few, "probe", int(length.max(initial=0)) or norm.width)
             if found is not None:
                 estimates[norm.name] = found
     return estimates
 
 
-def _rows(
+def _joined(runs: Sequence[Mapping[str, Array]], output: str) -> Array:
+    """All values of an output, flat; none where no run has it."""
+    return np.concatenate([run[output].reshape(-1) for run in runs if output in run] or [_NONE])
+
+
+def _runs(
     session: Session,
-    instrumented: Instrumented,
     specs: Sequence[InputSpec],
     rng: np.random.Generator,
     shape: tuple[int, int],
     given: Mapping[str, Array],
 ) -> Iterator[dict[str, Array]]:
-    """Sums of squares by norm name, from one run on `shape` = (sequences, length), or from several.
+    """The outputs of one run on `shape` = (sequences, length), or of several that add up to it.
 
     Some exports take a batch of one only, some have few positions or an unrolled length.
     """
-    if given:
-        values = session.run(_like(given, specs))
-        yield {name: values[output] for name, output in instrumented.sums.items()}
-        return
     batch, length = shape
+    if given:
+        try:
+            for draw in range(_draws(given, specs, batch * length)):
+                yield session.run(_like(given, specs, draw))
+        except CannotRun:  # an export that was traced with one routing takes no other ids
+            yield session.run(given)
+        return
     first = (_fixed(specs, 0) or batch, length)
     attempts = [first, (1, length), *((1, n) for n in SHORTER if n < length)]
     for some, long in attempts:
         try:
             for draw in range(max(1, min(batch // some, MOST_RUNS))):
-                values = session.run(first_feeds(session, specs, rng, some, long, draw))
-                yield {name: values[output] for name, output in instrumented.sums.items()}
+                yield session.run(first_feeds(session, specs, rng, some, long, draw))
             return
         except CannotRun:
             if (some, long) == attempts[-1]:
                 raise
+
+
+def _draws(given: Mapping[str, Array], specs: Sequence[InputSpec], tokens: int) -> int:
+    """How many runs on inputs of these shapes add up to so many token ids; 1 without any."""
+    sizes = [given[spec.name].size for spec in specs if spec.is_text and spec.name in given]
+    return max(1, min(tokens // max(1, *sizes), MOST_RUNS)) if sizes else 1
 
 
 def _fixed(specs: Sequence[InputSpec], axis: int) -> int | None:
@@ -123,12 +148,12 @@ def _fixed(specs: Sequence[InputSpec], axis: int) -> int | None:
     return next((size for size in sizes if isinstance(size, int)), None)
 
 
-def _like(given: Mapping[str, Array], specs: Sequence[InputSpec]) -> Feeds:
+def _like(given: Mapping[str, Array], specs: Sequence[InputSpec], draw: int) -> Feeds:
     """The given inputs with random token ids."""
     feeds = dict(given)
     for spec in specs:
         if spec.is_text and spec.name in feeds:
-            ids = random_ids(spec.rows, feeds[spec.name].shape)
+            ids = random_ids(spec.rows, feeds[spec.name].shape, draw)
             feeds[spec.name] = ids.astype(feeds[spec.name].dtype)
     return feeds
 

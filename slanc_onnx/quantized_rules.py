@@ -1,14 +1,20 @@
-"""Rules for quantised weights: read as the matrix or table that they stand for."""
+"""Rules for quantised weights: read as the matrix or table that they stand for.
+
+Quantised activations are read as the numbers that they stand for, too: their scales count as 1.
+"""
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
+from onnx import TensorProto, helper
 
-from slanc_onnx.expression import Embedding, Sum, Weight
+from slanc_onnx.conv_rules import convolved
+from slanc_onnx.expression import Embedding, Product, Sum, Weight
 from slanc_onnx.load import Array
 from slanc_onnx.movement import CannotFollow
-from slanc_onnx.trace_step import Rule, Step, linear
-from slanc_onnx.values import Const, Value, as_view, combine, row_view
+from slanc_onnx.trace_step import Rule, Step, is_shares, linear, matrix, mixed
+from slanc_onnx.values import Const, Value, View, as_view, combine, row_view
 
 
 def _values(value: Value | None) -> Array:
@@ -74,7 +80,7 @@ def _matmul_nbits(step: Step) -> list[Value]:
         return dequantize_blocks(*values, zeros, bits, block, k, groups).T
 
     name = step.node.inputs[1].name
-    result = linear(step.view(0), Weight(name, (k, n), read))
+    result = linear(step.rows(0, k), Weight(name, (k, n), read))
     bias = step.value(5)
     return [result if bias is None else combine(Sum, result, as_view(bias))]
 
@@ -134,17 +140,118 @@ def _quantize_linear(step: Step) -> list[Value]:
     source, scales, zero = step.known(0), step.known(1), step.value(2)
     if not isinstance(source, (Const, Weight)):
         return [source]
-    dtype = np.dtype(np.uint8) if zero is None else _values(zero).dtype
-    if dtype.kind not in "iu":
-        raise CannotFollow(f"quantises a constant to {dtype}")
-    limits = np.iinfo(dtype)
+
+    def scaled_down() -> Array:
+        values = _values(source).astype(np.float32)
+        return np.asarray(values / _spread(_values(scales), source.shape, step))
+
+    kind = step.attributes.get("output_dtype") or TensorProto.UINT8
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(int(kind)))
+    if zero is not None:
+        dtype = _values(zero).dtype
+    whole = dtype.kind in "iu" or dtype.name.startswith(("int", "uint"))
+    limits = (ml_dtypes.iinfo if whole else ml_dtypes.finfo)(dtype)
 
     def read() -> Array:
         shift = 0.0 if zero is None else _spread(_values(zero), source.shape, step)
-        values = _values(source).astype(np.float32) / _spread(_values(scales), source.shape, step)
-        return np.clip(np.rint(values) + shift, limits.min, limits.max)
+        values = scaled_down() + shift if not whole else np.rint(scaled_down()) + shift
+        clipped = np.clip(values, float(limits.min), float(limits.max))
+        return clipped if whole else np.asarray(clipped.astype(dtype).astype(np.float32))
 
     return [Weight(step.node.inputs[0].name, source.shape, read)]
+
+
+def _real(
+    step: Step, value: int, scale: int | None, zero: int | None, rows_first: bool = False
+) -> Value:
+    """A quantised operand as the real numbers it stands for: an activation, or a constant.
+
+    `rows_first` says that the first axis holds the output channels.
+    """
+    source = step.known(value)
+    if isinstance(source, View):
+        return source
+    scales = None if scale is None else step.value(scale)
+    shift = None if zero is None else step.value(zero)
+
+    def read() -> Array:
+        values = _values(source).astype(np.float32)
+        if shift is not None:
+            values = values - _per_channel(_values(shift), values, rows_first)
+        if scales is None:
+            return values
+        return values * _per_channel(_values(scales), values, rows_first)
+
+    return Weight(step.node.inputs[value].name, source.shape, read)
+
+
+def _per_channel(values: Array, like: Array, rows_first: bool) -> Array:
+    """Scales or zero points along the first axis, or along the last one."""
+    flat = values.astype(np.float32).reshape(-1)
+    if flat.size == 1:
+        return np.asarray(flat[0])
+    return flat.reshape(-1, *([1] * (like.ndim - 1))) if rows_first else flat
+
+
+def _dynamic_quantize(step: Step) -> list[Value]:
+    """DynamicQuantizeLinear: the activation itself, with the scale 1 and the zero point 0."""
+    scale: Value = Const(np.array(1.0, np.float32))
+    return [step.view(0), scale, Const(np.array(0, np.uint8))][: len(step.node.outputs)]
+
+
+# Positions of (values, scale, zero point) of both operands, and of the bias.
+_Operand = tuple[int, int | None, int | None]
+_PRODUCTS: dict[str, tuple[_Operand, _Operand, int]] = {
+    "MatMulInteger": ((0, None, 2), (1, None, 3), -1),
+    "QLinearMatMul": ((0, 1, 2), (3, 4, 5), -1),
+    "MatMulIntegerToFloat": ((0, 2, 4), (1, 3, 5), 6),
+    "DynamicQuantizeMatMul": ((0, None, None), (1, 2, 3), 4),
+    "QGemm": ((0, 1, 2), (3, 4, 5), 6),
+}
+
+
+def _product(step: Step) -> list[Value]:
+    """A matrix product of quantised operands: two activations, or one and a weight."""
+    first, second, bias = _PRODUCTS[step.node.op]
+    transposed = bool(step.attributes.get("transB", 0))
+    a, b = _real(step, *first), _real(step, *second, rows_first=transposed)
+    shift = step.value(bias) if bias >= 0 else None
+    if step.node.op == "QGemm" and shift is not None:
+        shift = _bias(step, bias, first, second)
+    if isinstance(a, View) and isinstance(b, View):
+        if not is_shares(a.expr):
+            raise CannotFollow("multiplies two activations")
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        return [mixed(View(b.expr, np.broadcast_to(b.ids, (*lead, *b.shape[-2:]))), a.shape[-2])]
+    weight = matrix(b, transposed)
+    if not isinstance(a, View) or weight is None:
+        raise CannotFollow("multiplies two constants")
+    return [linear(a, weight, shift)]
+
+
+def _bias(step: Step, position: int, first: _Operand, second: _Operand) -> Value:
+    """A bias in units of the product of both scales."""
+    values, scale = step.known(position), step.value(second[1] or 0)
+    unit = step.value(first[1] or 0)
+
+    def read() -> Array:
+        return np.asarray(_values(values).astype(np.float32) * _values(scale) * _values(unit))
+
+    return Weight(step.node.inputs[position].name, values.shape, read)
+
+
+def _elementwise(step: Step) -> list[Value]:
+    """com.microsoft QLinearAdd and QLinearMul."""
+    a, b = (as_view(_real(step, i, i + 1, i + 2)) for i in (0, 3))
+    return [combine(Sum if step.node.op == "QLinearAdd" else Product, a, b)]
+
+
+def _convolution(step: Step) -> list[Value]:
+    whole = step.node.op == "ConvInteger"
+    value, scale, zero = (1, None, 3) if whole else (3, 4, 5)
+    weight = _real(step, value, scale, zero, rows_first=True)
+    bias = None if whole or step.value(8) is None else _bias(step, 8, (0, 1, 2), (3, 4, 5))
+    return [convolved(step, step.view(0), weight, bias)]
 
 
 QUANTIZED: dict[str, Rule] = {
@@ -152,4 +259,10 @@ QUANTIZED: dict[str, Rule] = {
     "GatherBlockQuantized": _gather_block_quantized,
     "DequantizeLinear": _dequantize_linear,
     "QuantizeLinear": _quantize_linear,
+    "DynamicQuantizeLinear": _dynamic_quantize,
+    **{op: _product for op in _PRODUCTS},
+    "QLinearAdd": _elementwise,
+    "QLinearMul": _elementwise,
+    "QLinearConv": _convolution,
+    "ConvInteger": _convolution,
 }

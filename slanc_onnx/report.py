@@ -50,6 +50,7 @@ class Report(TypedDict):
     output: str
     options: dict[str, Any]
     norms: list[NormEntry]
+    notes: list[str]
     validation: dict[str, Any] | None
     seconds: dict[str, float]
 
@@ -62,6 +63,7 @@ def make_report(
     validation: Validation | None,
     seconds: Mapping[str, float],
     not_validated: str = "",
+    notes: Sequence[str] = (),
 ) -> Report:
     """Collect what was done; see `Report`."""
     checked: dict[str, Any] | None = None if validation is None else _validation(validation)
@@ -73,6 +75,7 @@ def make_report(
         output=output,
         options=dict(options),
         norms=[_norm(norm, validation) for norm in norms],
+        notes=list(notes),
         validation=checked,
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
@@ -230,9 +233,10 @@ def print_summary(
     validation: Validation | None,
     accelerator: Accelerator,
     not_validated: str = "",
+    notes: Sequence[str] = (),
 ) -> None:
-    """Counts, limits, the perplexity table, and the verdict in the last line."""
-    for line in _summary(norms, validation, accelerator, not_validated):
+    """Counts, notes, limits, the perplexity table, and the verdict in the last line."""
+    for line in _summary(norms, validation, accelerator, not_validated, notes):
         console.print(line, soft_wrap=True)  # scripts read the last line: it stays one line
 
 
@@ -241,6 +245,7 @@ def _summary(
     validation: Validation | None,
     accelerator: Accelerator,
     not_validated: str,
+    notes: Sequence[str],
 ) -> Iterator[str]:
     counts = {s: sum(n.status == s for n in norms) for s in ("scaled", "unchanged", "skipped")}
     by = sorted({n.estimate.by for n in norms if n.estimate is not None})
@@ -248,6 +253,7 @@ def _summary(
         f"{len(norms)} norms: " + ", ".join(f"{count} {status}" for status, count in counts.items())
         + (f"; estimated by {' and '.join(by)}" if by else "")
     )  # fmt: skip
+    yield from (f"note: {note}" for note in notes)
     yield (
         f"limits of a sum of squares in FP16: {accelerator.largest:g} largest, mean square "
         f"{accelerator.smallest_normal:.2g} smallest normal; emulated: {accelerator}"
@@ -273,6 +279,8 @@ def verdict(validation: Validation) -> str:
             f"FP32 max abs error {validation.fp32_max_abs_error:.3g}, relative "
             f"{validation.fp32_max_relative_error:.3g} (tolerance {validation.fp32_tolerance:g})"
         )
+        if validation.rounded_epsilons:
+            fp32 += f", {validation.rounded_epsilons} epsilons round in the file's FP16"
     fp16 = (
         f"FP16 norms: rows overflowed {validation.overflowed_before} -> "
         f"{validation.overflowed_after}, largest relative error "

@@ -15,9 +15,7 @@ from onnx import AttributeProto, helper, numpy_helper
 
 from slanc_onnx.graph import GraphPath
 from slanc_onnx.load import Array
-from slanc_onnx.norms import NORM_KEY, SCALE_KEY, Norm, Place
-
-RESIDUAL_OUTPUT = 3  # of the Skip ops: the sum of the addends
+from slanc_onnx.norm import NORM_KEY, SCALE_KEY, Norm, Place
 
 
 class NodeAt(NamedTuple):
@@ -48,6 +46,7 @@ class Edits:
         inputs: What a node reads from now on, by node and position.
         outputs: What a node's output is called from now on, by node and position.
         epsilons: The epsilon attribute of fused norms.
+        stamps: The scale and the norm's name, as metadata on a node, where nothing is inserted.
     """
 
     constants: dict[str, Array] = field(default_factory=dict)
@@ -55,9 +54,10 @@ class Edits:
     inputs: dict[tuple[NodeAt, int], str] = field(default_factory=dict)
     outputs: dict[tuple[NodeAt, int], str] = field(default_factory=dict)
     epsilons: dict[NodeAt, float] = field(default_factory=dict)
+    stamps: dict[NodeAt, dict[str, str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.nodes)
+        return bool(self.nodes or self.stamps)
 
 
 def apply_scales_in(
@@ -103,13 +103,19 @@ def apply_edits(model: onnx.ModelProto, edits: Edits) -> None:
         kept = [a for a in node.attribute if a.name == "epsilon"]
         new = kept[0] if kept else node.attribute.add(name="epsilon", type=AttributeProto.FLOAT)
         new.f = epsilon
+    for at, metadata in edits.stamps.items():
+        _add_metadata(node_at(model, at), metadata)
     graphs = {new.before.path: graph_at(model, new.before.path) for new in edits.nodes}
     # From the end, so that the positions still to come stay valid.
     for new in sorted(reversed(edits.nodes), key=lambda n: -n.before.node):
         node = helper.make_node(new.op, new.inputs, [new.output], name=new.name)
-        for key, text in new.metadata.items():
-            node.metadata_props.add(key=key, value=text)
+        _add_metadata(node, new.metadata)
         graphs[new.before.path].node.insert(new.before.node, node)
+
+
+def _add_metadata(node: onnx.NodeProto, metadata: Mapping[str, str]) -> None:
+    for key, text in metadata.items():
+        node.metadata_props.add(key=key, value=text)
 
 
 def add_constant(model: onnx.ModelProto, name: str, value: Array) -> None:
@@ -135,6 +141,12 @@ def node_at(model: onnx.ModelProto, at: NodeAt) -> onnx.NodeProto:
     return node
 
 
+def residual_name(node: onnx.NodeProto, norm: Norm) -> str:
+    """The output with the sum of a Skip op's addends, "" where the node has none."""
+    there = norm.residual is not None and norm.residual < len(node.output)
+    return str(node.output[norm.residual]) if there else ""
+
+
 def scaled_epsilon(norm: Norm, scale: float) -> float | None:
     """Epsilon as the scaled norm needs it: epsilon / s^2, or epsilon / s outside the root."""
     return None if norm.epsilon is None else norm.epsilon / scale**norm.epsilon_power
@@ -150,7 +162,14 @@ class _Planner:
         self._scalars: dict[tuple[float, int], str] = {}
 
     def scale(self, norm: Norm, scale: float) -> None:
-        """A Div before each read of the input, and epsilon divided to match."""
+        """A Div before each read of the input, and epsilon divided to match.
+
+        The scale 1 leaves only a note, so that the next run knows that it was decided.
+        """
+        if scale == 1.0:
+            at = NodeAt(norm.path, norm.nodes[-1])
+            self.edits.stamps[at] = {SCALE_KEY: repr(scale), NORM_KEY: norm.name}
+            return
         first: dict[str, Place] = {}
         reads: dict[Place, str] = {}
         for place in sorted(norm.places):
@@ -167,24 +186,36 @@ class _Planner:
 
     def _epsilon(self, norm: Norm, scale: float) -> None:
         epsilon = scaled_epsilon(norm, scale)
-        if epsilon is None:
-            return
+        if epsilon is None or (norm.form == "decomposed" and norm.epsilon_place is None):
+            return  # it has none
         if norm.epsilon_place is None:
             self.edits.epsilons[NodeAt(norm.path, norm.nodes[-1])] = epsilon
             return
         index, position, element_type = norm.epsilon_place
+        if norm.overridable_epsilon is not None:
+            self._divided_epsilon(norm, scale)
+            return
         constant = self._scalar("epsilon", epsilon, element_type)
         self.edits.inputs[NodeAt(norm.path, index), position] = constant
 
+    def _divided_epsilon(self, norm: Norm, scale: float) -> None:
+        """An epsilon that a caller may override is divided when the model runs."""
+        assert norm.epsilon_place is not None
+        index, position, element_type = norm.epsilon_place
+        tensor = node_at(self._model, NodeAt(norm.path, index)).input[position]
+        divisor = self._scalar("scale", scale**norm.epsilon_power, element_type)
+        divided = self._unused(f"{tensor}/slanc")
+        self.edits.inputs[NodeAt(norm.path, index), position] = divided
+        self._insert(index, "Div", (tensor, divisor), divided, norm, scale)
+
     def _residual(self, norm: Norm, scale: float) -> None:
-        """A Skip op's sum of addends keeps its name and value."""
+        """The sum of addends that a Skip op gives out keeps its name and value."""
         at = NodeAt(norm.path, norm.nodes[-1])
-        outputs = node_at(self._model, at).output
-        residual = outputs[RESIDUAL_OUTPUT] if len(outputs) > RESIDUAL_OUTPUT else ""
-        if norm.form.startswith("Skip") and residual:
+        residual = residual_name(node_at(self._model, at), norm)
+        if residual and norm.residual is not None:
             inner = self._unused(f"{residual}/slanc")
             factor = self._scalar("scale", scale, norm.element_type)
-            self.edits.outputs[at, RESIDUAL_OUTPUT] = inner
+            self.edits.outputs[at, norm.residual] = inner
             self._insert(at.node + 1, "Mul", (inner, factor), residual, norm, scale)
 
     def _insert(
@@ -208,11 +239,11 @@ class _Planner:
         if key not in self._scalars:
             self._scalars[key] = self._unused(f"slanc.{what}_{value:g}")
             dtype = helper.tensor_dtype_to_np_dtype(element_type)
-            self.edits.constants[self._scalars[key]] = _rounded(value, dtype)
+            self.edits.constants[self._scalars[key]] = rounded(value, dtype)
         return self._scalars[key]
 
 
-def _rounded(value: float, dtype: np.dtype[np.generic]) -> Array:
+def rounded(value: float, dtype: np.dtype[np.generic]) -> Array:
     """The value in the element type, but not zero, as 0 * rsqrt(0) is nan, and not infinite."""
     with np.errstate(over="ignore"):
         rounded = np.asarray(value).astype(dtype)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from slanc_onnx.expression import (
     Apply,
     Convolution,
     Embedding,
+    Experts,
     Expr,
     Input,
     Join,
@@ -31,14 +32,17 @@ from slanc_onnx.expression import (
     Normalised,
     Opaque,
     Pick,
+    Pooled,
     Product,
+    Select,
     Shares,
     Sum,
+    Weight,
     walk,
 )  # fmt: skip
 from slanc_onnx.inputs import random_ids
 from slanc_onnx.load import Array
-from slanc_onnx.norms import Norm
+from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.trace import Trace
 
@@ -47,6 +51,7 @@ SEED = 0
 SINGLES, SEQUENCES, LENGTH = 256, 16, 16
 SPARSITY = 0.3
 MOST_OPERATIONS = 3e11
+POOLS = 16  # samples of a norm whose rows run over positions
 
 
 @dataclass(frozen=True)
@@ -104,22 +109,27 @@ def estimate_from_rows(
     """
     reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
     wanted: dict[str, Expr] = {}
+    assumed: dict[str, str] = {}
     for norm in norms:
         expr = trace.inputs.get(norm.name)
         if expr is None:
             reasons.setdefault(norm.name, "the trace did not reach it")
             continue
-        unread = next((e for e in walk(expr, _starts_anew) if isinstance(e, Opaque)), None)
-        if unread is not None:
-            reasons[norm.name] = f"the trace stopped at {unread.op} ({unread.tensor})"
-        else:
-            wanted[norm.name] = expr
+        unread = [e for e in walk(expr, _starts_anew) if isinstance(e, Opaque)]
+        unknown = next((e for e in unread if not e.reads), None)
+        if unknown is not None:
+            reasons[norm.name] = f"the trace stopped at {unknown.op} ({unknown.tensor})"
+            continue
+        wanted[norm.name] = expr
+        if unread:
+            names = dict.fromkeys(f"{e.op} ({e.tensor})" for e in unread)
+            assumed[norm.name] = f"assumes that the size of what {', '.join(names)} reads is kept"
     if not wanted:
         return {}, reasons
     order, last_use = _schedule(list(wanted.values()))
     layout = _layout(order)
     rng = np.random.default_rng(SEED)
-    centred = {norm.name: norm.kind == "layer" and not norm.one_pass for norm in norms}
+    by_name = {norm.name: norm for norm in norms}
     by_serial: dict[int, list[str]] = {}
     for name, expr in wanted.items():
         by_serial.setdefault(expr.serial, []).append(name)
@@ -129,11 +139,11 @@ def estimate_from_rows(
     for step, expr in enumerate(order):
         rows[expr.serial] = _evaluate(expr, rows, layout, rng)
         for name in by_serial.get(expr.serial, ()):
-            found = _estimate(expr, rows, layout, centred[name])
+            found = _estimate(expr, rows, layout, by_name[name].sums_centred)
             if found is None:
                 reasons[name] = "its rows are not finite or zero"
             else:
-                estimates[name] = found
+                estimates[name] = replace(found, assumes=assumed.get(name, ""))
         for serial in last_use.get(expr.serial, ()):
             rows.pop(serial, None)
         progress("reading weights", (step + 1) / len(order))
@@ -176,13 +186,28 @@ def _estimate(
     kinds = expr.kinds if isinstance(expr, Alternatives) else (expr,)
     singles, others = [], []
     for kind in kinds:
+        if isinstance(kind, Pooled):
+            others.append(_pooled_sums(kind, rows[kind.serial], centred))
+            continue
         sums = sums_of_squares(rows[kind.serial], centred)
         singles.append(sums[: layout.singles])
         others.append(layout.ordinary(sums))
-    ordinary, exact = np.concatenate(others), np.concatenate(singles)
+    ordinary, exact = np.concatenate(others), np.concatenate(singles or [np.zeros(0)])
     # Mixing is an assumption, and its outliers are not the model's: the exact rows have those.
     within = ordinary[ordinary <= np.quantile(ordinary, 1 - TYPICAL_QUANTILE)]
-    return from_rows(within, exact, "weights")
+    width = kinds[0].channels
+    if isinstance(kinds[0], Pooled):
+        within, width = ordinary, width * kinds[0].positions
+    return from_rows(within, exact, "weights", width)
+
+
+def _pooled_sums(expr: Pooled, x: Array, centred: bool) -> Array:
+    """Of rows that run over many positions, each made of the sample rows of one part."""
+    pieces = np.stack(np.array_split(x[: len(x) // POOLS * POOLS], POOLS)).astype(np.float64)
+    flat = pieces.reshape(POOLS, -1)
+    if centred:
+        flat = flat - flat.mean(axis=1, keepdims=True)
+    return np.asarray(np.mean(flat * flat, axis=1) * (expr.channels * expr.positions))
 
 
 def sums_of_squares(x: Array, centred: bool) -> Array:
@@ -201,23 +226,39 @@ def _evaluate(
     match expr:
         case Embedding():
             return expr.table.rows(layout.draw(expr))
-        case Input() | Opaque():
+        case Input():
             return rng.standard_normal((n, expr.channels), dtype=np.float32)
-        case Shares():
-            return np.ones((n, 1), np.float32)
+        case Opaque():
+            noise = rng.standard_normal((n, expr.channels), dtype=np.float32)
+            sizes = [np.sqrt(np.mean(rows[e.serial] ** 2, axis=1)) for e in expr.reads]
+            return np.asarray(noise * np.max(sizes, axis=0)[:, None]) if sizes else noise
+        case Shares():  # so that a sum of `count` rows with these shares is like one of them
+            return np.full((n, 1), 1 / math.sqrt(expr.count), np.float32)
         case Known():
             values = np.asarray(expr.weight.read(), dtype=np.float32).reshape(1, -1)
             return np.broadcast_to(values, (n, expr.channels))
         case Normalised():
+            if isinstance(expr.input, Pooled):
+                whole = rows[expr.input.serial].reshape(1, -1)
+                return normalised(whole, expr.centred).reshape(n, -1)
             return normalised(rows[expr.input.serial], expr.centred)
+        case Pooled():
+            return rows[expr.x.serial]
         case Linear():
             return rows[expr.x.serial] @ np.asarray(expr.weight.read(), dtype=np.float32)
+        case Select():
+            chosen = rows[expr.condition.serial] > 0
+            return np.where(chosen, rows[expr.a.serial], rows[expr.b.serial])
+        case Experts():
+            return _through_experts(rows[expr.x.serial], expr.weight)
         case Convolution():
             return _convolve(expr, rows[expr.x.serial], layout)
         case Sum():
             return rows[expr.a.serial] + rows[expr.b.serial]
         case Product():
             return rows[expr.a.serial] * rows[expr.b.serial]
+        case Apply(function="ReduceSum"):
+            return np.asarray(rows[expr.x.serial].sum(axis=1, keepdims=True))
         case Apply():
             return apply_function(expr.function, rows[expr.x.serial], expr.parameters)
         case Mix():
@@ -253,6 +294,15 @@ def _convolve(expr: Convolution, x: Array, layout: _Layout) -> Array:
     return total
 
 
+def _through_experts(x: Array, stack: Weight) -> Array:
+    """Each row through one expert; which one depends on the row alone, so that layers agree."""
+    weights = np.asarray(stack.read(), dtype=np.float32)
+    result = np.empty((len(x), weights.shape[2]), np.float32)
+    for expert in range(len(weights)):
+        result[expert :: len(weights)] = x[expert :: len(weights)] @ weights[expert]
+    return result
+
+
 def apply_function(name: str, x: Array, parameters: tuple[float | str, ...] = ()) -> Array:
     """An ONNX elementwise op on FP32 rows, with its attributes as the trace lists them."""
     numbers = [np.float32(p) for p in parameters if not isinstance(p, str)]
@@ -262,7 +312,7 @@ def apply_function(name: str, x: Array, parameters: tuple[float | str, ...] = ()
                 inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
                 return np.asarray(0.5 * x * (1 + np.tanh(inner)))
             return np.asarray(0.5 * x * (1 + erf(x / math.sqrt(2))))
-        return np.asarray(_FUNCTIONS[name](x, *numbers))
+        return np.asarray(_FUNCTIONS[name](x, *numbers), dtype=np.float32)
 
 
 def erf(x: Array) -> Array:
@@ -307,5 +357,9 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Reciprocal": np.reciprocal,
     "Abs": np.abs,
     "Sin": np.sin,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
     "Cos": np.cos,
 }

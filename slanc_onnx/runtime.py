@@ -44,17 +44,18 @@ class Session:
         except Exception as error:
             raise CannotRun(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
         self.outputs = [output.name for output in self._session.get_outputs()]
-        self._inputs = {i.name for i in self._session.get_inputs()}
+        self._inputs = {i.name: str(i.type) for i in self._session.get_inputs()}
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """The tensors among the outputs by name; sequences and maps are left out.
 
-        What a model does not take of `feeds` is not passed on.
+        What a model does not take of `feeds` is not passed on, and FP16 or BF16 values are
+        converted for an input that is FP32.
 
         Raises:
             CannotRun: ONNX Runtime fails on these inputs.
         """
-        taken = {name: value for name, value in feeds.items() if name in self._inputs}
+        taken = {n: _fitting(v, self._inputs[n]) for n, v in feeds.items() if n in self._inputs}
         try:
             values = self._session.run(self.outputs, taken)
         except Exception as error:
@@ -64,6 +65,11 @@ class Session:
             for n, v in zip(self.outputs, values, strict=True)
             if isinstance(v, (np.ndarray, np.generic))
         }
+
+
+def _fitting(value: Array, declared: str) -> Array:
+    half = value.dtype.itemsize == 2 and value.dtype.kind in "fV"
+    return value.astype(np.float32) if half and declared == "tensor(float)" else value
 
 
 def _first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import Scope
 from slanc_onnx.inputs import input_specs
 from slanc_onnx.load import Array
-from slanc_onnx.norms import Norm, as_computed
+from slanc_onnx.norm import Norm, as_computed
 from slanc_onnx.paper import paper_estimates
 from slanc_onnx.probe import probe
 from slanc_onnx.progress import Progress, no_progress
@@ -43,7 +43,7 @@ class ScaledNorm:
         estimate: From what the scale was placed; None where nothing is known.
         rule: What the trace read between this norm and the ones before, in words.
         sources: What that starts from: norms, tables, graph inputs.
-        status: "scaled", "unchanged" (an earlier run did it, or 1 is the best scale), "skipped".
+        status: "scaled", "unchanged" (an earlier run did it) or "skipped".
         reason: Why it is not scaled, or what a user should know; "" otherwise.
     """
 
@@ -169,14 +169,14 @@ def _decide(
         return decided("skipped", None, "its epsilon is not a constant")
     if scale == "paper":
         return decided("scaled", _held(math.sqrt(estimate.upper), norm), "")
-    if norm.width is None:
+    width = norm.width or estimate.width
+    if width is None:
         return decided("skipped", None, "its width is not known: no gamma and no shape tells it")
     joined = norm.epsilon if norm.epsilon_power == 2 else norm.epsilon**2
-    placement = place(estimate, norm.width, accelerator, joined)
-    if placement.scale == 1.0:
-        why = placement.note or "the scale 1 is already in the middle of its window"
-        return decided("unchanged", 1.0, why)
-    return decided("scaled", _held(placement.scale, norm), placement.note)
+    placement = place(estimate, width, accelerator, joined)
+    plain = "1 is the best scale: nothing to insert" if placement.scale == 1.0 else ""
+    notes = [placement.note or plain, estimate.assumes]
+    return decided("scaled", _held(placement.scale, norm), "; ".join(filter(None, notes)))
 
 
 def _held(scale: float, norm: Norm) -> float:

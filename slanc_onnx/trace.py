@@ -9,28 +9,52 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from slanc_onnx.expression import Expr, Input, Normalised, Opaque, Product, Sum, Weight
-from slanc_onnx.graph import Scope, op_of
+from slanc_onnx.expression import (
+    Alternatives,
+    Apply,
+    Expr,
+    Input,
+    Opaque,
+    Product,
+    Shares,
+    Sum,
+    Weight,
+)
+from slanc_onnx.graph import Scope, concrete_shapes, op_of
 from slanc_onnx.inputs import InputSpec, make_feeds
 from slanc_onnx.load import Array, read_tensor
 from slanc_onnx.movement import CannotFollow
-from slanc_onnx.norms import Norm
-from slanc_onnx.rewrite import RESIDUAL_OUTPUT
+from slanc_onnx.norm import Norm
+from slanc_onnx.norm_rows import along_channels, normalise
 from slanc_onnx.trace_rules import ELEMENTWISE, RULES
 from slanc_onnx.trace_step import Step
-from slanc_onnx.values import Const, Unknown, Value, View, as_view, combine, row, row_view
+from slanc_onnx.values import (
+    Chosen,
+    Const,
+    Unknown,
+    Value,
+    View,
+    as_view,
+    combine,
+    either,
+    row_view,
+)
 
 log = logging.getLogger(__name__)
+
+ITERATIONS, MOST_ITERATIONS = 4, 16
 
 _WHOLE = {
     TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
     TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
+    TensorProto.INT4, TensorProto.UINT4,
 }  # fmt: skip
 
 
@@ -50,30 +74,50 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         norms: Its norms.
         specs: Its inputs.
     """
-    tracer = _Tracer(scopes, norms)
     main = next(scope for scope in scopes if not scope.path)
+    feeds = make_feeds(specs, np.random.default_rng(0), sequence=1)
+    shapes = concrete_shapes(main, {name: array.shape for name, array in feeds.items()})
+    tracer = _Tracer(scopes, norms, shapes)
     values: dict[str, Value] = {}
-    for name, array in make_feeds(specs, np.random.default_rng(0), sequence=1).items():
+    for name, array in feeds.items():
         values[name] = _input_value(name, array.shape, array.dtype.kind in "fV")
     tracer.run(main, values)
-    return Trace(tracer.inputs, tracer.blocked)
+    return Trace({name: _any_of(exprs) for name, exprs in tracer.seen.items()}, tracer.blocked)
+
+
+def _any_of(exprs: Sequence[Expr]) -> Expr:
+    """One of several rows of a norm, each as likely."""
+    if len(exprs) == 1:
+        return exprs[0]
+    kinds = tuple(kind for expr in exprs for kind in _kinds(expr))
+    return Alternatives(exprs[0].channels, kinds, (1 / len(kinds),) * len(kinds))
+
+
+def _kinds(expr: Expr) -> tuple[Expr, ...]:
+    return expr.kinds if isinstance(expr, Alternatives) else (expr,)
 
 
 def _input_value(name: str, shape: tuple[int, ...], is_float: bool) -> View:
     """A graph input: a row of numbers in its last axis, or in axis 1 of an image."""
     axis = {3: 2, 4: 1, 5: 1}.get(len(shape)) if is_float else None
     if axis is None:
-        return View(Input(1, name), np.zeros(shape, np.int32))
+        return View(Input(1, name, is_float), np.zeros(shape, np.int32))
     channels = np.arange(shape[axis], dtype=np.int32)
     spread = channels.reshape([-1 if i == axis else 1 for i in range(len(shape))])
     return View(Input(shape[axis], name), np.broadcast_to(spread, shape))
 
 
 class _Tracer:
-    def __init__(self, scopes: Sequence[Scope], norms: Sequence[Norm]) -> None:
+    def __init__(
+        self,
+        scopes: Sequence[Scope],
+        norms: Sequence[Norm],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self.shapes = shapes
         self.scopes = {scope.path: scope for scope in scopes}
         self.norms = {(norm.path, norm.normalised): norm for norm in norms}
-        self.inputs: dict[str, Expr] = {}
+        self.seen: dict[str, list[Expr]] = {}  # one for each pass through a loop's body
         self.blocked: dict[str, str] = {}
 
     def run(self, scope: Scope, values: dict[str, Value]) -> dict[str, Value]:
@@ -99,54 +143,53 @@ class _Tracer:
             bodies = {k: v for k, v in node.attrs.items() if isinstance(v, gs.Graph)}
             if bodies:
                 return self._control_flow(scope, node, bodies, inputs, values)
-            rule = RULES.get(node.op)
+            rule = RULES.get(op_of(node))
             if rule is None:
                 raise CannotFollow("has no rule")
-            return rule(Step(node, inputs))
+            return rule(Step(node, inputs, self.shapes))
         except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
             log.debug("%s %s %s", node.op, node.outputs[0].name if node.outputs else "", reason)
             if norm is not None:
                 self.blocked.setdefault(norm.name, f"{node.op} ({norm.normalised}): {reason}")
-            return [_opaque(node, tensor, inputs) for tensor in node.outputs]
+            return [_opaque(node, tensor, inputs, self.shapes) for tensor in node.outputs]
 
     def _norm(self, norm: Norm, node: gs.Node, values: Mapping[str, Value]) -> list[Value]:
         """The values of the node that makes a norm's normalised output."""
         outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
-        skips, gamma, beta = norm.form.startswith("Skip"), norm.gamma, norm.beta
-        if norm.form == "EmbedLayerNormalization":
+        if not norm.places:  # inside an op whose rule makes what it normalises
             step = Step(node, [values.get(t.name) if t.name else None for t in node.inputs])
-            addends = RULES["EmbedLayerNormalization"](step)
-            gamma, beta = node.inputs[5].name, node.inputs[6].name
-        elif skips:
+            addends = RULES[node.op](step)
+        elif norm.residual is not None:
             addends = [values[node.inputs[place.position].name] for place in norm.places]
         else:
             addends = [values[norm.input]]
-        unknown = next((v for v in addends if isinstance(v, Unknown)), None)
-        if unknown is not None:
-            if norm.width is None:
-                self.blocked[norm.name] = f"{unknown.op} ({unknown.tensor})"
-                raise CannotFollow("normalises a value that is not known")
-            # Of the usual rank: what comes after the norm does not depend on what came before.
-            opaque = Opaque(norm.width, unknown.op, unknown.tensor)
-            view = row_view(opaque, (1, 1, norm.width))
-        else:
-            view = as_view(addends[0])
-            for addend in addends[1:]:
-                view = combine(Sum, view, as_view(addend))
-        if skips and len(outputs) > RESIDUAL_OUTPUT:
-            outputs[RESIDUAL_OUTPUT] = view
-        expr = row(view)
-        self.inputs[norm.name] = expr
-        result = row_view(
-            Normalised(expr.channels, norm.name, norm.kind == "layer", expr), view.shape
-        )
-        # Decomposed norms have their gamma in nodes of their own, except for gamma before the Div.
-        if norm.form != "decomposed" or (gamma and norm.output == norm.normalised):
-            for kind, name in ((Product, gamma), (Sum, beta)):
+        view = self._summed(norm, addends)
+        if norm.residual is not None and len(outputs) > norm.residual:
+            outputs[norm.residual] = view
+        expr, result = normalise(view, norm)
+        self.seen.setdefault(norm.name, []).append(expr)
+        # Decomposed norms have their gamma in nodes of their own, except where it comes earlier.
+        if norm.form != "decomposed" or (norm.gamma and norm.output == norm.normalised):
+            for kind, name in ((Product, norm.gamma), (Sum, norm.beta)):
                 if name is not None:
-                    result = combine(kind, result, as_view(values[name]))
+                    constant = along_channels(as_view(values[name]), norm, view)
+                    result = combine(kind, result, constant)
+        if norm.silu:
+            result = View(Apply(result.expr.channels, "Swish", result.expr, (1.0,)), result.ids)
         outputs[0] = result
         return outputs
+
+    def _summed(self, norm: Norm, addends: Sequence[Value]) -> View:
+        """The norm's input: the sum of what a Skip op adds."""
+        unknown = next((v for v in addends if isinstance(v, Unknown)), None)
+        if unknown is not None:
+            if norm.width is None or not norm.axes.last_axis:
+                raise CannotFollow(f"reads {unknown.tensor!r}, which {unknown.op} makes")
+            return unknown.row(norm.width)
+        view = as_view(addends[0])
+        for addend in addends[1:]:
+            view = combine(Sum, view, as_view(addend))
+        return view
 
     def _control_flow(
         self,
@@ -156,30 +199,92 @@ class _Tracer:
         inputs: Sequence[Value | None],
         values: Mapping[str, Value],
     ) -> list[Value]:
-        """Walk the bodies of an If, Loop or Scan.
-
-        What a loop carries from one iteration to the next is not read: it may grow.
-        """
+        """Walk the bodies of an If once each, and that of a Loop or Scan several times."""
         outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
         for attribute, graph in bodies.items():
             body = self.scopes[(*scope.path, (scope.index[id(node)], attribute))]
-            inner = dict(values)
-            for tensor, value in zip(graph.inputs, inputs, strict=False):
-                inner[tensor.name] = _carried(node, tensor, value)
-            inner = self.run(body, inner)
-            # A Loop's body gives its condition first; the node does not.
-            results = graph.outputs[1:] if node.op == "Loop" else graph.outputs
-            for i, tensor in enumerate(results[: len(outputs)]):
-                if isinstance(outputs[i], Unknown):
-                    outputs[i] = inner.get(tensor.name) or outputs[i]
+            if node.op in ("Loop", "Scan"):
+                return self._iterations(node, body, inputs, values)
+            inner = self.run(body, dict(values))
+            taken = _taken(inputs[0])
+            if taken is not None and attribute != taken:
+                continue
+            for i, tensor in enumerate(graph.outputs[: len(outputs)]):
+                outputs[i] = _either(outputs[i], inner.get(tensor.name) or outputs[i])
         return outputs
 
+    def _iterations(
+        self,
+        node: gs.Node,
+        body: Scope,
+        inputs: Sequence[Value | None],
+        values: Mapping[str, Value],
+    ) -> list[Value]:
+        """The first iterations of a loop, each with what the one before carries on.
 
-def _carried(node: gs.Node, tensor: gs.Tensor, value: Value | None) -> Value:
-    """A body's input: a source of its own, in the shape of its first value."""
-    if isinstance(value, View) and value.shape:
-        return row_view(Opaque(value.shape[-1], node.op, tensor.name), value.shape)
-    return value or Unknown(node.op, tensor.name)
+        As many as the file says, `ITERATIONS` where it does not.
+        """
+        loop = node.op == "Loop"
+        graph_inputs, graph_outputs = body.graph.inputs, body.graph.outputs
+        slices = 0 if loop else int(node.attrs["num_scan_inputs"])
+        carried = list(inputs[2:] if loop else inputs[: len(inputs) - slices])
+        scanned = [_slice_of(v, node, i) for i, v in enumerate(inputs[len(inputs) - slices :])]
+        results: list[Value | None] = []
+        for index in range(_trips(inputs[0]) if loop else ITERATIONS):
+            first: list[Value | None] = []
+            if loop:
+                first = [Const(np.array(index)), Const(np.array(True), varies=True)]
+            given = [*first, *carried, *scanned] if slices else [*first, *carried]
+            inner = dict(values)
+            for tensor, value in zip(graph_inputs, given, strict=False):
+                inner[tensor.name] = value or Unknown(node.op, tensor.name)
+            inner = self.run(body, inner)
+            # A Loop's body gives its condition first; the node does not.
+            results = [inner.get(t.name) for t in graph_outputs[1 if loop else 0 :]]
+            carried = results[: len(carried)]
+        stacked = [_stacked(value) for value in results[len(carried) :]]
+        found = [*carried, *stacked][: len(node.outputs)]
+        return [v or Unknown(node.op, t.name) for v, t in zip(found, node.outputs, strict=False)]
+
+
+def _taken(condition: Value | None) -> str | None:
+    """The branch of an If that the file decides for, None where the data does."""
+    if isinstance(condition, Const) and not condition.varies and condition.array.size == 1:
+        return "then_branch" if condition.array.reshape(-1)[0] else "else_branch"
+    return None
+
+
+def _either(a: Value, b: Value) -> Value:
+    """What comes out of an If whose branches give `a` and `b`."""
+    if isinstance(a, View) and isinstance(b, View) and a.shape == b.shape and a.shape:
+        with suppress(CannotFollow, ValueError):
+            return either(a, b)
+    return b if isinstance(a, Unknown) else a
+
+
+def _trips(count: Value | None) -> int:
+    """How often a Loop runs, as far as that matters."""
+    if isinstance(count, Const) and not count.varies and count.array.size == 1:
+        return max(1, min(int(count.array.reshape(-1)[0]), MOST_ITERATIONS))
+    return ITERATIONS
+
+
+def _slice_of(value: Value | None, node: gs.Node, index: int) -> Value | None:
+    """What a Scan's body sees of an input that is scanned: one element of its first axis."""
+    axes = node.attrs.get("scan_input_axes") or []
+    axis = int(axes[index]) if index < len(axes) else 0
+    if isinstance(value, View):
+        return View(value.expr, np.take(value.ids, 0, axis=axis))
+    if isinstance(value, Const):
+        return Const(np.take(value.array, 0, axis=axis), True)
+    return Unknown(node.op, node.inputs[index].name)
+
+
+def _stacked(value: Value | None) -> Value | None:
+    """The outputs of all iterations, of which each is like the last."""
+    if isinstance(value, View):
+        return View(value.expr, value.ids[None])
+    return Const(value.array[None], True) if isinstance(value, Const) else value
 
 
 def _constant(proto: TensorProto, scope: Scope, name: str) -> Value:
@@ -198,26 +303,44 @@ def _constant(proto: TensorProto, scope: Scope, name: str) -> Value:
     )
 
 
-def _opaque(node: gs.Node, tensor: gs.Tensor, inputs: Sequence[Value | None]) -> Value:
+def _opaque(
+    node: gs.Node,
+    tensor: gs.Tensor,
+    inputs: Sequence[Value | None],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Value:
     """An output that no rule gave: a source of its own where its shape is known."""
     culprit = next((v for v in inputs if isinstance(v, Unknown)), None)
     op, name = (culprit.op, culprit.tensor) if culprit else (node.op, tensor.name)
-    shape = _shape_of(node, tensor, inputs)
-    return Unknown(op, name) if not shape else row_view(Opaque(shape[-1], op, name), shape)
+    views = [v.expr for v in inputs if isinstance(v, View) and _has_a_size(v.expr)]
+    behind = [e for v in inputs if isinstance(v, Unknown) for e in v.reads]
+    reads = tuple({e.serial: e for e in (*views, *behind)}.values())
+    shape = _shape_of(node, tensor, inputs, shapes)
+    if not shape:
+        return Unknown(op, name, reads)
+    return row_view(Opaque(shape[-1], op, name, reads), shape)
+
+
+def _has_a_size(expr: Expr) -> bool:
+    """Whether the numbers of a row say how large what is made of it may be: not ids and masks."""
+    return not isinstance(expr, Shares) and not (isinstance(expr, Input) and not expr.floats)
 
 
 def _shape_of(
-    node: gs.Node, tensor: gs.Tensor, inputs: Sequence[Value | None]
+    node: gs.Node,
+    tensor: gs.Tensor,
+    inputs: Sequence[Value | None],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[int, ...] | None:
     """The shape of an output at sequence length 1, from the op's inputs or from the file."""
-    known = [v.shape for v in inputs if v is not None and not isinstance(v, Unknown)]
-    if op_of(node) in ELEMENTWISE and len(known) == len(inputs):
-        try:
+    known = [v.shape for v in inputs if isinstance(v, (Const, Weight, View, Chosen))]
+    with suppress(ValueError):  # shapes that do not fit: one of them was read wrongly
+        if op_of(node) in ELEMENTWISE and len(known) == len(inputs):
             return np.broadcast_shapes(*known)
-        except ValueError:
-            pass
-    if op_of(node) == "MatMul" and len(known) == 2 and min(len(s) for s in known) >= 2:
-        return (*np.broadcast_shapes(known[0][:-2], known[1][:-2]), known[0][-2], known[1][-1])
+        if op_of(node) == "MatMul" and len(known) == 2 and min(len(s) for s in known) >= 2:
+            return (*np.broadcast_shapes(known[0][:-2], known[1][:-2]), known[0][-2], known[1][-1])
+    if tensor.name in shapes:
+        return shapes[tensor.name]
     if tensor.shape and isinstance(tensor.shape[-1], int) and tensor.shape[-1] >= 0:
         return tuple(d if isinstance(d, int) and d >= 0 else 1 for d in tensor.shape)
     return None

@@ -9,29 +9,48 @@ import numpy as np
 from onnx import TensorProto
 
 from slanc_onnx.attention_rules import ATTENTION
+from slanc_onnx.conv_rules import batch_norm, convolved
+from slanc_onnx.expert_rules import EXPERTS, moved
 from slanc_onnx.expression import (
+    COMPARISONS,
     CONTRACTIONS,
-    Alternatives,
     Apply,
-    Convolution,
     Embedding,
-    Expr,
     Input,
     Join,
-    Mix,
     Product,
+    Select,
     Shares,
     Sum,
     Weight,
 )  # fmt: skip
+from slanc_onnx.graph import op_of
 from slanc_onnx.load import Array
+from slanc_onnx.matmul_rules import einsum, matmul
 from slanc_onnx.movement import FOLDS, MOVERS, CannotFollow, Mover
 from slanc_onnx.quantized_rules import QUANTIZED
-from slanc_onnx.trace_step import Rule, Step, is_shares, linear, matrix, mixed, scaled
-from slanc_onnx.values import Const, Value, View, as_table, as_view, combine, row, row_view
+from slanc_onnx.reduce_rules import REDUCTIONS, is_total_of, shares_of
+from slanc_onnx.select_rules import SELECTIONS, first_row, gathered, looked_up
+from slanc_onnx.trace_step import Rule, Step, added, linear, matrix, scaled
+from slanc_onnx.values import (
+    Chosen,
+    Const,
+    Items,
+    Readable,
+    Value,
+    View,
+    as_table,
+    as_view,
+    combine,
+    either,
+    row_view,
+)
 
 
 def _move(step: Step) -> list[Value]:
+    chosen = step.value(0)
+    if isinstance(chosen, Chosen):
+        return moved(step, chosen)
     source = step.known(0)
     parameters = [step.array(i) for i in range(1, len(step.inputs))]
     attributes = {**step.attributes, "outputs": len(step.node.outputs)}
@@ -70,45 +89,7 @@ _CASTS: dict[int, np.dtype[Any]] = {
 
 def _gather(step: Step) -> list[Value]:
     """Rows of a table, or channels of a row."""
-    data, indices = step.known(0), step.known(1)
-    axis = int(step.attributes.get("axis", 0))
-    is_table = isinstance(data, Weight) and len(data.shape) > 1 and axis == 0
-    if isinstance(indices, Weight):
-        raise CannotFollow("gathers at positions that are not known")
-    if is_table and (isinstance(indices, View) or indices.varies):
-        assert isinstance(data, Weight)
-        return [_embedding(data, indices)]
-    if isinstance(data, View) and isinstance(indices, View):
-        # Rows at positions that depend on the input: the same kind of row.
-        where = np.zeros(indices.shape, np.int64)
-        return [View(data.expr, np.take(data.ids, where, axis=axis))]
-    return _move(step)
-
-
-def _gather_elements(step: Step) -> list[Value]:
-    """As Gather, with an index per element: ids and positions picked out of a constant buffer."""
-    data, indices = step.known(0), step.known(1)
-    if isinstance(data, Const) and isinstance(indices, Const):
-        axis = int(step.attributes.get("axis", 0))
-        return [Const(np.take_along_axis(data.array, indices.array.astype(np.int64), axis), True)]
-    raise CannotFollow("gathers element by element")
-
-
-def _first(position: Const | View) -> int | None:
-    """The row that a position index names at sequence length 1; None for token ids."""
-    if isinstance(position, Const) and position.array.size == 1:
-        return int(position.array.reshape(-1)[0])
-    if isinstance(position, View) and isinstance(position.expr, Input):
-        return 0 if "position" in position.expr.name.lower() else None
-    return None
-
-
-def _embedding(table: Weight, positions: Const | View) -> View:
-    rest = table.shape[1:]
-    rows = as_table(table, table.shape[0])
-    ids = np.arange(rows.shape[1], dtype=np.int32).reshape(rest)
-    expr = Embedding(rows.shape[1], rows, _first(positions))
-    return View(expr, np.broadcast_to(ids, (*positions.shape, *rest)))
+    return gathered(step) or _move(step)
 
 
 def _slice(step: Step) -> list[Value]:
@@ -119,7 +100,7 @@ def _slice(step: Step) -> list[Value]:
     if isinstance(data, Weight) and any(v.varies for v in bounds) and len(data.shape) > 1:
         rows, after = int(np.prod(data.shape[:-1])), moved[0]
         if rows > 1 and isinstance(after, Weight) and after.shape[-1] == data.shape[-1]:
-            first = _first(starts) if isinstance(starts, Const) else None
+            first = first_row(starts) if isinstance(starts, Const) else None
             table = as_table(data, rows)
             return [row_view(Embedding(data.shape[-1], table, first), after.shape)]
     return moved
@@ -133,9 +114,14 @@ def _shape(step: Step) -> list[Value]:
 def _elementwise(step: Step) -> list[Value]:
     """Sums, products, powers and limits of activations; what else there is for constants."""
     values = [step.known(i) for i in range(len(step.inputs))]
-    op = step.node.op
+    op = op_of(step.node)
     if not any(isinstance(v, View) for v in values):
         return [_fold(op, values)]
+    if op == "Sum":
+        total = as_view(values[0])
+        for value in values[1:]:
+            total = combine(Sum, total, as_view(value))
+        return [total]
     if op == "Pow":
         base, exponent = step.view(0), step.array(1)
         if exponent is None or exponent.size != 1:
@@ -148,18 +134,39 @@ def _elementwise(step: Step) -> list[Value]:
     if op in ("Min", "Max"):
         view, *others = (v for v in values if isinstance(v, View))
         if others:
-            raise CannotFollow("picks the smaller or larger of two activations")
+            return [either(view, others[0])]
         shape = np.broadcast_shapes(*(v.shape for v in values))
         return [View(view.expr, np.broadcast_to(view.ids, shape))]  # a limit on the values
+    if op in LOGIC:
+        return [_compared(op, values)]
     if op not in ("Add", "Sub", "Mul", "Div"):
         raise CannotFollow("has no rule for activations")
     b: Value = values[1]
     if op == "Div":
+        if isinstance(b, View) and isinstance(values[0], View) and is_total_of(b, values[0]):
+            return [shares_of(values[0])]
         b = _fold("Reciprocal", [b]) if not isinstance(b, View) else _unary("Reciprocal", b)
     if op == "Sub":
         b = _fold("Neg", [b]) if not isinstance(b, View) else scaled(b, -1.0)
-    kind: type[Sum] | type[Product] = Sum if op in ("Add", "Sub") else Product
+    if op == "Add":
+        for zero, other in (values, values[::-1]):
+            blank = isinstance(zero, Const) and not zero.array.any()
+            if blank and np.broadcast_shapes(zero.shape, other.shape) == other.shape:
+                return [as_view(other)]
+        return [added(as_view(values[0]), as_view(b))]
+    kind: type[Sum] | type[Product] = Sum if op == "Sub" else Product
     return [combine(kind, as_view(values[0]), as_view(b))]
+
+
+def _compared(op: str, values: Sequence[Readable]) -> View:
+    """Where a row lies above or below a number; any other condition is just a mask."""
+    x, limit = values[0], values[-1]
+    of_a_row = isinstance(x, View) and not (isinstance(x.expr, Input) and not x.expr.floats)
+    if op in COMPARISONS and of_a_row and isinstance(limit, Const) and limit.array.size == 1:
+        assert isinstance(x, View)
+        return _unary(op, x, float(limit.array.reshape(-1)[0]))
+    shape = np.broadcast_shapes(*(v.shape for v in values))
+    return View(Input(1, "mask", floats=False), np.zeros(shape, np.int32))
 
 
 def _fold(op: str, values: Sequence[Value]) -> Value:
@@ -195,9 +202,13 @@ def _where(step: Step) -> list[Value]:
         return [View(branches[0].expr, np.broadcast_to(branches[0].ids, shape))]
     if not branches:
         raise CannotFollow("chooses between constants by data")
-    a, b = row(branches[0]), row(branches[1])
-    shape = np.broadcast_shapes(branches[0].shape, branches[1].shape)
-    return [row_view(Alternatives(a.channels, (a, b), (0.5, 0.5)), shape)]
+    if isinstance(condition, View) and isinstance(condition.expr, Apply):
+        a, b = (np.broadcast_to(v.ids, condition.shape) for v in branches)
+        same = {condition.expr.channels} == {v.expr.channels for v in branches}
+        if same and np.array_equal(a, condition.ids) and np.array_equal(b, condition.ids):
+            rows = (condition.expr, branches[0].expr, branches[1].expr)
+            return [View(Select(condition.expr.channels, *rows), condition.ids)]
+    return [either(*branches)]
 
 
 def _unary(op: str, view: View, *parameters: float | str) -> View:
@@ -235,48 +246,30 @@ def _clip(step: Step) -> list[Value]:
 
 
 def _softmax(step: Step) -> list[Value]:
-    return [View(Shares(1), np.zeros(step.known(0).shape, np.int32))]
-
-
-def _matmul(step: Step) -> list[Value]:
-    a, b = step.known(0), step.known(1)
-    attributes = step.attributes
-    alpha = float(attributes.get("alpha", 1.0))
-    if isinstance(a, View) and not isinstance(b, View):
-        weight = matrix(b, bool(attributes.get("transB", 0)))
-        if weight is None or attributes.get("transA", 0):
-            raise CannotFollow("multiplies with a vector")
-        return [scaled(linear(a, weight), alpha)]
-    if isinstance(b, View) and attributes.get("transB", 0):
-        b = View(b.expr, np.swapaxes(b.ids, -1, -2))
-    if isinstance(b, View) and not isinstance(a, View):
-        weight = matrix(a, not attributes.get("transA", 0))
-        if weight is None:
-            raise CannotFollow("multiplies with a vector")
-        turned = linear(View(b.expr, np.swapaxes(b.ids, -1, -2)), weight)
-        return [scaled(View(turned.expr, np.swapaxes(turned.ids, -1, -2)), alpha)]
-    if isinstance(a, View) and isinstance(b, View) and not attributes.get("transA", 0):
-        if is_shares(a.expr):
-            shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-            spread = View(b.expr, np.broadcast_to(b.ids, (*shape, *b.shape[-2:])))
-            return [scaled(mixed(spread, a.shape[-2]), alpha)]
-        raise CannotFollow("multiplies two activations")
-    raise CannotFollow("multiplies two constants")
+    shape = step.known(0).shape
+    count = shape[int(step.attributes.get("axis", -1))] if shape else 1
+    return [View(Shares(1, count), np.zeros(shape, np.int32))]
 
 
 def _gemm(step: Step) -> list[Value]:
     weight = matrix(step.known(1), bool(step.attributes.get("transB", 0)))
     if weight is None or step.attributes.get("transA", 0):
         raise CannotFollow("transposes its first input")
-    result = scaled(linear(step.view(0), weight), float(step.attributes.get("alpha", 1.0)))
+    x = step.rows(0, weight.shape[0])
+    result = scaled(linear(x, weight), float(step.attributes.get("alpha", 1.0)))
     if step.value(2) is not None:
         beta = float(step.attributes.get("beta", 1.0))
         result = combine(Sum, result, scaled(step.view(2), beta))
-    return [result]
+    return [_after(step, result)]
 
 
 def _concat(step: Step) -> list[Value]:
-    values = [step.known(i) for i in range(len(step.inputs))]
+    values = [step.known(i) for i in range(len(step.inputs)) if step.node.op == "Concat"]
+    sequence = step.value(0)
+    if isinstance(sequence, Items):
+        if step.attributes.get("new_axis", 0):
+            raise CannotFollow("stacks the tensors of a sequence")
+        values = [as_view(value) for value in sequence.values]
     axis = int(step.attributes["axis"])
     if all(isinstance(v, Const) for v in values):
         consts = [v for v in values if isinstance(v, Const)]
@@ -303,50 +296,20 @@ def _concat(step: Step) -> list[Value]:
     return [View(join, np.concatenate(ids, axis=axis).astype(np.int32))]
 
 
-def _reduce(step: Step) -> list[Value]:
-    """A mean over positions mixes rows; over channels it is no longer a row."""
-    view = step.view(0)
-    axes = step.array(1) if len(step.inputs) > 1 else step.attributes.get("axes")
-    if axes is None:
-        raise CannotFollow("reduces over all axes")
-    wanted = {int(a) % view.ids.ndim for a in np.asarray(axes).reshape(-1)}
-    ids = view.ids
-    for axis in wanted:
-        first = np.take(ids, [0], axis=axis)
-        if not (ids == first).all():
-            raise CannotFollow("reduces over channels")
-        if step.node.op == "ReduceSum" and ids.shape[axis] > 1:
-            raise CannotFollow("adds up rows of several positions")
-        ids = first
-    if not step.attributes.get("keepdims", 1):
-        ids = np.squeeze(ids, tuple(wanted))
-    return [View(Mix(view.expr.channels, view.expr), ids)]
-
-
 def _conv(step: Step) -> list[Value]:
-    view, weight = step.view(0), step.known(1)
-    if not isinstance(weight, Weight):
-        raise CannotFollow("has a kernel that is no constant")
-    kernel = weight.shape[2:]
-    attributes = step.attributes
-    strides = attributes.get("strides") or [1] * len(kernel)
-    dilations = attributes.get("dilations") or [1] * len(kernel)
-    pads = attributes.get("pads") or [0] * (2 * len(kernel))
-    same = str(attributes.get("auto_pad", "NOTSET")).startswith("SAME")
-    spatial = []
-    for i, size in enumerate(view.shape[2:]):
-        padded = size + pads[i] + pads[i + len(kernel)] - dilations[i] * (kernel[i] - 1) - 1
-        spatial.append(-(-size // strides[i]) if same else padded // strides[i] + 1)
-    channels, taps = weight.shape[0], int(np.prod(kernel))
-    whole = weight
-    flat = Weight(weight.name, (channels, weight.shape[1], taps),
-                  lambda: whole.read().reshape(channels, -1, taps))  # fmt: skip
-    source = row(view, axis=1)
-    expr: Expr = Convolution(channels, source, flat, int(attributes.get("group", 1)))
-    if step.value(2) is not None:
-        expr = Sum(channels, expr, as_view(step.known(2)).expr)
-    ids = np.arange(channels, dtype=np.int32).reshape(1, -1, *([1] * len(kernel)))
-    return [View(expr, np.broadcast_to(ids, (view.shape[0], channels, *spatial)))]
+    last = step.node.op == "NhwcConv"
+    result = convolved(step, step.view(0), step.known(1), step.value(2), channels_last=last)
+    return [_after(step, result)]
+
+
+def _after(step: Step, view: View) -> View:
+    """The activation that ONNX Runtime fused into an op."""
+    name = step.attributes.get("activation")
+    if not name:
+        return view
+    if name not in RULES:
+        raise CannotFollow(f"has the activation {name}, which has no rule")
+    return _unary(str(name), view, *(_PARAMETERS.get(str(name), {}).values()))
 
 
 def _embed_layer_norm(step: Step) -> list[Value]:
@@ -357,7 +320,7 @@ def _embed_layer_norm(step: Step) -> list[Value]:
         if isinstance(table, Weight):
             # Positions count from 0 up; at sequence length 1 there is that one.
             start = Const(np.zeros(step.known(0).shape, np.int64), varies=True)
-            rows = _embedding(table, start if position == 3 else step.view(0))
+            rows = looked_up(table, start.shape, start if position == 3 else step.view(0))
             total = rows if total is None else combine(Sum, total, rows)
     if total is None:
         raise CannotFollow("looks up a table that is not known")
@@ -376,11 +339,24 @@ def _const(function: Callable[..., Array]) -> Rule:
     return rule
 
 
+def _cumulative(step: Step) -> list[Value]:
+    """Of known numbers their running sums; positions counted along a mask stay positions."""
+    source = step.known(0)
+    if isinstance(source, View):
+        if isinstance(source.expr, Input) and not source.expr.floats:
+            return [source]
+        raise CannotFollow("adds up activations")
+    return _const(lambda attributes, x, axis: np.cumsum(x, axis=int(axis)))(step)
+
+
 def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
     value = attributes.get("value")
     fill = np.asarray(value.values).reshape(-1)[0] if value is not None else np.float32(0)
     return np.full(tuple(int(n) for n in shape), fill)
 
+
+# Ops whose output is a condition.
+LOGIC = {*COMPARISONS, "Equal", "And", "Or", "Not", "Xor", "IsNaN", "IsInf"}
 
 # Ops whose output has the broadcast shape of their inputs.
 ELEMENTWISE = {
@@ -391,27 +367,34 @@ ELEMENTWISE = {
 RULES: dict[str, Rule] = {
     **{op: _move for op in MOVERS},
     **{op: _same for op in ("Identity", "Dropout", "Cast", "CastLike")},
-    **{op: _elementwise for op in FOLDS},
+    **{op: _elementwise for op in (*FOLDS, *LOGIC)},
     **{op: _activation for op in (*CONTRACTIONS, "Sigmoid", "HardSigmoid", "Exp", "Log", "Sqrt",
                                   "Reciprocal", "Softplus", "Cos")},
     "Gather": _gather,
+    "GatherND": _gather,
     "Slice": _slice,
     "Shape": _shape,
     "Where": _where,
     "Clip": _clip,
     "Softmax": _softmax,
-    "MatMul": _matmul,
-    "FusedMatMul": _matmul,
+    "MatMul": matmul,
+    "FusedMatMul": matmul,
     "Gemm": _gemm,
+    "FusedGemm": _gemm,
+    "Einsum": einsum,
     "Concat": _concat,
-    "ReduceMean": _reduce,
-    "ReduceSum": _reduce,
+    "ConcatFromSequence": _concat,
     "Conv": _conv,
+    "FusedConv": _conv,
+    "NhwcConv": _conv,
+    "BatchNormalization": batch_norm,
     "EmbedLayerNormalization": _embed_layer_norm,
-    "GatherElements": _gather_elements,
-    "CumSum": _const(lambda attributes, x, axis: np.cumsum(x, axis=int(axis))),
+    "CumSum": _cumulative,
     **ATTENTION,
     **QUANTIZED,
+    **REDUCTIONS,
+    **SELECTIONS,
+    **EXPERTS,
     "Range": _const(lambda attributes, a, b, c: np.arange(a.item(), b.item(), c.item())),
     "ConstantOfShape": _const(_constant_of_shape),
     "Size": lambda step: [Const(np.array(np.prod(step.known(0).shape)), varies=True)],

@@ -3,25 +3,52 @@ maps that several ops share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.expression import Expr, Linear, Mix, Pick, Product, Shares, Sum, Weight, value_range
+from slanc_onnx.expression import (
+    Expr,
+    Linear,
+    Mix,
+    Mixture,
+    Pick,
+    Product,
+    Shares,
+    Sum,
+    Weight,
+    value_range,
+)
 from slanc_onnx.load import Array
 from slanc_onnx.movement import CannotFollow
-from slanc_onnx.values import Const, Readable, Unknown, Value, View, as_view, combine, row, row_view
+from slanc_onnx.values import (
+    Chosen,
+    Const,
+    Items,
+    Readable,
+    Unknown,
+    Value,
+    View,
+    as_view,
+    combine,
+    row,
+    row_view,
+)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node with the values of its inputs; None for an optional input that is left out."""
+    """One node with the values of its inputs; None for an optional input that is left out.
+
+    `shapes` are those that shape inference gives at batch 1 and sequence length 1.
+    """
 
     node: gs.Node
     inputs: Sequence[Value | None]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -34,12 +61,21 @@ class Step:
     def known(self, position: int) -> Readable:
         """The value of an input that must be there."""
         value = self.value(position)
-        if value is None or isinstance(value, Unknown):
+        if value is None or isinstance(value, (Unknown, Chosen, Items)):
             raise CannotFollow("reads a value that is not known")
         return value
 
+    def shape(self, output: int = 0) -> tuple[int, ...] | None:
+        """The shape of an output, where shape inference tells it."""
+        return self.shapes.get(self.node.outputs[output].name)
+
     def view(self, position: int) -> View:
         return as_view(self.known(position))
+
+    def rows(self, position: int, channels: int) -> View:
+        """An input whose rows have so many channels, as the weight behind it tells."""
+        value = self.value(position)
+        return value.row(channels) if isinstance(value, Unknown) else self.view(position)
 
     def array(self, position: int) -> Array | None:
         """The values of a constant input, None where it is absent."""
@@ -104,3 +140,22 @@ def scaled(view: View, factor: float) -> View:
     if factor == 1.0:
         return view
     return combine(Product, view, as_view(Const(np.array(factor, np.float32))))
+
+
+def has_shares(expr: Expr) -> bool:
+    """Whether a row was multiplied by shares: an addend of a convex combination."""
+    if isinstance(expr, (Shares, Mixture)):
+        return True
+    if isinstance(expr, (Pick, Mix)):
+        return has_shares(expr.x)
+    return isinstance(expr, Product) and (has_shares(expr.a) or has_shares(expr.b))
+
+
+def added(a: View, b: View) -> View:
+    """A sum; of rows with shares, like those of experts in nodes of their own, a mixture."""
+    shared = a.shape == b.shape and bool(a.shape) and has_shares(a.expr) and has_shares(b.expr)
+    if not shared or a.expr.channels == 1 or a.expr is b.expr:
+        return combine(Sum, a, b)
+    kinds = [k for e in (row(a), row(b)) for k in (e.kinds if isinstance(e, Mixture) else (e,))]
+    mixture = Mixture(kinds[0].channels, tuple(kinds), (1 / len(kinds),) * len(kinds))
+    return row_view(mixture, a.shape)

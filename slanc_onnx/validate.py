@@ -10,23 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emulate import emulate
+from slanc_onnx.float32 import HALF, as_float32, norms_in_float32
 from slanc_onnx.instrument import instrument
 from slanc_onnx.load import Array
-from slanc_onnx.norms import Norm, as_computed
+from slanc_onnx.norm import Norm, as_computed
 from slanc_onnx.perplexity import Tokens, negative_log_likelihood, perplexity
 from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.rewrite import rounded, scaled_epsilon
 from slanc_onnx.runtime import CannotRun, Feeds, Session
 
 _NONE = np.zeros(0)
 
 # Of the largest absolute output: scales that are no powers of two round once per element.
 FP32_TOLERANCE = 1e-4
-# Where the tensors themselves are FP16, ONNX Runtime picks other kernels around a Div.
-HALF_TOLERANCE = 0.01
 # Of the outputs' root mean square. FP16 has 11 bits, a chain of norms adds their errors, and a
 # single logit may be off by more.
 FP16_TOLERANCE = 0.1
@@ -68,6 +68,8 @@ class Validation:
         fp16_error_after: The rewritten model's.
         fp16_rms_error: The rewritten model's root mean square difference, relative to the
             output's root mean square; what `FP16_TOLERANCE` limits.
+        rounded_epsilons: Norms whose epsilon is an FP16 tensor of the file, which does not hold
+            the divided one exactly.
         observed: By norm name; a norm that was not run is missing.
         perplexity: "fp32", "fp16" and "fp16_slanc", where tokens were given.
         unstable: Outputs left out because the original itself gives other values each time.
@@ -83,6 +85,7 @@ class Validation:
     fp16_rms_error: float
     observed: dict[str, Observed]
     perplexity: dict[str, float] | None
+    rounded_epsilons: int = 0
     unstable: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -119,9 +122,10 @@ def validate_pair(
     folder: Path | None = None,
     exact: bool = True,
     tokens: Tokens | None = None,
+    as_loaded: onnx.ModelProto | None = None,
     progress: Progress = no_progress,
 ) -> Validation:
-    """Run both models on `feeds` and compare.
+    """Run both models on `feeds` and compare, with their FP16 and BF16 tensors in FP32.
 
     Args:
         original: The model before.
@@ -133,16 +137,22 @@ def validate_pair(
         folder: Where the external data lies.
         exact: Whether all scales are powers of two, so that FP32 outputs have to be identical.
         tokens: The ids behind `feeds`, run by run, for the perplexity table.
+        as_loaded: The original before its functions were inlined, where they were.
         progress: Called with what is being run and the finished share.
 
     Raises:
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
     one_pass = accelerator.variance == "one-pass"
-    norms, rewritten_norms = (as_computed(n, one_pass) for n in (norms, rewritten_norms))
-    before, after = instrument(original, norms), instrument(rewritten, rewritten_norms)
-    half_before = emulate(original, norms, accelerator)
-    half_after = emulate(rewritten, rewritten_norms, accelerator)
+    norms, rewritten_norms = (
+        norms_in_float32(as_computed(n, one_pass)) for n in (norms, rewritten_norms)
+    )
+    original, rewritten = as_float32(original, folder), as_float32(rewritten, folder)
+    loops = _shows_loops(original, norms, feeds[0], folder)
+    before = instrument(original, norms, loops=loops)
+    after = instrument(rewritten, rewritten_norms, loops=loops)
+    half_before = emulate(original, norms, accelerator, loops)
+    half_after = emulate(rewritten, rewritten_norms, accelerator, loops)
     jobs = [
         ("FP32, original", before.model, before.sums),
         ("FP32, rewritten", after.model, after.sums),
@@ -158,6 +168,7 @@ def validate_pair(
         results.append(_run(model, taps, feeds, folder, tokens, step))
         gc.collect()  # a session holds the weights
     plain, scaled, naive, protected = results
+    inexact = _rounded_epsilons(norms, rewritten_norms) if exact else 0
     unstable = _unstable(original, folder, feeds[0], plain, scaled)
     observed = {
         norm.name: _observe(norm.name, plain, scaled, naive, protected)
@@ -166,9 +177,14 @@ def validate_pair(
     }
     fp32 = _compare(plain, scaled, unstable)
     halved = _compare(plain, protected, unstable, floats_only=True)
+    if as_loaded is not None:
+        session = Session(as_float32(as_loaded, folder), folder)
+        loaded = _Runs([session.run(feed) for feed in feeds[:COMPARED_RUNS]], {}, plain.losses)
+        fp32 = fp32.and_also(_compare(loaded, scaled, unstable))
     losses = {"fp32": plain, "fp16": naive, "fp16_slanc": protected}
     result = Validation(
-        fp32_tolerance=_fp32_tolerance(norms, exact),
+        fp32_tolerance=0.0 if exact and not inexact else FP32_TOLERANCE,
+        rounded_epsilons=inexact,
         fp32_identical=fp32.identical and plain.losses == scaled.losses,
         fp32_max_abs_error=fp32.absolute,
         fp32_max_relative_error=fp32.relative,
@@ -185,10 +201,33 @@ def validate_pair(
     return result
 
 
-def _fp32_tolerance(norms: Sequence[Norm], exact: bool) -> float:
-    if not all(norm.element_type in (TensorProto.FLOAT, TensorProto.DOUBLE) for norm in norms):
-        return HALF_TOLERANCE
-    return 0.0 if exact else FP32_TOLERANCE
+def _shows_loops(
+    original: onnx.ModelProto, norms: Sequence[Norm], feed: Feeds, folder: Path | None
+) -> bool:
+    """Whether the rows of norms in loops can be read off: every iteration has as many."""
+    if not any(norm.path for norm in norms):
+        return True
+    try:
+        Session(instrument(original, norms).model, folder).run(feed)
+    except CannotRun:
+        return False
+    return True
+
+
+def _rounded_epsilons(norms: Sequence[Norm], rewritten: Sequence[Norm]) -> int:
+    """How many norms have another epsilon than their scale asks for, exactly."""
+    before = {norm.name: norm for norm in norms}
+    count = 0
+    for norm in rewritten:
+        original = before.get(norm.name)
+        place = norm.epsilon_place
+        if original is None or original.scaled_by or not norm.scaled_by or place is None:
+            continue
+        exact = scaled_epsilon(original, norm.scaled_by)
+        if place.element_type in HALF and exact is not None and exact != norm.epsilon:
+            held = rounded(exact, np.dtype(helper.tensor_dtype_to_np_dtype(place.element_type)))
+            count += norm.epsilon == float(held)
+    return count
 
 
 def _failures(result: Validation) -> list[str]:
@@ -252,13 +291,15 @@ def _observe(name: str, plain: _Runs, scaled: _Runs, naive: _Runs, protected: _R
     sums = plain.rows[name].astype(np.float64)
     after = protected.rows.get(name, np.zeros(0))
     before = naive.rows.get(name, np.zeros(0))
+    # What is not finite in FP32 cannot be held against the norm.
+    known = np.isfinite(sums) if after.shape == before.shape == sums.shape else True
     lost = (after == 0) & (sums > 0) if after.shape == sums.shape else np.zeros(0, bool)
     return Observed(
         sum_of_squares=sums,
         scaled=scaled.rows[name].astype(np.float64),
-        overflowed=int(np.count_nonzero(~np.isfinite(after))),
+        overflowed=int(np.count_nonzero(~np.isfinite(after) & known)),
         underflowed=int(np.count_nonzero(lost)),
-        overflowed_before=int(np.count_nonzero(~np.isfinite(before))),
+        overflowed_before=int(np.count_nonzero(~np.isfinite(before) & known)),
     )
 
 
@@ -268,6 +309,15 @@ class _Difference:
     absolute: float
     relative: float
     rms: float
+
+    def and_also(self, other: _Difference) -> _Difference:
+        """The larger of two differences."""
+        return _Difference(
+            self.identical and other.identical,
+            max(self.absolute, other.absolute),
+            max(self.relative, other.relative),
+            max(self.rms, other.rms),
+        )
 
 
 def _compare(

@@ -12,6 +12,7 @@ from slanc_onnx.expression import (
     Expr,
     Join,
     Known,
+    Opaque,
     Pick,
     Product,
     Sum,
@@ -57,14 +58,43 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Unknown:
-    """A tensor of which not even the shape is known, because of the op that stopped the trace."""
+    """A tensor of which not even the shape is known, because of the op that stopped the trace.
+
+    `reads` is what that op reads, as far as it is known.
+    """
 
     op: str
     tensor: str
+    reads: tuple[Expr, ...] = ()
+
+    def row(self, channels: int) -> View:
+        """A row of it, where something else tells how long it is: of the usual rank."""
+        expr = Opaque(channels, self.op, self.tensor, self.reads)
+        return row_view(expr, (1, 1, channels))
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Matrices that the data picks out of a stack: the weights of the experts of each token.
+
+    Attributes:
+        stack: Of shape [experts, rows, columns].
+        shape: That of the tensor, ending in rows and columns.
+    """
+
+    stack: Weight
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """A sequence of tensors."""
+
+    values: tuple[Value, ...]
 
 
 Readable = Const | Weight | View
-Value = Readable | Unknown
+Value = Readable | Unknown | Chosen | Items
 
 
 def row_view(expr: Expr, shape: tuple[int, ...]) -> View:
@@ -84,8 +114,10 @@ def as_view(value: Value) -> View:
         if len(weight.shape) > 1 and min(weight.shape[-2:]) > 1:  # another row at each position
             table = as_table(weight, int(np.prod(weight.shape[:-1])))
             return row_view(Embedding(weight.shape[-1], table), weight.shape)
-    else:
+    elif isinstance(value, Unknown):
         raise CannotFollow(f"reads {value.tensor!r}, which {value.op} makes")
+    else:
+        raise CannotFollow("reads weights that the data chooses, or a sequence")
     size = int(np.prod(weight.shape))
     return View(Known(size, weight), np.arange(size, dtype=np.int32).reshape(weight.shape))
 
@@ -130,7 +162,10 @@ def pick(expr: Expr, index: Array) -> Expr:
 def combine(kind: type[Sum] | type[Product], a: View, b: View) -> View:
     """Elementwise sum or product; shapes broadcast as in NumPy."""
     one, many = sorted((a, b), key=lambda v: v.expr.channels)
-    shape = np.broadcast_shapes(a.shape, b.shape)
+    try:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        return _row_by_row(kind, a, b)
     if one.expr.channels == 1 and len(shape) == len(many.shape):
         ids = np.broadcast_to(many.ids, shape)
         return View(kind(many.expr.channels, a.expr, b.expr), ids)
@@ -141,3 +176,21 @@ def combine(kind: type[Sum] | type[Product], a: View, b: View) -> View:
     pairs, ids = np.unique(keys.reshape(-1), return_inverse=True)
     left, right = pick(a.expr, pairs // b.expr.channels), pick(b.expr, pairs % b.expr.channels)
     return View(kind(len(pairs), left, right), ids.astype(np.int32).reshape(shape))
+
+
+def _row_by_row(kind: type[Sum] | type[Product], a: View, b: View) -> View:
+    """Sum or product of rows whose numbers differ, as when a table is for another image size."""
+    if not a.shape or a.shape[-1:] != b.shape[-1:]:
+        raise CannotFollow(f"combines the shapes {a.shape} and {b.shape}")
+    shape = max(a.shape, b.shape, key=lambda s: (len(s), s))
+    return row_view(kind(a.shape[-1], row(a), row(b)), shape)
+
+
+def either(a: View, b: View) -> View:
+    """Rows of which each is one or the other."""
+    first, second = row(a), row(b)
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    if first.channels != second.channels:  # one number for the whole row
+        wider = max(a, b, key=lambda v: v.expr.channels)
+        return View(wider.expr, np.broadcast_to(wider.ids, shape))
+    return row_view(Alternatives(first.channels, (first, second), (0.5, 0.5)), shape)

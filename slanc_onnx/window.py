@@ -39,7 +39,8 @@ def place(
 
     Two things pull below the middle. A mean square at the smallest normal number still loses the
     squares of all elements below the root mean square, so underflow has the first claim on
-    `ELEMENT_BITS` of a narrow window. And rows far below the typical one (a first token's, say)
+    `ELEMENT_BITS` of a narrow window; what `upper` allows for beyond the largest row that was seen
+    gives way to it. And rows far below the typical one (a first token's, say)
     are kept too, down to those that epsilon outweighs, as long as `OVERFLOW_BITS` remain.
 
     A scale below 1 raises epsilon, which is divided by s^2 as well: it counts like a row whose mean
@@ -59,6 +60,9 @@ def place(
     high = math.log2(estimate.typical / (width * accelerator.smallest_normal)) / 2
     if width * epsilon > estimate.upper:
         high = max(high, low)
+    if high - low < ELEMENT_BITS / 2:
+        seen = math.log2(max(estimate.seen, width * epsilon) / accelerator.largest) / 2
+        low = min(low, max(seen, high - ELEMENT_BITS / 2))
     if low <= high:
         above = min(max(high - low - ELEMENT_BITS / 2, 0.0), (high - low) / 2)
         exponent = max(round(low + above), math.ceil(low))

@@ -1,0 +1,153 @@
+"""Inline the model-local functions that hold norms, so that their norms can be found and scaled.
+
+Only those: every other function stays as it is, and so do the weights, which are not even looked
+at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import onnx
+from onnx import AttributeProto, NodeProto, inliner
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import DOMAINS, read_graph
+from slanc_onnx.norm_patterns import FUSED, INTERNAL
+from slanc_onnx.norms import find_norms_in
+
+_Key = tuple[str, str]  # domain and name of a function
+
+# An op of each set, together: what a norm that is written out has at least.
+_MEANS = {"ReduceMean", "ReduceSum", "ReduceL2", "Einsum"}
+_ROOTS = {"Sqrt", "Pow", "Reciprocal", "ReduceL2"}
+
+
+def inline_norm_functions(
+    model: onnx.ModelProto, folder: Path | None = None
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Inline the calls of the model-local functions that hold norms.
+
+    A function that stands for a fused op, like com.microsoft SkipLayerNormalization, is a norm
+    itself and stays.
+
+    Args:
+        model: The model; it is not changed.
+        folder: Where its external data lies, if it has any.
+
+    Returns:
+        The model, or a copy in which nothing but the calls of these functions differs; and the
+        names of the functions.
+
+    Raises:
+        SlancError: onnx.inliner cannot inline them.
+    """
+    bodies = {(f.domain, f.name): list(_every_node(f.node)) for f in model.functions}
+    called = _called(model, bodies)
+    holders = [key for key in called if _may_hold_a_norm(bodies[key])]
+    if not holders:
+        return model, []
+    skeleton = _without_weights(model)
+
+    def norms_with(functions: Sequence[_Key]) -> int:
+        chosen = _with_callers(functions, bodies)
+        inlined = _inlined(skeleton, chosen) if chosen else skeleton
+        return len(find_norms_in(read_graph(inlined, folder)))
+
+    found = norms_with(holders)
+    if found == norms_with([]):
+        return model, []
+    for key in list(holders):  # some only look like it
+        rest = [other for other in holders if other != key]
+        if rest and norms_with(rest) == found:
+            holders = rest
+    chosen = _with_callers(holders, bodies)
+    inlined = _inlined(skeleton, chosen)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.node[:], copy.functions[:], copy.opset_import[:]
+    copy.graph.node.extend(inlined.graph.node)
+    copy.functions.extend(inlined.functions)
+    copy.opset_import.extend(inlined.opset_import)
+    return copy, [name for _, name in chosen]
+
+
+def _called(model: onnx.ModelProto, bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:
+    """The functions that the graph calls, directly or not, but for those that are norms."""
+    called: dict[_Key, None] = {}
+    waiting = list(_every_node(model.graph.node))
+    while waiting:
+        node = waiting.pop(0)
+        key = (node.domain, node.op_type)
+        if key in bodies and key not in called and not _names_a_norm(*key):
+            called[key] = None
+            waiting += bodies[key]
+    return list(called)
+
+
+def _names_a_norm(domain: str, op: str) -> bool:
+    return domain in DOMAINS and (op in FUSED or op in INTERNAL)
+
+
+def _may_hold_a_norm(body: Sequence[NodeProto]) -> bool:
+    ops = {node.op_type for node in body if node.domain in DOMAINS}
+    return bool(ops & {*FUSED, *INTERNAL} or (ops & _MEANS and ops & _ROOTS))
+
+
+def _with_callers(holders: Sequence[_Key], bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:
+    """The functions, and those whose bodies call them: a call inside a body has to come out too."""
+    chosen = list(holders)
+    while True:
+        more = [
+            key
+            for key, body in bodies.items()
+            if key not in chosen and any((n.domain, n.op_type) in chosen for n in body)
+        ]
+        if not more:
+            return chosen
+        chosen += more
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large initializers have no data: the inliner passes models as bytes."""
+    copy = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            continue
+        if hasattr(value, "extend"):
+            getattr(copy, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(copy, field.name).CopyFrom(value)
+        else:
+            setattr(copy, field.name, value)
+    for name in ("node", "input", "output", "value_info"):
+        getattr(copy.graph, name).extend(getattr(model.graph, name))
+    copy.graph.name = model.graph.name
+    for tensor in model.graph.initializer:
+        bare = copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type)
+        bare.dims.extend(tensor.dims)
+        if math.prod(tensor.dims) <= 16:
+            bare.CopyFrom(tensor)
+    return copy
+
+
+def _inlined(model: onnx.ModelProto, functions: Sequence[_Key]) -> onnx.ModelProto:
+    try:
+        return inliner.inline_selected_functions(model, list(functions))
+    except Exception as error:
+        names = ", ".join(name for _, name in functions)
+        raise SlancError(
+            f"the model-local functions {names} hold norms and cannot be inlined ({error}). "
+            "Inline them with the exporter, or with onnx.inliner.inline_local_functions."
+        ) from error
+
+
+def _every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _every_node(attribute.g.node)
