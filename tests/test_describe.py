@@ -146,8 +146,8 @@ BLOCKS = {
         f"unread CumSum (h) + {RESIDUAL}",
     ),
     "an op whose output has no known shape": (
-        'h = Einsum<equation = "bsi,ij->bsj">(x, w) total = Add(h, x)',
-        "unread Einsum (h)",
+        "h = my.domain.Whirl(x) total = Add(h, x)",
+        "unread Whirl (h)",
     ),
     "a second table": (
         "r = Gather(other, ids) total = Add(x, r)",

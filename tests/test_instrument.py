@@ -9,6 +9,7 @@ from slanc_onnx.graph import read_graph
 from slanc_onnx.instrument import instrument
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.runtime import CannotRun, Session
+from tests.unoptimised import run
 
 MODEL = """
 <ir_version: 8, opset_import: ["": {opset}, "com.microsoft": 1]>
@@ -74,7 +75,7 @@ def test_a_norm_in_a_branch_has_rows_when_the_branch_is_taken(
     assert values[instrumented.sums["inner"]].shape == (0,)
 
 
-def test_a_norm_in_a_loop_has_no_rows() -> None:
+def test_a_norm_in_a_loop_has_rows_for_each_iteration() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["": 17]>
         main (float[2, 5] x) => (float[2, 5] y) <int64 n = {3}, float[5] g = {1, 2, 3, 4, 5}>
@@ -88,7 +89,16 @@ def test_a_norm_in_a_loop_has_no_rows() -> None:
         }""")
     norms = find_norms_in(read_graph(model))
     assert [norm.name for norm in norms] == ["inner"]
-    assert instrument(model, norms).sums == {}
+    observed = instrument(model, norms)
+    x = np.random.default_rng(3).normal(size=(2, 5)).astype(np.float32)
+    found = run(observed.model, x=x)[observed.sums["inner"]]
+    rows, expected = x.astype(np.float64), []
+    for _ in range(3):
+        centred = rows - rows.mean(axis=1, keepdims=True)
+        expected.append((centred**2).sum(axis=1))
+        deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)
+        rows = centred / deviation * np.arange(1, 6)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_layer_norm_in_one_pass_sums_the_squares_of_the_input_as_it_is() -> None:

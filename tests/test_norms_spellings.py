@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from slanc_onnx.graph import read_graph
-from slanc_onnx.norms import Norm, find_norms_in
+from slanc_onnx.norm import Norm
+from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import apply_scales_in
 from tests.fused_spellings import FUSED
 from tests.layer_spellings import DECOMPOSED_LAYER

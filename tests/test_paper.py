@@ -366,7 +366,7 @@ def test_a_large_table_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_cannot_be_read_has_no_estimate_but_a_reason() -> None:
-    nodes = 'h = Einsum<equation = "bsi,ij->bsj">(x, w) total = Add(h, x)'
+    nodes = 'h = Einsum<equation = "bsi,bji->bsj">(x, x) total = Add(h, x)'
     model = between(nodes, {"w": normal(5, D, D)})
     estimates, reasons = paper_estimates(*read(model))
     assert list(estimates) == ["first"]

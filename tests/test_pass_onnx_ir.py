@@ -158,11 +158,9 @@ def test_a_second_run_changes_nothing() -> None:
 
 NOT_SCALED = {
     "no norm": "y = Relu(x)",
-    "not over the last axis": "y = LayerNormalization<axis = 0>(x, w)",
     "its inverse deviation is read": (
         "n, m, d = LayerNormalization<axis = -1>(x, g) y = Mul(n, d)"
     ),
-    "1 is the best scale": "u = Mul(x, k) y = LayerNormalization<axis = -1>(u, g)",
 }
 
 
@@ -171,12 +169,26 @@ def test_a_model_without_a_norm_to_scale_is_not_modified(title: str) -> None:
     model = read(f"""
         <ir_version: 8, opset_import: ["": 17]>
         main (float[3, 4] x) => (float[3, 4] y)
-        <float[4] g = {{1, 1, 1, 1}}, float k = {{2}}, float[3, 4] w = {{1,1,1,1,1,1,1,1,1,1,1,1}}>
+        <float[4] g = {{1, 1, 1, 1}}>
         {{ {NOT_SCALED[title]} }}""")
     before = ir.to_proto(model)
     result = SlancPass()(model)
     assert not result.modified
     assert differences(before, ir.to_proto(model)) == []
+
+
+def test_a_norm_whose_best_scale_is_1_gets_a_note_and_no_node() -> None:
+    model = read("""
+        <ir_version: 8, opset_import: ["": 17]>
+        main (float[3, 4] x) => (float[3, 4] y) <float[4] g = {1, 1, 1, 1}, float k = {2}>
+        { u = Mul(x, k) [n] y = LayerNormalization<axis = -1>(u, g) }""")
+    before = ir.to_proto(model)
+    assert SlancPass()(model).modified
+    assert differences(before, ir.to_proto(model)) == [
+        "graph.node[y].metadata_props[slanc.norm]: added",
+        "graph.node[y].metadata_props[slanc.scale]: added",
+    ]
+    assert not SlancPass()(model).modified
 
 
 def test_bad_input_leaves_the_model_as_it_is() -> None:

@@ -47,7 +47,8 @@ def expect(found: Estimate, ordinary: NDArray[np.float64], singles: NDArray[np.f
     both = np.concatenate([ordinary, singles])
     assert found.by == "probe"
     assert found.typical == pytest.approx(np.quantile(ordinary, 0.05), rel=1e-5)
-    assert found.upper == pytest.approx(both.max(), rel=1e-5)
+    assert found.largest == pytest.approx(both.max(), rel=1e-5)
+    assert both.max() <= found.upper <= 2.001 * both.max()
     assert found.lowest == pytest.approx(both.min(), rel=1e-5)
 
 
@@ -65,7 +66,7 @@ def test_the_figures_are_those_of_a_run_on_the_same_ids(name: str) -> None:
         }
         return tensors(model, inner, **{i.name: every[i.name] for i in model.graph.input})
 
-    ordinary, singles = values(random_ids(200, (4, 64))), values(random_ids(200, (256, 1)))
+    ordinary, singles = values(random_ids(200, (8, 32))), values(random_ids(200, (256, 1)))
     found = probed(model)
     assert list(found) == [norm.name for norm in norms]
     for norm in norms:
@@ -94,7 +95,7 @@ def test_begin_of_text_and_other_first_ids_are_tried() -> None:
     table = TABLE.copy()
     table[17] *= 1e4
     found = probed(graph(TEXT, {**WEIGHTS, "table": table}))["n"]
-    assert found.upper == pytest.approx(sums(table[17], False)[0], rel=1e-5)
+    assert found.largest == pytest.approx(sums(table[17], False)[0], rel=1e-5)
 
 
 ONE_SEQUENCE = """
@@ -111,7 +112,7 @@ ONE_SEQUENCE = """
 def test_a_model_for_one_sequence_is_run_several_times_on_other_ids(nodes: str, ids: str) -> None:
     model = graph(nodes, {**WEIGHTS, "first": np.array([0])}, ids)
     found = probed(model)["n"]
-    ordinary = np.concatenate([random_ids(500, (1, 64), k) for k in range(4)])
+    ordinary = np.concatenate([random_ids(500, (1, 32), k) for k in range(8)])
     singles = np.concatenate([random_ids(500, (1, 1), k) for k in range(64)])
     assert len(np.unique(ordinary)) > 150 and len(np.unique(singles)) > 55
     assert set(range(32)) <= set(singles.reshape(-1).tolist())
@@ -128,7 +129,7 @@ def test_draws_of_ids_are_different_and_the_first_is_the_default() -> None:
 
 def test_a_model_of_fixed_length_is_not_run_on_single_tokens() -> None:
     model = graph(TEXT, WEIGHTS, "int64[2, 24] ids")
-    ids = np.concatenate([random_ids(500, (2, 24), k) for k in range(2)])
+    ids = np.concatenate([random_ids(500, (2, 24), k) for k in range(4)])
     rows = sums(TABLE[ids], False)
     expect(probed(model)["n"], rows, rows)
 
@@ -141,7 +142,7 @@ def test_a_model_with_few_positions_is_run_on_shorter_sequences() -> None:
     """
     weights = {**WEIGHTS, "positions": normal(2, 20, D), "zero": np.array(0), "one": np.array(1)}
     model = graph(nodes, weights)
-    ids = np.concatenate([random_ids(500, (1, 16), k) for k in range(4)])
+    ids = np.concatenate([random_ids(500, (1, 16), k) for k in range(8)])
     singles = random_ids(500, (256, 1))
     rows = tensors(model, ["sum"], ids=ids)["sum"]
     single_rows = tensors(model, ["sum"], ids=singles)["sum"]
@@ -156,7 +157,8 @@ def test_given_inputs_keep_their_shapes_and_all_values_but_the_ids() -> None:
     model = graph(nodes, WEIGHTS, "int64[batch, sequence] ids, float[batch, sequence, 8] frames")
     frames = normal(3, 3, 5, D, spread=2000.0)
     found = probed(model, {"ids": np.full((3, 5), 499), "frames": frames})["n"]
-    rows = sums(TABLE[random_ids(500, (3, 5))] + frames, True)
+    draws = [TABLE[random_ids(500, (3, 5), k)] + frames for k in range(256 // 15)]
+    rows = sums(np.concatenate(draws), True)
     expect(found, rows, rows)
     with pytest.raises(CannotRun):
         probed(model, {"frames": frames})
@@ -165,7 +167,7 @@ def test_given_inputs_keep_their_shapes_and_all_values_but_the_ids() -> None:
 def test_a_model_of_floats_is_probed_with_unit_variance() -> None:
     nodes = "[n] y = SimplifiedLayerNormalization<axis = -1>(frames, gamma)"
     found = probed(graph(nodes, {"gamma": GAMMA}, "float[batch, time, 8] frames"))["n"]
-    frames = np.random.default_rng(0).standard_normal((4, 64, D)).astype(np.float32)
+    frames = np.random.default_rng(0).standard_normal((8, 32, D)).astype(np.float32)
     rows = sums(frames, False)
     expect(found, rows, rows)
 
@@ -217,10 +219,10 @@ def test_what_the_runtime_cannot_run_is_said() -> None:
 
 
 def test_a_model_unrolled_to_a_length_is_probed_without_single_tokens() -> None:
-    """It takes sequences of 64 only, which its input's shape does not tell."""
+    """It takes sequences of 32 only, which its input's shape does not tell."""
     nodes = TEXT.replace("[n]", "same = Reshape(rows, dims) [n]").replace("(rows, g", "(same, g")
-    model = graph(nodes, {**WEIGHTS, "dims": np.array([0, 64, D])})
-    rows = sums(TABLE[random_ids(500, (4, 64))], False)
+    model = graph(nodes, {**WEIGHTS, "dims": np.array([0, 32, D])})
+    rows = sums(TABLE[random_ids(500, (8, 32))], False)
     expect(probed(model)["n"], rows, rows)
 
 
@@ -245,7 +247,7 @@ def test_progress_reaches_the_end() -> None:
 def test_the_number_of_runs_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_module, "MOST_RUNS", 2)
     found = probed(graph(TEXT, WEIGHTS, "int64[1, sequence] ids"))["n"]
-    ids = np.concatenate([random_ids(500, (1, 64), k) for k in range(2)])
+    ids = np.concatenate([random_ids(500, (1, 32), k) for k in range(2)])
     expect(found, sums(TABLE[ids], False), sums(TABLE[[0, 1]], False))
 
 

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from slanc_onnx.expression import Embedding, Linear, Normalised, walk
-from slanc_onnx.paper import paper_estimates
 from tests.small_graphs import D, Weights, graph, normal, paper, read
 from tests.unoptimised import run
 
@@ -222,26 +221,3 @@ def test_activations_that_are_quantised_and_come_back_are_followed() -> None:
     add(model, "scale", TensorProto.FLOAT, np.array(0.1))
     add(model, "zero", TensorProto.INT8, np.array(0))
     np.testing.assert_array_equal(weight_read(model), normal(1, D, N))
-
-
-@pytest.mark.parametrize("op", ["DynamicQuantizeLinear", "QLinearMatMul"])
-def test_integer_arithmetic_is_named_as_what_stopped_the_trace(op: str) -> None:
-    chains = {
-        "DynamicQuantizeLinear": """
-            q, s, z = DynamicQuantizeLinear(x) i = MatMulInteger(q, w, z, zero)
-            f = Cast<to = 1>(i) total = Mul(f, s)""",
-        "QLinearMatMul": """
-            q = QuantizeLinear(x, one, zero)
-            i = QLinearMatMul(q, one, zero, w, one, zero, one, zero)
-            total = DequantizeLinear(i, one, zero)""",
-    }
-    model = matmul_model("Identity(x)", D)
-    del model.graph.node[1]
-    for i, node in enumerate(graph(chains[op], {}).graph.node):
-        model.graph.node.insert(1 + i, node)
-    add(model, "w", TensorProto.UINT8, RANDOM.integers(0, 256, (D, N)))
-    add(model, "one", TensorProto.FLOAT, np.array(1))
-    add(model, "zero", TensorProto.UINT8, np.array(128))
-    _, reasons = paper_estimates(*read(model))
-    assert reasons["last"].startswith("the trace stopped at ")
-    assert any(word in reasons["last"] for word in (op, "MatMulInteger"))

@@ -149,7 +149,7 @@ def test_tied_embeddings_are_one_weight() -> None:
 
 
 STOPPED = {
-    "Einsum": ('total = Einsum<equation = "bsi,ij->bsj">(x, w)', "Einsum", "total"),
+    "Einsum": ('total = Einsum<equation = "bsi,bti->bst">(x, x)', "Einsum", "total"),
     "an op of another domain": (
         "h = my.domain.Whirl(x) g = Cast<to = 1>(h) total = Add(g, x)",
         "Whirl",
@@ -160,16 +160,6 @@ STOPPED = {
         "MatMul",
         "p",
     ),
-    "the larger of two activations": (
-        "h = MatMul(x, w) total = Max(x, h)",
-        "Max",
-        "total",
-    ),
-    "a comparison": (
-        "g = Greater(x, half) f = Cast<to = 1>(g) total = Mul(f, x)",
-        "Greater",
-        "g",
-    ),
     "a remainder": ("total = Mod<fmod = 1>(x, half)", "Mod", "total"),
     "a power per channel": ("total = Pow(x, row)", "Pow", "total"),
     "a choice between constants": (
@@ -179,11 +169,6 @@ STOPPED = {
     ),
     "a MatMul of another domain": ("total = my.domain.MatMul(x, w)", "MatMul", "total"),
     "a stack of matrices": ("total = MatMul(x, stack)", "MatMul", "total"),
-    "a sum over channels": (
-        "sum = ReduceSum(x, last_axis) total = Mul(sum, x)",
-        "ReduceSum",
-        "sum",
-    ),
     "an op on a weight": ("t = Det(stack) total = Mul(x, t)", "Det", "t"),
     "sequence arithmetic": ("c = CumSum(x, axis) total = MatMul(c, w)", "CumSum", "c"),
     "a matrix product the other way round": (
@@ -203,9 +188,11 @@ def test_what_cannot_be_followed_is_named_and_its_norm_listed(
     model = between(nodes, {**weights, **numbers})
     model.opset_import.add(domain="my.domain", version=1)
     estimates, reasons = from_weights(model)
-    assert sorted(estimates) == ["first"]
-    assert reasons == {"last": f"the trace stopped at {op} ({tensor})"}
-    assert paper_estimates(*read(model))[1] == reasons
+    if op == "Det":  # of a weight alone: nothing tells how large it is
+        assert reasons == {"last": f"the trace stopped at {op} ({tensor})"}
+    else:
+        assert f"{op} ({tensor})" in estimates["last"].assumes
+    assert paper_estimates(*read(model))[1] == {"last": f"the trace stopped at {op} ({tensor})"}
 
 
 def test_what_follows_a_norm_is_traced_anew() -> None:
@@ -218,8 +205,9 @@ def test_what_follows_a_norm_is_traced_anew() -> None:
     model = between(nodes, {"w": W})
     model.opset_import.add(domain="my.domain", version=1)
     estimates, reasons = from_weights(model)
-    assert reasons == {"mid": "the trace stopped at Whirl (h)"}
-    assert sorted(estimates) == ["first", "last"]
+    assert reasons == {}
+    assert estimates["mid"].assumes == "assumes that the size of what Whirl (h) reads is kept"
+    assert [estimates[name].assumes for name in ("first", "last")] == ["", ""]
     paper_estimate, _ = paper_estimates(*read(model))
     truth = frobenius(np.diag(exact(GAMMA)) @ exact(W))
     assert paper_estimate["last"].upper ** 0.5 == pytest.approx(truth, rel=1e-6)
@@ -238,8 +226,8 @@ def test_a_norm_of_a_tensor_without_a_shape_is_listed_too(norm: str) -> None:
     model = graph(nodes, {"table": normal(0, 11, D), "gamma": GAMMA})
     model.opset_import.add(domain="my.domain", version=1)
     estimates, reasons = from_weights(model)
-    assert estimates == {}
-    assert reasons == {"last": "the trace stopped at Whirl (g)"}
+    assert reasons == {}
+    assert estimates["last"].assumes == "assumes that the size of what Whirl (g) reads is kept"
 
 
 def test_a_norm_of_an_empty_cache_is_listed_too() -> None:
@@ -392,7 +380,9 @@ def test_norms_in_an_if_are_traced_through_outer_tensors() -> None:
     found = paper(graph(IF, weights, "int64[batch, sequence] ids, bool flag"))
     gamma = np.diag(exact(GAMMA))
     assert found["inside"] == pytest.approx(frobenius(gamma @ exact(W)), rel=1e-6)
-    assert found["last"] == pytest.approx(frobenius(gamma @ exact(W2)), rel=1e-6)
+    # Either branch may be taken: the mean square over both.
+    both = np.hypot(frobenius(gamma @ exact(W2)), frobenius(gamma)) / 2**0.5
+    assert found["last"] == pytest.approx(both, rel=1e-6)
 
 
 LOOP = """
@@ -413,7 +403,7 @@ LOOP = """
 
 
 def test_norms_in_a_loop_and_what_it_carries() -> None:
-    """What a loop carries may grow, so the norm of it has a reason instead of an estimate."""
+    """What a loop carries may grow: the rows of all iterations count."""
     weights = {
         "table": normal(0, 11, D), "gamma": GAMMA, "w": W, "count": np.array(3),
         "yes": np.array(True),
@@ -421,8 +411,8 @@ def test_norms_in_a_loop_and_what_it_carries() -> None:
     model = graph(LOOP, weights)
     assert np.isfinite(run(model, ids=np.zeros((1, 2), np.int64))["y"]).all()
     estimates, reasons = from_weights(model)
-    assert sorted(estimates) == ["first", "fixed", "last"]
-    assert reasons == {"carried": "the trace stopped at Loop (state)"}
+    assert sorted(estimates) == ["carried", "first", "fixed", "last"]
+    assert reasons == {}
 
 
 def test_a_norm_of_an_initializer() -> None:
