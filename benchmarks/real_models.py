@@ -22,7 +22,8 @@ from slanc_onnx.emulate import emulate
 from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import input_specs, make_feeds
 from slanc_onnx.load import load_model
-from slanc_onnx.norms import Norm, find_norms_in
+from slanc_onnx.norm import Norm
+from slanc_onnx.norms import find_norms_in
 from slanc_onnx.perplexity import Tokens, negative_log_likelihood, perplexity, read_tokens
 from slanc_onnx.rewrite import apply_scales_in
 from slanc_onnx.runtime import Feeds, Session
