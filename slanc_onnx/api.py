@@ -52,12 +52,15 @@ def compute_scales(
     return decide(model, scopes, find_norms_in(scopes), options or Options(), folder)
 
 
-def apply_scales(model: onnx.ModelProto, scales: Sequence[ScaledNorm]) -> bool:
+def apply_scales(
+    model: onnx.ModelProto, scales: Sequence[ScaledNorm], *, folder: Path | None = None
+) -> bool:
     """Put the scales of `compute_scales` into the same model, in place.
 
     Args:
         model: The model for which they were computed, unchanged since.
         scales: The decisions; those whose status is not "scaled" are passed over.
+        folder: Where its external data lies, if it has any.
 
     Returns:
         Whether the model was modified.
@@ -66,7 +69,7 @@ def apply_scales(model: onnx.ModelProto, scales: Sequence[ScaledNorm]) -> bool:
         SlancError: the model is another one than the scales are for.
     """
     norms = [s.norm for s in scales]
-    inlined, _ = inline_norm_functions(model)
+    inlined, _ = inline_norm_functions(model, folder)
     for norm in norms:
         if not _is_there(inlined, norm):
             raise SlancError(

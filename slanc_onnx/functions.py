@@ -134,14 +134,56 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _inlined(model: onnx.ModelProto, functions: Sequence[_Key]) -> onnx.ModelProto:
+    """The model with all calls of some functions inlined, in the model's opset; no other call."""
+    chosen, others = onnx.ModelProto(), []
+    chosen.CopyFrom(model)
+    for function in model.functions:
+        if (function.domain, function.name) not in functions:
+            others.append(function)
+            chosen.functions.remove(function)
+    _give_defaults(chosen)
     try:
-        return inliner.inline_selected_functions(model, list(functions))
+        inlined = inliner.inline_local_functions(chosen)
+        if inlined.functions:  # they are written in another opset
+            known = _types_of_weights(chosen)
+            inlined = inliner.inline_local_functions(known, convert_version=True)
+        inlined.functions.extend(others)
+        imported = {opset.domain for opset in inlined.opset_import}
+        for opset in (o for function in chosen.functions for o in function.opset_import):
+            if opset.domain not in imported:
+                imported.add(opset.domain)
+                inlined.opset_import.append(opset)
+        return inlined
     except Exception as error:
         names = ", ".join(name for _, name in functions)
         raise SlancError(
             f"the model-local functions {names} hold norms and cannot be inlined ({error}). "
             "Inline them with the exporter, or with onnx.inliner.inline_local_functions."
         ) from error
+
+
+def _types_of_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the types of all tensors, for a conversion to another opset.
+
+    Only its nodes are taken over, so that the weights may be graph inputs here.
+    """
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    for tensor in model.graph.initializer:
+        info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        typed.graph.input.append(info)
+    return onnx.shape_inference.infer_shapes(typed)
+
+
+def _give_defaults(model: onnx.ModelProto) -> None:
+    """Write the attributes that calls leave out into the calls: the inliner forgets defaults."""
+    defaults = {(f.domain, f.name): list(f.attribute_proto) for f in model.functions}
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    for node in (node for body in bodies for node in _every_node(body)):
+        given = {attribute.name for attribute in node.attribute}
+        for default in defaults.get((node.domain, node.op_type), ()):
+            if default.name not in given:
+                node.attribute.append(default)
 
 
 def _every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:

@@ -268,5 +268,5 @@ def test_weights_in_a_data_file_are_found_by_every_step(tmp_path: Path) -> None:
     assert [n.epsilon for n in find_norms(model, tmp_path)] == [np.float32(1e-5)]
     decided = compute_scales(model, folder=tmp_path)
     assert [d.status for d in decided] == ["scaled"]
-    assert apply_scales(model, decided)
+    assert apply_scales(model, decided, folder=tmp_path)
     assert [n.scaled_by for n in find_norms(model, tmp_path)] == [decided[0].scale]
