@@ -42,7 +42,7 @@ def as_float32(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for graph in list(_graphs(copy)):
-        _convert_graph(graph, folder)
+        _convert_graph(graph, folder, inside=graph is not copy.graph)
         _convert_nodes(graph.node)
     for function in copy.functions:
         _convert_nodes(function.node)
@@ -67,8 +67,10 @@ def norms_in_float32(norms: Sequence[Norm]) -> list[Norm]:
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The main graph and all subgraphs."""
+    """The main graph and all subgraphs, those of functions included."""
+    bodies = [node for function in model.functions for node in function.node]
     waiting = [model.graph]
+    waiting += [a.g for n in bodies for a in n.attribute if a.type == AttributeProto.GRAPH]
     while waiting:
         graph = waiting.pop()
         yield graph
@@ -88,7 +90,8 @@ def _is_half(graph: onnx.GraphProto) -> bool:
     )
 
 
-def _convert_graph(graph: onnx.GraphProto, folder: Path | None) -> None:
+def _convert_graph(graph: onnx.GraphProto, folder: Path | None, inside: bool) -> None:
+    inputs = {info.name for info in graph.input}
     del graph.value_info[:]
     for info in (*graph.input, *graph.output):
         if info.type.tensor_type.elem_type in HALF:
@@ -97,7 +100,8 @@ def _convert_graph(graph: onnx.GraphProto, folder: Path | None) -> None:
     for tensor in graph.initializer:
         if tensor.data_type not in HALF:
             continue
-        if math.prod(tensor.dims) <= LARGEST_INLINE:
+        stays = inside or tensor.name in inputs  # a Cast at the end is for the main graph only
+        if stays or math.prod(tensor.dims) <= LARGEST_INLINE:
             _convert_tensor(tensor, folder)
         else:
             large.append(tensor)

@@ -15,14 +15,13 @@ from onnx import AttributeProto, NodeProto, inliner
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import DOMAINS, read_graph
-from slanc_onnx.norm_patterns import FUSED, INTERNAL
+from slanc_onnx.norm_patterns import FUSED, INTERNAL, REDUCTIONS
 from slanc_onnx.norms import find_norms_in
 
 _Key = tuple[str, str]  # domain and name of a function
 
-# An op of each set, together: what a norm that is written out has at least.
-_MEANS = {"ReduceMean", "ReduceSum", "ReduceL2", "Einsum"}
-_ROOTS = {"Sqrt", "Pow", "Reciprocal", "ReduceL2"}
+# What a norm that is written out has at least; which functions really hold one is tried out.
+_OPS = {*REDUCTIONS, "Einsum", "MatMul", "Sqrt", "Pow", "Reciprocal"}
 
 
 def inline_norm_functions(
@@ -93,7 +92,7 @@ def _names_a_norm(domain: str, op: str) -> bool:
 
 def _may_hold_a_norm(body: Sequence[NodeProto]) -> bool:
     ops = {node.op_type for node in body if node.domain in DOMAINS}
-    return bool(ops & {*FUSED, *INTERNAL} or (ops & _MEANS and ops & _ROOTS))
+    return bool(ops & {*FUSED, *INTERNAL, *_OPS})
 
 
 def _with_callers(holders: Sequence[_Key], bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:

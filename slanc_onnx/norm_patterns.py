@@ -8,6 +8,7 @@ it joins the root, because  norm(x; eps) = norm(x / s; eps / s^power).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -206,16 +207,18 @@ def _folded(variance: Pattern) -> Pattern:
     """x k + (beta - mean k) with k = gamma / deviation, as TensorFlow and Keras write it."""
     inverse, gamma, beta = Through(_inverse_root(variance)), Constant("gamma"), Constant("beta")
 
-    def times(v: Pattern) -> Pattern:
-        product = Op("Mul", v, inverse)
-        folded = Op("Mul", v, Op("Mul", inverse, gamma))
-        return product | folded | Op("Mul", product, gamma)
+    def plain(v: Pattern) -> Pattern:
+        return Op("Mul", v, inverse)
 
-    scaled, shift, less = times(_x), times(_mu), times(Op("Neg", _mu))
-    return (
-        Op("Add", scaled, Op("Sub", beta, shift) | Op("Add", less, beta) | less)
-        | Op("Sub", scaled, shift)
-    )  # fmt: skip
+    def scaled(v: Pattern) -> Pattern:
+        return Op("Mul", v, Op("Mul", inverse, gamma)) | Op("Mul", plain(v), gamma)
+
+    def ends(times: Callable[[Pattern], Pattern]) -> Pattern:
+        shift, less = times(_mu), times(Op("Neg", _mu))
+        added = Op("Add", times(_x), Op("Sub", beta, shift) | Op("Add", less, beta) | less)
+        return added | Op("Sub", times(_x), shift)
+
+    return ends(plain) | ends(scaled)
 
 
 _x = Var("x")
@@ -250,6 +253,8 @@ DECOMPOSED: list[Decomposed] = [
     Decomposed("layer", 2, _by_variance(_gamma_first(_centred), Through(_of_centred))),
     Decomposed("rms", 2, _by_variance(_x, Through(_of_x))),
     Decomposed("rms", 2, _times_factor(_unit), factor=0.5),
+    Decomposed("rms", 2, _divided(_times_factor(_x), Through(_l2)), factor=0.5),
+    Decomposed("rms", 2, _divided(_x, Through(_times_factor(_l2))), factor=-0.5),
 ]
 
 # An RMS op on a centred input is a LayerNorm without beta.

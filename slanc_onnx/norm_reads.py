@@ -14,15 +14,18 @@ from slanc_onnx.tensor_facts import element_type
 
 def with_known_scale(scope: Scope, norm: Norm) -> Norm:
     """The norm with the scale that an earlier run left: on a Div before it, or on its last node."""
-    stamped = [scope.proto.node[norm.nodes[-1]]]
+    stamps = [scope.proto.node[norm.nodes[-1]]]
     if norm.places:
         node, position, _ = norm.places[0]
         makers = scope.graph.nodes[node].inputs[position].inputs
         if makers and op_of(makers[0]) == "Div":
-            stamped.insert(0, scope.proto.node[scope.index[id(makers[0])]])
-    properties = (p for node in stamped for p in node.metadata_props)
-    scale = next((float(p.value) for p in properties if p.key == SCALE_KEY), None)
-    return replace(norm, scaled_by=scale)
+            stamps.insert(0, scope.proto.node[scope.index[id(makers[0])]])
+    for node in stamps:
+        found = [float(p.value) for p in node.metadata_props if p.key == SCALE_KEY]
+        # A Div with the note of scale 1 is the last node of another norm: none is inserted for it.
+        if found and (found[0] != 1.0 or node is stamps[-1]):
+            return replace(norm, scaled_by=found[0])
+    return norm
 
 
 def places(scope: Scope, uses: list[Use], like: gs.Tensor) -> tuple[Place, ...]:

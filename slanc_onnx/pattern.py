@@ -193,10 +193,12 @@ class Through(Pattern):
 
 @dataclass(frozen=True)
 class Constant(Pattern):
-    """An initializer or Constant node's output of any size."""
+    """An initializer or Constant node's output of any size, the same wherever the name occurs."""
 
     name: str
 
     def at(self, use: Use, match: Match) -> Iterator[Match]:
-        if match.scope.constant(see_through(use.tensor)) is not None:
+        bound = match.tensor(self.name)
+        same = bound is None or bound is see_through(use.tensor)
+        if same and match.scope.constant(see_through(use.tensor)) is not None:
             yield replace(match, uses=(*match.uses, (self.name, use)))

@@ -175,28 +175,32 @@ def _pad(step: Step) -> list[Value]:
     before, after = [0] * rank, [0] * rank
     for i, axis in enumerate(axes):
         before[axis], after[axis] = numbers[i], numbers[i + len(axes)]
-    cut = tuple(slice(max(0, -b), n - max(0, -a)) for b, a, n in
-                zip(before, after, source.shape, strict=True))  # fmt: skip
-    width = [(max(0, b), max(0, a)) for b, a in zip(before, after, strict=True)]
     if isinstance(source, Const):
+        cut = tuple(slice(max(0, -b), n - max(0, -a)) for b, a, n in
+                    zip(before, after, source.shape, strict=True))  # fmt: skip
+        width = [(max(0, b), max(0, a)) for b, a in zip(before, after, strict=True)]
         return [Const(np.pad(source.array[cut], width), source.varies)]
     view = as_view(source)
-    if view.ids.size and (cut[-1] == slice(0, view.shape[-1])) and width[-1] != (0, 0):
-        extra = sum(width[-1])
-        zeros = np.zeros(extra, np.float32)
-        blank = Known(extra, Weight("constant", (extra,), lambda: zeros))
-        joined = Join(view.expr.channels + extra, (view.expr, blank))
-        marked = np.pad(view.ids, [*([(0, 0)] * (rank - 1)), width[-1]], constant_values=-1)
-        fill = view.expr.channels + np.arange(extra, dtype=np.int32)
-        padded = marked.reshape(-1, marked.shape[-1]).copy()
-        padded[padded == -1] = np.tile(fill, len(padded))
-        view = View(joined, padded.reshape(marked.shape))
-        width[-1] = (0, 0)
-    whole = view.ids if any(n < 0 for n in (*before, *after)) else view.ids[cut]
-    grown = np.pad(whole, width, mode="edge")
-    shape = tuple(n + b + a for n, b, a in zip(source.shape, before, after, strict=True))
-    kept = grown[tuple(slice(0, max(0, n)) for n in shape)]
-    return [View(view.expr, kept)]
+    if view.ids.size and (view.ids != view.ids[..., :1]).any():
+        view = _padded_channels(view, before[-1], after[-1])
+        before[-1] = after[-1] = 0
+    shape = [max(0, n + b + a) for n, b, a in zip(view.shape, before, after, strict=True)]
+    grown = np.pad(view.ids, [(0, max(0, m - n)) for m, n in zip(shape, view.shape, strict=True)],
+                   mode="edge")  # fmt: skip
+    return [View(view.expr, grown[tuple(slice(0, n) for n in shape)])]
+
+
+def _padded_channels(view: View, before: int, after: int) -> View:
+    """Zeros on both sides of a row, or fewer channels where the numbers are negative."""
+    kept = view.ids[..., max(0, -before) : view.shape[-1] - max(0, -after)]
+    count = max(0, before) + max(0, after)
+    if not count:
+        return View(view.expr, kept)
+    zeros = np.zeros(1, np.float32)
+    blank = Known(1, Weight("constant", (1,), lambda: zeros))
+    width = [*([(0, 0)] * (kept.ndim - 1)), (max(0, before), max(0, after))]
+    ids = np.pad(kept, width, constant_values=view.expr.channels)
+    return View(Join(view.expr.channels + 1, (view.expr, blank)), ids)
 
 
 def _split_to_sequence(step: Step) -> list[Value]:
