@@ -315,6 +315,8 @@ def _opaque(
     views = [v.expr for v in inputs if isinstance(v, View) and _has_a_size(v.expr)]
     behind = [e for v in inputs if isinstance(v, Unknown) for e in v.reads]
     reads = tuple({e.serial: e for e in (*views, *behind)}.values())
+    if any(isinstance(v, Unknown) and not v.reads for v in inputs):
+        reads = ()  # of any size, whatever it is combined with
     shape = _shape_of(node, tensor, inputs, shapes)
     if not shape:
         return Unknown(op, name, reads)

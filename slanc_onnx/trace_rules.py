@@ -309,7 +309,10 @@ def _after(step: Step, view: View) -> View:
         return view
     if name not in RULES:
         raise CannotFollow(f"has the activation {name}, which has no rule")
-    return _unary(str(name), view, *(_PARAMETERS.get(str(name), {}).values()))
+    defaults = _PARAMETERS.get(str(name), {})
+    given = list(step.attributes.get("activation_params") or [])  # FusedConv
+    named = [step.attributes.get(f"activation_{key}", value) for key, value in defaults.items()]
+    return _unary(str(name), view, *(given[: len(named)] + named[len(given) :]))
 
 
 def _embed_layer_norm(step: Step) -> list[Value]:
