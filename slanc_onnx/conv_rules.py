@@ -8,7 +8,7 @@ from slanc_onnx.expression import Convolution, Expr, Known, Product, Sum, Weight
 from slanc_onnx.load import Array
 from slanc_onnx.movement import CannotFollow
 from slanc_onnx.trace_step import Step
-from slanc_onnx.values import Const, Value, View, as_view, combine, row
+from slanc_onnx.values import Const, Value, View, as_view, as_weight, combine, row
 
 
 def convolved(
@@ -63,8 +63,7 @@ def batch_norm(step: Step) -> list[Value]:
     size = int(np.prod(parts[0].shape))
 
     def values(part: Const | Weight) -> Array:
-        array = part.array if isinstance(part, Const) else part.read()
-        return array.astype(np.float32).reshape(-1)
+        return as_weight(part).read().astype(np.float32).reshape(-1)
 
     def factor() -> Array:
         return np.asarray(values(parts[0]) / np.sqrt(values(parts[3]) + epsilon))
@@ -77,5 +76,3 @@ def batch_norm(step: Step) -> list[Value]:
     ids = np.arange(size, dtype=np.int32).reshape(along)
     scaled_rows = combine(Product, view, View(Known(size, Weight(name, (size,), factor)), ids))
     return [combine(Sum, scaled_rows, View(Known(size, Weight(name, (size,), shift)), ids))]
-
-

@@ -8,18 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 from slanc_onnx.expression import Apply, Embedding, Experts, Expr, Product, Sum, Weight
-from slanc_onnx.movement import MOVERS, CannotFollow
+from slanc_onnx.movement import CannotFollow
 from slanc_onnx.trace_step import Rule, Step
 from slanc_onnx.values import Chosen, Const, Value, View, as_view, combine, pick, row, row_view
 
 
 def moved(step: Step, source: Chosen) -> list[Value]:
     """Data movement of the chosen matrices: their rows and columns may change places."""
-    parameters = [step.array(i) for i in range(1, len(step.inputs))]
-    attributes = {**step.attributes, "outputs": len(step.node.outputs)}
     rows, columns = source.shape[-2:]
     ids = np.broadcast_to(np.arange(rows * columns).reshape(rows, columns), source.shape)
-    after = [mover(ids) for mover in MOVERS[step.node.op](attributes, parameters)]
+    after = [mover(ids) for mover in step.movers()]
     matrices = [a.reshape(-1, *a.shape[-2:])[0] for a in after]
     if np.array_equal(matrices[0], ids.reshape(-1, rows, columns)[0]):
         return [Chosen(source.stack, a.shape) for a in after]

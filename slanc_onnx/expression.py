@@ -100,6 +100,11 @@ class Input(Expr):
     floats: bool = True
 
 
+def is_ids(expr: Expr) -> bool:
+    """Whether a value is ids, indices or a mask that the data gives."""
+    return isinstance(expr, Input) and not expr.floats
+
+
 @dataclass(frozen=True, eq=False)
 class Opaque(Expr):
     """A row that could not be read: `op` is the op that stopped the trace, `tensor` its output.

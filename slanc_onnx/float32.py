@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
-from slanc_onnx.load import read_tensor
+from slanc_onnx.load import every_node, read_tensor
 from slanc_onnx.norm import Norm
 
 HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -68,13 +68,10 @@ def norms_in_float32(norms: Sequence[Norm]) -> list[Norm]:
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """The main graph and all subgraphs, those of functions included."""
-    bodies = [node for function in model.functions for node in function.node]
-    waiting = [model.graph]
-    waiting += [a.g for n in bodies for a in n.attribute if a.type == AttributeProto.GRAPH]
-    while waiting:
-        graph = waiting.pop()
-        yield graph
-        waiting += [a.g for n in graph.node for a in n.attribute if a.type == AttributeProto.GRAPH]
+    yield model.graph
+    for body in (model.graph.node, *(function.node for function in model.functions)):
+        for node in every_node(body):
+            yield from (a.g for a in node.attribute if a.type == AttributeProto.GRAPH)
 
 
 def _is_half(graph: onnx.GraphProto) -> bool:

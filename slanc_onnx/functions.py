@@ -7,14 +7,15 @@ at.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
-from onnx import AttributeProto, NodeProto, inliner
+from onnx import NodeProto, inliner
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import DOMAINS, read_graph
+from slanc_onnx.load import every_node
 from slanc_onnx.norm_patterns import FUSED, INTERNAL, REDUCTIONS
 from slanc_onnx.norms import find_norms_in
 
@@ -43,7 +44,7 @@ def inline_norm_functions(
     Raises:
         SlancError: onnx.inliner cannot inline them.
     """
-    bodies = {(f.domain, f.name): list(_every_node(f.node)) for f in model.functions}
+    bodies = {(f.domain, f.name): list(every_node(f.node)) for f in model.functions}
     called = _called(model, bodies)
     holders = [key for key in called if _may_hold_a_norm(bodies[key])]
     if not holders:
@@ -76,7 +77,7 @@ def inline_norm_functions(
 def _called(model: onnx.ModelProto, bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:
     """The functions that the graph calls, directly or not, but for those that are norms."""
     called: dict[_Key, None] = {}
-    waiting = list(_every_node(model.graph.node))
+    waiting = list(every_node(model.graph.node))
     while waiting:
         node = waiting.pop(0)
         key = (node.domain, node.op_type)
@@ -178,17 +179,8 @@ def _give_defaults(model: onnx.ModelProto) -> None:
     """Write the attributes that calls leave out into the calls: the inliner forgets defaults."""
     defaults = {(f.domain, f.name): list(f.attribute_proto) for f in model.functions}
     bodies = [model.graph.node, *(function.node for function in model.functions)]
-    for node in (node for body in bodies for node in _every_node(body)):
+    for node in (node for body in bodies for node in every_node(body)):
         given = {attribute.name for attribute in node.attribute}
         for default in defaults.get((node.domain, node.op_type), ()):
             if default.name not in given:
                 node.attribute.append(default)
-
-
-def _every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Nodes and those of their subgraphs."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _every_node(attribute.g.node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 
 from slanc_onnx.errors import SlancError
 
@@ -78,6 +78,15 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     yield from of_graph(model.graph)
     for function in model.functions:
         yield from of_nodes(list(function.node))
+
+
+def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes and those of their subgraphs, each before what lies in it."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from every_node(attribute.g.node)
 
 
 def external_location(tensor: TensorProto) -> str:

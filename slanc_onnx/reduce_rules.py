@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from slanc_onnx.expression import Apply, Mix, Shares, Weight
+from slanc_onnx.expression import Apply, Mix, Weight
 from slanc_onnx.load import Array
 from slanc_onnx.movement import CannotFollow
 from slanc_onnx.trace_step import Rule, Step, scaled
@@ -72,12 +72,6 @@ def is_total_of(total: View, part: View) -> bool:
         and total.expr.function == "ReduceSum"
         and total.expr.x is part.expr
     )
-
-
-def shares_of(view: View) -> View:
-    """Numbers that add up to 1 over the last axis."""
-    count = view.shape[-1] if view.shape else 1
-    return View(Shares(1, count), np.zeros(view.shape, np.int32))
 
 
 def _of_constant(op: str, value: Const | Weight, axes: tuple[int, ...] | None, keep: bool) -> Value:

@@ -165,9 +165,6 @@ def _schedule(targets: Sequence[Expr]) -> tuple[list[Expr], dict[int, list[int]]
     for expr in order:
         for part in (*expr.parts, expr):
             last[part.serial] = expr.serial
-        if isinstance(expr, Alternatives):
-            for part in expr.kinds:  # read once more for the statistics of all kinds
-                last[part.serial] = expr.serial
     uses: dict[int, list[int]] = {}
     for serial, by in last.items():
         uses.setdefault(by, []).append(serial)

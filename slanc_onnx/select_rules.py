@@ -18,7 +18,9 @@ from slanc_onnx.values import (
     View,
     as_table,
     as_view,
+    as_weight,
     either,
+    ids_view,
     row,
     row_view,
 )  # fmt: skip
@@ -54,7 +56,7 @@ def _some_of(data: Const, indices: View, axis: int, op: str) -> Value:
     taken = np.take(data.array, np.zeros(indices.shape, np.int64), axis=axis)
     if (data.array == data.array.reshape(-1)[0]).all():
         return Const(taken, True)
-    return View(Input(1, "indices", floats=False), np.zeros(taken.shape, np.int32))
+    return ids_view("indices", taken.shape)
 
 
 def _is_position(indices: View) -> bool:
@@ -122,8 +124,7 @@ def _scatter(step: Step) -> list[Value]:
 
 
 def _indices(step: Step, output: int, shape: tuple[int, ...]) -> View:
-    name = step.node.outputs[output].name
-    return View(Input(1, name, floats=False), np.zeros(shape, np.int32))
+    return ids_view(step.node.outputs[output].name, shape)
 
 
 def _top_k(step: Step) -> list[Value]:
@@ -196,8 +197,7 @@ def _padded_channels(view: View, before: int, after: int) -> View:
     count = max(0, before) + max(0, after)
     if not count:
         return View(view.expr, kept)
-    zeros = np.zeros(1, np.float32)
-    blank = Known(1, Weight("constant", (1,), lambda: zeros))
+    blank = Known(1, as_weight(Const(np.zeros(1, np.float32))))
     width = [*([(0, 0)] * (kept.ndim - 1)), (max(0, before), max(0, after))]
     ids = np.pad(kept, width, constant_values=view.expr.channels)
     return View(Join(view.expr.channels + 1, (view.expr, blank)), ids)

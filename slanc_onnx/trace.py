@@ -26,6 +26,7 @@ from slanc_onnx.expression import (
     Shares,
     Sum,
     Weight,
+    is_ids,
 )
 from slanc_onnx.graph import Scope, concrete_shapes, op_of
 from slanc_onnx.inputs import InputSpec, make_feeds
@@ -325,7 +326,7 @@ def _opaque(
 
 def _has_a_size(expr: Expr) -> bool:
     """Whether the numbers of a row say how large what is made of it may be: not ids and masks."""
-    return not isinstance(expr, Shares) and not (isinstance(expr, Input) and not expr.floats)
+    return not isinstance(expr, Shares) and not is_ids(expr)
 
 
 def _shape_of(

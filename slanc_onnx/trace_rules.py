@@ -16,20 +16,19 @@ from slanc_onnx.expression import (
     CONTRACTIONS,
     Apply,
     Embedding,
-    Input,
     Join,
     Product,
     Select,
-    Shares,
     Sum,
     Weight,
+    is_ids,
 )  # fmt: skip
 from slanc_onnx.graph import op_of
 from slanc_onnx.load import Array
 from slanc_onnx.matmul_rules import einsum, matmul
 from slanc_onnx.movement import FOLDS, MOVERS, CannotFollow, Mover
 from slanc_onnx.quantized_rules import QUANTIZED
-from slanc_onnx.reduce_rules import REDUCTIONS, is_total_of, shares_of
+from slanc_onnx.reduce_rules import REDUCTIONS, is_total_of
 from slanc_onnx.select_rules import SELECTIONS, first_row, gathered, looked_up
 from slanc_onnx.trace_step import Rule, Step, added, linear, matrix, scaled
 from slanc_onnx.values import (
@@ -41,9 +40,12 @@ from slanc_onnx.values import (
     View,
     as_table,
     as_view,
+    as_weight,
     combine,
     either,
+    ids_view,
     row_view,
+    shares_view,
 )
 
 
@@ -52,11 +54,8 @@ def _move(step: Step) -> list[Value]:
     if isinstance(chosen, Chosen):
         return moved(step, chosen)
     source = step.known(0)
-    parameters = [step.array(i) for i in range(1, len(step.inputs))]
-    attributes = {**step.attributes, "outputs": len(step.node.outputs)}
-    movers = MOVERS[step.node.op](attributes, parameters)
     others = [v for v in step.inputs if isinstance(v, Const)]
-    return [_moved(source, mover, any(v.varies for v in others)) for mover in movers]
+    return [_moved(source, mover, any(v.varies for v in others)) for mover in step.movers()]
 
 
 def _moved(source: Value, mover: Mover, varies: bool) -> Value:
@@ -144,7 +143,7 @@ def _elementwise(step: Step) -> list[Value]:
     b: Value = values[1]
     if op == "Div":
         if isinstance(b, View) and isinstance(values[0], View) and is_total_of(b, values[0]):
-            return [shares_of(values[0])]
+            return [shares_view(values[0].shape)]
         b = _fold("Reciprocal", [b]) if not isinstance(b, View) else _unary("Reciprocal", b)
     if op == "Sub":
         b = _fold("Neg", [b]) if not isinstance(b, View) else scaled(b, -1.0)
@@ -161,12 +160,12 @@ def _elementwise(step: Step) -> list[Value]:
 def _compared(op: str, values: Sequence[Readable]) -> View:
     """Where a row lies above or below a number; any other condition is just a mask."""
     x, limit = values[0], values[-1]
-    of_a_row = isinstance(x, View) and not (isinstance(x.expr, Input) and not x.expr.floats)
-    if op in COMPARISONS and of_a_row and isinstance(limit, Const) and limit.array.size == 1:
-        assert isinstance(x, View)
+    one = isinstance(limit, Const) and limit.array.size == 1
+    if op in COMPARISONS and isinstance(x, View) and not is_ids(x.expr) and one:
+        assert isinstance(limit, Const)
         return _unary(op, x, float(limit.array.reshape(-1)[0]))
     shape = np.broadcast_shapes(*(v.shape for v in values))
-    return View(Input(1, "mask", floats=False), np.zeros(shape, np.int32))
+    return ids_view("mask", shape)
 
 
 def _fold(op: str, values: Sequence[Value]) -> Value:
@@ -180,15 +179,12 @@ def _fold(op: str, values: Sequence[Value]) -> Value:
             arrays = [a.astype(np.float32) for a in arrays]
         with np.errstate(all="ignore"):
             return Const(np.asarray(function(*arrays)), any(c.varies for c in consts))
-    parts = [v for v in values if isinstance(v, (Const, Weight))]
-    weights = [v for v in parts if isinstance(v, Weight)]
+    weights = [v for v in values if isinstance(v, Weight)]
+    parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
     shape = np.broadcast_shapes(*(v.shape for v in parts))
-
-    def read() -> Array:
-        arrays = [v.array.astype(np.float32) if isinstance(v, Const) else v.read() for v in parts]
-        return np.asarray(function(*arrays))
-
-    return Weight(weights[0].name, shape, read)
+    return Weight(
+        weights[0].name, shape, lambda: np.asarray(function(*(v.read() for v in parts)))
+    )
 
 
 def _where(step: Step) -> list[Value]:
@@ -246,9 +242,7 @@ def _clip(step: Step) -> list[Value]:
 
 
 def _softmax(step: Step) -> list[Value]:
-    shape = step.known(0).shape
-    count = shape[int(step.attributes.get("axis", -1))] if shape else 1
-    return [View(Shares(1, count), np.zeros(shape, np.int32))]
+    return [shares_view(step.known(0).shape, int(step.attributes.get("axis", -1)))]
 
 
 def _gemm(step: Step) -> list[Value]:
@@ -279,11 +273,10 @@ def _concat(step: Step) -> list[Value]:
         weights = [v for v in values if isinstance(v, Weight)]
         arrays = [np.broadcast_to(np.int8(0), v.shape) for v in values]
         shape = np.concatenate(arrays, axis=axis).shape
-        parts = [v for v in values if isinstance(v, (Const, Weight))]
+        parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
 
         def read() -> Array:
-            read_in = [v.array if isinstance(v, Const) else v.read() for v in parts]
-            return np.concatenate([a.astype(np.float32) for a in read_in], axis=axis)
+            return np.concatenate([v.read().astype(np.float32) for v in parts], axis=axis)
 
         return [Weight(weights[0].name, shape, read)]
     views = [as_view(v) for v in values]
@@ -346,7 +339,7 @@ def _cumulative(step: Step) -> list[Value]:
     """Of known numbers their running sums; positions counted along a mask stay positions."""
     source = step.known(0)
     if isinstance(source, View):
-        if isinstance(source.expr, Input) and not source.expr.floats:
+        if is_ids(source.expr):
             return [source]
         raise CannotFollow("adds up activations")
     return _const(lambda attributes, x, axis: np.cumsum(x, axis=int(axis)))(step)

@@ -23,7 +23,7 @@ from slanc_onnx.expression import (
     value_range,
 )
 from slanc_onnx.load import Array
-from slanc_onnx.movement import CannotFollow
+from slanc_onnx.movement import MOVERS, CannotFollow, Mover
 from slanc_onnx.values import (
     Chosen,
     Const,
@@ -33,6 +33,7 @@ from slanc_onnx.values import (
     Value,
     View,
     as_view,
+    as_weight,
     combine,
     row,
     row_view,
@@ -76,6 +77,12 @@ class Step:
         """An input whose rows have so many channels, as the weight behind it tells."""
         value = self.value(position)
         return value.row(channels) if isinstance(value, Unknown) else self.view(position)
+
+    def movers(self) -> list[Mover]:
+        """For each output, how the op moves the elements of its first input."""
+        parameters = [self.array(i) for i in range(1, len(self.inputs))]
+        attributes = {**self.attributes, "outputs": len(self.node.outputs)}
+        return MOVERS[self.node.op](attributes, parameters)
 
     def array(self, position: int) -> Array | None:
         """The values of a constant input, None where it is absent."""
@@ -123,8 +130,7 @@ def mixed(x: View, rows: int) -> View:
 def matrix(value: Value, transposed: bool = False) -> Weight | None:
     """A constant as a matrix; leading axes of length 1 are dropped."""
     if isinstance(value, Const) and value.array.dtype.kind == "f":
-        array = value.array.astype(np.float32)
-        value = Weight("constant", array.shape, lambda: array)
+        value = as_weight(value)
     if not isinstance(value, Weight) or len(value.shape) < 2:
         return None
     if int(np.prod(value.shape[:-2])) != 1:

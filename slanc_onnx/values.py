@@ -10,11 +10,13 @@ from slanc_onnx.expression import (
     Alternatives,
     Embedding,
     Expr,
+    Input,
     Join,
     Known,
     Opaque,
     Pick,
     Product,
+    Shares,
     Sum,
     Weight,
 )
@@ -102,13 +104,30 @@ def row_view(expr: Expr, shape: tuple[int, ...]) -> View:
     return View(expr, np.broadcast_to(np.arange(expr.channels, dtype=np.int32), shape))
 
 
+def ids_view(name: str, shape: tuple[int, ...]) -> View:
+    """Ids, indices or a mask that the data gives: no numbers that tell how large a row is."""
+    return View(Input(1, name, floats=False), np.zeros(shape, np.int32))
+
+
+def shares_view(shape: tuple[int, ...], axis: int = -1) -> View:
+    """Numbers of at least 0 that add up to 1 along an axis."""
+    return View(Shares(1, shape[axis] if shape else 1), np.zeros(shape, np.int32))
+
+
+def as_weight(value: Const | Weight) -> Weight:
+    """A constant, FP32 where its values are known already."""
+    if isinstance(value, Weight):
+        return value
+    array = value.array.astype(np.float32)
+    return Weight("constant", array.shape, lambda: array)
+
+
 def as_view(value: Value) -> View:
     """A constant as an activation that does not depend on anything."""
     if isinstance(value, View):
         return value
     if isinstance(value, Const):
-        array = value.array.astype(np.float32)
-        weight = Weight("constant", array.shape, lambda: array)
+        weight = as_weight(value)
     elif isinstance(value, Weight):
         weight = value
         if len(weight.shape) > 1 and min(weight.shape[-2:]) > 1:  # another row at each position

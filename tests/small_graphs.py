@@ -58,6 +58,12 @@ def between(nodes: str, weights: Weights, inputs: str = "", opset: int = 17) -> 
     return graph(BETWEEN.format(nodes=nodes), every, more, opset=opset)
 
 
+def only_norm(model: onnx.ModelProto) -> Norm:
+    """The norm of a model that has one."""
+    (norm,) = find_norms_in(read_graph(model))
+    return norm
+
+
 def normal(seed: int, *shape: int, spread: float = 1.0) -> NDArray[np.float32]:
     """Random numbers, spread round zero."""
     return (np.random.default_rng(seed).normal(size=shape) * spread).astype(np.float32)

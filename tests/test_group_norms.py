@@ -3,16 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
 
-from slanc_onnx.graph import read_graph
 from slanc_onnx.instrument import instrument
-from slanc_onnx.norm import Norm
-from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import apply_scales_in
 from tests.row_norms import EPSILON, Floats, RowNorm
 from tests.row_spellings import ROW_NORMS
+from tests.small_graphs import only_norm
 from tests.unoptimised import different, run
 
 every_spelling = pytest.mark.parametrize("spelling", ROW_NORMS, ids=str)
@@ -22,11 +19,6 @@ def wide_samples(spelling: RowNorm) -> Floats:
     """Samples from 1e-7, where epsilon is all there is, to 1e4, where it is nothing; and zeros."""
     sizes = 10.0 ** np.random.default_rng(1).uniform(-7, 4, 60)
     return spelling.samples(sizes.tolist())
-
-
-def only_norm(model: onnx.ModelProto) -> Norm:
-    (norm,) = find_norms_in(read_graph(model))
-    return norm
 
 
 @every_spelling

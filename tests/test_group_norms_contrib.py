@@ -17,11 +17,11 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emulate import emulate
 from slanc_onnx.graph import read_graph
 from slanc_onnx.instrument import instrument
-from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import apply_scales_in, plan_edits
 from slanc_onnx.row_axes import RowAxes
 from tests.row_norms import EPSILON, Floats, RowNorm
+from tests.small_graphs import only_norm
 from tests.test_group_norms_emulated import DEVICES, SIZES
 from tests.unoptimised import Values, run
 
@@ -97,11 +97,6 @@ def channels_first(x: NDArray[np.float32], case: Case) -> Floats:
 PLAIN = [Case(last, silu) for last, silu in product((0, 1), (0, 1))]
 SKIP = [Case(1, 0, kind, *more) for kind, *more in product(SKIPS, (False, True), (False, True))]
 every_case = pytest.mark.parametrize("case", [*PLAIN, *SKIP, Case(1, 1, SKIPS[0])], ids=str)
-
-
-def only_norm(model: onnx.ModelProto) -> Norm:
-    (norm,) = find_norms_in(read_graph(model))
-    return norm
 
 
 @every_case

@@ -16,7 +16,8 @@ from slanc_onnx.rewrite import apply_scales_in
 from slanc_onnx.row_axes import RowAxes
 from tests.row_norms import RowNorm
 from tests.row_spellings import CHANNELS_FIRST, GROUP_NORMS, written_layer, written_rms
-from tests.test_group_norms import only_norm, wide_samples
+from tests.small_graphs import only_norm
+from tests.test_group_norms import wide_samples
 from tests.test_group_norms_emulated import DEVICES, SIZES, same
 from tests.unoptimised import different, run
 

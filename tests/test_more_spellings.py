@@ -6,9 +6,9 @@ import pytest
 
 from slanc_onnx import Options, apply_scales, compute_scales
 from slanc_onnx.graph import read_graph
-from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in, unmatched_means
 from slanc_onnx.rewrite import apply_scales_in
+from tests.small_graphs import only_norm
 from tests.spelling import HEADER
 from tests.unoptimised import different, run
 
@@ -67,11 +67,6 @@ NUMBERS = (
 def parse(nodes: str, more: str = NUMBERS) -> onnx.ModelProto:
     text = HEADER.format(opset=13, nodes=nodes).replace("<float[8] g", f"<{more}, float[8] g")
     return onnx.parser.parse_model(text)
-
-
-def only_norm(model: onnx.ModelProto) -> Norm:
-    (norm,) = find_norms_in(read_graph(model))
-    return norm
 
 
 def inputs() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -197,7 +192,7 @@ def test_norms_inside_an_attention_op_are_listed() -> None:
 
 def test_a_scale_of_1_leaves_a_note_and_nothing_else() -> None:
     model = parse(f"{SQUARES} {ROOT} n = Div(x, s) y = Mul(n, g)")
-    (norm,) = find_norms_in(read_graph(model))
+    norm = only_norm(model)
     nodes = [node.output[0] for node in model.graph.node]
     assert apply_scales_in(model, [norm], {norm.name: 1.0})
     assert [node.output[0] for node in model.graph.node] == nodes

@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from slanc_onnx.accelerator import Accelerator, Accumulate
 from slanc_onnx.emulate import emulate
-from slanc_onnx.graph import read_graph
 from slanc_onnx.instrument import instrument
-from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import apply_scales_in
 from tests.half_norm import Half, HalfNorm
+from tests.small_graphs import only_norm
 from tests.test_more_spellings import (
     CASES,
     INVERSE,
@@ -21,7 +20,6 @@ from tests.test_more_spellings import (
     SQUARES,
     VARIANCE,
     inputs,
-    only_norm,
     parse,
 )
 from tests.test_norms_spellings import BETA, GAMMA
@@ -186,7 +184,7 @@ def test_it_is_emulated_bit_for_bit(spelling: Numbers, accumulate: Accumulate) -
         pytest.skip("the emulation adds an epsilon that is a floor")
     device = Accelerator(accumulate)
     model = parse(spelling.nodes)
-    (norm,) = find_norms_in(read_graph(model))
+    norm = only_norm(model)
     emulated = emulate(model, [norm], device)
     x = np.concatenate([inputs()[:, ::4], inputs()[:, ::8] * 1e-4, np.zeros((2, 1, 8))], axis=1)
     outputs = run(emulated.model, x=x.astype(np.float32))

@@ -5,9 +5,9 @@ import onnx
 import pytest
 
 from slanc_onnx.graph import read_graph
-from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import apply_scales_in
+from tests.small_graphs import only_norm
 from tests.spelling import HEADER, D
 from tests.unoptimised import Values, different, run
 
@@ -48,11 +48,6 @@ def wide_inputs() -> Values:
     return {
         name: (random.normal(size=(2, 256, D)) * size).astype(np.float32) for name in ("x", "k")
     }
-
-
-def only_norm(model: onnx.ModelProto) -> Norm:
-    (norm,) = find_norms_in(read_graph(model))
-    return norm
 
 
 @pytest.mark.parametrize("title", SKIP)

@@ -5,9 +5,9 @@ import onnx
 import pytest
 
 from slanc_onnx.graph import read_graph
-from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import apply_scales_in
+from tests.small_graphs import only_norm
 from tests.spelling import HEADER
 from tests.unoptimised import different, run
 
@@ -65,11 +65,6 @@ def parse(nodes: str, output: str = "") -> onnx.ModelProto:
     if output:
         text = text.replace("8] y)", f"8] y, float[2, rows, 1] {output})")
     return onnx.parser.parse_model(text)
-
-
-def only_norm(model: onnx.ModelProto) -> Norm:
-    (norm,) = find_norms_in(read_graph(model))
-    return norm
 
 
 @pytest.mark.parametrize("title", FALSE_FRIENDS)

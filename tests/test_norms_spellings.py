@@ -7,13 +7,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from slanc_onnx.graph import read_graph
-from slanc_onnx.norm import Norm
-from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import apply_scales_in
 from tests.fused_spellings import FUSED
 from tests.layer_spellings import DECOMPOSED_LAYER
 from tests.rms_spellings import DECOMPOSED_RMS
+from tests.small_graphs import only_norm
 from tests.spelling import EPSILON, D, Spelling
 from tests.unoptimised import different, run
 
@@ -48,11 +46,6 @@ def truth(spelling: Spelling, x: NDArray[np.float32]) -> NDArray[np.float64]:
         deviation = np.sqrt(mean_square) + EPSILON
     y = v / deviation * (GAMMA if spelling.gamma else 1) + (BETA if spelling.beta else 0)
     return np.asarray(y, np.float64)
-
-
-def only_norm(model: onnx.ModelProto) -> Norm:
-    (norm,) = find_norms_in(read_graph(model))
-    return norm
 
 
 @every_spelling
