@@ -1,8 +1,9 @@
-"""Compare two protobuf messages field by field."""
+"""Compare two protobuf messages field by field, and fill a model with all that can be lost."""
 
 from typing import Any
 
-from onnx import NodeProto
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
@@ -55,3 +56,26 @@ def _by_key(messages: list[Any]) -> dict[str, Any]:
             key = next((getattr(message, n) for n in names if hasattr(message, n)), "")
         keyed[f"{key}#{index}" if key in keyed or not key else key] = message
     return keyed
+
+
+def fill(model: ModelProto) -> None:
+    """Put into a model what a careless rewrite drops: notes of all kinds, sparse and empty data."""
+    graph = model.graph
+    graph.doc_string = "the graph"
+    graph.metadata_props.add(key="kind", value="tiny")
+    graph.input[0].doc_string = "rows"
+    graph.input[0].type.tensor_type.shape.dim[1].denotation = "DATA_FEATURE"
+    graph.output[0].metadata_props.add(key="from", value="last")
+    graph.value_info[0].metadata_props.add(key="k", value="v")
+    graph.initializer.append(numpy_helper.from_array(np.zeros((3, 0), np.int8), "empty"))
+    values = helper.make_tensor("sparse", TensorProto.FLOAT, [1], [7.0])
+    indices = helper.make_tensor("indices", TensorProto.INT64, [1], [2])
+    graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
+    annotation = graph.quantization_annotation.add(tensor_name="x")
+    annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="eps")
+    for node in (*graph.node, *(node for f in model.functions for node in f.node)):
+        node.doc_string = f"makes {node.output[0]}"
+        node.metadata_props.add(key="namespace", value=f"model/{node.op_type}")
+    for function in model.functions:
+        function.doc_string = "a function"
+        function.metadata_props.add(key="f", value="1")

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, external_data_helper, helper, numpy_helper
+from onnx import external_data_helper, helper, numpy_helper
 
 from slanc_onnx import apply_scales, compute_scales, find_norms, protect, protect_file
 from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.load import load_model
-from tests.proto_diff import differences
+from tests.proto_diff import differences, fill
 from tests.unoptimised import Values, different, run
 
 NORM = (
@@ -181,28 +181,11 @@ def rich_model() -> onnx.ModelProto:
     model.metadata_props.add(key="author", value="someone")
     model.opset_import.append(helper.make_opsetid("nobody.uses.this", 3))
     graph = model.graph
-    graph.doc_string = "the graph"
-    graph.metadata_props.add(key="kind", value="tiny")
-    graph.input[0].doc_string = "rows"
-    graph.input[0].type.tensor_type.shape.dim[1].denotation = "DATA_FEATURE"
-    graph.output[0].metadata_props.add(key="from", value="last")
     graph.value_info.append(helper.make_tensor_value_info("k", 1, [2, "rows", 8]))
-    graph.value_info[0].metadata_props.add(key="k", value="v")
     graph.initializer[0].doc_string = "gamma"
-    graph.initializer.append(numpy_helper.from_array(np.zeros((3, 0), np.int8), "empty"))
     graph.initializer.append(numpy_helper.from_array(np.arange(300, dtype=np.float64), "big"))
-    values = helper.make_tensor("sparse", TensorProto.FLOAT, [1], [7.0])
-    indices = helper.make_tensor("indices", TensorProto.INT64, [1], [2])
-    graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
-    annotation = graph.quantization_annotation.add(tensor_name="x")
-    annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="eps")
-    nodes = [*graph.node, *(node for f in model.functions for node in f.node)]
-    for node in nodes:
-        node.doc_string = f"makes {node.output[0]}"
-        node.metadata_props.add(key="namespace", value=f"model/{node.op_type}")
+    fill(model)
     for function in model.functions:
-        function.doc_string = "a function"
-        function.metadata_props.add(key="f", value="1")
         function.value_info.append(helper.make_tensor_value_info("y", 1, [2, "rows", 8]))
     return model
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from slanc_onnx.graph import read_graph
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import apply_scales_in
-from tests.proto_diff import differences
+from tests.proto_diff import differences, fill
 from tests.unoptimised import different, run
 
 TEXT = """
@@ -42,27 +42,9 @@ double (p) => (r) { r = Add(p, p) }
 def rich_model() -> onnx.ModelProto:
     """A model with all that a rewrite can lose."""
     model = onnx.parser.parse_model(TEXT)
-    graph = model.graph
-    graph.doc_string = "the graph"
-    graph.metadata_props.add(key="kind", value="tiny")
-    graph.input[0].doc_string = "rows"
-    graph.input[0].type.tensor_type.shape.dim[1].denotation = "DATA_FEATURE"
-    graph.output[0].metadata_props.add(key="from", value="last")
-    graph.value_info[0].metadata_props.add(key="k", value="v")
-    graph.initializer[1].doc_string = "gamma"
-    for node in graph.node:
-        node.doc_string = f"makes {node.output[0]}"
-        node.metadata_props.add(key="namespace", value=f"model/{node.op_type}")
-    graph.node[0].attribute[1].doc_string = "not zero"
-    annotation = graph.quantization_annotation.add(tensor_name="x")
-    annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="eps")
-    values = helper.make_tensor("sparse", TensorProto.FLOAT, [1], [7.0])
-    indices = helper.make_tensor("indices", TensorProto.INT64, [1], [2])
-    graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
-    model.functions[0].doc_string = "a function"
-    model.functions[0].metadata_props.add(key="f", value="1")
-    raw = numpy_helper.from_array(np.zeros((3, 0), np.int8), "empty")
-    graph.initializer.append(raw)
+    fill(model)
+    model.graph.initializer[1].doc_string = "gamma"
+    model.graph.node[0].attribute[1].doc_string = "not zero"
     return model
 
 
