@@ -60,6 +60,29 @@ class Expr:
 
 
 @dataclass(frozen=True, eq=False)
+class OfRow(Expr):
+    """Base of what is made of one row."""
+
+    x: Expr
+
+    @property
+    def parts(self) -> tuple[Expr, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False)
+class OfTwoRows(Expr):
+    """Base of what is made of two rows."""
+
+    a: Expr
+    b: Expr
+
+    @property
+    def parts(self) -> tuple[Expr, ...]:
+        return (self.a, self.b)
+
+
+@dataclass(frozen=True, eq=False)
 class Normalised(Expr):
     """A norm's output before gamma: a row of length sqrt(channels)."""
 
@@ -73,15 +96,10 @@ class Normalised(Expr):
 
 
 @dataclass(frozen=True, eq=False)
-class Pooled(Expr):
+class Pooled(OfRow):
     """A row that runs over `positions` rows of x, as that of a GroupNorm does."""
 
-    x: Expr
     positions: int
-
-    @property
-    def parts(self) -> tuple[Expr, ...]:
-        return (self.x,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,67 +148,38 @@ class Known(Expr):
 
 
 @dataclass(frozen=True, eq=False)
-class Linear(Expr):
+class Linear(OfRow):
     """x W, with W of shape [x.channels, channels]."""
 
-    x: Expr
     weight: Weight
-
-    @property
-    def parts(self) -> tuple[Expr, ...]:
-        return (self.x,)
 
 
 @dataclass(frozen=True, eq=False)
-class Experts(Expr):
+class Experts(OfRow):
     """x times one matrix of a stack [experts, x.channels, channels], which the data chooses.
 
     A mixture of experts is a convex combination of such rows.
     """
 
-    x: Expr
     weight: Weight
-
-    @property
-    def parts(self) -> tuple[Expr, ...]:
-        return (self.x,)
 
 
 @dataclass(frozen=True, eq=False)
-class Convolution(Expr):
+class Convolution(OfRow):
     """x at neighbouring positions, each times its tap of a weight [channels, in / groups, taps]."""
 
-    x: Expr
     weight: Weight
     groups: int
 
-    @property
-    def parts(self) -> tuple[Expr, ...]:
-        return (self.x,)
-
 
 @dataclass(frozen=True, eq=False)
-class Sum(Expr):
+class Sum(OfTwoRows):
     """The sum of two rows."""
 
-    a: Expr
-    b: Expr
-
-    @property
-    def parts(self) -> tuple[Expr, ...]:
-        return (self.a, self.b)
-
 
 @dataclass(frozen=True, eq=False)
-class Product(Expr):
+class Product(OfTwoRows):
     """The elementwise product of two rows: a diagonal (gamma), a scalar, or a gate."""
-
-    a: Expr
-    b: Expr
-
-    @property
-    def parts(self) -> tuple[Expr, ...]:
-        return (self.a, self.b)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,26 +220,15 @@ class Shares(Expr):
 
 
 @dataclass(frozen=True, eq=False)
-class Mix(Expr):
+class Mix(OfRow):
     """A convex combination of rows of x at several positions."""
-
-    x: Expr
-
-    @property
-    def parts(self) -> tuple[Expr, ...]:
-        return (self.x,)
 
 
 @dataclass(frozen=True, eq=False)
-class Pick(Expr):
+class Pick(OfRow):
     """Channels of x in another order, some left out or repeated. index: [channels]."""
 
-    x: Expr
     index: Array
-
-    @property
-    def parts(self) -> tuple[Expr, ...]:
-        return (self.x,)
 
 
 @dataclass(frozen=True, eq=False)
