@@ -36,7 +36,7 @@ def _group_query_attention(step: Step) -> list[Value]:
         width = packed.shape[-1] // (heads + 2 * value_heads)
         values = View(packed.expr, packed.ids[..., -value_heads * width :])
     values = _repeated(values, heads, value_heads)
-    return _outputs(step, mixed(values, values.shape[-2]))
+    return _outputs(step, mixed(values, values.shape[-2], heads))
 
 
 def _multi_head_attention(step: Step) -> list[Value]:
@@ -56,7 +56,7 @@ def _multi_head_attention(step: Step) -> list[Value]:
         bias = step.view(3)
         width = values.shape[-1]
         values = combine(Sum, values, View(bias.expr, bias.ids[-width:]))
-    return _outputs(step, mixed(values, values.shape[-2]))
+    return _outputs(step, mixed(values, values.shape[-2], int(step.attributes["num_heads"])))
 
 
 def _attention(step: Step) -> list[Value]:
@@ -74,15 +74,15 @@ def _attention(step: Step) -> list[Value]:
         if step.value(2) is not None:
             bias = as_view(step.known(2))
             values = combine(Sum, values, View(bias.expr, bias.ids[..., start:]))
-        return _outputs(step, mixed(values, values.shape[-2]))
+        return _outputs(step, mixed(values, values.shape[-2], int(step.attributes["num_heads"])))
     query, values = step.view(0), step.view(2)
     if values.ids.ndim == 4:  # [batch, heads, rows, width]
         repeats = query.shape[1] // values.shape[1]
         values = View(values.expr, np.repeat(values.ids, repeats, axis=1))
-    else:
-        heads = int(step.attributes["q_num_heads"])
-        values = _repeated(values, heads, int(step.attributes["kv_num_heads"]))
-    return _outputs(step, mixed(values, query.shape[-2]))
+        return _outputs(step, mixed(values, query.shape[-2]))
+    heads = int(step.attributes["q_num_heads"])
+    values = _repeated(values, heads, int(step.attributes["kv_num_heads"]))
+    return _outputs(step, mixed(values, query.shape[-2], heads))
 
 
 ATTENTION: dict[str, Rule] = {

@@ -221,7 +221,14 @@ class Shares(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Mix(OfRow):
-    """A convex combination of rows of x at several positions."""
+    """A convex combination of rows of x at several positions.
+
+    Attributes:
+        heads: Of each channel its head, [channels]: every head has shares of its own. None where
+            all channels have the same.
+    """
+
+    heads: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from slanc_onnx.expert_rules import multiplied
-from slanc_onnx.expression import Mix
 from slanc_onnx.movement import CannotFollow
-from slanc_onnx.trace_step import Step, is_shares, linear, matrix, mixed, scaled
+from slanc_onnx.trace_step import Step, is_shares, linear, matrix, mixed, mixed_by_head, scaled
 from slanc_onnx.values import Chosen, Unknown, Value, View
 
 
@@ -70,7 +69,10 @@ def einsum(step: Step) -> list[Value]:
     order = [c for c in second if c not in summed]
     if any(c not in result for c in order):
         raise CannotFollow(f"sums over {equation}")
-    ids = kept.transpose([order.index(c) for c in result if c in order])
+    batch = [c for c in result if c in order and c in first]
+    free = [c for c in result if c in order and c not in first]
+    ids = kept.transpose([order.index(c) for c in batch + free])
+    rows = mixed_by_head(View(b.expr, ids), len(batch))
+    ids = rows.ids.transpose([(batch + free).index(c) for c in result if c in order])
     wide = ids.reshape([sizes[c] if c in order else 1 for c in result])
-    mixed_rows = Mix(b.expr.channels, b.expr)
-    return [View(mixed_rows, np.broadcast_to(wide, [sizes[c] for c in result]))]
+    return [View(rows.expr, np.broadcast_to(wide, [sizes[c] for c in result]))]

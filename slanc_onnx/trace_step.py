@@ -35,6 +35,7 @@ from slanc_onnx.values import (
     as_view,
     as_weight,
     combine,
+    pick,
     row,
     row_view,
 )
@@ -119,12 +120,35 @@ def linear(x: View, weight: Weight, bias: Value | None = None) -> View:
     return result if bias is None else combine(Sum, result, as_view(bias))
 
 
-def mixed(x: View, rows: int) -> View:
-    """Convex combinations of the rows in axis -2, `rows` of them."""
+def mixed(x: View, rows: int, heads: int = 1) -> View:
+    """Convex combinations of the rows in axis -2, `rows` of them.
+
+    Every combination of the axes before is a head of its own; `heads` lie side by side in a row.
+    """
     shape = (*x.shape[:-2], rows, x.shape[-1])
     if not (x.ids == x.ids[..., :1, :]).all():
         return row_view(Mix(x.shape[-1], row(x)), shape)
-    return View(Mix(x.expr.channels, x.expr), np.broadcast_to(x.ids[..., :1, :], shape))
+    ids = x.ids[..., 0, :]
+    split = View(x.expr, ids.reshape(*ids.shape[:-1], heads, -1))
+    by_head = mixed_by_head(split, split.ids.ndim - 1)
+    return View(by_head.expr, np.broadcast_to(by_head.ids.reshape(ids.shape)[..., None, :], shape))
+
+
+def mixed_by_head(x: View, axes: int) -> View:
+    """Rows that are mixed with shares of their own for each index of the first `axes` axes.
+
+    Axes along which the rows are the same kind stay positions.
+    """
+    ids = x.ids
+    for axis in range(axes):
+        first = np.take(ids, [0], axis=axis)
+        if (ids == first).all():
+            ids = first
+    heads = np.arange(int(np.prod(ids.shape[:axes]))).repeat(int(np.prod(ids.shape[axes:])))
+    source = pick(x.expr, ids.reshape(-1))
+    mix = Mix(source.channels, source, heads)
+    made = np.arange(source.channels, dtype=np.int32).reshape(ids.shape)
+    return View(mix, np.broadcast_to(made, x.shape))
 
 
 def matrix(value: Value, transposed: bool = False) -> Weight | None:
