@@ -330,6 +330,24 @@ def value_range(expr: Expr) -> tuple[float, float] | None:
     return None
 
 
+def constant_values(expr: Expr) -> Array | None:
+    """The values of an expression made of constants alone, FP64, [1, channels]; else None."""
+    match expr:
+        case Known():
+            return np.asarray(expr.weight.read(), dtype=np.float64).reshape(1, -1)
+        case Pick():
+            values = constant_values(expr.x)
+            return None if values is None else values[:, expr.index]
+        case Apply(function="Reciprocal"):
+            values = constant_values(expr.x)
+            return None if values is None else 1 / values
+        case Sum() | Product():
+            a, b = constant_values(expr.a), constant_values(expr.b)
+            if a is not None and b is not None:
+                return a + b if isinstance(expr, Sum) else a * b
+    return None
+
+
 def is_nonlinear(expr: Expr) -> bool:
     """Whether an activation function lies between the expression and its linear maps."""
     while True:

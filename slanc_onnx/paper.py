@@ -35,6 +35,7 @@ from slanc_onnx.expression import (
     Select,
     Shares,
     Sum,
+    constant_values,
     is_nonlinear,
     value_range,
     walk,
@@ -193,7 +194,7 @@ class _Isotropic:
 
     def _product(self, expr: Product) -> Array | None:
         for constant, other in ((expr.a, expr.b), (expr.b, expr.a)):
-            values = _constant(constant)
+            values = constant_values(constant)
             if values is not None:  # gamma, a scalar
                 image = self.image(other)
                 return None if image is None else image * values
@@ -243,24 +244,6 @@ class _Isotropic:
             kernel = weight[:, :, tap].reshape(expr.groups, -1, weight.shape[1])
             square += np.einsum("ngi,goi->ngo", grouped, kernel).reshape(len(x), -1) ** 2
         return np.sqrt(square)
-
-
-def _constant(expr: Expr) -> Array | None:
-    """The values of an expression made of constants alone."""
-    match expr:
-        case Known():
-            return np.asarray(expr.weight.read(), dtype=np.float64).reshape(1, -1)
-        case Pick():
-            values = _constant(expr.x)
-            return None if values is None else values[:, expr.index]
-        case Apply(function="Reciprocal"):
-            values = _constant(expr.x)
-            return None if values is None else 1 / values
-        case Sum() | Product():
-            a, b = _constant(expr.a), _constant(expr.b)
-            if a is not None and b is not None:
-                return a + b if isinstance(expr, Sum) else a * b
-    return None
 
 
 def _unit_rows(source: Expr) -> list[Array]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -65,6 +65,7 @@ class Trace:
 
     inputs: dict[str, Expr]
     blocked: dict[str, str]
+    estimated: dict[int, str] = field(default_factory=dict)
 
 
 def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputSpec]) -> Trace:

@@ -1,0 +1,408 @@
+"""Bound: how large a norm's input can be, whatever the data.
+
+A second evaluation of the expressions that the scales come from: every expression becomes the set
+of rows that it can give (`reach.py`), starting from norms, whose outputs are no longer than
+sqrt(channels), and from the largest rows of tables.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from slanc_onnx.expression import (
+    Alternatives,
+    Apply,
+    Convolution,
+    Embedding,
+    Experts,
+    Expr,
+    Input,
+    Join,
+    Linear,
+    Mix,
+    Normalised,
+    Opaque,
+    Pick,
+    Pooled,
+    Product,
+    Select,
+    Shares,
+    Sum,
+    constant_values,
+    walk,
+)  # fmt: skip
+from slanc_onnx.load import Array
+from slanc_onnx.matrix_norms import cheap_spectral_bound, lengths, spectral_bound
+from slanc_onnx.norm import Norm
+from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.reach import (
+    Blocks,
+    Bounded,
+    Box,
+    Ellipsoids,
+    Gate,
+    Reach,
+    ball,
+    constant,
+    joined,
+    one_of,
+    total,
+)
+from slanc_onnx.trace import Trace
+
+Certify = Literal["auto", "exact", "off"]
+# Gram matrices wider than this cost more than the scales do: "auto" takes the cheaper norms.
+EXACT_WIDTH = 1024
+TABLE_CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How large a norm's input can be.
+
+    Attributes:
+        length: Upper bound of its L2 norm; None where there is none.
+        centred: The same after its mean is subtracted.
+        conditions: What has to hold for graph inputs, for example "pixel_values in [-3, 3]".
+        reason: Why there is no bound; "" where there is one.
+        loose: Whether norms of large matrices were taken the cheap way.
+    """
+
+    length: float | None
+    centred: float | None
+    conditions: tuple[str, ...] = ()
+    reason: str = ""
+    loose: bool = False
+
+
+class _NoBound(Exception):
+    """Nothing bounds an expression; the message says why."""
+
+
+@np.errstate(all="ignore")  # a bound that is not finite is none
+def bounds_of(
+    trace: Trace,
+    norms: Sequence[Norm],
+    *,
+    radius: Callable[[int], float] = math.sqrt,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    exact: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Bound]:
+    """A bound by norm name, for every norm; where there is none it says why.
+
+    Args:
+        trace: What lies between the norms.
+        norms: In topological order.
+        radius: How long a norm's output before gamma can be, from its width: sqrt(width) in exact
+            arithmetic.
+        ranges: Least and largest element of float graph inputs, by name.
+        exact: Whether large matrices get their tight norms too.
+        progress: Called with the share of the norms that are done.
+    """
+    evaluator = _Evaluator(trace, radius, ranges or {}, exact)
+    found: dict[str, Bound] = {}
+    for i, norm in enumerate(norms):
+        found[norm.name] = _bound(evaluator, trace, norm)
+        progress("bounding", (i + 1) / len(norms))
+    return found
+
+
+def _bound(evaluator: _Evaluator, trace: Trace, norm: Norm) -> Bound:
+    expr = trace.inputs.get(norm.name)
+    if expr is None:
+        what = trace.blocked.get(norm.name)
+        reason = f"the trace stopped at {what}" if what else "the trace did not reach it"
+        return Bound(None, None, reason=reason)
+    try:
+        reach = evaluator.reach(expr)
+        length = reach.length()
+        centred = min(reach.centred(), length) if norm.centred else length
+    except _NoBound as reason:
+        return Bound(None, None, reason=str(reason))
+    except np.linalg.LinAlgError:
+        return Bound(None, None, reason="its weights are not finite")
+    if not math.isfinite(length):
+        return Bound(None, None, reason="its bound is not finite")
+    conditions, loose = evaluator.facts(expr)
+    evaluator.simplify(expr, reach)
+    return Bound(length, centred, conditions, loose=loose)
+
+
+class _Evaluator:
+    """Sets of rows by expression, each made once."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        radius: Callable[[int], float],
+        ranges: Mapping[str, tuple[float, float]],
+        exact: bool,
+    ) -> None:
+        self.trace, self.radius, self.ranges, self.exact = trace, radius, ranges, exact
+        self.made: dict[int, Reach] = {}
+        self.conditions: dict[int, str] = {}
+        self.loose: set[int] = set()
+
+    def reach(self, expr: Expr) -> Reach:
+        """The set of rows of an expression.
+
+        Raises:
+            _NoBound: something in it is not bounded.
+        """
+        for part in _in_order(expr, self.made):
+            why = self.trace.estimated.get(part.serial)
+            if why is not None:
+                raise _NoBound(f"read as an estimate only: {why}")
+            self.made[part.serial] = self._evaluate(part)
+        return self.made[expr.serial]
+
+    def simplify(self, expr: Expr, reach: Reach) -> None:
+        """What stands at a norm's input is a residual stream: keep its outline only."""
+        if isinstance(reach, Ellipsoids):
+            self.made[expr.serial] = reach.simplified()
+
+    def facts(self, expr: Expr) -> tuple[tuple[str, ...], bool]:
+        """Conditions, and whether cheap norms were used, of an expression and what is behind it.
+
+        A norm's output needs no condition: it is no longer than it is, whatever comes in.
+        """
+        parts = [e.serial for e in walk(expr, lambda e: isinstance(e, Normalised))]
+        conditions = dict.fromkeys(self.conditions[s] for s in parts if s in self.conditions)
+        return tuple(sorted(conditions)), any(s in self.loose for s in parts)
+
+    def _evaluate(self, expr: Expr) -> Reach:
+        values = constant_values(expr)
+        if values is not None:
+            return constant(values)
+        match expr:
+            case Normalised():
+                return self._normalised(expr)
+            case Embedding():
+                return _rows_of_table(expr)
+            case Input():
+                return self._input(expr)
+            case Opaque():
+                raise _NoBound(f"the trace stopped at {expr.op} ({expr.tensor})")
+            case Shares():
+                return ball(1, 1.0)
+            case Linear():
+                matrix = np.asarray(expr.weight.read(), dtype=np.float64)
+                return self.made[expr.x.serial].through(matrix, self._exactly(expr, matrix.shape))
+            case Experts():
+                return self._experts(expr)
+            case Convolution():
+                return self._convolution(expr)
+            case Sum():
+                return total([self._wide(part, expr.channels) for part in expr.parts])
+            case Product():
+                return self._product(expr)
+            case Apply():
+                return _applied(expr, self.made[expr.x.serial])
+            case Select():
+                a, b = self._wide(expr.a, expr.channels), self._wide(expr.b, expr.channels)
+                either = total([a, b])  # an element of one, and at most what both have together
+                return Ellipsoids(np.maximum(a.each, b.each), either.terms, either.slack)
+            case Mix():
+                return _mixed(expr, self.made[expr.x.serial])
+            case Pick():
+                return picked(self.made[expr.x.serial], expr.index)
+            case Join():
+                ends = np.cumsum([0, *(piece.channels for piece in expr.pieces)])
+                places = [np.arange(a, b) for a, b in itertools.pairwise(ends)]
+                pieces = [self.made[piece.serial] for piece in expr.pieces]
+                return joined(list(zip(places, pieces, strict=True)), int(ends[-1]))
+            case Alternatives():
+                return one_of([self._wide(kind, expr.channels) for kind in expr.kinds])
+            case Pooled():
+                raise _NoBound("its rows run over positions, whose number the data gives")
+        raise TypeError(f"no bound for {type(expr).__name__}")
+
+    def _exactly(self, expr: Expr, shape: Sequence[int]) -> bool:
+        exactly = self.exact or min(shape) <= EXACT_WIDTH
+        if not exactly:
+            self.loose.add(expr.serial)
+        return exactly
+
+    def _wide(self, part: Expr, channels: int) -> Reach:
+        """A row as long as the one it is combined with; one number counts for all channels."""
+        reach = self.made[part.serial]
+        if part.channels == channels:
+            return reach
+        if part.channels != 1:
+            raise _NoBound(f"combines rows of {part.channels} and {channels} channels")
+        return Ellipsoids(np.repeat(reach.each, channels), (np.full((1, channels), reach.each[0]),))
+
+    def _normalised(self, expr: Normalised) -> Reach:
+        if any(isinstance(e, Pooled) for e in (expr.input, *expr.input.parts)):
+            raise _NoBound(f"{expr.norm} norms rows over positions, whose number the data gives")
+        return ball(expr.channels, self.radius(expr.channels))
+
+    def _input(self, expr: Input) -> Reach:
+        if not expr.floats:
+            if expr.name not in ("mask",):
+                self.conditions[expr.serial] = f"{expr.name} in [0, 1]"
+            return ball(1, 1.0)
+        if expr.name not in self.ranges:
+            raise _NoBound(
+                f"nothing limits the graph input {expr.name!r}: give --input-range "
+                f"{expr.name}=LO,HI"
+            )
+        low, high = self.ranges[expr.name]
+        self.conditions[expr.serial] = f"{expr.name} in [{low:g}, {high:g}]"
+        return Box(np.full(expr.channels, max(abs(low), abs(high))))
+
+    def _experts(self, expr: Experts) -> Reach:
+        x = self.made[expr.x.serial]
+        matrices = np.asarray(expr.weight.read(), dtype=np.float32)
+        exactly = self._exactly(expr, matrices.shape[1:])
+        # Sizes only: as many sets as experts would each go through what follows.
+        kinds = [x.through(matrix.astype(np.float64), exactly) for matrix in matrices]
+        each = np.max([kind.each for kind in kinds], axis=0)
+        return Ellipsoids(each, (np.full(len(each), max(kind.length() for kind in kinds)),))
+
+    def _convolution(self, expr: Convolution) -> Reach:
+        """A sum over taps of rows at any positions, each through the tap's block of each group."""
+        x = self.made[expr.x.serial]
+        weight = np.asarray(expr.weight.read(), dtype=np.float64)  # [out, in / groups, taps]
+        weight = weight.reshape(expr.groups, -1, *weight.shape[1:])
+        exactly = self._exactly(expr, (weight.shape[1], weight.shape[2]))
+        bound = spectral_bound if exactly else cheap_spectral_bound
+        inner = x.length()
+        taps = range(weight.shape[3])
+        radius = inner * sum(max(bound(group[:, :, tap]) for group in weight) for tap in taps)
+        each_in = x.each.reshape(expr.groups, -1)
+        by_element = np.einsum("goit,gi->go", np.abs(weight), each_in).reshape(-1)
+        of_taps = [[lengths(group[:, :, tap], axis=1) for tap in taps] for group in weight]
+        columns = np.sum(of_taps, axis=1).reshape(-1)
+        each = np.minimum(by_element, columns * inner)
+        radius = min(radius, float(np.linalg.norm(each))) * (1 + 1e-6)  # FP32 on the device too
+        return Ellipsoids(np.minimum(each * (1 + 1e-6), radius), (np.full(expr.channels, radius),))
+
+    def _product(self, expr: Product) -> Reach:
+        for factor, other in ((expr.a, expr.b), (expr.b, expr.a)):
+            values = constant_values(factor)
+            if values is not None:
+                return scaled_by(self._wide(other, expr.channels), values.reshape(-1))
+        a, b = self._wide(expr.a, expr.channels), self._wide(expr.b, expr.channels)
+        return Gate(a.each * b.each * (1 + 1e-9), a, b)
+
+
+def _in_order(expr: Expr, made: Mapping[int, Reach]) -> list[Expr]:
+    """The parts that are not made yet, before what uses them; a norm's input is not needed."""
+    parts = walk(expr, lambda e: isinstance(e, (Normalised, Opaque)) or e.serial in made)
+    return sorted((e for e in parts if e.serial not in made), key=lambda e: e.serial)
+
+
+def scaled_by(reach: Reach, factors: Array) -> Reach:
+    """Each channel times a constant of its own; gamma, a scalar."""
+    if isinstance(reach, Ellipsoids):
+        return reach.scaled(factors)
+    sizes = np.broadcast_to(np.abs(factors), (reach.channels,)).astype(np.float64)
+    if isinstance(reach, Blocks):
+        pieces = tuple((i, scaled_by(r, sizes[i])) for i, r in reach.pieces)
+        return Blocks(reach.each * sizes * (1 + 1e-9), pieces)
+    return Gate(reach.each * sizes * (1 + 1e-9), Box(sizes), reach)
+
+
+def picked(reach: Reach, index: Array) -> Reach:
+    """Channels in another order. One that is repeated stands for other rows of the same kind.
+
+    That holds where the row consists of whole rows, end to end or interleaved, as joined heads and
+    merged patches do; of any other order only the elements are known.
+    """
+    distinct, counts = np.unique(index, return_counts=True)
+    if len(distinct) == len(index):
+        return reach.pick(index)
+    copies = int(counts.max())
+    if (counts == copies).all():
+        end_to_end = index.reshape(copies, -1)
+        interleaved = index.reshape(-1, copies)
+        places = np.arange(len(index))
+        for rows, where in (
+            (end_to_end, places.reshape(copies, -1)),
+            (interleaved.T, places.reshape(-1, copies).T),
+        ):
+            if (rows == rows[0]).all():
+                piece = reach.pick(rows[0])
+                return joined([(at, piece) for at in where], len(index))
+    return Box(reach.each[index])
+
+
+def _mixed(expr: Mix, x: Reach) -> Reach:
+    """Every head mixes positions with shares of its own."""
+    if expr.heads is None:
+        return x
+    heads = [np.flatnonzero(expr.heads == head) for head in np.unique(expr.heads)]
+    if len(heads) == 1:
+        return x
+    return joined([(channels, x.pick(channels)) for channels in heads], expr.channels)
+
+
+def _rows_of_table(expr: Embedding) -> Reach:
+    """The largest row and the largest element of each channel."""
+    each, longest = np.zeros(expr.channels), 0.0
+    for start in range(0, expr.table.shape[0], TABLE_CHUNK):
+        count = min(TABLE_CHUNK, expr.table.shape[0] - start)
+        rows = expr.table.rows(np.arange(start, start + count))
+        each = np.maximum(each, np.abs(rows).max(axis=0))
+        longest = max(longest, float(lengths(rows, axis=1).max()))
+    return Ellipsoids(each, (np.full(expr.channels, longest),))
+
+
+# |F(z)| <= c |z|, and what |F(z)| never exceeds. 2 / sqrt(pi) is the slope of erf at 0; SELU's is
+# gamma alpha from below.
+_SLOPES: dict[str, Callable[..., float]] = {
+    **dict.fromkeys(
+        ("Relu", "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Swish", "HardSwish", "Mish", "Tanh",
+         "Softsign", "Sin", "Abs", "Neg", "Celu"),
+        lambda *parameters: 1.0,
+    ),
+    "Erf": lambda: 2 / math.sqrt(math.pi),
+    "LeakyRelu": lambda alpha: max(1.0, abs(alpha)),
+    "Elu": lambda alpha: max(1.0, abs(alpha)),
+    "Selu": lambda alpha, gamma: abs(gamma) * max(1.0, abs(alpha)),
+}  # fmt: skip
+_LIMITS = dict.fromkeys(
+    ("Tanh", "Erf", "Sin", "Cos", "Softsign", "Sigmoid", "HardSigmoid", "Greater",
+     "GreaterOrEqual", "Less", "LessOrEqual"),
+    1.0,
+)  # fmt: skip
+
+
+def _applied(expr: Apply, x: Reach) -> Reach:
+    """An elementwise function of rows."""
+    name = expr.function
+    if name == "ReduceSum":
+        return Box(np.array([x.absolute(np.ones(x.channels))]))
+    if name in _SLOPES:
+        numbers = [p for p in expr.parameters if not isinstance(p, str)]
+        slope = _SLOPES[name](*numbers) * (1 + 1e-9)
+        return Bounded(np.minimum(slope * x.each, _LIMITS.get(name, math.inf)), x, slope)
+    if name in _LIMITS:
+        return Box(np.full(x.channels, _LIMITS[name]))
+    grows = _GROWING.get(name)
+    if grows is None:
+        raise _NoBound(f"nothing limits {name}")
+    return Box(grows(x.each, *expr.parameters) * (1 + 1e-9))
+
+
+def _power(x: Array, exponent: float) -> Array:
+    if exponent < 0:
+        raise _NoBound("nothing limits a negative power")
+    return np.asarray(x**exponent)
+
+
+# Of functions that grow with |z|, the largest |F| for |z| <= x.
+_GROWING: dict[str, Callable[..., Array]] = {
+    "Softplus": lambda x: x + math.log(2.0),
+    "Exp": np.exp,
+    "Sqrt": np.sqrt,
+    "Pow": _power,
+}
