@@ -72,6 +72,7 @@ class Bound:
         conditions: What has to hold for graph inputs, for example "pixel_values in [-3, 3]".
         reason: Why there is no bound; "" where there is one.
         loose: Whether norms of large matrices were taken the cheap way.
+        width: Elements of the row.
     """
 
     length: float | None
@@ -79,6 +80,7 @@ class Bound:
     conditions: tuple[str, ...] = ()
     reason: str = ""
     loose: bool = False
+    width: int = 0
 
 
 class _NoBound(Exception):
@@ -90,7 +92,7 @@ def bounds_of(
     trace: Trace,
     norms: Sequence[Norm],
     *,
-    radius: Callable[[int], float] = math.sqrt,
+    radius: Callable[[str, int], float] = lambda name, width: math.sqrt(width),
     ranges: Mapping[str, tuple[float, float]] | None = None,
     exact: bool = False,
     progress: Progress = no_progress,
@@ -100,8 +102,8 @@ def bounds_of(
     Args:
         trace: What lies between the norms.
         norms: In topological order.
-        radius: How long a norm's output before gamma can be, from its width: sqrt(width) in exact
-            arithmetic.
+        radius: How long a norm's output before gamma can be, by its name and width: sqrt(width) in
+            exact arithmetic.
         ranges: Least and largest element of float graph inputs, by name.
         exact: Whether large matrices get their tight norms too.
         progress: Called with the share of the norms that are done.
@@ -132,7 +134,7 @@ def _bound(evaluator: _Evaluator, trace: Trace, norm: Norm) -> Bound:
         return Bound(None, None, reason="its bound is not finite")
     conditions, loose = evaluator.facts(expr)
     evaluator.simplify(expr, reach)
-    return Bound(length, centred, conditions, loose=loose)
+    return Bound(length, centred, conditions, loose=loose, width=reach.channels)
 
 
 class _Evaluator:
@@ -141,7 +143,7 @@ class _Evaluator:
     def __init__(
         self,
         trace: Trace,
-        radius: Callable[[int], float],
+        radius: Callable[[str, int], float],
         ranges: Mapping[str, tuple[float, float]],
         exact: bool,
     ) -> None:
@@ -242,7 +244,7 @@ class _Evaluator:
     def _normalised(self, expr: Normalised) -> Reach:
         if any(isinstance(e, Pooled) for e in (expr.input, *expr.input.parts)):
             raise _NoBound(f"{expr.norm} norms rows over positions, whose number the data gives")
-        return ball(expr.channels, self.radius(expr.channels))
+        return ball(expr.channels, self.radius(expr.norm, expr.channels))
 
     def _input(self, expr: Input) -> Reach:
         if not expr.floats:

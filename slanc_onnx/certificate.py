@@ -9,16 +9,23 @@ as computed in FP32.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from slanc_onnx.accelerator import Accelerator, Format
-from slanc_onnx.bound import Bound
+import numpy as np
+
+from slanc_onnx.accelerator import FLOAT32, Accelerator, Format, Step
+from slanc_onnx.bound import Bound, bounds_of
 from slanc_onnx.emulate import held_epsilon
+from slanc_onnx.expression import Weight
 from slanc_onnx.norm import Norm
+from slanc_onnx.progress import Progress
+from slanc_onnx.trace import Trace
+from slanc_onnx.values import Const, Value
+from slanc_onnx.window import limits
 
+CERTIFIED_BITS = 4.0  # of a typical row above underflow, at the least, for the sake of a proof
 DIVISION = 1 + 2.0**-23  # x / s in FP32, which is exact where s is a power of two
-ROUNDINGS = 8  # more than a norm has steps after its sum
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,21 @@ class Certificate:
     underflow_bits: float | None = None
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What a certificate of a norm rests on.
+
+    Attributes:
+        norm: The norm.
+        bound: Of its input.
+        affine: Largest |gamma| and largest |beta|; None where one is no constant.
+    """
+
+    norm: Norm
+    bound: Bound
+    affine: tuple[float, float] | None
+
+
 class _Fails(Exception):
     """A step may give inf or nan; the message says which."""
 
@@ -57,17 +79,19 @@ class _Rounding:
         return value * self.grow + self.eta
 
 
-def _rounding(accelerator: Accelerator, step: str) -> _Rounding:
+def _rounding(accelerator: Accelerator, step: Step) -> _Rounding:
     if step in accelerator.fp32_steps:
-        return _Rounding(1 + 2.0**-24, 0.0)
-    source = accelerator.input_format if step == "input" else None
-    target = source or accelerator.format
-    return _Rounding(1 + target.unit_roundoff, _eta(accelerator, target))
+        return _rounding_to(FLOAT32, False)
+    rounding = _rounding_to(accelerator.format, accelerator.flush_subnormals)
+    if step == "input" and accelerator.input_format is not None:  # as it is stored, then as read
+        stored = _rounding_to(accelerator.input_format, accelerator.flush_subnormals)
+        return _Rounding(stored.grow * rounding.grow, rounding(stored.eta))
+    return rounding
 
 
-def _eta(accelerator: Accelerator, target: Format) -> float:
-    flush = accelerator.flush_subnormals
-    return target.smallest_normal if flush else target.smallest_subnormal / 2
+def _rounding_to(target: Format, flush: bool) -> _Rounding:
+    eta = target.smallest_normal if flush else target.smallest_subnormal / 2
+    return _Rounding(1 + target.unit_roundoff, eta)
 
 
 def sum_error(accelerator: Accelerator, width: int) -> float:
@@ -77,12 +101,12 @@ def sum_error(accelerator: Accelerator, width: int) -> float:
     product", BIT 52, 2012). As a tree: (1 + u)^depth - 1 (Higham, "Accuracy and stability of
     numerical algorithms", 4.2). In FP32: its own error, and one rounding of the result.
     """
-    unit = accelerator.unit_roundoff
+    unit = accelerator.format_of("sum").unit_roundoff
     if accelerator.accumulate == "sequential":
         return (width - 1) * unit
     if accelerator.accumulate == "pairwise":
         return float((1 + unit) ** math.ceil(math.log2(max(width, 2))) - 1)
-    return (1 + width * 2.0**-24) * (1 + unit) - 1
+    return (1 + width * FLOAT32.unit_roundoff) * (1 + unit) - 1
 
 
 def output_radius(norm: Norm, width: int, accelerator: Accelerator) -> float:
@@ -92,16 +116,19 @@ def output_radius(norm: Norm, width: int, accelerator: Accelerator) -> float:
     each square and the mean by underflow. Epsilon, which is held at the smallest number that is
     kept, makes up for that where it stands inside the root. Outside it does so less.
     """
-    unit, eta = accelerator.unit_roundoff, _eta(accelerator, accelerator.format)
-    lost = (1 + sum_error(accelerator, width)) * (1 + unit) ** ROUNDINGS
-    if norm.one_pass:  # cancellation: only that the largest element is seen is left of the row
+    if norm.one_pass:  # cancellation may take all of the variance
         return math.inf
+    steps: tuple[Step, ...] = ("square", "mean_square", "variance", "deviation", "inverse")
+    grow = math.prod(_rounding(accelerator, step).grow for step in steps)
+    lost = (1 + sum_error(accelerator, width)) * grow**2
+    under = _rounding(accelerator, "square").eta + _rounding(accelerator, "mean_square").eta
     least = accelerator.smallest_kept
-    if norm.epsilon_power == 2:
-        floor = max(1.0, 2 * eta / least) if norm.epsilon else 3.0
+    if not norm.epsilon:
+        floor = 3.0
     else:
-        floor = max(3.0, 2 * eta / least**2)
-    return math.sqrt(width * lost * floor) + math.sqrt(width) * eta
+        floor = max(1.0, under / (least if norm.epsilon_power == 2 else least**2))
+    last = _rounding(accelerator, "normalised")
+    return math.sqrt(width) * last(math.sqrt(lost * floor))
 
 
 def certify(
@@ -122,21 +149,102 @@ def certify(
     """
     if bound.length is None or bound.centred is None:
         return Certificate(False, bound.reason, bound)
-    width = norm.width or bound.width
-    arithmetic = _Arithmetic(norm, width, accelerator)
+    arithmetic = _Arithmetic(norm, norm.width or bound.width, accelerator)
     try:
-        top = arithmetic.sum_of_squares(bound.length / scale, bound.centred / scale)
-    except _Fails as reason:
-        return Certificate(False, str(reason), bound)
-    bits = math.log2(accelerator.largest / top)
+        bits = arithmetic.overflow_bits(bound.length / scale, bound.centred / scale)
+    except _Fails as failure:
+        return Certificate(False, str(failure), bound)
     reason = ""
     if bits < 0:
         reason = f"a row within its bound may overflow the sum of squares by {-bits:.1f} bits"
     try:
-        arithmetic.after_the_sum(norm.epsilon, scale, bound.length / scale, affine)
+        arithmetic.after_the_sum(scale, affine)
     except _Fails as failure:
         reason = reason or str(failure)
     return Certificate(not reason, reason, bound, bits)
+
+
+def certify_at(
+    proof: Proof, scale: float, typical: float | None, device: Accelerator
+) -> Certificate:
+    """As `certify`, with the margin of a typical row to underflow.
+
+    Args:
+        proof: What is known of the norm.
+        scale: What its input is divided by.
+        typical: Sum of squares of an ordinary row before the division, None where it is not known.
+        device: Whose arithmetic it is.
+    """
+    if proof.affine is None:
+        return Certificate(False, "its gamma or beta is no constant", proof.bound)
+    certificate = certify(proof.norm, proof.bound, scale, device, proof.affine)
+    width = proof.norm.width or proof.bound.width
+    if not width or typical is None or not typical > 0:
+        return certificate
+    least = width * limits(device, width)[1]
+    return replace(certificate, underflow_bits=math.log2(typical / (least * scale**2)))
+
+
+def certified_scale(
+    proof: Proof, placed: float, typical: float, device: Accelerator
+) -> tuple[float, Certificate]:
+    """The scale that was placed, or the next power of two above it that certifies the norm.
+
+    None is taken that leaves a typical row less than `CERTIFIED_BITS` above underflow: there the
+    certified window counts as empty, and the estimate decides.
+
+    Args:
+        proof: What is known of the norm.
+        placed: The scale that its estimate gives, a power of two.
+        typical: Sum of squares of an ordinary row.
+        device: Whose arithmetic it is.
+    """
+    scale, certificate = placed, certify_at(proof, placed, typical, device)
+    first = certificate
+    while not certificate.certified:
+        scale *= 2
+        certificate = certify_at(proof, scale, typical, device)
+        bits = certificate.underflow_bits
+        if bits is None or bits < CERTIFIED_BITS:
+            return placed, first
+    return scale, certificate
+
+
+def proofs(
+    traced: Trace,
+    norms: Sequence[Norm],
+    device: Accelerator,
+    ranges: Mapping[str, tuple[float, float]],
+    exact: bool,
+    progress: Progress,
+) -> dict[str, Proof]:
+    """What is known of each norm, by its name; see `bounds_of`."""
+    by_name = {norm.name: norm for norm in norms}
+
+    def radius(name: str, width: int) -> float:
+        return output_radius(by_name[name], width, device)
+
+    bounds = bounds_of(
+        traced, norms, radius=radius, ranges=ranges, exact=exact, progress=progress
+    )
+    return {
+        norm.name: Proof(norm, bounds[norm.name], _affine(traced.affine.get(norm.name)))
+        for norm in norms
+    }
+
+
+def _affine(values: tuple[Value | None, Value | None] | None) -> tuple[float, float] | None:
+    """Largest |gamma| and |beta|; None where one is no constant."""
+    largest = []
+    for value, absent in zip(values or (None, None), (1.0, 0.0), strict=True):
+        if isinstance(value, (Const, Weight)):
+            array = value.array if isinstance(value, Const) else value.read()
+            largest.append(float(np.abs(array.astype(np.float64)).max(initial=0.0)))
+        elif value is None:
+            largest.append(absent)
+        else:
+            return None
+    return largest[0], largest[1]
 
 
 class _Arithmetic:
@@ -149,92 +257,87 @@ class _Arithmetic:
         self.length = 0.0
         self.mean_error = 0.0
 
-    def step(self, name: str) -> _Rounding:
-        return _rounding(self.accelerator, name)
+    def rounding(self, step: Step) -> _Rounding:
+        return _rounding(self.accelerator, step)
 
-    def fits(self, value: float, what: str, largest: float | None = None) -> None:
-        if not value <= (largest or self.accelerator.largest):
+    def fits(self, value: float, what: str, step: Step) -> None:
+        if not value <= self.accelerator.format_of(step).largest:
             raise _Fails(f"{what} may overflow: up to {value:.3g}")
 
-    def sum_of_squares(self, length: float, centred: float) -> float:
-        """The largest partial sum, from the L2 norms of the divided row.
+    def overflow_bits(self, length: float, centred: float) -> float:
+        """Room above the largest partial sum of squares, from L2 norms of the divided row.
 
         Raises:
-            _Fails: a step before it may overflow.
+            _Fails: a step before the squares may overflow.
         """
-        source = self.accelerator.input_format or self.accelerator.format
-        rounding = self.step("input")
+        rounding = self.rounding("input")
         length *= DIVISION
-        self.fits(length, "an element", source.largest)
+        self.fits(length, "an element", "input")
         moved = (rounding.grow - 1) * length + self.root * rounding.eta
         self.length = length + moved
         squared = self.length
         if self.norm.centred:
             magnitudes = self.root * self.length
-            self.fits(magnitudes * (1 + self.error), "the sum of a row")
+            self.fits(magnitudes * (1 + self.error), "the sum of a row", "sum")
             self.mean_error = self._mean_error(magnitudes)
         if self.norm.sums_centred:
             away = centred * DIVISION + moved + self.root * self.mean_error
-            rounding = self.step("centred")
+            rounding = self.rounding("centred")
             squared = min(away, self.length + self.root * self.mean_error) * rounding.grow
             squared += self.root * rounding.eta
-        rounding = self.step("square")
-        total = squared**2 * rounding.grow + self.width * rounding.eta
-        return total * (1 + self.error) * (1 + 2.0**-40)
+        rounding = self.rounding("square")
+        total = (squared**2 * rounding.grow + self.width * rounding.eta) * (1 + self.error)
+        room = min(
+            self.accelerator.format_of("sum").largest,
+            self.accelerator.format_of("square").largest,
+            self.accelerator.format_of("mean_square").largest * (self.width - self.norm.unbiased),
+        )
+        return math.log2(room / total) - 2.0**-30
 
     def _mean_error(self, magnitudes: float) -> float:
         """Of the mean of a row; adding flushes what comes out subnormal, on devices that do."""
-        accelerator, rounding = self.accelerator, self.step("mean")
+        rounding, adds = self.rounding("mean"), self.rounding("sum")
         lost = self.error * magnitudes
-        if accelerator.flush_subnormals:
-            lost += self.width * accelerator.smallest_normal
+        if self.accelerator.flush_subnormals:  # without flushing, sums of subnormals are exact
+            lost += self.width * adds.eta
         return rounding(lost / self.width) + (rounding.grow - 1) * magnitudes / self.width
 
-    def after_the_sum(
-        self, epsilon: float | None, scale: float, length: float, affine: tuple[float, float]
-    ) -> None:
+    def after_the_sum(self, scale: float, affine: tuple[float, float]) -> None:
         """Epsilon, the reciprocal root, gamma and beta.
 
         Raises:
             _Fails: a step may give inf or nan.
         """
-        if not epsilon:
-            raise _Fails("it has no epsilon: a row of zeros is divided by zero")
         norm, accelerator = self.norm, self.accelerator
-        held = held_epsilon(epsilon / scale**norm.epsilon_power, accelerator)
-        least = held
+        if not norm.epsilon:
+            raise _Fails("it has no epsilon: a row of zeros is divided by zero")
+        joins: Step = "variance" if norm.epsilon_power == 2 else "deviation"
+        least = norm.epsilon / scale**norm.epsilon_power
+        if joins not in accelerator.fp32_steps:
+            least = held_epsilon(least, accelerator)
         if norm.one_pass:
             below = self._below_zero()
-            least = held * (2 - self.step("variance").grow) - below
+            least = least * (2 - self.rounding(joins).grow) - below
             if least <= 0:
                 raise _Fails(
-                    f"the variance E[x^2] - mean^2 may come out as {-below:.3g}, below -epsilon: "
-                    "its root is nan"
+                    f"E[x^2] - mean^2 may come out as {-below:.3g}, below -epsilon: its root is nan"
                 )
-        deviation = math.sqrt(least) if norm.epsilon_power == 2 else least
-        self.fits(1.01 / deviation, "the reciprocal root")
+        root = math.sqrt(least) if norm.epsilon_power == 2 else least
+        inverse = 1 / (root * (2 - self.rounding("deviation").grow) ** 2)
+        self.fits(inverse, "the reciprocal root", "inverse")
         radius = output_radius(norm, self.width, accelerator)
         if norm.one_pass:
-            radius = (self.length + self.root * self.mean_error) * 1.01 / deviation
-        self.fits(radius, "an element of the output")
+            grow = self.rounding("inverse").grow * self.rounding("normalised").grow
+            radius = (self.length + self.root * self.mean_error) * inverse * grow
+        self.fits(radius, "an element of the output", "normalised")
         gamma, beta = affine
-        self.fits((radius * gamma * 1.01 + beta) * 1.01, "an element after gamma and beta")
+        grow = self.rounding("affine").grow
+        self.fits((radius * gamma * grow**2 + beta * grow) * grow, "gamma and beta", "affine")
 
     def _below_zero(self) -> float:
         """How far below zero E[x^2] - mean^2 can come out of a row of this length."""
         square = self.length**2 / self.width
-        rounding, mean = self.step("mean_square"), math.sqrt(square)
+        rounding, mean = self.rounding("mean_square"), math.sqrt(square)
         lost = (self.error + 4 * (rounding.grow - 1)) * square + 3 * rounding.eta
         of_mean = 2 * mean * self.mean_error + self.mean_error**2
         return (lost + of_mean) * rounding.grow**2 + 2 * rounding.eta
-
-
-def radii(
-    norms: Mapping[str, Norm], accelerator: Accelerator
-) -> Callable[[str, int], float]:
-    """How long a norm's output can be on the accelerator, by its name and width."""
-
-    def radius(name: str, width: int) -> float:
-        return output_radius(norms[name], width, accelerator)
-
-    return radius

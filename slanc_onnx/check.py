@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.bound import Certify
 from slanc_onnx.errors import SlancError
 from slanc_onnx.inputs import InputSpec
 from slanc_onnx.load import Array, all_tensors, read_tensor
@@ -34,6 +35,9 @@ class Options:
         inputs: Inputs by name, for probing (shapes) and validation; None to make them.
         tokens: Token ids of a causal language model, for validation with perplexity.
         validate: Whether to validate.
+        certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
+            large matrices too), or "off".
+        input_ranges: Least and largest element of float graph inputs (pixels), for the bounds.
     """
 
     scale: ScaleRule = "window"
@@ -42,6 +46,8 @@ class Options:
     inputs: Mapping[str, Array] | None = None
     tokens: Tokens | None = None
     validate: bool = True
+    certify: Certify = "auto"
+    input_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def check_norms(norms: Sequence[Norm]) -> None:
@@ -65,9 +71,15 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec]) -> Options
     """The options with inputs that fit the model.
 
     Raises:
-        SlancError: an input is missing, of another type or shape, or names a row that is not there.
+        SlancError: an input is missing, of another type or shape, or names a row that is not
+            there; a range is given for what is no input of floats.
     """
     needed = {spec.name for spec in specs}
+    floats = [spec.name for spec in specs if spec.is_float]
+    for name in options.input_ranges:
+        if name not in floats:
+            known = f"they are {', '.join(floats)}" if floats else "the model has none"
+            raise SlancError(f"--input-range {name}: is no graph input of floats; {known}.")
     if options.inputs is not None:
         text = {spec.name for spec in specs if spec.is_text} if options.tokens else set()
         missing = sorted(needed - set(options.inputs) - text)

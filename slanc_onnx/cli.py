@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -74,6 +75,8 @@ def _run(args: argparse.Namespace) -> int:
         inputs=_read_inputs(args.inputs),
         tokens=_read_tokens(args),
         validate=not args.no_validate,
+        certify=args.certify,
+        input_ranges=dict(args.input_range),
     )
     shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}
     shown["accelerator"] = accelerator.as_dict()
@@ -156,6 +159,20 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="whether it turns subnormal results into zero (default: as the target does)",
     )
+    add(
+        "--certify",
+        choices=("auto", "exact", "off"),
+        default="auto",
+        help="bound every norm over all inputs; exact: with the tight norms of large matrices too",
+    )
+    add(
+        "--input-range",
+        type=_range,
+        action="append",
+        default=[],
+        metavar="NAME=LO,HI",
+        help="what a float input (pixels) stays within: certificates hold if it does",
+    )
     add("--inputs", metavar="FILE.npz", help="validation inputs by name (default: made to fit)")
     add(
         "--tokens",
@@ -171,6 +188,18 @@ def _parser() -> argparse.ArgumentParser:
     add("-v", "--verbose", action="count", default=0, help="log; twice: more")
     add("--version", action="version", version=f"slanc-onnx {__version__}")
     return parser  # fmt: skip
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    """NAME=LO,HI as the name and the two numbers."""
+    name, _, numbers = text.rpartition("=")
+    try:
+        low, high = (float(number) for number in numbers.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not (name and low <= high and math.isfinite(high - low)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LO,HI with numbers LO <= HI")
+    return name, (low, high)
 
 
 class _ListTargets(argparse.Action):

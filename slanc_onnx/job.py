@@ -179,6 +179,8 @@ def decide(
         estimate=options.estimate,
         accelerator=options.accelerator,
         inputs=options.inputs,
+        certify=options.certify,
+        input_ranges=options.input_ranges,
         progress=progress,
     )
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.certificate import Certificate
 from slanc_onnx.save import write_atomically
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.validate import FP16_TOLERANCE, Observed, Validation
@@ -39,6 +40,7 @@ class NormEntry(TypedDict):
     estimate: str | None
     status: str
     reason: str
+    certificate: dict[str, Any] | None
     observed: dict[str, Any] | None
 
 
@@ -107,8 +109,29 @@ def _norm(scaled: ScaledNorm, validation: Validation | None) -> NormEntry:
         estimate=None if estimate is None else estimate.by,
         status=scaled.status,
         reason=scaled.reason,
+        certificate=None if scaled.certificate is None else _certificate(scaled.certificate),
         observed=None if seen is None else _observed(seen),
     )
+
+
+def _certificate(certificate: Certificate) -> dict[str, Any]:
+    bound = certificate.bound
+    return {
+        "certified": certified(certificate),
+        "bound": bound.length,
+        "overflow_bits": certificate.overflow_bits,
+        "underflow_bits": certificate.underflow_bits,
+        "upper_limit": "bound" if certificate.certified else "estimate",
+        "loose": bound.loose,
+        "reason": certificate.reason,
+    }
+
+
+def certified(certificate: Certificate) -> bool | str:
+    """True, False, or the condition on which it is: "if pixel_values in [-3, 3]"."""
+    if not certificate.certified or not certificate.bound.conditions:
+        return certificate.certified
+    return f"if {' and '.join(certificate.bound.conditions)}"
 
 
 def _observed(seen: Observed) -> dict[str, Any]:
@@ -173,7 +196,8 @@ def print_table(
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("norm", "form", "rule"):
         table.add_column(name, overflow="fold")
-    for name in ("scale", "sum of squares", "after"):
+    proved = any(scaled.certificate is not None for scaled in norms)
+    for name in ("scale", "sum of squares", "after", *(["certified"] if proved else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
     for scaled in norms:
@@ -186,9 +210,19 @@ def print_table(
             "" if scaled.scale is None else f"{scaled.scale:.6g}",
             before,
             after,
+            *([_margin(scaled.certificate)] if proved else []),
             _status(scaled, seen),
         )
     console.print(table)
+
+
+def _margin(certificate: Certificate | None) -> str:
+    """What is left of the largest row that there can be to overflow."""
+    if certificate is None or certificate.overflow_bits is None:
+        return "no"
+    bits = f"{certificate.overflow_bits:.1f} bits"
+    conditional = certificate.bound.conditions and certificate.certified
+    return f"if, {bits}" if conditional else bits if certificate.certified else f"no, {bits}"
 
 
 def _short(rule: str) -> str:
@@ -262,12 +296,27 @@ def _summary(
         words = {"fp32": "FP32", "fp16": "FP16 norms", "fp16_slanc": "FP16 norms + SLaNC"}
         figures = (f"{words[k]} {v:.4f}" for k, v in validation.perplexity.items())
         yield "perplexity: " + ", ".join(figures)
+    conditions = {c for n in norms if n.certificate and n.certificate.certified
+                  for c in n.certificate.bound.conditions}  # fmt: skip
+    yield from (f"certified if {condition}" for condition in sorted(conditions))
     if not_validated:
-        yield f"FAILED | not validated: {not_validated}"
+        last = f"FAILED | not validated: {not_validated}"
     elif validation is None:
-        yield "NOT VALIDATED | --no-validate was given"
+        last = "NOT VALIDATED | --no-validate was given"
     else:
-        yield verdict(validation)
+        last = verdict(validation)
+    yield " | ".join([last, *counted(norms)])
+
+
+def counted(norms: Sequence[ScaledNorm]) -> list[str]:
+    """How many norms no input can overflow; nothing where that was not asked for."""
+    asked = [norm.certificate for norm in norms if norm.certificate is not None]
+    if not asked:
+        return []
+    proved = [c for c in asked if c.certified]
+    text = f"certified {len(proved)} of {len(norms)} norms"
+    conditional = sum(bool(c.bound.conditions) for c in proved)
+    return [f"{text}, {conditional} of them on a condition" if conditional else text]
 
 
 def verdict(validation: Validation) -> str:

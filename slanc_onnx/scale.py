@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,8 @@ import onnx
 from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.bound import Certify
+from slanc_onnx.certificate import Certificate, Proof, certified_scale, certify_at, proofs
 from slanc_onnx.describe import describe, source_names
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import Scope
@@ -31,6 +33,7 @@ from slanc_onnx.window import place
 ScaleRule = Literal["window", "paper"]
 EstimateRule = Literal["auto", "probe", "weights"]
 Status = Literal["scaled", "unchanged", "skipped"]
+NOTHING_TO_INSERT = "1 is the best scale: nothing to insert"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class ScaledNorm:
         sources: What that starts from: norms, tables, graph inputs.
         status: "scaled", "unchanged" (an earlier run did it) or "skipped".
         reason: Why it is not scaled, or what a user should know; "" otherwise.
+        certificate: What is proved of it at its scale; None where that was not asked for.
     """
 
     norm: Norm
@@ -54,6 +58,7 @@ class ScaledNorm:
     sources: list[str]
     status: Status
     reason: str
+    certificate: Certificate | None = None
 
     @property
     def scaled_epsilon(self) -> float | None:
@@ -79,6 +84,8 @@ def compute_scales_in(
     estimate: EstimateRule = "auto",
     accelerator: Accelerator | None = None,
     inputs: Mapping[str, Array] | None = None,
+    certify: Certify = "auto",
+    input_ranges: Mapping[str, tuple[float, float]] | None = None,
     progress: Progress = no_progress,
 ) -> list[ScaledNorm]:
     """Decide every norm's scale.
@@ -93,6 +100,8 @@ def compute_scales_in(
         estimate: Where the window comes from; see `EstimateRule`.
         accelerator: Whose limits bound the window.
         inputs: Inputs whose shapes (and non-token values) the probe takes over.
+        certify: Whether every norm's input is bounded: "exact" takes the time for large matrices.
+        input_ranges: Least and largest element of float graph inputs, for the bounds.
         progress: Called with what is being done and the finished share.
 
     Raises:
@@ -122,10 +131,37 @@ def compute_scales_in(
             for name, reason in why.items():
                 reasons[name] = "; ".join(filter(None, (reason, reasons.get(name, ""))))
     texts = _texts(traced, norms)
-    return [
+    proved: dict[str, Proof] = {}
+    if certify != "off":
+        ranges, exact = input_ranges or {}, certify == "exact"
+        proved = proofs(traced, norms, accelerator, ranges, exact, progress)
+    decided = [
         _decide(norm, estimates.get(norm.name), reasons.get(norm.name), texts, scale, accelerator)
         for norm in norms
     ]
+    return [_certified(d, proved.get(d.norm.name), scale, accelerator) for d in decided]
+
+
+def _certified(
+    decided: ScaledNorm, proof: Proof | None, scale: ScaleRule, accelerator: Accelerator
+) -> ScaledNorm:
+    """The decision with its certificate, and with the scale that gives one where there is one."""
+    if proof is None:
+        return decided
+    typical = None if decided.estimate is None else decided.estimate.typical
+    if decided.status != "scaled" or decided.scale is None:  # its input is divided already, or not
+        return replace(decided, certificate=certify_at(proof, 1.0, typical, accelerator))
+    if scale == "paper" or typical is None:
+        certificate = certify_at(proof, decided.scale, typical, accelerator)
+        return replace(decided, certificate=certificate)
+    value, certificate = certified_scale(proof, decided.scale, typical, accelerator)
+    if value != decided.scale:
+        if _held(value, decided.norm) != value:
+            certificate = certify_at(proof, decided.scale, typical, accelerator)
+            return replace(decided, certificate=certificate)
+        reason = decided.reason.removeprefix(NOTHING_TO_INSERT).removeprefix("; ")
+        return replace(decided, scale=value, reason=reason, certificate=certificate)
+    return replace(decided, certificate=certificate)
 
 
 def _texts(traced: Trace, norms: Sequence[Norm]) -> dict[str, tuple[str, list[str]]]:
@@ -174,7 +210,7 @@ def _decide(
         return decided("skipped", None, "its width is not known: no gamma and no shape tells it")
     joined = norm.epsilon if norm.epsilon_power == 2 else norm.epsilon**2
     placement = place(estimate, width, accelerator, joined)
-    plain = "1 is the best scale: nothing to insert" if placement.scale == 1.0 else ""
+    plain = NOTHING_TO_INSERT if placement.scale == 1.0 else ""
     notes = [placement.note or plain, estimate.assumes]
     return decided("scaled", _held(placement.scale, norm), "; ".join(filter(None, notes)))
 

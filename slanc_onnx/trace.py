@@ -61,11 +61,19 @@ _WHOLE = {
 
 @dataclass(frozen=True)
 class Trace:
-    """The expression of each norm's input, by norm name; in `blocked` why there is none."""
+    """What lies between the norms of a model.
+
+    Attributes:
+        inputs: The expression of each norm's input, by norm name.
+        blocked: Why there is none, by norm name.
+        estimated: Of expressions that do not hold for every input, by serial, why not.
+        affine: What gamma and beta of each norm are, by norm name; None where it has none.
+    """
 
     inputs: dict[str, Expr]
     blocked: dict[str, str]
     estimated: dict[int, str] = field(default_factory=dict)
+    affine: dict[str, tuple[Value | None, Value | None]] = field(default_factory=dict)
 
 
 def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputSpec]) -> Trace:
@@ -84,7 +92,8 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
     for name, array in feeds.items():
         values[name] = _input_value(name, array.shape, array.dtype.kind in "fV")
     tracer.run(main, values)
-    return Trace({name: _any_of(exprs) for name, exprs in tracer.seen.items()}, tracer.blocked)
+    inputs = {name: _any_of(exprs) for name, exprs in tracer.seen.items()}
+    return Trace(inputs, tracer.blocked, affine=tracer.affine)
 
 
 def _any_of(exprs: Sequence[Expr]) -> Expr:
@@ -121,6 +130,7 @@ class _Tracer:
         self.norms = {(norm.path, norm.normalised): norm for norm in norms}
         self.seen: dict[str, list[Expr]] = {}  # one for each pass through a loop's body
         self.blocked: dict[str, str] = {}
+        self.affine: dict[str, tuple[Value | None, Value | None]] = {}
 
     def run(self, scope: Scope, values: dict[str, Value]) -> dict[str, Value]:
         """Give every tensor of a scope its value; `values` holds the inputs' and outer ones."""
@@ -132,6 +142,10 @@ class _Tracer:
             for tensor, value in zip(node.outputs, self._node(scope, node, values), strict=False):
                 if tensor.name:
                     values[tensor.name] = value
+        for norm in self.norms.values():
+            if norm.path == scope.path:
+                gamma, beta = (values.get(name or "") for name in (norm.gamma, norm.beta))
+                self.affine[norm.name] = gamma, beta
         return values
 
     def _node(self, scope: Scope, node: gs.Node, values: Mapping[str, Value]) -> list[Value]:

@@ -61,7 +61,7 @@ def place(
         accelerator: Whose limits bound the window.
         epsilon: The norm's, as it joins the mean square; 0 for none.
     """
-    largest, smallest = _limits(accelerator, width)
+    largest, smallest = limits(accelerator, width)
     low = math.log2(max(estimate.upper, width * epsilon) / largest) / 2
     high = math.log2(estimate.typical / (width * smallest)) / 2
     if width * epsilon > estimate.upper:
@@ -87,7 +87,7 @@ def place(
     return Placement(2.0**exponent, note)
 
 
-def _limits(accelerator: Accelerator, width: int) -> tuple[float, float]:
+def limits(accelerator: Accelerator, width: int) -> tuple[float, float]:
     """The largest sum of squares and the smallest mean square that a device has room for.
 
     Each step that holds squares has its own format: a square is at most the sum, and so is the
