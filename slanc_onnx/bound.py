@@ -316,25 +316,23 @@ def scaled_by(reach: Reach, factors: Array) -> Reach:
 def picked(reach: Reach, index: Array) -> Reach:
     """Channels in another order. One that is repeated stands for other rows of the same kind.
 
-    That holds where the row consists of whole rows, end to end or interleaved, as joined heads and
-    merged patches do; of any other order only the elements are known.
+    Whole rows may lie end to end, as joined heads do, or interleaved, as merged patches do; else
+    every run of neighbouring channels counts as a part of a row of its own.
     """
-    distinct, counts = np.unique(index, return_counts=True)
-    if len(distinct) == len(index):
+    if len(np.unique(index)) == len(index):
         return reach.pick(index)
-    copies = int(counts.max())
-    if (counts == copies).all():
-        end_to_end = index.reshape(copies, -1)
-        interleaved = index.reshape(-1, copies)
-        places = np.arange(len(index))
-        for rows, where in (
-            (end_to_end, places.reshape(copies, -1)),
-            (interleaved.T, places.reshape(-1, copies).T),
-        ):
-            if (rows == rows[0]).all():
+    places = np.arange(len(index))
+    copies = int(np.unique(index, return_counts=True)[1].max())
+    if len(index) % copies == 0:
+        for shape, order in (((copies, -1), "C"), ((-1, copies), "T")):
+            rows, at = index.reshape(shape), places.reshape(shape)
+            if order == "T":
+                rows, at = rows.T, at.T
+            if (rows == rows[0]).all() and len(np.unique(rows[0])) == len(rows[0]):
                 piece = reach.pick(rows[0])
-                return joined([(at, piece) for at in where], len(index))
-    return Box(reach.each[index])
+                return joined([(where, piece) for where in at], len(index))
+    runs = np.split(places, np.flatnonzero(np.diff(index) != 1) + 1)
+    return joined([(run, reach.pick(index[run])) for run in runs], len(index))
 
 
 def _mixed(expr: Mix, x: Reach) -> Reach:
