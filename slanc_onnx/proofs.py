@@ -1,0 +1,134 @@
+"""The record that the tracer keeps of which expressions hold only as estimates, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from slanc_onnx.alignment import Moves, carries_rows, misaligned, moves
+from slanc_onnx.expression import Expr, Mix, Normalised, Shares, walk
+from slanc_onnx.graph import op_of
+from slanc_onnx.norm import Norm
+from slanc_onnx.proof_checks import repeats, views_in
+from slanc_onnx.provable import unproven
+from slanc_onnx.trace_rules import LOGIC
+from slanc_onnx.trace_step import Step, is_shares
+from slanc_onnx.values import Const, Items, Unknown, Value, View
+
+_NOWHERE: Moves = frozenset()
+# Ops that combine rows of any positions, and those whose output tells nothing of its inputs.
+_ANYWHERE = {
+    "MatMul", "FusedMatMul", "Einsum", "Attention", "GroupQueryAttention", "MultiHeadAttention",
+}  # fmt: skip
+_RESTARTS = {*LOGIC, "Softmax", "Shape", "Size"}
+
+
+class Proofs:
+    """Reasons by the serial of an expression; constants and positions by the value itself."""
+
+    def __init__(self) -> None:
+        self.estimated: dict[int, str] = {}
+        self._constants: dict[Value, str] = {}
+        self._moved: dict[Value, Moves] = {}
+
+    def mark(self, values: Sequence[Value], reason: str) -> None:
+        """Values that hold only as an estimate, from here on."""
+        for value in values:
+            if isinstance(value, View):
+                self.estimated.setdefault(value.expr.serial, reason)
+            elif isinstance(value, Items):
+                self.mark(value.values, reason)
+            elif not isinstance(value, Unknown):
+                self._constants.setdefault(value, reason)
+
+    def step(self, step: Step, outputs: Sequence[Value]) -> None:
+        """One node that a rule has read."""
+        op = op_of(step.node)
+        inputs = [v for v in step.inputs if v is not None]
+        moved = [self._moved.get(v, _NOWHERE) for v in inputs]
+        reason = unproven(step, outputs)
+        if reason is None and op not in _RESTARTS:
+            if op not in _ANYWHERE:
+                reason = misaligned(inputs, moved)
+            reason = reason or self._inherited(inputs, outputs)
+        if reason is not None:
+            self.mark(outputs, f"{step.node.op} ({step.node.outputs[0].name}): {reason}")
+        before = _NOWHERE.union(
+            *(m for v, m in zip(inputs, moved, strict=True) if carries_rows(v))
+        )
+        for output in outputs:
+            if isinstance(output, (View, Items)):
+                after = moves(step, output, before)
+                self._moved[output] = self._moved.get(output, _NOWHERE) | after
+
+    def _inherited(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> str | None:
+        """What no expression of the outputs shows: estimated constants, and shares."""
+        for value in inputs:
+            if value in self._constants:
+                return self._constants[value]
+        shown = {v.expr.serial for v in views_in(inputs)}
+        fresh = any(
+            isinstance(v.expr, (Shares, Mix)) and v.expr.serial not in shown
+            for v in views_in(outputs)
+        )
+        for view in views_in(inputs) if fresh else ():
+            if is_shares(view.expr) or any(isinstance(v.expr, Shares) for v in views_in(outputs)):
+                found = self.behind(view.expr)
+                if found is not None:
+                    return found
+        return None
+
+    def behind(self, expr: Expr) -> str | None:
+        """The first reason why an expression, back to the norms, is an estimate; else None."""
+        parts = walk(expr, lambda e: isinstance(e, Normalised))
+        return next((self.estimated[e.serial] for e in parts if e.serial in self.estimated), None)
+
+    def norm(
+        self, norm: Norm, read: Sequence[Value], expr: Expr, view: View, open_rows: bool
+    ) -> None:
+        """One norm.
+
+        Args:
+            norm: The norm.
+            read: What it adds up, gamma and beta included.
+            expr: The row it reads.
+            view: What it gives.
+            open_rows: Whether the file leaves open how many elements a row has.
+        """
+        addends = [v for v in read if not isinstance(v, Unknown)]
+        moved = [self._moved.get(v, _NOWHERE) for v in addends]
+        reason = misaligned(addends, moved)
+        estimated = next((self._constants[v] for v in addends if v in self._constants), None)
+        varies = any(isinstance(v, Const) and v.varies for v in addends)
+        if open_rows:
+            reason = "its rows run over positions, whose number the file leaves open"
+        elif varies or estimated:
+            reason = estimated or "reads numbers that depend on the sequence length"
+        elif len({v.shape for v in addends if isinstance(v, View)}) > 1:
+            shapes = [v.shape for v in addends if isinstance(v, View)]
+            try:
+                np.broadcast_shapes(*shapes)
+            except ValueError:
+                reason = "adds rows whose numbers differ"
+        if reason is not None:
+            text = f"{norm.form} ({norm.normalised}): {reason}"
+            self.estimated.setdefault(expr.serial, text)
+            self.estimated.setdefault(view.expr.serial, text)
+        self._moved[view] = _NOWHERE.union(*(m for m in moved))
+
+    def branches(self, outputs: Sequence[Value], given: Sequence[Sequence[Value]], op: str) -> None:
+        """What an If gives whose condition the file does not decide: one of its branches' rows."""
+        for output, values in zip(outputs, zip(*given, strict=True), strict=False):
+            views = [v for v in values if isinstance(v, View) and v.ids.size]
+            rows = isinstance(output, View) and all(
+                repeats(v) is None and v.shape == output.shape for v in views
+            )
+            if len(views) != len(values) or not rows or not _either_of(output, views):
+                self.mark([output], f"{op}: the branch that the data takes is not known")
+
+
+def _either_of(output: Value, views: Sequence[View]) -> bool:
+    """Whether a value stands for all of the branches' rows."""
+    serials = {e.serial for e in walk(output.expr)} if isinstance(output, View) else set()
+    return all(v.expr.serial in serials for v in views)
