@@ -279,6 +279,15 @@ def embed(step: Step, outputs: Sequence[Value]) -> str | None:
     return None if every else "looks up a table that is no constant"
 
 
+def total(step: Step, outputs: Sequence[Value]) -> str | None:
+    """Of a row's channels there is an expression; of positions the length decides."""
+    for source, made in zip(views_in(step.inputs), views_in(outputs), strict=False):
+        whole = isinstance(made.expr, Apply) and made.expr.function == "ReduceSum"
+        if not whole or made.expr is source.expr or repeats(source) is not None:
+            return "reduces activations"
+    return None
+
+
 def attention(step: Step, outputs: Sequence[Value]) -> str | None:
     """Past values are empty at length 1, and the op puts them in front of its own."""
     op, domain = step.node.op, step.node.domain

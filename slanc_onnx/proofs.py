@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from slanc_onnx.alignment import Moves, carries_rows, misaligned, moves
-from slanc_onnx.expression import Expr, Mix, Normalised, Shares, walk
+from slanc_onnx.attention_rules import ATTENTION
+from slanc_onnx.expression import Embedding, Expr, Mix, Normalised, Pick, Shares, is_ids, walk
 from slanc_onnx.graph import op_of
 from slanc_onnx.norm import Norm
 from slanc_onnx.proof_checks import repeats, views_in
@@ -18,9 +19,7 @@ from slanc_onnx.values import Const, Items, Unknown, Value, View
 
 _NOWHERE: Moves = frozenset()
 # Ops that combine rows of any positions, and those whose output tells nothing of its inputs.
-_ANYWHERE = {
-    "MatMul", "FusedMatMul", "Einsum", "Attention", "GroupQueryAttention", "MultiHeadAttention",
-}  # fmt: skip
+_ANYWHERE = {"MatMul", "FusedMatMul", "Einsum", *ATTENTION}
 _RESTARTS = {*LOGIC, "Softmax", "Shape", "Size"}
 
 
@@ -51,12 +50,12 @@ class Proofs:
         if reason is None and op not in _RESTARTS:
             if op not in _ANYWHERE:
                 reason = misaligned(inputs, moved)
-            reason = reason or self._inherited(inputs, outputs)
+            reason = reason or self._inherited(_told_by(step, inputs), outputs)
         if reason is not None:
             self.mark(outputs, f"{step.node.op} ({step.node.outputs[0].name}): {reason}")
-        before = _NOWHERE.union(
-            *(m for v, m in zip(inputs, moved, strict=True) if carries_rows(v))
-        )
+        # Masks, shares and constants among several inputs come from elsewhere.
+        views = [(v, m) for v, m in zip(inputs, moved, strict=True) if isinstance(v, (View, Items))]
+        before = _NOWHERE.union(*(m for v, m in views if len(views) == 1 or carries_rows(v)))
         for output in outputs:
             if isinstance(output, (View, Items)):
                 after = moves(step, output, before)
@@ -64,9 +63,16 @@ class Proofs:
 
     def _inherited(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> str | None:
         """What no expression of the outputs shows: estimated constants, and shares."""
+        rows = [v.expr for v in views_in(outputs)]
+        looked_up = bool(rows) and all(isinstance(e, Embedding) for e in rows)
         for value in inputs:
-            if value in self._constants:
+            index = looked_up and isinstance(value, Const) and value.array.dtype.kind in "iu"
+            if value in self._constants and not index:
                 return self._constants[value]
+        for view in views_in(inputs):
+            found = self._dropped(view.expr, rows)
+            if found is not None:
+                return found
         shown = {v.expr.serial for v in views_in(inputs)}
         fresh = any(
             isinstance(v.expr, (Shares, Mix)) and v.expr.serial not in shown
@@ -78,6 +84,17 @@ class Proofs:
                 if found is not None:
                     return found
         return None
+
+    def _dropped(self, source: Expr, made: Sequence[Expr]) -> str | None:
+        """The reason of an expression that picking its channels has left out of what was made."""
+        chain = [source]
+        while isinstance(chain[-1], Pick):
+            chain.append(chain[-1].x)
+        marked = [e.serial for e in chain if e.serial in self.estimated]
+        if not marked or is_ids(source):
+            return None
+        kept = {e.serial for expr in made for e in walk(expr, lambda e: isinstance(e, Normalised))}
+        return None if kept.issuperset(marked) else self.estimated[marked[0]]
 
     def behind(self, expr: Expr) -> str | None:
         """The first reason why an expression, back to the norms, is an estimate; else None."""
@@ -99,6 +116,8 @@ class Proofs:
         addends = [v for v in read if not isinstance(v, Unknown)]
         moved = [self._moved.get(v, _NOWHERE) for v in addends]
         reason = misaligned(addends, moved)
+        for addend in views_in(addends):
+            reason = reason or self._dropped(addend.expr, [expr])
         estimated = next((self._constants[v] for v in addends if v in self._constants), None)
         varies = any(isinstance(v, Const) and v.varies for v in addends)
         if open_rows:
@@ -126,6 +145,19 @@ class Proofs:
             )
             if len(views) != len(values) or not rows or not _either_of(output, views):
                 self.mark([output], f"{op}: the branch that the data takes is not known")
+
+
+def _told_by(step: Step, inputs: Sequence[Value]) -> Sequence[Value]:
+    """The inputs that an output tells of: not the scores and masks of an attention op."""
+    if op_of(step.node) not in ATTENTION:
+        return inputs
+    projects = step.node.op == "Attention" and step.node.domain == "com.microsoft"
+    if projects:
+        return inputs[:3]
+    values = [step.value(0) if step.value(2) is None else step.value(2)]
+    if step.node.op == "MultiHeadAttention":
+        values.append(step.value(3))
+    return [v for v in values if v is not None]
 
 
 def _either_of(output: Value, views: Sequence[View]) -> bool:

@@ -6,6 +6,7 @@ length, lies in what the expression stands for:
 
 - Linear, Sum, Product, Apply, Pick, Join, Select: exactly that function of the parts, which are
   rows of one position; a part that occurs twice is the same row.
+- Apply of ReduceSum: the sum of the part's row, one number.
 - Mix: shares of at least 0 that add up to at most 1, of rows of its part at any positions; other
   shares for every head, so a channel that a Pick repeats may be mixed anew each time.
 - Alternatives: one of the kinds, as a whole. Shares: numbers in [0, 1], at most 1 in sum.
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 
 from slanc_onnx import proof_checks as compute
 from slanc_onnx import proof_moves as moving
+from slanc_onnx.attention_rules import ATTENTION
 from slanc_onnx.expression import CONTRACTIONS, Input, Weight
 from slanc_onnx.graph import op_of
 from slanc_onnx.movement import FOLDS, CannotFollow
@@ -52,7 +54,8 @@ def _of_any_op(op: str, step: Step, outputs: Sequence[Value]) -> str | None:
     # A condition is 0 or 1 whatever it is made of, and so are the numbers of a softmax shares.
     if op == "Softmax" or op in LOGIC:
         return None
-    for view in views_in(step.inputs):
+    # The past values of attention ops have a check of their own.
+    for view in views_in(step.inputs[:3] if op in ATTENTION else step.inputs):
         if not view.ids.size:
             if isinstance(view.expr, Input):
                 return f"past values {view.expr.name}"
@@ -70,7 +73,7 @@ def _of_any_op(op: str, step: Step, outputs: Sequence[Value]) -> str | None:
 # Ops that may have a varying constant for a shape, bounds or positions; their checks look at it.
 _BY_LENGTH = {
     "Reshape", "Expand", "Tile", "Slice", "Split", "Gather", "Concat", "Pad", "Resize", "Where",
-    "Attention", "GroupQueryAttention", "MultiHeadAttention",
+    *ATTENTION, "EmbedLayerNormalization",
 }  # fmt: skip
 
 
@@ -113,13 +116,14 @@ PROOFS: dict[str, compute.Check] = {
     **dict.fromkeys(("Conv", "FusedConv", "NhwcConv"), compute.conv),
     "BatchNormalization": compute.batch_norm,
     "EmbedLayerNormalization": compute.embed,
-    **dict.fromkeys(("Attention", "GroupQueryAttention", "MultiHeadAttention"), compute.attention),
+    **dict.fromkeys(ATTENTION, compute.attention),
     "MatMulNBits": compute.nbits,
     "GatherBlockQuantized": moving.block_table,
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), _ROUNDS),
-    **dict.fromkeys(("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
+    **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
                      "ReduceSumSquare", "ReduceLogSumExp"), _REDUCES),
     "ReduceMean": compute.mean,
+    "ReduceSum": compute.total,
     **dict.fromkeys(("AveragePool", "GlobalAveragePool"), compute.mean),
     **dict.fromkeys(("Resize", "Upsample"), moving.resize),
     "CumSum": compute.of_constants("counts along a mask"),
