@@ -54,7 +54,7 @@ def views_in(values: Sequence[Value | None]) -> Iterator[View]:
 
 def channel_axes(view: View) -> set[int]:
     """The axes along which the elements are different channels."""
-    axes = range(view.ids.ndim)
+    axes = range(view.ids.ndim if view.ids.size else 0)
     return {a for a in axes if (view.ids != np.take(view.ids, [0], axis=a)).any()}
 
 
@@ -63,6 +63,8 @@ def repeats(view: View, axis: int = -1) -> str | None:
 
     Where the rows were mixed (or are one number), each repetition stands for itself.
     """
+    if not view.ids.size:
+        return "reads a tensor that is empty at sequence length 1"
     rows = np.moveaxis(view.ids, axis, -1) if view.ids.ndim else view.ids.reshape(1)
     rows = np.sort(np.unique(rows.reshape(-1, rows.shape[-1]), axis=0), axis=-1)
     if isinstance(view.expr, (Mix, Shares)) or not (rows[:, 1:] == rows[:, :-1]).any():

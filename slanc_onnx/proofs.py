@@ -10,6 +10,7 @@ from slanc_onnx.alignment import Moves, carries_rows, misaligned, moves
 from slanc_onnx.attention_rules import ATTENTION
 from slanc_onnx.expression import Embedding, Expr, Mix, Normalised, Pick, Shares, is_ids, walk
 from slanc_onnx.graph import op_of
+from slanc_onnx.movement import CannotFollow
 from slanc_onnx.norm import Norm
 from slanc_onnx.proof_checks import repeats, views_in
 from slanc_onnx.provable import unproven
@@ -42,7 +43,15 @@ class Proofs:
                 self._constants.setdefault(value, reason)
 
     def step(self, step: Step, outputs: Sequence[Value]) -> None:
-        """One node that a rule has read."""
+        """One node that a rule has read; where this cannot be judged, it is an estimate."""
+        try:
+            self._judge(step, outputs)
+        except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
+            self.mark(outputs, f"{step.node.op} ({step.node.outputs[0].name}): {reason}")
+            for output in outputs:
+                self._moved[output] = frozenset({f"{step.node.op} {step.node.outputs[0].name}"})
+
+    def _judge(self, step: Step, outputs: Sequence[Value]) -> None:
         op = op_of(step.node)
         inputs = [v for v in step.inputs if v is not None]
         moved = [self._moved.get(v, _NOWHERE) for v in inputs]

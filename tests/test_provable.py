@@ -203,7 +203,8 @@ def test_past_values_of_an_attention_op_are_named() -> None:
 
 
 def test_a_pass_through_marks_what_it_passes() -> None:
-    traced, _ = read(between("a = Clip(x, lo) total = MatMul(a, w)", {"lo": np.array(-1, F), "w": W}))
+    weights = {"lo": np.array(-1, F), "w": W}
+    traced, _ = read(between("a = Clip(x, lo) total = MatMul(a, w)", weights))
     (reason,) = {r for r in traced.estimated.values() if r.startswith("Clip")}
     assert reason == "Clip (a): a limit that is not in the expression"
 
