@@ -134,7 +134,14 @@ def _bound(evaluator: _Evaluator, trace: Trace, norm: Norm) -> Bound:
         return Bound(None, None, reason="its bound is not finite")
     conditions, loose = evaluator.facts(expr)
     evaluator.simplify(expr, reach)
-    return Bound(length, centred, conditions, loose=loose, width=reach.channels)
+    return Bound(length, centred, conditions, loose=loose, width=_width(expr))
+
+
+def _width(expr: Expr) -> int:
+    """Elements of a norm's row: that of a GroupNorm runs over positions."""
+    kinds = expr.kinds if isinstance(expr, Alternatives) else (expr,)
+    positions = max(kind.positions if isinstance(kind, Pooled) else 1 for kind in kinds)
+    return expr.channels * positions
 
 
 class _Evaluator:
@@ -162,6 +169,9 @@ class _Evaluator:
             why = self.trace.estimated.get(part.serial)
             if why is not None:
                 raise _NoBound(f"read as an estimate only: {why}")
+            past = self.trace.past.get(part.serial)
+            if past is not None:
+                self.conditions[part.serial] = f"{past} holds rows that this model made"
             self.made[part.serial] = self._evaluate(part)
         return self.made[expr.serial]
 
@@ -223,7 +233,8 @@ class _Evaluator:
             case Alternatives():
                 return one_of([self._wide(kind, expr.channels) for kind in expr.kinds])
             case Pooled():
-                raise _NoBound("its rows run over positions, whose number the data gives")
+                x, factor = self.made[expr.x.serial], math.sqrt(expr.positions)
+                return Bounded(x.each * factor * (1 + 1e-9), x, factor * (1 + 1e-9))
         raise TypeError(f"no bound for {type(expr).__name__}")
 
     def _exactly(self, expr: Expr, shape: Sequence[int]) -> bool:
@@ -242,9 +253,7 @@ class _Evaluator:
         return Ellipsoids(np.repeat(reach.each, channels), (np.full((1, channels), reach.each[0]),))
 
     def _normalised(self, expr: Normalised) -> Reach:
-        if any(isinstance(e, Pooled) for e in (expr.input, *expr.input.parts)):
-            raise _NoBound(f"{expr.norm} norms rows over positions, whose number the data gives")
-        return ball(expr.channels, self.radius(expr.norm, expr.channels))
+        return ball(expr.channels, self.radius(expr.norm, _width(expr.input)))
 
     def _input(self, expr: Input) -> Reach:
         if not expr.floats:

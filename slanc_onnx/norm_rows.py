@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from slanc_onnx.expression import Alternatives, Expr, Join, Normalised, Pooled
+from slanc_onnx.graph import Scope
 from slanc_onnx.norm import Norm
 from slanc_onnx.values import View, pick, row, row_view
 
@@ -58,3 +59,16 @@ def along_channels(constant: View, norm: Norm, x: View) -> View:
     if len(ids) < x.shape[1]:  # one number per group, as in opset 18
         ids = np.repeat(ids, x.shape[1] // len(ids))
     return View(constant.expr, ids.reshape(-1, *([1] * (x.ids.ndim - 2))))
+
+
+def open_rows(scope: Scope, norm: Norm, view: View) -> bool:
+    """Whether the file leaves open how many elements the rows of a norm have."""
+    rank = len(view.shape)
+    if norm.axes.last_axis and not _repeats(view):
+        return view.shape[-1] == 1 and norm.width != 1
+    tensor = scope.graph.tensors().get(norm.input)
+    sizes = tensor.shape if tensor is not None else None
+    if not isinstance(sizes, (list, tuple)) or len(sizes) != rank:
+        return True
+    axes = range(1, rank) if norm.axes.grouped else [a % rank for a in norm.axes.axes]
+    return not all(isinstance(sizes[a], int) and sizes[a] > 0 for a in axes)

@@ -33,7 +33,8 @@ from slanc_onnx.inputs import InputSpec, make_feeds
 from slanc_onnx.load import Array, read_tensor
 from slanc_onnx.movement import CannotFollow
 from slanc_onnx.norm import Norm
-from slanc_onnx.norm_rows import along_channels, normalise
+from slanc_onnx.norm_rows import along_channels, normalise, open_rows
+from slanc_onnx.proofs import Proofs
 from slanc_onnx.trace_rules import ELEMENTWISE, RULES
 from slanc_onnx.trace_step import Step
 from slanc_onnx.values import (
@@ -66,13 +67,17 @@ class Trace:
     Attributes:
         inputs: The expression of each norm's input, by norm name.
         blocked: Why there is none, by norm name.
-        estimated: Of expressions that do not hold for every input, by serial, why not.
+        estimated: Of expressions that hold only as an estimate, by serial, why: their rows are not
+            all rows that the expression stands for (`provable`). So does what is made of them.
+        past: Graph inputs with past rows of an expression, by its serial: the expression holds if
+            the model itself made them.
         affine: What gamma and beta of each norm are, by norm name; None where it has none.
     """
 
     inputs: dict[str, Expr]
     blocked: dict[str, str]
     estimated: dict[int, str] = field(default_factory=dict)
+    past: dict[int, str] = field(default_factory=dict)
     affine: dict[str, tuple[Value | None, Value | None]] = field(default_factory=dict)
 
 
@@ -89,11 +94,15 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
     shapes = concrete_shapes(main, {name: array.shape for name, array in feeds.items()})
     tracer = _Tracer(scopes, norms, shapes)
     values: dict[str, Value] = {}
-    for name, array in feeds.items():
-        values[name] = _input_value(name, array.shape, array.dtype.kind in "fV")
+    for spec, (name, array) in zip(specs, feeds.items(), strict=True):
+        value = values[name] = _input_value(name, array.shape, array.dtype.kind in "fV")
+        axis = _channels_of(array.shape)
+        if spec.is_float and (axis is None or not isinstance(spec.dims[axis], int)):
+            tracer.proofs.mark([value], f"{name}: how many channels its rows have is not known")
     tracer.run(main, values)
     inputs = {name: _any_of(exprs) for name, exprs in tracer.seen.items()}
-    return Trace(inputs, tracer.blocked, affine=tracer.affine)
+    proofs = tracer.proofs
+    return Trace(inputs, tracer.blocked, proofs.estimated, proofs.past, tracer.affine)
 
 
 def _any_of(exprs: Sequence[Expr]) -> Expr:
@@ -110,12 +119,17 @@ def _kinds(expr: Expr) -> tuple[Expr, ...]:
 
 def _input_value(name: str, shape: tuple[int, ...], is_float: bool) -> View:
     """A graph input: a row of numbers in its last axis, or in axis 1 of an image."""
-    axis = {3: 2, 4: 1, 5: 1}.get(len(shape)) if is_float else None
+    axis = _channels_of(shape) if is_float else None
     if axis is None:
         return View(Input(1, name, is_float), np.zeros(shape, np.int32))
     channels = np.arange(shape[axis], dtype=np.int32)
     spread = channels.reshape([-1 if i == axis else 1 for i in range(len(shape))])
     return View(Input(shape[axis], name), np.broadcast_to(spread, shape))
+
+
+def _channels_of(shape: tuple[int, ...]) -> int | None:
+    """The axis of the channels of an input of floats."""
+    return {3: 2, 4: 1, 5: 1}.get(len(shape))
 
 
 class _Tracer:
@@ -131,11 +145,15 @@ class _Tracer:
         self.seen: dict[str, list[Expr]] = {}  # one for each pass through a loop's body
         self.blocked: dict[str, str] = {}
         self.affine: dict[str, tuple[Value | None, Value | None]] = {}
+        self.proofs = Proofs()
+        self.loops = 0  # how many the walk is inside of
 
     def run(self, scope: Scope, values: dict[str, Value]) -> dict[str, Value]:
         """Give every tensor of a scope its value; `values` holds the inputs' and outer ones."""
         for name, proto in scope.initializers.items():
             values[name] = _constant(proto, scope, name)
+            if name in scope.overridable:
+                self.proofs.mark([values[name]], f"{name}: a caller may give another value")
         for node in scope.sorted_nodes():
             if op_of(node) == "Constant":
                 continue
@@ -153,7 +171,7 @@ class _Tracer:
         norm = self.norms.get((scope.path, node.outputs[0].name)) if node.outputs else None
         try:
             if norm is not None:
-                return self._norm(norm, node, values)
+                return self._norm(scope, norm, node, values)
             if not op_of(node):
                 raise CannotFollow(f"has no rule in the domain {node.domain}")
             bodies = {k: v for k, v in node.attrs.items() if isinstance(v, gs.Graph)}
@@ -162,19 +180,25 @@ class _Tracer:
             rule = RULES.get(op_of(node))
             if rule is None:
                 raise CannotFollow("has no rule")
-            return rule(Step(node, inputs, self.shapes))
+            step = Step(node, inputs, self.shapes)
+            outputs = rule(step)
+            self.proofs.step(step, outputs)
+            return outputs
         except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
             log.debug("%s %s %s", node.op, node.outputs[0].name if node.outputs else "", reason)
             if norm is not None:
                 self.blocked.setdefault(norm.name, f"{node.op} ({norm.normalised}): {reason}")
             return [_opaque(node, tensor, inputs, self.shapes) for tensor in node.outputs]
 
-    def _norm(self, norm: Norm, node: gs.Node, values: Mapping[str, Value]) -> list[Value]:
+    def _norm(
+        self, scope: Scope, norm: Norm, node: gs.Node, values: Mapping[str, Value]
+    ) -> list[Value]:
         """The values of the node that makes a norm's normalised output."""
         outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
         if not norm.places:  # inside an op whose rule makes what it normalises
             step = Step(node, [values.get(t.name) if t.name else None for t in node.inputs])
-            addends = RULES[node.op](step)
+            addends: Sequence[Value] = RULES[node.op](step)
+            self.proofs.step(step, addends)
         elif norm.residual is not None:
             addends = [values[node.inputs[place.position].name] for place in norm.places]
         else:
@@ -183,6 +207,11 @@ class _Tracer:
         if norm.residual is not None and len(outputs) > norm.residual:
             outputs[norm.residual] = view
         expr, result = normalise(view, norm)
+        affine = [values[name] for name in (norm.gamma, norm.beta) if name and name in values]
+        self.proofs.norm(norm, [*addends, *affine], expr, result, open_rows(scope, norm, view))
+        if self.loops:
+            self.proofs.mark([view], f"{norm.name}: in a loop, of which a few passes were read")
+            self.proofs.estimated.setdefault(expr.serial, f"{norm.name}: in a loop")
         self.seen.setdefault(norm.name, []).append(expr)
         # Decomposed norms have their gamma in nodes of their own, except where it comes earlier.
         if norm.form != "decomposed" or (norm.gamma and norm.output == norm.normalised):
@@ -217,16 +246,24 @@ class _Tracer:
     ) -> list[Value]:
         """Walk the bodies of an If once each, and that of a Loop or Scan several times."""
         outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
+        given: list[list[Value]] = []
         for attribute, graph in bodies.items():
             body = self.scopes[(*scope.path, (scope.index[id(node)], attribute))]
             if node.op in ("Loop", "Scan"):
-                return self._iterations(node, body, inputs, values)
+                self.loops += 1
+                outputs = self._iterations(node, body, inputs, values)
+                self.loops -= 1
+                self.proofs.mark(outputs, f"{node.op} ({node.outputs[0].name}): a few passes")
+                return outputs
             inner = self.run(body, dict(values))
             taken = _taken(inputs[0])
             if taken is not None and attribute != taken:
                 continue
+            given.append([inner.get(t.name) or Unknown(node.op, t.name) for t in graph.outputs])
             for i, tensor in enumerate(graph.outputs[: len(outputs)]):
                 outputs[i] = _either(outputs[i], inner.get(tensor.name) or outputs[i])
+        if len(given) > 1:
+            self.proofs.branches(outputs, given, f"{node.op} ({node.outputs[0].name})")
         return outputs
 
     def _iterations(
