@@ -2,43 +2,181 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, get_args
 
+import ml_dtypes
 import numpy as np
+
+from slanc_onnx.errors import SlancError
 
 Accumulate = Literal["sequential", "pairwise", "fp32"]
 Variance = Literal["two-pass", "one-pass"]
+# The results that a device may round, in the order in which a norm has them.
+Step = Literal[
+    "input", "mean", "centred", "square", "sum", "mean_square", "variance", "deviation",
+    "inverse", "normalised", "affine",
+]  # fmt: skip
+STEPS: tuple[Step, ...] = get_args(Step)
 
-_HALF = np.finfo(np.float16)
+# What `Format.named` takes, in words for people.
+FORMATS: Mapping[str, str] = MappingProxyType(
+    {
+        "float16": "FP16",
+        "bfloat16": "BF16",
+        "float32": "FP32",
+        "float8_e4m3fn": "FP8 E4M3FN",
+        "float8_e4m3": "FP8 E4M3 (IEEE)",
+        "float8_e4m3fnuz": "FP8 E4M3FNUZ",
+        "float8_e5m2": "FP8 E5M2",
+        "float8_e5m2fnuz": "FP8 E5M2FNUZ",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A binary floating-point format, as far as rounding to it goes.
+
+    Attributes:
+        name: As NumPy and ml_dtypes call it.
+        largest: Largest finite number.
+        smallest_normal: Smallest normal number.
+        smallest_subnormal: Smallest positive number.
+        unit_roundoff: Half the distance from 1 to the next number; what rounding to nearest may
+            change a normal number by, relative to it.
+    """
+
+    name: str
+    largest: float
+    smallest_normal: float
+    smallest_subnormal: float
+    unit_roundoff: float
+
+    @staticmethod
+    def named(name: str) -> Format:
+        """A format with the limits that ml_dtypes gives.
+
+        Raises:
+            SlancError: `name` is none of `FORMATS`.
+        """
+        if name not in FORMATS:
+            raise SlancError(f"format {name!r} is not known. Known are: {', '.join(FORMATS)}.")
+        limits = ml_dtypes.finfo(np.dtype(name))  # type: ignore[no-untyped-call]
+        return Format(
+            name,
+            largest=float(limits.max),
+            smallest_normal=float(limits.smallest_normal),
+            smallest_subnormal=float(limits.smallest_subnormal),
+            unit_roundoff=float(limits.eps) / 2,
+        )
+
+    def nearest(self, value: float) -> float:
+        """A non-negative finite number, rounded to nearest, ties to even, but never to infinity."""
+        binade = max(math.frexp(value)[1] - 1, math.frexp(self.smallest_normal)[1] - 1)
+        spacing = math.ldexp(2 * self.unit_roundoff, binade)
+        return min(round(value / spacing) * spacing, self.largest)
+
+    def __str__(self) -> str:
+        return FORMATS.get(self.name, self.name)
+
+
+FLOAT16 = Format.named("float16")
+FLOAT32 = Format.named("float32")
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """How a device computes a norm whose every step is rounded to FP16.
+    """How a device computes a norm, and which of its results are rounded to a narrow format.
 
     Attributes:
-        accumulate: Order and width of the sums over a row: one running FP16 sum, a binary tree of
-            FP16 adds, or an FP32 sum that is rounded once.
-        flush_subnormals: Whether every result below `smallest_normal` becomes zero.
+        accumulate: Order and width of the sums over a row: one running sum, or a binary tree of
+            adds, each add rounded to `format`; or an FP32 sum that is rounded once.
+        flush_subnormals: Whether every rounded result below its format's smallest normal number
+            becomes zero.
         variance: LayerNorm's variance, from centred values in a second pass or as E[x^2] - mean^2.
-        largest: Largest finite number of the format.
-        smallest_normal: Smallest normal number of the format.
-        smallest_subnormal: Smallest positive number of the format.
+        format: What each step and each sum is rounded to.
+        input_format: What a norm's (scaled) input is rounded to before it is converted to
+            `format`; None where that is `format` itself.
+        fp32_steps: Steps whose results stay in FP32. "sum" is every add of a sum; a step that a
+            norm has more than one operation for keeps all of them: "square" the squares and the
+            square of the mean, "deviation" the root and an epsilon added to it, "affine" gamma,
+            beta and what they and SiLU give.
+        name: Of the target, for people; no part of what is computed.
     """
 
     accumulate: Accumulate = "sequential"
     flush_subnormals: bool = False
     variance: Variance = "two-pass"
-    largest: float = float(_HALF.max)
-    smallest_normal: float = float(_HALF.smallest_normal)
-    smallest_subnormal: float = float(_HALF.smallest_subnormal)
+    format: Format = FLOAT16
+    input_format: Format | None = None
+    fp32_steps: frozenset[Step] = frozenset()
+    name: str = field(default="", compare=False)
+
+    @property
+    def largest(self) -> float:
+        """Largest finite number of `format`."""
+        return self.format.largest
+
+    @property
+    def smallest_normal(self) -> float:
+        """Smallest normal number of `format`."""
+        return self.format.smallest_normal
+
+    @property
+    def smallest_subnormal(self) -> float:
+        """Smallest positive number of `format`, where subnormals are kept."""
+        return self.format.smallest_subnormal
 
     @property
     def smallest_kept(self) -> float:
-        """Smallest positive number that survives a rounding on this device."""
+        """Smallest positive number that survives a rounding to `format` on this device."""
         return self.smallest_normal if self.flush_subnormals else self.smallest_subnormal
+
+    @property
+    def unit_roundoff(self) -> float:
+        """Of `format`."""
+        return self.format.unit_roundoff
+
+    @property
+    def coarsest_roundoff(self) -> float:
+        """The unit roundoff of the coarsest format that a norm's numbers pass."""
+        return max(self.format_of(step).unit_roundoff for step in STEPS)
+
+    def format_of(self, step: Step) -> Format:
+        """The narrowest format that the results of a step have to pass."""
+        if step in self.fp32_steps:
+            return FLOAT32
+        return self.input_format or self.format if step == "input" else self.format
+
+    @property
+    def steps_in_fp32(self) -> list[Step]:
+        """`fp32_steps` in the order in which a norm has them."""
+        return [step for step in STEPS if step in self.fp32_steps]
+
+    def as_dict(self) -> dict[str, object]:
+        """The fields as plain values, for a report; but for None, also what a target file takes."""
+        return {
+            "name": self.name,
+            "accumulate": self.accumulate,
+            "flush_subnormals": self.flush_subnormals,
+            "variance": self.variance,
+            "format": self.format.name,
+            "input_format": self.input_format.name if self.input_format else None,
+            "fp32_steps": self.steps_in_fp32,
+        }
 
     def __str__(self) -> str:
         kept = "flushed" if self.flush_subnormals else "kept"
-        return f"FP16, {self.accumulate} sums, subnormals {kept}, {self.variance} variance"
+        parts = [
+            f"{self.format}, {self.accumulate} sums, subnormals {kept}, {self.variance} variance"
+        ]
+        if self.input_format:
+            parts.append(f"inputs {self.input_format}")
+        if self.fp32_steps:
+            parts.append(f"left in FP32: {' '.join(self.steps_in_fp32)}")
+        text = ", ".join(parts)
+        return f"{self.name}: {text}" if self.name else text

@@ -16,6 +16,7 @@ from slanc_onnx._version import __version__
 from slanc_onnx.errors import SlancError
 
 if TYPE_CHECKING:
+    from slanc_onnx.accelerator import Accelerator
     from slanc_onnx.job import Outcome
     from slanc_onnx.load import Array
     from slanc_onnx.perplexity import Tokens
@@ -54,7 +55,6 @@ def _fail(message: str) -> int:
 def _run(args: argparse.Namespace) -> int:
     # Imported here so that --help and --version do without.
     from slanc_onnx import report
-    from slanc_onnx.accelerator import Accelerator
     from slanc_onnx.check import Options
     from slanc_onnx.job import protect_file
 
@@ -62,10 +62,11 @@ def _run(args: argparse.Namespace) -> int:
     output = Path(args.output) if args.output else source.parent / f"{source.stem}.slanc.onnx"
     if args.report is not None:
         _check_report(Path(args.report), source, output)
-    for other in (args.inputs, args.tokens):
+    for other in (args.inputs, args.tokens, args.target_file):
         if other is not None and Path(other).resolve() == output.resolve():
-            raise SlancError(f"-o {output}: is the file of inputs. Give another -o.")
-    accelerator = Accelerator(args.accumulate, args.flush_subnormals)
+            what = "target" if other == args.target_file else "inputs"
+            raise SlancError(f"-o {output}: is the file of {what}. Give another -o.")
+    accelerator = _accelerator(args)
     options = Options(
         scale=args.scale,
         estimate=args.estimate,
@@ -75,6 +76,7 @@ def _run(args: argparse.Namespace) -> int:
         validate=not args.no_validate,
     )
     shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}
+    shown["accelerator"] = accelerator.as_dict()
     with _progress(quiet=args.quiet > 0) as progress:
         outcome = protect_file(source, output, options, shown_options=shown, progress=progress)
     if args.report is not None:
@@ -138,13 +140,22 @@ def _parser() -> argparse.ArgumentParser:
         help="where the window comes from: random token ids through the model, the weights "
         "alone, or the first of these that works here (default)",
     )
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument(
+        "--target", metavar="NAME", help="the accelerator (default fp16-sequential)"
+    )
+    device.add_argument("--target-file", metavar="FILE.toml", help="one that is not in the table")
+    add("--list-targets", action=_ListTargets, help="print the table of targets and exit")
     add(
         "--accumulate",
         choices=("sequential", "pairwise", "fp32"),
-        default="sequential",
-        help="how the emulated accelerator sums (default: one running FP16 sum)",
+        help="how it sums (default: as the target does)",
     )
-    add("--flush-subnormals", action="store_true", help="it turns subnormal results into zero")
+    add(
+        "--flush-subnormals",
+        action=argparse.BooleanOptionalAction,
+        help="whether it turns subnormal results into zero (default: as the target does)",
+    )
     add("--inputs", metavar="FILE.npz", help="validation inputs by name (default: made to fit)")
     add(
         "--tokens",
@@ -160,6 +171,47 @@ def _parser() -> argparse.ArgumentParser:
     add("-v", "--verbose", action="count", default=0, help="log; twice: more")
     add("--version", action="version", version=f"slanc-onnx {__version__}")
     return parser  # fmt: skip
+
+
+class _ListTargets(argparse.Action):
+    """Prints the table of targets and exits, as --version does."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        from slanc_onnx.targets import TARGETS
+
+        width = None if sys.stdout.isatty() else 200
+        table = Table("target", "steps and sums", "inputs", "accumulate", "subnormals", "variance",
+                      "steps left in FP32")  # fmt: skip
+        for name, profile in TARGETS.items():
+            table.add_row(
+                name,
+                str(profile.format),
+                str(profile.input_format or profile.format),
+                profile.accumulate,
+                "flushed" if profile.flush_subnormals else "kept",
+                profile.variance,
+                " ".join(profile.steps_in_fp32),
+            )
+        Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+        parser.exit(PASSED)
+
+
+def _accelerator(args: argparse.Namespace) -> Accelerator:
+    """The target that was asked for, with the fields that were given apart from it."""
+    from slanc_onnx import targets
+
+    profile = (
+        targets.target(args.target or targets.DEFAULT)
+        if args.target_file is None
+        else targets.read_target(Path(args.target_file))
+    )
+    return targets.changed(profile, args.accumulate, args.flush_subnormals)
 
 
 def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -1,8 +1,9 @@
-"""Emulate: a model whose norms are computed as an FP16 accelerator does, every step rounded.
+"""Emulate: a model whose norms are computed as an accelerator does, step by step rounded.
 
 ONNX Runtime's CPU provider computes FP16 norms in FP32 and would hide every overflow. So the norms
-are written out in FP32 with an explicit cast to FP16 and back after each operation that the
-accelerator rounds; adding two FP16 numbers in FP32 and rounding once is exactly an FP16 add.
+are written out in FP32 with an explicit rounding after each operation that the accelerator rounds.
+FP32 has more than twice the bits of FP16, BF16 and FP8, and two more: so adding, multiplying,
+dividing or taking a root in FP32 and rounding once is exactly the operation in the narrow format.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.accelerator import FLOAT32, Accelerator, Step
 from slanc_onnx.emit import END, Emitter
 from slanc_onnx.norm import Norm, as_computed
 from slanc_onnx.rewrite import graph_at, residual_name
+from slanc_onnx.rounding import round_to
 
 
 @dataclass(frozen=True)
 class Emulated:
-    """An emulating model and, per norm, the output that shows what its FP16 arithmetic did.
+    """An emulating model and, per norm, the output that shows what its arithmetic did.
 
     Attributes:
         model: Outputs of the original, then the mean squares.
@@ -43,12 +45,12 @@ def can_emulate(norm: Norm) -> bool:
 def emulate(
     model: onnx.ModelProto, norms: Sequence[Norm], accelerator: Accelerator, loops: bool = True
 ) -> Emulated:
-    """A copy of `model` whose norms round every step to FP16.
+    """A copy of `model` whose norms round every step that the accelerator rounds.
 
     Args:
         model: Scaled or not; the same emulation serves both.
         norms: The norms of this model.
-        accelerator: How sums are accumulated, subnormals treated and the variance formed.
+        accelerator: Its arithmetic.
         loops: Whether the mean squares of norms in loops are shown.
     """
     emitter = Emitter(model)
@@ -80,7 +82,7 @@ def _unplug(node: NodeProto, norm: Norm, emitter: Emitter) -> None:
 
 
 def _in_branch(emitter: Emitter, norm: Norm, accelerator: Accelerator) -> str:
-    """Write out one norm in the branch of an If; returns the tensor with its FP16 mean squares.
+    """Write out one norm in the branch of an If; returns the tensor with its rounded mean squares.
 
     ONNX Runtime's loading time grows with the square of a graph's number of casts: a subgraph per
     norm keeps it linear (31 s to 2 s on SmolLM2).
@@ -112,37 +114,40 @@ def _branch(nodes: list[NodeProto], outputs: list[str]) -> onnx.GraphProto:
 def _emulate_norm(
     emitter: Emitter, norm: Norm, full: str, accelerator: Accelerator
 ) -> tuple[str, str]:
-    """The norm's arithmetic, step by step: the output and the mean square, both FP16 in FP32."""
-    half = _Half(emitter, accelerator)
+    """The norm's arithmetic, step by step: the output and the mean square, both rounded in FP32."""
+    device = _Device(emitter, accelerator)
     width = norm.width
-    x = half.round(emitter.rows(full, norm.axes, norm.channels))
+    x = device.input(emitter.rows(full, norm.axes, norm.channels))
     length = emitter.length(x) if width is None else emitter.number(width)
     centred, mean = x, ""
     if norm.centred:
-        mean = half.round(emitter.node("Div", half.sum(x, width), length))
-        centred = half.round(emitter.node("Sub", x, mean))
+        mean = device.round("mean", emitter.node("Div", device.sum(x, width), length))
+        centred = device.round("centred", emitter.node("Sub", x, mean))
     squared = x if norm.one_pass else centred
-    total = half.sum(half.round(emitter.node("Mul", squared, squared)), width)
+    squares = device.round("square", emitter.node("Mul", squared, squared))
+    total = device.sum(squares, width)
     count = emitter.node("Sub", length, emitter.number(1)) if norm.unbiased else length
-    mean_square = half.round(emitter.node("Div", total, count))
+    mean_square = device.round("mean_square", emitter.node("Div", total, count))
     if norm.one_pass:
-        square_of_mean = half.round(emitter.node("Mul", mean, mean))
-        mean_square = half.round(emitter.node("Sub", mean_square, square_of_mean))
-    epsilon = emitter.number(held_epsilon(float(norm.epsilon or 0.0), accelerator))
+        square_of_mean = device.round("square", emitter.node("Mul", mean, mean))
+        difference = emitter.node("Sub", mean_square, square_of_mean)
+        mean_square = device.round("mean_square", difference)
     if norm.epsilon_power == 2:
-        variance = half.round(emitter.node("Add", mean_square, epsilon))
-        deviation = half.round(emitter.node("Sqrt", variance))
+        epsilon = device.epsilon("variance", norm)
+        variance = device.round("variance", emitter.node("Add", mean_square, epsilon))
+        deviation = device.round("deviation", emitter.node("Sqrt", variance))
     else:
-        root = half.round(emitter.node("Sqrt", mean_square))
-        deviation = half.round(emitter.node("Add", root, epsilon))
-    inverse = half.round(emitter.node("Reciprocal", deviation))
-    y = half.round(emitter.node("Mul", centred, inverse))
-    return _affine(half, norm, y, full), mean_square
+        epsilon = device.epsilon("deviation", norm)
+        root = device.round("deviation", emitter.node("Sqrt", mean_square))
+        deviation = device.round("deviation", emitter.node("Add", root, epsilon))
+    inverse = device.round("inverse", emitter.node("Reciprocal", deviation))
+    y = device.round("normalised", emitter.node("Mul", centred, inverse))
+    return _affine(device, norm, y, full), mean_square
 
 
-def _affine(half: _Half, norm: Norm, y: str, full: str) -> str:
+def _affine(device: _Device, norm: Norm, y: str, full: str) -> str:
     """Gamma and beta on normalised rows, in the shape of the input again."""
-    emitter, grouped = half.emitter, norm.axes.grouped
+    emitter, grouped = device.emitter, norm.axes.grouped
     per_group = bool(norm.axes.groups) and norm.channels == norm.axes.groups
     if grouped and not per_group:
         channels = emitter.channels_first(full, norm.axes, norm.channels)
@@ -151,25 +156,26 @@ def _affine(half: _Half, norm: Norm, y: str, full: str) -> str:
         y = emitter.from_rows(y, full, norm.axes)
     for op, name in (("Mul", norm.gamma), ("Add", norm.beta)):
         if name is not None:
-            constant = half.round(emitter.to_float(name))
+            constant = device.round("affine", emitter.to_float(name))
             if grouped:  # one number per channel, or per group in opset 18
                 constant = emitter.node("Reshape", constant, emitter.integers(-1, 1))
-            y = half.round(emitter.node(op, y, constant))
+            y = device.round("affine", emitter.node(op, y, constant))
     if norm.silu:
-        y = half.round(emitter.node("Mul", y, emitter.node("Sigmoid", y)))
+        y = device.round("affine", emitter.node("Mul", y, emitter.node("Sigmoid", y)))
     return emitter.from_channels_first(y, full, norm.axes) if grouped else y
 
 
 def held_epsilon(epsilon: float, accelerator: Accelerator) -> float:
-    """Epsilon in FP16, where one that would vanish stays at the smallest number that is kept.
+    """Epsilon in the device's format; one that would vanish stays at the smallest number kept.
 
     The file holds epsilon / s^2 exactly, so that FP32 stays bit-identical. A device that stores it
-    in FP16 must not let it become zero, or a row of zeros divides zero by zero. Nor does one that
-    is too large become infinite.
+    in its own format must not let it become zero, or a row of zeros divides zero by zero. Nor does
+    one that is too large become infinite.
     """
-    rounded = float(np.float16(min(epsilon, accelerator.largest)))
-    kept = rounded if rounded >= accelerator.smallest_kept else accelerator.smallest_kept
-    return kept if epsilon > 0 else 0.0
+    if epsilon <= 0:
+        return 0.0
+    rounded = accelerator.format.nearest(epsilon)
+    return rounded if rounded >= accelerator.smallest_kept else accelerator.smallest_kept
 
 
 def _residual(emitter: Emitter, norm: Norm, full: str) -> None:
@@ -179,21 +185,32 @@ def _residual(emitter: Emitter, norm: Norm, full: str) -> None:
         emitter.node("Cast", full, output=residual, to=norm.element_type)
 
 
-class _Half:
-    """FP16 arithmetic on FP32 tensors."""
+class _Device:
+    """The accelerator's arithmetic on FP32 tensors."""
 
     def __init__(self, emitter: Emitter, accelerator: Accelerator) -> None:
         self.emitter = emitter
         self.accelerator = accelerator
 
-    def round(self, x: str) -> str:
-        emitter = self.emitter
-        y = emitter.to_float(emitter.node("Cast", x, to=TensorProto.FLOAT16))
-        if self.accelerator.flush_subnormals:
-            limit = emitter.number(self.accelerator.smallest_normal)
-            small = emitter.node("Less", emitter.node("Abs", y), limit)
-            y = emitter.node("Where", small, emitter.number(0.0), y)
-        return y
+    def round(self, step: Step, x: str) -> str:
+        """The result of a step as the device has it."""
+        device = self.accelerator
+        form = FLOAT32 if step in device.fp32_steps else device.format
+        return round_to(self.emitter, x, form, device.flush_subnormals)
+
+    def input(self, x: str) -> str:
+        """A norm's input, as it is stored and then as the arithmetic reads it."""
+        device = self.accelerator
+        stored = device.input_format or device.format
+        if stored != device.format and "input" not in device.fp32_steps:
+            x = round_to(self.emitter, x, stored, device.flush_subnormals)
+        return self.round("input", x)
+
+    def epsilon(self, step: Step, norm: Norm) -> str:
+        """The norm's epsilon, in the format of the step that adds it."""
+        epsilon = float(norm.epsilon or 0.0)
+        exact = step in self.accelerator.fp32_steps
+        return self.emitter.number(epsilon if exact else held_epsilon(epsilon, self.accelerator))
 
     def sum(self, x: str, width: int | None) -> str:
         """The sum over the last axis in the accelerator's order; that axis stays with length 1.
@@ -201,7 +218,7 @@ class _Half:
         `width` is the axis' length, None where only the data tells it.
         """
         if self.accelerator.accumulate == "fp32":
-            return self.round(self.emitter.sum(x))
+            return self.round("sum", self.emitter.sum(x))
         if self.accelerator.accumulate == "pairwise":
             return self._pairwise(x) if width is None else self._unrolled_pairwise(x, width)
         return self._sequential(x)
@@ -210,7 +227,7 @@ class _Half:
         while width > 1:
             half, odd = divmod(width, 2)
             first, second = self._slice(x, 0, half), self._slice(x, half, 2 * half)
-            total = self.round(self.emitter.node("Add", first, second))
+            total = self.round("sum", self.emitter.node("Add", first, second))
             if odd:
                 last = self._slice(x, 2 * half, width)
                 total = self.emitter.node("Concat", total, last, axis=-1)
@@ -230,7 +247,7 @@ class _Half:
             first = emitter.node("Slice", before, emitter.integers(0), half, axis)
             second = emitter.node("Slice", before, half, twice, axis)
             last = emitter.node("Slice", before, twice, width, axis)
-            total = self.round(emitter.node("Add", first, second))
+            total = self.round("sum", emitter.node("Add", first, second))
             after = emitter.node("Concat", total, last, axis=-1)
             more = self._longer_than_one(after)
         infos = [
@@ -255,7 +272,7 @@ class _Half:
         return self.emitter.node("Slice", x, *ends)
 
     def _sequential(self, x: str) -> str:
-        """One running FP16 sum, as a Scan over the elements of the rows, [rows, width]."""
+        """One running sum, as a Scan over the elements of the rows, [rows, width]."""
         emitter = self.emitter
         width = emitter.sizes(x, -1, END)
         rows = emitter.node("Concat", emitter.integers(-1), width, axis=0)
@@ -264,7 +281,7 @@ class _Half:
         nodes: list[NodeProto] = []
         before, element = emitter.name(), emitter.name()
         with emitter.body(nodes):
-            after = self.round(emitter.node("Add", before, element))
+            after = self.round("sum", emitter.node("Add", before, element))
         infos = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows"])
             for name in (before, element, after)

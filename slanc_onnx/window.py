@@ -2,6 +2,11 @@
 
 no overflow:   s^2 >= upper   / largest
 no underflow:  s^2 <= typical / (d * smallest normal), the mean square staying a normal number
+
+The input's own format limits its elements in the same terms: none is larger than the root of its
+row's sum of squares, so s^2 >= upper / largest^2; and s^2 <= typical / (d * smallest normal^2)
+keeps the root mean square a normal number. For an input in the format of the sums neither binds,
+as squares leave a format before their elements do.
 """
 
 from __future__ import annotations
@@ -56,26 +61,41 @@ def place(
         accelerator: Whose limits bound the window.
         epsilon: The norm's, as it joins the mean square; 0 for none.
     """
-    low = math.log2(max(estimate.upper, width * epsilon) / accelerator.largest) / 2
-    high = math.log2(estimate.typical / (width * accelerator.smallest_normal)) / 2
+    largest, smallest = _limits(accelerator, width)
+    low = math.log2(max(estimate.upper, width * epsilon) / largest) / 2
+    high = math.log2(estimate.typical / (width * smallest)) / 2
     if width * epsilon > estimate.upper:
         high = max(high, low)
     if high - low < ELEMENT_BITS / 2:
-        seen = math.log2(max(estimate.seen, width * epsilon) / accelerator.largest) / 2
+        seen = math.log2(max(estimate.seen, width * epsilon) / largest) / 2
         low = min(low, max(seen, high - ELEMENT_BITS / 2))
     if low <= high:
         above = min(max(high - low - ELEMENT_BITS / 2, 0.0), (high - low) / 2)
         exponent = max(round(low + above), math.ceil(low))
         least = max(estimate.lowest / width, epsilon)
-        kept = math.floor((math.log2(least / accelerator.smallest_normal) - ELEMENT_BITS) / 2)
+        kept = math.floor((math.log2(least / smallest) - ELEMENT_BITS) / 2)
         exponent = min(exponent, max(kept, math.ceil(low + OVERFLOW_BITS / 2)))
     else:
         exponent = math.floor(high)
     note = ""
     if low > high:
-        lost = accelerator.largest * 4.0**exponent
+        lost = largest * 4.0**exponent
         note = (
             f"no scale serves all rows: rows with a sum of squares over {lost:.3g} overflow "
             f"(predicted largest {estimate.upper:.3g}, typical {estimate.typical:.3g})"
         )
     return Placement(2.0**exponent, note)
+
+
+def _limits(accelerator: Accelerator, width: int) -> tuple[float, float]:
+    """The largest sum of squares and the smallest mean square that a device has room for.
+
+    Each step that holds squares has its own format: a square is at most the sum, and so is the
+    mean square times the width.
+    """
+    held = accelerator.format_of("input")
+    square, total = accelerator.format_of("square"), accelerator.format_of("sum")
+    mean = accelerator.format_of("mean_square")
+    largest = min(square.largest, total.largest, width * mean.largest, held.largest**2)
+    smallest = max(square.smallest_normal, mean.smallest_normal, held.smallest_normal**2)
+    return largest, smallest

@@ -5,7 +5,7 @@ import math
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.accelerator import Accelerator, Format
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.window import place
 
@@ -157,7 +157,7 @@ def test_epsilon_relieves_rows_below_it(estimate: Estimate, width: int, power: f
 
 def test_the_limits_are_those_of_the_accelerator() -> None:
     """bfloat16-like limits put everything in the middle of a window of 2^254."""
-    wide = Accelerator(largest=2.0**127, smallest_normal=2.0**-126)
+    wide = Accelerator(format=Format("wide", 2.0**127, 2.0**-126, 2.0**-133, 2.0**-8))
     estimate = Estimate(2.0**10, 2.0**30, 2.0**10, "drawn")
     # A quarter of (30 - 127) + (10 - 6 + 126).
     assert place(estimate, 64, wide).scale == 2.0**8

@@ -1,0 +1,130 @@
+"""Targets: accelerators by name, and those that a vendor describes in a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar, get_args
+
+from slanc_onnx.accelerator import FORMATS, STEPS, Accelerator, Accumulate, Format, Step, Variance
+from slanc_onnx.errors import SlancError
+
+_T = TypeVar("_T")
+
+DEFAULT = "fp16-sequential"
+
+_BF16, _E4M3, _E5M2 = (Format.named(n) for n in ("bfloat16", "float8_e4m3fn", "float8_e5m2"))
+# All that a row's sum goes through before it is one number again.
+_REDUCTION: frozenset[Step] = frozenset(
+    ("mean", "centred", "square", "sum", "mean_square", "variance", "deviation", "inverse")
+)
+
+_PROFILES = (
+    Accelerator("sequential", name="fp16-sequential"),
+    Accelerator("sequential", True, name="fp16-sequential-flush"),
+    Accelerator("pairwise", name="fp16-pairwise"),
+    Accelerator("pairwise", True, name="fp16-pairwise-flush"),
+    Accelerator("fp32", name="fp16-fp32"),
+    Accelerator("fp32", True, name="fp16-fp32-flush"),
+    Accelerator("pairwise", variance="one-pass", name="fp16-one-pass"),
+    Accelerator("fp32", fp32_steps=frozenset(("square",)), name="fp16-exact-squares"),
+    Accelerator("fp32", fp32_steps=_REDUCTION, name="fp16-in-out"),
+    Accelerator("sequential", format=_BF16, name="bf16"),
+    Accelerator("pairwise", format=_BF16, name="bf16-pairwise"),
+    Accelerator("fp32", format=_BF16, name="bf16-fp32"),
+    Accelerator("sequential", input_format=_E4M3, name="fp8-e4m3"),
+    Accelerator("sequential", True, input_format=_E4M3, name="fp8-e4m3-flush"),
+    Accelerator("sequential", input_format=_E5M2, name="fp8-e5m2"),
+    Accelerator("sequential", True, input_format=_E5M2, name="fp8-e5m2-flush"),
+)
+# `--target`'s names. The FP8 ones are FP8 inputs with FP16 sums.
+TARGETS: Mapping[str, Accelerator] = MappingProxyType({p.name: p for p in _PROFILES})
+
+_KEYS = tuple(Accelerator().as_dict())
+
+
+def target(name: str) -> Accelerator:
+    """The profile of that name.
+
+    Raises:
+        SlancError: there is none.
+    """
+    if name not in TARGETS:
+        raise SlancError(
+            f"target {name!r} is not known. Known are: {', '.join(TARGETS)}. For another "
+            "device write a target file (docs/targets.md)."
+        )
+    return TARGETS[name]
+
+
+def read_target(path: Path) -> Accelerator:
+    """The profile in a TOML file, whose keys are the fields of `Accelerator`.
+
+    A missing key is that of the target "fp16-sequential"; a missing name is the file's.
+
+    Raises:
+        SlancError: the file cannot be read, is no TOML, or has an unknown key or value.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SlancError(f"target file {path}: {error.strerror or error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SlancError(f"target file {path}: no TOML: {error}.") from error
+    try:
+        return _profile(table, path.stem)
+    except SlancError as error:
+        raise SlancError(f"target file {path}: {error}") from error
+
+
+def changed(
+    profile: Accelerator, accumulate: Accumulate | None, flush_subnormals: bool | None
+) -> Accelerator:
+    """The profile with other fields where they are given; its name then says so."""
+    other = replace(
+        profile,
+        accumulate=profile.accumulate if accumulate is None else accumulate,
+        flush_subnormals=profile.flush_subnormals if flush_subnormals is None else flush_subnormals,
+    )
+    return other if other == profile else replace(other, name=f"{profile.name}, changed")
+
+
+def _profile(table: Mapping[str, object], name: str) -> Accelerator:
+    unknown = [key for key in table if key not in _KEYS]
+    if unknown:
+        raise SlancError(f"key {unknown[0]!r} is not known. Known are: {', '.join(_KEYS)}.")
+    default = Accelerator(name=name)
+    if not isinstance(table.get("name", name), str):
+        raise SlancError(f"name = {table['name']!r} is no string.")
+    formats = tuple(FORMATS)
+    form = _choice(table, "format", formats, default.format.name)
+    held = _choice(table, "input_format", formats, form)
+    steps = table.get("fp32_steps", [])
+    if not isinstance(steps, list):
+        raise SlancError(f"fp32_steps = {steps!r} is no list of steps.")
+    return Accelerator(
+        accumulate=_choice(table, "accumulate", get_args(Accumulate), default.accumulate),
+        flush_subnormals=_choice(
+            table, "flush_subnormals", (True, False), default.flush_subnormals
+        ),
+        variance=_choice(table, "variance", get_args(Variance), default.variance),
+        format=Format.named(form),
+        input_format=Format.named(held) if held != form else None,
+        fp32_steps=frozenset(_one_of(STEPS, step, "fp32_steps") for step in steps),
+        name=str(table.get("name", name)),
+    )
+
+
+def _choice(table: Mapping[str, object], key: str, allowed: Sequence[_T], default: _T) -> _T:
+    return _one_of(allowed, table[key], key) if key in table else default
+
+
+def _one_of(allowed: Sequence[_T], value: object, key: str) -> _T:
+    for one in allowed:
+        if type(one) is type(value) and one == value:  # 1 is no True
+            return one
+    names = ", ".join(str(one).lower() if one in (True, False) else str(one) for one in allowed)
+    raise SlancError(f"{key} = {value!r} is not allowed. Allowed are: {names}.")
