@@ -112,7 +112,8 @@ def test_only_given_fields_are_changed(profile: Accelerator, flush: bool | None)
 
 
 def test_the_guide_has_a_row_for_each_target_and_says_its_fields() -> None:
-    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.*) \|$", DOCS, re.MULTILINE))
+    table = DOCS[: DOCS.index("## What to ask")]
+    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.*) \|$", table, re.MULTILINE))
     assert list(rows) == list(TARGETS)
     for name, profile in TARGETS.items():
         steps = ", ".join(profile.steps_in_fp32) if len(profile.steps_in_fp32) < 3 else None
