@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> int:
         _check_report(Path(args.report), source, output)
     for other in (args.inputs, args.tokens, args.target_file):
         if other is not None and Path(other).resolve() == output.resolve():
-            what = "target" if other == args.target_file else "inputs"
+            what = "the target" if other == args.target_file else "inputs"
             raise SlancError(f"-o {output}: is the file of {what}. Give another -o.")
     accelerator = _accelerator(args)
     options = Options(

@@ -105,7 +105,7 @@ def gather(step: Step, outputs: Sequence[Value]) -> str | None:
 
 
 def concat(step: Step, outputs: Sequence[Value]) -> str | None:
-    views = list(views_in(step.inputs))
+    views = [v for v in views_in(step.inputs) if v.ids.size]  # others are past values
     if not views or not isinstance(outputs[0], View):
         return None
     if any(is_shares(view.expr) for view in views):

@@ -17,7 +17,7 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.certificate import Certificate
 from slanc_onnx.save import write_atomically
 from slanc_onnx.scale import ScaledNorm
-from slanc_onnx.validate import FP16_TOLERANCE, Observed, Validation
+from slanc_onnx.validate import Observed, Validation
 
 VERSION = "1"
 MOST_TERMS = 4  # of a rule, in the table
@@ -282,6 +282,7 @@ def _summary(
     notes: Sequence[str],
 ) -> Iterator[str]:
     counts = {s: sum(n.status == s for n in norms) for s in ("scaled", "unchanged", "skipped")}
+    form = str(accelerator.format)
     by = sorted({n.estimate.by for n in norms if n.estimate is not None})
     yield (
         f"{len(norms)} norms: " + ", ".join(f"{count} {status}" for status, count in counts.items())
@@ -289,11 +290,11 @@ def _summary(
     )  # fmt: skip
     yield from (f"note: {note}" for note in notes)
     yield (
-        f"limits of a sum of squares in FP16: {accelerator.largest:g} largest, mean square "
+        f"limits of a sum of squares in {form}: {accelerator.largest:g} largest, mean square "
         f"{accelerator.smallest_normal:.2g} smallest normal; emulated: {accelerator}"
     )
     if validation is not None and validation.perplexity is not None:
-        words = {"fp32": "FP32", "fp16": "FP16 norms", "fp16_slanc": "FP16 norms + SLaNC"}
+        words = {"fp32": "FP32", "fp16": f"{form} norms", "fp16_slanc": f"{form} norms + SLaNC"}
         figures = (f"{words[k]} {v:.4f}" for k, v in validation.perplexity.items())
         yield "perplexity: " + ", ".join(figures)
     conditions = {c for n in norms if n.certificate and n.certificate.certified
@@ -304,7 +305,7 @@ def _summary(
     elif validation is None:
         last = "NOT VALIDATED | --no-validate was given"
     else:
-        last = verdict(validation)
+        last = verdict(validation, form)
     yield " | ".join([last, *counted(norms)])
 
 
@@ -319,8 +320,8 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
     return [f"{text}, {conditional} of them on a condition" if conditional else text]
 
 
-def verdict(validation: Validation) -> str:
-    """The last line: PASSED or FAILED with the measured errors and the tolerances."""
+def verdict(validation: Validation, form: str = "FP16") -> str:
+    """PASSED or FAILED with the measured errors and the tolerances; `form` is what norms are in."""
     if validation.fp32_identical:
         fp32 = "FP32 outputs bit-identical"
     else:
@@ -331,10 +332,10 @@ def verdict(validation: Validation) -> str:
         if validation.rounded_epsilons:
             fp32 += f", {validation.rounded_epsilons} epsilons round in the file's FP16"
     fp16 = (
-        f"FP16 norms: rows overflowed {validation.overflowed_before} -> "
+        f"{form} norms: rows overflowed {validation.overflowed_before} -> "
         f"{validation.overflowed_after}, largest relative error "
         f"{validation.fp16_error_before:.3g} -> {validation.fp16_error_after:.3g}, RMS "
-        f"{validation.fp16_rms_error:.3g} (tolerance {FP16_TOLERANCE:g})"
+        f"{validation.fp16_rms_error:.3g} (tolerance {validation.fp16_tolerance:g})"
     )
     word = "PASSED" if validation.passed else "FAILED"
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []

@@ -46,7 +46,7 @@ def round_to(emitter: Emitter, x: str, form: Format, flush_subnormals: bool = Fa
 def _by_arithmetic(emitter: Emitter, x: str, form: Format) -> str:
     """x in units of its binade's spacing, to the nearest integer, and back: exact but for that.
 
-    A Cast to FP8 would need opset 19.
+    A Cast to FP8 would need opset 19. A negative zero loses its sign, which no step of a norm sees.
     """
     number, node = emitter.number, emitter.node
     spacing = node("Mul", _binade(emitter, x, form), number(2 * form.unit_roundoff))

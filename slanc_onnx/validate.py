@@ -22,17 +22,15 @@ from slanc_onnx.perplexity import Tokens, negative_log_likelihood, perplexity
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.rewrite import rounded, scaled_epsilon
 from slanc_onnx.runtime import CannotRun, Feeds, Session
+from slanc_onnx.tolerance import (
+    FP16_TOLERANCE,
+    FP32_TOLERANCE,
+    perplexity_tolerance,
+    rounding_tolerance,
+)
 
 _NONE = np.zeros(0)
 
-# Of the largest absolute output: scales that are no powers of two round once per element.
-FP32_TOLERANCE = 1e-4
-# Of the outputs' root mean square. FP16 has 11 bits, a chain of norms adds their errors, and a
-# single logit may be off by more.
-FP16_TOLERANCE = 0.1
-# Of coarser formats: a lost row is off by 1, so a limit near that would find nothing.
-LARGEST_TOLERANCE = 0.5
-PERPLEXITY_TOLERANCE = 0.01
 COMPARED_RUNS = 4  # outputs of so many runs are kept for comparison; a full text would not fit
 
 
@@ -206,18 +204,6 @@ def validate_pair(
     return result
 
 
-def rounding_tolerance(accelerator: Accelerator, norms: int) -> float:
-    """The relative RMS error of outputs that rounding in so many norms may make.
-
-    Each norm changes its row by up to a unit roundoff u of the coarsest format; independent errors
-    add up to the root of their number, and the layers between may double them: 2 u sqrt(norms),
-    but at least `FP16_TOLERANCE`, which is larger for FP16 and fewer than 10 000 norms, and at most
-    `LARGEST_TOLERANCE`.
-    """
-    expected = 2 * accelerator.coarsest_roundoff * math.sqrt(norms)
-    return min(max(FP16_TOLERANCE, expected), LARGEST_TOLERANCE)
-
-
 def _shows_loops(
     original: onnx.ModelProto, norms: Sequence[Norm], feed: Feeds, folder: Path | None
 ) -> bool:
@@ -258,11 +244,9 @@ def _failures(result: Validation) -> list[str]:
         failures.append(f"rows still overflow in {len(overflowed)} norms, first {overflowed[0]!r}")
     if not result.fp16_rms_error <= result.fp16_tolerance:
         failures.append("outputs with FP16 norms are off by more than the tolerance")
-    table = result.perplexity
-    if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= (
-        PERPLEXITY_TOLERANCE
-    ):
-        failures.append("the perplexity with FP16 norms is off by more than 1 %")
+    table, allowed = result.perplexity, perplexity_tolerance(result.fp16_tolerance)
+    if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= allowed:
+        failures.append(f"the perplexity with FP16 norms is off by more than {100 * allowed:.3g} %")
     return failures
 
 

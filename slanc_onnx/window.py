@@ -6,7 +6,8 @@ no underflow:  s^2 <= typical / (d * smallest normal), the mean square staying a
 The input's own format limits its elements in the same terms: none is larger than the root of its
 row's sum of squares, so s^2 >= upper / largest^2; and s^2 <= typical / (d * smallest normal^2)
 keeps the root mean square a normal number. For an input in the format of the sums neither binds,
-as squares leave a format before their elements do.
+as squares leave a format before their elements do. A LayerNorm's sums are centred: a mean far
+beyond the elements' spread is not covered.
 """
 
 from __future__ import annotations

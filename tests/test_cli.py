@@ -1,5 +1,6 @@
 """The command line's contract: files, exit status, what goes to stdout and what to stderr."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import onnx
 import pytest
 
 from slanc_onnx import __version__
+from slanc_onnx.cli import main
+from slanc_onnx.targets import TARGETS
 from tests.conftest import Run
 from tests.four_norms import four_norms
 
@@ -144,6 +147,8 @@ def test_brackets_and_colons_in_names_are_no_markup(run: Run) -> None:
         ("model.onnx", "--scale", "other"),
         ("model.onnx", "--estimate", "paper"),
         ("model.onnx", "--accumulate", "fp16"),
+        ("model.onnx", "--target", "bf16", "--target-file", "model.onnx"),
+        ("--target", "bf16"),
         ("model.onnx", "other.onnx"),
         ("model.onnx", "--no-such-option"),
         ("model.onnx", "--sequence-length", "8"),
@@ -233,3 +238,40 @@ def test_names_that_stdout_cannot_spell_are_replaced(tmp_path: Path) -> None:
     done = as_a_process("-c", script, str(tmp_path / "out.onnx"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "attention (eq. 10) + x ?" in done.stdout
+
+
+def test_the_targets_are_listed_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--list-targets"])
+    assert exit_info.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    named = [line.split()[1] for line in out.splitlines() if line.startswith("│")]
+    assert named == list(TARGETS)
+
+
+@pytest.mark.parametrize("name", ["fp16-pairwise-flush", "bf16", "fp8-e4m3", "fp8-e5m2-flush"])
+def test_a_target_is_emulated_and_reported(run: Run, name: str) -> None:
+    status, out, _ = run("model.onnx", "--target", name, "--report", "r.json")
+    assert status == 0
+    assert f"emulated: {TARGETS[name]}" in out
+    options = json.loads(Path("r.json").read_text())["options"]
+    assert options["target"] == name
+    assert options["accelerator"] == TARGETS[name].as_dict()
+
+
+def test_single_fields_of_a_target_are_overridden(run: Run) -> None:
+    given = ("--accumulate", "pairwise", "--no-flush-subnormals", "--report", "r.json")
+    assert run("model.onnx", "--target", "fp8-e4m3-flush", *given)[0] == 0
+    shown = json.loads(Path("r.json").read_text())["options"]["accelerator"]
+    assert (shown["name"], shown["accumulate"]) == ("fp8-e4m3-flush, changed", "pairwise")
+    assert (shown["flush_subnormals"], shown["input_format"]) == (False, "float8_e4m3fn")
+
+
+def test_a_target_file_is_read_and_never_written_over(run: Run) -> None:
+    Path("npu.toml").write_text("accumulate = 'pairwise'\nformat = 'bfloat16'\n")
+    status, out, _ = run("model.onnx", "--target-file", "npu.toml")
+    assert (status, "emulated: npu: BF16, pairwise sums" in out) == (0, True)
+    status, _, err = run("model.onnx", "--target-file", "npu.toml", "-o", "npu.toml")
+    assert (status, "is the file of the target" in err) == (2, True)
+    assert Path("npu.toml").read_text().startswith("accumulate")

@@ -75,7 +75,12 @@ def tokens(values: NDArray[np.generic]) -> None:
     np.save("ids.npy", values)
 
 
+def target_file(text: str) -> None:
+    Path("npu.toml").write_text(text)
+
+
 WITH_INPUTS, WITH_TOKENS = ("--inputs", "inputs.npz"), ("--tokens", "ids.npy")
+WITH_TARGET = ("--target-file", "npu.toml")
 BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
     "no file": (lambda: os.remove("model.onnx"), (), "no such file. Give the path of"),
     "a folder": (a_folder, (), "no such file"),
@@ -139,6 +144,16 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
     ),
     "tokens: bos too large": (
         lambda: tokens(IDS), (*WITH_TOKENS, "--bos", "50"), "id 50 is outside"
+    ),
+    "target: unknown": (lambda: None, ("--target", "npu"), "'npu' is not known. Known are: fp16"),
+    "target file: none": (lambda: None, WITH_TARGET, "target file npu.toml: No such file"),
+    "target file: a folder": (lambda: os.mkdir("npu.toml"), WITH_TARGET, "Is a directory"),
+    "target file: no TOML": (lambda: target_file("format: float16"), WITH_TARGET, "no TOML: "),
+    "target file: no key": (
+        lambda: target_file("formt = 'float16'"), WITH_TARGET, "key 'formt' is not known. Known are"
+    ),
+    "target file: bad value": (
+        lambda: target_file("format = 'half'"), WITH_TARGET, "format = 'half' is not allowed"
     ),
     "report in no folder": (lambda: None, ("--report", "no/r.json"), "not a file in an existing"),
     "report on the model": (

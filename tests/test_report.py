@@ -48,7 +48,7 @@ def test_it_has_exactly_its_keys(run: Run) -> None:
     assert list(report) == REPORT
     assert (report["version"], report["model"]) == ("1", "model.onnx")
     assert report["output"] == "model.slanc.onnx"
-    assert report["options"]["accumulate"] == "sequential"
+    assert report["options"]["accelerator"] == Accelerator(name="fp16-sequential").as_dict()
     for norm in report["norms"]:
         assert list(norm) == NORM
     assert list(report["norms"][0]["predicted_sum_of_squares"]) == ["typical", "upper"]

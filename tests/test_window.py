@@ -5,7 +5,7 @@ import math
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from slanc_onnx.accelerator import Accelerator, Format
+from slanc_onnx.accelerator import Accelerator, Format, Step
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.window import place
 
@@ -195,3 +195,50 @@ def test_epsilon_bounds_the_scale_of_a_tiny_input() -> None:
     assert 64 * 1e-5 / placement.scale**2 <= LARGEST
     assert placement.note == ""
     assert place(tiny, 64, HALF).scale < 1e-9
+
+
+NARROW = Accelerator(input_format=Format("narrow", 8.0, 1.0, 0.125, 0.0625))
+FP32_SUMS: frozenset[Step] = frozenset(("square", "sum"))
+
+
+@given(estimates(widest=4.0), widths)
+def test_elements_fit_the_inputs_format(estimate: Estimate, width: int) -> None:
+    """A format of numbers from 1 to 8 leaves room where rows hardly differ, or the note says so."""
+    placement = place(estimate, width, NARROW)
+    largest_element = math.sqrt(estimate.upper) / placement.scale
+    typical_element = math.sqrt(estimate.typical / width) / placement.scale
+    assert largest_element <= 8 * (1 + SLACK) or placement.note
+    assert typical_element >= 1 - SLACK or not placement.note
+
+
+def test_the_inputs_format_narrows_the_window_from_both_sides() -> None:
+    """One element per row: s² may lie between 2^20 / 8² = 2^14 and 2^20 / 1."""
+    estimate = Estimate(2.0**20, 2.0**20, 2.0**20, "drawn")
+    assert place(estimate, 1, NARROW).scale == 2.0**7  # its lowest: elements want 3 bits below 1
+    assert place(estimate, 1, HALF).scale == 2.0**10  # the middle of 2^4 and 2^34
+
+
+def test_fp8_e4m3_moves_the_upper_limit_by_two_bits_and_e5m2_by_none() -> None:
+    """The smallest mean square is 2^-12 for E4M3, whose normal numbers end at 2^-6."""
+    massive = Estimate(2.0**14, 2.0**24, 2.0**14, "drawn")  # s² from 2^8 to 2^18 or 2^16
+    e4m3, e5m2 = (Format.named(f"float8_{name}") for name in ("e4m3fn", "e5m2"))
+    assert place(massive, 1024, HALF).scale == place(massive, 1024, Accelerator(
+        input_format=e5m2)).scale == 2.0**6  # fmt: skip
+    assert place(massive, 1024, Accelerator(input_format=e4m3)).scale == 2.0**5
+
+
+def test_sums_in_fp32_are_limited_by_what_is_rounded_after_them() -> None:
+    """A mean square of FP16 lets the sum be `width` times as large."""
+    massive = Estimate(2.0**30, 2.0**40, 2.0**30, "drawn")
+    steps = Accelerator("fp32", fp32_steps=FP32_SUMS)
+    assert place(massive, 1024, steps).scale < place(massive, 1024, HALF).scale
+    least = math.log2(massive.upper / 1024 / LARGEST) / 2
+    assert math.log2(place(massive, 1024, steps).scale) >= least
+
+
+@given(estimates(), widths)
+def test_an_input_in_the_format_of_the_sums_changes_nothing(
+    estimate: Estimate, width: int
+) -> None:
+    same = Accelerator(input_format=Format.named("float16"))
+    assert place(estimate, width, same) == place(estimate, width, HALF)

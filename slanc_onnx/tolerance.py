@@ -1,0 +1,33 @@
+"""How far outputs may be off before a validation fails."""
+
+from __future__ import annotations
+
+import math
+
+from slanc_onnx.accelerator import Accelerator
+
+# Of the largest absolute output: scales that are no powers of two round once per element.
+FP32_TOLERANCE = 1e-4
+# Of the outputs' root mean square. FP16 has 11 bits, a chain of norms adds their errors, and a
+# single logit may be off by more.
+FP16_TOLERANCE = 0.1
+# Of coarser formats: a lost row is off by 1, so a limit near that would find nothing.
+LARGEST_TOLERANCE = 0.5
+PERPLEXITY_TOLERANCE = 0.01
+
+
+def rounding_tolerance(accelerator: Accelerator, norms: int) -> float:
+    """The relative RMS error of outputs that rounding in so many norms may make.
+
+    Each norm changes its row by up to a unit roundoff u of the coarsest format; independent errors
+    add up to the root of their number, and the layers between may double them: 2 u sqrt(norms).
+    It is at least `FP16_TOLERANCE`, which is larger for FP16 and up to 10 000 norms, and at most
+    `LARGEST_TOLERANCE`.
+    """
+    expected = 2 * accelerator.coarsest_roundoff * math.sqrt(norms)
+    return min(max(FP16_TOLERANCE, expected), LARGEST_TOLERANCE)
+
+
+def perplexity_tolerance(rounding: float) -> float:
+    """How far the perplexity may be off, relative to it, where outputs may be by `rounding`."""
+    return PERPLEXITY_TOLERANCE * rounding / FP16_TOLERANCE
