@@ -361,7 +361,7 @@ def _rows_of_table(expr: Embedding) -> Reach:
         count = min(TABLE_CHUNK, expr.table.shape[0] - start)
         rows = expr.table.rows(np.arange(start, start + count))
         each = np.maximum(each, np.abs(rows).max(axis=0))
-        longest = max(longest, float(lengths(rows, axis=1).max()))
+        longest = max(float(lengths(rows, axis=1).max()), longest)  # nan stays
     return Ellipsoids(each, (np.full(expr.channels, longest),))
 
 

@@ -312,9 +312,9 @@ def sum_of_ellipsoids(terms: Sequence[Array]) -> float:
         terms: Matrices [any, channels] or diagonals [channels].
     """
     sizes = [float(np.abs(t).max(initial=0.0)) if t.ndim == 1 else spectral_bound(t) for t in terms]
-    kept = [(t, size) for t, size in zip(terms, sizes, strict=True) if size > 0.0]
-    if not all(math.isfinite(size) for _, size in kept):
+    if not all(math.isfinite(size) for size in sizes):
         return math.inf
+    kept = [(t, size) for t, size in zip(terms, sizes, strict=True) if size > 0.0]
     triangle = sum(size for _, size in kept) * UPWARD
     if len(kept) < 2 or all(_is_ball(t) for t, _ in kept):
         return triangle
