@@ -17,14 +17,14 @@ import numpy as np
 from slanc_onnx.accelerator import FLOAT32, Accelerator, Format, Step
 from slanc_onnx.bound import Bound, bounds_of
 from slanc_onnx.emulate import held_epsilon
+from slanc_onnx.estimate import Estimate
 from slanc_onnx.expression import Weight
 from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress
 from slanc_onnx.trace import Trace
 from slanc_onnx.values import Const, Value
-from slanc_onnx.window import limits
+from slanc_onnx.window import ELEMENT_BITS, limits
 
-CERTIFIED_BITS = 4.0  # of a typical row above underflow, at the least, for the sake of a proof
 DIVISION = 1 + 2.0**-23  # x / s in FP32, which is exact where s is a power of two
 
 
@@ -186,26 +186,27 @@ def certify_at(
 
 
 def certified_scale(
-    proof: Proof, placed: float, typical: float, device: Accelerator
+    proof: Proof, placed: float, estimate: Estimate, device: Accelerator
 ) -> tuple[float, Certificate]:
     """The scale that was placed, or the next power of two above it that certifies the norm.
 
-    None is taken that leaves a typical row less than `CERTIFIED_BITS` above underflow: there the
-    certified window counts as empty, and the estimate decides.
+    None is taken that brings the smallest row that was seen within `ELEMENT_BITS` of underflow:
+    there the certified window counts as empty, and the estimate decides.
 
     Args:
         proof: What is known of the norm.
         placed: The scale that its estimate gives, a power of two.
-        typical: Sum of squares of an ordinary row.
+        estimate: Sums of squares of its input.
         device: Whose arithmetic it is.
     """
-    scale, certificate = placed, certify_at(proof, placed, typical, device)
+    scale, certificate = placed, certify_at(proof, placed, estimate.typical, device)
     first = certificate
+    spare = math.log2(estimate.typical / estimate.lowest) + ELEMENT_BITS
     while not certificate.certified:
         scale *= 2
-        certificate = certify_at(proof, scale, typical, device)
+        certificate = certify_at(proof, scale, estimate.typical, device)
         bits = certificate.underflow_bits
-        if bits is None or bits < CERTIFIED_BITS:
+        if bits is None or bits < spare:
             return placed, first
     return scale, certificate
 

@@ -148,13 +148,14 @@ def _certified(
     """The decision with its certificate, and with the scale that gives one where there is one."""
     if proof is None:
         return decided
-    typical = None if decided.estimate is None else decided.estimate.typical
+    estimate = decided.estimate
+    typical = None if estimate is None else estimate.typical
     if decided.status != "scaled" or decided.scale is None:  # its input is divided already, or not
         return replace(decided, certificate=certify_at(proof, 1.0, typical, accelerator))
-    if scale == "paper" or typical is None:
+    if scale == "paper" or estimate is None:
         certificate = certify_at(proof, decided.scale, typical, accelerator)
         return replace(decided, certificate=certificate)
-    value, certificate = certified_scale(proof, decided.scale, typical, accelerator)
+    value, certificate = certified_scale(proof, decided.scale, estimate, accelerator)
     if value != decided.scale:
         if _held(value, decided.norm) != value:
             certificate = certify_at(proof, decided.scale, typical, accelerator)
