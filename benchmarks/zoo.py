@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 import tempfile
 import time
@@ -50,6 +51,7 @@ class Row:
     reports: dict[str, str] = field(default_factory=dict)  # reasons of norms without a scale
     typical: list[float] = field(default_factory=list)  # log10 of predicted / middle of the truth
     upper: list[float] = field(default_factory=list)  # log10 of predicted / the truth's maximum
+    bound: list[float] = field(default_factory=list)  # log10 of the bound / the truth's maximum
     misses: list[str] = field(default_factory=list)
 
 
@@ -74,6 +76,10 @@ def main() -> int:
             print(f"not scaled: {row.name} {name}: {reason}")
         for miss in row.misses:
             print(f"miss: {row.name} {miss}")
+    proved = [n.certificate for r in rows for n in r.norms if n.certificate is not None]
+    reasons = Counter(_why(c.reason) for c in proved if not c.certified)
+    for why, count in reasons.most_common():
+        print(f"not certified: {count:3d} {why}")
     for label, figure, target in _targets(rows):
         print(f"{label:64s} {figure:>22s}   target {target}")
     return int(any(row.verdict.startswith("TRACEBACK") for row in rows))
@@ -91,6 +97,7 @@ def _run(folder: Path, estimate: Any, default_inputs: bool) -> Row:
         estimate=estimate,
         inputs=None if default_inputs or not feeds else feeds,
         accelerator=Accelerator("sequential", True),
+        input_ranges={k: _range(v) for k, v in feeds.items() if v.dtype.kind == "f" and v.size},
     )
     source = folder / "model.onnx"
     with tempfile.TemporaryDirectory() as scratch:
@@ -127,6 +134,10 @@ def _run(folder: Path, estimate: Any, default_inputs: bool) -> Row:
     return row
 
 
+def _range(values: NDArray[Any]) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
 def _same_outputs(
     source: Path, output: Path, feeds: dict[str, NDArray[Any]], names: Sequence[str]
 ) -> bool | None:
@@ -151,6 +162,10 @@ def _hold_against(truth: Truth, row: Row) -> None:
     if len(calls) != len(row.norms):
         return
     for scaled, call in zip(_in_truth_order(row.norms, calls), calls, strict=True):
+        certificate, bounded = scaled.certificate, None
+        if certificate is not None:
+            centred = scaled.norm.kind == "layer"
+            bounded = certificate.bound.centred if centred else certificate.bound.length
         estimate = scaled.estimate
         if estimate is None or scaled.status == "skipped" or call[0]["kind"] not in NORMALISED:
             continue
@@ -159,6 +174,10 @@ def _hold_against(truth: Truth, row: Row) -> None:
         high = max(c[f"{prefix}sumsq_max"] for c in call)
         if high <= 0:
             continue
+        if bounded is not None:
+            row.bound.append(math.log10(bounded**2 / high))
+            if row.bound[-1] < 0:
+                row.misses.append(f"{scaled.norm.name}: bound {bounded**2:.6g}, truth {high:.6g}")
         middle = math.sqrt(max(low, high * 1e-12) * high)
         row.typical.append(math.log10(estimate.typical / middle))
         row.upper.append(math.log10(estimate.upper / high))
@@ -195,6 +214,13 @@ def _targets(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
     yield "typical within a factor 10 of truth", _share(close, len(typical)), ">= 95 %"
     above = sum(v >= 0 for v in upper)
     yield "upper >= truth's maximum", _share(above, len(upper)), ">= 99 %"
+    bounds = [v for r in rows for v in r.bound]
+    yield "bound >= truth's maximum", _share(sum(v >= 0 for v in bounds), len(bounds)), "100 %"
+    proved = [n.certificate for r in rows for n in r.norms if n.certificate is not None]
+    certified = [c for c in proved if c.certified]
+    yield "norms certified", _share(len(certified), len(proved)), "-"
+    conditional = sum(bool(c.bound.conditions) for c in certified)
+    yield "  of them on a condition", _share(conditional, len(certified)), "-"
     runs = [r for r in rows if r.same_outputs is not None]
     same = sum(bool(r.same_outputs) for r in runs)
     checked = [r for r in rows if r.identical is not None]
@@ -211,6 +237,11 @@ def _targets(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
     verdicts = Counter(r.verdict.split(" ")[0] for r in rows)
     yield "verdicts", ", ".join(f"{n} {v}" for v, n in verdicts.items()), "no traceback"
     yield "slowest", f"{max(r.seconds for r in rows):.1f} s", "5 s"
+
+
+def _why(reason: str) -> str:
+    """A reason without its names and numbers."""
+    return re.sub(r"\([^()]*\)|'[^']*'|\S+=LO,HI|\d[\d.e+-]*", "_", reason)
 
 
 def _share(part: int, whole: int) -> str:

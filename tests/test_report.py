@@ -17,7 +17,11 @@ from tests.four_norms import four_norms
 REPORT = ["version", "model", "output", "options", "norms", "notes", "validation", "seconds"]
 NORM = [
     "name", "kind", "form", "input", "width", "scale", "rule", "sources", "epsilon",
-    "scaled_epsilon", "predicted_sum_of_squares", "estimate", "status", "reason", "observed",
+    "scaled_epsilon", "predicted_sum_of_squares", "estimate", "status", "reason",
+    "certificate", "observed",
+]  # fmt: skip
+CERTIFICATE = [
+    "certified", "bound", "overflow_bits", "underflow_bits", "upper_limit", "loose", "reason",
 ]  # fmt: skip
 OBSERVED = ["sum_of_squares", "scaled", "overflowed", "underflowed", "overflowed_before"]
 VALIDATION = [
@@ -51,6 +55,7 @@ def test_it_has_exactly_its_keys(run: Run) -> None:
     assert report["options"]["accelerator"] == Accelerator(name="fp16-sequential").as_dict()
     for norm in report["norms"]:
         assert list(norm) == NORM
+        assert list(norm["certificate"]) == CERTIFICATE
     assert list(report["norms"][0]["predicted_sum_of_squares"]) == ["typical", "upper"]
     assert list(report["norms"][0]["observed"]) == OBSERVED
     assert list(report["validation"]) == VALIDATION
