@@ -42,6 +42,9 @@ from slanc_onnx.matrix_norms import cheap_spectral_bound, lengths, spectral_boun
 from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reach import (
+    DEVICE_SLACK,
+    DEVICE_UNIT,
+    SLACK,
     Blocks,
     Bounded,
     Box,
@@ -219,8 +222,9 @@ class _Evaluator:
                 return _applied(expr, self.made[expr.x.serial])
             case Select():
                 a, b = self._wide(expr.a, expr.channels), self._wide(expr.b, expr.channels)
-                either = total([a, b])  # an element of one, and at most what both have together
-                return Ellipsoids(np.maximum(a.each, b.each), either.terms, either.slack)
+                # No direction is left where any element may come from either. But |r|^2 <= |a|^2
+                # + |b|^2 <= max(|a + b|^2, |a - b|^2), whatever the weights of the elements.
+                return Bounded(np.maximum(a.each, b.each), total([a, b]), 1.0)
             case Mix():
                 return _mixed(expr, self.made[expr.x.serial])
             case Pick():
@@ -244,13 +248,17 @@ class _Evaluator:
         return exactly
 
     def _wide(self, part: Expr, channels: int) -> Reach:
-        """A row as long as the one it is combined with; one number counts for all channels."""
+        """A row as long as the one it is combined with; one number counts for all channels.
+
+        Ids, masks and shapes of low rank stand for as many numbers as there are channels.
+        """
         reach = self.made[part.serial]
         if part.channels == channels:
             return reach
         if part.channels != 1:
             raise _NoBound(f"combines rows of {part.channels} and {channels} channels")
-        return Ellipsoids(np.repeat(reach.each, channels), (np.full((1, channels), reach.each[0]),))
+        each = np.repeat(reach.each, channels)
+        return constant(each) if constant_values(part) is not None else Box(each)
 
     def _normalised(self, expr: Normalised) -> Reach:
         return ball(expr.channels, self.radius(expr.norm, _width(expr.input)))
@@ -293,8 +301,12 @@ class _Evaluator:
         of_taps = [[lengths(group[:, :, tap], axis=1) for tap in taps] for group in weight]
         columns = np.sum(of_taps, axis=1).reshape(-1)
         each = np.minimum(by_element, columns * inner)
-        radius = min(radius, float(np.linalg.norm(each))) * (1 + 1e-6)  # FP32 on the device too
-        return Ellipsoids(np.minimum(each * (1 + 1e-6), radius), (np.full(expr.channels, radius),))
+        # Every output is a product of this length in FP32 on the device, as in `reach.py`.
+        products = weight.shape[2] * weight.shape[3]
+        device = products * DEVICE_UNIT * inner * float(np.linalg.norm(columns))
+        each = (each + device) * SLACK
+        radius = min((radius + device) * SLACK, float(np.linalg.norm(each)) * SLACK)
+        return Ellipsoids(np.minimum(each, radius), (np.full(expr.channels, radius),))
 
     def _product(self, expr: Product) -> Reach:
         for factor, other in ((expr.a, expr.b), (expr.b, expr.a)):
@@ -302,7 +314,7 @@ class _Evaluator:
             if values is not None:
                 return scaled_by(self._wide(other, expr.channels), values.reshape(-1))
         a, b = self._wide(expr.a, expr.channels), self._wide(expr.b, expr.channels)
-        return Gate(a.each * b.each * (1 + 1e-9), a, b)
+        return Gate(a.each * b.each * DEVICE_SLACK, a, b)
 
 
 def _in_order(expr: Expr, made: Mapping[int, Reach]) -> list[Expr]:
@@ -318,8 +330,8 @@ def scaled_by(reach: Reach, factors: Array) -> Reach:
     sizes = np.broadcast_to(np.abs(factors), (reach.channels,)).astype(np.float64)
     if isinstance(reach, Blocks):
         pieces = tuple((i, scaled_by(r, sizes[i])) for i, r in reach.pieces)
-        return Blocks(reach.each * sizes * (1 + 1e-9), pieces)
-    return Gate(reach.each * sizes * (1 + 1e-9), Box(sizes), reach)
+        return Blocks(reach.each * sizes * DEVICE_SLACK, pieces)
+    return Gate(reach.each * sizes * DEVICE_SLACK, Box(sizes), reach)
 
 
 def picked(reach: Reach, index: Array) -> Reach:
@@ -392,14 +404,14 @@ def _applied(expr: Apply, x: Reach) -> Reach:
         return Box(np.array([x.absolute(np.ones(x.channels))]))
     if name in _SLOPES:
         numbers = [p for p in expr.parameters if not isinstance(p, str)]
-        slope = _SLOPES[name](*numbers) * (1 + 1e-9)
+        slope = _SLOPES[name](*numbers) * DEVICE_SLACK
         return Bounded(np.minimum(slope * x.each, _LIMITS.get(name, math.inf)), x, slope)
     if name in _LIMITS:
         return Box(np.full(x.channels, _LIMITS[name]))
     grows = _GROWING.get(name)
     if grows is None:
         raise _NoBound(f"nothing limits {name}")
-    return Box(grows(x.each, *expr.parameters) * (1 + 1e-9))
+    return Box(grows(x.each, *expr.parameters) * DEVICE_SLACK)
 
 
 def _power(x: Array, exponent: float) -> Array:

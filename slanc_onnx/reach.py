@@ -26,6 +26,7 @@ from slanc_onnx.matrix_norms import (
 
 # What a product in FP32 on the device may be off by, per addend; FP64 here counts for nothing.
 DEVICE_UNIT = 2.0**-24
+DEVICE_SLACK = 1 + 2.0**-20  # of one elementwise op there, activations included: 16 units
 SLACK = 1 + 1e-9  # of a figure computed in FP64 with fewer than 10^6 operations
 MOST_ELEMENTS = 1 << 25  # of the matrices that one set keeps
 UPWARD = 1 + 2.0**-50
@@ -118,9 +119,11 @@ class Ellipsoids(Reach):
     def scaled(self, factors: Array) -> Ellipsoids:
         """Each channel times a number of its own (or all times one), of either sign."""
         factors = np.asarray(factors, dtype=np.float64)
-        each = self.each * np.abs(factors) * UPWARD
+        each = self.each * np.abs(factors) * DEVICE_SLACK
         widest = float(np.abs(factors).max(initial=0.0))
-        return Ellipsoids(each, tuple(t * factors for t in self.terms), self.slack * widest)
+        device = DEVICE_UNIT * float(np.linalg.norm(each)) * SLACK
+        terms = tuple(t * factors for t in self.terms)
+        return Ellipsoids(each, terms, self.slack * widest + device)
 
     def simplified(self) -> Ellipsoids:
         """One diagonal around it: so does a residual stream stay small from layer to layer."""
@@ -165,7 +168,10 @@ class Blocks(Reach):
     def through(self, matrix: Array, exact: bool) -> Reach:
         if not exact:
             return _through_sizes(self, matrix, exact)
-        return total([r.through(matrix[i], exact) for i, r in self.pieces])
+        parts = total([r.through(matrix[i], exact) for i, r in self.pieces])
+        # The device adds across the pieces: its error grows with the length of the whole row.
+        device = len(matrix) * DEVICE_UNIT * self.length() * frobenius_norm(matrix) * SLACK
+        return Ellipsoids(parts.each + device, parts.terms, parts.slack + device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,12 +185,13 @@ class Gate(Reach):
         weights = np.ones(self.channels) if weights is None else weights
         one = self.b.length(self.a.each * weights)
         other = self.a.length(self.b.each * weights)
-        return min(one, other, self._box(weights))
+        return min(min(one, other) * DEVICE_SLACK, self._box(weights))
 
     def absolute(self, weights: Array) -> float:
         """Cauchy and Schwarz with the weights shared out evenly between the two."""
         half = np.sqrt(weights) * UPWARD
-        return min(float(weights @ self.each) * SLACK, self.a.length(half) * self.b.length(half))
+        shared = self.a.length(half) * self.b.length(half) * DEVICE_SLACK
+        return min(float(weights @ self.each) * SLACK, shared)
 
     def pick(self, index: Array) -> Gate:
         return Gate(self.each[index], self.a.pick(index), self.b.pick(index))
@@ -279,8 +286,9 @@ def total(sets: Sequence[Reach]) -> Ellipsoids:
     """The sum of rows, one from each set."""
     parts = [_as_ellipsoids(reach) for reach in sets]
     terms = tuple(t for part in parts for t in part.terms)
-    each = np.sum([part.each for part in parts], axis=0) * SLACK
-    result = Ellipsoids(each, terms, sum(part.slack for part in parts))
+    each = np.sum([part.each for part in parts], axis=0) * DEVICE_SLACK
+    device = len(parts) * DEVICE_UNIT * float(np.linalg.norm(each)) * SLACK
+    result = Ellipsoids(each, terms, sum(part.slack for part in parts) + device)
     return result.simplified() if sum(t.size for t in terms) > MOST_ELEMENTS else result
 
 
