@@ -109,8 +109,7 @@ def ratio(block: Block, rng: Rng) -> float:
     """Bound over the longest row found."""
     bound = bound_of(block)
     found = float(np.linalg.norm(_seen(block, longest_row(block, rng))))
-    size = bound.centred if block.centred else bound.length
-    return math.inf if size is None else size / max(found, 1e-300)
+    return math.inf if bound.length is None else bound.length / max(found, 1e-300)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -162,10 +162,8 @@ def _hold_against(truth: Truth, row: Row) -> None:
     if len(calls) != len(row.norms):
         return
     for scaled, call in zip(_in_truth_order(row.norms, calls), calls, strict=True):
-        certificate, bounded = scaled.certificate, None
-        if certificate is not None:
-            centred = scaled.norm.kind == "layer"
-            bounded = certificate.bound.centred if centred else certificate.bound.length
+        certificate = scaled.certificate
+        bounded = None if certificate is None else certificate.bound.length
         estimate = scaled.estimate
         if estimate is None or scaled.status == "skipped" or call[0]["kind"] not in NORMALISED:
             continue

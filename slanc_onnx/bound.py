@@ -60,8 +60,9 @@ from slanc_onnx.reach import (
 from slanc_onnx.trace import Trace
 
 Certify = Literal["auto", "exact", "off"]
-# Gram matrices wider than this cost more than the scales do: "auto" takes the cheaper norms.
-EXACT_WIDTH = 1024
+# Of larger matrices "auto" takes the cheaper norms: a tight one costs as much as running as many
+# rows as the smaller side has, which for these is more than the scales take.
+EXACT_SIZE = 3 << 18
 TABLE_CHUNK = 8192
 
 
@@ -71,7 +72,6 @@ class Bound:
 
     Attributes:
         length: Upper bound of its L2 norm; None where there is none.
-        centred: The same after its mean is subtracted.
         conditions: What has to hold for graph inputs, for example "pixel_values in [-3, 3]".
         reason: Why there is no bound; "" where there is one.
         loose: Whether norms of large matrices were taken the cheap way.
@@ -79,7 +79,6 @@ class Bound:
     """
 
     length: float | None
-    centred: float | None
     conditions: tuple[str, ...] = ()
     reason: str = ""
     loose: bool = False
@@ -124,20 +123,19 @@ def _bound(evaluator: _Evaluator, trace: Trace, norm: Norm) -> Bound:
     if expr is None:
         what = trace.blocked.get(norm.name)
         reason = f"the trace stopped at {what}" if what else "the trace did not reach it"
-        return Bound(None, None, reason=reason)
+        return Bound(None, reason=reason)
     try:
         reach = evaluator.reach(expr)
         length = reach.length()
-        centred = min(reach.centred(), length) if norm.centred else length
     except _NoBound as reason:
-        return Bound(None, None, reason=str(reason))
+        return Bound(None, reason=str(reason))
     except np.linalg.LinAlgError:
-        return Bound(None, None, reason="its weights are not finite")
+        return Bound(None, reason="its weights are not finite")
     if not math.isfinite(length):
-        return Bound(None, None, reason="its bound is not finite")
+        return Bound(None, reason="its bound is not finite")
     conditions, loose = evaluator.facts(expr)
     evaluator.simplify(expr, reach)
-    return Bound(length, centred, conditions, loose=loose, width=_width(expr))
+    return Bound(length, conditions, loose=loose, width=_width(expr))
 
 
 def _width(expr: Expr) -> int:
@@ -242,7 +240,7 @@ class _Evaluator:
         raise TypeError(f"no bound for {type(expr).__name__}")
 
     def _exactly(self, expr: Expr, shape: Sequence[int]) -> bool:
-        exactly = self.exact or min(shape) <= EXACT_WIDTH
+        exactly = self.exact or math.prod(shape) <= EXACT_SIZE
         if not exactly:
             self.loose.add(expr.serial)
         return exactly
@@ -372,7 +370,7 @@ def _rows_of_table(expr: Embedding) -> Reach:
     for start in range(0, expr.table.shape[0], TABLE_CHUNK):
         count = min(TABLE_CHUNK, expr.table.shape[0] - start)
         rows = expr.table.rows(np.arange(start, start + count))
-        each = np.maximum(each, np.abs(rows).max(axis=0))
+        each = np.maximum(each, np.maximum(rows.max(axis=0), -rows.min(axis=0)))
         longest = max(float(lengths(rows, axis=1).max()), longest)  # nan stays
     return Ellipsoids(each, (np.full(expr.channels, longest),))
 
@@ -401,7 +399,7 @@ def _applied(expr: Apply, x: Reach) -> Reach:
     """An elementwise function of rows."""
     name = expr.function
     if name == "ReduceSum":
-        return Box(np.array([x.absolute(np.ones(x.channels))]))
+        return Box(np.array([min(float(x.each.sum()), math.sqrt(x.channels) * x.length())]) * SLACK)
     if name in _SLOPES:
         numbers = [p for p in expr.parameters if not isinstance(p, str)]
         slope = _SLOPES[name](*numbers) * DEVICE_SLACK

@@ -147,11 +147,11 @@ def certify(
         accelerator: Whose arithmetic it is.
         affine: Largest |gamma| and largest |beta|.
     """
-    if bound.length is None or bound.centred is None:
+    if bound.length is None:
         return Certificate(False, bound.reason, bound)
     arithmetic = _Arithmetic(norm, norm.width or bound.width, accelerator)
     try:
-        bits = arithmetic.overflow_bits(bound.length / scale, bound.centred / scale)
+        bits = arithmetic.overflow_bits(bound.length / scale)
     except _Fails as failure:
         return Certificate(False, str(failure), bound)
     reason = ""
@@ -265,8 +265,8 @@ class _Arithmetic:
         if not value <= self.accelerator.format_of(step).largest:
             raise _Fails(f"{what} may overflow: up to {value:.3g}")
 
-    def overflow_bits(self, length: float, centred: float) -> float:
-        """Room above the largest partial sum of squares, from L2 norms of the divided row.
+    def overflow_bits(self, length: float) -> float:
+        """Room above the largest partial sum of squares, from the L2 norm of the divided row.
 
         Raises:
             _Fails: a step before the squares may overflow.
@@ -282,9 +282,8 @@ class _Arithmetic:
             self.fits(magnitudes * (1 + self.error), "the sum of a row", "sum")
             self.mean_error = self._mean_error(magnitudes)
         if self.norm.sums_centred:
-            away = centred * DIVISION + moved + self.root * self.mean_error
             rounding = self.rounding("centred")
-            squared = min(away, self.length + self.root * self.mean_error) * rounding.grow
+            squared = (self.length + self.root * self.mean_error) * rounding.grow
             squared += self.root * rounding.eta
         rounding = self.rounding("square")
         total = (squared**2 * rounding.grow + self.width * rounding.eta) * (1 + self.error)

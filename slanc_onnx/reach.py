@@ -17,9 +17,9 @@ import numpy as np
 
 from slanc_onnx.load import Array
 from slanc_onnx.matrix_norms import (
+    about,
     cheap_spectral_bound,
     frobenius_norm,
-    largest_eigenvalue_bound,
     lengths,
     spectral_bound,
 )
@@ -50,16 +50,6 @@ class Reach:
         """An upper bound of the L2 norm of r, or of r * weights with weights >= 0, [channels]."""
         raise NotImplementedError
 
-    def absolute(self, weights: Array) -> float:
-        """An upper bound of the sum of weights * |r|: by elements, or by Cauchy and Schwarz."""
-        by_element = float(weights @ self.each) * SLACK
-        by_length = math.sqrt(float(weights.sum())) * self.length(np.sqrt(weights)) * SLACK
-        return min(by_element, by_length)
-
-    def centred(self) -> float:
-        """An upper bound of the L2 norm of r minus its mean."""
-        return self.length()
-
     def pick(self, index: Array) -> Reach:
         """Of other channels, each of which is taken once."""
         raise NotImplementedError
@@ -67,6 +57,10 @@ class Reach:
     def through(self, matrix: Array, exact: bool) -> Reach:
         """r times a matrix [channels, out]; `exact` takes the time for tight norms."""
         raise NotImplementedError
+
+    def outline(self) -> float:
+        """A bound of the L2 norm from the elements alone, which costs nothing."""
+        return self._box(None)
 
     def _box(self, weights: Array | None) -> float:
         sides = self.each if weights is None else self.each * weights
@@ -91,11 +85,6 @@ class Ellipsoids(Reach):
         within = sum_of_ellipsoids(terms) + self.slack * widest
         return min(within, self._box(weights))
 
-    def centred(self) -> float:
-        """Only matrices lose their mean; a diagonal keeps nearly all of its norm anyway."""
-        terms = tuple(t if t.ndim == 1 else t - t.mean(axis=1, keepdims=True) for t in self.terms)
-        return min(sum_of_ellipsoids(terms) * SLACK + self.slack, self._box(None))
-
     def pick(self, index: Array) -> Ellipsoids:
         return Ellipsoids(self.each[index], tuple(t[..., index] for t in self.terms), self.slack)
 
@@ -114,7 +103,7 @@ class Ellipsoids(Reach):
 
     def _device(self, rows: int, size: float) -> float:
         """How far an FP32 product on the device can be off: n u |x| |W|_F (Higham 3.5)."""
-        return rows * DEVICE_UNIT * self._box(None) * size
+        return rows * DEVICE_UNIT * self.outline() * size
 
     def scaled(self, factors: Array) -> Ellipsoids:
         """Each channel times a number of its own (or all times one), of either sign."""
@@ -152,9 +141,6 @@ class Blocks(Reach):
         parts = [r.length(None if weights is None else weights[i]) for i, r in self.pieces]
         return math.hypot(*parts) * SLACK
 
-    def absolute(self, weights: Array) -> float:
-        return sum(r.absolute(weights[i]) for i, r in self.pieces)
-
     def pick(self, index: Array) -> Reach:
         places = np.full(self.channels, -1)
         places[index] = np.arange(len(index))
@@ -170,7 +156,7 @@ class Blocks(Reach):
             return _through_sizes(self, matrix, exact)
         parts = total([r.through(matrix[i], exact) for i, r in self.pieces])
         # The device adds across the pieces: its error grows with the length of the whole row.
-        device = len(matrix) * DEVICE_UNIT * self.length() * frobenius_norm(matrix) * SLACK
+        device = len(matrix) * DEVICE_UNIT * self.outline() * frobenius_norm(matrix) * SLACK
         return Ellipsoids(parts.each + device, parts.terms, parts.slack + device)
 
 
@@ -186,12 +172,6 @@ class Gate(Reach):
         one = self.b.length(self.a.each * weights)
         other = self.a.length(self.b.each * weights)
         return min(min(one, other) * DEVICE_SLACK, self._box(weights))
-
-    def absolute(self, weights: Array) -> float:
-        """Cauchy and Schwarz with the weights shared out evenly between the two."""
-        half = np.sqrt(weights) * UPWARD
-        shared = self.a.length(half) * self.b.length(half) * DEVICE_SLACK
-        return min(float(weights @ self.each) * SLACK, shared)
 
     def pick(self, index: Array) -> Gate:
         return Gate(self.each[index], self.a.pick(index), self.b.pick(index))
@@ -210,9 +190,6 @@ class Bounded(Reach):
     def length(self, weights: Array | None = None) -> float:
         return min(self.factor * self.of.length(weights), self._box(weights))
 
-    def absolute(self, weights: Array) -> float:
-        return min(self.factor * self.of.absolute(weights), float(weights @ self.each) * SLACK)
-
     def pick(self, index: Array) -> Bounded:
         return Bounded(self.each[index], self.of.pick(index), self.factor)
 
@@ -228,12 +205,6 @@ class OneOf(Reach):
 
     def length(self, weights: Array | None = None) -> float:
         return max(kind.length(weights) for kind in self.kinds)
-
-    def absolute(self, weights: Array) -> float:
-        return max(kind.absolute(weights) for kind in self.kinds)
-
-    def centred(self) -> float:
-        return max(kind.centred() for kind in self.kinds)
 
     def pick(self, index: Array) -> OneOf:
         return OneOf(self.each[index], tuple(kind.pick(index) for kind in self.kinds))
@@ -314,33 +285,31 @@ def sum_of_ellipsoids(terms: Sequence[Array]) -> float:
     With any weights t_i > 0 and v_i = u_i / sqrt(t_i), the sum is v times the stacked sqrt(t_i)
     N_i, so its square is at most sum 1/t_i times the largest eigenvalue of sum t_i N_i^T N_i.
     t_i = 1 / |N_i| makes that at most (sum |N_i|)^2, the triangle inequality (Kurzhanski and
-    Valyi, "Ellipsoidal calculus for estimation and control", 1997, section 2.2).
+    Valyi, "Ellipsoidal calculus for estimation and control", 1997, section 2.2); as any weights
+    will do, |N_i| need not be exact.
 
     Args:
         terms: Matrices [any, channels] or diagonals [channels].
     """
-    sizes = [float(np.abs(t).max(initial=0.0)) if t.ndim == 1 else spectral_bound(t) for t in terms]
-    if not all(math.isfinite(size) for size in sizes):
+    matrices = [t for t in terms if t.ndim > 1 and t.any()]
+    diagonals = [np.abs(t) for t in terms if t.ndim == 1 and t.any()]
+    if not all(np.isfinite(t).all() for t in (*matrices, *diagonals)):
         return math.inf
-    kept = [(t, size) for t, size in zip(terms, sizes, strict=True) if size > 0.0]
-    triangle = sum(size for _, size in kept) * UPWARD
-    if len(kept) < 2 or all(_is_ball(t) for t, _ in kept):
-        return triangle
-    channels = kept[0][0].shape[-1]
-    stacked = [t / math.sqrt(size) for t, size in kept if t.ndim > 1]
-    diagonals = [t**2 / size for t, size in kept if t.ndim == 1]
-    diagonal = np.sum([np.zeros(channels), *diagonals], axis=0)
-    if not stacked:
-        square = float(np.max(diagonal))
-    elif np.ptp(diagonal) == 0.0:  # a ball: its eigenvalues add to all others alike
-        square = spectral_bound(np.concatenate(stacked)) ** 2 + float(np.max(diagonal))
-    else:
-        rows = np.concatenate(stacked)
-        gram = rows.T @ rows
-        gram[np.diag_indices(channels)] += diagonal
-        rounding = 2 * (len(rows) + 2) * 2.0**-53 * float(np.trace(gram))
-        square = largest_eigenvalue_bound(gram) + rounding
-    return min(triangle, math.sqrt(square * triangle) * SLACK)
+    balls = sum(float(d[0]) for d in diagonals if _is_ball(d))
+    others = [d for d in diagonals if not _is_ball(d)]
+    sizes = [about(t) for t in matrices] + [float(d.max()) for d in others]
+    if not matrices:
+        radii = np.zeros(1)
+        for radius in others:
+            radii = _both(radii, radius)
+        return (balls + float(radii.max())) * SLACK
+    if len(sizes) == 1:
+        return (balls + spectral_bound(matrices[0])) * SLACK
+    weighted = [t / math.sqrt(size) for t, size in zip(matrices, sizes, strict=False)]
+    rest = zip(others, sizes[len(matrices) :], strict=True)
+    diagonal: Array = sum((d**2 / size for d, size in rest), np.zeros(1))
+    square = spectral_bound(np.concatenate(weighted)) ** 2 + float(diagonal.max())
+    return (balls + math.sqrt(square * sum(sizes))) * SLACK
 
 
 def _is_ball(term: Array) -> bool:
@@ -366,26 +335,21 @@ def _slim(matrix: Array) -> Array:
 def _through_sizes(reach: Reach, matrix: Array, exact: bool) -> Ellipsoids:
     """What a linear map makes of rows of which only sizes are known.
 
-    The smallest of: all elements at once (sum |r_j| |w_j|, which for a gate has the form of Cauchy
-    and Schwarz); |r| times the spectral norm; and the same with the neurons balanced against the
-    rows of W that they meet, |r / D| |D W| with D_j^2 = each_j / |w_j|.
+    The smaller of: all elements at once, sum |r_j| |w_j|; and the length times the spectral norm,
+    with the neurons balanced against the rows of W that they meet, |r / D| |D W| with
+    D_j^2 = each_j / |w_j|. The cheap norm takes D = 1.
     """
     rows = lengths(matrix, axis=1)
-    columns = lengths(matrix, axis=0)
-    inner = reach.length()
-    found = [reach.absolute(rows)]
-    if exact:
-        found.append(inner * spectral_bound(matrix))
-        used = (rows > 0) & (reach.each > 0)
-        balance = np.where(used, np.sqrt(reach.each / np.where(used, rows, 1.0)), 0.0)
-        if used.any() and used.all():
-            balanced = reach.length(1 / balance) * UPWARD
-            found.append(balanced * spectral_bound(balance[:, None] * matrix))
-    else:
-        found.append(inner * cheap_spectral_bound(matrix))
-    size = frobenius_norm(matrix)
-    device = len(matrix) * DEVICE_UNIT * inner * size
-    radius = (min(found) + device) * SLACK
-    each = np.minimum(reach.each @ np.abs(matrix) * SLACK, inner * columns) + device
-    return Ellipsoids(np.minimum(each, radius), (np.full(matrix.shape[1], radius),))
-
+    radius = float(rows @ reach.each) * SLACK
+    used = (rows > 0) & (reach.each > 0)
+    if exact and used.any():
+        balance = np.sqrt(np.where(used, reach.each, 0.0) / np.where(used, rows, 1.0))
+        inverse = np.divide(1.0, balance, out=np.zeros_like(balance), where=used) * UPWARD
+        radius = min(radius, reach.length(inverse) * spectral_bound(balance[:, None] * matrix))
+    elif not exact:
+        radius = min(radius, reach.length() * cheap_spectral_bound(matrix))
+    # An FP32 product of n addends is off by at most n u |x| |W|_F.
+    device = len(matrix) * DEVICE_UNIT * reach.outline() * frobenius_norm(matrix)
+    radius = (radius + device) * SLACK
+    each = np.minimum(reach.each @ np.abs(matrix) * SLACK + device, radius)
+    return Ellipsoids(each, (np.full(matrix.shape[1], radius),))
