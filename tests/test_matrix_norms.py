@@ -159,10 +159,10 @@ def test_where_power_iteration_fails_the_bound_still_holds(size: int) -> None:
     for _ in range(ITERATIONS):
         start = gram @ (start / np.abs(start).max())
     assert np.linalg.norm(gram @ start) / np.linalg.norm(start) == 2.0
-    assert size - 1 <= largest_eigenvalue_bound(gram) <= (size - 1) * 1.01
+    assert size - 1 <= largest_eigenvalue_bound(gram) <= (size - 1) * 1.02
     matrix = np.zeros((2, size))
     matrix[0, 0], matrix[1, 1:] = math.sqrt(2), gram[1, 1:]
-    assert math.sqrt(size - 1) <= spectral_bound(matrix) <= math.sqrt(size - 1) * 1.01
+    assert math.sqrt(size - 1) <= spectral_bound(matrix) <= math.sqrt(size - 1) * 1.02
 
 
 def test_a_slow_power_iteration_is_not_believed() -> None:
