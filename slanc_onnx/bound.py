@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from slanc_onnx.activation_bounds import NoBound, applied
 from slanc_onnx.expression import (
     Alternatives,
     Apply,
@@ -85,16 +86,13 @@ class Bound:
     width: int = 0
 
 
-class _NoBound(Exception):
-    """Nothing bounds an expression; the message says why."""
-
-
 @np.errstate(all="ignore")  # a bound that is not finite is none
 def bounds_of(
     trace: Trace,
     norms: Sequence[Norm],
     *,
     radius: Callable[[str, int], float] = lambda name, width: math.sqrt(width),
+    affine: float = 0.0,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     exact: bool = False,
     progress: Progress = no_progress,
@@ -106,11 +104,12 @@ def bounds_of(
         norms: In topological order.
         radius: How long a norm's output before gamma can be, by its name and width: sqrt(width) in
             exact arithmetic.
+        affine: How far a device may round gamma, beta and what they give, relative to each.
         ranges: Least and largest element of float graph inputs, by name.
         exact: Whether large matrices get their tight norms too.
         progress: Called with the share of the norms that are done.
     """
-    evaluator = _Evaluator(trace, radius, ranges or {}, exact)
+    evaluator = _Evaluator(trace, radius, affine, ranges or {}, exact)
     found: dict[str, Bound] = {}
     for i, norm in enumerate(norms):
         found[norm.name] = _bound(evaluator, trace, norm)
@@ -127,7 +126,7 @@ def _bound(evaluator: _Evaluator, trace: Trace, norm: Norm) -> Bound:
     try:
         reach = evaluator.reach(expr)
         length = reach.length()
-    except _NoBound as reason:
+    except NoBound as reason:
         return Bound(None, reason=str(reason))
     except np.linalg.LinAlgError:
         return Bound(None, reason="its weights are not finite")
@@ -152,10 +151,12 @@ class _Evaluator:
         self,
         trace: Trace,
         radius: Callable[[str, int], float],
+        affine: float,
         ranges: Mapping[str, tuple[float, float]],
         exact: bool,
     ) -> None:
-        self.trace, self.radius, self.ranges, self.exact = trace, radius, ranges, exact
+        self.trace, self.radius, self.affine = trace, radius, affine
+        self.ranges, self.exact = ranges, exact
         self.made: dict[int, Reach] = {}
         self.conditions: dict[int, str] = {}
         self.loose: set[int] = set()
@@ -164,17 +165,29 @@ class _Evaluator:
         """The set of rows of an expression.
 
         Raises:
-            _NoBound: something in it is not bounded.
+            NoBound: something in it is not bounded.
         """
         for part in _in_order(expr, self.made):
             why = self.trace.estimated.get(part.serial)
             if why is not None:
-                raise _NoBound(f"read as an estimate only: {why}")
+                raise NoBound(f"read as an estimate only: {why}")
             past = self.trace.past.get(part.serial)
             if past is not None:
                 self.conditions[part.serial] = f"{past} holds rows that this model made"
-            self.made[part.serial] = self._evaluate(part)
+            reach = self._evaluate(part)
+            self.made[part.serial] = self._rounded(reach) if _is_affine(part) else reach
         return self.made[expr.serial]
+
+    def _rounded(self, reach: Reach) -> Reach:
+        """What gamma or beta make of a norm's output, each rounded and the result too."""
+        if not self.affine or not isinstance(reach, Ellipsoids):
+            return reach
+        grow = (1 + self.affine) ** 2
+        moved = (grow - 1) * sum(
+            float(np.linalg.norm(t)) * SLACK for t in reach.terms if t.ndim > 1
+        )  # of beta, which has a direction that rounding does not keep
+        terms = tuple(t * grow if t.ndim == 1 else t for t in reach.terms)
+        return Ellipsoids(reach.each * grow, terms, reach.slack * grow + moved)
 
     def simplify(self, expr: Expr, reach: Reach) -> None:
         """What stands at a norm's input is a residual stream: keep its outline only."""
@@ -202,7 +215,7 @@ class _Evaluator:
             case Input():
                 return self._input(expr)
             case Opaque():
-                raise _NoBound(f"the trace stopped at {expr.op} ({expr.tensor})")
+                raise NoBound(f"the trace stopped at {expr.op} ({expr.tensor})")
             case Shares():
                 return ball(1, 1.0)
             case Linear():
@@ -217,7 +230,7 @@ class _Evaluator:
             case Product():
                 return self._product(expr)
             case Apply():
-                return _applied(expr, self.made[expr.x.serial])
+                return applied(expr, self.made[expr.x.serial])
             case Select():
                 a, b = self._wide(expr.a, expr.channels), self._wide(expr.b, expr.channels)
                 # No direction is left where any element may come from either. But |r|^2 <= |a|^2
@@ -254,7 +267,7 @@ class _Evaluator:
         if part.channels == channels:
             return reach
         if part.channels != 1:
-            raise _NoBound(f"combines rows of {part.channels} and {channels} channels")
+            raise NoBound(f"combines rows of {part.channels} and {channels} channels")
         each = np.repeat(reach.each, channels)
         return constant(each) if constant_values(part) is not None else Box(each)
 
@@ -267,7 +280,7 @@ class _Evaluator:
                 self.conditions[expr.serial] = f"{expr.name} in [0, 1]"
             return ball(1, 1.0)
         if expr.name not in self.ranges:
-            raise _NoBound(
+            raise NoBound(
                 f"nothing limits the graph input {expr.name!r}: give --input-range "
                 f"{expr.name}=LO,HI"
             )
@@ -313,6 +326,15 @@ class _Evaluator:
                 return scaled_by(self._wide(other, expr.channels), values.reshape(-1))
         a, b = self._wide(expr.a, expr.channels), self._wide(expr.b, expr.channels)
         return Gate(a.each * b.each * DEVICE_SLACK, a, b)
+
+
+def _is_affine(expr: Expr) -> bool:
+    """Whether an expression is a norm's output times gamma, or that plus beta."""
+    if isinstance(expr, Sum):
+        return any(_is_affine(e) or isinstance(e, Normalised) for e in expr.parts) and any(
+            constant_values(e) is not None for e in expr.parts
+        )
+    return isinstance(expr, Product) and any(isinstance(e, Normalised) for e in expr.parts)
 
 
 def _in_order(expr: Expr, made: Mapping[int, Reach]) -> list[Expr]:
@@ -373,55 +395,3 @@ def _rows_of_table(expr: Embedding) -> Reach:
         each = np.maximum(each, np.maximum(rows.max(axis=0), -rows.min(axis=0)))
         longest = max(float(lengths(rows, axis=1).max()), longest)  # nan stays
     return Ellipsoids(each, (np.full(expr.channels, longest),))
-
-
-# |F(z)| <= c |z|, and what |F(z)| never exceeds. 2 / sqrt(pi) is the slope of erf at 0; SELU's is
-# gamma alpha from below.
-_SLOPES: dict[str, Callable[..., float]] = {
-    **dict.fromkeys(
-        ("Relu", "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Swish", "HardSwish", "Mish", "Tanh",
-         "Softsign", "Sin", "Abs", "Neg", "Celu"),
-        lambda *parameters: 1.0,
-    ),
-    "Erf": lambda: 2 / math.sqrt(math.pi),
-    "LeakyRelu": lambda alpha: max(1.0, abs(alpha)),
-    "Elu": lambda alpha: max(1.0, abs(alpha)),
-    "Selu": lambda alpha, gamma: abs(gamma) * max(1.0, abs(alpha)),
-}  # fmt: skip
-_LIMITS = dict.fromkeys(
-    ("Tanh", "Erf", "Sin", "Cos", "Softsign", "Sigmoid", "HardSigmoid", "Greater",
-     "GreaterOrEqual", "Less", "LessOrEqual"),
-    1.0,
-)  # fmt: skip
-
-
-def _applied(expr: Apply, x: Reach) -> Reach:
-    """An elementwise function of rows."""
-    name = expr.function
-    if name == "ReduceSum":
-        return Box(np.array([min(float(x.each.sum()), math.sqrt(x.channels) * x.length())]) * SLACK)
-    if name in _SLOPES:
-        numbers = [p for p in expr.parameters if not isinstance(p, str)]
-        slope = _SLOPES[name](*numbers) * DEVICE_SLACK
-        return Bounded(np.minimum(slope * x.each, _LIMITS.get(name, math.inf)), x, slope)
-    if name in _LIMITS:
-        return Box(np.full(x.channels, _LIMITS[name]))
-    grows = _GROWING.get(name)
-    if grows is None:
-        raise _NoBound(f"nothing limits {name}")
-    return Box(grows(x.each, *expr.parameters) * DEVICE_SLACK)
-
-
-def _power(x: Array, exponent: float) -> Array:
-    if exponent < 0:
-        raise _NoBound("nothing limits a negative power")
-    return np.asarray(x**exponent)
-
-
-# Of functions that grow with |z|, the largest |F| for |z| <= x.
-_GROWING: dict[str, Callable[..., Array]] = {
-    "Softplus": lambda x: x + math.log(2.0),
-    "Exp": np.exp,
-    "Sqrt": np.sqrt,
-    "Pow": _power,
-}
