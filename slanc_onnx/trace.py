@@ -97,12 +97,19 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
     for spec, (name, array) in zip(specs, feeds.items(), strict=True):
         value = values[name] = _input_value(name, array.shape, array.dtype.kind in "fV")
         axis = _channels_of(array.shape)
-        if spec.is_float and (axis is None or not isinstance(spec.dims[axis], int)):
+        known = axis is not None and isinstance(spec.dims[axis], int)
+        if spec.is_float and not known and not _weights_fix_width(main, name):
             tracer.proofs.mark([value], f"{name}: how many channels its rows have is not known")
     tracer.run(main, values)
     inputs = {name: _any_of(exprs) for name, exprs in tracer.seen.items()}
     proofs = tracer.proofs
     return Trace(inputs, tracer.blocked, proofs.estimated, proofs.past, tracer.affine)
+
+
+def _weights_fix_width(scope: Scope, name: str) -> bool:
+    """Whether an input is read by weights alone, which take rows of one width."""
+    readers = {op_of(node) for node in scope.sorted_nodes() for t in node.inputs if t.name == name}
+    return readers <= {"Conv", "FusedConv", "NhwcConv", "MatMul", "Gemm", "Shape"}
 
 
 def _any_of(exprs: Sequence[Expr]) -> Expr:

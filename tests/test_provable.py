@@ -248,6 +248,15 @@ def test_an_input_whose_width_the_file_leaves_open_is_no_proof() -> None:
     assert reasons(graph(last, gamma, "float[b, s, d] f")) != []
 
 
+def test_an_image_whose_channels_a_kernel_fixes_is_one() -> None:
+    nodes = "c = Conv(f, k) p = GlobalAveragePool(c) h = Flatten(p) "
+    last = "[last] y = SimplifiedLayerNormalization<axis = -1>(h, gamma)"
+    weights = {"gamma": np.ones(D, F), "k": np.ones((D, 3, 1, 1), F)}
+    assert reasons(graph(nodes + last, weights, "float[b, c, h, w] f")) == []
+    doubled = nodes.replace("Conv(f,", "Conv(ff,")
+    assert reasons(graph(f"ff = Add(f, f) {doubled}{last}", weights, "float[b, c, h, w] f")) != []
+
+
 def rows_of(nodes: str, weights: Weights, x: np.ndarray) -> np.ndarray:
     """The rows of total that ONNX Runtime computes from x, FP64."""
     model = graph(nodes, weights, "float[batch, sequence, 8] x, int64[batch, sequence] ids",
