@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -18,6 +19,8 @@ from slanc_onnx.load import Array, all_tensors, read_tensor
 from slanc_onnx.norm import Norm
 from slanc_onnx.perplexity import Tokens
 from slanc_onnx.scale import EstimateRule, ScaleRule
+
+ApplyRule = Literal["div", "fold"]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
@@ -33,6 +36,7 @@ class Options:
         accelerator: What is protected and emulated.
         inputs: Inputs by name, for probing (shapes) and validation; None to make them.
         tokens: Token ids of a causal language model, for validation with perplexity.
+        apply: "div" puts a Div before each norm, "fold" divides the weights before it instead.
         validate: Whether to validate.
     """
 
@@ -42,6 +46,7 @@ class Options:
     inputs: Mapping[str, Array] | None = None
     tokens: Tokens | None = None
     validate: bool = True
+    apply: ApplyRule = "div"
 
 
 def check_norms(norms: Sequence[Norm]) -> None:

@@ -73,6 +73,7 @@ def _run(args: argparse.Namespace) -> int:
         inputs=_read_inputs(args.inputs),
         tokens=_read_tokens(args),
         validate=not args.no_validate,
+        apply=args.apply,
     )
     shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}
     with _progress(quiet=args.quiet > 0) as progress:
@@ -92,6 +93,7 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
     from rich.console import Console
 
     from slanc_onnx import report
+    from slanc_onnx.fold_report import explain_groups
 
     if args.quiet > 1:
         return
@@ -104,12 +106,14 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
     # No markup and emoji: brackets and colons in names are just that.
     width = None if sys.stdout.isatty() else 200
     console = Console(width=width, highlight=False, markup=False, emoji=False)
+    if args.explain_groups and outcome.fold is not None:
+        print("\n".join(explain_groups(outcome.fold.groups)))
     if not args.quiet:
         report.print_table(console, outcome.norms, outcome.validation)
         print(f"written: {output}")
     report.print_summary(
         console, outcome.norms, outcome.validation, outcome.accelerator, outcome.not_validated,
-        outcome.notes,
+        outcome.notes, outcome.fold,
     )  # fmt: skip
 
 
@@ -145,6 +149,14 @@ def _parser() -> argparse.ArgumentParser:
         help="how the emulated accelerator sums (default: one running FP16 sum)",
     )
     add("--flush-subnormals", action="store_true", help="it turns subnormal results into zero")
+    add(
+        "--apply",
+        choices=("div", "fold"),
+        default="div",
+        help="where the scale goes: a Div before each norm (default), or into the weights before "
+        "it, so that nothing is added to run",
+    )
+    add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
     add("--inputs", metavar="FILE.npz", help="validation inputs by name (default: made to fit)")
     add(
         "--tokens",
@@ -167,6 +179,10 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         for name in ("sequence_length", "max_sequences", "bos"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')}: only goes with --tokens")
+    if args.apply == "fold" and args.scale == "paper":
+        parser.error("--apply fold: needs powers of two, which --scale paper does not give")
+    if args.explain_groups and args.apply != "fold":
+        parser.error("--explain-groups: only goes with --apply fold")
     if args.no_validate and args.tokens is not None:
         parser.error("--tokens: not allowed with --no-validate, which runs nothing")
     for name in ("sequence_length", "max_sequences"):

@@ -12,6 +12,7 @@ from slanc_onnx.row_axes import RowAxes
 
 SCALE_KEY = "slanc.scale"
 NORM_KEY = "slanc.norm"
+APPLIED_KEY = "slanc.applied"  # "fold" on a norm's last node: the scale is in the weights
 
 
 class Place(NamedTuple):

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.fold import Fold
+from slanc_onnx.fold_report import fold_entry, fold_line
 from slanc_onnx.save import write_atomically
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.validate import FP16_TOLERANCE, Observed, Validation
@@ -39,6 +41,7 @@ class NormEntry(TypedDict):
     estimate: str | None
     status: str
     reason: str
+    applied: str | None
     observed: dict[str, Any] | None
 
 
@@ -51,6 +54,7 @@ class Report(TypedDict):
     options: dict[str, Any]
     norms: list[NormEntry]
     notes: list[str]
+    fold: dict[str, Any] | None
     validation: dict[str, Any] | None
     seconds: dict[str, float]
 
@@ -64,6 +68,7 @@ def make_report(
     seconds: Mapping[str, float],
     not_validated: str = "",
     notes: Sequence[str] = (),
+    fold: Fold | None = None,
 ) -> Report:
     """Collect what was done; see `Report`."""
     checked: dict[str, Any] | None = None if validation is None else _validation(validation)
@@ -74,8 +79,9 @@ def make_report(
         model=model,
         output=output,
         options=dict(options),
-        norms=[_norm(norm, validation) for norm in norms],
+        norms=[_norm(norm, validation, fold) for norm in norms],
         notes=list(notes),
+        fold=None if fold is None else fold_entry(fold),
         validation=checked,
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
@@ -86,7 +92,7 @@ def write_report(report: Report, path: Path) -> None:
     write_atomically(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _norm(scaled: ScaledNorm, validation: Validation | None) -> NormEntry:
+def _norm(scaled: ScaledNorm, validation: Validation | None, fold: Fold | None) -> NormEntry:
     norm, estimate = scaled.norm, scaled.estimate
     seen = None if validation is None else validation.observed.get(norm.name)
     predicted = None
@@ -107,8 +113,18 @@ def _norm(scaled: ScaledNorm, validation: Validation | None) -> NormEntry:
         estimate=None if estimate is None else estimate.by,
         status=scaled.status,
         reason=scaled.reason,
+        applied=_applied(scaled, fold),
         observed=None if seen is None else _observed(seen),
     )
+
+
+def _applied(scaled: ScaledNorm, fold: Fold | None) -> str | None:
+    """"fold" or "div" for a norm that this run scaled; a scale of 1 needs neither."""
+    if scaled.status != "scaled" or scaled.scale is None:
+        return None
+    if fold is not None:
+        return fold.applied.get(scaled.norm.name)
+    return None if scaled.scale == 1.0 else "div"
 
 
 def _observed(seen: Observed) -> dict[str, Any]:
@@ -234,9 +250,10 @@ def print_summary(
     accelerator: Accelerator,
     not_validated: str = "",
     notes: Sequence[str] = (),
+    fold: Fold | None = None,
 ) -> None:
     """Counts, notes, limits, the perplexity table, and the verdict in the last line."""
-    for line in _summary(norms, validation, accelerator, not_validated, notes):
+    for line in _summary(norms, validation, accelerator, not_validated, notes, fold):
         console.print(line, soft_wrap=True)  # scripts read the last line: it stays one line
 
 
@@ -246,6 +263,7 @@ def _summary(
     accelerator: Accelerator,
     not_validated: str,
     notes: Sequence[str],
+    fold: Fold | None,
 ) -> Iterator[str]:
     counts = {s: sum(n.status == s for n in norms) for s in ("scaled", "unchanged", "skipped")}
     by = sorted({n.estimate.by for n in norms if n.estimate is not None})
@@ -253,6 +271,9 @@ def _summary(
         f"{len(norms)} norms: " + ", ".join(f"{count} {status}" for status, count in counts.items())
         + (f"; estimated by {' and '.join(by)}" if by else "")
     )  # fmt: skip
+    if fold is not None:
+        yield fold_line(len(norms), fold)
+        yield from (f"note: {note}" for note in fold.notes)
     yield from (f"note: {note}" for note in notes)
     yield (
         f"limits of a sum of squares in FP16: {accelerator.largest:g} largest, mean square "

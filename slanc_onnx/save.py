@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
@@ -16,13 +17,21 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.load import all_tensors, external_location
 
 
-def save_model(model: onnx.ModelProto, source: Path, output: Path) -> None:
+def save_model(
+    model: onnx.ModelProto, source: Path, output: Path, own: Collection[str] = ()
+) -> None:
     """Write a model that was loaded from `source`; its external data files stay as they are.
 
     In the input's folder the output refers to the same data files; into another folder they are
     copied. (Hard links would be free, but onnx >= 1.23 refuses to load a data file that has more
     than one, and that would break the input as well.) The .onnx itself is written to a temporary
     file first, so that an interruption leaves what was there before.
+
+    Args:
+        model: The model.
+        source: The file that it was loaded from.
+        output: The file to write.
+        own: Data files that already lie beside the output.
 
     Raises:
         SlancError: the output would replace the input or a data file, a different data file is in
@@ -32,7 +41,7 @@ def save_model(model: onnx.ModelProto, source: Path, output: Path) -> None:
         external_location(tensor)
         for tensor in all_tensors(model)
         if tensor.data_location == TensorProto.EXTERNAL
-    }
+    }.difference(own)
     check_output(source, output, locations)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -120,6 +120,7 @@ def validate_pair(
     accelerator: Accelerator,
     *,
     folder: Path | None = None,
+    rewritten_folder: Path | None = None,
     exact: bool = True,
     tokens: Tokens | None = None,
     as_loaded: onnx.ModelProto | None = None,
@@ -129,12 +130,13 @@ def validate_pair(
 
     Args:
         original: The model before.
-        rewritten: The model after; its external data lies in the same folder.
+        rewritten: The model after.
         norms: The original's norms.
         rewritten_norms: The rewritten model's norms, with the same names.
         feeds: Inputs by name, one dict per run.
         accelerator: What is emulated.
         folder: Where the external data lies.
+        rewritten_folder: Where that of the rewritten model lies; None for the same folder.
         exact: Whether all scales are powers of two, so that FP32 outputs have to be identical.
         tokens: The ids behind `feeds`, run by run, for the perplexity table.
         as_loaded: The original before its functions were inlined, where they were.
@@ -147,7 +149,8 @@ def validate_pair(
     norms, rewritten_norms = (
         norms_in_float32(as_computed(n, one_pass)) for n in (norms, rewritten_norms)
     )
-    original, rewritten = as_float32(original, folder), as_float32(rewritten, folder)
+    folders = folder, rewritten_folder or folder
+    original, rewritten = as_float32(original, folder), as_float32(rewritten, folders[1])
     loops = _shows_loops(original, norms, feeds[0], folder)
     before = instrument(original, norms, loops=loops)
     after = instrument(rewritten, rewritten_norms, loops=loops)
@@ -165,7 +168,7 @@ def validate_pair(
         def step(done: float, what: str = what, index: int = index) -> None:
             progress(f"validating: {what}", (index + done) / len(jobs))
 
-        results.append(_run(model, taps, feeds, folder, tokens, step))
+        results.append(_run(model, taps, feeds, folders[index % 2], tokens, step))
         gc.collect()  # a session holds the weights
     plain, scaled, naive, protected = results
     inexact = _rounded_epsilons(norms, rewritten_norms) if exact else 0
