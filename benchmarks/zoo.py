@@ -1,6 +1,7 @@
 """Run the whole job on a folder of exported models: one row per model, then the targets as a table.
 
-    python -m benchmarks.zoo [FOLDER] [--default-inputs] [--estimate weights] [--only NAME ...]
+    python -m benchmarks.zoo [FOLDER] [--default-inputs] [--estimate weights] [--apply fold]
+                             [--only NAME ...]
 
 FOLDER (default ../shared/zoo) holds one folder per model: `model.onnx`, `truth.json` with what the
 framework knows of the norms, `io.npz` with inputs (`in__NAME`) and the names of the outputs that
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slanc_onnx import Accelerator, Options, ScaledNorm, SlancError, protect_file
+from slanc_onnx.fold import Fold
 from slanc_onnx.load import load_model
 from slanc_onnx.runtime import CannotRun, Session
 
@@ -51,6 +53,7 @@ class Row:
     typical: list[float] = field(default_factory=list)  # log10 of predicted / middle of the truth
     upper: list[float] = field(default_factory=list)  # log10 of predicted / the truth's maximum
     misses: list[str] = field(default_factory=list)
+    fold: Fold | None = None
 
 
 def main() -> int:
@@ -58,6 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("../shared/zoo"))
     parser.add_argument("--estimate", choices=("auto", "probe", "weights"), default="auto")
+    parser.add_argument("--apply", choices=("div", "fold"), default="div")
     parser.add_argument("--default-inputs", action="store_true", help="do not use io.npz")
     parser.add_argument("--only", nargs="*", default=[])
     args = parser.parse_args()
@@ -67,7 +71,7 @@ def main() -> int:
     rows = []
     for folder in folders:
         if not args.only or folder.name in args.only:
-            rows.append(_run(folder, args.estimate, args.default_inputs))
+            rows.append(_run(folder, args.estimate, args.default_inputs, args.apply))
             print(_text(rows[-1]), flush=True)
     for row in rows:
         for name, reason in row.reports.items():
@@ -79,7 +83,7 @@ def main() -> int:
     return int(any(row.verdict.startswith("TRACEBACK") for row in rows))
 
 
-def _run(folder: Path, estimate: Any, default_inputs: bool) -> Row:
+def _run(folder: Path, estimate: Any, default_inputs: bool, apply: Any) -> Row:
     truth: Truth = json.loads((folder / "truth.json").read_text())
     row = Row(folder.name, int(truth["norm_sites_in_graph"]))
     stored: dict[str, NDArray[Any]] = {}
@@ -91,6 +95,7 @@ def _run(folder: Path, estimate: Any, default_inputs: bool) -> Row:
         estimate=estimate,
         inputs=None if default_inputs or not feeds else feeds,
         accelerator=Accelerator("sequential", True),
+        apply=apply,
     )
     source = folder / "model.onnx"
     with tempfile.TemporaryDirectory() as scratch:
@@ -99,9 +104,10 @@ def _run(folder: Path, estimate: Any, default_inputs: bool) -> Row:
         try:
             outcome = protect_file(source, output, options)
             row.seconds = time.perf_counter() - started
-            row.norms = outcome.norms
+            row.norms, row.fold = outcome.norms, outcome.fold
             if output.exists():
-                protect_file(output, second, Options(estimate=estimate, validate=False))
+                again = Options(estimate=estimate, validate=False, apply=apply)
+                protect_file(output, second, again)
                 row.idempotent = output.read_bytes() == second.read_bytes()
                 names = [k[5:] for k in stored if k.startswith("ref__")]
                 row.same_outputs = _same_outputs(source, output, feeds, names)
@@ -208,6 +214,18 @@ def _targets(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
     yield "hot models with overflowed rows before", _share(overflowing, len(hot)), "100 %"
     before, after = sum(r.before for r in rows), sum(r.after for r in rows)
     yield "rows overflowed, before -> after", f"{before} -> {after}", "0 after"
+    folds = [r.fold for r in rows if r.fold is not None]
+    if folds:
+        ways = Counter(way for f in folds for way in f.applied.values())
+        kept = sum(len(r.norms) for r in rows) - ways.total()
+        counts = f"{ways['fold']} / {ways['div']} / {kept}"
+        yield "norms folded / with a Div / left as they were", counts, "-"
+        yield "nodes inserted", str(sum(f.inserted for f in folds)), "as few as possible"
+        free = sum(f.inserted == 0 for f in folds)
+        yield "models without an inserted node", _share(free, len(folds)), "-"
+        lossy = [f for f in folds if f.lost]
+        lost = sum(sum(f.lost.values()) for f in lossy)
+        yield "elements of FP16 weights that lose bits", f"{lost} in {len(lossy)} models", "few"
     verdicts = Counter(r.verdict.split(" ")[0] for r in rows)
     yield "verdicts", ", ".join(f"{n} {v}" for v, n in verdicts.items()), "no traceback"
     yield "slowest", f"{max(r.seconds for r in rows):.1f} s", "5 s"
@@ -222,6 +240,10 @@ def _text(row: Row) -> str:
     status = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     bits = {None: "cannot run", True: "same bits", False: "BITS DIFFER"}[row.same_outputs]
     again = "" if row.idempotent else "SECOND RUN DIFFERS"
+    if row.fold is not None:
+        ways = Counter(row.fold.applied.values())
+        kept = len(row.norms) - ways.total()
+        status = f"{ways['fold']} / {ways['div']} / {kept}, {row.fold.inserted} nodes"
     return (
         f"{row.name:44s} {len(row.norms):3d}/{row.expected:<3d} {status:28s} "
         f"{row.verdict[:60]:14s} {bits:11s} overflowed {row.before:5d} -> {row.after:<3d} "

@@ -13,6 +13,8 @@ from slanc_onnx.graph import DOMAINS, GraphPath, Scope
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
+SHAPES = ("Shape", "Size")  # ops that read no value
+
 
 class Tensor(NamedTuple):
     """A tensor: the graph that defines it, and its name."""
@@ -141,7 +143,7 @@ def read_flow(scopes: Sequence[Scope]) -> Flow:
                     pinned.add(tensor)
         inner = any(a.type == AttributeProto.GRAPH for a in node.attribute)
         fixed = read and not inner and all(t in constants for t in read)
-        if fixed or known_op(node) in ("Shape", "Size"):
+        if fixed or known_op(node) in SHAPES:
             constants.update(Tensor(path, name) for name in node.output if name)
     for scope in scopes:
         pinned.update(flow.tensor(scope.path, output.name) for output in scope.proto.output)

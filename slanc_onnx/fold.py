@@ -87,7 +87,6 @@ def fold(
     chosen = choose_exponents(flow, norms, windows, weights)
     known = {name for name, asked in windows.items() if asked is not ANY}
     edits = plan_fold(model, chosen, weights, known)
-    applied = {site.norm.name: _applied(chosen, i) for i, site in enumerate(chosen.parts.sites)}
     solved = chosen.solved
     lost = {
         root.name: count
@@ -98,7 +97,7 @@ def fold(
         edits,
         solved.divided,
         folded_groups(chosen, weights),
-        applied,
+        chosen.applied,
         len(edits.nodes),
         solved.bytes,
         len({(flow.read(use), exponent) for use, exponent in solved.copied.items()}),
@@ -177,21 +176,20 @@ def _split(scale: float) -> tuple[float, int]:
     return 2 * mantissa, exponent - 1
 
 
-def _applied(chosen: Chosen, index: int) -> str:
-    site = chosen.parts.sites[index]
-    exponent = chosen.norms[site.norm.name]
-    inside = site.group is not None and chosen.groups[site.group] == exponent
-    return "fold" if inside else "div"
-
-
 def _with_scale(found: ScaledNorm, chosen: Chosen) -> ScaledNorm:
     exponent = chosen.norms.get(found.norm.name)
     if exponent is None or (found.scale is None and exponent == 0):
         return found
+    scale = 2.0**exponent
     if found.scale is None:
-        return replace(found, scale=2.0**exponent, status="scaled",
-                       reason=f"folded with its group; {found.reason}")  # fmt: skip
-    return replace(found, scale=2.0**exponent)
+        reason = f"folded with its group; {found.reason}"
+        return replace(found, scale=scale, status="scaled", reason=reason)
+    if scale == found.scale and chosen.applied[found.norm.name] == "fold":
+        return found
+    kept = [text for text in found.reason.split("; ") if text and "nothing to insert" not in text]
+    if scale != found.scale:
+        kept.append(f"{found.scale:g} by itself")
+    return replace(found, scale=scale, reason="; ".join(kept))
 
 
 def _notes(chosen: Chosen) -> list[str]:

@@ -10,7 +10,7 @@ from slanc_onnx.flow import Flow, Tensor
 from slanc_onnx.fold_solve import Solved, solve
 from slanc_onnx.fold_weights import Weights
 from slanc_onnx.group_scale import ANY, Window, choose
-from slanc_onnx.groups import Partition, outputs, partition
+from slanc_onnx.groups import Partition, Site, outputs, partition
 from slanc_onnx.norm import Norm
 
 PUSHES = 6  # groups without norms through which an exponent is handed on to a weight
@@ -34,6 +34,18 @@ class Chosen:
     groups: tuple[int, ...]
     norms: dict[str, int]
     solved: Solved
+
+    @property
+    def applied(self) -> dict[str, str]:
+        """By norm name, "fold" where the norm has its group's scale, or "div"."""
+        return {
+            s.norm.name: "fold" if self._is_folded(s) else "div" for s in self.parts.sites
+        }
+
+    def _is_folded(self, site: Site) -> bool:
+        if not site.uses:  # a constant is all that it reads
+            return not any(use in self.solved.cut for use in site.addends)
+        return site.group is not None and self.groups[site.group] == self.norms[site.norm.name]
 
     @property
     def cost(self) -> tuple[int, int]:

@@ -37,7 +37,6 @@ class _FoldPlanner(Planner):
         self._chosen, self._weights = chosen, weights
         self._flow = chosen.parts.flow
         self._readers = {u: site.norm for site in chosen.parts.sites for u in site.uses}
-        self._noted: set[str] = set()
 
     def plan(self, known: Collection[str]) -> None:
         solved = self._chosen.solved
@@ -49,11 +48,8 @@ class _FoldPlanner(Planner):
             norm, exponent = site.norm, self._chosen.norms[site.norm.name]
             if exponent:
                 self.epsilon(norm, 2.0**exponent)
-            if norm.name not in self._noted and (exponent or norm.name in known):
-                note = _note(norm, exponent)
-                if exponent:
-                    note[APPLIED_KEY] = "fold"
-                self.edits.stamps[NodeAt(norm.path, norm.nodes[-1])] = note
+            if exponent or norm.name in known:
+                self.edits.stamps[NodeAt(norm.path, norm.nodes[-1])] = self._note(norm)
 
     def _cut(self, cut: Cut, uses: list[Use]) -> None:
         """One node that divides or multiplies a tensor for some of its reads."""
@@ -102,10 +98,7 @@ class _FoldPlanner(Planner):
         result = output or self.unused(f"{tensor.name}/slanc")
         constant = self.scalar("scale", value, self._flow.element_type(tensor))
         owner = norms[0].name if norms else tensor.name
-        metadata = {APPLIED_KEY: "mul"}
-        if norms:
-            metadata = _note(norms[0], self._chosen.norms[norms[0].name])
-            self._noted.update(norm.name for norm in norms)
+        metadata = self._note(norms[0]) if norms else {APPLIED_KEY: "fold"}
         name = self.unused(f"{owner}/slanc_{op}")
         self.edits.nodes.append(NewNode(before, op, (source, constant), result, name, metadata))
         return result
@@ -128,6 +121,8 @@ class _FoldPlanner(Planner):
                 names[key] = self._scaled(tensor, tensor.name, before, exponent, [])
             self.edits.inputs[NodeAt(use.path, use.node), use.position] = names[key]
 
-
-def _note(norm: Norm, exponent: int) -> dict[str, str]:
-    return {SCALE_KEY: repr(2.0**exponent), NORM_KEY: norm.name}
+    def _note(self, norm: Norm) -> dict[str, str]:
+        """What the next run reads on the norm's last node."""
+        scale = 2.0 ** self._chosen.norms[norm.name]
+        applied = self._chosen.applied[norm.name]
+        return {SCALE_KEY: repr(scale), NORM_KEY: norm.name, APPLIED_KEY: applied}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from slanc_onnx.flow import Tensor, Use
+from slanc_onnx.flow import SHAPES, Tensor, Use, known_op
 from slanc_onnx.fold_weights import Weights
 from slanc_onnx.graph import GraphPath
 from slanc_onnx.groups import Partition, outputs
@@ -180,8 +180,10 @@ class _State:
             root = None if tensor is None else self.weights.root(tensor)
             if way == "divide" and root is not None:
                 divided[root] = exponent
-            elif way in ("copy", "cut"):
-                (copied if way == "copy" else cut)[use] = exponent
+            elif way == "copy":
+                copied[use] = exponent
+            elif way != "keep":  # what fails still is what a norm itself reads
+                cut[use] = exponent
         copies = {(flow.read(use), exponent) for use, exponent in copied.items()}
         size = sum(self.weights.bytes(root) for root in divided)
         size += sum(self.weights.bytes(tensor) for tensor, _ in copies if tensor is not None)
@@ -217,6 +219,8 @@ def mismatches(
         made = produced.get(tensor, 0)
         for use in flow.uses.get(tensor, ()):
             wanted = needed.get(use, 0)
+            if known_op(flow.node(use.path, use.node)) in SHAPES:
+                continue
             if wanted != (made if use.path == tensor.path else 0):
                 found.setdefault(Cut(tensor, use.path, wanted), []).append(use)
         if made and tensor in flow.pinned:

@@ -101,7 +101,7 @@ class Weights:
     def size(self, tensor: Tensor) -> int | None:
         """Elements of a constant tensor, None where the file does not tell."""
         if tensor in self.flow.data:
-            return math.prod(self.flow.data[tensor].dims)
+            return int(math.prod(self.flow.data[tensor].dims))
         root = self.root(tensor)
         if root is not None and tensor in self.flow.makers:
             path, index, _ = self.flow.makers[tensor]

@@ -108,6 +108,8 @@ def partition(
         reads.update(zip(site.uses, vertices, strict=True))
         for vertex in vertices:
             root(vertex)
+        if site.norm.residual is not None:  # a Skip op adds before it normalises
+            join(vertices)
         if site.residual is not None:
             made[site.residual] = (site.residual, site.residual.path, False)
             join([*vertices, made[site.residual]])

@@ -22,7 +22,8 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
             stamps.insert(0, scope.proto.node[scope.index[id(makers[0])]])
     for node in stamps:
         found = [float(p.value) for p in node.metadata_props if p.key == SCALE_KEY]
-        # A Div with the note of scale 1, or of a folded scale, is the last node of another norm.
+        # A Div with the note of scale 1, or of how a scale is applied, ends another norm, or its
+        # own norm has the note as well.
         note = found == [1.0] or any(p.key == APPLIED_KEY for p in node.metadata_props)
         if found and (not note or node is stamps[-1]):
             return replace(norm, scaled_by=found[0])

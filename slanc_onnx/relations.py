@@ -62,6 +62,8 @@ PRODUCTS: dict[str, Product] = {
     "MatMulNBits": Product((0, 2), addends=(5,)),
     "GatherBlockQuantized": Product((2,)),
     "DequantizeLinear": Product((1,)),
+    "MoE": Product((4,), addends=(5,)),  # the experts' second layers
+    "QMoE": Product((6,), addends=(7,)),
 }
 # Op -> the input, and the weight that makes up for its exponent: as a factor, or as a divisor.
 ABSORBERS: dict[str, tuple[int, Product]] = {
