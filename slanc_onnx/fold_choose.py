@@ -104,6 +104,7 @@ def _chosen(parts: Partition, windows: Mapping[str, Window], weights: Weights) -
             middle = statistics.median_low(wanted) or 1
             overhead = nodes(group, middle) - nodes(group, 0)
             groups[group] = choose(asked, overhead).exponent
+            groups[group] = _gentlest(group, groups, asked, parts, weights, following)
         if groups == before:
             break
     groups = _pushed(parts, weights, groups, following, free)
@@ -114,6 +115,31 @@ def _chosen(parts: Partition, windows: Mapping[str, Window], weights: Weights) -
         served = here is not None and (here in windows[name])
         exponents[name] = here if served and here is not None else windows[name].best
     return Chosen(parts, tuple(groups), exponents, solve(parts, weights, groups, exponents))
+
+
+def _gentlest(
+    group: int,
+    groups: Sequence[int],
+    asked: Sequence[Window],
+    parts: Partition,
+    weights: Weights,
+    following: _Following,
+) -> int:
+    """The exponent of a group, or one nearer to 0 with which fewer weights lose bits."""
+
+    def lost(exponent: int) -> tuple[int, int, int]:
+        trial = [*groups[:group], exponent, *groups[group + 1 :]]
+        solved = solve(parts, weights, trial, following(trial))
+        count = sum(weights.loss(root, e).count for root, e in solved.divided.items())
+        return solved.nodes, count, abs(chosen - exponent)
+
+    chosen = groups[group]
+    if chosen == 0 or lost(chosen)[1] == 0:
+        return chosen
+    served = [w for w in asked if chosen in w]
+    step = -1 if chosen > 0 else 1
+    same = [e for e in range(chosen, 0, step) if all(e in w for w in served)]
+    return min(same, key=lost)
 
 
 def _pushed(
