@@ -114,18 +114,18 @@ def read_flow(scopes: Sequence[Scope]) -> Flow:
         data.update({Tensor(path, n): value for n, value in scope.initializers.items()})
         for info in scope.proto.input:
             types[Tensor(path, info.name)] = info.type.tensor_type.elem_type
-        for name, tensor in scope.graph.tensors().items():
-            here = Tensor(path, name)
-            if tensor.dtype is not None and (tensor.inputs or here in types):
-                whole = isinstance(tensor.dtype, int)
-                found = tensor.dtype if whole else helper.np_dtype_to_tensor_dtype(tensor.dtype)
-                types[here] = int(found)
         overridable.update(Tensor(path, name) for name in scope.overridable)
         order.extend((path, scope.index[id(node)]) for node in scope.sorted_nodes())
         for index, node in enumerate(scope.proto.node):
             for position, name in enumerate(node.output):
                 if name:
                     makers[Tensor(path, name)] = (path, index, position)
+        for name, tensor in scope.graph.tensors().items():
+            here = Tensor(path, name)
+            if tensor.dtype is not None and (here in makers or here in types):
+                whole = isinstance(tensor.dtype, int)
+                found = tensor.dtype if whole else helper.np_dtype_to_tensor_dtype(tensor.dtype)
+                types[here] = int(found)
     by_path = {scope.path: scope for scope in scopes}
     flow = Flow(by_path, tuple(order), makers, uses, frozenset(), data, frozenset(),
                 frozenset(overridable), types)  # fmt: skip

@@ -133,8 +133,7 @@ def save_folded(model: onnx.ModelProto, folded: Fold, source: Path, output: Path
     data = OwnData(output, external)
     try:
         apply_fold(model, folded, source.parent, data)
-        data.keep()
-        save_model(model, source, output, own={data.name} if data.size else ())
+        save_model(model, source, output, data)
     except OSError as error:
         raise SlancError(f"{output}: cannot be written ({error}). Give another -o.") from error
     finally:

@@ -143,7 +143,11 @@ class _State:
         return "fail" in ways or (ways.count("cut") > 1 and tie.kind != "join")
 
     def how(self, use: Use) -> str:
-        """How a weight meets a demand: keep, divide, copy, cut (when it runs) or fail."""
+        """How a weight meets a demand: keep, divide, copy, cut (when it runs) or fail.
+
+        A vector is copied or divided when the model runs rather than what it is a weight of: it
+        costs less than an activation. A matrix is not.
+        """
         if use not in self._how:
             self._how[use] = self._decide(use)
         return self._how[use]
@@ -153,7 +157,7 @@ class _State:
         tensor = flow.read(use)
         if not exponent or tensor is None:
             return "keep"
-        root, small = weights.root(tensor), weights.is_small(tensor)
+        root, small = weights.root(tensor), weights.is_vector(tensor)
         if root is None:
             self.why[tensor] = "is computed or may be overridden"
             return "cut" if small else "fail"

@@ -23,9 +23,6 @@ CHAIN: dict[str, int] = {
     ),
     "DequantizeLinear": 1,
 }  # fmt: skip
-# Elements up to which a constant is copied, or multiplied when the model runs, instead of what it
-# is a weight of: a vector costs less than an activation.
-SMALL = 1 << 16
 # Of a 16-bit weight's norm: what dividing may lose of it, which is a fraction of what rounding the
 # weight to 11 bits lost before.
 LOST_TOLERANCE = 2.0**-16
@@ -98,25 +95,19 @@ class Weights:
                 found.append(use)
         return found
 
-    def size(self, tensor: Tensor) -> int | None:
-        """Elements of a constant tensor, None where the file does not tell."""
-        if tensor in self.flow.data:
-            return int(math.prod(self.flow.data[tensor].dims))
-        root = self.root(tensor)
-        if root is not None and tensor in self.flow.makers:
-            path, index, _ = self.flow.makers[tensor]
-            op = known_op(self.flow.node(path, index))
-            if op in ("Transpose", "Identity", "Cast", "Reshape", "Neg", "Unsqueeze", "Squeeze"):
-                source = self.flow.read(Use(path, index, 0))
-                return None if source is None else self.size(source)
-        shape = self.flow.scopes[tensor.path].graph.tensors().get(tensor.name)
-        known = getattr(shape, "shape", None)
-        fixed = known is not None and all(isinstance(d, int) and d >= 0 for d in known)
-        return int(math.prod(known)) if fixed and known is not None else None
-
-    def is_small(self, tensor: Tensor) -> bool:
-        size = self.size(tensor)
-        return size is not None and size <= SMALL
+    def is_vector(self, tensor: Tensor) -> bool:
+        """Whether a constant tensor has at most one dimension that counts, and that is known."""
+        flow = self.flow
+        shape: tuple[int, ...] | None = None
+        if tensor in flow.data:
+            shape = tuple(flow.data[tensor].dims)
+        elif tensor in flow.makers:
+            known = flow.scopes[tensor.path].graph.tensors()[tensor.name].shape
+            if known is not None and all(isinstance(d, int) and d >= 0 for d in known):
+                shape = tuple(known)
+            elif (root := self.root(tensor)) is not None:
+                shape = tuple(flow.data[root].dims)
+        return shape is not None and math.prod(shape) == max(shape, default=1)
 
     def bytes(self, root: Tensor) -> int:
         proto = self.flow.data[root]
@@ -147,8 +138,8 @@ class Weights:
         return lost.count == 0 or (half and lost.share <= LOST_TOLERANCE)
 
     def is_zero(self, root: Tensor) -> bool:
-        """Whether a small weight holds zeros and infinities alone, which nothing divides."""
-        if not self.is_small(root):
+        """Whether a vector holds zeros and infinities alone, which nothing divides."""
+        if not self.is_vector(root):
             return False
         values = np.asarray(self.read(root)).astype(np.float64)
         return bool(np.all((values == 0) | ~np.isfinite(values)))

@@ -7,18 +7,18 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.fold_data import OwnData
 from slanc_onnx.load import all_tensors, external_location
 
 
 def save_model(
-    model: onnx.ModelProto, source: Path, output: Path, own: Collection[str] = ()
+    model: onnx.ModelProto, source: Path, output: Path, own: OwnData | None = None
 ) -> None:
     """Write a model that was loaded from `source`; its external data files stay as they are.
 
@@ -31,7 +31,7 @@ def save_model(
         model: The model.
         source: The file that it was loaded from.
         output: The file to write.
-        own: Data files that already lie beside the output.
+        own: The output's own data file, which is kept as soon as nothing else can fail.
 
     Raises:
         SlancError: the output would replace the input or a data file, a different data file is in
@@ -41,14 +41,17 @@ def save_model(
         external_location(tensor)
         for tensor in all_tensors(model)
         if tensor.data_location == TensorProto.EXTERNAL
-    }.difference(own)
+    }.difference({own.name} if own is not None else ())
     check_output(source, output, locations)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         if output.parent.resolve() != source.parent.resolve():
             for location in sorted(locations):
                 _bring(source.parent / location, output.parent / location)
-        write_atomically(output, _serialized(model))
+        serialized = _serialized(model)
+        if own is not None:
+            own.keep()
+        write_atomically(output, serialized)
     except OSError as error:
         raise SlancError(f"{output}: cannot be written ({error}). Give another -o.") from error
 
