@@ -136,5 +136,6 @@ def validate(
         folder=folder,
         exact=options.scale == "window",
         tokens=options.tokens,
+        everything=options.emulate == "all",
         as_loaded=original if names else None,
     )

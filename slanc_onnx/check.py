@@ -21,6 +21,7 @@ from slanc_onnx.perplexity import Tokens
 from slanc_onnx.scale import EstimateRule, ScaleRule
 
 ApplyRule = Literal["div", "fold"]
+EmulateRule = Literal["norms", "all"]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
@@ -37,6 +38,8 @@ class Options:
         inputs: Inputs by name, for probing (shapes) and validation; None to make them.
         tokens: Token ids of a causal language model, for validation with perplexity.
         apply: "div" puts a Div before each norm, "fold" divides the weights before it instead.
+        emulate: What validation rounds: the steps of the "norms", or of "all" operations, as on a
+            device that has nothing but FP16.
         validate: Whether to validate.
     """
 
@@ -47,6 +50,7 @@ class Options:
     tokens: Tokens | None = None
     validate: bool = True
     apply: ApplyRule = "div"
+    emulate: EmulateRule = "norms"
 
 
 def check_norms(norms: Sequence[Norm]) -> None:

@@ -74,6 +74,7 @@ def _run(args: argparse.Namespace) -> int:
         tokens=_read_tokens(args),
         validate=not args.no_validate,
         apply=args.apply,
+        emulate=args.emulate,
     )
     shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}
     with _progress(quiet=args.quiet > 0) as progress:
@@ -157,6 +158,12 @@ def _parser() -> argparse.ArgumentParser:
         "it, so that nothing is added to run",
     )
     add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
+    add(
+        "--emulate",
+        choices=("norms", "all"),
+        default="norms",
+        help="what validation rounds to FP16: each step of the norms (default), or of everything",
+    )
     add("--inputs", metavar="FILE.npz", help="validation inputs by name (default: made to fit)")
     add(
         "--tokens",

@@ -16,6 +16,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emit import END, Emitter
+from slanc_onnx.emulate_all import computed, round_everything
 from slanc_onnx.norm import Norm, as_computed
 from slanc_onnx.rewrite import graph_at, residual_name
 
@@ -41,7 +42,11 @@ def can_emulate(norm: Norm) -> bool:
 
 
 def emulate(
-    model: onnx.ModelProto, norms: Sequence[Norm], accelerator: Accelerator, loops: bool = True
+    model: onnx.ModelProto,
+    norms: Sequence[Norm],
+    accelerator: Accelerator,
+    loops: bool = True,
+    everything: bool = False,
 ) -> Emulated:
     """A copy of `model` whose norms round every step to FP16.
 
@@ -50,6 +55,7 @@ def emulate(
         norms: The norms of this model.
         accelerator: How sums are accumulated, subnormals treated and the variance formed.
         loops: Whether the mean squares of norms in loops are shown.
+        everything: Whether all other operations are rounded as well.
     """
     emitter = Emitter(model)
     mean_squares: dict[str, str] = {}
@@ -69,6 +75,10 @@ def emulate(
         if norm.name in makers:
             _unplug(makers[norm.name], norm, emitter)
     emitter.finish(list(mean_squares.values()))
+    if everything:
+        results, constants = computed(model, [n for n in norms if n.name in makers])
+        half = _Half(emitter, accelerator)
+        round_everything(emitter, results, constants, half.round, accelerator.largest)
     return Emulated(emitter.model, mean_squares)
 
 

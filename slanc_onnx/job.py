@@ -220,6 +220,7 @@ def _validate(
         rewritten_folder=written_to,
         exact=exact and all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values()),
         tokens=options.tokens,
+        everything=options.emulate == "all",
         as_loaded=as_loaded,
         progress=progress,
     )

@@ -280,7 +280,8 @@ def _summary(
         f"{accelerator.smallest_normal:.2g} smallest normal; emulated: {accelerator}"
     )
     if validation is not None and validation.perplexity is not None:
-        words = {"fp32": "FP32", "fp16": "FP16 norms", "fp16_slanc": "FP16 norms + SLaNC"}
+        what = validation.rounded
+        words = {"fp32": "FP32", "fp16": what, "fp16_slanc": f"{what} + SLaNC"}
         figures = (f"{words[k]} {v:.4f}" for k, v in validation.perplexity.items())
         yield "perplexity: " + ", ".join(figures)
     if not_validated:
@@ -303,7 +304,7 @@ def verdict(validation: Validation) -> str:
         if validation.rounded_epsilons:
             fp32 += f", {validation.rounded_epsilons} epsilons round in the file's FP16"
     fp16 = (
-        f"FP16 norms: rows overflowed {validation.overflowed_before} -> "
+        f"{validation.rounded}: rows overflowed {validation.overflowed_before} -> "
         f"{validation.overflowed_after}, largest relative error "
         f"{validation.fp16_error_before:.3g} -> {validation.fp16_error_after:.3g}, RMS "
         f"{validation.fp16_rms_error:.3g} (tolerance {FP16_TOLERANCE:g})"

@@ -73,6 +73,7 @@ class Validation:
         observed: By norm name; a norm that was not run is missing.
         perplexity: "fp32", "fp16" and "fp16_slanc", where tokens were given.
         unstable: Outputs left out because the original itself gives other values each time.
+        rounded: What was rounded, in words.
         failures: Why the validation failed, empty if it passed.
     """
 
@@ -87,6 +88,7 @@ class Validation:
     perplexity: dict[str, float] | None
     rounded_epsilons: int = 0
     unstable: list[str] = field(default_factory=list)
+    rounded: str = "FP16 norms"
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -123,6 +125,7 @@ def validate_pair(
     rewritten_folder: Path | None = None,
     exact: bool = True,
     tokens: Tokens | None = None,
+    everything: bool = False,
     as_loaded: onnx.ModelProto | None = None,
     progress: Progress = no_progress,
 ) -> Validation:
@@ -139,6 +142,7 @@ def validate_pair(
         rewritten_folder: Where that of the rewritten model lies; None for the same folder.
         exact: Whether all scales are powers of two, so that FP32 outputs have to be identical.
         tokens: The ids behind `feeds`, run by run, for the perplexity table.
+        everything: Whether the emulated device rounds all operations, not the norms' steps alone.
         as_loaded: The original before its functions were inlined, where they were.
         progress: Called with what is being run and the finished share.
 
@@ -154,8 +158,8 @@ def validate_pair(
     loops = _shows_loops(original, norms, feeds[0], folder)
     before = instrument(original, norms, loops=loops)
     after = instrument(rewritten, rewritten_norms, loops=loops)
-    half_before = emulate(original, norms, accelerator, loops)
-    half_after = emulate(rewritten, rewritten_norms, accelerator, loops)
+    half_before = emulate(original, norms, accelerator, loops, everything)
+    half_after = emulate(rewritten, rewritten_norms, accelerator, loops, everything)
     jobs = [
         ("FP32, original", before.model, before.sums),
         ("FP32, rewritten", after.model, after.sums),
@@ -197,6 +201,7 @@ def validate_pair(
         observed=observed,
         perplexity={k: perplexity(r.losses) for k, r in losses.items()} if tokens else None,
         unstable=unstable,
+        rounded="everything in FP16" if everything else "FP16 norms",
     )
     result.failures.extend(_failures(result))
     if set(plain.outputs[0]) <= set(unstable):
