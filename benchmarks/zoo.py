@@ -1,7 +1,7 @@
 """Run the whole job on a folder of exported models: one row per model, then the targets as a table.
 
     python -m benchmarks.zoo [FOLDER] [--default-inputs] [--estimate weights] [--apply fold]
-                             [--only NAME ...]
+                             [--emulate all] [--only NAME ...]
 
 FOLDER (default ../shared/zoo) holds one folder per model: `model.onnx`, `truth.json` with what the
 framework knows of the norms, `io.npz` with inputs (`in__NAME`) and the names of the outputs that
@@ -54,6 +54,7 @@ class Row:
     upper: list[float] = field(default_factory=list)  # log10 of predicted / the truth's maximum
     misses: list[str] = field(default_factory=list)
     fold: Fold | None = None
+    errors: tuple[float, float] = (0.0, 0.0)  # largest before, RMS after; see `Validation`
 
 
 def main() -> int:
@@ -62,6 +63,7 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("../shared/zoo"))
     parser.add_argument("--estimate", choices=("auto", "probe", "weights"), default="auto")
     parser.add_argument("--apply", choices=("div", "fold"), default="div")
+    parser.add_argument("--emulate", choices=("norms", "all"), default="norms")
     parser.add_argument("--default-inputs", action="store_true", help="do not use io.npz")
     parser.add_argument("--only", nargs="*", default=[])
     args = parser.parse_args()
@@ -71,7 +73,7 @@ def main() -> int:
     rows = []
     for folder in folders:
         if not args.only or folder.name in args.only:
-            rows.append(_run(folder, args.estimate, args.default_inputs, args.apply))
+            rows.append(_run(folder, args.estimate, args.default_inputs, args.apply, args.emulate))
             print(_text(rows[-1]), flush=True)
     for row in rows:
         for name, reason in row.reports.items():
@@ -83,7 +85,9 @@ def main() -> int:
     return int(any(row.verdict.startswith("TRACEBACK") for row in rows))
 
 
-def _run(folder: Path, estimate: Any, default_inputs: bool, apply: Any) -> Row:
+def _run(
+    folder: Path, estimate: Any, default_inputs: bool, apply: Any, emulate: Any
+) -> Row:
     truth: Truth = json.loads((folder / "truth.json").read_text())
     row = Row(folder.name, int(truth["norm_sites_in_graph"]))
     stored: dict[str, NDArray[Any]] = {}
@@ -96,6 +100,7 @@ def _run(folder: Path, estimate: Any, default_inputs: bool, apply: Any) -> Row:
         inputs=None if default_inputs or not feeds else feeds,
         accelerator=Accelerator("sequential", True),
         apply=apply,
+        emulate=emulate,
     )
     source = folder / "model.onnx"
     with tempfile.TemporaryDirectory() as scratch:
@@ -124,6 +129,7 @@ def _run(folder: Path, estimate: Any, default_inputs: bool, apply: Any) -> Row:
     if result is not None:
         row.before, row.after = result.overflowed_before, result.overflowed_after
         row.identical = result.fp32_identical
+        row.errors = result.fp16_error_before, result.fp16_rms_error
     row.hot = any(n["sumsq_max"] > 65504 for n in truth["norms"] if n.get("in_graph", True))
     for scaled in row.norms:
         if scaled.status == "skipped":
@@ -226,6 +232,9 @@ def _targets(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
         lossy = [f for f in folds if f.lost]
         lost = sum(sum(f.lost.values()) for f in lossy)
         yield "elements of FP16 weights that lose bits", f"{lost} in {len(lossy)} models", "few"
+    wrong = sum(not math.isfinite(r.errors[0]) for r in checked)
+    infinite = sum(not math.isfinite(r.errors[1]) for r in checked)
+    yield "models with outputs not finite in FP16, before -> after", f"{wrong} -> {infinite}", "0"
     verdicts = Counter(r.verdict.split(" ")[0] for r in rows)
     yield "verdicts", ", ".join(f"{n} {v}" for v, n in verdicts.items()), "no traceback"
     yield "slowest", f"{max(r.seconds for r in rows):.1f} s", "5 s"

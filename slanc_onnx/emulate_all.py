@@ -2,8 +2,8 @@
 
 The norms are written out already (`emulate.py`); here each other operation that computes gets the
 rounding behind it, so that a stream that leaves FP16 becomes infinite and what follows nan.
-Weights are rounded as well; a finite one beyond the format becomes its largest number, as
-converters make it (a mask's -3e38).
+Weights of ONNX's own ops are rounded as well; a finite one beyond the format becomes its largest
+number, as converters make it (a mask's -3e38).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ MOVES = {
 }  # fmt: skip
 # Ops with a body of their own, which is rounded inside.
 CONTAINERS = {"If", "Loop", "Scan"}
+QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 Rounding = Callable[[str], str]
 
 
@@ -55,15 +56,27 @@ def computed(model: onnx.ModelProto, norms: Sequence[Norm]) -> tuple[set[Tensor]
         read = _constants(flow, path, index)
         if op in MOVES and not read:
             continue
-        results.update(t for t in made if flow.element_type(t) == TensorProto.FLOAT)
+        results.update(t for t in made if _is_float(flow, t))
         if op not in MOVES:
             constants.update(read)
     return results, constants
 
 
+def _is_float(flow: Flow, tensor: Tensor) -> bool:
+    """Whether a tensor is FP32; where the file does not tell, the first output of an op may be."""
+    path, index, position = flow.makers[tensor]
+    if "Sequence" in flow.node(path, index).op_type:
+        return False
+    told = position == 0 or flow.types.get(tensor, 0) != 0
+    return told and flow.element_type(tensor) == TensorProto.FLOAT
+
+
 def _constants(flow: Flow, path: GraphPath, index: int) -> list[Tensor]:
-    """The FP32 constants that a node reads."""
-    read = (flow.read(Use(path, index, p)) for p in range(len(flow.node(path, index).input)))
+    """The FP32 constants that a node reads; fused and quantising ops need theirs as they are."""
+    node = flow.node(path, index)
+    if node.domain not in ("", "ai.onnx") or node.op_type.endswith(QUANTISING):
+        return []
+    read = (flow.read(Use(path, index, p)) for p in range(len(node.input)))
     return [
         t for t in read
         if t in flow.constants and t is not None and flow.element_type(t) == TensorProto.FLOAT
