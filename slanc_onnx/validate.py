@@ -73,7 +73,7 @@ class Validation:
         observed: By norm name; a norm that was not run is missing.
         perplexity: "fp32", "fp16" and "fp16_slanc", where tokens were given.
         unstable: Outputs left out because the original itself gives other values each time.
-        rounded: What was rounded, in words.
+        rounded: What was rounded.
         failures: Why the validation failed, empty if it passed.
     """
 
@@ -139,10 +139,10 @@ def validate_pair(
         feeds: Inputs by name, one dict per run.
         accelerator: What is emulated.
         folder: Where the external data lies.
-        rewritten_folder: Where that of the rewritten model lies; None for the same folder.
+        rewritten_folder: Where that of the rewritten model lies; None for the same.
         exact: Whether all scales are powers of two, so that FP32 outputs have to be identical.
         tokens: The ids behind `feeds`, run by run, for the perplexity table.
-        everything: Whether the emulated device rounds all operations, not the norms' steps alone.
+        everything: Whether all operations are rounded, not the norms' steps alone.
         as_loaded: The original before its functions were inlined, where they were.
         progress: Called with what is being run and the finished share.
 
@@ -213,10 +213,9 @@ def _shows_loops(
     original: onnx.ModelProto, norms: Sequence[Norm], feed: Feeds, folder: Path | None
 ) -> bool:
     """Whether the rows of norms in loops can be read off: every iteration has as many."""
-    if not any(norm.path for norm in norms):
-        return True
     try:
-        Session(instrument(original, norms).model, folder).run(feed)
+        if any(norm.path for norm in norms):
+            Session(instrument(original, norms).model, folder).run(feed)
     except CannotRun:
         return False
     return True
@@ -250,9 +249,8 @@ def _failures(result: Validation) -> list[str]:
     if not result.fp16_rms_error <= FP16_TOLERANCE:
         failures.append("outputs with FP16 norms are off by more than the tolerance")
     table = result.perplexity
-    if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= (
-        PERPLEXITY_TOLERANCE
-    ):
+    change = 0.0 if table is None else abs(table["fp16_slanc"] / table["fp32"] - 1)
+    if not change <= PERPLEXITY_TOLERANCE:
         failures.append("the perplexity with FP16 norms is off by more than 1 %")
     return failures
 
@@ -355,10 +353,8 @@ def _errors(a: Array, b: Array) -> Array:
     largest_error = largest = square_error = square = 0.0
     flat_a, flat_b = a.reshape(-1), b.reshape(-1)
     for start in range(0, flat_a.size, 1 << 22):  # FP64 copies of a part at a time
-        x = flat_a[start : start + (1 << 22)].astype(np.float64)
-        y = flat_b[start : start + (1 << 22)].astype(np.float64)
-        finite = np.isfinite(x)
-        x, y = x[finite], y[finite]
+        x, y = (v[start : start + (1 << 22)].astype(np.float64) for v in (flat_a, flat_b))
+        x, y = x[np.isfinite(x)], y[np.isfinite(x)]
         if not np.isfinite(y).all():
             return np.full(3, math.inf)
         error = np.abs(x - y)
@@ -394,9 +390,8 @@ def _unstable(
         and any(a.name == "local_window_size" and a.i > 0 for a in node.attribute)
         for name in node.output[1:]
     }
-    first = plain.outputs[0]
+    first, second = plain.outputs[0], scaled.outputs[0]
     uninitialised = [name for name in first if name in windows]
-    second = scaled.outputs[0]
     differing = [n for n in first if n not in windows and not _same(first[n], second[n])]
     if differing:
         session = Session(original, folder)
