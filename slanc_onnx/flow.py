@@ -39,7 +39,8 @@ class Flow:
         scopes: The graphs, by path.
         order: Every node as (path, index), in topological order within its graph.
         makers: The node and the position of its output that make a tensor.
-        uses: Every read of a tensor, those in subgraphs included.
+        uses: Every read of a tensor, those in subgraphs included; a shape is no read.
+        reads: What is read where.
         constants: Tensors computed from constants and shapes alone, initializers included.
         data: The initializers and the values of Constant nodes.
         pinned: Runtime tensors whose value has to stay: graph outputs, and what a subgraph reads.
@@ -51,6 +52,7 @@ class Flow:
     order: tuple[tuple[GraphPath, int], ...]
     makers: dict[Tensor, tuple[GraphPath, int, int]]
     uses: dict[Tensor, list[Use]]
+    reads: dict[Use, Tensor]
     constants: frozenset[Tensor]
     data: dict[Tensor, TensorProto]
     pinned: frozenset[Tensor]
@@ -64,9 +66,7 @@ class Flow:
 
     def read(self, use: Use) -> Tensor | None:
         """The tensor that is read there, None where the node leaves that input out."""
-        names = self.node(use.path, use.node).input
-        there = use.position < len(names) and names[use.position]
-        return self.tensor(use.path, names[use.position]) if there else None
+        return self.reads.get(use)
 
     def tensor(self, path: GraphPath, name: str) -> Tensor:
         """The tensor of that name as a graph sees it: its own, or one of the graphs around it."""
@@ -127,7 +127,8 @@ def read_flow(scopes: Sequence[Scope]) -> Flow:
                 found = tensor.dtype if whole else helper.np_dtype_to_tensor_dtype(tensor.dtype)
                 types[here] = int(found)
     by_path = {scope.path: scope for scope in scopes}
-    flow = Flow(by_path, tuple(order), makers, uses, frozenset(), data, frozenset(),
+    reads: dict[Use, Tensor] = {}
+    flow = Flow(by_path, tuple(order), makers, uses, reads, frozenset(), data, frozenset(),
                 frozenset(overridable), types)  # fmt: skip
     pinned: set[Tensor] = set()
     constants = set(data)
@@ -138,7 +139,9 @@ def read_flow(scopes: Sequence[Scope]) -> Flow:
             if name:
                 tensor = flow.tensor(path, name)
                 read.append(tensor)
-                uses.setdefault(tensor, []).append(Use(path, index, position))
+                reads[Use(path, index, position)] = tensor
+                if known_op(node) not in SHAPES:
+                    uses.setdefault(tensor, []).append(Use(path, index, position))
                 if tensor.path != path:
                     pinned.add(tensor)
         inner = any(a.type == AttributeProto.GRAPH for a in node.attribute)
@@ -147,7 +150,7 @@ def read_flow(scopes: Sequence[Scope]) -> Flow:
             constants.update(Tensor(path, name) for name in node.output if name)
     for scope in scopes:
         pinned.update(flow.tensor(scope.path, output.name) for output in scope.proto.output)
-    return Flow(by_path, tuple(order), makers, uses, frozenset(constants), data,
+    return Flow(by_path, tuple(order), makers, uses, reads, frozenset(constants), data,
                 frozenset(pinned), frozenset(overridable), types)  # fmt: skip
 
 

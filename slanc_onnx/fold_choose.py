@@ -10,7 +10,7 @@ from slanc_onnx.flow import Flow, Tensor
 from slanc_onnx.fold_solve import Solved, solve
 from slanc_onnx.fold_weights import Weights
 from slanc_onnx.group_scale import ANY, Window, choose
-from slanc_onnx.groups import Partition, Site, outputs, partition
+from slanc_onnx.groups import Partition, Site, partition
 from slanc_onnx.norm import Norm
 
 PUSHES = 6  # groups without norms through which an exponent is handed on to a weight
@@ -66,7 +66,7 @@ def choose_exponents(
     best = _chosen(partition(flow, norms), windows, weights)
     while True:
         tried = [
-            _chosen(partition(flow, norms, {*best.parts.cuts, tensor}), windows, weights)
+            _chosen(partition(flow, norms, {*best.parts.cuts, tensor}), windows, weights, best)
             for tensor in _promising(best, windows)
         ]
         better = min(tried, key=lambda c: c.cost, default=best)
@@ -75,13 +75,20 @@ def choose_exponents(
         best = better
 
 
-def _chosen(parts: Partition, windows: Mapping[str, Window], weights: Weights) -> Chosen:
+def _chosen(
+    parts: Partition, windows: Mapping[str, Window], weights: Weights, known: Chosen | None = None
+) -> Chosen:
+    """The best exponents; those of groups that were `known` with the same norms stay."""
     by_group: dict[int, list[str]] = {}
     for site in parts.sites:
         if site.group is not None:
             by_group.setdefault(site.group, []).append(site.norm.name)
     groups = [0] * len(parts.sizes)
     free = [group not in by_group for group in range(len(groups))]
+    settled = _settled(known) if known is not None else {}
+    todo = {g: names for g, names in by_group.items() if tuple(names) not in settled}
+    for group, names in by_group.items():
+        groups[group] = settled.get(tuple(names), 0)
 
     def following(exponents: Sequence[int]) -> dict[str, int]:
         return {
@@ -91,12 +98,11 @@ def _chosen(parts: Partition, windows: Mapping[str, Window], weights: Weights) -
 
     def nodes(group: int, exponent: int) -> int:
         trial = [*groups[:group], exponent, *groups[group + 1 :]]
-        pushed = _pushed(parts, weights, trial, following, free)
-        return solve(parts, weights, pushed, following(pushed)).nodes
+        return _pushed(parts, weights, trial, following, free)[1].nodes
 
     for _ in range(2):  # groups that share weights see each other's exponents the second time
         before = list(groups)
-        for group, names in by_group.items():
+        for group, names in todo.items():
             asked = [windows[name] for name in names]
             wanted = [w.best for w in asked if w is not ANY]
             if not wanted:
@@ -107,7 +113,7 @@ def _chosen(parts: Partition, windows: Mapping[str, Window], weights: Weights) -
             groups[group] = _gentlest(group, groups, asked, parts, weights, following)
         if groups == before:
             break
-    groups = _pushed(parts, weights, groups, following, free)
+    groups, _ = _pushed(parts, weights, groups, following, free)
     exponents = {}
     for site in parts.sites:
         name = site.norm.name
@@ -115,6 +121,15 @@ def _chosen(parts: Partition, windows: Mapping[str, Window], weights: Weights) -
         served = here is not None and (here in windows[name])
         exponents[name] = here if served and here is not None else windows[name].best
     return Chosen(parts, tuple(groups), exponents, solve(parts, weights, groups, exponents))
+
+
+def _settled(known: Chosen) -> dict[tuple[str, ...], int]:
+    """The exponents of groups, by the names of their norms."""
+    names: dict[int, list[str]] = {}
+    for site in known.parts.sites:
+        if site.group is not None:
+            names.setdefault(site.group, []).append(site.norm.name)
+    return {tuple(found): known.groups[group] for group, found in names.items()}
 
 
 def _gentlest(
@@ -148,7 +163,7 @@ def _pushed(
     groups: Sequence[int],
     following: _Following,
     free: Sequence[bool],
-) -> list[int]:
+) -> tuple[list[int], Solved]:
     """The exponents, where groups without norms hand on to a weight what would cost a node."""
     best = list(groups)
     solved = solve(parts, weights, best, following(best))
@@ -159,7 +174,7 @@ def _pushed(
             if tie.kind != "product":
                 continue
             terms = [parts.of_use[tie.use(p)] for p in tie.terms]
-            made = outputs(parts.flow, tie)
+            made = parts.made[index]
             if not made:
                 continue
             output = parts.of_output[made[0]]
@@ -174,7 +189,7 @@ def _pushed(
                     break
         if not improved:
             break
-    return best
+    return best, solved
 
 
 def _promising(chosen: Chosen, windows: Mapping[str, Window]) -> list[Tensor]:

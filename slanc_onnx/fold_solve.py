@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from slanc_onnx.flow import SHAPES, Tensor, Use, known_op
+from slanc_onnx.flow import Tensor, Use
 from slanc_onnx.fold_weights import Weights
 from slanc_onnx.graph import GraphPath
-from slanc_onnx.groups import Partition, outputs
+from slanc_onnx.groups import Partition
 from slanc_onnx.relations import Relation
 
 
@@ -93,7 +93,7 @@ class _State:
         self.why: dict[Tensor, str] = {}
         self._how: dict[Use, str] = {}
         for index, tie in enumerate(parts.relations):
-            self._relate(tie, groups, failed.get(index, 0))
+            self._relate(tie, parts.made[index], groups, failed.get(index, 0))
         for site in parts.sites:
             exponent = norms[site.norm.name]
             self.needed.update(dict.fromkeys(site.uses, exponent))
@@ -101,7 +101,9 @@ class _State:
             if site.residual is not None:
                 self.produced[site.residual] = exponent
 
-    def _relate(self, tie: Relation, groups: Sequence[int], level: int) -> None:
+    def _relate(
+        self, tie: Relation, made: Sequence[Tensor], groups: Sequence[int], level: int
+    ) -> None:
         terms = {tie.use(p): groups[self.parts.of_use[tie.use(p)]] for p in tie.terms}
         if level == 2:
             terms = dict.fromkeys(terms, 0)
@@ -110,7 +112,6 @@ class _State:
         if tie.kind == "absorb":
             self._demand(tie, -total)
             return
-        made = outputs(self.parts.flow, tie)
         exponent = groups[self.parts.of_output[made[0]]] if made and level == 0 else total
         if tie.kind == "join":
             exponent = 0 if level == 2 else groups[self.parts.of_output[made[0]]] if made else 0
@@ -131,7 +132,7 @@ class _State:
         if level == 2:
             return False
         if tie.kind == "product" and level == 0 and not (tie.factors or tie.divisors):
-            made = outputs(self.parts.flow, tie)
+            made = self.parts.made[index]
             total = sum(self.needed[tie.use(p)] for p in tie.terms)
             if made and self.produced[made[0]] != total:
                 return True
@@ -223,8 +224,6 @@ def mismatches(
         made = produced.get(tensor, 0)
         for use in flow.uses.get(tensor, ()):
             wanted = needed.get(use, 0)
-            if known_op(flow.node(use.path, use.node)) in SHAPES:
-                continue
             if wanted != (made if use.path == tensor.path else 0):
                 found.setdefault(Cut(tensor, use.path, wanted), []).append(use)
         if made and tensor in flow.pinned:

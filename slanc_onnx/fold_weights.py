@@ -49,6 +49,7 @@ class Weights:
     flow: Flow
     folder: Path | None
     losses: dict[tuple[Tensor, int], Loss] = field(default_factory=dict)
+    zeros: dict[Tensor, bool] = field(default_factory=dict)
     ranges: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
     roots: dict[Tensor, Tensor | None] = field(default_factory=dict)
     readers: dict[Tensor, tuple[Use | None, ...]] = field(default_factory=dict)
@@ -139,10 +140,12 @@ class Weights:
 
     def is_zero(self, root: Tensor) -> bool:
         """Whether a vector holds zeros and infinities alone, which nothing divides."""
-        if not self.is_vector(root):
-            return False
-        values = np.asarray(self.read(root)).astype(np.float64)
-        return bool(np.all((values == 0) | ~np.isfinite(values)))
+        if root not in self.zeros:
+            self.zeros[root] = False
+            if self.is_vector(root):
+                values = np.asarray(self.read(root)).astype(np.float64)
+                self.zeros[root] = bool(np.all((values == 0) | ~np.isfinite(values)))
+        return self.zeros[root]
 
 
 def divided(values: Array, exponent: int) -> Array:

@@ -45,6 +45,7 @@ class Partition:
     Attributes:
         flow: Its tensors.
         relations: What ties exponents, node by node, in topological order.
+        made: The tensors that each relation's node makes.
         sites: The norms that can be scaled.
         of_use: The group in which a relation or a norm reads its input.
         of_output: The group of a tensor as it is made.
@@ -54,6 +55,7 @@ class Partition:
 
     flow: Flow
     relations: tuple[Relation, ...]
+    made: tuple[tuple[Tensor, ...], ...]
     sites: tuple[Site, ...]
     of_use: dict[Use, int]
     of_output: dict[Tensor, int]
@@ -128,6 +130,7 @@ def partition(
     return Partition(
         flow,
         tuple(relations),
+        tuple(tuple(outputs(flow, tie)) for tie in relations),
         tuple(placed),
         of_use,
         {tensor: numbers[root(vertex)] for tensor, vertex in made.items()},
