@@ -1,6 +1,6 @@
 """all-MiniLM-L6-v2 with FP16 norms: cosine of sentence embeddings to FP32, and the paper's scales.
 
-    python -m benchmarks.minilm MODEL.onnx TEXT.txt
+    python -m benchmarks.minilm MODEL.onnx TEXT.txt [--apply fold]
 
 MODEL.onnx as `python -m sample_models.real_minilm MODEL.onnx` makes it; TEXT.txt has a sentence
 per line. The packages of the `samples` extra bring weights and tokenizer.
@@ -22,6 +22,7 @@ from sample_models.real_minilm import model_directory
 from slanc_onnx import Options, compute_scales
 from slanc_onnx.accelerator import Accelerator, Accumulate
 from slanc_onnx.emulate import emulate
+from slanc_onnx.fold import apply_fold, fold
 from slanc_onnx.graph import read_graph
 from slanc_onnx.load import load_model, read_tensor
 from slanc_onnx.norms import find_norms_in
@@ -38,17 +39,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("text", type=Path)
+    parser.add_argument("--apply", choices=("div", "fold"), default="div")
     args = parser.parse_args()
     model, folder = load_model(args.model), args.model.parent
     _check_paper(model, folder)
     feeds = _sentences(args.text)
     exact = _embeddings(model, feeds, folder)
-    for scale in ("window", "paper"):
+    for scale in ("window", "paper") if args.apply == "div" else ("window",):
         decided = compute_scales(model, Options(scale=scale), folder=folder)
         rewritten = onnx.ModelProto()
         rewritten.CopyFrom(model)
         wanted = scales_to_apply(decided)
-        apply_scales_in(rewritten, [d.norm for d in decided], wanted)
+        if args.apply == "fold":
+            folded, _ = fold(rewritten, read_graph(model, folder), decided, Accelerator(), folder)
+            apply_fold(rewritten, folded, folder)
+        else:
+            apply_scales_in(rewritten, [d.norm for d in decided], wanted)
         norms = find_norms_in(read_graph(rewritten, folder))
         print(f"{scale}: {len(wanted)} of {len(decided)} norms scaled")
         for accumulate in get_args(Accumulate):

@@ -1,7 +1,7 @@
 """Perplexity of a causal language model with FP16 norms, in six accumulators, scaled and not.
 
     python -m benchmarks.real_models MODEL.onnx IDS.npy [--sequence-length N] [--max-sequences N]
-                                     [--bos ID] [--estimate probe weights]
+                                     [--bos ID] [--estimate probe weights] [--apply fold]
 
 FP32 is run once; every other figure emulates an accelerator that rounds each step of each norm.
 """
@@ -19,6 +19,8 @@ import onnx
 
 from slanc_onnx.accelerator import Accelerator, Accumulate
 from slanc_onnx.emulate import emulate
+from slanc_onnx.fold import apply_fold, fold
+from slanc_onnx.fold_report import fold_line
 from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import input_specs, make_feeds
 from slanc_onnx.load import load_model
@@ -38,6 +40,7 @@ def main() -> int:
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument("--max-sequences", type=int, default=4)
     parser.add_argument("--bos", type=int)
+    parser.add_argument("--apply", choices=("div", "fold"), default="div")
     parser.add_argument("--estimate", nargs="*", default=["probe", "weights"])
     args = parser.parse_args()
     tokens = read_tokens(args.tokens, args.sequence_length, args.max_sequences, args.bos)
@@ -57,7 +60,12 @@ def main() -> int:
         rewritten = onnx.ModelProto()
         rewritten.CopyFrom(model)
         wanted = scales_to_apply(decided)
-        apply_scales_in(rewritten, norms, wanted)
+        if args.apply == "fold":
+            folded, _ = fold(rewritten, scopes, decided, Accelerator(), folder)
+            apply_fold(rewritten, folded, folder)
+            print(fold_line(len(norms), folded))
+        else:
+            apply_scales_in(rewritten, norms, wanted)
         versions[estimate] = rewritten, find_norms_in(read_graph(rewritten, folder))
         seconds = time.perf_counter() - started
         print(f"{estimate}: {len(wanted)} of {len(norms)} norms scaled in {seconds:.1f} s")

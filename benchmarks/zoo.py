@@ -1,6 +1,7 @@
 """Run the whole job on a folder of exported models: one row per model, then the targets as a table.
 
-    python -m benchmarks.zoo [FOLDER] [--default-inputs] [--estimate weights] [--only NAME ...]
+    python -m benchmarks.zoo [FOLDER] [--default-inputs] [--estimate weights] [--apply fold]
+                             [--emulate all] [--only NAME ...]
 
 FOLDER (default ../shared/zoo) holds one folder per model: `model.onnx`, `truth.json` with what the
 framework knows of the norms, `io.npz` with inputs (`in__NAME`) and the names of the outputs that
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slanc_onnx import Accelerator, Options, ScaledNorm, SlancError, protect_file
+from slanc_onnx.fold import Fold
 from slanc_onnx.load import load_model
 from slanc_onnx.runtime import CannotRun, Session
 
@@ -53,6 +55,8 @@ class Row:
     upper: list[float] = field(default_factory=list)  # log10 of predicted / the truth's maximum
     bound: list[float] = field(default_factory=list)  # log10 of the bound / the truth's maximum
     misses: list[str] = field(default_factory=list)
+    fold: Fold | None = None
+    errors: tuple[float, float] = (0.0, 0.0)  # largest before, RMS after; see `Validation`
 
 
 def main() -> int:
@@ -60,6 +64,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("../shared/zoo"))
     parser.add_argument("--estimate", choices=("auto", "probe", "weights"), default="auto")
+    parser.add_argument("--apply", choices=("div", "fold"), default="div")
+    parser.add_argument("--emulate", choices=("norms", "all"), default="norms")
     parser.add_argument("--default-inputs", action="store_true", help="do not use io.npz")
     parser.add_argument("--only", nargs="*", default=[])
     args = parser.parse_args()
@@ -69,7 +75,7 @@ def main() -> int:
     rows = []
     for folder in folders:
         if not args.only or folder.name in args.only:
-            rows.append(_run(folder, args.estimate, args.default_inputs))
+            rows.append(_run(folder, args.estimate, args.default_inputs, args.apply, args.emulate))
             print(_text(rows[-1]), flush=True)
     for row in rows:
         for name, reason in row.reports.items():
@@ -85,7 +91,9 @@ def main() -> int:
     return int(any(row.verdict.startswith("TRACEBACK") for row in rows))
 
 
-def _run(folder: Path, estimate: Any, default_inputs: bool) -> Row:
+def _run(
+    folder: Path, estimate: Any, default_inputs: bool, apply: Any, emulate: Any
+) -> Row:
     truth: Truth = json.loads((folder / "truth.json").read_text())
     row = Row(folder.name, int(truth["norm_sites_in_graph"]))
     stored: dict[str, NDArray[Any]] = {}
@@ -98,6 +106,8 @@ def _run(folder: Path, estimate: Any, default_inputs: bool) -> Row:
         inputs=None if default_inputs or not feeds else feeds,
         accelerator=Accelerator("sequential", True),
         input_ranges={k: _range(v) for k, v in feeds.items() if v.dtype.kind == "f" and v.size},
+        apply=apply,
+        emulate=emulate,
     )
     source = folder / "model.onnx"
     with tempfile.TemporaryDirectory() as scratch:
@@ -106,9 +116,10 @@ def _run(folder: Path, estimate: Any, default_inputs: bool) -> Row:
         try:
             outcome = protect_file(source, output, options)
             row.seconds = time.perf_counter() - started
-            row.norms = outcome.norms
+            row.norms, row.fold = outcome.norms, outcome.fold
             if output.exists():
-                protect_file(output, second, Options(estimate=estimate, validate=False))
+                again = Options(estimate=estimate, validate=False, apply=apply)
+                protect_file(output, second, again)
                 row.idempotent = output.read_bytes() == second.read_bytes()
                 names = [k[5:] for k in stored if k.startswith("ref__")]
                 row.same_outputs = _same_outputs(source, output, feeds, names)
@@ -125,6 +136,7 @@ def _run(folder: Path, estimate: Any, default_inputs: bool) -> Row:
     if result is not None:
         row.before, row.after = result.overflowed_before, result.overflowed_after
         row.identical = result.fp32_identical
+        row.errors = result.fp16_error_before, result.fp16_rms_error
     row.hot = any(n["sumsq_max"] > 65504 for n in truth["norms"] if n.get("in_graph", True))
     for scaled in row.norms:
         if scaled.status == "skipped":
@@ -232,6 +244,21 @@ def _targets(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
     yield "hot models with overflowed rows before", _share(overflowing, len(hot)), "100 %"
     before, after = sum(r.before for r in rows), sum(r.after for r in rows)
     yield "rows overflowed, before -> after", f"{before} -> {after}", "0 after"
+    folds = [r.fold for r in rows if r.fold is not None]
+    if folds:
+        ways = Counter(way for f in folds for way in f.applied.values())
+        kept = sum(len(r.norms) for r in rows) - ways.total()
+        counts = f"{ways['fold']} / {ways['div']} / {kept}"
+        yield "norms folded / with a Div / left as they were", counts, "-"
+        yield "nodes inserted", str(sum(f.inserted for f in folds)), "as few as possible"
+        free = sum(f.inserted == 0 for f in folds)
+        yield "models without an inserted node", _share(free, len(folds)), "-"
+        lossy = [f for f in folds if f.lost]
+        lost = sum(sum(f.lost.values()) for f in lossy)
+        yield "elements of FP16 weights that lose bits", f"{lost} in {len(lossy)} models", "few"
+    wrong = sum(not math.isfinite(r.errors[0]) for r in checked)
+    infinite = sum(not math.isfinite(r.errors[1]) for r in checked)
+    yield "models with outputs not finite in FP16, before -> after", f"{wrong} -> {infinite}", "0"
     verdicts = Counter(r.verdict.split(" ")[0] for r in rows)
     yield "verdicts", ", ".join(f"{n} {v}" for v, n in verdicts.items()), "no traceback"
     yield "slowest", f"{max(r.seconds for r in rows):.1f} s", "5 s"
@@ -251,6 +278,10 @@ def _text(row: Row) -> str:
     status = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     bits = {None: "cannot run", True: "same bits", False: "BITS DIFFER"}[row.same_outputs]
     again = "" if row.idempotent else "SECOND RUN DIFFERS"
+    if row.fold is not None:
+        ways = Counter(row.fold.applied.values())
+        kept = len(row.norms) - ways.total()
+        status = f"{ways['fold']} / {ways['div']} / {kept}, {row.fold.inserted} nodes"
     return (
         f"{row.name:44s} {len(row.norms):3d}/{row.expected:<3d} {status:28s} "
         f"{row.verdict[:60]:14s} {bits:11s} overflowed {row.before:5d} -> {row.after:<3d} "

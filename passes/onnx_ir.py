@@ -60,6 +60,8 @@ def scale_model(model: ir.Model, options: Options | None = None) -> list[ScaledN
     Raises:
         SlancError: bad input; the model is unchanged.
     """
+    if options is not None and options.apply != "div":
+        raise SlancError("this pass inserts Divs; fold scales with slanc_onnx.protect instead.")
     # Found and decided on a copy; node i of its graphs is node i of the model's.
     proto, folder = ir.to_proto(model), _external_folder(model)
     _, functions = inline_norm_functions(proto, folder)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import onnx
 
-from slanc_onnx.check import Options
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.check import ApplyRule, Options
 from slanc_onnx.errors import SlancError
+from slanc_onnx.fold import apply_fold, fold
 from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import input_specs
@@ -53,7 +55,12 @@ def compute_scales(
 
 
 def apply_scales(
-    model: onnx.ModelProto, scales: Sequence[ScaledNorm], *, folder: Path | None = None
+    model: onnx.ModelProto,
+    scales: Sequence[ScaledNorm],
+    *,
+    folder: Path | None = None,
+    apply: ApplyRule = "div",
+    accelerator: Accelerator | None = None,
 ) -> bool:
     """Put the scales of `compute_scales` into the same model, in place.
 
@@ -61,6 +68,9 @@ def apply_scales(
         model: The model for which they were computed, unchanged since.
         scales: The decisions; those whose status is not "scaled" are passed over.
         folder: Where its external data lies, if it has any.
+        apply: "div" for a Div before each norm, "fold" to divide the weights before it instead;
+            external weights that change are taken into the model.
+        accelerator: Whose limits bound the scale of a group, with "fold".
 
     Returns:
         Whether the model was modified.
@@ -78,6 +88,11 @@ def apply_scales(
             )
     if inlined is not model:
         model.CopyFrom(inlined)
+    if apply == "fold":
+        scopes = read_graph(model, folder)
+        folded, _ = fold(model, scopes, scales, accelerator or Accelerator(), folder)
+        apply_fold(model, folded, folder)
+        return bool(folded.edits)
     return apply_scales_in(model, norms, scales_to_apply(scales))
 
 
@@ -121,5 +136,6 @@ def validate(
         folder=folder,
         exact=options.scale == "window",
         tokens=options.tokens,
+        everything=options.emulate == "all",
         as_loaded=original if names else None,
     )

@@ -36,6 +36,7 @@ class Certificate:
             row can give; below 0 where one may overflow, None without a bound.
         underflow_bits: log2 of a typical row's mean square over the smallest normal number; None
             where no typical row is known.
+        affine: Largest |gamma| and largest |beta|; None where one is no constant.
     """
 
     certified: bool
@@ -43,6 +44,7 @@ class Certificate:
     bound: Bound
     overflow_bits: float | None = None
     underflow_bits: float | None = None
+    affine: tuple[float, float] | None = (1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,12 @@ def certify(
         affine: Largest |gamma| and largest |beta|.
     """
     if bound.length is None:
-        return Certificate(False, bound.reason, bound)
+        return Certificate(False, bound.reason, bound, affine=affine)
     arithmetic = Arithmetic(norm, norm.width or bound.width, accelerator, scale)
     try:
         bits = arithmetic.overflow_bits(bound.length)
     except StepFails as failure:
-        return Certificate(False, str(failure), bound)
+        return Certificate(False, str(failure), bound, affine=affine)
     reason = ""
     if bits < 0:
         reason = f"a row within its bound may overflow the sum of squares by {-bits:.1f} bits"
@@ -90,7 +92,7 @@ def certify(
         arithmetic.after_the_sum(affine)
     except StepFails as failure:
         reason = reason or str(failure)
-    return Certificate(not reason, reason, bound, bits)
+    return Certificate(not reason, reason, bound, bits, affine=affine)
 
 
 def certify_at(
@@ -105,7 +107,8 @@ def certify_at(
         device: Whose arithmetic it is.
     """
     if proof.affine is None:
-        return Certificate(False, "its gamma or beta is no constant", proof.bound)
+        reason = "its gamma or beta is no constant"
+        return Certificate(False, reason, proof.bound, affine=None)
     certificate = certify(proof.norm, proof.bound, scale, device, proof.affine)
     width = proof.norm.width or proof.bound.width
     if not width or typical is None or not typical > 0:

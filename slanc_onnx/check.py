@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -19,6 +20,9 @@ from slanc_onnx.load import Array, all_tensors, read_tensor
 from slanc_onnx.norm import Norm
 from slanc_onnx.perplexity import Tokens
 from slanc_onnx.scale import EstimateRule, ScaleRule
+
+ApplyRule = Literal["div", "fold"]
+EmulateRule = Literal["norms", "all"]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
@@ -34,6 +38,9 @@ class Options:
         accelerator: What is protected and emulated.
         inputs: Inputs by name, for probing (shapes) and validation; None to make them.
         tokens: Token ids of a causal language model, for validation with perplexity.
+        apply: "div" puts a Div before each norm, "fold" divides the weights before it instead.
+        emulate: What validation rounds: the steps of the "norms", or of "all" operations, as on a
+            device that has nothing but FP16.
         validate: Whether to validate.
         certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
             large matrices too), or "off".
@@ -48,6 +55,8 @@ class Options:
     validate: bool = True
     certify: Certify = "auto"
     input_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    apply: ApplyRule = "div"
+    emulate: EmulateRule = "norms"
 
 
 def check_norms(norms: Sequence[Norm]) -> None:

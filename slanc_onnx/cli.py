@@ -77,6 +77,8 @@ def _run(args: argparse.Namespace) -> int:
         validate=not args.no_validate,
         certify=args.certify,
         input_ranges=dict(args.input_range),
+        apply=args.apply,
+        emulate=args.emulate,
     )
     shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}
     shown["accelerator"] = accelerator.as_dict()
@@ -97,6 +99,7 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
     from rich.console import Console
 
     from slanc_onnx import report
+    from slanc_onnx.fold_report import explain_groups
 
     if args.quiet > 1:
         return
@@ -109,12 +112,14 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
     # No markup and emoji: brackets and colons in names are just that.
     width = None if sys.stdout.isatty() else 200
     console = Console(width=width, highlight=False, markup=False, emoji=False)
+    if args.explain_groups and outcome.fold is not None:
+        print("\n".join(explain_groups(outcome.fold.groups)))
     if not args.quiet:
         report.print_table(console, outcome.norms, outcome.validation)
         print(f"written: {output}")
     report.print_summary(
         console, outcome.norms, outcome.validation, outcome.accelerator, outcome.not_validated,
-        outcome.notes,
+        outcome.notes, outcome.fold,
     )  # fmt: skip
 
 
@@ -172,6 +177,20 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=LO,HI",
         help="what a float input (pixels) stays within: certificates hold if it does",
+    )
+    add(
+        "--apply",
+        choices=("div", "fold"),
+        default="div",
+        help="where the scale goes: a Div before each norm (default), or into the weights before "
+        "it, so that nothing is added to run",
+    )
+    add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
+    add(
+        "--emulate",
+        choices=("norms", "all"),
+        default="norms",
+        help="what validation rounds to FP16: each step of the norms (default), or of everything",
     )
     add("--inputs", metavar="FILE.npz", help="validation inputs by name (default: made to fit)")
     add(
@@ -248,6 +267,10 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         for name in ("sequence_length", "max_sequences", "bos"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')}: only goes with --tokens")
+    if args.apply == "fold" and args.scale == "paper":
+        parser.error("--apply fold: needs powers of two, which --scale paper does not give")
+    if args.explain_groups and args.apply != "fold":
+        parser.error("--explain-groups: only goes with --apply fold")
     if args.no_validate and args.tokens is not None:
         parser.error("--tokens: not allowed with --no-validate, which runs nothing")
     for name in ("sequence_length", "max_sequences"):

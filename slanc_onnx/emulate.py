@@ -17,6 +17,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from slanc_onnx.accelerator import FLOAT32, Accelerator, Step
 from slanc_onnx.emit import END, Emitter
+from slanc_onnx.emulate_all import computed, round_everything
 from slanc_onnx.norm import Norm, as_computed
 from slanc_onnx.rewrite import graph_at, residual_name
 from slanc_onnx.rounding import round_to
@@ -43,7 +44,11 @@ def can_emulate(norm: Norm) -> bool:
 
 
 def emulate(
-    model: onnx.ModelProto, norms: Sequence[Norm], accelerator: Accelerator, loops: bool = True
+    model: onnx.ModelProto,
+    norms: Sequence[Norm],
+    accelerator: Accelerator,
+    loops: bool = True,
+    everything: bool = False,
 ) -> Emulated:
     """A copy of `model` whose norms round every step that the accelerator rounds.
 
@@ -52,6 +57,7 @@ def emulate(
         norms: The norms of this model.
         accelerator: Its arithmetic.
         loops: Whether the mean squares of norms in loops are shown.
+        everything: Whether all other operations are rounded as well.
     """
     emitter = Emitter(model)
     mean_squares: dict[str, str] = {}
@@ -71,6 +77,12 @@ def emulate(
         if norm.name in makers:
             _unplug(makers[norm.name], norm, emitter)
     emitter.finish(list(mean_squares.values()))
+    if everything:
+        results, constants = computed(model, [n for n in norms if n.name in makers])
+        form, flushed = accelerator.format, accelerator.flush_subnormals
+        round_everything(
+            emitter, results, constants, lambda x: round_to(emitter, x, form, flushed), form.largest
+        )
     return Emulated(emitter.model, mean_squares)
 
 

@@ -14,6 +14,7 @@ import onnx
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.check import Options, check_norms, check_weights, with_checked_inputs
 from slanc_onnx.float32 import as_float32
+from slanc_onnx.fold import Fold, apply_fold, fold, save_folded
 from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.graph import Scope, read_graph
 from slanc_onnx.inputs import InputSpec, input_specs, make_feeds
@@ -49,6 +50,7 @@ class Outcome:
         report: The report, as written to --report.
         notes: What a user should know beyond the norms: functions that were inlined, means that
             belong to no norm, weights that a caller may override.
+        fold: What was folded into which weights; None where that was not asked for.
     """
 
     norms: list[ScaledNorm]
@@ -57,6 +59,7 @@ class Outcome:
     accelerator: Accelerator
     report: Report
     notes: list[str]
+    fold: Fold | None = None
 
     @property
     def passed(self) -> bool:
@@ -98,20 +101,25 @@ def protect_file(
     clock.lap("find")
     decided = decide(model, scopes, norms, options, folder, progress)
     clock.lap("scale")
-    validation, not_validated = None, ""
+    validation, not_validated, folded = None, "", None
     if norms:
         original = model
         if options.validate:
             original = onnx.ModelProto()
             original.CopyFrom(model)
-        apply_scales_in(model, norms, scales_to_apply(decided))
-        save_model(model, source, output)
+        if options.apply == "fold":
+            folded, decided = fold(model, scopes, decided, options.accelerator, folder)
+            save_folded(model, folded, source, output)
+        else:
+            apply_scales_in(model, norms, scales_to_apply(decided))
+            save_model(model, source, output)
         clock.lap("write")
         if options.validate:
             try:
                 validation = _validate(
                     original, model, decided, scopes, options, folder, progress,
-                    loaded if inlined else None,
+                    loaded if inlined else None, output.parent,
+                    exact=folded is None or not folded.lost,
                 )  # fmt: skip
             except CannotRun as error:
                 not_validated = str(error)
@@ -122,9 +130,9 @@ def protect_file(
             clock.lap("validate")
     report = make_report(
         str(source), str(output), shown_options or {}, decided, validation, clock.seconds,
-        not_validated, notes,
+        not_validated, notes, folded,
     )  # fmt: skip
-    return Outcome(decided, validation, not_validated, options.accelerator, report, notes)
+    return Outcome(decided, validation, not_validated, options.accelerator, report, notes, folded)
 
 
 def protect(
@@ -150,7 +158,11 @@ def protect(
     decided = decide(inlined, scopes, norms, options, folder)
     if inlined is not model:
         model.CopyFrom(inlined)
-    apply_scales_in(model, norms, scales_to_apply(decided))
+    if options.apply == "fold":
+        folded, decided = fold(model, scopes, decided, options.accelerator, folder)
+        apply_fold(model, folded, folder)
+    else:
+        apply_scales_in(model, norms, scales_to_apply(decided))
     return decided
 
 
@@ -194,18 +206,23 @@ def _validate(
     folder: Path | None,
     progress: Progress,
     as_loaded: onnx.ModelProto | None,
+    written_to: Path,
+    *,
+    exact: bool,
 ) -> Validation:
     specs = input_specs(scopes[0])
     return validate_pair(
         original,
         rewritten,
         [d.norm for d in decided],
-        find_norms_in(read_graph(rewritten, folder)),
+        find_norms_in(read_graph(rewritten, written_to)),
         validation_feeds(original, specs, options, folder),
         options.accelerator,
         folder=folder,
-        exact=all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values()),
+        rewritten_folder=written_to,
+        exact=exact and all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values()),
         tokens=options.tokens,
+        everything=options.emulate == "all",
         as_loaded=as_loaded,
         progress=progress,
     )

@@ -12,6 +12,7 @@ from slanc_onnx.row_axes import RowAxes
 
 SCALE_KEY = "slanc.scale"
 NORM_KEY = "slanc.norm"
+APPLIED_KEY = "slanc.applied"  # on the last node of a norm in a folded model: "fold" or "div"
 
 
 class Place(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import SEE_THROUGH, Scope, op_of
-from slanc_onnx.norm import SCALE_KEY, Norm, Place
+from slanc_onnx.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
 from slanc_onnx.pattern import Use
 from slanc_onnx.tensor_facts import element_type
 
@@ -22,8 +22,10 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
             stamps.insert(0, scope.proto.node[scope.index[id(makers[0])]])
     for node in stamps:
         found = [float(p.value) for p in node.metadata_props if p.key == SCALE_KEY]
-        # A Div with the note of scale 1 is the last node of another norm: none is inserted for it.
-        if found and (found[0] != 1.0 or node is stamps[-1]):
+        # A Div with the note of scale 1, or of how a scale is applied, ends another norm, or its
+        # own norm has the note as well.
+        note = found == [1.0] or any(p.key == APPLIED_KEY for p in node.metadata_props)
+        if found and (not note or node is stamps[-1]):
             return replace(norm, scaled_by=found[0])
     return norm
 

@@ -15,6 +15,8 @@ from rich.table import Table
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.certificate import Certificate
+from slanc_onnx.fold import Fold
+from slanc_onnx.fold_report import fold_entry, fold_line
 from slanc_onnx.save import write_atomically
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.validate import Observed, Validation
@@ -41,6 +43,7 @@ class NormEntry(TypedDict):
     status: str
     reason: str
     certificate: dict[str, Any] | None
+    applied: str | None
     observed: dict[str, Any] | None
 
 
@@ -53,6 +56,7 @@ class Report(TypedDict):
     options: dict[str, Any]
     norms: list[NormEntry]
     notes: list[str]
+    fold: dict[str, Any] | None
     validation: dict[str, Any] | None
     seconds: dict[str, float]
 
@@ -66,6 +70,7 @@ def make_report(
     seconds: Mapping[str, float],
     not_validated: str = "",
     notes: Sequence[str] = (),
+    fold: Fold | None = None,
 ) -> Report:
     """Collect what was done; see `Report`."""
     checked: dict[str, Any] | None = None if validation is None else _validation(validation)
@@ -76,8 +81,9 @@ def make_report(
         model=model,
         output=output,
         options=dict(options),
-        norms=[_norm(norm, validation) for norm in norms],
+        norms=[_norm(norm, validation, fold) for norm in norms],
         notes=list(notes),
+        fold=None if fold is None else fold_entry(fold),
         validation=checked,
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
@@ -88,7 +94,7 @@ def write_report(report: Report, path: Path) -> None:
     write_atomically(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _norm(scaled: ScaledNorm, validation: Validation | None) -> NormEntry:
+def _norm(scaled: ScaledNorm, validation: Validation | None, fold: Fold | None) -> NormEntry:
     norm, estimate = scaled.norm, scaled.estimate
     seen = None if validation is None else validation.observed.get(norm.name)
     predicted = None
@@ -110,6 +116,7 @@ def _norm(scaled: ScaledNorm, validation: Validation | None) -> NormEntry:
         status=scaled.status,
         reason=scaled.reason,
         certificate=None if scaled.certificate is None else _certificate(scaled.certificate),
+        applied=_applied(scaled, fold),
         observed=None if seen is None else _observed(seen),
     )
 
@@ -132,6 +139,15 @@ def certified(certificate: Certificate) -> bool | str:
     if not certificate.certified or not certificate.bound.conditions:
         return certificate.certified
     return f"if {' and '.join(certificate.bound.conditions)}"
+
+
+def _applied(scaled: ScaledNorm, fold: Fold | None) -> str | None:
+    """"fold" or "div" for a norm that this run scaled; a scale of 1 needs neither."""
+    if scaled.status != "scaled" or scaled.scale is None:
+        return None
+    if fold is not None:
+        return fold.applied.get(scaled.norm.name)
+    return None if scaled.scale == 1.0 else "div"
 
 
 def _observed(seen: Observed) -> dict[str, Any]:
@@ -268,9 +284,10 @@ def print_summary(
     accelerator: Accelerator,
     not_validated: str = "",
     notes: Sequence[str] = (),
+    fold: Fold | None = None,
 ) -> None:
     """Counts, notes, limits, the perplexity table, and the verdict in the last line."""
-    for line in _summary(norms, validation, accelerator, not_validated, notes):
+    for line in _summary(norms, validation, accelerator, not_validated, notes, fold):
         console.print(line, soft_wrap=True)  # scripts read the last line: it stays one line
 
 
@@ -280,6 +297,7 @@ def _summary(
     accelerator: Accelerator,
     not_validated: str,
     notes: Sequence[str],
+    fold: Fold | None,
 ) -> Iterator[str]:
     counts = {s: sum(n.status == s for n in norms) for s in ("scaled", "unchanged", "skipped")}
     form = str(accelerator.format)
@@ -288,13 +306,17 @@ def _summary(
         f"{len(norms)} norms: " + ", ".join(f"{count} {status}" for status, count in counts.items())
         + (f"; estimated by {' and '.join(by)}" if by else "")
     )  # fmt: skip
+    if fold is not None:
+        yield fold_line(len(norms), fold)
+        yield from (f"note: {note}" for note in fold.notes)
     yield from (f"note: {note}" for note in notes)
     yield (
         f"limits of a sum of squares in {form}: {accelerator.largest:g} largest, mean square "
         f"{accelerator.smallest_normal:.2g} smallest normal; emulated: {accelerator}"
     )
     if validation is not None and validation.perplexity is not None:
-        words = {"fp32": "FP32", "fp16": f"{form} norms", "fp16_slanc": f"{form} norms + SLaNC"}
+        what = validation.rounded
+        words = {"fp32": "FP32", "fp16": what, "fp16_slanc": f"{what} + SLaNC"}
         figures = (f"{words[k]} {v:.4f}" for k, v in validation.perplexity.items())
         yield "perplexity: " + ", ".join(figures)
     conditions = {c for n in norms if n.certificate and n.certificate.certified
@@ -305,7 +327,7 @@ def _summary(
     elif validation is None:
         last = "NOT VALIDATED | --no-validate was given"
     else:
-        last = verdict(validation, form)
+        last = verdict(validation)
     yield " | ".join([last, *counted(norms)])
 
 
@@ -320,8 +342,8 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
     return [f"{text}, {conditional} of them on a condition" if conditional else text]
 
 
-def verdict(validation: Validation, form: str = "FP16") -> str:
-    """PASSED or FAILED with the measured errors and the tolerances; `form` is what norms are in."""
+def verdict(validation: Validation) -> str:
+    """PASSED or FAILED with the measured errors and the tolerances."""
     if validation.fp32_identical:
         fp32 = "FP32 outputs bit-identical"
     else:
@@ -332,7 +354,7 @@ def verdict(validation: Validation, form: str = "FP16") -> str:
         if validation.rounded_epsilons:
             fp32 += f", {validation.rounded_epsilons} epsilons round in the file's FP16"
     fp16 = (
-        f"{form} norms: rows overflowed {validation.overflowed_before} -> "
+        f"{validation.rounded}: rows overflowed {validation.overflowed_before} -> "
         f"{validation.overflowed_after}, largest relative error "
         f"{validation.fp16_error_before:.3g} -> {validation.fp16_error_after:.3g}, RMS "
         f"{validation.fp16_rms_error:.3g} (tolerance {validation.fp16_tolerance:g})"

@@ -83,7 +83,7 @@ def plan_edits(
     model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]
 ) -> Edits:
     """What `apply_scales_in` does to a model, without doing it."""
-    planner = _Planner(model)
+    planner = Planner(model)
     for norm in norms:
         if norm.name in scales and norm.skip_reason is None and norm.places:
             planner.scale(norm, scales[norm.name])
@@ -152,7 +152,7 @@ def scaled_epsilon(norm: Norm, scale: float) -> float | None:
     return None if norm.epsilon is None else norm.epsilon / scale**norm.epsilon_power
 
 
-class _Planner:
+class Planner:
     """Collects edits; gives out unused names and one constant per value and element type."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -175,16 +175,17 @@ class _Planner:
         for place in sorted(norm.places):
             reads[place] = node_at(self._model, NodeAt(norm.path, place.node)).input[place.position]
             first.setdefault(reads[place], place)
-        scaled = {tensor: self._unused(f"{tensor}/slanc") for tensor in first}
+        scaled = {tensor: self.unused(f"{tensor}/slanc") for tensor in first}
         for place in norm.places:
             self.edits.inputs[NodeAt(norm.path, place.node), place.position] = scaled[reads[place]]
         for tensor, place in first.items():
-            divisor = self._scalar("scale", scale, place.element_type)
+            divisor = self.scalar("scale", scale, place.element_type)
             self._insert(place.node, "Div", (tensor, divisor), scaled[tensor], norm, scale)
-        self._epsilon(norm, scale)
+        self.epsilon(norm, scale)
         self._residual(norm, scale)
 
-    def _epsilon(self, norm: Norm, scale: float) -> None:
+    def epsilon(self, norm: Norm, scale: float) -> None:
+        """Epsilon divided to match the scale."""
         epsilon = scaled_epsilon(norm, scale)
         if epsilon is None or (norm.form == "decomposed" and norm.epsilon_place is None):
             return  # it has none
@@ -195,7 +196,7 @@ class _Planner:
         if norm.overridable_epsilon is not None:
             self._divided_epsilon(norm, scale)
             return
-        constant = self._scalar("epsilon", epsilon, element_type)
+        constant = self.scalar("epsilon", epsilon, element_type)
         self.edits.inputs[NodeAt(norm.path, index), position] = constant
 
     def _divided_epsilon(self, norm: Norm, scale: float) -> None:
@@ -203,8 +204,8 @@ class _Planner:
         assert norm.epsilon_place is not None
         index, position, element_type = norm.epsilon_place
         tensor = node_at(self._model, NodeAt(norm.path, index)).input[position]
-        divisor = self._scalar("scale", scale**norm.epsilon_power, element_type)
-        divided = self._unused(f"{tensor}/slanc")
+        divisor = self.scalar("scale", scale**norm.epsilon_power, element_type)
+        divided = self.unused(f"{tensor}/slanc")
         self.edits.inputs[NodeAt(norm.path, index), position] = divided
         self._insert(index, "Div", (tensor, divisor), divided, norm, scale)
 
@@ -213,20 +214,21 @@ class _Planner:
         at = NodeAt(norm.path, norm.nodes[-1])
         residual = residual_name(node_at(self._model, at), norm)
         if residual and norm.residual is not None:
-            inner = self._unused(f"{residual}/slanc")
-            factor = self._scalar("scale", scale, norm.element_type)
+            inner = self.unused(f"{residual}/slanc")
+            factor = self.scalar("scale", scale, norm.element_type)
             self.edits.outputs[at, norm.residual] = inner
             self._insert(at.node + 1, "Mul", (inner, factor), residual, norm, scale)
 
     def _insert(
         self, before: int, op: str, inputs: tuple[str, str], output: str, norm: Norm, scale: float
     ) -> None:
-        name = self._unused(f"{norm.name}/slanc_{op}")
+        name = self.unused(f"{norm.name}/slanc_{op}")
         metadata = {SCALE_KEY: repr(scale), NORM_KEY: norm.name}
         at = NodeAt(norm.path, before)
         self.edits.nodes.append(NewNode(at, op, inputs, output, name, metadata))
 
-    def _unused(self, wanted: str) -> str:
+    def unused(self, wanted: str) -> str:
+        """A name that nothing in the model has yet: the wanted one, or one that begins with it."""
         name, count = wanted, 1
         while name in self._used:
             count += 1
@@ -234,10 +236,11 @@ class _Planner:
         self._used.add(name)
         return name
 
-    def _scalar(self, what: str, value: float, element_type: int) -> str:
+    def scalar(self, what: str, value: float, element_type: int) -> str:
+        """The initializer with that value, one per value and element type."""
         key = (value, element_type)
         if key not in self._scalars:
-            self._scalars[key] = self._unused(f"slanc.{what}_{value:g}")
+            self._scalars[key] = self.unused(f"slanc.{what}_{value:g}")
             dtype = helper.tensor_dtype_to_np_dtype(element_type)
             self.edits.constants[self._scalars[key]] = rounded(value, dtype)
         return self._scalars[key]

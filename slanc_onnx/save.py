@@ -13,16 +13,25 @@ import onnx
 from onnx import TensorProto
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.fold_data import OwnData
 from slanc_onnx.load import all_tensors, external_location
 
 
-def save_model(model: onnx.ModelProto, source: Path, output: Path) -> None:
+def save_model(
+    model: onnx.ModelProto, source: Path, output: Path, own: OwnData | None = None
+) -> None:
     """Write a model that was loaded from `source`; its external data files stay as they are.
 
     In the input's folder the output refers to the same data files; into another folder they are
     copied. (Hard links would be free, but onnx >= 1.23 refuses to load a data file that has more
     than one, and that would break the input as well.) The .onnx itself is written to a temporary
     file first, so that an interruption leaves what was there before.
+
+    Args:
+        model: The model.
+        source: The file that it was loaded from.
+        output: The file to write.
+        own: The output's own data file, which is kept as soon as nothing else can fail.
 
     Raises:
         SlancError: the output would replace the input or a data file, a different data file is in
@@ -32,14 +41,17 @@ def save_model(model: onnx.ModelProto, source: Path, output: Path) -> None:
         external_location(tensor)
         for tensor in all_tensors(model)
         if tensor.data_location == TensorProto.EXTERNAL
-    }
+    }.difference({own.name} if own is not None else ())
     check_output(source, output, locations)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         if output.parent.resolve() != source.parent.resolve():
             for location in sorted(locations):
                 _bring(source.parent / location, output.parent / location)
-        write_atomically(output, _serialized(model))
+        serialized = _serialized(model)
+        if own is not None:
+            own.keep()
+        write_atomically(output, serialized)
     except OSError as error:
         raise SlancError(f"{output}: cannot be written ({error}). Give another -o.") from error
 

@@ -73,6 +73,7 @@ class Validation:
         observed: By norm name; a norm that was not run is missing.
         perplexity: "fp32", "fp16" and "fp16_slanc", where tokens were given.
         unstable: Outputs left out because the original itself gives other values each time.
+        rounded: What was rounded.
         failures: Why the validation failed, empty if it passed.
         fp16_tolerance: What is demanded of `fp16_rms_error`; see `rounding_tolerance`.
     """
@@ -88,6 +89,7 @@ class Validation:
     perplexity: dict[str, float] | None
     rounded_epsilons: int = 0
     unstable: list[str] = field(default_factory=list)
+    rounded: str = "FP16 norms"
     failures: list[str] = field(default_factory=list)
     fp16_tolerance: float = FP16_TOLERANCE
 
@@ -122,8 +124,10 @@ def validate_pair(
     accelerator: Accelerator,
     *,
     folder: Path | None = None,
+    rewritten_folder: Path | None = None,
     exact: bool = True,
     tokens: Tokens | None = None,
+    everything: bool = False,
     as_loaded: onnx.ModelProto | None = None,
     progress: Progress = no_progress,
 ) -> Validation:
@@ -131,30 +135,33 @@ def validate_pair(
 
     Args:
         original: The model before.
-        rewritten: The model after; its external data lies in the same folder.
+        rewritten: The model after.
         norms: The original's norms.
         rewritten_norms: The rewritten model's norms, with the same names.
         feeds: Inputs by name, one dict per run.
         accelerator: What is emulated.
         folder: Where the external data lies.
+        rewritten_folder: Where that of the rewritten model lies; None for the same.
         exact: Whether all scales are powers of two, so that FP32 outputs have to be identical.
         tokens: The ids behind `feeds`, run by run, for the perplexity table.
+        everything: Whether all operations are rounded, not the norms' steps alone.
         as_loaded: The original before its functions were inlined, where they were.
         progress: Called with what is being run and the finished share.
 
     Raises:
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
-    one_pass = accelerator.variance == "one-pass"
+    one_pass, form = accelerator.variance == "one-pass", str(accelerator.format)
     norms, rewritten_norms = (
         norms_in_float32(as_computed(n, one_pass)) for n in (norms, rewritten_norms)
     )
-    original, rewritten = as_float32(original, folder), as_float32(rewritten, folder)
+    folders = folder, rewritten_folder or folder
+    original, rewritten = as_float32(original, folder), as_float32(rewritten, folders[1])
     loops = _shows_loops(original, norms, feeds[0], folder)
     before = instrument(original, norms, loops=loops)
     after = instrument(rewritten, rewritten_norms, loops=loops)
-    half_before = emulate(original, norms, accelerator, loops)
-    half_after = emulate(rewritten, rewritten_norms, accelerator, loops)
+    half_before = emulate(original, norms, accelerator, loops, everything)
+    half_after = emulate(rewritten, rewritten_norms, accelerator, loops, everything)
     jobs = [
         ("FP32, original", before.model, before.sums),
         ("FP32, rewritten", after.model, after.sums),
@@ -167,7 +174,7 @@ def validate_pair(
         def step(done: float, what: str = what, index: int = index) -> None:
             progress(f"validating: {what}", (index + done) / len(jobs))
 
-        results.append(_run(model, taps, feeds, folder, tokens, step))
+        results.append(_run(model, taps, feeds, folders[index % 2], tokens, step))
         gc.collect()  # a session holds the weights
     plain, scaled, naive, protected = results
     inexact = _rounded_epsilons(norms, rewritten_norms) if exact else 0
@@ -197,6 +204,7 @@ def validate_pair(
         perplexity={k: perplexity(r.losses) for k, r in losses.items()} if tokens else None,
         unstable=unstable,
         fp16_tolerance=rounding_tolerance(accelerator, len(norms)),
+        rounded=f"everything in {form}" if everything else f"{form} norms",
     )
     result.failures.extend(_failures(result))
     if set(plain.outputs[0]) <= set(unstable):
@@ -208,10 +216,9 @@ def _shows_loops(
     original: onnx.ModelProto, norms: Sequence[Norm], feed: Feeds, folder: Path | None
 ) -> bool:
     """Whether the rows of norms in loops can be read off: every iteration has as many."""
-    if not any(norm.path for norm in norms):
-        return True
     try:
-        Session(instrument(original, norms).model, folder).run(feed)
+        if any(norm.path for norm in norms):
+            Session(instrument(original, norms).model, folder).run(feed)
     except CannotRun:
         return False
     return True
@@ -348,10 +355,8 @@ def _errors(a: Array, b: Array) -> Array:
     largest_error = largest = square_error = square = 0.0
     flat_a, flat_b = a.reshape(-1), b.reshape(-1)
     for start in range(0, flat_a.size, 1 << 22):  # FP64 copies of a part at a time
-        x = flat_a[start : start + (1 << 22)].astype(np.float64)
-        y = flat_b[start : start + (1 << 22)].astype(np.float64)
-        finite = np.isfinite(x)
-        x, y = x[finite], y[finite]
+        x, y = (v[start : start + (1 << 22)].astype(np.float64) for v in (flat_a, flat_b))
+        x, y = x[np.isfinite(x)], y[np.isfinite(x)]
         if not np.isfinite(y).all():
             return np.full(3, math.inf)
         error = np.abs(x - y)
@@ -387,9 +392,8 @@ def _unstable(
         and any(a.name == "local_window_size" and a.i > 0 for a in node.attribute)
         for name in node.output[1:]
     }
-    first = plain.outputs[0]
+    first, second = plain.outputs[0], scaled.outputs[0]
     uninitialised = [name for name in first if name in windows]
-    second = scaled.outputs[0]
     differing = [n for n in first if n not in windows and not _same(first[n], second[n])]
     if differing:
         session = Session(original, folder)

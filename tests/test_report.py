@@ -14,11 +14,13 @@ from slanc_onnx.report import write_report
 from tests.conftest import Run
 from tests.four_norms import four_norms
 
-REPORT = ["version", "model", "output", "options", "norms", "notes", "validation", "seconds"]
+REPORT = [
+    "version", "model", "output", "options", "norms", "notes", "fold", "validation", "seconds",
+]  # fmt: skip
 NORM = [
     "name", "kind", "form", "input", "width", "scale", "rule", "sources", "epsilon",
     "scaled_epsilon", "predicted_sum_of_squares", "estimate", "status", "reason",
-    "certificate", "observed",
+    "certificate", "applied", "observed",
 ]  # fmt: skip
 CERTIFICATE = [
     "certified", "bound", "overflow_bits", "underflow_bits", "upper_limit", "loose", "reason",

@@ -1,0 +1,111 @@
+"""Latency of the original, the scaled and the folded model on ONNX Runtime, in turns, one process.
+
+    python -m benchmarks.latency MODEL.onnx [--sequence-length N] [--runs N] [--fuse bert]
+
+Each round runs the three once, in changing order; of the ratios of a round the median is taken, so
+that whatever else the machine does meets all three. `--fuse` first lets onnxruntime.transformers
+fuse the model, which gives Skip norms; what the weights were folded for is found again there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from slanc_onnx import Options, protect_file
+from slanc_onnx.check import ApplyRule
+from slanc_onnx.graph import read_graph
+from slanc_onnx.inputs import input_specs, make_feeds
+from slanc_onnx.load import load_model
+
+APPLIED: tuple[ApplyRule, ...] = ("div", "fold")
+
+
+def main() -> int:
+    """Print nodes and median latency of each model, and the median of the paired ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--sequence-length", type=int, default=64)
+    parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fuse", metavar="TYPE", help="of the model, for onnxruntime.transformers")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        source: Path = args.model
+        if args.fuse:
+            source = _fused(source, args.fuse, Path(scratch))
+        paths = {"original": source}
+        for apply in APPLIED:
+            paths[apply] = Path(scratch) / apply / "model.onnx"
+            protect_file(source, paths[apply], Options(validate=False, apply=apply))
+        sessions = {name: _session(path, args.threads) for name, path in paths.items()}
+        specs = input_specs(read_graph(load_model(source), source.parent)[0])
+        feeds = make_feeds(specs, np.random.default_rng(0), sequence=args.sequence_length)
+        for name, path in paths.items():
+            nodes = len(load_model(path).graph.node)
+            print(f"{name}: {nodes} nodes in the file, {_optimised(path, scratch)} as run")
+        seconds = _measure(sessions, dict(feeds), args.runs)
+    for name, times in seconds.items():
+        ratios = [a / b for a, b in zip(times, seconds["original"], strict=True)]
+        print(f"{name}: median {1e3 * statistics.median(times):.2f} ms, "
+              f"ratio to the original {statistics.median(ratios):.4f}")  # fmt: skip
+    return 0
+
+
+def _fused(source: Path, kind: str, scratch: Path) -> Path:
+    from onnxruntime.transformers import optimizer
+
+    fused = optimizer.optimize_model(str(source), model_type=kind, opt_level=0)
+    path = scratch / "fused" / "model.onnx"
+    path.parent.mkdir()
+    fused.save_model_to_file(str(path), use_external_data_format=True)
+    return path
+
+
+def _session(path: Path, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _optimised(path: Path, scratch: str) -> int:
+    """Nodes after ONNX Runtime's own optimisation."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(Path(scratch) / "optimised.onnx")
+    key = "session.optimized_model_external_initializers_file_name"
+    options.add_session_config_entry(key, "optimised.data")
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    return len(model.graph.node)
+
+
+def _measure(
+    sessions: dict[str, ort.InferenceSession], feeds: dict[str, object], runs: int
+) -> dict[str, list[float]]:
+    """Seconds by model, run by run; the order changes from round to round."""
+    seconds: dict[str, list[float]] = {name: [] for name in sessions}
+    orders = list(permutations(sessions))
+    for session in sessions.values():  # warm
+        for _ in range(3):
+            session.run(None, feeds)
+    for index in range(runs):
+        for name in orders[index % len(orders)]:
+            started = time.perf_counter()
+            sessions[name].run(None, feeds)
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""Fold: the scales of the norms go into the weights before them, instead of into Div nodes.
+
+    norm(x; eps) = norm(x / s; eps / s^2)   with x / s for nothing, because all that x is the sum of
+    is a weight times something: down and output projections, embeddings, gamma and beta.
+
+Powers of two only, so that an FP32 run gives the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.certificate import Proof, certify_at
+from slanc_onnx.errors import SlancError
+from slanc_onnx.flow import Tensor, read_flow
+from slanc_onnx.fold_choose import Chosen, choose_exponents
+from slanc_onnx.fold_data import OwnData, divide_weights
+from slanc_onnx.fold_edits import plan_fold
+from slanc_onnx.fold_report import FoldedGroup, folded_groups
+from slanc_onnx.fold_weights import Weights
+from slanc_onnx.graph import Scope
+from slanc_onnx.group_scale import ANY, Window, window
+from slanc_onnx.load import all_tensors, external_location
+from slanc_onnx.rewrite import Edits, apply_edits
+from slanc_onnx.save import check_output, save_model
+from slanc_onnx.scale import ScaledNorm
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What folding does to a model.
+
+    Attributes:
+        edits: The nodes, epsilons and notes.
+        weights: The exponent k of each weight that is divided by 2^k in place.
+        groups: The scale groups that hold norms.
+        applied: "fold" or "div" by the name of each norm that is scaled.
+        inserted: Nodes that are inserted.
+        rewritten_bytes: Of the weights that are divided.
+        copied: Small weights of which a divided copy is added, because others read them undivided.
+        lost: Weights of which elements lose bits: name and number.
+        notes: Weights that could not be the place, and why, so that a node or another weight is.
+    """
+
+    edits: Edits
+    weights: dict[Tensor, int]
+    groups: tuple[FoldedGroup, ...]
+    applied: dict[str, str]
+    inserted: int
+    rewritten_bytes: int
+    copied: int
+    lost: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def fold(
+    model: onnx.ModelProto,
+    scopes: Sequence[Scope],
+    decided: Sequence[ScaledNorm],
+    accelerator: Accelerator,
+    folder: Path | None = None,
+) -> tuple[Fold, list[ScaledNorm]]:
+    """Decide how to fold the scales of norms; the model is not changed.
+
+    Args:
+        model: The model.
+        scopes: Its graphs.
+        decided: Its norms with the scales that they would have by themselves.
+        accelerator: Whose limits bound the scales.
+        folder: Where its external data lies.
+
+    Returns:
+        What to do, and the norms with the scales that they have then.
+
+    Raises:
+        SlancError: a scale is no power of two.
+    """
+    windows = fold_windows(decided, accelerator)
+    norms = [d.norm for d in decided if d.norm.name in windows]
+    flow = read_flow(scopes)
+    weights = Weights(flow, folder)
+    chosen = choose_exponents(flow, norms, windows, weights)
+    known = {name for name, asked in windows.items() if asked is not ANY}
+    edits = plan_fold(model, chosen, weights, known)
+    solved = chosen.solved
+    lost = {
+        root.name: count
+        for root, exponent in solved.divided.items()
+        if (count := weights.loss(root, exponent).count)
+    }
+    result = Fold(
+        edits,
+        solved.divided,
+        folded_groups(chosen, weights),
+        chosen.applied,
+        len(edits.nodes),
+        solved.bytes,
+        len({(flow.read(use), exponent) for use, exponent in solved.copied.items()}),
+        lost,
+        _notes(chosen),
+    )
+    folded = [_with_scale(d, chosen) for d in decided]
+    pairs = zip(decided, folded, strict=True)
+    return result, [b if a.scale == b.scale else _proved(b, accelerator) for a, b in pairs]
+
+
+def apply_fold(
+    model: onnx.ModelProto, folded: Fold, folder: Path | None, data: OwnData | None = None
+) -> None:
+    """Carry out a fold that was decided for this model.
+
+    Args:
+        model: The model, in place.
+        folded: What to do.
+        folder: Where its external data lies; those files stay as they are.
+        data: Where divided external weights go to; None to take them into the model.
+    """
+    divide_weights(model, folded.weights, folder, data)
+    apply_edits(model, folded.edits)
+
+
+def save_folded(model: onnx.ModelProto, folded: Fold, source: Path, output: Path) -> None:
+    """Fold a model that was loaded from `source` and write it, its changed external weights apart.
+
+    Raises:
+        SlancError: as `save_model`; no file has changed then.
+    """
+    external = {external_location(t) for t in all_tensors(model) if t.external_data}
+    check_output(source, output, external)
+    data = OwnData(output, external)
+    try:
+        apply_fold(model, folded, source.parent, data)
+        save_model(model, source, output, data)
+    except OSError as error:
+        raise SlancError(f"{output}: cannot be written ({error}). Give another -o.") from error
+    finally:
+        data.discard()
+
+
+def fold_windows(
+    decided: Sequence[ScaledNorm], accelerator: Accelerator
+) -> dict[str, Window]:
+    """What each norm asks of its group; a norm that keeps its place asks nothing and is left out.
+
+    Raises:
+        SlancError: a scale is no power of two.
+    """
+    windows = {}
+    for found in decided:
+        norm = found.norm
+        fixed = norm.skip_reason is not None or norm.scaled_by is not None or not norm.places
+        if fixed or norm.epsilon is None:
+            continue
+        if found.scale is None or found.estimate is None:
+            windows[norm.name] = ANY
+            continue
+        width = norm.width or found.estimate.width
+        mantissa, exponent = _split(found.scale)
+        if mantissa != 1.0 or width is None:
+            raise SlancError(
+                f"norm {norm.name!r}: its scale {found.scale:g} is no power of two, and only those "
+                "can be folded exactly. Take scale 'window', or apply 'div'."
+            )
+        nodes = len({p.position if norm.residual is not None else 0 for p in norm.places})
+        nodes += norm.residual is not None
+        proof = found.certificate
+        spare = proof.overflow_bits if proof is not None and proof.certified else None
+        windows[norm.name] = window(found.estimate, width, exponent, accelerator, nodes, spare)
+    return windows
+
+
+def _split(scale: float) -> tuple[float, int]:
+    mantissa, exponent = math.frexp(scale)
+    return 2 * mantissa, exponent - 1
+
+
+def _with_scale(found: ScaledNorm, chosen: Chosen) -> ScaledNorm:
+    exponent = chosen.norms.get(found.norm.name)
+    if exponent is None or (found.scale is None and exponent == 0):
+        return found
+    scale = 2.0**exponent
+    if found.scale is None:
+        reason = f"folded with its group; {found.reason}"
+        return replace(found, scale=scale, status="scaled", reason=reason)
+    if scale == found.scale and chosen.applied[found.norm.name] == "fold":
+        return found
+    kept = [text for text in found.reason.split("; ") if text and "nothing to insert" not in text]
+    if scale != found.scale:
+        kept.append(f"{found.scale:g} by itself")
+    return replace(found, scale=scale, reason="; ".join(kept))
+
+
+def _proved(found: ScaledNorm, accelerator: Accelerator) -> ScaledNorm:
+    """With what is proved of it at the scale that it has now."""
+    before = found.certificate
+    if before is None or found.scale is None:
+        return found
+    typical = None if found.estimate is None else found.estimate.typical
+    proof = Proof(found.norm, before.bound, before.affine)
+    return replace(found, certificate=certify_at(proof, found.scale, typical, accelerator))
+
+
+def _notes(chosen: Chosen) -> list[str]:
+    by_reason: dict[str, list[str]] = {}
+    for tensor, why in chosen.solved.refused.items():
+        if tensor not in chosen.solved.divided:
+            by_reason.setdefault(why, []).append(tensor.name)
+    return [
+        f"{len(names)} weights were not the place to fold into, as each {why}: "
+        + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        for why, names in by_reason.items()
+    ]  # fmt: skip

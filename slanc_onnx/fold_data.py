@@ -1,0 +1,127 @@
+"""Data: divided weights go into the model, or into a data file of the output's own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from slanc_onnx.flow import Tensor
+from slanc_onnx.fold_weights import divided
+from slanc_onnx.load import Array, read_tensor
+from slanc_onnx.rewrite import graph_at
+
+PAGE = 4096  # where large tensors begin, so that they can be mapped
+
+
+class OwnData:
+    """The data file of an output: the changed tensors alone, one after the other.
+
+    It is written beside its name and takes it with `keep`; without, nothing remains of it.
+
+    Args:
+        output: The .onnx file that it belongs to; it is called after that.
+        taken: Names of data files that the output refers to as well.
+    """
+
+    def __init__(self, output: Path, taken: set[str]) -> None:
+        names = [f"{output.stem}.fold{i or ''}.data" for i in range(len(taken) + 1)]
+        self.name = next(name for name in names if name not in taken)
+        self.path = output.parent / self.name
+        self.size = 0
+        self._temporary: Path | None = None
+        self._file: BinaryIO | None = None
+
+    def add(self, values: Array) -> tuple[int, int]:
+        """Append a tensor; offset and length in bytes."""
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{self.name}.", dir=self.path.parent)
+            self._file, self._temporary = os.fdopen(handle, "wb"), Path(name)
+        offset = -(-self.size // PAGE) * PAGE
+        self._file.write(b"\0" * (offset - self.size))
+        data = values.tobytes()
+        self._file.write(data)
+        self.size = offset + len(data)
+        return offset, len(data)
+
+    def keep(self) -> None:
+        """Give the file its name, where there is one."""
+        if self._file is not None and self._temporary is not None:
+            self._file.close()
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(self._temporary, 0o666 & ~umask)
+            os.replace(self._temporary, self.path)
+            self._temporary = None
+
+    def discard(self) -> None:
+        """Remove what was written, unless it was kept."""
+        if self._file is not None and self._temporary is not None:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+
+def divide_weights(
+    model: onnx.ModelProto,
+    exponents: Mapping[Tensor, int],
+    folder: Path | None,
+    data: OwnData | None = None,
+) -> None:
+    """Divide weights by powers of two, one at a time.
+
+    Args:
+        model: The model, in place.
+        exponents: k of the divisor 2^k, by initializer or output of a Constant node.
+        folder: Where its external data lies; those files are not written to.
+        data: Where external tensors go to; None to take them into the model.
+    """
+    for graph, names in _by_graph(model, exponents):
+        found = {t.name: t for t in graph.initializer if t.name in names}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.output[0] in names:
+                found[node.output[0]] = _value(node)
+        for name, exponent in names.items():
+            _divide(found[name], exponent, folder, data)
+
+
+def _by_graph(
+    model: onnx.ModelProto, exponents: Mapping[Tensor, int]
+) -> list[tuple[onnx.GraphProto, dict[str, int]]]:
+    by_path: dict[object, tuple[onnx.GraphProto, dict[str, int]]] = {}
+    for tensor, exponent in exponents.items():
+        if tensor.path not in by_path:
+            by_path[tensor.path] = (graph_at(model, tensor.path), {})
+        by_path[tensor.path][1][tensor.name] = exponent
+    return list(by_path.values())
+
+
+def _value(node: onnx.NodeProto) -> TensorProto:
+    """The tensor of a Constant node, which it has from now on where it had a number or a list."""
+    attribute = node.attribute[0]
+    if attribute.name != "value":
+        number = helper.get_attribute_value(attribute)
+        shape = [len(number)] if attribute.name == "value_floats" else []
+        tensor = helper.make_tensor("", TensorProto.FLOAT, shape, number if shape else [number])
+        attribute.CopyFrom(helper.make_attribute("value", tensor))
+    value: TensorProto = attribute.t
+    return value
+
+
+def _divide(
+    tensor: TensorProto, exponent: int, folder: Path | None, data: OwnData | None
+) -> None:
+    values = divided(read_tensor(tensor, folder), exponent)
+    if tensor.data_location != TensorProto.EXTERNAL or data is None:
+        new = numpy_helper.from_array(values, tensor.name)
+        tensor.CopyFrom(new)
+        return
+    offset, length = data.add(values)
+    del tensor.external_data[:]
+    for key, text in (("location", data.name), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(text))

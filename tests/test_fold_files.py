@@ -1,0 +1,167 @@
+"""Files: what folding writes, and where, and the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import external_data_helper, numpy_helper
+
+from slanc_onnx import Options, apply_scales, compute_scales, protect, protect_file
+from slanc_onnx.cli import main
+from slanc_onnx.errors import SlancError
+from slanc_onnx.fold_data import OwnData
+from slanc_onnx.graph import read_graph
+from slanc_onnx.load import external_location, load_model, read_tensor
+from slanc_onnx.norms import find_norms_in
+from tests.fold_models import RMS, same_bits, weights
+from tests.small_graphs import D, graph, normal
+
+HOT = f"""
+    e = Gather(table, ids)
+    [n1] h1 = {RMS}(e, g1)
+    m1 = MatMul(h1, big)
+    r1 = Add(e, m1)
+    [n2] h2 = {RMS}(r1, g2)
+    y = MatMul(h2, w2)
+"""
+FOLD = Options(apply="fold")
+
+
+def hot() -> onnx.ModelProto:
+    return graph(HOT, weights(big=normal(3, D, D, spread=3000.0), table=normal(0, 11, D) * 900))
+
+
+def external(folder: Path) -> Path:
+    """The model with all of its weights in weights.bin."""
+    model = hot()
+    folder.mkdir(parents=True, exist_ok=True)
+    external_data_helper.convert_model_to_external_data(
+        model, location="weights.bin", size_threshold=0
+    )
+    onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def locations(path: Path) -> dict[str, str]:
+    return {t.name: external_location(t) for t in load_model(path).graph.initializer}
+
+
+def test_changed_weights_go_into_a_file_of_their_own(tmp_path: Path) -> None:
+    source, output = external(tmp_path), tmp_path / "folded.onnx"
+    data = (tmp_path / "weights.bin").read_bytes()
+    outcome = protect_file(source, output, FOLD)
+    assert outcome.passed
+    assert outcome.validation is not None and outcome.validation.fp32_identical
+    assert outcome.fold is not None and outcome.fold.inserted == 0
+    assert (tmp_path / "weights.bin").read_bytes() == data
+    found = locations(output)
+    changed = {name for name, where in found.items() if where == "folded.fold.data"}
+    assert changed == {"table", "big"}
+    assert {found[name] for name in ("g1", "g2", "w2")} == {"weights.bin"}
+    assert (tmp_path / "folded.fold.data").stat().st_size < 3 * 4096
+    assert not list(tmp_path.glob(".*"))
+    before = {t.name: read_tensor(t, tmp_path) for t in load_model(source).graph.initializer}
+    for tensor in load_model(output).graph.initializer:
+        if tensor.name in changed:
+            ratio = before[tensor.name] / read_tensor(tensor, tmp_path)
+            assert np.unique(ratio).size == 1 and np.log2(ratio.flat[0]) % 1 == 0
+
+
+def test_in_another_folder_all_data_is_there(tmp_path: Path) -> None:
+    source, output = external(tmp_path / "in"), tmp_path / "out" / "model.onnx"
+    outcome = protect_file(source, output, FOLD)
+    assert outcome.passed
+    names = {path.name for path in output.parent.iterdir()}
+    assert names == {"model.onnx", "model.fold.data", "weights.bin"}
+    full = onnx.load(output)
+    assert same_bits(onnx.load(source), full)
+
+
+def test_a_second_run_writes_the_same_file(tmp_path: Path) -> None:
+    source = external(tmp_path)
+    protect_file(source, tmp_path / "once.onnx", FOLD)
+    outcome = protect_file(tmp_path / "once.onnx", tmp_path / "twice.onnx", FOLD)
+    assert (tmp_path / "once.onnx").read_bytes() == (tmp_path / "twice.onnx").read_bytes()
+    assert not (tmp_path / "twice.fold.data").exists()
+    assert [found.status for found in outcome.norms] == ["unchanged"] * 2
+
+
+def test_a_run_with_div_leaves_a_folded_model_alone(tmp_path: Path) -> None:
+    source = external(tmp_path)
+    protect_file(source, tmp_path / "once.onnx", FOLD)
+    protect_file(tmp_path / "once.onnx", tmp_path / "twice.onnx", Options())
+    assert (tmp_path / "once.onnx").read_bytes() == (tmp_path / "twice.onnx").read_bytes()
+
+
+def test_a_name_that_is_taken_is_not_overwritten(tmp_path: Path) -> None:
+    data = OwnData(tmp_path / "m.onnx", {"m.fold.data", "other"})
+    assert data.name == "m.fold1.data"
+    assert data.add(np.arange(3.0)) == (0, 24)
+    assert data.add(np.arange(2.0)) == (4096, 16)
+    data.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_where_the_output_cannot_be_written(tmp_path: Path) -> None:
+    source = external(tmp_path / "in")
+    blocked = tmp_path / "out"
+    blocked.mkdir()
+    (blocked / "weights.bin").write_bytes(b"another")
+    with pytest.raises(SlancError, match="in the way"):
+        protect_file(source, blocked / "model.onnx", FOLD)
+    assert [path.name for path in blocked.iterdir()] == ["weights.bin"]
+
+
+def test_in_memory(tmp_path: Path) -> None:
+    model = hot()
+    decided = protect(model, FOLD)
+    assert [node.op_type for node in model.graph.node] == [n.op_type for n in hot().graph.node]
+    assert all(found.scale and found.scale > 1 for found in decided)
+    assert same_bits(hot(), model)
+    stepwise = hot()
+    assert apply_scales(stepwise, compute_scales(stepwise), apply="fold")
+    assert stepwise.SerializeToString() == model.SerializeToString()
+    again = protect(model, FOLD)
+    assert [found.status for found in again] == ["unchanged"] * 2
+    assert [n.scaled_by for n in find_norms_in(read_graph(model))] == [d.scale for d in decided]
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, report = external(tmp_path), tmp_path / "report.json"
+    arguments = [str(source), "-o", str(tmp_path / "out.onnx"), "--report", str(report)]
+    assert main([*arguments, "--apply", "fold", "--explain-groups"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 norms: 2 folded, 0 Div; 0 nodes inserted, 2 weights rewritten" in printed
+    assert "group 1: 3 tensors, divided by" in printed
+    written = json.loads(report.read_text())
+    assert [norm["applied"] for norm in written["norms"]] == ["fold", "fold"]
+    assert (written["fold"]["norms_folded"], written["fold"]["inserted_nodes"]) == (2, 0)
+    assert written["fold"]["groups"][0]["folded"] == ["n1", "n2"]
+    assert main(arguments) == 0
+    assert [n["applied"] for n in json.loads(report.read_text())["norms"]] == ["div", "div"]
+    assert json.loads(report.read_text())["fold"] is None
+
+
+@pytest.mark.parametrize(
+    "extra", [["--apply", "fold", "--scale", "paper"], ["--explain-groups"]]
+)
+def test_what_does_not_go_together(tmp_path: Path, extra: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path / "m.onnx"), *extra])
+    assert stopped.value.code == 2
+
+
+def test_paper_scales_are_not_folded() -> None:
+    with pytest.raises(SlancError, match="power of two"):
+        protect(hot(), Options(scale="paper", apply="fold"))
+
+
+def test_inline_weights_stay_inline(tmp_path: Path) -> None:
+    onnx.save(hot(), tmp_path / "m.onnx")
+    protect_file(tmp_path / "m.onnx", tmp_path / "o.onnx", FOLD)
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "o.onnx"}
+    tensors = load_model(tmp_path / "o.onnx").graph.initializer
+    (big,) = [numpy_helper.to_array(tensor) for tensor in tensors if tensor.name == "big"]
+    assert (np.log2(normal(3, D, D, spread=3000.0) / big) % 1 == 0).all()

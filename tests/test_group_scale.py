@@ -1,0 +1,73 @@
+"""One exponent for several windows: brute force over all exponents, and the limits behind them."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.estimate import Estimate
+from slanc_onnx.group_scale import ANY, Window, choose, window
+
+ACCELERATOR = Accelerator()
+
+
+def test_all_norms_are_served_where_their_windows_meet() -> None:
+    found = choose([Window(0, 5, 2), Window(3, 9, 6), Window(2, 4, 4)], overhead=0)
+    assert (found.exponent, found.outside, found.nodes) == (4, (), 0)
+
+
+def test_the_norms_that_are_missed_cost_their_nodes() -> None:
+    found = choose([Window(0, 1, 0), Window(6, 9, 8, nodes=3), Window(6, 9, 7)], overhead=0)
+    assert (found.exponent in (7, 8), found.outside, found.nodes) == (True, (0,), 1)
+
+
+def test_entering_a_group_may_cost_more_than_its_divs() -> None:
+    windows = [Window(2, 5, 3), Window(2, 5, 3)]
+    assert choose(windows, overhead=1).exponent == 3
+    assert choose(windows, overhead=3).exponent == 0
+    assert choose(windows, overhead=3).outside == (0, 1)
+
+
+def test_a_stream_that_overflows_is_divided_at_any_price() -> None:
+    hot = Window(20, 24, 22, nodes=1, least=12)
+    assert choose([hot], overhead=9).exponent == 22
+
+
+def test_norms_that_ask_nothing_get_nothing() -> None:
+    assert choose([ANY, ANY], overhead=0).exponent == 0
+    assert choose([], overhead=0).exponent == 0
+    assert choose([ANY, Window(3, 4, 4)], overhead=0) == choose([Window(3, 4, 4)], 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 6), st.integers(1, 3)), min_size=1,
+             max_size=6),
+    st.integers(0, 4),
+)  # fmt: skip
+def test_no_exponent_inserts_fewer_nodes(parts: list[tuple[int, int, int]], extra: int) -> None:
+    windows = [Window(low, low + size, low + size // 2, nodes) for low, size, nodes in parts]
+
+    def nodes(exponent: int) -> int:
+        missed = [w for w in windows if not w.low <= exponent <= w.high]
+        return sum(w.nodes for w in missed) + (extra if exponent else 0)
+
+    found = choose(windows, extra)
+    assert found.nodes == nodes(found.exponent) == min(nodes(e) for e in range(-30, 31))
+
+
+@pytest.mark.parametrize("best", [3, 6])
+def test_the_window_is_where_no_row_overflows_and_no_mean_square_is_subnormal(best: int) -> None:
+    estimate = Estimate(typical=4096.0, upper=65504.0 * 4.0**2, lowest=4096.0, by="test")
+    found = window(estimate, 64, best, ACCELERATOR)
+    assert (found.low, found.best) == (2, best)
+    assert found.high == max(best, math.floor((math.log2(4096 / 64) + 14) / 2 - 3))
+    assert estimate.upper / 4.0**found.low <= ACCELERATOR.largest
+    assert 4096 / 64 / 4.0**found.high >= ACCELERATOR.smallest_normal
+
+
+def test_the_limits_of_the_stream_itself() -> None:
+    estimate = Estimate(typical=1.0, upper=2.0**40, lowest=1.0, by="test")
+    found = window(estimate, 64, 14, ACCELERATOR)
+    assert 2.0**20 / 2.0**found.least <= ACCELERATOR.largest < 2.0**20 / 2.0 ** (found.least - 1)
