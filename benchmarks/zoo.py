@@ -253,9 +253,6 @@ def _targets(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
         yield "nodes inserted", str(sum(f.inserted for f in folds)), "as few as possible"
         free = sum(f.inserted == 0 for f in folds)
         yield "models without an inserted node", _share(free, len(folds)), "-"
-        lossy = [f for f in folds if f.lost]
-        lost = sum(sum(f.lost.values()) for f in lossy)
-        yield "elements of FP16 weights that lose bits", f"{lost} in {len(lossy)} models", "few"
     wrong = sum(not math.isfinite(r.errors[0]) for r in checked)
     infinite = sum(not math.isfinite(r.errors[1]) for r in checked)
     yield "models with outputs not finite in FP16, before -> after", f"{wrong} -> {infinite}", "0"

@@ -23,6 +23,7 @@ from slanc_onnx.fold_choose import Chosen, choose_exponents
 from slanc_onnx.fold_data import OwnData, divide_weights
 from slanc_onnx.fold_edits import plan_fold
 from slanc_onnx.fold_report import FoldedGroup, folded_groups
+from slanc_onnx.fold_solve import LOSES
 from slanc_onnx.fold_weights import Weights
 from slanc_onnx.graph import Scope
 from slanc_onnx.group_scale import ANY, Window, window
@@ -44,7 +45,6 @@ class Fold:
         inserted: Nodes that are inserted.
         rewritten_bytes: Of the weights that are divided.
         copied: Small weights of which a divided copy is added, because others read them undivided.
-        lost: Weights of which elements lose bits: name and number.
         notes: Weights that could not be the place, and why, so that a node or another weight is.
     """
 
@@ -55,7 +55,6 @@ class Fold:
     inserted: int
     rewritten_bytes: int
     copied: int
-    lost: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -89,11 +88,6 @@ def fold(
     known = {name for name, asked in windows.items() if asked is not ANY}
     edits = plan_fold(model, chosen, weights, known)
     solved = chosen.solved
-    lost = {
-        root.name: count
-        for root, exponent in solved.divided.items()
-        if (count := weights.loss(root, exponent).count)
-    }
     result = Fold(
         edits,
         solved.divided,
@@ -102,8 +96,7 @@ def fold(
         len(edits.nodes),
         solved.bytes,
         len({(flow.read(use), exponent) for use, exponent in solved.copied.items()}),
-        lost,
-        _notes(chosen),
+        _notes(chosen, weights),
     )
     folded = [_with_scale(d, chosen) for d in decided]
     pairs = zip(decided, folded, strict=True)
@@ -206,13 +199,25 @@ def _proved(found: ScaledNorm, accelerator: Accelerator) -> ScaledNorm:
     return replace(found, certificate=certify_at(proof, found.scale, typical, accelerator))
 
 
-def _notes(chosen: Chosen) -> list[str]:
+def _notes(chosen: Chosen, weights: Weights) -> list[str]:
+    divided = chosen.solved.divided
     by_reason: dict[str, list[str]] = {}
     for tensor, why in chosen.solved.refused.items():
-        if tensor not in chosen.solved.divided:
+        if tensor not in divided and LOSES not in why:
             by_reason.setdefault(why, []).append(tensor.name)
-    return [
-        f"{len(names)} weights were not the place to fold into, as each {why}: "
-        + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    notes = [
+        f"{len(names)} weights were not the place to fold into, as each {why}: {_some(names)}"
         for why, names in by_reason.items()
-    ]  # fmt: skip
+    ]
+    lossy: dict[str, int] = {}
+    for (root, _), count in weights.losses.items():
+        if count and root not in divided:
+            lossy[root.name] = min(count, lossy.get(root.name, count))
+    if lossy:
+        names = [f"{name} ({count} elements)" for name, count in lossy.items()]
+        notes.append(f"{len(names)} weights {LOSES} if divided, and were not: {_some(names)}")
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

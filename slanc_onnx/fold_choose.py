@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slanc_onnx.flow import Flow, Tensor
-from slanc_onnx.fold_solve import Solved, solve
+from slanc_onnx.fold_solve import LOSES, Solved, solve
 from slanc_onnx.fold_weights import Weights
 from slanc_onnx.group_scale import ANY, Window, choose
 from slanc_onnx.groups import Partition, Site, partition
@@ -96,9 +97,17 @@ def _chosen(
             for s in parts.sites
         }
 
-    def nodes(group: int, exponent: int) -> int:
+    def tried(group: int, exponent: int) -> Solved:
         trial = [*groups[:group], exponent, *groups[group + 1 :]]
-        return _pushed(parts, weights, trial, following, free)[1].nodes
+        return _pushed(parts, weights, trial, following, free)[1]
+
+    def overhead(group: int, middle: int) -> Callable[[int], int]:
+        """Nodes that an exponent inserts at the ends of a group: as many as any other, unless it
+        depends on the exponent which weights stay exact."""
+        none, usual = tried(group, 0).nodes, tried(group, middle)
+        if any(LOSES in why for why in usual.refused.values()):
+            return functools.cache(lambda exponent: tried(group, exponent).nodes - none)
+        return lambda exponent: usual.nodes - none
 
     for _ in range(2):  # groups that share weights see each other's exponents the second time
         before = list(groups)
@@ -108,9 +117,7 @@ def _chosen(
             if not wanted:
                 continue
             middle = statistics.median_low(wanted) or 1
-            overhead = nodes(group, middle) - nodes(group, 0)
-            groups[group] = choose(asked, overhead).exponent
-            groups[group] = _gentlest(group, groups, asked, parts, weights, following)
+            groups[group] = choose(asked, overhead(group, middle)).exponent
         if groups == before:
             break
     groups, _ = _pushed(parts, weights, groups, following, free)
@@ -130,31 +137,6 @@ def _settled(known: Chosen) -> dict[tuple[str, ...], int]:
         if site.group is not None:
             names.setdefault(site.group, []).append(site.norm.name)
     return {tuple(found): known.groups[group] for group, found in names.items()}
-
-
-def _gentlest(
-    group: int,
-    groups: Sequence[int],
-    asked: Sequence[Window],
-    parts: Partition,
-    weights: Weights,
-    following: _Following,
-) -> int:
-    """The exponent of a group, or one nearer to 0 with which fewer weights lose bits."""
-
-    def lost(exponent: int) -> tuple[int, int, int]:
-        trial = [*groups[:group], exponent, *groups[group + 1 :]]
-        solved = solve(parts, weights, trial, following(trial))
-        count = sum(weights.loss(root, e).count for root, e in solved.divided.items())
-        return solved.nodes, count, abs(chosen - exponent)
-
-    chosen = groups[group]
-    if chosen == 0 or lost(chosen)[1] == 0:
-        return chosen
-    served = [w for w in asked if chosen in w]
-    step = -1 if chosen > 0 else 1
-    same = [e for e in range(chosen, 0, step) if all(e in w for w in served)]
-    return min(same, key=lost)
 
 
 def _pushed(
@@ -202,7 +184,7 @@ def _promising(chosen: Chosen, windows: Mapping[str, Window]) -> list[Tensor]:
     for group in {s.group for s in parts.sites if s.group is not None}:
         sites = [s for s in parts.sites if s.group == group]
         asked = [windows[s.norm.name] for s in sites]
-        whole = choose(asked, 0)
+        whole = choose(asked, lambda _: 0)
         overhead = 1 if whole.exponent else 0
         now = whole.nodes + overhead
         if len(sites) < 2 or now < 2:
@@ -214,7 +196,7 @@ def _promising(chosen: Chosen, windows: Mapping[str, Window]) -> list[Tensor]:
             for split in (i, i + 1):
                 first, rest = asked[:split], asked[split:]
                 cost = min(
-                    choose(first, 1).nodes + choose(rest, 0).nodes + 1, now
+                    choose(first, lambda _: 1).nodes + choose(rest, lambda _: 0).nodes + 1, now
                 )  # the first part has the beginning of the stream
                 if cost < now:
                     scored.append((cost, tensor))

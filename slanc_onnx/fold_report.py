@@ -121,8 +121,6 @@ def fold_line(count: int, fold: Fold) -> str:
     line += f"({fold.rewritten_bytes / 1e6:.3g} MB)"
     if fold.copied:
         line += f", {fold.copied} small shared weights copied"
-    if fold.lost:
-        line += f", {sum(fold.lost.values())} elements of {len(fold.lost)} weights lose bits"
     return line
 
 
@@ -136,7 +134,6 @@ def fold_entry(fold: Fold) -> dict[str, Any]:
         "rewritten_weights": len(fold.weights),
         "rewritten_bytes": fold.rewritten_bytes,
         "copied_weights": fold.copied,
-        "elements_losing_bits": dict(fold.lost),
         "notes": list(fold.notes),
         "groups": [asdict(group) for group in fold.groups],
     }

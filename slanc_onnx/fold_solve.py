@@ -16,6 +16,8 @@ from slanc_onnx.graph import GraphPath
 from slanc_onnx.groups import Partition
 from slanc_onnx.relations import Relation
 
+LOSES = "would lose bits"  # why a weight is no place
+
 
 @dataclass(frozen=True)
 class Solved:
@@ -164,8 +166,8 @@ class _State:
             return "cut" if small else "fail"
         if weights.is_zero(root):
             return "keep"
-        if not weights.can_divide(root, exponent):
-            self.why[root] = f"would lose bits when divided by 2^{exponent}"
+        if weights.loss(root, exponent):
+            self.why[root] = f"{LOSES} when divided by 2^{exponent}"
             return "cut" if small else "fail"
         wanted = {0 if u is None else self.demands.get(u, 0) for u in weights.uses(root)}
         if wanted == {exponent}:

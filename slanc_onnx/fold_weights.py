@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import helper
 
 from slanc_onnx.flow import FLOATS, Flow, Tensor, Use, known_op
 from slanc_onnx.load import Array, read_tensor
@@ -23,23 +23,7 @@ CHAIN: dict[str, int] = {
     ),
     "DequantizeLinear": 1,
 }  # fmt: skip
-# Of a 16-bit weight's norm: what dividing may lose of it, which is a fraction of what rounding the
-# weight to 11 bits lost before.
-LOST_TOLERANCE = 2.0**-16
 CHUNK = 1 << 22  # elements of a weight that are looked at together
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What a division by a power of two takes from a weight.
-
-    Attributes:
-        count: Elements that are no longer exact.
-        share: Norm of the difference, of the norm of the weight; inf where an element overflows.
-    """
-
-    count: int
-    share: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +32,7 @@ class Weights:
 
     flow: Flow
     folder: Path | None
-    losses: dict[tuple[Tensor, int], Loss] = field(default_factory=dict)
+    losses: dict[tuple[Tensor, int], int] = field(default_factory=dict)
     zeros: dict[Tensor, bool] = field(default_factory=dict)
     ranges: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
     roots: dict[Tensor, Tensor | None] = field(default_factory=dict)
@@ -118,8 +102,8 @@ class Weights:
     def read(self, root: Tensor) -> Array:
         return read_tensor(self.flow.data[root], self.folder)
 
-    def loss(self, root: Tensor, exponent: int) -> Loss:
-        """What dividing by 2^exponent takes from a weight."""
+    def loss(self, root: Tensor, exponent: int) -> int:
+        """How many elements of a weight are no longer exact when divided by 2^exponent."""
         key = (root, exponent)
         if key not in self.losses:
             values = self.read(root)
@@ -129,14 +113,8 @@ class Weights:
             limits = ml_dtypes.finfo(values.dtype)  # type: ignore[no-untyped-call]
             normal = least >= math.ldexp(float(limits.smallest_normal), exponent)
             exact = normal and most <= math.ldexp(float(limits.max), min(exponent, 0))
-            self.losses[key] = Loss(0, 0.0) if exact else loss_of(values, exponent)
+            self.losses[key] = 0 if exact else lost_elements(values, exponent)
         return self.losses[key]
-
-    def can_divide(self, root: Tensor, exponent: int) -> bool:
-        """Whether dividing is exact, or in a 16-bit weight as good as that."""
-        lost = self.loss(root, exponent)
-        half = self.flow.data[root].data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-        return lost.count == 0 or (half and lost.share <= LOST_TOLERANCE)
 
     def is_zero(self, root: Tensor) -> bool:
         """Whether a vector holds zeros and infinities alone, which nothing divides."""
@@ -171,18 +149,12 @@ def range_of(values: Array) -> tuple[float, float]:
     return least, most
 
 
-def loss_of(values: Array, exponent: int) -> Loss:
-    """What dividing by 2^exponent takes from an array, against FP64."""
-    count, error, total = 0, 0.0, 0.0
-    flat = values.reshape(-1)
+def lost_elements(values: Array, exponent: int) -> int:
+    """How many elements change when an array is divided by 2^exponent, against FP64."""
+    count, flat = 0, values.reshape(-1)
     for start in range(0, flat.size, CHUNK):
         part = flat[start : start + CHUNK]
         exact = part.astype(np.float64)
-        difference = np.ldexp(divided(part, exponent).astype(np.float64), exponent) - exact
-        difference = difference[np.isfinite(exact)]
-        count += int(np.count_nonzero(difference))
-        error += float(np.sum(difference * difference))
-        finite = exact[np.isfinite(exact)]
-        total += float(np.sum(finite * finite))
-    share = math.sqrt(error / total) if total else 0.0
-    return Loss(count, share if math.isfinite(share) else math.inf)
+        back = np.ldexp(divided(part, exponent).astype(np.float64), exponent)
+        count += int(np.count_nonzero((back != exact) & np.isfinite(exact)))
+    return count

@@ -6,7 +6,7 @@ Exponents, not factors: a group with exponent k is stored divided by 2^k.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slanc_onnx.accelerator import Accelerator
@@ -27,6 +27,7 @@ class Window:
         nodes: Nodes that scaling the norm by itself inserts.
         least: Least exponent with which the largest row itself, as a tensor, does not overflow.
         most: Greatest with which the elements of an ordinary row, as a tensor, stay normal numbers.
+        proved: Least with which the norm keeps its certificate.
     """
 
     low: int
@@ -35,6 +36,7 @@ class Window:
     nodes: int = 1
     least: int = -FARTHEST
     most: int = FARTHEST
+    proved: int = -FARTHEST
 
     def __contains__(self, exponent: int) -> bool:
         return self.low <= exponent <= self.high
@@ -77,30 +79,28 @@ def window(
         best: The exponent that `window.place` chose.
         accelerator: Whose limits bound the window.
         nodes: Nodes that scaling the norm by itself inserts.
-        spare: Bits to overflow that its certificate leaves at `best`, which stays a certificate
-            then; None where it has none.
+        spare: Bits to overflow that its certificate leaves at `best`; None where it has none.
     """
     largest, smallest = limits(accelerator, width)
     low = math.ceil(math.log2(estimate.upper / largest) / 2)
-    if spare is not None:
-        low = max(low, best - math.floor(spare / 2))
     mean_square = estimate.typical / width
     room = math.log2(mean_square / smallest) / 2 - ELEMENT_BITS / 2
     least = math.ceil(math.log2(math.sqrt(estimate.upper) / accelerator.largest))
     most = math.floor(math.log2(math.sqrt(mean_square) / 8 / accelerator.smallest_normal))
     high = math.floor(room)
-    return Window(min(low, best), max(high, best), best, nodes, least, max(least, most))
+    proved = -FARTHEST if spare is None else best - math.floor(spare / 2)
+    return Window(min(low, best), max(high, best), best, nodes, least, max(least, most), proved)
 
 
-def choose(windows: Sequence[Window], overhead: int) -> Choice:
+def choose(windows: Sequence[Window], overhead: Callable[[int], int]) -> Choice:
     """The exponent of a group.
 
     No overflow of the stream comes first, because it loses whole rows; then few nodes, no underflow
-    of the stream, and the windows' own choices.
+    of the stream, certificates, and the windows' own choices.
 
     Args:
         windows: One per norm of the group.
-        overhead: Nodes that any exponent but 0 inserts where the group begins and ends.
+        overhead: Nodes that an exponent other than 0 inserts where the group begins and ends.
     """
     bounds = [w for w in windows if w is not ANY]
     if not bounds:
@@ -110,15 +110,18 @@ def choose(windows: Sequence[Window], overhead: int) -> Choice:
     return min((_at(windows, e, overhead) for e in candidates), key=lambda c: _key(windows, c))
 
 
-def _at(windows: Sequence[Window], exponent: int, overhead: int) -> Choice:
+def _at(
+    windows: Sequence[Window], exponent: int, overhead: Callable[[int], int]
+) -> Choice:
     outside = tuple(i for i, w in enumerate(windows) if exponent not in w)
-    nodes = sum(windows[i].nodes for i in outside) + (overhead if exponent else 0)
+    nodes = sum(windows[i].nodes for i in outside) + (overhead(exponent) if exponent else 0)
     return Choice(exponent, outside, nodes)
 
 
-def _key(windows: Sequence[Window], choice: Choice) -> tuple[int, int, int, int, int]:
+def _key(windows: Sequence[Window], choice: Choice) -> tuple[int, ...]:
     k = choice.exponent
     overflow = max(max(w.least - k, 0) for w in windows)
     underflow = max(max(k - w.most, 0) for w in windows)
     distance = sum(abs(k - w.best) for w in windows if w is not ANY and k in w)
-    return overflow, choice.nodes, underflow, distance, abs(k)
+    unproved = sum(k < w.proved for w in windows if k in w)
+    return overflow, choice.nodes, underflow, unproved, distance, abs(k)

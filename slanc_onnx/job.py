@@ -119,7 +119,6 @@ def protect_file(
                 validation = _validate(
                     original, model, decided, scopes, options, folder, progress,
                     loaded if inlined else None, output.parent,
-                    exact=folded is None or not folded.lost,
                 )  # fmt: skip
             except CannotRun as error:
                 not_validated = str(error)
@@ -207,8 +206,6 @@ def _validate(
     progress: Progress,
     as_loaded: onnx.ModelProto | None,
     written_to: Path,
-    *,
-    exact: bool,
 ) -> Validation:
     specs = input_specs(scopes[0])
     return validate_pair(
@@ -220,7 +217,7 @@ def _validate(
         options.accelerator,
         folder=folder,
         rewritten_folder=written_to,
-        exact=exact and all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values()),
+        exact=all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values()),
         tokens=options.tokens,
         everything=options.emulate == "all",
         as_loaded=as_loaded,

@@ -84,22 +84,16 @@ def test_scaling_changes_no_bit_of_an_output(name: str, tmp_path: Path) -> None:
 
 
 @each_model
-def test_folding_changes_no_bit_but_those_that_weights_lose(name: str, tmp_path: Path) -> None:
+def test_folding_changes_no_bit(name: str, tmp_path: Path) -> None:
     source, once, twice = ZOO / name / "model.onnx", tmp_path / "1.onnx", tmp_path / "2.onnx"
     options = Options(apply="fold", validate=False)
-    outcome = protect_file(source, once, options)
+    protect_file(source, once, options)
     protect_file(once, twice, options)
     assert twice.read_bytes() == once.read_bytes()
     if name in CANNOT_RUN:
         pytest.skip(CANNOT_RUN[name])
     feeds = feeds_of(name)
-    before, after = outputs(source, feeds), outputs(once, feeds)
-    lossy = outcome.fold is not None and bool(outcome.fold.lost)
-    changed = different(before, after)
-    assert lossy or changed == []
-    for output in changed:
-        largest = np.abs(before[output]).max()
-        assert np.allclose(after[output], before[output], rtol=0, atol=1e-4 * largest)
+    assert different(outputs(source, feeds), outputs(once, feeds)) == []
 
 
 # What scaling may change: a Div or Mul, a number, what a norm reads, its epsilon, and notes.
