@@ -96,7 +96,7 @@ def choose(windows: Sequence[Window], overhead: Callable[[int], int]) -> Choice:
     """The exponent of a group.
 
     No overflow of the stream comes first, because it loses whole rows; then few nodes, no underflow
-    of the stream, certificates, and the windows' own choices.
+    of the stream, certificates, weights that stay as they are, and the windows' own choices.
 
     Args:
         windows: One per norm of the group.
@@ -124,4 +124,4 @@ def _key(windows: Sequence[Window], choice: Choice) -> tuple[int, ...]:
     underflow = max(max(k - w.most, 0) for w in windows)
     distance = sum(abs(k - w.best) for w in windows if w is not ANY and k in w)
     unproved = sum(k < w.proved for w in windows if k in w)
-    return overflow, choice.nodes, underflow, unproved, distance, abs(k)
+    return overflow, choice.nodes, underflow, unproved, int(k != 0), distance, abs(k)
