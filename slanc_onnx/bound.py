@@ -17,6 +17,7 @@ import numpy as np
 
 from slanc_onnx.activation_bounds import NoBound, applied
 from slanc_onnx.expression import (
+    CONDITION,
     Alternatives,
     Apply,
     Convolution,
@@ -276,7 +277,7 @@ class _Evaluator:
 
     def _input(self, expr: Input) -> Reach:
         if not expr.floats:
-            if expr.name not in ("mask",):
+            if expr.name != CONDITION:
                 self.conditions[expr.serial] = f"{expr.name} in [0, 1]"
             return ball(1, 1.0)
         if expr.name not in self.ranges:

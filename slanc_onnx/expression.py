@@ -118,6 +118,9 @@ class Input(Expr):
     floats: bool = True
 
 
+CONDITION = "(condition)"  # the name of a comparison's result, 0 or 1, which no input can have
+
+
 def is_ids(expr: Expr) -> bool:
     """Whether a value is ids, indices or a mask that the data gives."""
     return isinstance(expr, Input) and not expr.floats

@@ -13,6 +13,7 @@ from slanc_onnx.conv_rules import batch_norm, convolved
 from slanc_onnx.expert_rules import EXPERTS, moved
 from slanc_onnx.expression import (
     COMPARISONS,
+    CONDITION,
     CONTRACTIONS,
     Apply,
     Embedding,
@@ -165,7 +166,7 @@ def _compared(op: str, values: Sequence[Readable]) -> View:
         assert isinstance(limit, Const)
         return _unary(op, x, float(limit.array.reshape(-1)[0]))
     shape = np.broadcast_shapes(*(v.shape for v in values))
-    return ids_view("mask", shape)
+    return ids_view(CONDITION, shape)
 
 
 def _fold(op: str, values: Sequence[Value]) -> Value:
