@@ -119,7 +119,7 @@ def validate(
         validation_feeds(inlined, specs, options, folder),
         options.accelerator,
         folder=folder,
-        exact=options.scale == "window",
+        exact=options.scale != "paper",
         tokens=options.tokens,
         as_loaded=original if names else None,
     )

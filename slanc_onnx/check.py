@@ -28,7 +28,8 @@ class Options:
     """How the job is done.
 
     Attributes:
-        scale: "window" (a power of two between overflow and underflow) or "paper".
+        scale: "window" (a power of two between overflow and underflow), "paper", or "calibrated"
+            (the window by median and maximum over `tokens` or `inputs`, which it needs).
         estimate: Where the window comes from: "probe", "weights", or "auto" for the first that
             works.
         accelerator: What is protected and emulated.

@@ -132,9 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
     add(
         "--scale",
-        choices=("window", "paper"),
+        choices=("window", "paper", "calibrated"),
         default="window",
-        help="a power of two between overflow and underflow (default), or the paper's equations",
+        help="a power of two between overflow and underflow (default), the paper's equations, or "
+        "the same window by median and maximum over --inputs or --tokens",
     )
     add(
         "--estimate",
@@ -248,7 +249,9 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         for name in ("sequence_length", "max_sequences", "bos"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')}: only goes with --tokens")
-    if args.no_validate and args.tokens is not None:
+    if args.scale == "calibrated" and args.tokens is None and args.inputs is None:
+        parser.error("--scale calibrated: takes its scales from data, give --inputs or --tokens")
+    if args.no_validate and args.tokens is not None and args.scale != "calibrated":
         parser.error("--tokens: not allowed with --no-validate, which runs nothing")
     for name in ("sequence_length", "max_sequences"):
         value = getattr(args, name)

@@ -13,6 +13,7 @@ import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.check import Options, check_norms, check_weights, with_checked_inputs
+from slanc_onnx.errors import SlancError
 from slanc_onnx.float32 import as_float32
 from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.graph import Scope, read_graph
@@ -170,6 +171,13 @@ def decide(
     check_norms(norms)
     if norms:
         check_weights(model, folder)
+    data: list[Feeds] = []
+    if options.scale == "calibrated":
+        data = given_feeds(input_specs(scopes[0]), options)
+        if not data:
+            raise SlancError(
+                'scale "calibrated" takes its scales from data. Give it with inputs or tokens.'
+            )
     return compute_scales_in(
         model,
         scopes,
@@ -181,6 +189,7 @@ def decide(
         inputs=options.inputs,
         certify=options.certify,
         input_ranges=options.input_ranges,
+        calibration=data,
         progress=progress,
     )
 
@@ -219,15 +228,10 @@ def validation_feeds(
     Raises:
         CannotRun: inputs have to be made, and ONNX Runtime runs the model on none of them.
     """
+    given = given_feeds(specs, options)
+    if given:
+        return given
     rng = np.random.default_rng(SEED)
-    if options.tokens is not None:
-        made = [
-            make_feeds(specs, rng, sequence=ids.shape[1], ids=ids)
-            for ids in options.tokens.sequences
-        ]
-        return [{**feeds, **_others(options.inputs, specs)} for feeds in made]
-    if options.inputs is not None:
-        return [options.inputs]
     session = Session(as_float32(model, folder), folder)
     failure: CannotRun | None = None
     for length in (SEQUENCE_LENGTH, 8):
@@ -239,6 +243,18 @@ def validation_feeds(
             failure = error
     text = str(failure).rstrip(". ")
     raise CannotRun(f"{text}. Give inputs that fit with --inputs FILE.npz.")
+
+
+def given_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
+    """The user's tokens or inputs, one dict per run; none where there are neither."""
+    if options.tokens is not None:
+        rng = np.random.default_rng(SEED)
+        made = [
+            make_feeds(specs, rng, sequence=ids.shape[1], ids=ids)
+            for ids in options.tokens.sequences
+        ]
+        return [{**feeds, **_others(options.inputs, specs)} for feeds in made]
+    return [] if options.inputs is None else [options.inputs]
 
 
 def _others(inputs: Mapping[str, Array] | None, specs: Sequence[InputSpec]) -> dict[str, Array]:
