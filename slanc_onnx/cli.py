@@ -62,7 +62,13 @@ def _run(args: argparse.Namespace) -> int:
     source = Path(args.model)
     output = Path(args.output) if args.output else source.parent / f"{source.stem}.slanc.onnx"
     if args.report is not None:
-        _check_report(Path(args.report), source, output)
+        _check_report("--report", Path(args.report), source, output, b"{")
+    if args.html is not None:
+        from slanc_onnx.html_page import START, write_html
+        from slanc_onnx.html_plots import check_matplotlib
+
+        check_matplotlib()
+        _check_report("--html", Path(args.html), source, output, START.encode())
     for other in (args.inputs, args.tokens, args.target_file):
         if other is not None and Path(other).resolve() == output.resolve():
             what = "the target" if other == args.target_file else "inputs"
@@ -84,6 +90,8 @@ def _run(args: argparse.Namespace) -> int:
         outcome = protect_file(source, output, options, shown_options=shown, progress=progress)
     if args.report is not None:
         report.write_report(outcome.report, Path(args.report))
+    if args.html is not None:
+        write_html(outcome, Path(args.html))
     try:
         _print(args, source, output, outcome)
         sys.stdout.flush()
@@ -184,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-sequences", type=int, metavar="N", help="sequences to run (default 4)")
     add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
     add("--report", metavar="FILE.json", help="write the machine-readable report")
+    add("--html", metavar="FILE.html", help="write the report to look at; needs matplotlib")
     add("--no-validate", action="store_true", help="do not run the models")
     add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
     add("-v", "--verbose", action="count", default=0, help="log; twice: more")
@@ -259,17 +268,18 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
             parser.error(f"--{name.replace('_', '-')}: must be at least 1")
 
 
-def _check_report(path: Path, source: Path, output: Path) -> None:
+def _check_report(option: str, path: Path, source: Path, output: Path, start: bytes) -> None:
+    """Whether a report can be written there; `start` is how one that may be replaced begins."""
     if path.is_dir() or not path.resolve().parent.is_dir():
-        raise SlancError(f"--report {path}: not a file in an existing folder.")
+        raise SlancError(f"{option} {path}: not a file in an existing folder.")
     if not os.access(path.parent, os.W_OK):
-        raise SlancError(f"--report {path}: its folder is not writable.")
+        raise SlancError(f"{option} {path}: its folder is not writable.")
     taken = path.resolve() in (source.resolve(), output.resolve())
     if path.exists():
         with path.open("rb") as file:
-            taken |= file.read(1) not in (b"", b"{")  # the model, its data, tokens, inputs
+            taken |= file.read(len(start)) not in (b"", start)  # the model, its data, inputs
     if taken:
-        raise SlancError(f"--report {path}: is no report of an earlier run. Give another name.")
+        raise SlancError(f"{option} {path}: is no report of an earlier run. Give another name.")
 
 
 def _read_inputs(name: str | None) -> dict[str, Array] | None:

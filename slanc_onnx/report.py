@@ -300,13 +300,23 @@ def _summary(
     conditions = {c for n in norms if n.certificate and n.certificate.certified
                   for c in n.certificate.bound.conditions}  # fmt: skip
     yield from (f"certified if {condition}" for condition in sorted(conditions))
+    yield final_line(norms, validation, accelerator, not_validated)
+
+
+def final_line(
+    norms: Sequence[ScaledNorm],
+    validation: Validation | None,
+    accelerator: Accelerator,
+    not_validated: str = "",
+) -> str:
+    """The verdict with the certificates counted, as one line."""
     if not_validated:
         last = f"FAILED | not validated: {not_validated}"
     elif validation is None:
         last = "NOT VALIDATED | --no-validate was given"
     else:
-        last = verdict(validation, form)
-    yield " | ".join([last, *counted(norms)])
+        last = verdict(validation, str(accelerator.format))
+    return " | ".join([last, *counted(norms)])
 
 
 def counted(norms: Sequence[ScaledNorm]) -> list[str]:
