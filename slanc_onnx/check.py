@@ -33,6 +33,7 @@ class Options:
         estimate: Where the window comes from: "probe", "weights", or "auto" for the first that
             works.
         accelerator: What is protected and emulated.
+        observe: Inputs by name or token ids on which the scales are audited; None for no audit.
         inputs: Inputs by name, for probing (shapes) and validation; None to make them.
         tokens: Token ids of a causal language model, for validation with perplexity.
         validate: Whether to validate.
@@ -44,6 +45,7 @@ class Options:
     scale: ScaleRule = "window"
     estimate: EstimateRule = "auto"
     accelerator: Accelerator = field(default_factory=Accelerator)
+    observe: Mapping[str, Array] | Tokens | None = None
     inputs: Mapping[str, Array] | None = None
     tokens: Tokens | None = None
     validate: bool = True

@@ -69,7 +69,7 @@ def _run(args: argparse.Namespace) -> int:
 
         check_matplotlib()
         _check_report("--html", Path(args.html), source, output, START.encode())
-    for other in (args.inputs, args.tokens, args.target_file):
+    for other in (args.inputs, args.tokens, args.observe, args.target_file):
         if other is not None and Path(other).resolve() == output.resolve():
             what = "the target" if other == args.target_file else "inputs"
             raise SlancError(f"-o {output}: is the file of {what}. Give another -o.")
@@ -79,7 +79,8 @@ def _run(args: argparse.Namespace) -> int:
         estimate=args.estimate,
         accelerator=accelerator,
         inputs=_read_inputs(args.inputs),
-        tokens=_read_tokens(args),
+        tokens=_read_tokens(args.tokens, args),
+        observe=_read_observed(args),
         validate=not args.no_validate,
         certify=args.certify,
         input_ranges=dict(args.input_range),
@@ -105,6 +106,7 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
     from rich.console import Console
 
     from slanc_onnx import report
+    from slanc_onnx.audit_report import audit_lines, print_audit
 
     if args.quiet > 1:
         return
@@ -119,7 +121,11 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
     console = Console(width=width, highlight=False, markup=False, emoji=False)
     if not args.quiet:
         report.print_table(console, outcome.norms, outcome.validation)
+        if outcome.audits:
+            print_audit(console, outcome.audits)
         print(f"written: {output}")
+    for line in audit_lines(outcome.audits):
+        console.print(line, soft_wrap=True)
     report.print_summary(
         console, outcome.norms, outcome.validation, outcome.accelerator, outcome.not_validated,
         outcome.notes,
@@ -188,6 +194,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IDS.npy",
         help="token ids of a causal language model: validate on them and add the perplexity table",
     )
+    add(
+        "--observe",
+        metavar="FILE",
+        help="audit the scales on inputs (.npz) or token ids (.npy): rows outside, largest rows",
+    )
     add("--sequence-length", type=int, metavar="N", help="ids per sequence (default 1024)")
     add("--max-sequences", type=int, metavar="N", help="sequences to run (default 4)")
     add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
@@ -254,10 +265,10 @@ def _accelerator(args: argparse.Namespace) -> Accelerator:
 
 
 def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if args.tokens is None:
+    if args.tokens is None and args.observe is None:
         for name in ("sequence_length", "max_sequences", "bos"):
             if getattr(args, name) is not None:
-                parser.error(f"--{name.replace('_', '-')}: only goes with --tokens")
+                parser.error(f"--{name.replace('_', '-')}: only goes with --tokens or --observe")
     if args.scale == "calibrated" and args.tokens is None and args.inputs is None:
         parser.error("--scale calibrated: takes its scales from data, give --inputs or --tokens")
     if args.no_validate and args.tokens is not None and args.scale != "calibrated":
@@ -282,32 +293,37 @@ def _check_report(option: str, path: Path, source: Path, output: Path, start: by
         raise SlancError(f"{option} {path}: is no report of an earlier run. Give another name.")
 
 
-def _read_inputs(name: str | None) -> dict[str, Array] | None:
+def _read_inputs(name: str | None, option: str = "--inputs") -> dict[str, Array] | None:
     if name is None:
         return None
     import numpy as np
 
     if not Path(name).is_file():
-        raise SlancError(f"--inputs {name}: no such file.")
+        raise SlancError(f"{option} {name}: no such file.")
     try:
         with open(name, "rb") as opened:
             file = np.load(opened, allow_pickle=False)
             return {key: file[key] for key in file.files}
     except Exception as error:  # NumPy raises whatever zipfile, zlib and its parsers do
         raise SlancError(
-            f"--inputs {name}: not an .npz file of arrays. Write one with numpy.savez(file, "
+            f"{option} {name}: not an .npz file of arrays. Write one with numpy.savez(file, "
             "name=array, ...)."
         ) from error
 
 
-def _read_tokens(args: argparse.Namespace) -> Tokens | None:
-    if args.tokens is None:
+def _read_tokens(name: str | None, args: argparse.Namespace) -> Tokens | None:
+    if name is None:
         return None
     from slanc_onnx.perplexity import read_tokens
 
-    return read_tokens(
-        Path(args.tokens), args.sequence_length or 1024, args.max_sequences or 4, args.bos
-    )
+    return read_tokens(Path(name), args.sequence_length or 1024, args.max_sequences or 4, args.bos)
+
+
+def _read_observed(args: argparse.Namespace) -> dict[str, Array] | Tokens | None:
+    """Token ids or inputs, by how the file's name ends."""
+    if args.observe is not None and Path(args.observe).suffix == ".npy":
+        return _read_tokens(args.observe, args)
+    return _read_inputs(args.observe, "--observe")
 
 
 @contextmanager

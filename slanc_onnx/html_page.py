@@ -178,6 +178,17 @@ def _details(norm: NormView, picture: str) -> str:
     )
 
 
+def _audited(norm: NormView) -> str:
+    audit = norm.audit
+    if audit is None:
+        return ""
+    outside = f", {audit.above} above and {audit.below} below" if audit.coverage < 1 else ""
+    return (
+        f"{100 * audit.coverage:.4g} % of {audit.rows} rows inside the window{outside}; largest: "
+        + "; ".join(map(str, audit.worst))
+    )
+
+
 def _facts(norm: NormView) -> Sequence[tuple[str, str]]:
     decided = norm.decided
     certificate = decided.certificate
@@ -210,4 +221,5 @@ def _facts(norm: NormView) -> Sequence[tuple[str, str]]:
         ("bits to underflow", _bits(norm.underflow_bits)),
         ("rows lost", _lost(norm)),
         ("certified", proved),
+        ("on your data", _audited(norm)),
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.job import Outcome
 from slanc_onnx.load import Array
+from slanc_onnx.observe import Audit
 from slanc_onnx.report import certified, final_line
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.validate import Observed
@@ -52,6 +53,7 @@ class NormView:
         lost_before: Rows that overflowed in the original.
         lost_after: Rows that overflow in the rewritten model.
         underflowed: Rows whose mean square became zero there.
+        audit: What its rows did on the user's own data; None where that was not asked for.
     """
 
     number: int
@@ -71,6 +73,7 @@ class NormView:
     lost_before: int
     lost_after: int
     underflowed: int
+    audit: Audit | None = None
 
     @property
     def name(self) -> str:
@@ -144,8 +147,9 @@ def page_view(outcome: Outcome) -> PageView:
     """What the page of an outcome shows."""
     validation, device = outcome.validation, outcome.accelerator
     observed = {} if validation is None else validation.observed
+    audits = {audit.name: audit for audit in outcome.audits}
     norms = [
-        _norm(number, decided, observed.get(decided.norm.name), device)
+        _norm(number, decided, observed.get(decided.norm.name), device, audits)
         for number, decided in enumerate(outcome.norms, 1)
     ]
     passed = None if validation is None and not outcome.not_validated else outcome.passed
@@ -164,8 +168,9 @@ def page_view(outcome: Outcome) -> PageView:
 
 
 def _norm(
-    number: int, decided: ScaledNorm, seen: Observed | None, device: Accelerator
-) -> NormView:
+    number: int, decided: ScaledNorm, seen: Observed | None, device: Accelerator,
+    audits: Mapping[str, Audit],
+) -> NormView:  # fmt: skip
     norm, estimate, certificate = decided.norm, decided.estimate, decided.certificate
     fresh = decided.status == "scaled" and decided.scale is not None
     factor = float(decided.scale or 1.0) ** 2 if fresh else 1.0
@@ -205,6 +210,7 @@ def _norm(
         lost_before=seen.overflowed_before if seen else 0,
         lost_after=seen.overflowed if seen else 0,
         underflowed=seen.underflowed if seen else 0,
+        audit=audits.get(norm.name),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ from slanc_onnx.inputs import InputSpec, input_specs, make_feeds
 from slanc_onnx.load import Array, load_model
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in, unmatched_means
+from slanc_onnx.observe import Audit, observe
+from slanc_onnx.perplexity import Tokens
 from slanc_onnx.probe import first_feeds
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.report import Report, make_report
@@ -50,6 +52,7 @@ class Outcome:
         report: The report, as written to --report.
         notes: What a user should know beyond the norms: functions that were inlined, means that
             belong to no norm, weights that a caller may override.
+        audits: What the norms' rows did on the data of `Options.observe`.
     """
 
     norms: list[ScaledNorm]
@@ -58,6 +61,7 @@ class Outcome:
     accelerator: Accelerator
     report: Report
     notes: list[str]
+    audits: list[Audit] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -95,10 +99,16 @@ def protect_file(
     scopes = read_graph(model, folder)
     norms = find_norms_in(scopes)
     notes = make_notes(inlined, scopes, norms)
-    options = with_checked_inputs(options, input_specs(scopes[0]))
+    specs = input_specs(scopes[0])
+    options = with_checked_inputs(options, specs)
+    watched = observed_feeds(specs, options)
     clock.lap("find")
     decided = decide(model, scopes, norms, options, folder, progress)
     clock.lap("scale")
+    audits = []
+    if norms and watched:
+        audits = observe(model, decided, watched, specs, options.accelerator, folder, progress)
+        clock.lap("observe")
     validation, not_validated = None, ""
     if norms:
         original = model
@@ -123,9 +133,11 @@ def protect_file(
             clock.lap("validate")
     report = make_report(
         str(source), str(output), shown_options or {}, decided, validation, clock.seconds,
-        not_validated, notes,
+        not_validated, notes, audits,
     )  # fmt: skip
-    return Outcome(decided, validation, not_validated, options.accelerator, report, notes)
+    return Outcome(
+        decided, validation, not_validated, options.accelerator, report, notes, audits
+    )
 
 
 def protect(
@@ -255,6 +267,20 @@ def given_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
         ]
         return [{**feeds, **_others(options.inputs, specs)} for feeds in made]
     return [] if options.inputs is None else [options.inputs]
+
+
+def observed_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
+    """The inputs to audit on, one dict per run; none where no audit is asked for.
+
+    Raises:
+        SlancError: they do not fit the model.
+    """
+    data = options.observe
+    if data is None:
+        return []
+    tokens, inputs = (data, options.inputs) if isinstance(data, Tokens) else (None, data)
+    audited = with_checked_inputs(replace(options, tokens=tokens, inputs=inputs), specs)
+    return given_feeds(specs, audited)
 
 
 def _others(inputs: Mapping[str, Array] | None, specs: Sequence[InputSpec]) -> dict[str, Array]:

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.audit_report import audit_entries
 from slanc_onnx.certificate import Certificate
+from slanc_onnx.observe import Audit
 from slanc_onnx.save import write_atomically
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.validate import Observed, Validation
@@ -53,6 +55,7 @@ class Report(TypedDict):
     options: dict[str, Any]
     norms: list[NormEntry]
     notes: list[str]
+    audit: list[dict[str, Any]]
     validation: dict[str, Any] | None
     seconds: dict[str, float]
 
@@ -66,6 +69,7 @@ def make_report(
     seconds: Mapping[str, float],
     not_validated: str = "",
     notes: Sequence[str] = (),
+    audits: Sequence[Audit] = (),
 ) -> Report:
     """Collect what was done; see `Report`."""
     checked: dict[str, Any] | None = None if validation is None else _validation(validation)
@@ -78,6 +82,7 @@ def make_report(
         options=dict(options),
         norms=[_norm(norm, validation) for norm in norms],
         notes=list(notes),
+        audit=audit_entries(audits),
         validation=checked,
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
