@@ -14,7 +14,9 @@ from slanc_onnx.report import write_report
 from tests.conftest import Run
 from tests.four_norms import four_norms
 
-REPORT = ["version", "model", "output", "options", "norms", "notes", "audit", "validation", "seconds"]
+REPORT = [
+    "version", "model", "output", "options", "norms", "notes", "audit", "validation", "seconds",
+]  # fmt: skip
 NORM = [
     "name", "kind", "form", "input", "width", "scale", "rule", "sources", "epsilon",
     "scaled_epsilon", "predicted_sum_of_squares", "estimate", "status", "reason",
