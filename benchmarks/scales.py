@@ -48,13 +48,14 @@ def read_source(path: Path) -> Source:
 
 
 def scales_by(
-    source: Source, scales: Scales, accelerator: Accelerator, calibration: Sequence[Feeds] = ()
-) -> dict[str, float]:
+    source: Source, scales: Scales, accelerator: Accelerator, calibration: Sequence[Feeds] = (),
+    head_size: int = HEAD_SIZE,
+) -> dict[str, float]:  # fmt: skip
     """Scales by norm name: of this package's rules, or of dmx-compressor's formulas."""
     if scales == "none":
         return {}
     if scales == "dmx":
-        return dmx_scales(source.model, source.norms, source.folder, HEAD_SIZE)
+        return dmx_scales(source.model, source.norms, source.folder, head_size)
     decided = compute_scales_in(
         source.model, source.scopes, source.norms, folder=source.folder,
         scale=scales if scales in ("paper", "calibrated") else "window",
