@@ -53,7 +53,8 @@ def int8(model: onnx.ModelProto) -> onnx.ModelProto:
 
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, f"{folder}/in.onnx")
-        quantize_dynamic(f"{folder}/in.onnx", f"{folder}/out.onnx")
+        types = {"DefaultTensorType": TensorProto.FLOAT}  # custom ops stop its shape inference
+        quantize_dynamic(f"{folder}/in.onnx", f"{folder}/out.onnx", extra_options=types)
         return onnx.load(f"{folder}/out.onnx")
 
 

@@ -76,6 +76,7 @@ def overview(norms: Sequence[NormView], form: str, seen: bool, narrow: bool = Fa
         _decades(axes.yaxis)
         axes.set_ylabel("sum of squares of a row")
         axes.set_xlim(0.4, len(norms) + 0.6)
+        axes.set_ylim(*_range(norms))
         _ticks(axes, norms, 6 if narrow else 16)
         columns = 1 if narrow else 3
         figure.legend(loc="outside upper left", ncols=columns, frameon=False)
@@ -92,16 +93,26 @@ def _band(
         np.array([math.nan if s is None else getattr(s, k) for s in spreads])
         for k in ("low", "middle", "high")
     )
-    x = np.arange(1, len(norms) + 1)
-    if len(norms) == 1:  # a band of one has no area
-        x, low, middle, high = np.array([0.8, 1.2]), *(np.repeat(v, 2) for v in (low, middle, high))
-    axes.fill_between(x, low, high, facecolor=colour, alpha=0.25, linewidth=0)
+    edges = np.arange(0.5, len(norms) + 1)
+    shape = {"baseline": low, "fill": True}
+    axes.stairs(high, edges, **shape, facecolor=colour, alpha=0.25, linewidth=0)
     if hatch:  # apart, because a hatch has the colour of the edge, here that of the face
-        axes.fill_between(x, low, high, facecolor="none", edgecolor=colour, alpha=0.45, hatch=hatch,
-                          linewidth=0.5)  # fmt: skip
+        axes.stairs(high, edges, **shape, facecolor="none", edgecolor=colour, alpha=0.45,
+                    hatch=hatch, linewidth=0.5)  # fmt: skip
     dashes = (0, (4, 2)) if hatch else "solid"
-    axes.plot(x, middle, color=colour, linewidth=1.8, linestyle=dashes,
-              label=f"{label}: median line, all rows band")  # fmt: skip
+    axes.stairs(middle, edges, baseline=None, color=colour, linewidth=1.8, linestyle=dashes,
+                label=f"{label}: median line, all rows band")  # fmt: skip
+
+
+def _range(norms: Sequence[NormView]) -> tuple[float, float]:
+    """All that is drawn, and some room."""
+    spreads = [s for n in norms for s in (n.before, n.after) if s is not None]
+    found = [value for s in spreads for value in (s.low, s.high)]
+    for n in norms:
+        predicted = [v / n.factor for v in (n.typical, n.upper, n.bound) if v is not None]
+        found += [*predicted, n.overflow or 0.0, n.subnormal or 0.0]
+    usable = [v for v in found if v > 0 and math.isfinite(v)] or [1.0]
+    return min(usable) / 4, max(usable) * 4
 
 
 def _marks(axes: Any, norms: Sequence[NormView]) -> None:
@@ -221,13 +232,16 @@ def _histogram(axes: Any, norm: NormView, edges: Array) -> list[Any]:
     ):
         counts = np.histogram(rows, edges)[0]
         top = max(top, float(counts.max()))
+        filled = np.flatnonzero(counts)
+        part = slice(int(filled[0]), int(filled[-1]) + 1)
+        heights, bins = np.maximum(counts[part], LEAST_SHOWN), edges[part.start : part.stop + 1]
         shape = {"baseline": LEAST_SHOWN, "fill": True}
-        pieces.append(axes.stairs(counts, edges, **shape, facecolor=colour, alpha=0.25))
+        pieces.append(axes.stairs(heights, bins, **shape, facecolor=colour, alpha=0.25))
         if hatch:
-            pieces.append(axes.stairs(counts, edges, **shape, facecolor="none", edgecolor=colour,
+            pieces.append(axes.stairs(heights, bins, **shape, facecolor="none", edgecolor=colour,
                                       alpha=0.6, hatch=hatch, linewidth=0))  # fmt: skip
-        pieces.append(axes.stairs(np.maximum(counts, LEAST_SHOWN), edges, baseline=LEAST_SHOWN,
-                                  color=colour, linewidth=1.2, linestyle=style))  # fmt: skip
+        pieces.append(axes.stairs(heights, bins, baseline=LEAST_SHOWN, color=colour, linewidth=1.2,
+                                  linestyle=style))  # fmt: skip
     for value, style in (
         (norm.overflow, "solid"), (norm.normal, "dashed"), (norm.subnormal, "dotted"),
     ):  # fmt: skip
@@ -245,6 +259,8 @@ def _inline(figure: Any, prefix: str, words: str) -> str:
     text = written.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)  # hundredths of a point are enough
+    text = re.sub(r"\s*\n\s*", " ", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
