@@ -23,7 +23,7 @@ BEFORE, AFTER, INK, LIMIT, FAINT = "#d55e01", "#0072b3", "#010101", "#010102", "
 _VARIABLES = {
     BEFORE: "--before", AFTER: "--after", INK: "--ink", LIMIT: "--limit", FAINT: "--faint",
 }  # fmt: skip
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "slanc",
     "axes.edgecolor": FAINT,
