@@ -148,8 +148,9 @@ def measure(
 
 def _cell(column: Column, exact: float) -> str:
     value, lost = column.perplexity(), sum(column.lost)
-    rows = f", {lost} rows lost" if lost else ""
-    return f"{value:.4f} ({value / exact - 1:+.3%}{rows})"
+    off = [f"{value / exact - 1:+.3%}"] if value < 10 * exact else []  # beyond that it is noise
+    notes = [*off, f"{lost} rows lost"] if lost or not off else off
+    return f"{value:.4f} ({', '.join(notes)})"
 
 
 if __name__ == "__main__":
