@@ -311,18 +311,21 @@ def _read_inputs(name: str | None, option: str = "--inputs") -> dict[str, Array]
         ) from error
 
 
-def _read_tokens(name: str | None, args: argparse.Namespace) -> Tokens | None:
+def _read_tokens(
+    name: str | None, args: argparse.Namespace, option: str = "--tokens"
+) -> Tokens | None:
     if name is None:
         return None
     from slanc_onnx.perplexity import read_tokens
 
-    return read_tokens(Path(name), args.sequence_length or 1024, args.max_sequences or 4, args.bos)
+    length, most = args.sequence_length or 1024, args.max_sequences or 4
+    return read_tokens(Path(name), length, most, args.bos, option)
 
 
 def _read_observed(args: argparse.Namespace) -> dict[str, Array] | Tokens | None:
     """Token ids or inputs, by how the file's name ends."""
     if args.observe is not None and Path(args.observe).suffix == ".npy":
-        return _read_tokens(args.observe, args)
+        return _read_tokens(args.observe, args, "--observe")
     return _read_inputs(args.observe, "--observe")
 
 

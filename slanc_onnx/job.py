@@ -279,7 +279,10 @@ def observed_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
     if data is None:
         return []
     tokens, inputs = (data, options.inputs) if isinstance(data, Tokens) else (None, data)
-    audited = with_checked_inputs(replace(options, tokens=tokens, inputs=inputs), specs)
+    try:
+        audited = with_checked_inputs(replace(options, tokens=tokens, inputs=inputs), specs)
+    except SlancError as error:
+        raise SlancError(f"--observe: {error}") from error
     return given_feeds(specs, audited)
 
 

@@ -94,6 +94,12 @@ def test_inputs_by_name_are_audited_too(run: Run) -> None:
     assert run(str(LLAMA), "-o", "out.onnx", "--observe", "in.npz", "-q")[0] == 0
     status, _, err = run(str(LLAMA), "-o", "out.onnx", "--observe", "none.npz")
     assert (status, err) == (2, "ERROR: --observe none.npz: no such file.\n")
+    status, _, err = run(str(LLAMA), "-o", "out.onnx", "--observe", "none.npy")
+    assert (status, err) == (2, "ERROR: --observe none.npy: no such file.\n")
+    np.save("large.npy", IDS + 1000)
+    status, _, err = run(str(LLAMA), "-o", "new.onnx", "--observe", "large.npy")
+    assert status == 2 and err.startswith("ERROR: --observe: ") and "outside the model's" in err
+    assert not Path("new.onnx").exists()
 
 
 def test_without_data_there_is_no_audit(run: Run) -> None:
