@@ -171,6 +171,8 @@ def _details(norm: NormView, picture: str) -> str:
     rows = "".join(f"<dt>{t}</dt><dd>{html.escape(v)}</dd>" for t, v in _facts(norm) if v)
     summary = f"{norm.number}. {html.escape(norm.name)}"
     word = norm.decided.status if norm.decided.scale is None else f"/ {norm.decided.scale:.6g}"
+    if not picture and len(norm.rows_before):
+        picture = '<p class="quiet">Left out to keep the page small: its histogram.</p>'
     return (
         f'<details id="norm-{norm.number}"><summary>{summary} <span class="quiet">'
         f'{html.escape(word)}</span></summary><div class="scroll">{picture}</div>'

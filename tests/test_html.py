@@ -128,6 +128,20 @@ def test_a_page_without_a_run_is_drawn_from_predictions(outcome: Outcome) -> Non
     assert 'class="h1"' not in text  # no rows, no histogram
 
 
+def test_of_many_norms_those_that_lost_rows_are_drawn(
+    outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    from slanc_onnx import html_plots
+
+    norms = page_view(outcome).norms
+    lost = [norm.number for norm in norms if norm.lost_before]
+    assert 0 < len(lost) < len(norms)
+    monkeypatch.setattr(html_plots, "MOST_DRAWN", len(lost))
+    pictures = html_plots.histograms(norms)
+    assert [n.number for n, drawn in zip(norms, pictures, strict=True) if drawn] == lost
+
+
 def test_the_command_line_writes_it_and_replaces_only_its_own(run: Run) -> None:
     pytest.importorskip("matplotlib")
     assert run("model.onnx", "--html", "r.html", "-q")[0] == 0
