@@ -136,16 +136,15 @@ COLUMNS = (
     Column("#", lambda n: str(n.number), lambda n: n.number),
     Column("norm", lambda n: f'<a href="#norm-{n.number}">{html.escape(n.name)}</a>',
            lambda n: n.name, "text"),
+    Column("status", lambda n: html.escape(_status(n)), lambda n: _status(n), "text"),
     Column("scale", lambda n: _number(n.decided.scale, 6), lambda n: n.decided.scale),
+    Column("rows lost", _lost, lambda n: n.lost_before if len(n.rows_before) else None),
+    Column("bits to overflow", lambda n: _bits(n.overflow_bits), lambda n: n.overflow_bits),
+    Column("to underflow", lambda n: _bits(n.underflow_bits), lambda n: n.underflow_bits, "more"),
+    Column("certified", lambda n: html.escape(n.certified), lambda n: n.certified),
     Column("before: least · median · most", lambda n: _range(n.before),
            lambda n: n.before and n.before.high, "more"),
     Column("after", lambda n: _range(n.after), lambda n: n.after and n.after.high, "more"),
-    Column("bits to overflow", lambda n: _bits(n.overflow_bits), lambda n: n.overflow_bits),
-    Column("to underflow", lambda n: _bits(n.underflow_bits), lambda n: n.underflow_bits,
-           "more"),
-    Column("rows lost", _lost, lambda n: n.lost_before if len(n.rows_before) else None),
-    Column("certified", lambda n: html.escape(n.certified), lambda n: n.certified),
-    Column("status", lambda n: html.escape(_status(n)), lambda n: _status(n), "text"),
 )  # fmt: skip
 
 

@@ -240,7 +240,7 @@ def _sentence(norms: Sequence[NormView], form: str, seen: bool) -> str:
     elif not before and not after:
         parts = [f"None of the {len(norms)} norms overflowed {form} on these inputs, then or now."]
     else:
-        now = "none overflows" if not after else f"{len(after)} STILL OVERFLOW"
+        now = f"{len(after)} STILL OVERFLOW{'S' * (len(after) == 1)}" if after else "none overflows"
         parts = [
             f"As exported, {len(before)} of {len(norms)} norms overflowed {form} and lost "
             f"{rows:,} rows. With the scales {now}."

@@ -69,7 +69,7 @@ class _Ids(HTMLParser):
 
 
 def test_the_sentence_counts_the_norms_that_lost_rows(good: Outcome, outcome: Outcome) -> None:
-    for made, now in ((good, "none overflows."), (outcome, "1 STILL OVERFLOW.")):
+    for made, now in ((good, "none overflows."), (outcome, "1 STILL OVERFLOWS.")):
         view = page_view(made)
         lost = [seen.overflowed_before for seen in observed(made).values()]
         assert sum(lost) > 0
