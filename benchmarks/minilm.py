@@ -43,8 +43,8 @@ def main() -> int:
     args = parser.parse_args()
     model, folder = load_model(args.model), args.model.parent
     _check_paper(model, folder)
-    feeds = _sentences(args.text)
-    exact = _embeddings(model, feeds, folder)
+    feeds = sentences(args.text)
+    exact = embeddings(model, feeds, folder)
     for scale in ("window", "paper") if args.apply == "div" else ("window",):
         decided = compute_scales(model, Options(scale=scale), folder=folder)
         rewritten = onnx.ModelProto()
@@ -60,30 +60,31 @@ def main() -> int:
         for accumulate in get_args(Accumulate):
             for flush in (False, True):
                 emulated = emulate(rewritten, norms, Accelerator(accumulate, flush))
-                cosine = np.sum(exact * _embeddings(emulated.model, feeds, folder), axis=1)
+                cosine = np.sum(exact * embeddings(emulated.model, feeds, folder), axis=1)
                 kept = "flushed" if flush else "kept"
                 print(f"  {accumulate}, {kept}: cosine to FP32 min {cosine.min():.6f}, "
                       f"mean {cosine.mean():.6f}", flush=True)  # fmt: skip
     return 0
 
 
-def _sentences(text: Path) -> list[Feeds]:
+def sentences(text: Path, count: int = SENTENCES) -> list[Feeds]:
+    """Inputs for the first lines of the text that are longer than 40 characters."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model_directory() / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(256)
     lines = [line.strip() for line in text.read_text(encoding="utf-8").splitlines()]
-    sentences = [line for line in lines if len(line) > 40][:SENTENCES]
+    chosen = [line for line in lines if len(line) > 40][:count]
     feeds: list[Feeds] = []
-    for encoding in tokenizer.encode_batch(sentences):
+    for encoding in tokenizer.encode_batch(chosen):
         ids = np.array([encoding.ids], dtype=np.int64)
         mask, kinds = np.ones_like(ids), np.zeros_like(ids)
         feeds.append({"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds})
     return feeds
 
 
-def _embeddings(model: onnx.ModelProto, feeds: list[Feeds], folder: Path) -> Floats:
+def embeddings(model: onnx.ModelProto, feeds: list[Feeds], folder: Path) -> Floats:
     """Mean over the tokens, of length 1, shape [sentences, 384]."""
     session = Session(model, folder)
     rows = [session.run(f)["last_hidden_state"][0].astype(np.float64).mean(axis=0) for f in feeds]

@@ -134,7 +134,7 @@ def validate(
         validation_feeds(inlined, specs, options, folder),
         options.accelerator,
         folder=folder,
-        exact=options.scale == "window",
+        exact=options.scale != "paper",
         tokens=options.tokens,
         everything=options.emulate == "all",
         as_loaded=original if names else None,

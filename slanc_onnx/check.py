@@ -32,10 +32,12 @@ class Options:
     """How the job is done.
 
     Attributes:
-        scale: "window" (a power of two between overflow and underflow) or "paper".
+        scale: "window" (a power of two between overflow and underflow), "paper", or "calibrated"
+            (the window by median and maximum over `tokens` or `inputs`, which it needs).
         estimate: Where the window comes from: "probe", "weights", or "auto" for the first that
             works.
         accelerator: What is protected and emulated.
+        observe: Inputs by name or token ids on which the scales are audited; None for no audit.
         inputs: Inputs by name, for probing (shapes) and validation; None to make them.
         tokens: Token ids of a causal language model, for validation with perplexity.
         apply: "div" puts a Div before each norm, "fold" divides the weights before it instead.
@@ -50,6 +52,7 @@ class Options:
     scale: ScaleRule = "window"
     estimate: EstimateRule = "auto"
     accelerator: Accelerator = field(default_factory=Accelerator)
+    observe: Mapping[str, Array] | Tokens | None = None
     inputs: Mapping[str, Array] | None = None
     tokens: Tokens | None = None
     validate: bool = True

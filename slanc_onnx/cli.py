@@ -62,8 +62,14 @@ def _run(args: argparse.Namespace) -> int:
     source = Path(args.model)
     output = Path(args.output) if args.output else source.parent / f"{source.stem}.slanc.onnx"
     if args.report is not None:
-        _check_report(Path(args.report), source, output)
-    for other in (args.inputs, args.tokens, args.target_file):
+        _check_report("--report", Path(args.report), source, output, b"{")
+    if args.html is not None:
+        from slanc_onnx.html_page import START, write_html
+        from slanc_onnx.html_plots import check_matplotlib
+
+        check_matplotlib()
+        _check_report("--html", Path(args.html), source, output, START.encode())
+    for other in (args.inputs, args.tokens, args.observe, args.target_file):
         if other is not None and Path(other).resolve() == output.resolve():
             what = "the target" if other == args.target_file else "inputs"
             raise SlancError(f"-o {output}: is the file of {what}. Give another -o.")
@@ -73,7 +79,8 @@ def _run(args: argparse.Namespace) -> int:
         estimate=args.estimate,
         accelerator=accelerator,
         inputs=_read_inputs(args.inputs),
-        tokens=_read_tokens(args),
+        tokens=_read_tokens(args.tokens, args),
+        observe=_read_observed(args),
         validate=not args.no_validate,
         certify=args.certify,
         input_ranges=dict(args.input_range),
@@ -86,6 +93,8 @@ def _run(args: argparse.Namespace) -> int:
         outcome = protect_file(source, output, options, shown_options=shown, progress=progress)
     if args.report is not None:
         report.write_report(outcome.report, Path(args.report))
+    if args.html is not None:
+        write_html(outcome, Path(args.html))
     try:
         _print(args, source, output, outcome)
         sys.stdout.flush()
@@ -99,6 +108,7 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
     from rich.console import Console
 
     from slanc_onnx import report
+    from slanc_onnx.audit_report import audit_lines, print_audit
     from slanc_onnx.fold_report import explain_groups
 
     if args.quiet > 1:
@@ -116,7 +126,11 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
         print("\n".join(explain_groups(outcome.fold.groups)))
     if not args.quiet:
         report.print_table(console, outcome.norms, outcome.validation)
+        if outcome.audits:
+            print_audit(console, outcome.audits)
         print(f"written: {output}")
+    for line in audit_lines(outcome.audits):
+        console.print(line, soft_wrap=True)
     report.print_summary(
         console, outcome.norms, outcome.validation, outcome.accelerator, outcome.not_validated,
         outcome.notes, outcome.fold,
@@ -137,9 +151,10 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
     add(
         "--scale",
-        choices=("window", "paper"),
+        choices=("window", "paper", "calibrated"),
         default="window",
-        help="a power of two between overflow and underflow (default), or the paper's equations",
+        help="a power of two between overflow and underflow (default), the paper's equations, or "
+        "the same window by median and maximum over --inputs or --tokens",
     )
     add(
         "--estimate",
@@ -198,10 +213,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IDS.npy",
         help="token ids of a causal language model: validate on them and add the perplexity table",
     )
+    add(
+        "--observe",
+        metavar="FILE",
+        help="audit the scales on inputs (.npz) or token ids (.npy): rows outside, largest rows",
+    )
     add("--sequence-length", type=int, metavar="N", help="ids per sequence (default 1024)")
     add("--max-sequences", type=int, metavar="N", help="sequences to run (default 4)")
     add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
     add("--report", metavar="FILE.json", help="write the machine-readable report")
+    add("--html", metavar="FILE.html", help="write the report to look at; needs matplotlib")
     add("--no-validate", action="store_true", help="do not run the models")
     add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
     add("-v", "--verbose", action="count", default=0, help="log; twice: more")
@@ -263,15 +284,17 @@ def _accelerator(args: argparse.Namespace) -> Accelerator:
 
 
 def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if args.tokens is None:
+    if args.tokens is None and args.observe is None:
         for name in ("sequence_length", "max_sequences", "bos"):
             if getattr(args, name) is not None:
-                parser.error(f"--{name.replace('_', '-')}: only goes with --tokens")
+                parser.error(f"--{name.replace('_', '-')}: only goes with --tokens or --observe")
     if args.apply == "fold" and args.scale == "paper":
         parser.error("--apply fold: needs powers of two, which --scale paper does not give")
     if args.explain_groups and args.apply != "fold":
         parser.error("--explain-groups: only goes with --apply fold")
-    if args.no_validate and args.tokens is not None:
+    if args.scale == "calibrated" and args.tokens is None and args.inputs is None:
+        parser.error("--scale calibrated: takes its scales from data, give --inputs or --tokens")
+    if args.no_validate and args.tokens is not None and args.scale != "calibrated":
         parser.error("--tokens: not allowed with --no-validate, which runs nothing")
     for name in ("sequence_length", "max_sequences"):
         value = getattr(args, name)
@@ -279,45 +302,54 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
             parser.error(f"--{name.replace('_', '-')}: must be at least 1")
 
 
-def _check_report(path: Path, source: Path, output: Path) -> None:
+def _check_report(option: str, path: Path, source: Path, output: Path, start: bytes) -> None:
+    """Whether a report can be written there; `start` is how one that may be replaced begins."""
     if path.is_dir() or not path.resolve().parent.is_dir():
-        raise SlancError(f"--report {path}: not a file in an existing folder.")
+        raise SlancError(f"{option} {path}: not a file in an existing folder.")
     if not os.access(path.parent, os.W_OK):
-        raise SlancError(f"--report {path}: its folder is not writable.")
+        raise SlancError(f"{option} {path}: its folder is not writable.")
     taken = path.resolve() in (source.resolve(), output.resolve())
     if path.exists():
         with path.open("rb") as file:
-            taken |= file.read(1) not in (b"", b"{")  # the model, its data, tokens, inputs
+            taken |= file.read(len(start)) not in (b"", start)  # the model, its data, inputs
     if taken:
-        raise SlancError(f"--report {path}: is no report of an earlier run. Give another name.")
+        raise SlancError(f"{option} {path}: is no report of an earlier run. Give another name.")
 
 
-def _read_inputs(name: str | None) -> dict[str, Array] | None:
+def _read_inputs(name: str | None, option: str = "--inputs") -> dict[str, Array] | None:
     if name is None:
         return None
     import numpy as np
 
     if not Path(name).is_file():
-        raise SlancError(f"--inputs {name}: no such file.")
+        raise SlancError(f"{option} {name}: no such file.")
     try:
         with open(name, "rb") as opened:
             file = np.load(opened, allow_pickle=False)
             return {key: file[key] for key in file.files}
     except Exception as error:  # NumPy raises whatever zipfile, zlib and its parsers do
         raise SlancError(
-            f"--inputs {name}: not an .npz file of arrays. Write one with numpy.savez(file, "
+            f"{option} {name}: not an .npz file of arrays. Write one with numpy.savez(file, "
             "name=array, ...)."
         ) from error
 
 
-def _read_tokens(args: argparse.Namespace) -> Tokens | None:
-    if args.tokens is None:
+def _read_tokens(
+    name: str | None, args: argparse.Namespace, option: str = "--tokens"
+) -> Tokens | None:
+    if name is None:
         return None
     from slanc_onnx.perplexity import read_tokens
 
-    return read_tokens(
-        Path(args.tokens), args.sequence_length or 1024, args.max_sequences or 4, args.bos
-    )
+    length, most = args.sequence_length or 1024, args.max_sequences or 4
+    return read_tokens(Path(name), length, most, args.bos, option)
+
+
+def _read_observed(args: argparse.Namespace) -> dict[str, Array] | Tokens | None:
+    """Token ids or inputs, by how the file's name ends."""
+    if args.observe is not None and Path(args.observe).suffix == ".npy":
+        return _read_tokens(args.observe, args, "--observe")
+    return _read_inputs(args.observe, "--observe")
 
 
 @contextmanager

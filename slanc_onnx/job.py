@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.check import Options, check_norms, check_weights, with_checked_inputs
+from slanc_onnx.errors import SlancError
 from slanc_onnx.float32 import as_float32
 from slanc_onnx.fold import Fold, apply_fold, fold, save_folded
 from slanc_onnx.functions import inline_norm_functions
@@ -21,6 +22,8 @@ from slanc_onnx.inputs import InputSpec, input_specs, make_feeds
 from slanc_onnx.load import Array, load_model
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in, unmatched_means
+from slanc_onnx.observe import Audit, observe
+from slanc_onnx.perplexity import Tokens
 from slanc_onnx.probe import first_feeds
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.report import Report, make_report
@@ -51,6 +54,7 @@ class Outcome:
         notes: What a user should know beyond the norms: functions that were inlined, means that
             belong to no norm, weights that a caller may override.
         fold: What was folded into which weights; None where that was not asked for.
+        audits: What the norms' rows did on the data of `Options.observe`.
     """
 
     norms: list[ScaledNorm]
@@ -60,6 +64,7 @@ class Outcome:
     report: Report
     notes: list[str]
     fold: Fold | None = None
+    audits: list[Audit] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -97,10 +102,16 @@ def protect_file(
     scopes = read_graph(model, folder)
     norms = find_norms_in(scopes)
     notes = make_notes(inlined, scopes, norms)
-    options = with_checked_inputs(options, input_specs(scopes[0]))
+    specs = input_specs(scopes[0])
+    options = with_checked_inputs(options, specs)
+    watched = observed_feeds(specs, options)
     clock.lap("find")
     decided = decide(model, scopes, norms, options, folder, progress)
     clock.lap("scale")
+    audits = []
+    if norms and watched:
+        audits = observe(model, decided, watched, specs, options.accelerator, folder, progress)
+        clock.lap("observe")
     validation, not_validated, folded = None, "", None
     if norms:
         original = model
@@ -129,9 +140,11 @@ def protect_file(
             clock.lap("validate")
     report = make_report(
         str(source), str(output), shown_options or {}, decided, validation, clock.seconds,
-        not_validated, notes, folded,
+        not_validated, notes, folded, audits,
     )  # fmt: skip
-    return Outcome(decided, validation, not_validated, options.accelerator, report, notes, folded)
+    return Outcome(
+        decided, validation, not_validated, options.accelerator, report, notes, folded, audits
+    )
 
 
 def protect(
@@ -181,6 +194,13 @@ def decide(
     check_norms(norms)
     if norms:
         check_weights(model, folder)
+    data: list[Feeds] = []
+    if options.scale == "calibrated":
+        data = given_feeds(input_specs(scopes[0]), options)
+        if not data:
+            raise SlancError(
+                'scale "calibrated" takes its scales from data. Give it with inputs or tokens.'
+            )
     return compute_scales_in(
         model,
         scopes,
@@ -192,6 +212,7 @@ def decide(
         inputs=options.inputs,
         certify=options.certify,
         input_ranges=options.input_ranges,
+        calibration=data,
         progress=progress,
     )
 
@@ -233,15 +254,10 @@ def validation_feeds(
     Raises:
         CannotRun: inputs have to be made, and ONNX Runtime runs the model on none of them.
     """
+    given = given_feeds(specs, options)
+    if given:
+        return given
     rng = np.random.default_rng(SEED)
-    if options.tokens is not None:
-        made = [
-            make_feeds(specs, rng, sequence=ids.shape[1], ids=ids)
-            for ids in options.tokens.sequences
-        ]
-        return [{**feeds, **_others(options.inputs, specs)} for feeds in made]
-    if options.inputs is not None:
-        return [options.inputs]
     session = Session(as_float32(model, folder), folder)
     failure: CannotRun | None = None
     for length in (SEQUENCE_LENGTH, 8):
@@ -253,6 +269,35 @@ def validation_feeds(
             failure = error
     text = str(failure).rstrip(". ")
     raise CannotRun(f"{text}. Give inputs that fit with --inputs FILE.npz.")
+
+
+def given_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
+    """The user's tokens or inputs, one dict per run; none where there are neither."""
+    if options.tokens is not None:
+        rng = np.random.default_rng(SEED)
+        made = [
+            make_feeds(specs, rng, sequence=ids.shape[1], ids=ids)
+            for ids in options.tokens.sequences
+        ]
+        return [{**feeds, **_others(options.inputs, specs)} for feeds in made]
+    return [] if options.inputs is None else [options.inputs]
+
+
+def observed_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
+    """The inputs to audit on, one dict per run; none where no audit is asked for.
+
+    Raises:
+        SlancError: they do not fit the model.
+    """
+    data = options.observe
+    if data is None:
+        return []
+    tokens, inputs = (data, options.inputs) if isinstance(data, Tokens) else (None, data)
+    try:
+        audited = with_checked_inputs(replace(options, tokens=tokens, inputs=inputs), specs)
+    except SlancError as error:
+        raise SlancError(f"--observe: {error}") from error
+    return given_feeds(specs, audited)
 
 
 def _others(inputs: Mapping[str, Array] | None, specs: Sequence[InputSpec]) -> dict[str, Array]:

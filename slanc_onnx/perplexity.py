@@ -33,26 +33,27 @@ def read_tokens(
     sequence_length: int = 1024,
     max_sequences: int | None = None,
     bos: int | None = None,
+    option: str = "--tokens",
 ) -> Tokens:
     """Read token ids from an .npy file: a text as one row, or sequences of equal length.
 
     A text is cut into consecutive sequences of `sequence_length` ids, `bos` at the head of each
-    included; what is left over at the end is dropped.
+    included; what is left over at the end is dropped. `option` is how messages call the file.
 
     Raises:
         SlancError: not an .npy of integers, or too short for one sequence.
     """
     if not path.is_file():
-        raise SlancError(f"--tokens {path}: no such file.")
+        raise SlancError(f"{option} {path}: no such file.")
     try:
         with path.open("rb") as file:
             ids = np.load(file, allow_pickle=False)
     except Exception as error:  # NumPy raises whatever its parsers do
         raise SlancError(
-            f"--tokens {path}: not an .npy file of token ids. Write one with numpy.save."
+            f"{option} {path}: not an .npy file of token ids. Write one with numpy.save."
         ) from error
     if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu" or ids.ndim not in (1, 2):
-        raise SlancError(f"--tokens {path}: token ids must be integers in one or two dimensions.")
+        raise SlancError(f"{option} {path}: token ids must be integers in one or two dimensions.")
     ids = ids.astype(np.int64)
     fresh = sequence_length - (bos is not None)
     if fresh < 1 or sequence_length < 2:
@@ -61,7 +62,7 @@ def read_tokens(
         count = ids.size // fresh
         if count == 0:
             raise SlancError(
-                f"--tokens {path}: {ids.size} ids are too few for one sequence of {fresh}. "
+                f"{option} {path}: {ids.size} ids are too few for one sequence of {fresh}. "
                 "Give a smaller --sequence-length."
             )
         ids = ids[: count * fresh].reshape(count, fresh)
@@ -70,7 +71,7 @@ def read_tokens(
     if bos is not None:
         ids = np.concatenate([np.full((len(ids), 1), bos), ids], axis=1)
     if not len(ids) or ids.shape[1] < 2:
-        raise SlancError(f"--tokens {path}: holds no sequence of two ids, which predicting takes.")
+        raise SlancError(f"{option} {path}: holds no sequence of two ids, which predicting takes.")
     return Tokens(ids)
 
 

@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.audit_report import audit_entries
 from slanc_onnx.certificate import Certificate
 from slanc_onnx.fold import Fold
 from slanc_onnx.fold_report import fold_entry, fold_line
+from slanc_onnx.observe import Audit
 from slanc_onnx.save import write_atomically
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.validate import Observed, Validation
@@ -57,6 +59,7 @@ class Report(TypedDict):
     norms: list[NormEntry]
     notes: list[str]
     fold: dict[str, Any] | None
+    audit: list[dict[str, Any]]
     validation: dict[str, Any] | None
     seconds: dict[str, float]
 
@@ -71,6 +74,7 @@ def make_report(
     not_validated: str = "",
     notes: Sequence[str] = (),
     fold: Fold | None = None,
+    audits: Sequence[Audit] = (),
 ) -> Report:
     """Collect what was done; see `Report`."""
     checked: dict[str, Any] | None = None if validation is None else _validation(validation)
@@ -84,6 +88,7 @@ def make_report(
         norms=[_norm(norm, validation, fold) for norm in norms],
         notes=list(notes),
         fold=None if fold is None else fold_entry(fold),
+        audit=audit_entries(audits),
         validation=checked,
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
@@ -322,13 +327,23 @@ def _summary(
     conditions = {c for n in norms if n.certificate and n.certificate.certified
                   for c in n.certificate.bound.conditions}  # fmt: skip
     yield from (f"certified if {condition}" for condition in sorted(conditions))
+    yield final_line(norms, validation, accelerator, not_validated)
+
+
+def final_line(
+    norms: Sequence[ScaledNorm],
+    validation: Validation | None,
+    accelerator: Accelerator,
+    not_validated: str = "",
+) -> str:
+    """The verdict with the certificates counted, as one line."""
     if not_validated:
         last = f"FAILED | not validated: {not_validated}"
     elif validation is None:
         last = "NOT VALIDATED | --no-validate was given"
     else:
         last = verdict(validation)
-    yield " | ".join([last, *counted(norms)])
+    return " | ".join([last, *counted(norms)])
 
 
 def counted(norms: Sequence[ScaledNorm]) -> list[str]:

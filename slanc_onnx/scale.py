@@ -14,6 +14,7 @@ from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.bound import Certify
+from slanc_onnx.calibrate import calibrate
 from slanc_onnx.certificate import Certificate, Proof, certified_scale, certify_at, proofs
 from slanc_onnx.describe import describe, source_names
 from slanc_onnx.estimate import Estimate
@@ -26,11 +27,11 @@ from slanc_onnx.probe import probe
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.rewrite import scaled_epsilon
 from slanc_onnx.rows import estimate_from_rows
-from slanc_onnx.runtime import CannotRun
+from slanc_onnx.runtime import CannotRun, Feeds
 from slanc_onnx.trace import Trace, trace
 from slanc_onnx.window import place
 
-ScaleRule = Literal["window", "paper"]
+ScaleRule = Literal["window", "paper", "calibrated"]
 EstimateRule = Literal["auto", "probe", "weights"]
 Status = Literal["scaled", "unchanged", "skipped"]
 NOTHING_TO_INSERT = "1 is the best scale: nothing to insert"
@@ -86,6 +87,7 @@ def compute_scales_in(
     inputs: Mapping[str, Array] | None = None,
     certify: Certify = "auto",
     input_ranges: Mapping[str, tuple[float, float]] | None = None,
+    calibration: Sequence[Feeds] = (),
     progress: Progress = no_progress,
 ) -> list[ScaledNorm]:
     """Decide every norm's scale.
@@ -96,16 +98,18 @@ def compute_scales_in(
         norms: Its norms.
         folder: Where its external data lies.
         scale: "window" places a power of two between overflow and underflow; "paper" takes
-            equations 5, 8 and 10 as printed.
+            equations 5, 8 and 10 as printed; "calibrated" places it by the rows of `calibration`.
         estimate: Where the window comes from; see `EstimateRule`.
         accelerator: Whose limits bound the window.
         inputs: Inputs whose shapes (and non-token values) the probe takes over.
         certify: Whether every norm's input is bounded: "exact" takes the time for large matrices.
         input_ranges: Least and largest element of float graph inputs, for the bounds.
+        calibration: The data set of "calibrated", one dict of inputs per run.
         progress: Called with what is being done and the finished share.
 
     Raises:
-        CannotRun: `estimate` is "probe" and ONNX Runtime cannot run the model.
+        CannotRun: `estimate` is "probe" or `scale` "calibrated" and ONNX Runtime cannot run the
+            model.
     """
     accelerator = accelerator or Accelerator()
     norms = as_computed(norms, accelerator.variance == "one-pass")
@@ -116,6 +120,8 @@ def compute_scales_in(
     reasons: dict[str, str] = {}
     if scale == "paper":
         estimates, reasons = paper_estimates(traced, norms, progress)
+    elif scale == "calibrated":
+        estimates = calibrate(model, norms, calibration, folder, progress)
     elif todo:
         if estimate != "weights":
             try:
@@ -152,7 +158,7 @@ def _certified(
     typical = None if estimate is None else estimate.typical
     if decided.status != "scaled" or decided.scale is None:  # its input is divided already, or not
         return replace(decided, certificate=certify_at(proof, 1.0, typical, accelerator))
-    if scale == "paper" or estimate is None:
+    if scale != "window" or estimate is None:
         certificate = certify_at(proof, decided.scale, typical, accelerator)
         return replace(decided, certificate=certificate)
     value, certificate = certified_scale(proof, decided.scale, estimate, accelerator)

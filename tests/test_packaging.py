@@ -46,6 +46,6 @@ def test_every_module_is_inside(wheel: list[str], source: str, target: str) -> N
     assert modules
 
 
-def test_types_and_licence_are_inside(wheel: list[str]) -> None:
-    assert "slanc_onnx/py.typed" in wheel
+def test_types_template_and_licence_are_inside(wheel: list[str]) -> None:
+    assert {"slanc_onnx/py.typed", "slanc_onnx/report_page.html"} <= set(wheel)
     assert [name for name in wheel if name.endswith("/licenses/LICENSE")]

@@ -15,7 +15,8 @@ from tests.conftest import Run
 from tests.four_norms import four_norms
 
 REPORT = [
-    "version", "model", "output", "options", "norms", "notes", "fold", "validation", "seconds",
+    "version", "model", "output", "options", "norms", "notes", "fold", "audit", "validation",
+    "seconds",
 ]  # fmt: skip
 NORM = [
     "name", "kind", "form", "input", "width", "scale", "rule", "sources", "epsilon",

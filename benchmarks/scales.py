@@ -1,0 +1,73 @@
+"""The scales that the benchmarks compare, by one name each, and models that carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import onnx
+
+from benchmarks.dmx import dmx_scales
+from slanc_onnx.accelerator import Accelerator, Accumulate
+from slanc_onnx.graph import Scope, read_graph
+from slanc_onnx.load import load_model
+from slanc_onnx.norm import Norm
+from slanc_onnx.norms import find_norms_in
+from slanc_onnx.rewrite import apply_scales_in
+from slanc_onnx.runtime import Feeds
+from slanc_onnx.scale import compute_scales_in, scales_to_apply
+
+Scales = Literal["none", "paper", "weights", "probe", "calibrated", "dmx"]
+SCALES: tuple[Scales, ...] = get_args(Scales)
+# The six ways of summing: "order, subnormals".
+MODES = {
+    f"{order}, {'flushed' if flush else 'kept'}": Accelerator(order, flush)
+    for order in get_args(Accumulate)
+    for flush in (False, True)
+}
+HEAD_SIZE = 64  # of SmolLM2, for dmx's repeated heads
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to scale, read once."""
+
+    model: onnx.ModelProto
+    scopes: list[Scope]
+    norms: list[Norm]
+    folder: Path
+
+
+def read_source(path: Path) -> Source:
+    """The model and its norms; external data is read when it is needed."""
+    model = load_model(path)
+    scopes = read_graph(model, path.parent)
+    return Source(model, scopes, find_norms_in(scopes), path.parent)
+
+
+def scales_by(
+    source: Source, scales: Scales, accelerator: Accelerator, calibration: Sequence[Feeds] = (),
+    head_size: int = HEAD_SIZE,
+) -> dict[str, float]:  # fmt: skip
+    """Scales by norm name: of this package's rules, or of dmx-compressor's formulas."""
+    if scales == "none":
+        return {}
+    if scales == "dmx":
+        return dmx_scales(source.model, source.norms, source.folder, head_size)
+    decided = compute_scales_in(
+        source.model, source.scopes, source.norms, folder=source.folder,
+        scale=scales if scales in ("paper", "calibrated") else "window",
+        estimate=scales if scales in ("weights", "probe") else "auto",
+        accelerator=accelerator, certify="off", calibration=calibration,
+    )  # fmt: skip
+    return scales_to_apply(decided)
+
+
+def scaled_model(source: Source, scales: dict[str, float]) -> tuple[onnx.ModelProto, list[Norm]]:
+    """A copy of the model with these scales, and its norms."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    apply_scales_in(model, source.norms, scales)
+    return model, find_norms_in(read_graph(model, source.folder))

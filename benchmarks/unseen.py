@@ -1,0 +1,91 @@
+"""Static against calibrated scales on tokens that the calibration did not see.
+
+    python -m benchmarks.unseen MODEL.onnx IDS.npy [--bos ID] [--other NAME=IDS.npy ...]
+
+Calibrates on the first sequences of IDS.npy and evaluates on the following ones, on the same with
+a begin-of-text id in front (which the calibration had not), on single tokens, and on other texts.
+One row per kind of scales and evaluation: seconds to make the scales, rows lost to overflow, and
+perplexity.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.scales import MODES, Scales, Source, read_source, scaled_model, scales_by
+from benchmarks.table1 import State, feeds_of, measure
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.emulate import emulate
+from slanc_onnx.inputs import input_specs
+from slanc_onnx.perplexity import read_tokens
+from slanc_onnx.runtime import Session
+
+KINDS: tuple[Scales, ...] = ("weights", "probe", "calibrated")
+SINGLES, SPECIAL = 64, 16
+
+
+def main() -> int:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("tokens", type=Path)
+    parser.add_argument("--bos", type=int)
+    parser.add_argument("--other", action="append", default=[], metavar="NAME=IDS.npy")
+    parser.add_argument("--sequences", type=int, default=4)
+    parser.add_argument("--sequence-length", type=int, default=512)
+    parser.add_argument("--mode", choices=MODES, default="sequential, kept")
+    args = parser.parse_args()
+    source, device, count = read_source(args.model), MODES[args.mode], args.sequences
+    every = read_tokens(args.tokens, args.sequence_length, 2 * count).sequences
+    calibration, later = every[:count], every[count:]
+    sets = {"the same text, later": later}
+    if args.bos is not None:
+        first = np.full((1, 1), args.bos)
+        sets["the same, with BOS"] = [np.concatenate([first, ids[:, 1:]], axis=1) for ids in later]
+    for other in args.other:
+        name, _, path = other.partition("=")
+        sets[name] = read_tokens(Path(path), args.sequence_length, count).sequences
+    print(f"{args.model.stem}, {args.mode}, {count} x {args.sequence_length} tokens\n")
+    titles = "evaluated on", "scales", "seconds", "rows lost", "singles lost", "perplexity", "FP32"
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    feeds = [feeds_of(source, ids) for ids in calibration]
+    made: dict[Scales, tuple[dict[str, float], float]] = {}
+    for kind in KINDS:
+        started = time.perf_counter()
+        scales = scales_by(source, kind, device, feeds)
+        made[kind] = scales, time.perf_counter() - started
+    singles = {kind: lost_singles(source, scales, device) for kind, (scales, _) in made.items()}
+    for name, sequences in sets.items():
+        state = State(None, "")
+        exact = measure(source, {}, None, sequences, "FP32", state).perplexity()
+        for kind, (scales, seconds) in made.items():
+            column = measure(source, scales, device, sequences, kind, state)
+            value = column.perplexity()
+            lost = f"{sum(column.lost)} | {singles[kind]}"
+            print(f"| {name} | {kind} | {seconds:.1f} | {lost} | {value:.4f} "
+                  f"({value / exact - 1:+.3%}) | {exact:.4f} |", flush=True)  # fmt: skip
+    return 0
+
+
+def lost_singles(source: Source, scales: dict[str, float], device: Accelerator) -> int:
+    """Rows that overflow on single tokens: the first ids, where special tokens are, and others."""
+    model, norms = scaled_model(source, scales)
+    emulated = emulate(model, norms, device)
+    session = Session(emulated.model, source.folder)
+    rows = next(spec.rows for spec in input_specs(source.scopes[0]) if spec.is_text)
+    spread = np.linspace(SPECIAL, rows - 1, SINGLES - SPECIAL).astype(np.int64)
+    lost = 0
+    for token in (*range(SPECIAL), *spread):
+        values = session.run(feeds_of(source, np.array([[token]])))
+        taps = emulated.mean_squares.values()
+        lost += sum(int(np.count_nonzero(~np.isfinite(values[tap]))) for tap in taps)
+    return lost
+
+
+if __name__ == "__main__":
+    sys.exit(main())
