@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,6 +39,9 @@ class Options:
         certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
             large matrices too), or "off".
         input_ranges: Least and largest element of float graph inputs (pixels), for the bounds.
+        executor: What works on blocks of large matrices, for example a
+            `concurrent.futures.ProcessPoolExecutor` or that of a Dask client; None for a thread on
+            every processor. The result does not depend on it.
     """
 
     scale: ScaleRule = "window"
@@ -48,6 +52,7 @@ class Options:
     validate: bool = True
     certify: Certify = "auto"
     input_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    executor: Executor | None = None
 
 
 def check_norms(norms: Sequence[Norm]) -> None:

@@ -31,6 +31,7 @@ from slanc_onnx.scale import (
     compute_scales_in,
     scales_to_apply,
 )  # fmt: skip
+from slanc_onnx.streamed import workers
 from slanc_onnx.validate import Validation, validate_pair
 
 SEED = 0
@@ -170,19 +171,21 @@ def decide(
     check_norms(norms)
     if norms:
         check_weights(model, folder)
-    return compute_scales_in(
-        model,
-        scopes,
-        norms,
-        folder=folder,
-        scale=options.scale,
-        estimate=options.estimate,
-        accelerator=options.accelerator,
-        inputs=options.inputs,
-        certify=options.certify,
-        input_ranges=options.input_ranges,
-        progress=progress,
-    )
+    with workers(options.executor) as executor:
+        return compute_scales_in(
+            model,
+            scopes,
+            norms,
+            folder=folder,
+            scale=options.scale,
+            estimate=options.estimate,
+            accelerator=options.accelerator,
+            inputs=options.inputs,
+            certify=options.certify,
+            input_ranges=options.input_ranges,
+            executor=executor,
+            progress=progress,
+        )
 
 
 def _validate(

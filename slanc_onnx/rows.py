@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,6 +45,7 @@ from slanc_onnx.inputs import random_ids
 from slanc_onnx.load import Array
 from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.streamed import read_once
 from slanc_onnx.trace import Trace
 
 SEED = 0
@@ -96,15 +98,30 @@ class _Layout:
         return np.asarray(in_sequences[:, self.length // 2 :].reshape(-1))
 
 
+# Rows times the matrix of an expression.
+Multiply = Callable[[Linear, Array], Array]
+
+
+def multiplied(expr: Linear, rows: Array, executor: Executor | None = None) -> Array:
+    """Rows times the matrix of an expression, a block at a time."""
+    product, _ = read_once(expr.weight.blocks(), rows, None, executor)
+    assert product is not None
+    return product
+
+
 @np.errstate(all="ignore")  # rows that are not finite are found and reported
 def estimate_from_rows(
-    trace: Trace, norms: Sequence[Norm], progress: Progress = no_progress
+    trace: Trace,
+    norms: Sequence[Norm],
+    progress: Progress = no_progress,
+    multiply: Multiply = multiplied,
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
     """Estimates by norm name, and for the norms without one the reason.
 
     Args:
         trace: What lies between the norms.
         norms: The norms to estimate.
+        multiply: Gives rows times the matrix of an expression.
         progress: Called with the share of the expressions that are done.
     """
     reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
@@ -137,7 +154,10 @@ def estimate_from_rows(
     rows: dict[int, Array] = {}
     estimates: dict[str, Estimate] = {}
     for step, expr in enumerate(order):
-        rows[expr.serial] = _evaluate(expr, rows, layout, rng)
+        if isinstance(expr, Linear):
+            rows[expr.serial] = multiply(expr, rows[expr.x.serial])
+        else:
+            rows[expr.serial] = _evaluate(expr, rows, layout, rng)
         for name in by_serial.get(expr.serial, ()):
             found = _estimate(expr, rows, layout, by_name[name].sums_centred)
             if found is None:
@@ -241,8 +261,6 @@ def _evaluate(
             return normalised(rows[expr.input.serial], expr.centred)
         case Pooled():
             return rows[expr.x.serial]
-        case Linear():
-            return rows[expr.x.serial] @ np.asarray(expr.weight.read(), dtype=np.float32)
         case Select():
             chosen = rows[expr.condition.serial] > 0
             return np.where(chosen, rows[expr.a.serial], rows[expr.b.serial])

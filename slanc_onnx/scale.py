@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +16,14 @@ from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.bound import Certify
-from slanc_onnx.certificate import Certificate, Proof, certified_scale, certify_at, proofs
+from slanc_onnx.certificate import (
+    Certificate,
+    Proof,
+    bounds_for,
+    certified_scale,
+    certify_at,
+    proofs,
+)
 from slanc_onnx.describe import describe, source_names
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import Scope
@@ -25,7 +34,7 @@ from slanc_onnx.paper import paper_estimates
 from slanc_onnx.probe import probe
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.rewrite import scaled_epsilon
-from slanc_onnx.rows import estimate_from_rows
+from slanc_onnx.rows import estimate_from_rows, multiplied
 from slanc_onnx.runtime import CannotRun
 from slanc_onnx.trace import Trace, trace
 from slanc_onnx.window import place
@@ -86,6 +95,7 @@ def compute_scales_in(
     inputs: Mapping[str, Array] | None = None,
     certify: Certify = "auto",
     input_ranges: Mapping[str, tuple[float, float]] | None = None,
+    executor: Executor | None = None,
     progress: Progress = no_progress,
 ) -> list[ScaledNorm]:
     """Decide every norm's scale.
@@ -102,6 +112,7 @@ def compute_scales_in(
         inputs: Inputs whose shapes (and non-token values) the probe takes over.
         certify: Whether every norm's input is bounded: "exact" takes the time for large matrices.
         input_ranges: Least and largest element of float graph inputs, for the bounds.
+        executor: What works on blocks of large matrices; None for this thread.
         progress: Called with what is being done and the finished share.
 
     Raises:
@@ -112,6 +123,10 @@ def compute_scales_in(
     specs = input_specs(next(scope for scope in scopes if not scope.path))
     traced = trace(scopes, norms, specs)
     todo = [n for n in norms if n.skip_reason is None and n.scaled_by is None]
+    bounds = None
+    if certify != "off":
+        ranges, exact = input_ranges or {}, certify == "exact"
+        bounds = bounds_for(traced, norms, accelerator, ranges, exact, executor)
     estimates: dict[str, Estimate] = {}
     reasons: dict[str, str] = {}
     if scale == "paper":
@@ -126,15 +141,13 @@ def compute_scales_in(
                 reasons = {n.name: f"no probe ({error})" for n in norms}
         missing = [n for n in todo if n.name not in estimates]
         if missing and estimate != "probe":
-            found, why = estimate_from_rows(traced, missing, progress)
+            multiply = partial(multiplied, executor=executor) if bounds is None else bounds.multiply
+            found, why = estimate_from_rows(traced, missing, progress, multiply)
             estimates.update(found)
             for name, reason in why.items():
                 reasons[name] = "; ".join(filter(None, (reason, reasons.get(name, ""))))
     texts = _texts(traced, norms)
-    proved: dict[str, Proof] = {}
-    if certify != "off":
-        ranges, exact = input_ranges or {}, certify == "exact"
-        proved = proofs(traced, norms, accelerator, ranges, exact, progress)
+    proved = {} if bounds is None else proofs(bounds, traced, norms, progress)
     decided = [
         _decide(norm, estimates.get(norm.name), reasons.get(norm.name), texts, scale, accelerator)
         for norm in norms
