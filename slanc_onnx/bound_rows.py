@@ -308,7 +308,7 @@ def _rows_of_table(expr: Embedding) -> Reach:
     """The largest row and the largest element of each channel."""
     each, longest = np.zeros(expr.channels), 0.0
     count, stored = expr.table.shape[0], expr.table.stored
-    columns = None if stored is None else stored.turned()
+    columns = None if stored is None else stored.turned().opened()
     step = max(1, TABLE_BLOCK // max(1, expr.channels))
     for start in range(0, count, step):
         stop = min(start + step, count)

@@ -65,7 +65,8 @@ class Done:
 
 def work(unit: Unit) -> Done:
     """Do one unit."""
-    height, width = unit.matrix.shape
+    matrix = unit.matrix.opened()
+    height, width = matrix.shape
     step = max(16, BLOCK // max(1, height))
     counted = height if unit.sides is not None else 0
     squares, sums = np.zeros(counted), np.zeros(counted)
@@ -74,7 +75,7 @@ def work(unit: Unit) -> Done:
     tallest = 0.0
     for start in range(0, width, step):
         stop = min(start + step, width)
-        block = unit.matrix.columns(start, stop)
+        block = matrix.columns(start, stop)
         if unit.rows is not None and product is not None:
             product[:, start:stop] = unit.rows @ block.astype(unit.rows.dtype, copy=False)
         if unit.sides is not None:
