@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from slanc_onnx.perplexity import Tokens
 from slanc_onnx.scale import EstimateRule, ScaleRule
 
 # Integers of the same size, and the bits of infinity.
-_FLOATS = {
+_FLOATS: dict[int, tuple[np.dtype[Any], np.dtype[Any], int]] = {
     TensorProto.FLOAT: (np.dtype(np.int32), np.dtype(np.uint32), 0x7F800000),
     TensorProto.FLOAT16: (np.dtype(np.int16), np.dtype(np.uint16), 0x7C00),
     TensorProto.BFLOAT16: (np.dtype(np.int16), np.dtype(np.uint16), 0x7F80),
@@ -38,7 +39,7 @@ class Options:
     Attributes:
         scale: "window" (a power of two between overflow and underflow) or "paper".
         estimate: Where the window comes from: "probe", "weights", or "auto" for the first that
-            works.
+            works; a model that takes more than 4 GiB in FP32 is not probed then.
         accelerator: What is protected and emulated.
         inputs: Inputs by name, for probing (shapes) and validation; None to make them.
         tokens: Token ids of a causal language model, for validation with perplexity.
@@ -49,6 +50,7 @@ class Options:
         executor: What works on blocks of large matrices, for example a
             `concurrent.futures.ProcessPoolExecutor` or that of a Dask client; None for a thread on
             every processor. The result does not depend on it.
+        jobs: How many threads, where there is no executor.
     """
 
     scale: ScaleRule = "window"
@@ -60,6 +62,7 @@ class Options:
     certify: Certify = "auto"
     input_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     executor: Executor | None = None
+    jobs: int | None = None
 
 
 def check_norms(norms: Sequence[Norm]) -> None:

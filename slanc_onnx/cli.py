@@ -77,6 +77,7 @@ def _run(args: argparse.Namespace) -> int:
         validate=not args.no_validate,
         certify=args.certify,
         input_ranges=dict(args.input_range),
+        jobs=args.jobs,
     )
     shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}
     shown["accelerator"] = accelerator.as_dict()
@@ -182,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sequence-length", type=int, metavar="N", help="ids per sequence (default 1024)")
     add("--max-sequences", type=int, metavar="N", help="sequences to run (default 4)")
     add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
+    add("--jobs", type=int, metavar="N", help="threads that read weights (default: all processors)")
     add("--report", metavar="FILE.json", help="write the machine-readable report")
     add("--no-validate", action="store_true", help="do not run the models")
     add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
@@ -250,7 +252,7 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
                 parser.error(f"--{name.replace('_', '-')}: only goes with --tokens")
     if args.no_validate and args.tokens is not None:
         parser.error("--tokens: not allowed with --no-validate, which runs nothing")
-    for name in ("sequence_length", "max_sequences"):
+    for name in ("sequence_length", "max_sequences", "jobs"):
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')}: must be at least 1")

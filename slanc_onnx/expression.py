@@ -14,6 +14,7 @@ Expressions share parts and are compared by identity; a part is made before what
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -42,6 +43,11 @@ class Weight:
     read: Callable[[], Array]
     take: Callable[[Array], Array] | None = None
     stored: Stored | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """How much there is to read."""
+        return 4 * math.prod(self.shape) if self.stored is None else self.stored.nbytes
 
     def blocks(self) -> Stored:
         """A matrix of which blocks can be read; it is read now where it is not stored as one."""

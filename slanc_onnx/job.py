@@ -106,7 +106,7 @@ def protect_file(
             original = onnx.ModelProto()
             original.CopyFrom(model)
         apply_scales_in(model, norms, scales_to_apply(decided))
-        save_model(model, source, output)
+        save_model(model, source, output, progress)
         clock.lap("write")
         if options.validate:
             try:
@@ -171,7 +171,7 @@ def decide(
     check_norms(norms)
     if norms:
         check_weights(model, folder)
-    with workers(options.executor) as executor:
+    with workers(options.executor, options.jobs) as executor:
         return compute_scales_in(
             model,
             scopes,

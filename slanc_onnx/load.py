@@ -80,6 +80,18 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
         yield from of_nodes(list(function.node))
 
 
+def float32_bytes(model: onnx.ModelProto) -> int:
+    """What a model's tensors take where FP16 and BF16 become FP32."""
+    narrow = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    return sum(
+        math.prod(tensor.dims)
+        * (4 if tensor.data_type in narrow else onnx.helper.tensor_dtype_to_np_dtype(
+            tensor.data_type
+        ).itemsize)
+        for tensor in all_tensors(model)
+    )  # fmt: skip
+
+
 def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Nodes and those of their subgraphs, each before what lies in it."""
     for node in nodes:

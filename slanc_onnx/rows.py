@@ -44,7 +44,7 @@ from slanc_onnx.expression import (
 from slanc_onnx.inputs import random_ids
 from slanc_onnx.load import Array
 from slanc_onnx.norm import Norm
-from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.progress import Meter, Progress, no_progress
 from slanc_onnx.streamed import read_once
 from slanc_onnx.trace import Trace
 
@@ -122,7 +122,7 @@ def estimate_from_rows(
         trace: What lies between the norms.
         norms: The norms to estimate.
         multiply: Gives rows times the matrix of an expression.
-        progress: Called with the share of the expressions that are done.
+        progress: Called with the share of the weights that is read.
     """
     reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
     wanted: dict[str, Expr] = {}
@@ -151,11 +151,14 @@ def estimate_from_rows(
     for name, expr in wanted.items():
         by_serial.setdefault(expr.serial, []).append(name)
 
+    matrices = {e.serial: e.weight.nbytes for e in order if isinstance(e, Linear)}
+    meter = Meter("reading weights", sum(matrices.values()), progress)
     rows: dict[int, Array] = {}
     estimates: dict[str, Estimate] = {}
-    for step, expr in enumerate(order):
+    for expr in order:
         if isinstance(expr, Linear):
             rows[expr.serial] = multiply(expr, rows[expr.x.serial])
+            meter.add(expr.weight.nbytes)
         else:
             rows[expr.serial] = _evaluate(expr, rows, layout, rng)
         for name in by_serial.get(expr.serial, ()):
@@ -166,7 +169,6 @@ def estimate_from_rows(
                 estimates[name] = replace(found, assumes=assumed.get(name, ""))
         for serial in last_use.get(expr.serial, ()):
             rows.pop(serial, None)
-        progress("reading weights", (step + 1) / len(order))
     return estimates, reasons
 
 

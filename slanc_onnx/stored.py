@@ -29,6 +29,10 @@ class Stored(Protocol):
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
 
+    @property
+    def nbytes(self) -> int:
+        """How much there is to read."""
+
     def columns(self, start: int, stop: int) -> Array:
         """Columns start to stop, FP32, shape [rows, stop - start]; not to be written to."""
 
@@ -89,6 +93,10 @@ class Dense:
     def shape(self) -> tuple[int, int]:
         dims = self.data.dims if isinstance(self.data, Filed) else self.data.shape
         return dims[1 if self.transposed else 0], self.stop - self.first
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * self.shape[1] * self.data.dtype.itemsize
 
     def columns(self, start: int, stop: int) -> Array:
         values = self.data.open() if isinstance(self.data, Filed) else self.data

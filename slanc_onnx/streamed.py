@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,9 +132,7 @@ def read_once(
     height, width = matrix.shape
     step = max(16, UNIT // max(1, height))
     starts = range(0, width, step)
-    units = (
-        Unit(matrix.part(start, min(start + step, width)), rows, sides) for start in starts
-    )
+    units = [Unit(matrix.part(start, min(start + step, width)), rows, sides) for start in starts]
     parts = list(_mapped(units, executor if len(starts) > 1 else None))
     product = None
     if rows is not None:
@@ -142,7 +140,7 @@ def read_once(
     return product, None if sides is None else _joined(parts)
 
 
-def _mapped(units: Iterable[Unit], executor: Executor | None) -> Iterator[Done]:
+def _mapped(units: Sequence[Unit], executor: Executor | None) -> Iterator[Done]:
     return map(work, units) if executor is None else executor.map(work, units)
 
 
