@@ -31,7 +31,7 @@ from slanc_onnx.inputs import input_specs
 from slanc_onnx.load import Array, float32_bytes
 from slanc_onnx.norm import Norm, as_computed
 from slanc_onnx.paper import paper_estimates
-from slanc_onnx.probe import probe
+from slanc_onnx.probe import MOST_AT_ONCE, probe
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.rewrite import scaled_epsilon
 from slanc_onnx.rows import estimate_from_rows, multiplied
@@ -42,7 +42,6 @@ from slanc_onnx.window import place
 ScaleRule = Literal["window", "paper"]
 EstimateRule = Literal["auto", "probe", "weights"]
 Status = Literal["scaled", "unchanged", "skipped"]
-MOST_PROBED = 1 << 32  # bytes in FP32, up to which "auto" runs the model; see `EstimateRule`
 NOTHING_TO_INSERT = "1 is the best scale: nothing to insert"
 
 
@@ -133,7 +132,7 @@ def compute_scales_in(
     if scale == "paper":
         estimates, reasons = paper_estimates(traced, norms, progress)
     elif todo:
-        if estimate == "probe" or (estimate == "auto" and float32_bytes(model) <= MOST_PROBED):
+        if estimate == "probe" or (estimate == "auto" and float32_bytes(model) <= MOST_AT_ONCE):
             try:
                 estimates = probe(model, norms, specs, folder, inputs or {}, progress)
             except CannotRun as error:

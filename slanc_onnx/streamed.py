@@ -23,9 +23,9 @@ from slanc_onnx.matrix_norms import MatrixSizes, upward
 from slanc_onnx.stored import Stored
 
 UNIT, BLOCK = 1 << 23, 1 << 19  # elements
-# Where a block's largest element lies between these, squares of FP32 neither overflow, nor do those
-# that matter underflow.
-_LEAST, _MOST = 2.0**-40, 2.0**60
+# Where the largest sum of squares of a block is between these, squares in FP32 do not overflow, nor
+# do those that matter underflow.
+_LEAST, _MOST = 2.0**-80, 2.0**120
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,54 +68,74 @@ def work(unit: Unit) -> Done:
     matrix = unit.matrix.opened()
     height, width = matrix.shape
     step = max(16, BLOCK // max(1, height))
-    counted = height if unit.sides is not None else 0
-    squares, sums = np.zeros(counted), np.zeros(counted)
-    through = np.zeros((0 if unit.sides is None else len(unit.sides), width))
+    sizes = None if unit.sides is None else _Sizes(unit.sides, height, width, step)
     product = None if unit.rows is None else np.empty((len(unit.rows), width), unit.rows.dtype)
-    tallest = 0.0
     for start in range(0, width, step):
         stop = min(start + step, width)
         block = matrix.columns(start, stop)
         if unit.rows is not None and product is not None:
             product[:, start:stop] = unit.rows @ block.astype(unit.rows.dtype, copy=False)
-        if unit.sides is not None:
-            found = _sizes(block, unit.sides)
-            squares, sums = squares + found[0], sums + found[1]
-            tallest = max(tallest, found[2]) if tallest == tallest else tallest
-            through[:, start:stop] = found[3]
-    return Done(product, squares, sums, tallest, through)
+        if sizes is not None:
+            sizes.add(block, start)
+    if sizes is None:
+        nothing = np.zeros(0)
+        return Done(product, nothing, nothing, 0.0, np.zeros((0, width)))
+    return sizes.done(product)
 
 
-def _sizes(block: Array, sides: Array) -> tuple[Array, Array, float, Array]:
-    """Of rows the squares and sums, the tallest column, and `sides` times magnitudes, rounded up.
+class _Sizes:
+    """Sums over the magnitudes of a unit's elements, block by block.
 
     A sum of n products of positive numbers is off by at most n u of it (Higham, "Accuracy and
-    stability of numerical algorithms", 3.1), and by what underflows.
+    stability of numerical algorithms", 3.1), and by what underflows. What is off is made up for at
+    the end, with the unit roundoff of FP32 even where FP64 was taken.
     """
-    magnitudes = np.abs(block)
-    largest = float(magnitudes.max(initial=0.0))
-    if largest != 0.0 and not _LEAST < largest < _MOST:
-        magnitudes = magnitudes.astype(np.float64)
-    limits = np.finfo(magnitudes.dtype)
-    height, width = magnitudes.shape
 
-    least = float(limits.tiny) if largest > 0 else 0.0  # nan counts
+    def __init__(self, sides: Array, height: int, width: int, step: int) -> None:
+        self._height, self._width, self._step = height, width, step
+        # Divided by powers of two and rounded up, so that they fit into FP32.
+        largest = sides.max(axis=1, initial=0.0)
+        self._units = np.array([2.0 ** math.frexp(s)[1] if 0 < s < math.inf else 1.0
+                                for s in largest])  # fmt: skip
+        narrow = (sides / self._units[:, None]).astype(np.float32)
+        self._narrow = np.nextafter(narrow, np.float32(np.inf), where=sides > 0, out=narrow)
+        self._squares, self._sums = np.zeros(height), np.zeros(height)
+        self._least = 0.0  # what underflows, of one addend
+        self._columns, self._through = np.zeros(width), np.zeros((len(sides), width))
 
-    def up(total: Array, addends: int) -> Array:
-        grown = total.astype(np.float64) * (1 + (addends + 4) * float(limits.epsneg))
-        return np.asarray(grown + addends * least)
+    def add(self, block: Array, start: int) -> None:
+        """The columns from `start` on."""
+        squares = np.einsum("ij,ij->i", block, block)
+        largest = float(squares.max(initial=0.0))
+        tall, wide = np.ones(self._height, np.float32), np.ones(block.shape[1], np.float32)
+        least = 2.0**-126
+        if not _LEAST < largest < _MOST:
+            if not block.any():
+                return
+            block, least = block.astype(np.float64), 2.0**-1022
+            squares = np.einsum("ij,ij->i", block, block)
+        self._least = max(self._least, least)
+        magnitudes = np.abs(block)
+        stop = start + block.shape[1]
+        self._squares += squares
+        self._sums += magnitudes @ wide
+        self._columns[start:stop] = tall @ magnitudes
+        for i, side in enumerate(self._narrow):  # one vector at a time: BLAS copies for a matrix
+            self._through[i, start:stop] = side @ magnitudes
 
-    # Divided by powers of two and rounded up, so that they fit into FP32.
-    units = np.array([2.0 ** math.frexp(s)[1] if 0 < s < math.inf else 1.0
-                      for s in sides.max(axis=1, initial=0.0)])  # fmt: skip
-    narrow = (sides / units[:, None]).astype(magnitudes.dtype)
-    narrow = np.nextafter(narrow, np.inf, where=sides > 0, out=narrow)
-    ones = np.ones((1, height), magnitudes.dtype)
-    columns = np.concatenate([ones, narrow]) @ magnitudes
-    squares = up(np.einsum("ij,ij->i", magnitudes, magnitudes), width)
-    sums = up(magnitudes @ np.ones(width, magnitudes.dtype), width)
-    tallest = float(up(columns[0], height).max(initial=0.0))
-    return squares, sums, tallest, up(columns[1:], height) * units[:, None]
+    def done(self, product: Array | None) -> Done:
+        """All of the unit."""
+        def up(total: Array, addends: int, apart: int) -> Array:
+            """Sums of so many addends at a time, `apart` of them in all."""
+            return np.asarray(total * (1 + (addends + 4) * 2.0**-24) + apart * self._least)
+
+        return Done(
+            product,
+            up(self._squares, self._step, self._width),
+            up(self._sums, self._step, self._width),
+            float(up(self._columns, self._height, self._height).max(initial=0.0)),
+            up(self._through, self._height, self._height) * self._units[:, None],
+        )
 
 
 def read_once(
