@@ -69,6 +69,8 @@ class Filed:
         size = self.offset - start + count * self.dtype.itemsize
         with self.file.open("rb") as opened:
             pages = mmap.mmap(opened.fileno(), size, offset=start, access=mmap.ACCESS_READ)
+        if hasattr(mmap, "MADV_WILLNEED"):  # all of it, although the columns come one by one
+            pages.madvise(mmap.MADV_WILLNEED)
         values = np.frombuffer(pages, self.dtype, count, self.offset - start)
         return values.reshape(self.dims)
 

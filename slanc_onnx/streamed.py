@@ -149,6 +149,8 @@ def read_once(
         sides: FP64, [k, in]; None where no sizes are asked for.
         executor: What does the work; None for this thread.
     """
+    if executor is None or isinstance(executor, ThreadPoolExecutor):
+        matrix = matrix.opened()  # once for all units; another process maps the file itself
     height, width = matrix.shape
     step = max(16, UNIT // max(1, height))
     starts = range(0, width, step)
