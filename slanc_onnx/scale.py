@@ -130,7 +130,7 @@ def compute_scales_in(
     estimates: dict[str, Estimate] = {}
     reasons: dict[str, str] = {}
     if scale == "paper":
-        estimates, reasons = paper_estimates(traced, norms, progress)
+        estimates, reasons = paper_estimates(traced, norms, progress, executor)
     elif todo:
         if estimate == "probe" or (estimate == "auto" and float32_bytes(model) <= MOST_AT_ONCE):
             try:
