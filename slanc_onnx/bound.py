@@ -20,6 +20,7 @@ from slanc_onnx.bound_functions import NoBound
 from slanc_onnx.bound_rows import Evaluator, Radius, row_width
 from slanc_onnx.expression import Linear, Normalised, walk
 from slanc_onnx.load import Array
+from slanc_onnx.multiply import refuse_nan
 from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reach import sides
@@ -116,6 +117,7 @@ class Bounds:
         if sizes is not None:
             self._evaluator.sizes[expr.serial] = sizes
         assert product is not None
+        refuse_nan(product, expr.weight)
         return product
 
     @np.errstate(all="ignore")

@@ -6,30 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.bound import Certify
 from slanc_onnx.errors import SlancError
 from slanc_onnx.inputs import InputSpec
-from slanc_onnx.load import Array, all_tensors, read_tensor
+from slanc_onnx.load import Array
 from slanc_onnx.norm import Norm
 from slanc_onnx.perplexity import Tokens
 from slanc_onnx.scale import EstimateRule, ScaleRule
-
-# Integers of the same size, and the bits of infinity.
-_FLOATS: dict[int, tuple[np.dtype[Any], np.dtype[Any], int]] = {
-    TensorProto.FLOAT: (np.dtype(np.int32), np.dtype(np.uint32), 0x7F800000),
-    TensorProto.FLOAT16: (np.dtype(np.int16), np.dtype(np.uint16), 0x7C00),
-    TensorProto.BFLOAT16: (np.dtype(np.int16), np.dtype(np.uint16), 0x7F80),
-    TensorProto.DOUBLE: (np.dtype(np.int64), np.dtype(np.uint64), 0x7FF << 52),
-}
-_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -146,25 +134,3 @@ def _fitted(spec: InputSpec, value: Array) -> Array:
                 f"--inputs: {spec.name} holds {index}, but what it indexes has {spec.rows} rows."
             )
     return value
-
-
-def check_weights(model: onnx.ModelProto, folder: Path | None) -> None:
-    """Refuse weights that hold nan; 0.1 s per gigabyte.
-
-    A scalar, or what a Where puts in, may well be nan on purpose.
-    """
-    fills = {name for node in model.graph.node if node.op_type == "Where" for name in node.input}
-    for tensor in all_tensors(model):
-        if tensor.data_type not in _FLOATS or math.prod(tensor.dims) < 2 or tensor.name in fills:
-            continue
-        signed, unsigned, infinity = _FLOATS[tensor.data_type]
-        values = read_tensor(tensor, folder).reshape(-1)
-        # By their bits, in which nan is beyond infinity: a maximum takes a fifth of isnan's time.
-        sign = 1 << (8 * signed.itemsize - 1)
-        for start in range(0, values.size, _BLOCK):
-            block = values[start : start + _BLOCK]
-            if block.view(signed).max() > infinity or block.view(unsigned).max() > sign + infinity:
-                raise SlancError(
-                    f"weight {tensor.name!r} holds nan. The checkpoint or its conversion is "
-                    "damaged: export the model again."
-                )

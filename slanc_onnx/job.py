@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.check import Options, check_norms, check_weights, with_checked_inputs
+from slanc_onnx.check import Options, check_norms, with_checked_inputs
 from slanc_onnx.float32 import as_float32
 from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.graph import Scope, read_graph
@@ -169,8 +169,6 @@ def decide(
         SlancError: bad input.
     """
     check_norms(norms)
-    if norms:
-        check_weights(model, folder)
     with workers(options.executor, options.jobs) as executor:
         return compute_scales_in(
             model,

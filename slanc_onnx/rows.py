@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,9 +42,9 @@ from slanc_onnx.expression import (
 )  # fmt: skip
 from slanc_onnx.inputs import random_ids
 from slanc_onnx.load import Array
+from slanc_onnx.multiply import Multiply, multiplied
 from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Meter, Progress, no_progress
-from slanc_onnx.streamed import read_once
 from slanc_onnx.trace import Trace
 
 SEED = 0
@@ -98,17 +97,6 @@ class _Layout:
         return np.asarray(in_sequences[:, self.length // 2 :].reshape(-1))
 
 
-# Rows times the matrix of an expression.
-Multiply = Callable[[Linear, Array], Array]
-
-
-def multiplied(expr: Linear, rows: Array, executor: Executor | None = None) -> Array:
-    """Rows times the matrix of an expression, a block at a time."""
-    product, _ = read_once(expr.weight.blocks(), rows, None, executor)
-    assert product is not None
-    return product
-
-
 @np.errstate(all="ignore")  # rows that are not finite are found and reported
 def estimate_from_rows(
     trace: Trace,
@@ -124,23 +112,7 @@ def estimate_from_rows(
         multiply: Gives rows times the matrix of an expression.
         progress: Called with the share of the weights that is read.
     """
-    reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
-    wanted: dict[str, Expr] = {}
-    assumed: dict[str, str] = {}
-    for norm in norms:
-        expr = trace.inputs.get(norm.name)
-        if expr is None:
-            reasons.setdefault(norm.name, "the trace did not reach it")
-            continue
-        unread = [e for e in walk(expr, _starts_anew) if isinstance(e, Opaque)]
-        unknown = next((e for e in unread if not e.reads), None)
-        if unknown is not None:
-            reasons[norm.name] = f"the trace stopped at {unknown.op} ({unknown.tensor})"
-            continue
-        wanted[norm.name] = expr
-        if unread:
-            names = dict.fromkeys(f"{e.op} ({e.tensor})" for e in unread)
-            assumed[norm.name] = f"assumes that the size of what {', '.join(names)} reads is kept"
+    wanted, assumed, reasons = _readable(trace, norms)
     if not wanted:
         return {}, reasons
     order, last_use = _schedule(list(wanted.values()))
@@ -170,6 +142,38 @@ def estimate_from_rows(
         for serial in last_use.get(expr.serial, ()):
             rows.pop(serial, None)
     return estimates, reasons
+
+
+def stored_matrices(trace: Trace, norms: Sequence[Norm]) -> set[str]:
+    """The names of the weights that `estimate_from_rows` reads whole, and so checks for nan."""
+    wanted, _, _ = _readable(trace, norms)
+    order, _ = _schedule(list(wanted.values()))
+    linear = (e.weight for e in order if isinstance(e, Linear))
+    return {weight.name for weight in linear if weight.stored is not None}
+
+
+def _readable(
+    trace: Trace, norms: Sequence[Norm]
+) -> tuple[dict[str, Expr], dict[str, str], dict[str, str]]:
+    """By norm name: the expressions, what is assumed of some, and why others cannot be read."""
+    reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
+    wanted: dict[str, Expr] = {}
+    assumed: dict[str, str] = {}
+    for norm in norms:
+        expr = trace.inputs.get(norm.name)
+        if expr is None:
+            reasons.setdefault(norm.name, "the trace did not reach it")
+            continue
+        unread = [e for e in walk(expr, _starts_anew) if isinstance(e, Opaque)]
+        unknown = next((e for e in unread if not e.reads), None)
+        if unknown is not None:
+            reasons[norm.name] = f"the trace stopped at {unknown.op} ({unknown.tensor})"
+            continue
+        wanted[norm.name] = expr
+        if unread:
+            names = dict.fromkeys(f"{e.op} ({e.tensor})" for e in unread)
+            assumed[norm.name] = f"assumes that the size of what {', '.join(names)} reads is kept"
+    return wanted, assumed, reasons
 
 
 def _starts_anew(expr: Expr) -> bool:

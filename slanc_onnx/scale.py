@@ -29,12 +29,14 @@ from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import Scope
 from slanc_onnx.inputs import input_specs
 from slanc_onnx.load import Array, float32_bytes
+from slanc_onnx.multiply import multiplied
+from slanc_onnx.nan_check import check_weights
 from slanc_onnx.norm import Norm, as_computed
 from slanc_onnx.paper import paper_estimates
 from slanc_onnx.probe import MOST_AT_ONCE, probe
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.rewrite import scaled_epsilon
-from slanc_onnx.rows import estimate_from_rows, multiplied
+from slanc_onnx.rows import estimate_from_rows, stored_matrices
 from slanc_onnx.runtime import CannotRun
 from slanc_onnx.trace import Trace, trace
 from slanc_onnx.window import place
@@ -116,6 +118,7 @@ def compute_scales_in(
         progress: Called with what is being done and the finished share.
 
     Raises:
+        SlancError: a weight holds nan.
         CannotRun: `estimate` is "probe" and ONNX Runtime cannot run the model.
     """
     accelerator = accelerator or Accelerator()
@@ -127,12 +130,16 @@ def compute_scales_in(
     if certify != "off":
         ranges, exact = input_ranges or {}, certify == "exact"
         bounds = bounds_for(traced, norms, accelerator, ranges, exact, executor)
+    probes = estimate == "probe" or (estimate == "auto" and float32_bytes(model) <= MOST_AT_ONCE)
+    if norms:
+        from_rows = scale == "window" and not probes
+        check_weights(model, folder, stored_matrices(traced, todo) if from_rows else ())
     estimates: dict[str, Estimate] = {}
     reasons: dict[str, str] = {}
     if scale == "paper":
         estimates, reasons = paper_estimates(traced, norms, progress, executor)
     elif todo:
-        if estimate == "probe" or (estimate == "auto" and float32_bytes(model) <= MOST_AT_ONCE):
+        if probes:
             try:
                 estimates = probe(model, norms, specs, folder, inputs or {}, progress)
             except CannotRun as error:

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from slanc_onnx import bound_rows, compute_scales, stored, streamed
-from slanc_onnx.bound import Bounds, bounds_of
-from slanc_onnx.check import Options, check_weights
+from slanc_onnx import bound_rows, compute_scales, scale, stored, streamed
+from slanc_onnx.bound import Bounds, Certify, bounds_of
+from slanc_onnx.check import Options
 from slanc_onnx.errors import SlancError
+from slanc_onnx.nan_check import check_weights
 from slanc_onnx.rows import estimate_from_rows
 from slanc_onnx.stored import Filed, Stored, as_float32, whole
 from slanc_onnx.streamed import read_once
@@ -211,3 +212,29 @@ def test_nan_is_found_among_the_bits_of_any_type(dtype: type, sign: float) -> No
     model = graph("y = Identity(x)", {"w": values}, "float[4] x", "float[4] y")
     with pytest.raises(SlancError, match="'w' holds nan"):
         check_weights(model, None)
+
+
+@pytest.mark.parametrize("certify", ["auto", "off"])
+@pytest.mark.parametrize("weight", ["w_down", "table"])
+def test_nan_is_refused_by_the_read_that_the_estimate_needs(
+    weight: str, certify: Certify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Matrices that sample rows go through are not read a second time for it; others are."""
+    model = mlp_model()
+    checked: list[set[str]] = []
+
+    def spy(model: onnx.ModelProto, folder: Path | None, others: set[str]) -> None:
+        checked.append(set(others))
+        check_weights(model, folder, others)
+
+    monkeypatch.setattr(scale, "check_weights", spy)
+    monkeypatch.setattr(bound_rows, "EXACT_SIZE", 0)
+    options = Options(estimate="weights", certify=certify)
+    assert all(d.status == "scaled" for d in compute_scales(model, options))
+    assert checked == [{"w_up", "w_down"}]
+    (tensor,) = (t for t in model.graph.initializer if t.name == weight)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[5, 3] = np.nan
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, weight))
+    with pytest.raises(SlancError, match=f"'{weight}' holds nan"):
+        compute_scales(model, options)
