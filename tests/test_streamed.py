@@ -238,3 +238,11 @@ def test_nan_is_refused_by_the_read_that_the_estimate_needs(
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, weight))
     with pytest.raises(SlancError, match=f"'{weight}' holds nan"):
         compute_scales(model, options)
+
+
+def test_progress_tells_bytes_of_all_matrices() -> None:
+    told: list[tuple[str, float]] = []
+    trace, norms = read(mlp_model())
+    estimate_from_rows(trace, norms, lambda what, done: told.append((what, done)))
+    assert [done for _, done in told] == [0.5, 1.0]
+    assert all(what.startswith("reading weights: 0.0 of 0.0 GB") for what, _ in told)
