@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 
 import numpy as np
 
+from slanc_onnx.chain import Chain
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.expression import (
     Alternatives,
@@ -37,7 +37,6 @@ from slanc_onnx.expression import (
     Select,
     Shares,
     Sum,
-    Weight,
     constant_values,
     is_nonlinear,
     value_range,
@@ -73,7 +72,7 @@ def paper_estimates(
     """
     estimates: dict[str, Estimate] = {}
     reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
-    residuals: dict[int, tuple[Normalised, float]] = {}
+    residuals: dict[int, tuple[Normalised, float, float]] = {}
     known = {e.norm: e for expr in trace.inputs.values() for e in walk(expr, lambda e: False)
              if isinstance(e, Normalised)}  # fmt: skip
     for i, norm in enumerate(norms):
@@ -94,10 +93,13 @@ def paper_estimates(
             reasons[norm.name] = f"the predicted sum of squares is {square:g}"
             continue
         estimates[norm.name] = Estimate(
-            square, square, square, "paper", error=reading.error / square
+            square, square, square, "paper", error=math.hypot(reading.error / square, reading.inherited)
         )
         if norm.name in known:
-            residuals.setdefault(expr.serial, (known[norm.name], math.sqrt(square)))
+            estimate = estimates[norm.name]
+            residuals.setdefault(
+                expr.serial, (known[norm.name], math.sqrt(square), estimate.error)
+            )
         progress("reading weights", (i + 1) / len(norms))
     return estimates, reasons
 
@@ -112,83 +114,18 @@ def _sampling_error(images: Sequence[Array]) -> float:
     return math.sqrt(len(each)) * float(np.std(each, ddof=1)) if len(each) > 1 else 0.0
 
 
-@dataclass(frozen=True)
-class _Chain:
-    """A map that is one matrix with a diagonal before and behind it.
-
-    Attributes:
-        before: The diagonal before the matrix; None for the identity, as behind it.
-        weight: The matrix.
-        behind: The diagonal behind it.
-    """
-
-    before: Array | None
-    weight: Weight
-    behind: Array | None
-
-    @staticmethod
-    def of(expr: Expr, source: Expr) -> _Chain | None:
-        """What an expression of one source is; None where it is something else."""
-        diagonals: list[Array | None] = [None, None]
-        weight: Weight | None = None
-        while expr is not source:
-            match expr:
-                case Linear() if weight is None:
-                    weight, expr = expr.weight, expr.x
-                case Apply(function=name) if name != "ReduceSum":
-                    expr = expr.x
-                case Mix():
-                    expr = expr.x
-                case Product():
-                    factor, expr = _constant_first(expr.a, expr.b)
-                    if factor is None:
-                        return None
-                    place = 0 if weight is not None else 1
-                    held = diagonals[place]
-                    diagonals[place] = factor if held is None else held * factor
-                case _:
-                    return None
-        return None if weight is None else _Chain(diagonals[0], weight, diagonals[1])
-
-    def matrix(self) -> Array:
-        """The map, FP32, [in, out]."""
-        stored = self.weight.blocks()
-        values = np.array(stored.columns(0, stored.shape[1]))
-        if self.before is not None:
-            values *= self.before.reshape(-1, 1).astype(np.float32)
-        if self.behind is not None:
-            values *= self.behind.astype(np.float32)
-        return values
-
-
-def _constant_first(a: Expr, b: Expr) -> tuple[Array | None, Expr]:
-    """The factor of a product that multiplies a row by known numbers, and the row.
-
-    An activation written out, z times a factor in [lo, hi], counts as its largest magnitude.
-    """
-    for factor, other in ((a, b), (b, a)):
-        values = constant_values(factor)
-        if values is not None:
-            return values.reshape(-1), other
-    for factor, other in ((a, b), (b, a)):
-        bounds = value_range(factor)
-        if bounds is not None:
-            return np.array([max(abs(bounds[0]), abs(bounds[1]))]), other
-    return None, a
-
-
 class _Isotropic:
     """Applies an expression, read as a linear map, to rows at one of its sources.
 
-    `residuals`: for the input of an earlier norm (by serial), that norm's x and the input's
-    predicted length.
+    `residuals`: for the input of an earlier norm (by serial), that norm's x, the input's predicted
+    length, and the standard error of its square. `error` is that of what `expected_square` gives.
     """
 
     def __init__(
-        self, residuals: dict[int, tuple[Normalised, float]], executor: Executor | None = None
+        self, residuals: dict[int, tuple[Normalised, float, float]], executor: Executor | None = None
     ) -> None:
         self.residuals, self.executor = residuals, executor
-        self.error = 0.0
+        self.error, self.inherited = 0.0, 0.0
         self.source: Expr | None = None
         self.rows: Array = np.zeros((0, 0))
         self.cache: dict[int, Array | None] = {}
@@ -217,6 +154,7 @@ class _Isotropic:
             if e.serial in self.residuals:
                 x = self.residuals[e.serial][0]
                 found[x.serial] = x
+                self.inherited = math.hypot(self.inherited, self.residuals[e.serial][2])
             elif isinstance(e, kinds):
                 found[e.serial] = e
         return list(found.values())
@@ -245,7 +183,7 @@ class _Isotropic:
             return self.rows
         residual = self.residuals.get(expr.serial)
         if residual is not None:
-            norm, length = residual
+            norm, length, _ = residual
             return self.rows * (length / math.sqrt(norm.channels)) if norm is self.source else None
         match expr:
             case Known() | Shares() | Normalised() | Embedding() | Input() | Opaque():
@@ -322,7 +260,7 @@ class _Isotropic:
 
     def _spectral_norm_of_chain(self, gate: Expr, source: Expr) -> float:
         """Of a wide map: of its one matrix between diagonals, or of its image of the identity."""
-        chain = _Chain.of(gate, source)
+        chain = Chain.of(gate, source)
         if chain is not None:
             return spectral_norm(chain.matrix())
         image = _Isotropic(self.residuals, self.executor)._apply(
