@@ -92,14 +92,10 @@ def paper_estimates(
         if not (math.isfinite(square) and square > 0):
             reasons[norm.name] = f"the predicted sum of squares is {square:g}"
             continue
-        estimates[norm.name] = Estimate(
-            square, square, square, "paper", error=math.hypot(reading.error / square, reading.inherited)
-        )
+        error = math.hypot(reading.error / square, reading.inherited)
+        estimates[norm.name] = Estimate(square, square, square, "paper", error=error)
         if norm.name in known:
-            estimate = estimates[norm.name]
-            residuals.setdefault(
-                expr.serial, (known[norm.name], math.sqrt(square), estimate.error)
-            )
+            residuals.setdefault(expr.serial, (known[norm.name], math.sqrt(square), error))
         progress("reading weights", (i + 1) / len(norms))
     return estimates, reasons
 
@@ -122,7 +118,9 @@ class _Isotropic:
     """
 
     def __init__(
-        self, residuals: dict[int, tuple[Normalised, float, float]], executor: Executor | None = None
+        self,
+        residuals: dict[int, tuple[Normalised, float, float]],
+        executor: Executor | None = None,
     ) -> None:
         self.residuals, self.executor = residuals, executor
         self.error, self.inherited = 0.0, 0.0
