@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.bound import Bound, bounds_of
+from slanc_onnx.bound import Bound, Bounds
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.expression import Weight
 from slanc_onnx.norm import Norm
@@ -143,26 +144,31 @@ def certified_scale(
     return scale, certificate
 
 
-def proofs(
+def bounds_for(
     traced: Trace,
     norms: Sequence[Norm],
     device: Accelerator,
     ranges: Mapping[str, tuple[float, float]],
     exact: bool,
-    progress: Progress,
-) -> dict[str, Proof]:
-    """What is known of each norm, by its name; see `bounds_of`."""
+    executor: Executor | None = None,
+) -> Bounds:
+    """The bounds of norms whose outputs are as long as a device makes them; see `Bounds`."""
     by_name = {norm.name: norm for norm in norms}
 
     def radius(name: str, width: int) -> float:
         return output_radius(by_name[name], width, device)
 
     affine = rounding_of(device, "affine").grow - 1
-    bounds = bounds_of(
-        traced, norms, radius=radius, affine=affine, ranges=ranges, exact=exact, progress=progress
-    )
+    return Bounds(traced, norms, radius, ranges, exact, executor, affine)
+
+
+def proofs(
+    bounds: Bounds, traced: Trace, norms: Sequence[Norm], progress: Progress
+) -> dict[str, Proof]:
+    """What is known of each norm, by its name."""
+    found = bounds.all(progress)
     return {
-        norm.name: Proof(norm, bounds[norm.name], _affine(traced.affine.get(norm.name)))
+        norm.name: Proof(norm, found[norm.name], _affine(traced.affine.get(norm.name)))
         for norm in norms
     }
 

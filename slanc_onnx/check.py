@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.bound import Certify
 from slanc_onnx.errors import SlancError
 from slanc_onnx.inputs import InputSpec
-from slanc_onnx.load import Array, all_tensors, read_tensor
+from slanc_onnx.load import Array
 from slanc_onnx.norm import Norm
 from slanc_onnx.perplexity import Tokens
 from slanc_onnx.scale import EstimateRule, ScaleRule
 
 ApplyRule = Literal["div", "fold"]
 EmulateRule = Literal["norms", "all"]
-
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Options:
         scale: "window" (a power of two between overflow and underflow), "paper", or "calibrated"
             (the window by median and maximum over `tokens` or `inputs`, which it needs).
         estimate: Where the window comes from: "probe", "weights", or "auto" for the first that
-            works.
+            works; a model that takes more than 4 GiB in FP32 is not probed then.
         accelerator: What is protected and emulated.
         observe: Inputs by name or token ids on which the scales are audited; None for no audit.
         inputs: Inputs by name, for probing (shapes) and validation; None to make them.
@@ -47,6 +44,10 @@ class Options:
         certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
             large matrices too), or "off".
         input_ranges: Least and largest element of float graph inputs (pixels), for the bounds.
+        executor: What works on blocks of large matrices, for example a
+            `concurrent.futures.ProcessPoolExecutor` or that of a Dask client; None for a thread on
+            every processor. The result does not depend on it.
+        jobs: How many threads, where there is no executor.
     """
 
     scale: ScaleRule = "window"
@@ -60,6 +61,8 @@ class Options:
     input_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     apply: ApplyRule = "div"
     emulate: EmulateRule = "norms"
+    executor: Executor | None = None
+    jobs: int | None = None
 
 
 def check_norms(norms: Sequence[Norm]) -> None:
@@ -143,21 +146,3 @@ def _fitted(spec: InputSpec, value: Array) -> Array:
                 f"--inputs: {spec.name} holds {index}, but what it indexes has {spec.rows} rows."
             )
     return value
-
-
-def check_weights(model: onnx.ModelProto, folder: Path | None) -> None:
-    """Refuse weights that hold nan; 0.2 s per gigabyte.
-
-    A scalar, or what a Where puts in, may well be nan on purpose.
-    """
-    fills = {name for node in model.graph.node if node.op_type == "Where" for name in node.input}
-    for tensor in all_tensors(model):
-        if tensor.data_type not in _FLOATS or math.prod(tensor.dims) < 2 or tensor.name in fills:
-            continue
-        values = read_tensor(tensor, folder).reshape(-1)
-        for start in range(0, values.size, 1 << 20):
-            if np.isnan(values[start : start + (1 << 20)]).any():
-                raise SlancError(
-                    f"weight {tensor.name!r} holds nan. The checkpoint or its conversion is "
-                    "damaged: export the model again."
-                )

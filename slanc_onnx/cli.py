@@ -86,6 +86,7 @@ def _run(args: argparse.Namespace) -> int:
         input_ranges=dict(args.input_range),
         apply=args.apply,
         emulate=args.emulate,
+        jobs=args.jobs,
     )
     shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}
     shown["accelerator"] = accelerator.as_dict()
@@ -221,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sequence-length", type=int, metavar="N", help="ids per sequence (default 1024)")
     add("--max-sequences", type=int, metavar="N", help="sequences to run (default 4)")
     add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
+    add("--jobs", type=int, metavar="N", help="threads that read weights (default: all processors)")
     add("--report", metavar="FILE.json", help="write the machine-readable report")
     add("--html", metavar="FILE.html", help="write the report to look at; needs matplotlib")
     add("--no-validate", action="store_true", help="do not run the models")
@@ -296,7 +298,7 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--scale calibrated: takes its scales from data, give --inputs or --tokens")
     if args.no_validate and args.tokens is not None and args.scale != "calibrated":
         parser.error("--tokens: not allowed with --no-validate, which runs nothing")
-    for name in ("sequence_length", "max_sequences"):
+    for name in ("sequence_length", "max_sequences", "jobs"):
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')}: must be at least 1")

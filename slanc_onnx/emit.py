@@ -229,15 +229,16 @@ def drop_dead_nodes(graph: onnx.GraphProto) -> None:
         name = stack.pop()
         if name not in needed:
             needed.add(name)
-            stack.extend(_reads(makers[name]) if name in makers else ())
+            stack.extend(read_by(makers[name]) if name in makers else ())
     for i in reversed(range(len(graph.node))):
         if needed.isdisjoint(graph.node[i].output):
             del graph.node[i]
 
 
-def _reads(node: NodeProto) -> Iterator[str]:
+def read_by(node: NodeProto) -> Iterator[str]:
+    """What a node and its subgraphs read, what they make themselves included."""
     yield from node.input
     for attribute in node.attribute:
         for inner in attribute.g.node:
-            yield from _reads(inner)
+            yield from read_by(inner)
         yield from (output.name for output in attribute.g.output)

@@ -27,6 +27,8 @@ class Estimate:
         by: Where the figures come from: "paper", "weights" or "probe".
         width: Elements of the rows that were seen; None where the figures do not tell.
         largest: The largest row that was seen; None where `upper` is all that is known.
+        error: Standard error of the figures, relative to them, where rows were sampled to compute
+            an expectation; 0 where that is exact.
         assumes: What was assumed of parts that could not be read; "" where all was read.
     """
 
@@ -37,6 +39,7 @@ class Estimate:
     width: int | None = None
     largest: float | None = None
     assumes: str = ""
+    error: float = 0.0
 
     @property
     def seen(self) -> float:

@@ -14,12 +14,14 @@ Expressions share parts and are compared by identity; a part is made before what
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from slanc_onnx.load import Array
+from slanc_onnx.stored import Stored, whole
 
 _serial = itertools.count()
 
@@ -33,12 +35,23 @@ class Weight:
         shape: Its shape after the constant ops that the graph applies to it.
         read: Gives the values, FP32 or FP64.
         take: Gives the rows (first axis) of the given indices without reading the others.
+        stored: A matrix as it is stored, of which blocks can be read; None where it is not.
     """
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], Array]
     take: Callable[[Array], Array] | None = None
+    stored: Stored | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """How much there is to read."""
+        return 4 * math.prod(self.shape) if self.stored is None else self.stored.nbytes
+
+    def blocks(self) -> Stored:
+        """A matrix of which blocks can be read; it is read now where it is not stored as one."""
+        return self.stored or whole(np.asarray(self.read()))
 
     def rows(self, indices: Array) -> Array:
         """Rows of a table of shape [rows, ...], FP32."""

@@ -26,7 +26,9 @@ LARGEST_INLINE = 1 << 24
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
 
 
-def as_float32(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
+def as_float32(
+    model: onnx.ModelProto, folder: Path | None, largest_inline: int | None = None
+) -> onnx.ModelProto:
     """A copy in FP32; the model itself where it has no FP16 or BF16 tensor.
 
     Node `i` of a graph stays node `i`: new nodes stand at the end, where ONNX allows no reader to
@@ -36,13 +38,15 @@ def as_float32(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
     Args:
         model: The model; it is not changed.
         folder: Where its external data lies, if it has any.
+        largest_inline: Elements up to which a weight is converted here; `LARGEST_INLINE` if None.
     """
     if not any(_is_half(graph) for graph in _graphs(model)):
         return model
+    inline = LARGEST_INLINE if largest_inline is None else largest_inline
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for graph in list(_graphs(copy)):
-        _convert_graph(graph, folder, inside=graph is not copy.graph)
+        _convert_graph(graph, folder, graph is not copy.graph, inline)
         _convert_nodes(graph.node)
     for function in copy.functions:
         _convert_nodes(function.node)
@@ -87,7 +91,9 @@ def _is_half(graph: onnx.GraphProto) -> bool:
     )
 
 
-def _convert_graph(graph: onnx.GraphProto, folder: Path | None, inside: bool) -> None:
+def _convert_graph(
+    graph: onnx.GraphProto, folder: Path | None, inside: bool, largest_inline: int
+) -> None:
     inputs = {info.name for info in graph.input}
     del graph.value_info[:]
     for info in (*graph.input, *graph.output):
@@ -98,7 +104,7 @@ def _convert_graph(graph: onnx.GraphProto, folder: Path | None, inside: bool) ->
         if tensor.data_type not in HALF:
             continue
         stays = inside or tensor.name in inputs  # a Cast at the end is for the main graph only
-        if stays or math.prod(tensor.dims) <= LARGEST_INLINE:
+        if stays or math.prod(tensor.dims) <= largest_inline:
             _convert_tensor(tensor, folder)
         else:
             large.append(tensor)

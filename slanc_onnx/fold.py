@@ -28,6 +28,7 @@ from slanc_onnx.fold_weights import Weights
 from slanc_onnx.graph import Scope
 from slanc_onnx.group_scale import ANY, Window, window
 from slanc_onnx.load import all_tensors, external_location
+from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.rewrite import Edits, apply_edits
 from slanc_onnx.save import check_output, save_model
 from slanc_onnx.scale import ScaledNorm
@@ -118,7 +119,13 @@ def apply_fold(
     apply_edits(model, folded.edits)
 
 
-def save_folded(model: onnx.ModelProto, folded: Fold, source: Path, output: Path) -> None:
+def save_folded(
+    model: onnx.ModelProto,
+    folded: Fold,
+    source: Path,
+    output: Path,
+    progress: Progress = no_progress,
+) -> None:
     """Fold a model that was loaded from `source` and write it, its changed external weights apart.
 
     Raises:
@@ -129,7 +136,7 @@ def save_folded(model: onnx.ModelProto, folded: Fold, source: Path, output: Path
     data = OwnData(output, external)
     try:
         apply_fold(model, folded, source.parent, data)
-        save_model(model, source, output, data)
+        save_model(model, source, output, data, progress)
     except OSError as error:
         raise SlancError(f"{output}: cannot be written ({error}). Give another -o.") from error
     finally:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.check import Options, check_norms, check_weights, with_checked_inputs
+from slanc_onnx.check import Options, check_norms, with_checked_inputs
 from slanc_onnx.errors import SlancError
 from slanc_onnx.float32 import as_float32
 from slanc_onnx.fold import Fold, apply_fold, fold, save_folded
@@ -35,6 +35,7 @@ from slanc_onnx.scale import (
     compute_scales_in,
     scales_to_apply,
 )  # fmt: skip
+from slanc_onnx.streamed import workers
 from slanc_onnx.validate import Validation, validate_pair
 
 SEED = 0
@@ -120,10 +121,10 @@ def protect_file(
             original.CopyFrom(model)
         if options.apply == "fold":
             folded, decided = fold(model, scopes, decided, options.accelerator, folder)
-            save_folded(model, folded, source, output)
+            save_folded(model, folded, source, output, progress)
         else:
             apply_scales_in(model, norms, scales_to_apply(decided))
-            save_model(model, source, output)
+            save_model(model, source, output, progress=progress)
         clock.lap("write")
         if options.validate:
             try:
@@ -192,8 +193,6 @@ def decide(
         SlancError: bad input.
     """
     check_norms(norms)
-    if norms:
-        check_weights(model, folder)
     data: list[Feeds] = []
     if options.scale == "calibrated":
         data = given_feeds(input_specs(scopes[0]), options)
@@ -201,20 +200,22 @@ def decide(
             raise SlancError(
                 'scale "calibrated" takes its scales from data. Give it with inputs or tokens.'
             )
-    return compute_scales_in(
-        model,
-        scopes,
-        norms,
-        folder=folder,
-        scale=options.scale,
-        estimate=options.estimate,
-        accelerator=options.accelerator,
-        inputs=options.inputs,
-        certify=options.certify,
-        input_ranges=options.input_ranges,
-        calibration=data,
-        progress=progress,
-    )
+    with workers(options.executor, options.jobs) as executor:
+        return compute_scales_in(
+            model,
+            scopes,
+            norms,
+            folder=folder,
+            scale=options.scale,
+            estimate=options.estimate,
+            accelerator=options.accelerator,
+            inputs=options.inputs,
+            certify=options.certify,
+            input_ranges=options.input_ranges,
+            calibration=data,
+            executor=executor,
+            progress=progress,
+        )
 
 
 def _validate(

@@ -21,7 +21,7 @@ from slanc_onnx.errors import SlancError
 Array = npt.NDArray[Any]
 
 # Two 4-bit values share a byte, so these cannot be viewed in place.
-_PACKED = {
+PACKED = {
     TensorProto.INT4,
     TensorProto.UINT4,
     TensorProto.FLOAT4E2M1,
@@ -54,7 +54,7 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise SlancError(f"{path}: names no opset, so it was cut short. Copy it again.")
     for tensor in all_tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
-            _external_range(tensor, path.parent)
+            external_range(tensor, path.parent)
     return model
 
 
@@ -80,6 +80,18 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
         yield from of_nodes(list(function.node))
 
 
+def float32_bytes(model: onnx.ModelProto) -> int:
+    """What a model's tensors take where FP16 and BF16 become FP32."""
+    narrow = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    return sum(
+        math.prod(tensor.dims)
+        * (4 if tensor.data_type in narrow else onnx.helper.tensor_dtype_to_np_dtype(
+            tensor.data_type
+        ).itemsize)
+        for tensor in all_tensors(model)
+    )  # fmt: skip
+
+
 def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Nodes and those of their subgraphs, each before what lies in it."""
     for node in nodes:
@@ -94,8 +106,12 @@ def external_location(tensor: TensorProto) -> str:
     return next((e.value for e in tensor.external_data if e.key == "location"), "")
 
 
-def _external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
-    """File, offset and length in bytes of an external tensor, checked."""
+def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
+    """File, offset and length in bytes of an external tensor.
+
+    Raises:
+        SlancError: they make no sense, or the file does not hold as much.
+    """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     file = folder / location
@@ -136,7 +152,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None) -> Array:
         folder: The folder of the model, for external data; None if the model has none.
     """
     if tensor.data_location != TensorProto.EXTERNAL:
-        if tensor.HasField("raw_data") and tensor.data_type not in _PACKED:
+        if tensor.HasField("raw_data") and tensor.data_type not in PACKED:
             return _view(tensor, memoryview(tensor.raw_data))
         try:
             return numpy_helper.to_array(tensor)
@@ -147,7 +163,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None) -> Array:
             f"initializer {tensor.name!r} is external data, but the model's folder is unknown. "
             "Pass folder=, or load the model with its external data."
         )
-    file, offset, length = _external_range(tensor, folder)
+    file, offset, length = external_range(tensor, folder)
     if length == 0:
         return _view(tensor, memoryview(b""))
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
@@ -156,7 +172,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None) -> Array:
             opened.fileno(), length + offset - start, offset=start, access=mmap.ACCESS_READ
         )
     data = memoryview(pages)[offset - start : offset - start + length]
-    if tensor.data_type in _PACKED:
+    if tensor.data_type in PACKED:
         inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(data))
         return numpy_helper.to_array(inline)
     return _view(tensor, data)

@@ -8,6 +8,7 @@ is not exceeded.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -127,6 +128,23 @@ def about(matrix: Array) -> float:
     for _ in range(3):
         vector = (matrix @ (vector / np.linalg.norm(vector))) @ matrix
     return math.sqrt(float(np.linalg.norm(vector)))
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixSizes:
+    """Upper bounds of a matrix M that one read of it gives.
+
+    Attributes:
+        rows: Lengths of its rows, FP64.
+        spectral: The largest singular value, often several times too high.
+        frobenius: The Frobenius norm.
+        through: For each row s >= 0 of numbers that was asked for, s |M|, shape [k, columns].
+    """
+
+    rows: Array
+    spectral: float
+    frobenius: float
+    through: Array
 
 
 def cheap_spectral_bound(matrix: Array) -> float:

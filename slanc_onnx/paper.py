@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 
+from slanc_onnx.chain import Chain
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.expression import (
     Alternatives,
@@ -43,17 +45,22 @@ from slanc_onnx.expression import (
 from slanc_onnx.load import Array
 from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.streamed import read_once
 from slanc_onnx.trace import Trace
 
 EXACT_WIDTH = 1024  # wider sources are sampled with random signs instead of the identity
-SIGNS, SEED = 256, 0
-GRAM_WIDTH = 2048  # spectral norms of larger maps come from power iteration
+SIGNS, SEED = 96, 0
+GRAM_WIDTH = 2048  # spectral norms of larger maps come from a Krylov space
+VECTORS, STEPS = 8, 8  # of that space
 TABLE_CHUNK = 8192
 
 
 @np.errstate(all="ignore")  # figures that are not finite are found and reported
 def paper_estimates(
-    trace: Trace, norms: Sequence[Norm], progress: Progress = no_progress
+    trace: Trace,
+    norms: Sequence[Norm],
+    progress: Progress = no_progress,
+    executor: Executor | None = None,
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
     """s^2 = |M|_F^2 by norm name, as both figures of an estimate; and the norms without one, why.
 
@@ -61,10 +68,11 @@ def paper_estimates(
         trace: What lies between the norms.
         norms: In topological order.
         progress: Called with the share of the norms that are done.
+        executor: What works on blocks of large matrices; None for this thread.
     """
     estimates: dict[str, Estimate] = {}
     reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
-    residuals: dict[int, tuple[Normalised, float]] = {}
+    residuals: dict[int, tuple[Normalised, float, float]] = {}
     known = {e.norm: e for expr in trace.inputs.values() for e in walk(expr, lambda e: False)
              if isinstance(e, Normalised)}  # fmt: skip
     for i, norm in enumerate(norms):
@@ -73,7 +81,8 @@ def paper_estimates(
             reasons.setdefault(norm.name, "the trace did not reach it")
             continue
         try:
-            square = _Isotropic(residuals).expected_square(expr)
+            reading = _Isotropic(residuals, executor)
+            square = reading.expected_square(expr)
         except _Unreadable as error:
             reasons[norm.name] = str(error)
             continue
@@ -83,9 +92,10 @@ def paper_estimates(
         if not (math.isfinite(square) and square > 0):
             reasons[norm.name] = f"the predicted sum of squares is {square:g}"
             continue
-        estimates[norm.name] = Estimate(square, square, square, "paper")
+        off = math.hypot(reading.error / square, reading.inherited)
+        estimates[norm.name] = Estimate(square, square, square, "paper", error=off)
         if norm.name in known:
-            residuals.setdefault(expr.serial, (known[norm.name], math.sqrt(square)))
+            residuals.setdefault(expr.serial, (known[norm.name], math.sqrt(square), off))
         progress("reading weights", (i + 1) / len(norms))
     return estimates, reasons
 
@@ -94,15 +104,26 @@ class _Unreadable(Exception):
     pass
 
 
+def _sampling_error(images: Sequence[Array]) -> float:
+    """Standard error of the sum of squares of sampled rows, which is SIGNS times their mean."""
+    each = np.concatenate([np.sum(image.astype(np.float64) ** 2, axis=1) for image in images])
+    return math.sqrt(len(each)) * float(np.std(each, ddof=1)) if len(each) > 1 else 0.0
+
+
 class _Isotropic:
     """Applies an expression, read as a linear map, to rows at one of its sources.
 
-    `residuals`: for the input of an earlier norm (by serial), that norm's x and the input's
-    predicted length.
+    `residuals`: for the input of an earlier norm (by serial), that norm's x, the input's predicted
+    length, and the standard error of its square. `error` is that of what `expected_square` gives.
     """
 
-    def __init__(self, residuals: dict[int, tuple[Normalised, float]]) -> None:
-        self.residuals = residuals
+    def __init__(
+        self,
+        residuals: dict[int, tuple[Normalised, float, float]],
+        executor: Executor | None = None,
+    ) -> None:
+        self.residuals, self.executor = residuals, executor
+        self.error, self.inherited = 0.0, 0.0
         self.source: Expr | None = None
         self.rows: Array = np.zeros((0, 0))
         self.cache: dict[int, Array | None] = {}
@@ -118,8 +139,10 @@ class _Isotropic:
         for source in self._sources(expr):
             if isinstance(source, Opaque):
                 raise _Unreadable(f"the trace stopped at {source.op} ({source.tensor})")
-            squares = [float(np.sum(image**2)) for image in self._images(expr, source)]
-            total += sum(squares)
+            images = self._images(expr, source)
+            total += sum(float(np.sum(image.astype(np.float64) ** 2)) for image in images)
+            if not isinstance(source, Embedding) and source.channels > EXACT_WIDTH:
+                self.error = math.hypot(self.error, _sampling_error(images))
         return total
 
     def _sources(self, expr: Expr) -> list[Expr]:
@@ -129,6 +152,7 @@ class _Isotropic:
             if e.serial in self.residuals:
                 x = self.residuals[e.serial][0]
                 found[x.serial] = x
+                self.inherited = math.hypot(self.inherited, self.residuals[e.serial][2])
             elif isinstance(e, kinds):
                 found[e.serial] = e
         return list(found.values())
@@ -157,14 +181,14 @@ class _Isotropic:
             return self.rows
         residual = self.residuals.get(expr.serial)
         if residual is not None:
-            norm, length = residual
+            norm, length, _ = residual
             return self.rows * (length / math.sqrt(norm.channels)) if norm is self.source else None
         match expr:
             case Known() | Shares() | Normalised() | Embedding() | Input() | Opaque():
                 return None
             case Linear():
                 x = self.image(expr.x)
-                return None if x is None else np.matmul(x, expr.weight.read().astype(np.float64))
+                return None if x is None else self._multiplied(x, expr)
             case Apply(function="ReduceSum"):
                 raise _Unreadable("it depends on a sum over channels")
             case Mix() | Apply() | Pooled():
@@ -192,6 +216,13 @@ class _Isotropic:
                 return self.image(expr.kinds[int(np.argmax(expr.shares))])
         raise TypeError(f"no linear reading of {type(expr).__name__}")
 
+    def _multiplied(self, x: Array, expr: Linear) -> Array:
+        """In FP64 where the source is exact, in FP32 where it is sampled."""
+        rows = x.astype(self.rows.dtype, copy=False)
+        product, _ = read_once(expr.weight.blocks(), rows, None, self.executor)
+        assert product is not None
+        return product
+
     def _product(self, expr: Product) -> Array | None:
         for constant, other in ((expr.a, expr.b), (expr.b, expr.a)):
             values = constant_values(constant)
@@ -211,16 +242,29 @@ class _Isotropic:
 
     def _gate_norm(self, gate: Expr) -> float:
         """The spectral norm of the gate's map (equation 8), over its sources in quadrature."""
-        inner = _Isotropic(self.residuals)
+        inner = _Isotropic(self.residuals, self.executor)
         square = 0.0
         for source in inner._sources(gate):
             if isinstance(source, (Opaque, Embedding)):
                 square += sum(float(np.sum(i**2)) for i in inner._images(gate, source))
                 continue
+            if source.channels > EXACT_WIDTH:
+                square += self._spectral_norm_of_chain(gate, source) ** 2
+                continue
             identity = np.eye(source.channels)
             image = inner._apply(gate, source, identity)
             square += 0.0 if image is None else spectral_norm(image) ** 2
         return math.sqrt(square)
+
+    def _spectral_norm_of_chain(self, gate: Expr, source: Expr) -> float:
+        """Of a wide map: of its one matrix between diagonals, or of its image of the identity."""
+        chain = Chain.of(gate, source)
+        if chain is not None:
+            return spectral_norm(chain.matrix())
+        image = _Isotropic(self.residuals, self.executor)._apply(
+            gate, source, np.eye(source.channels, dtype=np.float32)
+        )
+        return 0.0 if image is None else spectral_norm(image)
 
     def _join(self, expr: Join) -> Array | None:
         pieces = [self.image(piece) for piece in expr.pieces]
@@ -259,25 +303,31 @@ def _unit_rows(source: Expr) -> list[Array]:
     width = source.channels
     if width <= EXACT_WIDTH:
         return [np.eye(width)]
-    rng = np.random.default_rng(SEED)
-    return [rng.choice((-1.0, 1.0), size=(SIGNS, width)) / math.sqrt(SIGNS)]
+    signs = np.random.default_rng(SEED).choice((-1.0, 1.0), size=(SIGNS, width))
+    return [(signs / math.sqrt(SIGNS)).astype(np.float32)]
 
 
 def spectral_norm(matrix: Array) -> float:
-    """Largest singular value, FP64: of the smaller Gram matrix, or by power iteration if large."""
-    matrix = np.asarray(matrix, dtype=np.float64)
+    """Largest singular value: of the smaller Gram matrix in FP64, or of a projection if large.
+
+    The projection is on the block Krylov space of `VECTORS` random vectors and `STEPS` steps (Musco
+    and Musco, "Randomized block Krylov methods for stronger and faster approximate singular value
+    decomposition", 2015, algorithm 2), in the precision of the matrix. It comes from below.
+    """
     if not np.isfinite(matrix).all():
         return math.inf
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
     if matrix.shape[0] <= GRAM_WIDTH:
+        matrix = matrix.astype(np.float64)
         return math.sqrt(max(float(np.linalg.eigvalsh(matrix @ matrix.T)[-1]), 0.0))
-    vector: Array = np.random.default_rng(SEED).standard_normal((matrix.shape[0],))
-    length = 0.0
-    for _ in range(200):
-        vector = np.matmul(matrix, np.matmul(matrix.T, vector))
-        before, length = length, float(np.linalg.norm(vector))
-        if abs(length - before) <= 1e-12 * length:
-            break
-        vector /= length
-    return math.sqrt(length)
+    rng = np.random.default_rng(SEED)
+    start = rng.standard_normal((matrix.shape[0], min(VECTORS, matrix.shape[0])))
+    vectors, _ = np.linalg.qr(start.astype(matrix.dtype))
+    space = [vectors]
+    for _ in range(STEPS):
+        vectors, _ = np.linalg.qr(matrix @ (vectors.T @ matrix).T)
+        space.append(vectors)
+    basis, _ = np.linalg.qr(np.concatenate(space, axis=1).astype(np.float64))
+    projected = basis.T.astype(matrix.dtype) @ matrix
+    return float(np.linalg.norm(projected.astype(np.float64), 2))

@@ -17,12 +17,15 @@ from slanc_onnx.estimate import Estimate, from_rows
 from slanc_onnx.float32 import as_float32, norms_in_float32
 from slanc_onnx.inputs import IMAGE_SIZES, InputSpec, make_feeds, random_ids
 from slanc_onnx.instrument import Instrumented, instrument
-from slanc_onnx.load import Array
+from slanc_onnx.load import Array, float32_bytes
 from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.runtime import CannotRun, Feeds, Session
+from slanc_onnx.segments import SegmentedSession
 
 SEQUENCES, LENGTH, SINGLES, SEED = 8, 32, 256, 0
+# Models that take more bytes than that in FP32 are run in segments.
+MOST_AT_ONCE, INLINE_IN_SEGMENTS = 1 << 32, 1 << 16
 SHORTER, MOST_RUNS = (16, 8), 64
 _NONE = np.zeros(0)
 
@@ -49,7 +52,9 @@ def probe(
     Raises:
         CannotRun: ONNX Runtime cannot run this model, or not on inputs of our making.
     """
-    model, norms = as_float32(model, folder), norms_in_float32(norms)
+    in_segments = float32_bytes(model) > MOST_AT_ONCE
+    inline = INLINE_IN_SEGMENTS if in_segments else None
+    model, norms = as_float32(model, folder, inline), norms_in_float32(norms)
     # Some attention kernels need their cache outputs to be asked for, and the iterations of a loop
     # may differ in their sizes.
     failure: CannotRun | None = None
@@ -59,7 +64,8 @@ def probe(
             if not instrumented.sums:
                 continue
             try:
-                return _probe(instrumented, norms, specs, folder, inputs or {}, progress)
+                session = _session(instrumented, folder, in_segments)
+                return _probe(session, instrumented, norms, specs, inputs or {}, progress)
             except CannotRun as error:
                 failure = failure or error
         if not any(norm.path for norm in norms):
@@ -69,15 +75,22 @@ def probe(
     return {}
 
 
+def _session(
+    instrumented: Instrumented, folder: Path | None, in_segments: bool
+) -> Session | SegmentedSession:
+    if in_segments:
+        return SegmentedSession(instrumented.model, folder, list(instrumented.sums.values()))
+    return Session(instrumented.model, folder)
+
+
 def _probe(
+    session: Session | SegmentedSession,
     instrumented: Instrumented,
     norms: Sequence[Norm],
     specs: Sequence[InputSpec],
-    folder: Path | None,
     given: Mapping[str, Array],
     progress: Progress,
 ) -> dict[str, Estimate]:
-    session = Session(instrumented.model, folder)
     rng = np.random.default_rng(SEED)
     ordinary = list(_runs(session, specs, rng, (SEQUENCES, LENGTH), given))
     progress("probing", 0.6)
@@ -106,7 +119,7 @@ def _joined(runs: Sequence[Mapping[str, Array]], output: str) -> Array:
 
 
 def _runs(
-    session: Session,
+    session: Session | SegmentedSession,
     specs: Sequence[InputSpec],
     rng: np.random.Generator,
     shape: tuple[int, int],
@@ -159,8 +172,8 @@ def _like(given: Mapping[str, Array], specs: Sequence[InputSpec], draw: int) -> 
 
 
 def first_feeds(
-    session: Session, specs: Sequence[InputSpec], rng: np.random.Generator, batch: int, length: int,
-    draw: int = 0,
+    session: Session | SegmentedSession, specs: Sequence[InputSpec], rng: np.random.Generator,
+    batch: int, length: int, draw: int = 0,
 ) -> Feeds:  # fmt: skip
     """The first inputs that run, trying image sizes where the file leaves the size open.
 

@@ -5,6 +5,9 @@ Quantised activations are read as the numbers that they stand for, too: their sc
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper
@@ -13,6 +16,7 @@ from slanc_onnx.conv_rules import convolved
 from slanc_onnx.expression import Embedding, Product, Sum, Weight
 from slanc_onnx.load import Array
 from slanc_onnx.movement import CannotFollow
+from slanc_onnx.stored import Stored, whole
 from slanc_onnx.trace_step import Rule, Step, is_shares, linear, matrix, mixed
 from slanc_onnx.values import Const, Value, View, as_view, combine, row_view
 
@@ -66,6 +70,52 @@ def dequantize_blocks(
     return scaled.reshape(rows, -1)[:, :width]
 
 
+@dataclass(frozen=True, eq=False)
+class _Blocks:
+    """Columns of the transpose of [N, K] blocks, of which some can be read; see `Stored`.
+
+    Attributes:
+        packed: Bytes, of N rows in any shape; the scales and zero points likewise.
+        scales: FP32 or FP16; a weight is read when a part is taken.
+        zeros: None for the middle of the range.
+        layout: Bits, block size, K, and the blocks of the values where those are in groups.
+    """
+
+    packed: Const | Weight
+    scales: Const | Weight
+    zeros: Const | Weight | None
+    rows: int
+    layout: tuple[int, int, int, Array | None]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.layout[2], self.rows
+
+    def columns(self, start: int, stop: int) -> Array:
+        part = self.part(start, stop)
+        zeros = None if part.zeros is None else _values(part.zeros)
+        return dequantize_blocks(
+            _values(part.packed), _values(part.scales), zeros, *self.layout
+        ).T
+
+    def part(self, start: int, stop: int) -> _Blocks:
+        def some(value: Const | Weight) -> Const:
+            return Const(_values(value).reshape(self.rows, -1)[start:stop])
+
+        zeros = None if self.zeros is None else some(self.zeros)
+        return _Blocks(some(self.packed), some(self.scales), zeros, stop - start, self.layout)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.packed.shape)
+
+    def turned(self) -> Stored:
+        return whole(self.columns(0, self.rows).T)
+
+    def opened(self) -> _Blocks:
+        return self
+
+
 def _matmul_nbits(step: Step) -> list[Value]:
     """com.microsoft MatMulNBits: x times the transpose of [N, K] blocks, plus a bias."""
     attributes = step.attributes
@@ -79,8 +129,12 @@ def _matmul_nbits(step: Step) -> list[Value]:
         values = _values(packed), _values(scales)
         return dequantize_blocks(*values, zeros, bits, block, k, groups).T
 
-    name = step.node.inputs[1].name
-    result = linear(step.rows(0, k), Weight(name, (k, n), read))
+    name, stored = step.node.inputs[1].name, None
+    constants = [v for v in (packed, scales, zero) if isinstance(v, (Const, Weight))]
+    if len(constants) == 2 + (zero is not None):
+        layout = bits, block, k, groups
+        stored = _Blocks(constants[0], constants[1], (*constants, None)[2], n, layout)
+    result = linear(step.rows(0, k), Weight(name, (k, n), read, stored=stored))
     bias = step.value(5)
     return [result if bias is None else combine(Sum, result, as_view(bias))]
 

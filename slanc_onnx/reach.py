@@ -17,6 +17,7 @@ import numpy as np
 
 from slanc_onnx.load import Array
 from slanc_onnx.matrix_norms import (
+    MatrixSizes,
     about,
     cheap_spectral_bound,
     frobenius_norm,
@@ -332,6 +333,31 @@ def _slim(matrix: Array) -> Array:
     return np.asarray(np.linalg.qr(matrix, mode="r"))
 
 
+def sides(reach: Reach) -> Array:
+    """What `through_measured` needs: the elements of each kind of rows, shape [kinds, channels]."""
+    return np.stack([kind.each for kind in _kinds(reach)])
+
+
+def _kinds(reach: Reach) -> list[Reach]:
+    if isinstance(reach, OneOf):
+        return [inner for kind in reach.kinds for inner in _kinds(kind)]
+    return [reach]
+
+
+def through_measured(reach: Reach, sizes: MatrixSizes) -> Reach:
+    """r times a matrix of which only the sizes are known, those for the `sides` of `reach`."""
+    kinds = zip(_kinds(reach), sizes.through, strict=True)
+    return one_of([_measured(kind, sizes, elements) for kind, elements in kinds])
+
+
+def _measured(reach: Reach, sizes: MatrixSizes, elements: Array) -> Ellipsoids:
+    """All elements at once, sum |r_j| |w_j|; or the length times the norm that costs least."""
+    by_rows = float(sizes.rows @ reach.each) * SLACK
+    return _round(
+        reach, min(by_rows, reach.length() * sizes.spectral), sizes.frobenius, elements * SLACK
+    )
+
+
 def _through_sizes(reach: Reach, matrix: Array, exact: bool) -> Ellipsoids:
     """What a linear map makes of rows of which only sizes are known.
 
@@ -340,16 +366,26 @@ def _through_sizes(reach: Reach, matrix: Array, exact: bool) -> Ellipsoids:
     D_j^2 = each_j / |w_j|. The cheap norm takes D = 1.
     """
     rows = lengths(matrix, axis=1)
+    elements = reach.each @ np.abs(matrix)
+    frobenius = frobenius_norm(matrix)
+    if not exact:
+        sizes = MatrixSizes(rows, cheap_spectral_bound(matrix), frobenius, elements[None])
+        return _measured(reach, sizes, elements)
     radius = float(rows @ reach.each) * SLACK
     used = (rows > 0) & (reach.each > 0)
-    if exact and used.any():
+    if used.any():
         balance = np.sqrt(np.where(used, reach.each, 0.0) / np.where(used, rows, 1.0))
         inverse = np.divide(1.0, balance, out=np.zeros_like(balance), where=used) * UPWARD
         radius = min(radius, reach.length(inverse) * spectral_bound(balance[:, None] * matrix))
-    elif not exact:
-        radius = min(radius, reach.length() * cheap_spectral_bound(matrix))
-    # An FP32 product of n addends is off by at most n u |x| |W|_F.
-    device = len(matrix) * DEVICE_UNIT * reach.outline() * frobenius_norm(matrix)
+    return _round(reach, radius, frobenius, elements * SLACK)
+
+
+def _round(reach: Reach, radius: float, frobenius: float, elements: Array) -> Ellipsoids:
+    """A ball around rows that are products of the rows of `reach` with a matrix in FP32.
+
+    A product of n addends is off by at most n u |x| |W|_F.
+    """
+    device = reach.channels * DEVICE_UNIT * reach.outline() * frobenius
     radius = (radius + device) * SLACK
-    each = np.minimum(reach.each @ np.abs(matrix) * SLACK + device, radius)
-    return Ellipsoids(each, (np.full(matrix.shape[1], radius),))
+    each = np.minimum(elements + device, radius)
+    return Ellipsoids(each, (np.full(len(elements), radius),))

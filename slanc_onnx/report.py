@@ -105,6 +105,8 @@ def _norm(scaled: ScaledNorm, validation: Validation | None, fold: Fold | None) 
     predicted = None
     if estimate is not None:
         predicted = {"typical": estimate.typical, "upper": estimate.upper}
+        if estimate.error:
+            predicted["standard_error"] = estimate.error
     return NormEntry(
         name=norm.name,
         kind=norm.kind,

@@ -42,15 +42,16 @@ from slanc_onnx.expression import (
 )  # fmt: skip
 from slanc_onnx.inputs import random_ids
 from slanc_onnx.load import Array
+from slanc_onnx.multiply import Multiply, multiplied
 from slanc_onnx.norm import Norm
-from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.progress import Meter, Progress, no_progress
 from slanc_onnx.trace import Trace
 
 SEED = 0
 # Rows in all, for models whose weights make a row cost little; fewer for large ones.
 SINGLES, SEQUENCES, LENGTH = 256, 16, 16
 SPARSITY = 0.3
-MOST_OPERATIONS = 3e11
+MOST_OPERATIONS = 1e11
 POOLS = 16  # samples of a norm whose rows run over positions
 
 
@@ -98,15 +99,63 @@ class _Layout:
 
 @np.errstate(all="ignore")  # rows that are not finite are found and reported
 def estimate_from_rows(
-    trace: Trace, norms: Sequence[Norm], progress: Progress = no_progress
+    trace: Trace,
+    norms: Sequence[Norm],
+    progress: Progress = no_progress,
+    multiply: Multiply = multiplied,
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
     """Estimates by norm name, and for the norms without one the reason.
 
     Args:
         trace: What lies between the norms.
         norms: The norms to estimate.
-        progress: Called with the share of the expressions that are done.
+        multiply: Gives rows times the matrix of an expression.
+        progress: Called with the share of the weights that is read.
     """
+    wanted, assumed, reasons = _readable(trace, norms)
+    if not wanted:
+        return {}, reasons
+    order, last_use = _schedule(list(wanted.values()))
+    layout = _layout(order)
+    rng = np.random.default_rng(SEED)
+    by_name = {norm.name: norm for norm in norms}
+    by_serial: dict[int, list[str]] = {}
+    for name, expr in wanted.items():
+        by_serial.setdefault(expr.serial, []).append(name)
+
+    matrices = {e.serial: e.weight.nbytes for e in order if isinstance(e, Linear)}
+    meter = Meter("reading weights", sum(matrices.values()), progress)
+    rows: dict[int, Array] = {}
+    estimates: dict[str, Estimate] = {}
+    for expr in order:
+        if isinstance(expr, Linear):
+            rows[expr.serial] = multiply(expr, rows[expr.x.serial])
+            meter.add(expr.weight.nbytes)
+        else:
+            rows[expr.serial] = _evaluate(expr, rows, layout, rng)
+        for name in by_serial.get(expr.serial, ()):
+            found = _estimate(expr, rows, layout, by_name[name].sums_centred)
+            if found is None:
+                reasons[name] = "its rows are not finite or zero"
+            else:
+                estimates[name] = replace(found, assumes=assumed.get(name, ""))
+        for serial in last_use.get(expr.serial, ()):
+            rows.pop(serial, None)
+    return estimates, reasons
+
+
+def stored_matrices(trace: Trace, norms: Sequence[Norm]) -> set[str]:
+    """The names of the weights that `estimate_from_rows` reads whole, and so checks for nan."""
+    wanted, _, _ = _readable(trace, norms)
+    order, _ = _schedule(list(wanted.values()))
+    linear = (e.weight for e in order if isinstance(e, Linear))
+    return {weight.name for weight in linear if weight.stored is not None}
+
+
+def _readable(
+    trace: Trace, norms: Sequence[Norm]
+) -> tuple[dict[str, Expr], dict[str, str], dict[str, str]]:
+    """By norm name: the expressions, what is assumed of some, and why others cannot be read."""
     reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
     wanted: dict[str, Expr] = {}
     assumed: dict[str, str] = {}
@@ -124,30 +173,7 @@ def estimate_from_rows(
         if unread:
             names = dict.fromkeys(f"{e.op} ({e.tensor})" for e in unread)
             assumed[norm.name] = f"assumes that the size of what {', '.join(names)} reads is kept"
-    if not wanted:
-        return {}, reasons
-    order, last_use = _schedule(list(wanted.values()))
-    layout = _layout(order)
-    rng = np.random.default_rng(SEED)
-    by_name = {norm.name: norm for norm in norms}
-    by_serial: dict[int, list[str]] = {}
-    for name, expr in wanted.items():
-        by_serial.setdefault(expr.serial, []).append(name)
-
-    rows: dict[int, Array] = {}
-    estimates: dict[str, Estimate] = {}
-    for step, expr in enumerate(order):
-        rows[expr.serial] = _evaluate(expr, rows, layout, rng)
-        for name in by_serial.get(expr.serial, ()):
-            found = _estimate(expr, rows, layout, by_name[name].sums_centred)
-            if found is None:
-                reasons[name] = "its rows are not finite or zero"
-            else:
-                estimates[name] = replace(found, assumes=assumed.get(name, ""))
-        for serial in last_use.get(expr.serial, ()):
-            rows.pop(serial, None)
-        progress("reading weights", (step + 1) / len(order))
-    return estimates, reasons
+    return wanted, assumed, reasons
 
 
 def _starts_anew(expr: Expr) -> bool:
@@ -174,7 +200,9 @@ def _schedule(targets: Sequence[Expr]) -> tuple[list[Expr], dict[int, list[int]]
 def _layout(order: Sequence[Expr]) -> _Layout:
     cost = sum(2 * math.prod(e.weight.shape) for e in order if isinstance(e, Linear))
     share = min(1.0, MOST_OPERATIONS / max(cost, 1) / (SINGLES + SEQUENCES * LENGTH))
-    return _Layout(max(32, int(SINGLES * share)), max(2, int(SEQUENCES * share)), LENGTH)
+    if int(SEQUENCES * share) < 2:  # the fewest: more would cost more than reading the weights
+        return _Layout(32, 2, LENGTH // 2)
+    return _Layout(max(32, int(SINGLES * share)), int(SEQUENCES * share), LENGTH)
 
 
 def _estimate(
@@ -241,8 +269,6 @@ def _evaluate(
             return normalised(rows[expr.input.serial], expr.centred)
         case Pooled():
             return rows[expr.x.serial]
-        case Linear():
-            return rows[expr.x.serial] @ np.asarray(expr.weight.read(), dtype=np.float32)
         case Select():
             chosen = rows[expr.condition.serial] > 0
             return np.where(chosen, rows[expr.a.serial], rows[expr.b.serial])

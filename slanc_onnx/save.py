@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import os
-import shutil
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -15,17 +16,25 @@ from onnx import TensorProto
 from slanc_onnx.errors import SlancError
 from slanc_onnx.fold_data import OwnData
 from slanc_onnx.load import all_tensors, external_location
+from slanc_onnx.progress import Meter, Progress, no_progress
+
+COPIED_AT_ONCE = 1 << 26  # bytes
 
 
 def save_model(
-    model: onnx.ModelProto, source: Path, output: Path, own: OwnData | None = None
+    model: onnx.ModelProto,
+    source: Path,
+    output: Path,
+    own: OwnData | None = None,
+    progress: Progress = no_progress,
 ) -> None:
     """Write a model that was loaded from `source`; its external data files stay as they are.
 
     In the input's folder the output refers to the same data files; into another folder they are
-    copied. (Hard links would be free, but onnx >= 1.23 refuses to load a data file that has more
-    than one, and that would break the input as well.) The .onnx itself is written to a temporary
-    file first, so that an interruption leaves what was there before.
+    copied, without taking space where the file system can share blocks. (Hard links would be free,
+    but onnx >= 1.23 refuses to load a data file that has more than one, and that would break the
+    input as well.) The .onnx itself is written to a temporary file first. An interruption leaves
+    what was there before.
 
     Args:
         model: The model.
@@ -43,17 +52,33 @@ def save_model(
         if tensor.data_location == TensorProto.EXTERNAL
     }.difference({own.name} if own is not None else ())
     check_output(source, output, locations)
+    brought: list[Path] = []
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         if output.parent.resolve() != source.parent.resolve():
+            meter = Meter("copying data", _bytes_of(source.parent, locations), progress)
             for location in sorted(locations):
-                _bring(source.parent / location, output.parent / location)
+                if _bring(source.parent / location, output.parent / location, meter):
+                    brought.append(output.parent / location)
         serialized = _serialized(model)
         if own is not None:
             own.keep()
         write_atomically(output, serialized)
     except OSError as error:
+        _remove(brought)
         raise SlancError(f"{output}: cannot be written ({error}). Give another -o.") from error
+    except BaseException:
+        _remove(brought)
+        raise
+
+
+def _bytes_of(folder: Path, locations: Iterable[str]) -> int:
+    return sum((folder / location).stat().st_size for location in locations)
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def check_output(source: Path, output: Path, locations: set[str] | None = None) -> None:
@@ -102,17 +127,39 @@ def _serialized(model: onnx.ModelProto) -> bytes:
         ) from error
 
 
-def _bring(source: Path, target: Path) -> None:
+def _bring(source: Path, target: Path, meter: Meter) -> bool:
+    """Copy a data file; False where it is there already."""
     if target.exists():
         if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
-            return
+            return False
         raise SlancError(
             f"{target}: another data file of this name is in the way. Give -o in another folder."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        shutil.copyfile(source, temporary)
+        with source.open("rb") as read, temporary.open("xb") as write:
+            while count := _copied(read.fileno(), write.fileno()):
+                meter.add(count)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+    return True
+
+
+def _copied(source: int, target: int) -> int:
+    """How many more bytes were copied from one file to another; 0 at the end.
+
+    The kernel copies, and shares the blocks on file systems that can.
+    """
+    try:
+        return os.copy_file_range(source, target, COPIED_AT_ONCE)
+    except (AttributeError, OSError) as error:
+        known = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+        if isinstance(error, OSError) and error.errno not in known:
+            raise
+    data = os.read(source, COPIED_AT_ONCE)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(target, rest) :]
+    return len(data)

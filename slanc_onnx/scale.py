@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,18 +17,27 @@ from onnx import helper
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.bound import Certify
 from slanc_onnx.calibrate import calibrate
-from slanc_onnx.certificate import Certificate, Proof, certified_scale, certify_at, proofs
+from slanc_onnx.certificate import (
+    Certificate,
+    Proof,
+    bounds_for,
+    certified_scale,
+    certify_at,
+    proofs,
+)
 from slanc_onnx.describe import describe, source_names
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import Scope
 from slanc_onnx.inputs import input_specs
-from slanc_onnx.load import Array
+from slanc_onnx.load import Array, float32_bytes
+from slanc_onnx.multiply import multiplied
+from slanc_onnx.nan_check import check_weights
 from slanc_onnx.norm import Norm, as_computed
 from slanc_onnx.paper import paper_estimates
-from slanc_onnx.probe import probe
+from slanc_onnx.probe import MOST_AT_ONCE, probe
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.rewrite import scaled_epsilon
-from slanc_onnx.rows import estimate_from_rows
+from slanc_onnx.rows import estimate_from_rows, stored_matrices
 from slanc_onnx.runtime import CannotRun, Feeds
 from slanc_onnx.trace import Trace, trace
 from slanc_onnx.window import place
@@ -88,6 +99,7 @@ def compute_scales_in(
     certify: Certify = "auto",
     input_ranges: Mapping[str, tuple[float, float]] | None = None,
     calibration: Sequence[Feeds] = (),
+    executor: Executor | None = None,
     progress: Progress = no_progress,
 ) -> list[ScaledNorm]:
     """Decide every norm's scale.
@@ -105,9 +117,11 @@ def compute_scales_in(
         certify: Whether every norm's input is bounded: "exact" takes the time for large matrices.
         input_ranges: Least and largest element of float graph inputs, for the bounds.
         calibration: The data set of "calibrated", one dict of inputs per run.
+        executor: What works on blocks of large matrices; None for this thread.
         progress: Called with what is being done and the finished share.
 
     Raises:
+        SlancError: a weight holds nan.
         CannotRun: `estimate` is "probe" or `scale` "calibrated" and ONNX Runtime cannot run the
             model.
     """
@@ -116,14 +130,22 @@ def compute_scales_in(
     specs = input_specs(next(scope for scope in scopes if not scope.path))
     traced = trace(scopes, norms, specs)
     todo = [n for n in norms if n.skip_reason is None and n.scaled_by is None]
+    bounds = None
+    if certify != "off":
+        ranges, exact = input_ranges or {}, certify == "exact"
+        bounds = bounds_for(traced, norms, accelerator, ranges, exact, executor)
+    probes = estimate == "probe" or (estimate == "auto" and float32_bytes(model) <= MOST_AT_ONCE)
+    if norms:
+        from_rows = scale == "window" and not probes
+        check_weights(model, folder, stored_matrices(traced, todo) if from_rows else ())
     estimates: dict[str, Estimate] = {}
     reasons: dict[str, str] = {}
     if scale == "paper":
-        estimates, reasons = paper_estimates(traced, norms, progress)
+        estimates, reasons = paper_estimates(traced, norms, progress, executor)
     elif scale == "calibrated":
         estimates = calibrate(model, norms, calibration, folder, progress)
     elif todo:
-        if estimate != "weights":
+        if probes:
             try:
                 estimates = probe(model, norms, specs, folder, inputs or {}, progress)
             except CannotRun as error:
@@ -132,15 +154,13 @@ def compute_scales_in(
                 reasons = {n.name: f"no probe ({error})" for n in norms}
         missing = [n for n in todo if n.name not in estimates]
         if missing and estimate != "probe":
-            found, why = estimate_from_rows(traced, missing, progress)
+            multiply = partial(multiplied, executor=executor) if bounds is None else bounds.multiply
+            found, why = estimate_from_rows(traced, missing, progress, multiply)
             estimates.update(found)
             for name, reason in why.items():
                 reasons[name] = "; ".join(filter(None, (reason, reasons.get(name, ""))))
     texts = _texts(traced, norms)
-    proved: dict[str, Proof] = {}
-    if certify != "off":
-        ranges, exact = input_ranges or {}, certify == "exact"
-        proved = proofs(traced, norms, accelerator, ranges, exact, progress)
+    proved = {} if bounds is None else proofs(bounds, traced, norms, progress)
     decided = [
         _decide(norm, estimates.get(norm.name), reasons.get(norm.name), texts, scale, accelerator)
         for norm in norms

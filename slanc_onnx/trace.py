@@ -35,6 +35,7 @@ from slanc_onnx.movement import CannotFollow
 from slanc_onnx.norm import Norm
 from slanc_onnx.norm_rows import along_channels, normalise, open_rows
 from slanc_onnx.proofs import Proofs
+from slanc_onnx.stored import stored_matrix
 from slanc_onnx.trace_rules import ELEMENTWISE, RULES
 from slanc_onnx.trace_step import Step
 from slanc_onnx.values import (
@@ -360,6 +361,7 @@ def _constant(proto: TensorProto, scope: Scope, name: str) -> Value:
         shape,
         read=lambda: values().astype(np.float32, copy=False),
         take=lambda indices: values()[indices],
+        stored=stored_matrix(proto, scope.folder),
     )
 
 

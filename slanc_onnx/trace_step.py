@@ -160,9 +160,15 @@ def matrix(value: Value, transposed: bool = False) -> Weight | None:
     if int(np.prod(value.shape[:-2])) != 1:
         raise CannotFollow(f"multiplies with a stack of matrices {value.shape}")
     weight, shape = value, value.shape[-2:]
+    stored = weight.stored
     if transposed:
-        return Weight(weight.name, shape[::-1], lambda: weight.read().reshape(shape).T)
-    return Weight(weight.name, shape, lambda: weight.read().reshape(shape))
+        return Weight(
+            weight.name,
+            shape[::-1],
+            lambda: weight.read().reshape(shape).T,
+            stored=stored and stored.turned(),
+        )
+    return Weight(weight.name, shape, lambda: weight.read().reshape(shape), stored=stored)
 
 
 def scaled(view: View, factor: float) -> View:

@@ -70,7 +70,7 @@ def test_bounds_are_not_absurd(title: str) -> None:
 def cheaply(block: Block, monkeypatch: pytest.MonkeyPatch) -> Bound:
     """As for matrices that are too large for tight norms."""
     with monkeypatch.context() as patch:
-        patch.setattr("slanc_onnx.bound.EXACT_SIZE", 0)
+        patch.setattr("slanc_onnx.bound_rows.EXACT_SIZE", 0)
         return bound_of(block)
 
 

@@ -157,6 +157,8 @@ def test_brackets_and_colons_in_names_are_no_markup(run: Run) -> None:
         ("model.onnx", "--sequence-length", "8"),
         ("model.onnx", "--max-sequences", "8"),
         ("model.onnx", "--bos", "2"),
+        ("model.onnx", "--jobs", "0"),
+        ("model.onnx", "--jobs", "all"),
         ("model.onnx", "--tokens", "ids.npy", "--sequence-length", "0"),
         ("model.onnx", "--tokens", "ids.npy", "--max-sequences", "-1"),
         ("model.onnx", "--tokens", "ids.npy", "--no-validate"),

@@ -1,5 +1,6 @@
 """Files: bad ones are refused with a sentence, good ones are read in place and written safely."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -245,3 +246,59 @@ def test_a_written_file_has_the_permissions_of_any_other_file(tmp_path: Path) ->
     source = saved(tmp_path)
     save_model(load_model(source), source, tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").stat().st_mode == source.stat().st_mode
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_an_interrupted_write_takes_back_the_data_that_it_brought(
+    tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not data that was there before."""
+    source, there, empty = saved(tmp_path / "in"), tmp_path / "there", tmp_path / "empty"
+    for folder in (there, empty):
+        folder.mkdir()
+    (there / "weights.bin").write_bytes(WEIGHT.tobytes())
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("slanc_onnx.save.write_atomically", fail)
+    for folder, left in ((there, ["weights.bin"]), (empty, [])):
+        with pytest.raises((SlancError, KeyboardInterrupt)):
+            save_model(load_model(source), source, folder / "out.onnx")
+        assert os.listdir(folder) == left
+
+
+@pytest.mark.parametrize("refused", [None, errno.EXDEV])
+def test_data_is_copied_in_pieces_and_tells_how_far_it_is(
+    tmp_path: Path, refused: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the kernel, and where it cannot."""
+    monkeypatch.setattr("slanc_onnx.save.COPIED_AT_ONCE", 5)
+    if refused is not None:
+
+        def fail(*_: object) -> int:
+            raise OSError(refused, "no")
+
+        monkeypatch.setattr("slanc_onnx.save.os.copy_file_range", fail)
+    told: list[tuple[str, float]] = []
+    source = saved(tmp_path / "in")
+    output = tmp_path / "out" / "model.onnx"
+    save_model(
+        load_model(source), source, output, progress=lambda what, done: told.append((what, done))
+    )
+    assert (tmp_path / "out/weights.bin").read_bytes() == WEIGHT.tobytes()
+    assert [done for _, done in told] == [5 / 16, 10 / 16, 15 / 16, 1.0]
+    assert all(what.startswith("copying data: ") and "GB/s" in what for what, _ in told)
+
+
+def test_a_copy_that_fails_for_another_reason_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("slanc_onnx.save.os.copy_file_range", full)
+    source = saved(tmp_path / "in")
+    with pytest.raises(SlancError, match="No space left"):
+        save_model(load_model(source), source, tmp_path / "out" / "model.onnx")
+    assert os.listdir(tmp_path / "out") == []
