@@ -337,7 +337,7 @@ def test_an_estimate_from_rows(
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("value", [np.inf, np.nan, np.float32(3e38)])
+@pytest.mark.parametrize("value", [np.inf, np.float32(3e38)])
 def test_weights_that_are_not_finite_are_reported_and_print_nothing(value: float) -> None:
     weights = normal(1, D, D)
     weights[0, 0] = value
