@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -62,7 +63,8 @@ def _unique_names(norms: list[Norm]) -> list[Norm]:
     seen: set[str] = set()
     result = []
     for norm in norms:
-        candidates = [norm.name, norm.output, *(f"{norm.output}#{i}" for i in range(2, 10_000))]
+        numbered = (f"{norm.output}#{i}" for i in range(2, 10_000))
+        candidates = itertools.chain((norm.name, norm.output), numbered)
         name = next(c for c in candidates if c and c not in seen)
         seen.add(name)
         result.append(replace(norm, name=name))

@@ -92,10 +92,10 @@ def paper_estimates(
         if not (math.isfinite(square) and square > 0):
             reasons[norm.name] = f"the predicted sum of squares is {square:g}"
             continue
-        off = math.hypot(reading.error / square, reading.inherited)
-        estimates[norm.name] = Estimate(square, square, square, "paper", error=off)
+        spread = math.hypot(reading.error / square, reading.inherited)
+        estimates[norm.name] = Estimate(square, square, square, "paper", error=spread)
         if norm.name in known:
-            residuals.setdefault(expr.serial, (known[norm.name], math.sqrt(square), off))
+            residuals.setdefault(expr.serial, (known[norm.name], math.sqrt(square), spread))
         progress("reading weights", (i + 1) / len(norms))
     return estimates, reasons
 

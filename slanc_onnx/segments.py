@@ -66,13 +66,18 @@ class SegmentedSession:
         for i, segment in enumerate(self.segments):
             later = {name for after in self.segments[i + 1 :] for name in after.reads}
             try:
-                session = Session(self._part(segment, values), self._folder)
-                made = session.run({name: values[name] for name in segment.reads})
+                made = self._run(segment, values)
             except KeyError as error:  # a sequence, which cannot be carried
                 raise CannotRun(f"{error} cannot be carried to the next segment") from error
             values.update(made)
             values = {n: v for n, v in values.items() if n in later or n in self.outputs}
         return {name: values[name] for name in self.outputs if name in values}
+
+    def _run(self, segment: Segment, values: Feeds) -> dict[str, Array]:
+        """Copies: what ONNX Runtime gives keeps the memory of its whole session."""
+        session = Session(self._part(segment, values), self._folder)
+        made = session.run({name: values[name] for name in segment.reads})
+        return {name: value.copy() for name, value in made.items()}
 
     def _part(self, segment: Segment, values: Feeds) -> onnx.ModelProto:
         part = onnx.ModelProto(ir_version=self._model.ir_version)

@@ -12,8 +12,9 @@ from slanc_onnx import segments as segments_module
 from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import input_specs
 from slanc_onnx.instrument import instrument
+from slanc_onnx.load import Array
 from slanc_onnx.norms import find_norms_in
-from slanc_onnx.runtime import CannotRun, Session
+from slanc_onnx.runtime import CannotRun, Feeds, Session
 from slanc_onnx.scale import compute_scales_in
 from slanc_onnx.segments import SegmentedSession, segments_of
 from tests.small_graphs import Weights, graph, normal
@@ -47,7 +48,7 @@ def test_the_probe_decides_the_same_in_segments(
     dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.onnx"
-    build(path, Shape(layers=2, width=128, vocabulary=64), dtype=dtype)  # type: ignore[arg-type]
+    build(path, Shape(layers=2, width=128, vocabulary=64), dtype=dtype)
     model = onnx.load(path, load_external_data=False)
     scopes = read_graph(model, tmp_path)
     norms = find_norms_in(scopes)
@@ -115,3 +116,23 @@ def test_specs_are_read_of_the_generated_model(tmp_path: Path) -> None:
     model = onnx.load(tmp_path / "m.onnx", load_external_data=False)
     (spec,) = input_specs(read_graph(model, tmp_path)[0])
     assert (spec.name, spec.rows) == ("input_ids", 64)
+
+
+def test_nothing_of_a_session_outlives_its_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's arrays keep the memory of the session that made them."""
+    model = graph("a = MatMul(x, w)  y = MatMul(a, w)", {"w": normal(1, 4, 4)}, "float[b, 4] x",
+                  "float[b, 4] y")  # fmt: skip
+    given: list[object] = []
+    run = Session.run
+
+    def spy(self: Session, feeds: Feeds) -> dict[str, Array]:
+        made = run(self, feeds)
+        given.extend(made.values())
+        return made
+
+    monkeypatch.setattr(Session, "run", spy)
+    monkeypatch.setattr(segments_module, "SEGMENT", 1)
+    session = SegmentedSession(model, None, ["a"])
+    found = session.run({"x": normal(2, 3, 4)})["y"]
+    assert len(session.segments) == len(given) == 2
+    assert not any(np.shares_memory(found, array) for array in given)
