@@ -1,6 +1,7 @@
 """Models in segments: the same numbers as in one piece, with one segment's weights at a time."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -45,7 +46,7 @@ def test_a_decoder_in_segments_gives_the_same_bits(
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_probe_decides_the_same_in_segments(
-    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: Literal["float32", "float16"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.onnx"
     build(path, Shape(layers=2, width=128, vocabulary=64), dtype=dtype)
