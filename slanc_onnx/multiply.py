@@ -18,10 +18,20 @@ NAN_COLUMNS = 1024  # that are searched at a time
 Multiply = Callable[[Linear, Array], Array]
 
 
-def multiplied(expr: Linear, rows: Array, executor: Executor | None = None) -> Array:
+def product_of(expr: Linear, rows: Array, executor: Executor | None = None) -> Array:
     """Rows times the matrix of an expression, a block at a time."""
     product, _ = read_once(expr.weight.blocks(), rows, None, executor)
     assert product is not None
+    return product
+
+
+def checked_product_of(expr: Linear, rows: Array, executor: Executor | None = None) -> Array:
+    """The same, of a matrix without nan.
+
+    Raises:
+        SlancError: it holds nan.
+    """
+    product = product_of(expr, rows, executor)
     refuse_nan(product, expr.weight)
     return product
 

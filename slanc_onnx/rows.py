@@ -42,7 +42,7 @@ from slanc_onnx.expression import (
 )  # fmt: skip
 from slanc_onnx.inputs import random_ids
 from slanc_onnx.load import Array
-from slanc_onnx.multiply import Multiply, multiplied
+from slanc_onnx.multiply import Multiply, product_of
 from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Meter, Progress, no_progress
 from slanc_onnx.trace import Trace
@@ -102,7 +102,7 @@ def estimate_from_rows(
     trace: Trace,
     norms: Sequence[Norm],
     progress: Progress = no_progress,
-    multiply: Multiply = multiplied,
+    multiply: Multiply = product_of,
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
     """Estimates by norm name, and for the norms without one the reason.
 
@@ -145,7 +145,7 @@ def estimate_from_rows(
 
 
 def stored_matrices(trace: Trace, norms: Sequence[Norm]) -> set[str]:
-    """The names of the weights that `estimate_from_rows` reads whole, and so checks for nan."""
+    """The names of the weights that `estimate_from_rows` multiplies with, whole."""
     wanted, _, _ = _readable(trace, norms)
     order, _ = _schedule(list(wanted.values()))
     linear = (e.weight for e in order if isinstance(e, Linear))

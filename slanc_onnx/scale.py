@@ -30,7 +30,7 @@ from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import Scope
 from slanc_onnx.inputs import input_specs
 from slanc_onnx.load import Array, float32_bytes
-from slanc_onnx.multiply import multiplied
+from slanc_onnx.multiply import checked_product_of
 from slanc_onnx.nan_check import check_weights
 from slanc_onnx.norm import Norm, as_computed
 from slanc_onnx.paper import paper_estimates
@@ -154,7 +154,9 @@ def compute_scales_in(
                 reasons = {n.name: f"no probe ({error})" for n in norms}
         missing = [n for n in todo if n.name not in estimates]
         if missing and estimate != "probe":
-            multiply = partial(multiplied, executor=executor) if bounds is None else bounds.multiply
+            multiply = bounds.multiply if bounds is not None else partial(
+                checked_product_of, executor=executor
+            )
             found, why = estimate_from_rows(traced, missing, progress, multiply)
             estimates.update(found)
             for name, reason in why.items():
