@@ -49,7 +49,7 @@ def test_the_probe_decides_the_same_in_segments(
     dtype: Literal["float32", "float16"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.onnx"
-    build(path, Shape(layers=2, width=128, vocabulary=64), dtype=dtype)  # type: ignore[arg-type]
+    build(path, Shape(layers=2, width=128, vocabulary=64), dtype=dtype)
     model = onnx.load(path, load_external_data=False)
     scopes = read_graph(model, tmp_path)
     norms = find_norms_in(scopes)
