@@ -66,7 +66,7 @@ def repeats(view: View, axis: int = -1) -> str | None:
     if not view.ids.size:
         return "reads a tensor that is empty at sequence length 1"
     rows = np.moveaxis(view.ids, axis, -1) if view.ids.ndim else view.ids.reshape(1)
-    rows = np.sort(np.unique(rows.reshape(-1, rows.shape[-1]), axis=0), axis=-1)
+    rows = np.sort(rows.reshape(-1, rows.shape[-1]), axis=-1)
     if isinstance(view.expr, (Mix, Shares)) or not (rows[:, 1:] == rows[:, :-1]).any():
         return None
     return "reads rows of several positions as one row"

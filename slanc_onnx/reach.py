@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -81,10 +82,19 @@ class Ellipsoids(Reach):
     slack: float = 0.0
 
     def length(self, weights: Array | None = None) -> float:
+        if weights is None and all(_is_ball(t) for t in self.terms if t.ndim == 1):
+            balls = sum(abs(float(t[0])) for t in self.terms if t.ndim == 1)
+            return min((balls + self._matrices) * SLACK + self.slack, self._box(None))
         terms = self.terms if weights is None else tuple(t * weights for t in self.terms)
         widest = 1.0 if weights is None else float(weights.max(initial=0.0))
         within = sum_of_ellipsoids(terms) + self.slack * widest
         return min(within, self._box(weights))
+
+    @cached_property
+    def _matrices(self) -> float:
+        """The length of the part that is no diagonal."""
+        matrices = tuple(t for t in self.terms if t.ndim > 1)
+        return sum_of_ellipsoids(matrices) if matrices else 0.0
 
     def pick(self, index: Array) -> Ellipsoids:
         return Ellipsoids(self.each[index], tuple(t[..., index] for t in self.terms), self.slack)
@@ -117,8 +127,7 @@ class Ellipsoids(Reach):
 
     def simplified(self) -> Ellipsoids:
         """One diagonal around it: so does a residual stream stay small from layer to layer."""
-        matrices = tuple(t for t in self.terms if t.ndim > 1)
-        ball = self.slack + (sum_of_ellipsoids(matrices) if matrices else 0.0)
+        ball = self.slack + self._matrices
         diagonals = [t for t in self.terms if t.ndim == 1]
         if ball > 0.0:
             diagonals.append(np.full(self.channels, ball))
