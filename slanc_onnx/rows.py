@@ -51,7 +51,7 @@ SEED = 0
 # Rows in all, for models whose weights make a row cost little; fewer for large ones.
 SINGLES, SEQUENCES, LENGTH = 256, 16, 16
 SPARSITY = 0.3
-MOST_OPERATIONS = 1e11
+MOST_OPERATIONS = 3e11
 POOLS = 16  # samples of a norm whose rows run over positions
 
 
