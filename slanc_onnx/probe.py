@@ -80,7 +80,7 @@ def _session(
 ) -> Session | SegmentedSession:
     if in_segments:
         return SegmentedSession(instrumented.model, folder, list(instrumented.sums.values()))
-    return Session(instrumented.model, folder)
+    return Session(instrumented.model, folder, packs=False)
 
 
 def _probe(

@@ -24,16 +24,26 @@ class Session:
     Optimisation stays off because it changes the order of sums (a Div stops fusions) and removes
     the casts that emulate FP16.
 
+    Args:
+        model: The model.
+        folder: Where its external data lies.
+        packs: Whether ONNX Runtime may keep a copy of the weights, packed for its kernels; it is
+            as large as they are, and a few short runs are not faster with it.
+
     Raises:
         CannotRun: ONNX Runtime's CPU provider does not take the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, folder: Path | None) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, folder: Path | None, *, packs: bool = True
+    ) -> None:
         import onnxruntime as ort  # slow to import; --help and --version do without
 
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
+        if not packs:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         if folder is not None:
             key = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(key, str(folder))
