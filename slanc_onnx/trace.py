@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from slanc_onnx.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
 from slanc_onnx.expression import (
     Alternatives,
     Apply,
     Expr,
     Input,
-    Opaque,
     Product,
-    Shares,
     Sum,
     Weight,
-    is_ids,
 )
 from slanc_onnx.graph import Scope, concrete_shapes, op_of
 from slanc_onnx.inputs import InputSpec, make_feeds
@@ -36,23 +33,19 @@ from slanc_onnx.norm import Norm
 from slanc_onnx.norm_rows import along_channels, normalise, open_rows
 from slanc_onnx.proofs import Proofs
 from slanc_onnx.stored import stored_matrix
-from slanc_onnx.trace_rules import ELEMENTWISE, RULES
+from slanc_onnx.trace_rules import RULES
 from slanc_onnx.trace_step import Step
+from slanc_onnx.unread import opaque
 from slanc_onnx.values import (
-    Chosen,
     Const,
     Unknown,
     Value,
     View,
     as_view,
     combine,
-    either,
-    row_view,
 )
 
 log = logging.getLogger(__name__)
-
-ITERATIONS, MOST_ITERATIONS = 4, 16
 
 _WHOLE = {
     TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
@@ -196,7 +189,7 @@ class _Tracer:
             log.debug("%s %s %s", node.op, node.outputs[0].name if node.outputs else "", reason)
             if norm is not None:
                 self.blocked.setdefault(norm.name, f"{node.op} ({norm.normalised}): {reason}")
-            return [_opaque(node, tensor, inputs, self.shapes) for tensor in node.outputs]
+            return [opaque(node, tensor, inputs, self.shapes) for tensor in node.outputs]
 
     def _norm(
         self, scope: Scope, norm: Norm, node: gs.Node, values: Mapping[str, Value]
@@ -264,12 +257,12 @@ class _Tracer:
                 self.proofs.mark(outputs, f"{node.op} ({node.outputs[0].name}): a few passes")
                 return outputs
             inner = self.run(body, dict(values))
-            taken = _taken(inputs[0])
-            if taken is not None and attribute != taken:
+            chosen = taken(inputs[0])
+            if chosen is not None and attribute != chosen:
                 continue
             given.append([inner.get(t.name) or Unknown(node.op, t.name) for t in graph.outputs])
             for i, tensor in enumerate(graph.outputs[: len(outputs)]):
-                outputs[i] = _either(outputs[i], inner.get(tensor.name) or outputs[i])
+                outputs[i] = either_branch(outputs[i], inner.get(tensor.name) or outputs[i])
         if len(given) > 1:
             self.proofs.branches(outputs, given, f"{node.op} ({node.outputs[0].name})")
         return outputs
@@ -289,9 +282,9 @@ class _Tracer:
         graph_inputs, graph_outputs = body.graph.inputs, body.graph.outputs
         slices = 0 if loop else int(node.attrs["num_scan_inputs"])
         carried = list(inputs[2:] if loop else inputs[: len(inputs) - slices])
-        scanned = [_slice_of(v, node, i) for i, v in enumerate(inputs[len(inputs) - slices :])]
+        scanned = [slice_of(v, node, i) for i, v in enumerate(inputs[len(inputs) - slices :])]
         results: list[Value | None] = []
-        for index in range(_trips(inputs[0]) if loop else ITERATIONS):
+        for index in range(trips(inputs[0]) if loop else ITERATIONS):
             first: list[Value | None] = []
             if loop:
                 first = [Const(np.array(index)), Const(np.array(True), varies=True)]
@@ -303,49 +296,9 @@ class _Tracer:
             # A Loop's body gives its condition first; the node does not.
             results = [inner.get(t.name) for t in graph_outputs[1 if loop else 0 :]]
             carried = results[: len(carried)]
-        stacked = [_stacked(value) for value in results[len(carried) :]]
-        found = [*carried, *stacked][: len(node.outputs)]
+        scans = [stacked(value) for value in results[len(carried) :]]
+        found = [*carried, *scans][: len(node.outputs)]
         return [v or Unknown(node.op, t.name) for v, t in zip(found, node.outputs, strict=False)]
-
-
-def _taken(condition: Value | None) -> str | None:
-    """The branch of an If that the file decides for, None where the data does."""
-    if isinstance(condition, Const) and not condition.varies and condition.array.size == 1:
-        return "then_branch" if condition.array.reshape(-1)[0] else "else_branch"
-    return None
-
-
-def _either(a: Value, b: Value) -> Value:
-    """What comes out of an If whose branches give `a` and `b`."""
-    if isinstance(a, View) and isinstance(b, View) and a.shape == b.shape and a.shape:
-        with suppress(CannotFollow, ValueError):
-            return either(a, b)
-    return b if isinstance(a, Unknown) else a
-
-
-def _trips(count: Value | None) -> int:
-    """How often a Loop runs, as far as that matters."""
-    if isinstance(count, Const) and not count.varies and count.array.size == 1:
-        return max(1, min(int(count.array.reshape(-1)[0]), MOST_ITERATIONS))
-    return ITERATIONS
-
-
-def _slice_of(value: Value | None, node: gs.Node, index: int) -> Value | None:
-    """What a Scan's body sees of an input that is scanned: one element of its first axis."""
-    axes = node.attrs.get("scan_input_axes") or []
-    axis = int(axes[index]) if index < len(axes) else 0
-    if isinstance(value, View):
-        return View(value.expr, np.take(value.ids, 0, axis=axis))
-    if isinstance(value, Const):
-        return Const(np.take(value.array, 0, axis=axis), True)
-    return Unknown(node.op, node.inputs[index].name)
-
-
-def _stacked(value: Value | None) -> Value | None:
-    """The outputs of all iterations, of which each is like the last."""
-    if isinstance(value, View):
-        return View(value.expr, value.ids[None])
-    return Const(value.array[None], True) if isinstance(value, Const) else value
 
 
 def _constant(proto: TensorProto, scope: Scope, name: str) -> Value:
@@ -363,48 +316,3 @@ def _constant(proto: TensorProto, scope: Scope, name: str) -> Value:
         take=lambda indices: values()[indices],
         stored=stored_matrix(proto, scope.folder),
     )
-
-
-def _opaque(
-    node: gs.Node,
-    tensor: gs.Tensor,
-    inputs: Sequence[Value | None],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> Value:
-    """An output that no rule gave: a source of its own where its shape is known."""
-    culprit = next((v for v in inputs if isinstance(v, Unknown)), None)
-    op, name = (culprit.op, culprit.tensor) if culprit else (node.op, tensor.name)
-    views = [v.expr for v in inputs if isinstance(v, View) and _has_a_size(v.expr)]
-    behind = [e for v in inputs if isinstance(v, Unknown) for e in v.reads]
-    reads = tuple({e.serial: e for e in (*views, *behind)}.values())
-    if any(isinstance(v, Unknown) and not v.reads for v in inputs):
-        reads = ()  # of any size, whatever it is combined with
-    shape = _shape_of(node, tensor, inputs, shapes)
-    if not shape:
-        return Unknown(op, name, reads)
-    return row_view(Opaque(shape[-1], op, name, reads), shape)
-
-
-def _has_a_size(expr: Expr) -> bool:
-    """Whether the numbers of a row say how large what is made of it may be: not ids and masks."""
-    return not isinstance(expr, Shares) and not is_ids(expr)
-
-
-def _shape_of(
-    node: gs.Node,
-    tensor: gs.Tensor,
-    inputs: Sequence[Value | None],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[int, ...] | None:
-    """The shape of an output at sequence length 1, from the op's inputs or from the file."""
-    known = [v.shape for v in inputs if isinstance(v, (Const, Weight, View, Chosen))]
-    with suppress(ValueError):  # shapes that do not fit: one of them was read wrongly
-        if op_of(node) in ELEMENTWISE and len(known) == len(inputs):
-            return np.broadcast_shapes(*known)
-        if op_of(node) == "MatMul" and len(known) == 2 and min(len(s) for s in known) >= 2:
-            return (*np.broadcast_shapes(known[0][:-2], known[1][:-2]), known[0][-2], known[1][-1])
-    if tensor.name in shapes:
-        return shapes[tensor.name]
-    if tensor.shape and isinstance(tensor.shape[-1], int) and tensor.shape[-1] >= 0:
-        return tuple(d if isinstance(d, int) and d >= 0 else 1 for d in tensor.shape)
-    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import onnx
 from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.compare import Runs, compare, same_bits
 from slanc_onnx.emulate import emulate
 from slanc_onnx.float32 import HALF, as_float32, norms_in_float32
 from slanc_onnx.instrument import instrument
@@ -106,15 +106,6 @@ class Validation:
         return sum(o.overflowed for o in self.observed.values())
 
 
-@dataclass(frozen=True)
-class _Runs:
-    """What one model gave: outputs of the first runs, per-norm rows, losses."""
-
-    outputs: list[dict[str, Array]]
-    rows: dict[str, Array]
-    losses: list[float]
-
-
 def validate_pair(
     original: onnx.ModelProto,
     rewritten: onnx.ModelProto,
@@ -184,12 +175,12 @@ def validate_pair(
         for norm in norms
         if plain.rows.get(norm.name, _NONE).size and scaled.rows.get(norm.name, _NONE).size
     }
-    fp32 = _compare(plain, scaled, unstable)
-    halved = _compare(plain, protected, unstable, floats_only=True)
+    fp32 = compare(plain, scaled, unstable)
+    halved = compare(plain, protected, unstable, floats_only=True)
     if as_loaded is not None:
         session = Session(as_float32(as_loaded, folder), folder)
-        loaded = _Runs([session.run(feed) for feed in feeds[:COMPARED_RUNS]], {}, plain.losses)
-        fp32 = fp32.and_also(_compare(loaded, scaled, unstable))
+        loaded = Runs([session.run(feed) for feed in feeds[:COMPARED_RUNS]], {}, plain.losses)
+        fp32 = fp32.and_also(compare(loaded, scaled, unstable))
     losses = {"fp32": plain, "fp16": naive, "fp16_slanc": protected}
     result = Validation(
         fp32_tolerance=0.0 if exact and not inexact else FP32_TOLERANCE,
@@ -197,7 +188,7 @@ def validate_pair(
         fp32_identical=fp32.identical and plain.losses == scaled.losses,
         fp32_max_abs_error=fp32.absolute,
         fp32_max_relative_error=fp32.relative,
-        fp16_error_before=_compare(plain, naive, unstable, floats_only=True).relative,
+        fp16_error_before=compare(plain, naive, unstable, floats_only=True).relative,
         fp16_error_after=halved.relative,
         fp16_rms_error=halved.rms,
         observed=observed,
@@ -264,7 +255,7 @@ def _run(
     folder: Path | None,
     tokens: Tokens | None,
     progress: Callable[[float], None],
-) -> _Runs:
+) -> Runs:
     progress(0.0)
     session = Session(model, folder)
     hidden = set(taps.values()) | {n for n in session.outputs if n.startswith("slanc.emit")}
@@ -282,7 +273,7 @@ def _run(
         if i < COMPARED_RUNS:
             kept.append(outputs)
         progress((i + 1) / len(feeds))
-    return _Runs(kept, {name: np.concatenate(parts) for name, parts in rows.items()}, losses)
+    return Runs(kept, {name: np.concatenate(parts) for name, parts in rows.items()}, losses)
 
 
 def _logits(outputs: dict[str, Array], ids: Array) -> Array:
@@ -295,7 +286,7 @@ def _logits(outputs: dict[str, Array], ids: Array) -> Array:
     )
 
 
-def _observe(name: str, plain: _Runs, scaled: _Runs, naive: _Runs, protected: _Runs) -> Observed:
+def _observe(name: str, plain: Runs, scaled: Runs, naive: Runs, protected: Runs) -> Observed:
     sums = plain.rows[name].astype(np.float64)
     after = protected.rows.get(name, np.zeros(0))
     before = naive.rows.get(name, np.zeros(0))
@@ -311,75 +302,8 @@ def _observe(name: str, plain: _Runs, scaled: _Runs, naive: _Runs, protected: _R
     )
 
 
-@dataclass(frozen=True)
-class _Difference:
-    identical: bool
-    absolute: float
-    relative: float
-    rms: float
-
-    def and_also(self, other: _Difference) -> _Difference:
-        """The larger of two differences."""
-        return _Difference(
-            self.identical and other.identical,
-            max(self.absolute, other.absolute),
-            max(self.relative, other.relative),
-            max(self.rms, other.rms),
-        )
-
-
-def _compare(
-    reference: _Runs, other: _Runs, without: Sequence[str], floats_only: bool = False
-) -> _Difference:
-    """The largest differences over all outputs of all kept runs; inf where one is not finite.
-
-    `floats_only` passes over ids, indices and masks: rounding may flip one of those at any time.
-    """
-    identical, worst = True, np.zeros(3)
-    for expected, actual in zip(reference.outputs, other.outputs, strict=True):
-        for name, a in expected.items():
-            b, is_float = actual[name], a.dtype.kind in "fV"
-            if name in without or (floats_only and not is_float) or _same(a, b):
-                continue
-            identical = False
-            fits = a.shape == b.shape and is_float
-            worst = np.maximum(worst, _errors(a, b) if fits else np.full(3, math.inf))
-    return _Difference(identical, *(float(w) for w in worst))
-
-
-def _errors(a: Array, b: Array) -> Array:
-    """Largest absolute error, the same relative to the largest value, and relative RMS error.
-
-    What is not finite in `a`, the original's, cannot be held against the other.
-    """
-    largest_error = largest = square_error = square = 0.0
-    flat_a, flat_b = a.reshape(-1), b.reshape(-1)
-    for start in range(0, flat_a.size, 1 << 22):  # FP64 copies of a part at a time
-        x, y = (v[start : start + (1 << 22)].astype(np.float64) for v in (flat_a, flat_b))
-        x, y = x[np.isfinite(x)], y[np.isfinite(x)]
-        if not np.isfinite(y).all():
-            return np.full(3, math.inf)
-        error = np.abs(x - y)
-        largest_error = max(largest_error, float(error.max(initial=0.0)))
-        largest = max(largest, float(np.abs(x).max(initial=0.0)))
-        square_error += float(np.sum(error * error))
-        square += float(np.sum(x * x))
-    if square == 0:
-        return np.array([largest_error, *([math.inf if largest_error else 0.0] * 2)])
-    return np.array([largest_error, largest_error / largest, math.sqrt(square_error / square)])
-
-
-def _same(a: Array, b: Array) -> bool:
-    if a.dtype.kind == "O" or b.dtype.kind == "O":  # strings
-        return bool(np.array_equal(a, b))
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    bytes_of_a, bytes_of_b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
-    return bool(np.array_equal(bytes_of_a, bytes_of_b))
-
-
 def _unstable(
-    original: onnx.ModelProto, folder: Path | None, feed: Feeds, plain: _Runs, scaled: _Runs
+    original: onnx.ModelProto, folder: Path | None, feed: Feeds, plain: Runs, scaled: Runs
 ) -> list[str]:
     """Outputs that no run can be held against: caches with uninitialised memory.
 
@@ -394,9 +318,9 @@ def _unstable(
     }
     first, second = plain.outputs[0], scaled.outputs[0]
     uninitialised = [name for name in first if name in windows]
-    differing = [n for n in first if n not in windows and not _same(first[n], second[n])]
+    differing = [n for n in first if n not in windows and not same_bits(first[n], second[n])]
     if differing:
         session = Session(original, folder)
         again = [session.run(feed) for _ in range(2)]
-        differing = [n for n in differing if any(not _same(first[n], run[n]) for run in again)]
+        differing = [n for n in differing if any(not same_bits(first[n], run[n]) for run in again)]
     return uninitialised + differing
