@@ -69,6 +69,8 @@ def _run(args: argparse.Namespace) -> int:
 
         check_matplotlib()
         _check_report("--html", Path(args.html), source, output, START.encode())
+        if args.report is not None and Path(args.report).resolve() == Path(args.html).resolve():
+            raise SlancError(f"--html {args.html}: is the file of --report. Give another name.")
     for other in (args.inputs, args.tokens, args.observe, args.target_file):
         if other is not None and Path(other).resolve() == output.resolve():
             what = "the target" if other == args.target_file else "inputs"
