@@ -105,5 +105,3 @@ def test_inputs_by_name_are_audited_too(run: Run) -> None:
 def test_without_data_there_is_no_audit(run: Run) -> None:
     assert "observed:" not in run("model.onnx", "--report", "r.json")[1]
     assert json.loads(Path("r.json").read_text())["audit"] == []
-
-
