@@ -85,7 +85,7 @@ def audit_lines(audits: Sequence[Audit]) -> Iterator[str]:
 
 
 def _against(audit: Audit) -> float:
-    """Largest row over the predicted one: inf where FP32 does not hold it, 0 without a prediction."""
+    """Largest row over the predicted one: inf where FP32 does not hold it, 0 where none was."""
     if audit.upper_ratio is None:
         return 0.0
     return 1 / audit.upper_ratio if audit.upper_ratio else math.inf

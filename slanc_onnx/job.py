@@ -301,7 +301,8 @@ def observed_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
     try:
         audited = with_checked_inputs(replace(options, tokens=tokens, inputs=inputs), specs)
     except SlancError as error:
-        raise SlancError(f"--observe: {error}") from error
+        told = str(error).removeprefix("--inputs").removeprefix("--tokens").lstrip(": ")
+        raise SlancError(f"--observe: {told}") from error
     return given_feeds(specs, audited)
 
 
