@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import io
 import logging
 import math
@@ -312,10 +313,16 @@ def _check_report(option: str, path: Path, source: Path, output: Path, start: by
         raise SlancError(f"{option} {path}: not a file in an existing folder.")
     if not os.access(path.parent, os.W_OK):
         raise SlancError(f"{option} {path}: its folder is not writable.")
-    taken = path.resolve() in (source.resolve(), output.resolve())
-    if path.exists():
-        with path.open("rb") as file:
-            taken |= file.read(len(start)) not in (b"", start)  # the model, its data, inputs
+    place, folder = path.resolve(), output.resolve().parent
+    taken = place in (source.resolve(), output.resolve())
+    there = [path]
+    if place.is_relative_to(folder):  # where the output's data will lie
+        taken |= place.parent == folder and place.match(f"{glob.escape(output.stem)}.fold*.data")
+        there.append(source.resolve().parent / place.relative_to(folder))
+    for other in there:
+        if other.is_file():
+            with other.open("rb") as file:
+                taken |= file.read(len(start)) not in (b"", start)  # the model, its data, inputs
     if taken:
         raise SlancError(f"{option} {path}: is no report of an earlier run. Give another name.")
 

@@ -245,3 +245,22 @@ def test_inline_weights_stay_inline(tmp_path: Path) -> None:
     tensors = load_model(tmp_path / "o.onnx").graph.initializer
     (big,) = [numpy_helper.to_array(tensor) for tensor in tensors if tensor.name == "big"]
     assert (np.log2(normal(3, D, D, spread=3000.0) / big) % 1 == 0).all()
+
+
+@pytest.mark.parametrize("option", ["--report", "--html"])
+@pytest.mark.parametrize("name", ["out.fold.data", "weights.bin"])
+def test_a_report_does_not_take_the_name_of_data_that_is_to_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, name: str
+) -> None:
+    if option == "--html":
+        pytest.importorskip("matplotlib")
+    source, folder = external(tmp_path / "in"), tmp_path / "out"
+    folder.mkdir()
+    arguments = [str(source), "-o", str(folder / "out.onnx"), "--apply", "fold", "--no-validate"]
+    assert main([*arguments, option, str(folder / name)]) == 2
+    assert f"{option} {folder / name}: is no report of an earlier run" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+    assert main([*arguments, option, str(tmp_path / name)]) == 0  # in another folder it is free
+    assert read_tensor(load_model(folder / "out.onnx").graph.initializer[0], folder).size
+    (tmp_path / "in" / "r").write_bytes((tmp_path / name).read_bytes())
+    assert main([*arguments, option, str(folder / "r")]) == 0  # as is one with a report beside it
