@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.check import ApplyRule, Options
+from slanc_onnx.check import ApplyRule, Options, with_checked_inputs
 from slanc_onnx.errors import SlancError
 from slanc_onnx.fold import apply_fold, fold
 from slanc_onnx.functions import inline_norm_functions
@@ -51,7 +51,8 @@ def compute_scales(
     """
     model, _ = inline_norm_functions(model, folder)
     scopes = read_graph(model, folder)
-    return decide(model, scopes, find_norms_in(scopes), options or Options(), folder)
+    options = with_checked_inputs(options or Options(), input_specs(scopes[0]))
+    return decide(model, scopes, find_norms_in(scopes), options, folder)
 
 
 def apply_scales(
@@ -76,7 +77,8 @@ def apply_scales(
         Whether the model was modified.
 
     Raises:
-        SlancError: the model is another one than the scales are for.
+        SlancError: the model is another one than the scales are for, or a scale to fold is no
+            power of two; the model is unchanged.
     """
     norms = [s.norm for s in scales]
     inlined, _ = inline_norm_functions(model, folder)
@@ -86,11 +88,13 @@ def apply_scales(
                 f"norm {norm.name!r} is not where it was found. Call compute_scales on this "
                 "very model, and apply its result before changing anything else."
             )
+    folded = None
+    if apply == "fold":
+        scopes = read_graph(inlined, folder)
+        folded, _ = fold(inlined, scopes, scales, accelerator or Accelerator(), folder)
     if inlined is not model:
         model.CopyFrom(inlined)
-    if apply == "fold":
-        scopes = read_graph(model, folder)
-        folded, _ = fold(model, scopes, scales, accelerator or Accelerator(), folder)
+    if folded is not None:
         apply_fold(model, folded, folder)
         return bool(folded.edits)
     return apply_scales_in(model, norms, scales_to_apply(scales))
@@ -120,12 +124,13 @@ def validate(
         folder: Where the external data of both lies.
 
     Raises:
-        SlancError: the models cannot be run here.
+        SlancError: the inputs do not fit, or the models cannot be run here.
     """
     options = options or Options()
     inlined, names = inline_norm_functions(original, folder)
     scopes = read_graph(inlined, folder)
     specs = input_specs(scopes[0])
+    options = with_checked_inputs(options, specs)
     return validate_pair(
         inlined,
         rewritten,

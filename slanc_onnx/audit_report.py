@@ -73,12 +73,19 @@ def audit_lines(audits: Sequence[Audit]) -> Iterator[str]:
     above, below = sum(a.above for a in audits), sum(a.below for a in audits)
     yield (
         f"observed: {100 * (1 - outside / rows):.6g} % of {rows} rows inside the windows, {above} "
-        f"above, {below} below; {sum((a.upper_ratio or 1) < 1 for a in audits)} of {len(audits)} "
+        f"above, {below} below; {sum(_against(a) > 1 for a in audits)} of {len(audits)} "
         "norms had a row larger than predicted"
     )
-    worst = max(audits, key=lambda a: 1 / a.upper_ratio if a.upper_ratio else 0.0)
+    worst = max(audits, key=_against)
     if worst.upper_ratio is not None and worst.worst:
         yield (
             f"observed: largest row against its prediction: {worst.name!r}, "
-            f"{1 / worst.upper_ratio:.3g} of it, {worst.worst[0]}"
+            f"{_against(worst):.3g} of it, {worst.worst[0]}"
         )
+
+
+def _against(audit: Audit) -> float:
+    """Largest row over the predicted one: inf where FP32 does not hold it, 0 where none was."""
+    if audit.upper_ratio is None:
+        return 0.0
+    return 1 / audit.upper_ratio if audit.upper_ratio else math.inf

@@ -87,7 +87,7 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec]) -> Options
 
     Raises:
         SlancError: an input is missing, of another type or shape, or names a row that is not
-            there; a range is given for what is no input of floats.
+            there; a range is none, or is given for what is no input of floats; jobs is below 1.
     """
     needed = {spec.name for spec in specs}
     floats = [spec.name for spec in specs if spec.is_float]
@@ -95,6 +95,14 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec]) -> Options
         if name not in floats:
             known = f"they are {', '.join(floats)}" if floats else "the model has none"
             raise SlancError(f"--input-range {name}: is no graph input of floats; {known}.")
+        low, high = options.input_ranges[name]
+        if not (low <= high and math.isfinite(high - low)):
+            raise SlancError(
+                f"--input-range {name}: {low:g} to {high:g} is no range. Give finite numbers, the "
+                "least first."
+            )
+    if options.jobs is not None and options.jobs < 1:
+        raise SlancError(f"--jobs {options.jobs}: must be at least 1.")
     if options.inputs is not None:
         text = {spec.name for spec in specs if spec.is_text} if options.tokens else set()
         missing = sorted(needed - set(options.inputs) - text)

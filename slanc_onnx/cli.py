@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import io
 import logging
 import math
@@ -69,6 +70,8 @@ def _run(args: argparse.Namespace) -> int:
 
         check_matplotlib()
         _check_report("--html", Path(args.html), source, output, START.encode())
+        if args.report is not None and Path(args.report).resolve() == Path(args.html).resolve():
+            raise SlancError(f"--html {args.html}: is the file of --report. Give another name.")
     for other in (args.inputs, args.tokens, args.observe, args.target_file):
         if other is not None and Path(other).resolve() == output.resolve():
             what = "the target" if other == args.target_file else "inputs"
@@ -310,10 +313,16 @@ def _check_report(option: str, path: Path, source: Path, output: Path, start: by
         raise SlancError(f"{option} {path}: not a file in an existing folder.")
     if not os.access(path.parent, os.W_OK):
         raise SlancError(f"{option} {path}: its folder is not writable.")
-    taken = path.resolve() in (source.resolve(), output.resolve())
-    if path.exists():
-        with path.open("rb") as file:
-            taken |= file.read(len(start)) not in (b"", start)  # the model, its data, inputs
+    place, folder = path.resolve(), output.resolve().parent
+    taken = place in (source.resolve(), output.resolve())
+    there = [path]
+    if place.is_relative_to(folder):  # where the output's data will lie
+        taken |= place.parent == folder and place.match(f"{glob.escape(output.stem)}.fold*.data")
+        there.append(source.resolve().parent / place.relative_to(folder))
+    for other in there:
+        if other.is_file():
+            with other.open("rb") as file:
+                taken |= file.read(len(start)) not in (b"", start)  # the model, its data, inputs
     if taken:
         raise SlancError(f"{option} {path}: is no report of an earlier run. Give another name.")
 

@@ -28,6 +28,7 @@ from slanc_onnx.fold_weights import Weights
 from slanc_onnx.graph import Scope
 from slanc_onnx.group_scale import ANY, Window, window
 from slanc_onnx.load import all_tensors, external_location
+from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.rewrite import Edits, apply_edits
 from slanc_onnx.save import check_output, save_model
@@ -100,8 +101,12 @@ def fold(
         _notes(chosen, weights),
     )
     folded = [_with_scale(d, chosen) for d in decided]
-    pairs = zip(decided, folded, strict=True)
-    return result, [b if a.scale == b.scale else _proved(b, accelerator) for a, b in pairs]
+    return result, [
+        _proved(after, solved.produced.get(_made(after.norm), 0), accelerator)
+        if after.scale != before.scale or _made(after.norm) in solved.produced
+        else after
+        for before, after in zip(decided, folded, strict=True)
+    ]
 
 
 def apply_fold(
@@ -196,14 +201,28 @@ def _with_scale(found: ScaledNorm, chosen: Chosen) -> ScaledNorm:
     return replace(found, scale=scale, reason="; ".join(kept))
 
 
-def _proved(found: ScaledNorm, accelerator: Accelerator) -> ScaledNorm:
-    """With what is proved of it at the scale that it has now."""
+def _made(norm: Norm) -> Tensor:
+    return Tensor(norm.path, norm.output)
+
+
+def _proved(found: ScaledNorm, produced: int, accelerator: Accelerator) -> ScaledNorm:
+    """With what is proved of it at the scale that it has now.
+
+    Args:
+        found: The norm.
+        produced: k of the 2^k by which its output, so gamma and beta, is divided.
+        accelerator: Whose arithmetic it is.
+    """
     before = found.certificate
-    if before is None or found.scale is None:
+    if before is None:
         return found
+    scale = found.scale if found.status == "scaled" and found.scale is not None else 1.0
     typical = None if found.estimate is None else found.estimate.typical
-    proof = Proof(found.norm, before.bound, before.affine)
-    return replace(found, certificate=certify_at(proof, found.scale, typical, accelerator))
+    affine = before.affine
+    if affine is not None:
+        affine = (affine[0] * 2.0**-produced, affine[1] * 2.0**-produced)
+    proof = Proof(found.norm, before.bound, affine)
+    return replace(found, certificate=certify_at(proof, scale, typical, accelerator))
 
 
 def _notes(chosen: Chosen, weights: Weights) -> list[str]:

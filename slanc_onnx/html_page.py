@@ -213,6 +213,7 @@ def _facts(norm: NormView) -> Sequence[tuple[str, str]]:
         ("form, width", f"{decided.norm.form}, {decided.norm.width or 'not known'}"),
         ("input", decided.norm.input),
         ("scale", _number(decided.scale, 10)),
+        ("applied", norm.applied or ""),
         ("epsilon", f"{_number(decided.norm.epsilon, 6)} → {_number(decided.scaled_epsilon, 6)}"
          if decided.scaled_epsilon is not None else _number(decided.norm.epsilon, 6)),
         ("predicted sums", predicted),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.fold_report import fold_line
 from slanc_onnx.job import Outcome
 from slanc_onnx.load import Array
 from slanc_onnx.observe import Audit
@@ -54,6 +55,7 @@ class NormView:
         lost_after: Rows that overflow in the rewritten model.
         underflowed: Rows whose mean square became zero there.
         audit: What its rows did on the user's own data; None where that was not asked for.
+        applied: Where its scale went, as in the report.
     """
 
     number: int
@@ -74,6 +76,7 @@ class NormView:
     lost_after: int
     underflowed: int
     audit: Audit | None = None
+    applied: str | None = None
 
     @property
     def name(self) -> str:
@@ -128,7 +131,7 @@ class PageView:
         accelerator: Whose arithmetic it is.
         norms: In topological order.
         perplexity: As in the validation; None without tokens.
-        notes: As in the outcome.
+        notes: What was folded, and the notes of the outcome.
     """
 
     model: str
@@ -149,9 +152,14 @@ def page_view(outcome: Outcome) -> PageView:
     observed = {} if validation is None else validation.observed
     audits = {audit.name: audit for audit in outcome.audits}
     norms = [
-        _norm(number, decided, observed.get(decided.norm.name), device, audits)
+        replace(
+            _norm(number, decided, observed.get(decided.norm.name), device, audits),
+            applied=outcome.report["norms"][number - 1]["applied"],
+        )
         for number, decided in enumerate(outcome.norms, 1)
     ]
+    fold = outcome.fold
+    folded = [] if fold is None else [fold_line(len(norms), fold), *fold.notes]
     passed = None if validation is None and not outcome.not_validated else outcome.passed
     return PageView(
         model=outcome.report["model"],
@@ -163,7 +171,7 @@ def page_view(outcome: Outcome) -> PageView:
         accelerator=device,
         norms=norms,
         perplexity=None if validation is None else validation.perplexity,
-        notes=outcome.notes,
+        notes=[*folded, *outcome.notes],
     )
 
 

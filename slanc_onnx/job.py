@@ -109,18 +109,19 @@ def protect_file(
     clock.lap("find")
     decided = decide(model, scopes, norms, options, folder, progress)
     clock.lap("scale")
-    audits = []
+    validation, not_validated, folded, audits = None, "", None, []
+    if options.apply == "fold" and norms:  # first: the audit is of the scales that norms have then
+        folded, decided = fold(model, scopes, decided, options.accelerator, folder)
+        clock.lap("fold")
     if norms and watched:
         audits = observe(model, decided, watched, specs, options.accelerator, folder, progress)
         clock.lap("observe")
-    validation, not_validated, folded = None, "", None
     if norms:
         original = model
         if options.validate:
             original = onnx.ModelProto()
             original.CopyFrom(model)
-        if options.apply == "fold":
-            folded, decided = fold(model, scopes, decided, options.accelerator, folder)
+        if folded is not None:
             save_folded(model, folded, source, output, progress)
         else:
             apply_scales_in(model, norms, scales_to_apply(decided))
@@ -168,11 +169,14 @@ def protect(
     inlined, _ = inline_norm_functions(model, folder)
     scopes = read_graph(inlined, folder)
     norms = find_norms_in(scopes)
+    options = with_checked_inputs(options, input_specs(scopes[0]))
     decided = decide(inlined, scopes, norms, options, folder)
+    folded = None
+    if options.apply == "fold":
+        folded, decided = fold(inlined, scopes, decided, options.accelerator, folder)
     if inlined is not model:
         model.CopyFrom(inlined)
-    if options.apply == "fold":
-        folded, decided = fold(model, scopes, decided, options.accelerator, folder)
+    if folded is not None:
         apply_fold(model, folded, folder)
     else:
         apply_scales_in(model, norms, scales_to_apply(decided))
@@ -297,7 +301,8 @@ def observed_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
     try:
         audited = with_checked_inputs(replace(options, tokens=tokens, inputs=inputs), specs)
     except SlancError as error:
-        raise SlancError(f"--observe: {error}") from error
+        told = str(error).removeprefix("--inputs").removeprefix("--tokens").lstrip(": ")
+        raise SlancError(f"--observe: {told}") from error
     return given_feeds(specs, audited)
 
 

@@ -149,7 +149,8 @@ def certified(certificate: Certificate) -> bool | str:
 
 
 def _applied(scaled: ScaledNorm, fold: Fold | None) -> str | None:
-    """"fold" or "div" for a norm that this run scaled; a scale of 1 needs neither."""
+    """"fold" or "div" for a norm that this run scaled. Without folding a scale of 1 needs neither;
+    in a group it is the group's, or takes a node that keeps the norm out of it."""
     if scaled.status != "scaled" or scaled.scale is None:
         return None
     if fold is not None:

@@ -1,6 +1,7 @@
 """Files: what folding writes, and where, and the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,26 @@ import onnx
 import pytest
 from onnx import external_data_helper, numpy_helper
 
-from slanc_onnx import Options, apply_scales, compute_scales, protect, protect_file
+from slanc_onnx import (
+    Accelerator,
+    Options,
+    apply_scales,
+    compute_scales,
+    job,
+    protect,
+    protect_file,
+)
 from slanc_onnx.cli import main
 from slanc_onnx.errors import SlancError
+from slanc_onnx.flow import Tensor
+from slanc_onnx.fold import apply_fold, fold
 from slanc_onnx.fold_data import OwnData
 from slanc_onnx.graph import read_graph
 from slanc_onnx.load import external_location, load_model, read_tensor
 from slanc_onnx.norms import find_norms_in
-from tests.fold_models import RMS, same_bits, weights
+from slanc_onnx.observe import Audit
+from slanc_onnx.scale import ScaledNorm
+from tests.fold_models import RMS, decided, same_bits, weights
 from tests.small_graphs import D, graph, normal
 
 HOT = f"""
@@ -27,6 +40,16 @@ HOT = f"""
     y = MatMul(h2, w2)
 """
 FOLD = Options(apply="fold")
+IN_A_FUNCTION = """
+    <ir_version: 10, opset_import: ["": 17, "own": 1]>
+    main (float[2, 2] x) => (float[2, 2] y)
+        <float[2] w = {3, 5}> { h = Mul(x, w) y = own.norm(h) }
+    <domain: "own", opset_import: ["": 17]>
+    norm (x) => (y) {
+        ones = Constant<value_floats = [1.0, 1.0]>()
+        y = LayerNormalization<axis = -1>(x, ones)
+    }
+"""
 
 
 def hot() -> onnx.ModelProto:
@@ -158,6 +181,63 @@ def test_paper_scales_are_not_folded() -> None:
         protect(hot(), Options(scale="paper", apply="fold"))
 
 
+def test_a_model_whose_functions_hold_norms_is_unchanged_where_folding_is_refused() -> None:
+    model = onnx.parser.parse_model(IN_A_FUNCTION)
+    before = model.SerializeToString(deterministic=True)
+    with pytest.raises(SlancError, match="power of two"):
+        protect(model, Options(scale="paper", apply="fold"))
+    assert model.SerializeToString(deterministic=True) == before
+    scales = compute_scales(model, Options(scale="paper"))
+    with pytest.raises(SlancError, match="power of two"):
+        apply_scales(model, scales, apply="fold")
+    assert model.SerializeToString(deterministic=True) == before
+    assert apply_scales(model, scales) and not model.functions  # with Divs they can be applied
+
+
+def test_the_audit_is_of_the_scales_that_norms_have_after_folding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grows = 10 ** np.linspace(-1, 1, 200)[:, None]
+    table = (normal(0, 200, D) * 30 * grows).astype(np.float32)
+    model = graph(HOT, weights(big=normal(1, D, D, spread=90.0), table=table))
+    onnx.save(model, tmp_path / "m.onnx")
+    audited: list[ScaledNorm] = []
+
+    def observe(_: onnx.ModelProto, norms: list[ScaledNorm], *rest: object) -> list[Audit]:
+        audited.extend(norms)
+        return []
+
+    monkeypatch.setattr(job, "observe", observe)
+    ids = {"ids": np.array([[3, 1, 4]])}
+    outcome = protect_file(
+        tmp_path / "m.onnx", tmp_path / "o.onnx", Options(apply="fold", observe=ids)
+    )
+    alone = [d.scale for d in compute_scales(model)]
+    assert [d.scale for d in outcome.norms] != alone  # the group's scale is another one
+    assert audited == outcome.norms
+
+
+@pytest.mark.parametrize(("gamma", "exponent", "certified"), [(3e4, 6, True), (8.0, -14, False)])
+def test_the_certificate_is_of_the_gamma_that_the_norm_has_then(
+    gamma: float, exponent: int, certified: bool
+) -> None:
+    """sqrt(8) times 3e4 overflows and a 64th of it does not; sqrt(8) times 8 does with 2^14."""
+    text = f"e = Gather(table, ids) [n1] h = {RMS}(e, g) [n2] y = {RMS}(h, g2)"
+    model = graph(text, weights(g=np.full(D, gamma, np.float32)))
+    proved = {d.norm.name: d.certificate for d in compute_scales(model)}
+    first = proved["n1"]
+    assert first is not None and first.certified != certified
+    windows = {"n1": (0, 0), "n2": (exponent, exponent)}
+    asked = [replace(d, certificate=proved[d.norm.name]) for d in decided(model, windows)]
+    found, norms = fold(model, read_graph(model), asked, Accelerator())
+    assert found.weights == {Tensor((), "g"): exponent}
+    assert norms[0].scale == 1.0 and norms[0].certificate is not None
+    assert norms[0].certificate.certified == certified
+    apply_fold(model, found, None)
+    again = compute_scales(model)[0].certificate
+    assert again is not None and again.certified == certified
+
+
 def test_inline_weights_stay_inline(tmp_path: Path) -> None:
     onnx.save(hot(), tmp_path / "m.onnx")
     protect_file(tmp_path / "m.onnx", tmp_path / "o.onnx", FOLD)
@@ -165,3 +245,22 @@ def test_inline_weights_stay_inline(tmp_path: Path) -> None:
     tensors = load_model(tmp_path / "o.onnx").graph.initializer
     (big,) = [numpy_helper.to_array(tensor) for tensor in tensors if tensor.name == "big"]
     assert (np.log2(normal(3, D, D, spread=3000.0) / big) % 1 == 0).all()
+
+
+@pytest.mark.parametrize("option", ["--report", "--html"])
+@pytest.mark.parametrize("name", ["out.fold.data", "weights.bin"])
+def test_a_report_does_not_take_the_name_of_data_that_is_to_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, name: str
+) -> None:
+    if option == "--html":
+        pytest.importorskip("matplotlib")
+    source, folder = external(tmp_path / "in"), tmp_path / "out"
+    folder.mkdir()
+    arguments = [str(source), "-o", str(folder / "out.onnx"), "--apply", "fold", "--no-validate"]
+    assert main([*arguments, option, str(folder / name)]) == 2
+    assert f"{option} {folder / name}: is no report of an earlier run" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+    assert main([*arguments, option, str(tmp_path / name)]) == 0  # in another folder it is free
+    assert read_tensor(load_model(folder / "out.onnx").graph.initializer[0], folder).size
+    (tmp_path / "in" / "r").write_bytes((tmp_path / name).read_bytes())
+    assert main([*arguments, option, str(folder / "r")]) == 0  # as is one with a report beside it

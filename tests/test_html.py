@@ -14,12 +14,15 @@ import numpy as np
 import onnx
 import pytest
 
+from slanc_onnx import Options
+from slanc_onnx.fold_report import fold_line
 from slanc_onnx.html_view import page_view
 from slanc_onnx.job import Outcome, protect_file
 from slanc_onnx.validate import Observed
 from tests.conftest import Run
 from tests.four_norms import four_norms
 
+LLAMA = Path(__file__).parents[1] / "sample_models" / "llama_like.onnx"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
@@ -239,3 +242,25 @@ def test_a_picture_fits_the_screen(written: str, tmp_path: Path, width: int, sho
     listen = "addEventListener('message', e => { document.title = e.data; })"
     document, _ = in_browser(f"{outer}</html>", tmp_path, listen)
     assert f"<title>{shown} true</title>" in document
+
+
+def test_the_page_tells_what_was_folded(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from slanc_onnx.html_page import page
+
+    options = Options(apply="fold", validate=False)
+    made = protect_file(LLAMA, tmp_path / "out.onnx", options)
+    view = page_view(made)
+    applied = [entry["applied"] for entry in made.report["norms"]]
+    assert {"fold", "div"} == set(applied) and [n.applied for n in view.norms] == applied
+    written = page(view)
+    assert made.fold is not None and fold_line(len(applied), made.fold) in view.notes
+    assert html.escape(fold_line(len(applied), made.fold)) in written
+    for way in ("fold", "div"):
+        assert written.count(f"<dt>applied</dt><dd>{way}</dd>") == applied.count(way)
+
+
+def test_the_page_and_the_report_are_two_files(run: Run) -> None:
+    status, _, err = run("model.onnx", "--report", "r", "--html", "./r")
+    assert status == 2 and "--html ./r: is the file of --report." in err
+    assert {path.name for path in Path().iterdir()} == {"model.onnx"}

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slanc_onnx import Accelerator, Options, compute_scales
+from slanc_onnx.audit_report import audit_lines
 from slanc_onnx.observe import WORST, audit, largest_rows
 from slanc_onnx.scale import ScaledNorm
 from tests.conftest import Run
@@ -98,7 +99,10 @@ def test_inputs_by_name_are_audited_too(run: Run) -> None:
     assert (status, err) == (2, "ERROR: --observe none.npy: no such file.\n")
     np.save("large.npy", IDS + 1000)
     status, _, err = run(str(LLAMA), "-o", "new.onnx", "--observe", "large.npy")
-    assert status == 2 and err.startswith("ERROR: --observe: ") and "outside the model's" in err
+    assert status == 2 and err.startswith("ERROR: --observe: id ") and "outside the model's" in err
+    np.savez("other.npz", foo=IDS)
+    status, _, err = run(str(LLAMA), "-o", "new.onnx", "--observe", "other.npz")
+    assert (status, err) == (2, "ERROR: --observe: lacks input_ids; it holds foo.\n")
     assert not Path("new.onnx").exists()
 
 
@@ -107,3 +111,13 @@ def test_without_data_there_is_no_audit(run: Run) -> None:
     assert json.loads(Path("r.json").read_text())["audit"] == []
 
 
+def test_a_row_that_fp32_does_not_hold_is_larger_than_any_prediction(first: ScaledNorm) -> None:
+    worst = largest_rows(np.array([[1.0], [np.inf]]), 0, None)
+    inside = audit(first, np.array([1e-3]), 96, Accelerator(), worst[1:])
+    assert inside.upper_ratio is not None and inside.upper_ratio > 1
+    found = audit(replace(first, scale=1.0), np.array([1.0, np.inf]), 96, Accelerator(), worst)
+    told = list(audit_lines([inside, found]))
+    assert "1 above" in told[0] and "1 of 2 norms had a row larger than predicted" in told[0]
+    assert told[1].endswith(f"{first.norm.name!r}, inf of it, inf at run 0")
+    nothing = list(audit_lines([replace(inside, upper_ratio=None)]))
+    assert len(nothing) == 1 and "0 of 1 norms" in nothing[0]
