@@ -19,15 +19,14 @@ from slanc_onnx.describe import describe
 from slanc_onnx.expression import Expr, Sum
 from slanc_onnx.graph import Scope, read_graph
 from slanc_onnx.inputs import input_specs, make_feeds
-from slanc_onnx.instrument import instrument
 from slanc_onnx.load import load_model
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in
-from slanc_onnx.perplexity import Tokens, read_tokens
-from slanc_onnx.runtime import Session
+from slanc_onnx.perplexity import read_tokens
 from slanc_onnx.scale import compute_scales_in
 from slanc_onnx.targets import DEFAULT, target
 from slanc_onnx.trace import trace
+from slanc_onnx.watch import watch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,8 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = read_tokens(
         options.tokens, options.sequence_length, options.max_sequences, options.bos
     )
-    shown = instrument(model, norms, keep_outputs=False)
-    largest = _largest(Session(shown.model, folder), shown.sums, tokens, scopes)
+    specs, rng = input_specs(scopes[0]), np.random.default_rng(0)
+    feeds = [make_feeds(specs, rng, sequence=ids.shape[1], ids=ids) for ids in tokens.sequences]
+    largest = dict.fromkeys((norm.name for norm in norms), 0.0)
+    for run in watch(model, norms, feeds, folder):
+        for name, sums in run.sums.items():
+            largest[name] = max(largest[name], float(sums.max()))
     device = target(options.target)
     certify: Certify = "exact" if options.exact else "auto"
     decided = compute_scales_in(
@@ -76,19 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _bits(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _largest(
-    session: Session, sums: dict[str, str], tokens: Tokens, scopes: Sequence[Scope]
-) -> dict[str, float]:
-    """The largest sum of squares of each norm over all tokens, FP32."""
-    specs, rng = input_specs(scopes[0]), np.random.default_rng(0)
-    found = dict.fromkeys(sums, 0.0)
-    for ids in tokens.sequences:
-        outputs = session.run(make_feeds(specs, rng, sequence=ids.shape[1], ids=ids))
-        for name, output in sums.items():
-            found[name] = max(found[name], float(outputs[output].max()))
-    return found
 
 
 def _limits(scopes: Sequence[Scope], norms: Sequence[Norm], exact: bool) -> dict[str, str]:

@@ -16,9 +16,8 @@ import numpy as np
 from benchmarks.scales import SCALES, read_source, scales_by
 from benchmarks.table1 import feeds_of
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.instrument import instrument
 from slanc_onnx.perplexity import read_tokens
-from slanc_onnx.runtime import Session
+from slanc_onnx.watch import watch
 from slanc_onnx.window import limits
 
 BEFORE, AFTER = "#d55e00", "#0072b2"
@@ -45,14 +44,13 @@ def main() -> int:
     start = (args.norm or len(source.norms) // 2) - 1
     chosen = source.norms[start : start + 2]
     scales = scales_by(source, args.scales, device)
-    shown = instrument(source.model, chosen, keep_outputs=False)
-    session = Session(shown.model, source.folder)
     tokens = read_tokens(args.tokens, args.sequence_length, args.sequences, args.bos)
-    runs = [session.run(feeds_of(source, ids)) for ids in tokens.sequences]
+    feeds = [feeds_of(source, ids) for ids in tokens.sequences]
+    runs = list(watch(source.model, chosen, feeds, source.folder))
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "slanc"})
     figure, grid = plt.subplots(2, 2, figsize=(9, 5.4), constrained_layout=True, sharey=True)
     for norm, pair in zip(chosen, grid, strict=True):
-        rows = np.concatenate([run[shown.sums[norm.name]].reshape(-1) for run in runs])
+        rows = np.concatenate([run.sums[norm.name].reshape(-1) for run in runs])
         largest, smallest = limits(device, norm.width or 1)
         scale = scales.get(norm.name, 1.0)
         for axes, values, colour, words in (

@@ -176,7 +176,7 @@ class Evaluator:
                 return one_of([self._wide(kind, expr.channels) for kind in expr.kinds])
             case Pooled():
                 x, factor = self.made[expr.x.serial], math.sqrt(expr.positions)
-                return Bounded(x.each * factor * (1 + 1e-9), x, factor * (1 + 1e-9))
+                return Bounded(x.each * factor * SLACK, x, factor * SLACK)
         raise TypeError(f"no bound for {type(expr).__name__}")
 
     def _exactly(self, expr: Expr, shape: Sequence[int]) -> bool:

@@ -19,12 +19,11 @@ import numpy as np
 import onnx
 
 from slanc_onnx.estimate import Estimate
-from slanc_onnx.float32 import as_float32, norms_in_float32
-from slanc_onnx.instrument import instrument
 from slanc_onnx.load import Array
 from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.runtime import Feeds, Session
+from slanc_onnx.runtime import Feeds
+from slanc_onnx.watch import watch
 
 
 def calibrate(
@@ -46,19 +45,15 @@ def calibrate(
     Raises:
         CannotRun: ONNX Runtime cannot run the model on these inputs.
     """
-    shown = instrument(as_float32(model, folder), norms_in_float32(norms))
-    session = Session(shown.model, folder)
-    rows: dict[str, list[Array]] = {name: [] for name in shown.sums}
+    rows: dict[str, list[Array]] = {}
     lengths: dict[str, int] = {}
-    for i, feed in enumerate(feeds):
-        values = session.run(feed)
-        for name, output in shown.sums.items():
-            rows[name].append(values[output].reshape(-1))
-        for name, output in shown.lengths.items():
-            lengths[name] = int(values[output].max(initial=0))
+    for i, seen in enumerate(watch(model, norms, feeds, folder)):
+        for name, sums in seen.sums.items():
+            rows.setdefault(name, []).append(sums.reshape(-1))
+        lengths.update(seen.lengths)
         progress("calibrating", (i + 1) / len(feeds))
     widths = {norm.name: lengths.get(norm.name) or norm.width for norm in norms}
-    found = {name: from_data(np.concatenate(seen), widths[name]) for name, seen in rows.items()}
+    found = {name: from_data(np.concatenate(parts), widths[name]) for name, parts in rows.items()}
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 

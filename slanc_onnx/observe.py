@@ -16,14 +16,13 @@ import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import TYPICAL_QUANTILE
-from slanc_onnx.float32 import as_float32, norms_in_float32
 from slanc_onnx.inputs import InputSpec
-from slanc_onnx.instrument import instrument
 from slanc_onnx.load import Array
 from slanc_onnx.norm import as_computed
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.runtime import Feeds, Session
+from slanc_onnx.runtime import Feeds
 from slanc_onnx.scale import ScaledNorm
+from slanc_onnx.watch import watch
 from slanc_onnx.window import limits
 
 WORST = 3
@@ -109,22 +108,18 @@ def observe(
         CannotRun: ONNX Runtime cannot run the model on these inputs.
     """
     norms = as_computed([d.norm for d in decided], accelerator.variance == "one-pass")
-    shown = instrument(as_float32(model, folder), norms_in_float32(norms))
-    session = Session(shown.model, folder)
     text = next((spec.name for spec in specs if spec.is_text), "")
-    sums: dict[str, list[Array]] = {name: [] for name in shown.sums}
-    worst: dict[str, list[Row]] = {name: [] for name in shown.sums}
+    sums: dict[str, list[Array]] = {}
+    worst: dict[str, list[Row]] = {}
     lengths: dict[str, int] = {}
-    for run, feed in enumerate(feeds):
-        values = session.run(feed)
-        for name, output in shown.sums.items():
-            sums[name].append(values[output].reshape(-1).astype(np.float64))
-            found = worst[name] + largest_rows(values[output], run, feed.get(text))
+    for run, seen in enumerate(watch(model, norms, feeds, folder)):
+        for name, rows in seen.sums.items():
+            sums.setdefault(name, []).append(rows.reshape(-1).astype(np.float64))
+            found = worst.get(name, []) + largest_rows(rows, run, feeds[run].get(text))
             worst[name] = sorted(found, key=lambda row: -row.sum_of_squares)[:WORST]
-        for name, output in shown.lengths.items():
-            lengths[name] = int(values[output].max(initial=0))
+        lengths.update(seen.lengths)
         progress("observing", (run + 1) / len(feeds))
-    joined = {name: np.concatenate(parts) for name, parts in sums.items() if parts}
+    joined = {name: np.concatenate(parts) for name, parts in sums.items()}
     audits = []
     for norm in decided:
         name = norm.norm.name
