@@ -10,15 +10,14 @@ import onnx
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.check import ApplyRule, Options, with_checked_inputs
 from slanc_onnx.errors import SlancError
-from slanc_onnx.fold import apply_fold, fold
 from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import input_specs
-from slanc_onnx.job import decide, validation_feeds
+from slanc_onnx.job import carry_out, decide, validation_feeds
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in
-from slanc_onnx.rewrite import NodeAt, apply_scales_in, node_at
-from slanc_onnx.scale import ScaledNorm, scales_to_apply
+from slanc_onnx.rewrite import NodeAt, node_at
+from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.validate import Validation, validate_pair
 
 
@@ -80,24 +79,15 @@ def apply_scales(
         SlancError: the model is another one than the scales are for, or a scale to fold is no
             power of two; the model is unchanged.
     """
-    norms = [s.norm for s in scales]
     inlined, _ = inline_norm_functions(model, folder)
-    for norm in norms:
+    for norm in (s.norm for s in scales):
         if not _is_there(inlined, norm):
             raise SlancError(
                 f"norm {norm.name!r} is not where it was found. Call compute_scales on this "
                 "very model, and apply its result before changing anything else."
             )
-    folded = None
-    if apply == "fold":
-        scopes = read_graph(inlined, folder)
-        folded, _ = fold(inlined, scopes, scales, accelerator or Accelerator(), folder)
-    if inlined is not model:
-        model.CopyFrom(inlined)
-    if folded is not None:
-        apply_fold(model, folded, folder)
-        return bool(folded.edits)
-    return apply_scales_in(model, norms, scales_to_apply(scales))
+    modified, _ = carry_out(model, inlined, scales, apply, accelerator or Accelerator(), folder)
+    return modified
 
 
 def _is_there(model: onnx.ModelProto, norm: Norm) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.check import Options, check_norms, with_checked_inputs
+from slanc_onnx.check import ApplyRule, Options, check_norms, with_checked_inputs
 from slanc_onnx.errors import SlancError
 from slanc_onnx.float32 import as_float32
 from slanc_onnx.fold import Fold, apply_fold, fold, save_folded
@@ -53,7 +53,7 @@ class Outcome:
         accelerator: What was protected and emulated.
         report: The report, as written to --report.
         notes: What a user should know beyond the norms: functions that were inlined, means that
-            belong to no norm, weights that a caller may override.
+            belong to no norm, weights that a caller may override, an option without effect.
         fold: What was folded into which weights; None where that was not asked for.
         audits: What the norms' rows did on the data of `Options.observe`.
     """
@@ -102,7 +102,7 @@ def protect_file(
     model, inlined = inline_norm_functions(loaded, folder)
     scopes = read_graph(model, folder)
     norms = find_norms_in(scopes)
-    notes = make_notes(inlined, scopes, norms)
+    notes = make_notes(inlined, scopes, norms, options)
     specs = input_specs(scopes[0])
     options = with_checked_inputs(options, specs)
     watched = observed_feeds(specs, options)
@@ -171,16 +171,50 @@ def protect(
     norms = find_norms_in(scopes)
     options = with_checked_inputs(options, input_specs(scopes[0]))
     decided = decide(inlined, scopes, norms, options, folder)
-    folded = None
-    if options.apply == "fold":
-        folded, decided = fold(inlined, scopes, decided, options.accelerator, folder)
+    _, decided = carry_out(
+        model, inlined, decided, options.apply, options.accelerator, folder, scopes
+    )
+    return decided
+
+
+def carry_out(
+    model: onnx.ModelProto,
+    inlined: onnx.ModelProto,
+    decided: Sequence[ScaledNorm],
+    apply: ApplyRule,
+    accelerator: Accelerator,
+    folder: Path | None,
+    scopes: Sequence[Scope] | None = None,
+) -> tuple[bool, list[ScaledNorm]]:
+    """Put decisions into a model, in place.
+
+    Args:
+        model: The model.
+        inlined: The model as the norms were found in it; the same object if nothing was inlined.
+        decided: Its norms; those whose status is not "scaled" are passed over.
+        apply: "div" or "fold".
+        accelerator: Whose limits bound the scale of a group, with "fold".
+        folder: Where its external data lies, if it has any.
+        scopes: The graphs of `inlined`; None to read them where they are needed.
+
+    Returns:
+        Whether the model was modified, and the norms with the scales that they have now.
+
+    Raises:
+        SlancError: a scale to fold is no power of two; the model is unchanged.
+    """
+    folded, now = None, list(decided)
+    if apply == "fold":
+        folded, now = fold(
+            inlined, scopes or read_graph(inlined, folder), decided, accelerator, folder
+        )
     if inlined is not model:
         model.CopyFrom(inlined)
     if folded is not None:
         apply_fold(model, folded, folder)
-    else:
-        apply_scales_in(model, norms, scales_to_apply(decided))
-    return decided
+        return bool(folded.edits), now
+    norms = [d.norm for d in decided]
+    return apply_scales_in(model, norms, scales_to_apply(decided)), now
 
 
 def decide(
@@ -311,9 +345,13 @@ def _others(inputs: Mapping[str, Array] | None, specs: Sequence[InputSpec]) -> d
     return {name: value for name, value in (inputs or {}).items() if name not in text}
 
 
-def make_notes(inlined: Sequence[str], scopes: Sequence[Scope], norms: Sequence[Norm]) -> list[str]:
+def make_notes(
+    inlined: Sequence[str], scopes: Sequence[Scope], norms: Sequence[Norm], options: Options
+) -> list[str]:
     """What a user should know beyond the norms; see `Outcome`."""
     notes = []
+    if options.scale != "window" and options.estimate != "auto":
+        notes.append(f"--estimate {options.estimate} has no effect with --scale {options.scale}")
     if inlined:
         notes.append(f"inlined the functions that hold norms: {_some(inlined)}")
     means = unmatched_means(scopes, norms)

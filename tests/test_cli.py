@@ -103,6 +103,8 @@ def test_scale_and_estimate(run: Run, scale: str, estimate: str) -> None:
     assert all(value == 2 ** round(np.log2(value)) for value in scales) == (scale == "window")
     by = {"auto": "probe", "probe": "probe", "weights": "weights"}[estimate]
     assert f"estimated by {by if scale == 'window' else 'paper'}\n" in out
+    told = f"--estimate {estimate} has no effect with --scale paper" in out
+    assert told == (scale == "paper" and estimate != "auto")
 
 
 @pytest.mark.parametrize("order", ["sequential", "pairwise", "fp32"])
