@@ -39,8 +39,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.stem))
 def test_commands_print_what_the_page_quotes(page: Path, folder: Path) -> None:
     found = commands(page.read_text(encoding="utf-8"))
-    if page.name != "targets.md":  # its commands have placeholders; test_targets.py holds its table
-        assert found, "a page answers with a command"
+    assert found, "a page answers with a command"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "400"}
     for command in found:
@@ -57,6 +56,18 @@ def test_commands_print_what_the_page_quotes(page: Path, folder: Path) -> None:
 def test_links_lead_to_files(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
+
+
+def test_readmes_first_command_ends_as_quoted(folder: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    quoted = re.search(r"^The first line ends with\n\n```\n(.*)\n```$", text, re.MULTILINE)
+    command = re.search(r"^pip install \. && python (.*)$", text, re.MULTILINE)
+    assert quoted is not None and command is not None
+    done = subprocess.run(
+        [sys.executable, *command[1].split()], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == quoted[1]
 
 
 def test_a_quote_belongs_to_the_command_before_it() -> None:
