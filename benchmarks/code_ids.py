@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from sample_models.real_smollm2 import gguf_path
 
 def main() -> int:
     """Encode the files one after another as one text."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
+    args = parser.parse_args()
     from gguf import GGUFReader
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    if len(sys.argv) < 3:
-        raise SystemExit(__doc__)
     fields = GGUFReader(gguf_path()).fields
     words = [str(w) for w in fields["tokenizer.ggml.tokens"].contents()]
     pairs = [str(m).partition(" ") for m in fields["tokenizer.ggml.merges"].contents()]
@@ -30,11 +33,11 @@ def main() -> int:
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    text = "\n".join(Path(name).read_text(encoding="utf-8") for name in sys.argv[2:])
+    text = "\n".join(file.read_text(encoding="utf-8") for file in args.files)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     if tokenizer.decode(ids) != text:
         raise SystemExit("the ids do not decode to the text")
-    np.save(sys.argv[1], np.array(ids, dtype=np.uint16))
+    np.save(args.output, np.array(ids, dtype=np.uint16))
     print(f"{len(ids)} ids")
     return 0
 

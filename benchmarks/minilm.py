@@ -1,9 +1,10 @@
-"""all-MiniLM-L6-v2 with FP16 norms: cosine of sentence embeddings to FP32, and the paper's scales.
+"""all-MiniLM-L6-v2 with FP16 norms: do its sentence embeddings stay, and rank pairs as they did?
 
-    python -m benchmarks.minilm MODEL.onnx TEXT.txt [--apply fold]
+    python -m benchmarks.minilm MODEL.onnx TEXT.txt [--modes ...] [--scales ...]
 
 MODEL.onnx as `python -m sample_models.real_minilm MODEL.onnx` makes it; TEXT.txt has a sentence
-per line. The packages of the `samples` extra bring weights and tokenizer.
+per line. The packages of the `samples` extra bring weights and tokenizer. The first line that is
+printed holds the scales of the paper's equations against the same equations in NumPy.
 """
 
 from __future__ import annotations
@@ -12,62 +13,56 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
+from benchmarks.scales import MODES, SCALES, read_source, version_by
 from sample_models.real_minilm import model_directory
 from slanc_onnx import Options, compute_scales
-from slanc_onnx.accelerator import Accelerator, Accumulate
 from slanc_onnx.emulate import emulate
-from slanc_onnx.fold import apply_fold, fold
-from slanc_onnx.graph import read_graph
-from slanc_onnx.load import load_model, read_tensor
-from slanc_onnx.norms import find_norms_in
-from slanc_onnx.rewrite import apply_scales_in
+from slanc_onnx.load import read_tensor
 from slanc_onnx.runtime import Feeds, Session
-from slanc_onnx.scale import scales_to_apply
 
-SENTENCES = 500
+PAIRS = 500  # of neighbouring sentences
+DEFAULT = ["none", "paper", "weights", "probe", "folded", "dmx"]
 Floats = npt.NDArray[np.float64]
 
 
 def main() -> int:
-    """Print the scales of the paper's equations against NumPy, then one row per accumulator."""
+    """Print a Markdown table: one row per mode, one column per kind of scales."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("text", type=Path)
-    parser.add_argument("--apply", choices=("div", "fold"), default="div")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--scales", nargs="+", choices=SCALES, default=DEFAULT)
     args = parser.parse_args()
-    model, folder = load_model(args.model), args.model.parent
-    _check_paper(model, folder)
-    feeds = sentences(args.text)
-    exact = embeddings(model, feeds, folder)
-    for scale in ("window", "paper") if args.apply == "div" else ("window",):
-        decided = compute_scales(model, Options(scale=scale), folder=folder)
-        rewritten = onnx.ModelProto()
-        rewritten.CopyFrom(model)
-        wanted = scales_to_apply(decided)
-        if args.apply == "fold":
-            folded, _ = fold(rewritten, read_graph(model, folder), decided, Accelerator(), folder)
-            apply_fold(rewritten, folded, folder)
-        else:
-            apply_scales_in(rewritten, [d.norm for d in decided], wanted)
-        norms = find_norms_in(read_graph(rewritten, folder))
-        print(f"{scale}: {len(wanted)} of {len(decided)} norms scaled")
-        for accumulate in get_args(Accumulate):
-            for flush in (False, True):
-                emulated = emulate(rewritten, norms, Accelerator(accumulate, flush))
-                cosine = np.sum(exact * embeddings(emulated.model, feeds, folder), axis=1)
-                kept = "flushed" if flush else "kept"
-                print(f"  {accumulate}, {kept}: cosine to FP32 min {cosine.min():.6f}, "
-                      f"mean {cosine.mean():.6f}", flush=True)  # fmt: skip
+    source = read_source(args.model)
+    error = paper_error(source.model, source.folder)
+    print(f"Equations 5 and 10 in NumPy FP64 against `--scale paper`: relative error {error:.2g}. "
+          f"Of {PAIRS} pairs of neighbouring sentences, against FP32: Spearman's rank correlation "
+          "of the similarities / the smallest cosine of an embedding.\n")  # fmt: skip
+    feeds = sentences(args.text, PAIRS + 1)
+    exact = embeddings(source.model, feeds, source.folder)
+    print(f"| sums, subnormals | {' | '.join(args.scales)} |\n|---|{'---|' * len(args.scales)}")
+    for mode in args.modes:
+        cells = []
+        for scales in args.scales:
+            version = version_by(source, scales, MODES[mode])
+            if version is None:
+                cells.append("no formula")
+                continue
+            emulated = emulate(version.model, version.norms, MODES[mode])
+            found = embeddings(emulated.model, feeds, source.folder)
+            rank = spearman(similarities(exact), similarities(found))
+            cells.append(f"{rank:.6f} / {np.sum(exact * found, axis=1).min():.5f}")
+            print(f"{mode}, {scales}: {cells[-1]}", file=sys.stderr)
+        print(f"| {mode} | {' | '.join(cells)} |", flush=True)
     return 0
 
 
-def sentences(text: Path, count: int = SENTENCES) -> list[Feeds]:
+def sentences(text: Path, count: int) -> list[Feeds]:
     """Inputs for the first lines of the text that are longer than 40 characters."""
     from tokenizers import Tokenizer
 
@@ -92,8 +87,29 @@ def embeddings(model: onnx.ModelProto, feeds: list[Feeds], folder: Path) -> Floa
     return np.asarray(stacked / np.linalg.norm(stacked, axis=1, keepdims=True))
 
 
-def _check_paper(model: onnx.ModelProto, folder: Path) -> None:
-    """Equations 5 and 10, written down in NumPy from the initializers, against --scale paper."""
+def similarities(rows: Floats) -> Floats:
+    """Cosines of neighbouring rows of length 1, shape [rows - 1]."""
+    return np.asarray(np.sum(rows[:-1] * rows[1:], axis=1))
+
+
+def spearman(a: Floats, b: Floats) -> float:
+    """Pearson's correlation of the ranks; nan where a value is.
+
+    Spearman, "The proof and measurement of association between two things", 1904. Without ties,
+    which cosines of different sentences do not have.
+    """
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("nan")
+    first, second = (np.argsort(np.argsort(values)).astype(np.float64) for values in (a, b))
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def paper_error(model: onnx.ModelProto, folder: Path) -> float:
+    """Equations 5 and 10, written down in NumPy from the initializers, against --scale paper.
+
+    Returns:
+        The largest relative error of a scale.
+    """
     weights = {t.name: t for t in model.graph.initializer}
 
     def read(name: str) -> Floats:
@@ -116,7 +132,7 @@ def _check_paper(model: onnx.ModelProto, folder: Path) -> None:
         for printed, norm in ((attention, decided[2 * i + 1]), (mlp, decided[2 * i + 2])):
             assert norm.scale is not None and math.isfinite(norm.scale)
             worst = max(worst, abs(norm.scale / float(printed) - 1))
-    print(f"equations 5 and 10 in NumPy FP64 against --scale paper: relative error {worst:.2g}")
+    return worst
 
 
 if __name__ == "__main__":

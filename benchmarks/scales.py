@@ -11,15 +11,16 @@ import onnx
 
 from benchmarks.dmx import dmx_scales
 from slanc_onnx.accelerator import Accelerator, Accumulate
+from slanc_onnx.fold import apply_fold, fold
 from slanc_onnx.graph import Scope, read_graph
 from slanc_onnx.load import load_model
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import apply_scales_in
 from slanc_onnx.runtime import Feeds
-from slanc_onnx.scale import compute_scales_in, scales_to_apply
+from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
 
-Scales = Literal["none", "paper", "weights", "probe", "calibrated", "dmx"]
+Scales = Literal["none", "paper", "weights", "probe", "folded", "calibrated", "dmx"]
 SCALES: tuple[Scales, ...] = get_args(Scales)
 # The six ways of summing: "order, subnormals".
 MODES = {
@@ -40,11 +41,32 @@ class Source:
     folder: Path
 
 
+@dataclass(frozen=True)
+class Version:
+    """A model with or without scales, and its norms."""
+
+    model: onnx.ModelProto
+    norms: list[Norm]
+
+
 def read_source(path: Path) -> Source:
     """The model and its norms; external data is read when it is needed."""
     model = load_model(path)
     scopes = read_graph(model, path.parent)
     return Source(model, scopes, find_norms_in(scopes), path.parent)
+
+
+def decided_by(
+    source: Source, scales: Scales, accelerator: Accelerator, calibration: Sequence[Feeds] = ()
+) -> list[ScaledNorm]:
+    """Scales by this package's rules; `folded` are those of the probe."""
+    estimate = "probe" if scales == "folded" else scales
+    return compute_scales_in(
+        source.model, source.scopes, source.norms, folder=source.folder,
+        scale=scales if scales in ("paper", "calibrated") else "window",
+        estimate=estimate if estimate in ("weights", "probe") else "auto",
+        accelerator=accelerator, certify="off", calibration=calibration,
+    )  # fmt: skip
 
 
 def scales_by(
@@ -56,18 +78,23 @@ def scales_by(
         return {}
     if scales == "dmx":
         return dmx_scales(source.model, source.norms, source.folder, head_size)
-    decided = compute_scales_in(
-        source.model, source.scopes, source.norms, folder=source.folder,
-        scale=scales if scales in ("paper", "calibrated") else "window",
-        estimate=scales if scales in ("weights", "probe") else "auto",
-        accelerator=accelerator, certify="off", calibration=calibration,
-    )  # fmt: skip
-    return scales_to_apply(decided)
+    return scales_to_apply(decided_by(source, scales, accelerator, calibration))
 
 
-def scaled_model(source: Source, scales: dict[str, float]) -> tuple[onnx.ModelProto, list[Norm]]:
-    """A copy of the model with these scales, and its norms."""
+def version_by(
+    source: Source, scales: Scales, accelerator: Accelerator, calibration: Sequence[Feeds] = (),
+    head_size: int = HEAD_SIZE,
+) -> Version | None:  # fmt: skip
+    """A copy of the model that carries the scales; None where dmx has no formula for it."""
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
-    apply_scales_in(model, source.norms, scales)
-    return model, find_norms_in(read_graph(model, source.folder))
+    if scales == "folded":
+        decided = decided_by(source, scales, accelerator)
+        folded, _ = fold(model, source.scopes, decided, accelerator, source.folder)
+        apply_fold(model, folded, source.folder)
+    else:
+        wanted = scales_by(source, scales, accelerator, calibration, head_size)
+        if scales == "dmx" and not wanted:
+            return None
+        apply_scales_in(model, source.norms, wanted)
+    return Version(model, find_norms_in(read_graph(model, source.folder)))

@@ -4,7 +4,8 @@
         [--modes "sequential, kept" ... | --all-modes] [--scales none paper weights probe ...]
         [--calibrate N] [--state FILE.json]
 
-FP16 norms round every step to FP16, the rest stays FP32. `calibrated` takes its scales from the
+FP16 norms round every step to FP16, the rest stays FP32. `folded` are the probe's scales in the
+weights (--apply fold), all others stand in Div nodes. `calibrated` takes its scales from the
 last N sequences of the file that are not evaluated, or the first N where all are. With --state a
 run that was stopped goes on where it was: the losses of each sequence are kept there.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.scales import MODES, SCALES, Source, read_source, scaled_model, scales_by
+from benchmarks.scales import MODES, SCALES, Source, Version, read_source, version_by
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emulate import emulate
 from slanc_onnx.inputs import input_specs, make_feeds
@@ -88,7 +89,8 @@ def main() -> int:
     calibration = [feeds_of(source, ids) for ids in data]
     key = f"{args.model.name} {args.tokens.name} {args.bos} {args.sequence_length} {len(evaluated)}"
     state = State(args.state, key)
-    exact = measure(source, {}, None, evaluated, EXACT, state)
+    original = Version(source.model, source.norms)
+    exact = measure(source, original, None, evaluated, EXACT, state)
     modes = list(MODES) if args.all_modes else args.modes
     print(f"{args.model.stem}, {len(evaluated)} x {args.sequence_length} tokens, "
           f"{len(source.norms)} norms; FP32 perplexity {exact.perplexity():.4f}\n")  # fmt: skip
@@ -97,14 +99,13 @@ def main() -> int:
         cells = []
         for scales in args.scales:
             name = f"{scales} | {mode}"
-            known = state.columns.get(name)
-            wanted: dict[str, float] = {}
-            if known is None or len(known.losses) < len(evaluated):
-                wanted = scales_by(source, scales, MODES[mode], calibration)
-            if scales == "dmx" and not wanted and known is None:
-                cells.append("no formula")
-                continue
-            column = measure(source, wanted, MODES[mode], evaluated, name, state)
+            column = state.columns.get(name)
+            if column is None or len(column.losses) < len(evaluated):
+                version = version_by(source, scales, MODES[mode], calibration)
+                if version is None:
+                    cells.append("no formula")
+                    continue
+                column = measure(source, version, MODES[mode], evaluated, name, state)
             cells.append(_cell(column, exact.perplexity()))
         print(f"| {mode} | {' | '.join(cells)} |", flush=True)
     return 0
@@ -117,7 +118,7 @@ def feeds_of(source: Source, ids: np.ndarray) -> Feeds:
 
 
 def measure(
-    source: Source, scales: dict[str, float], accelerator: Accelerator | None,
+    source: Source, version: Version, accelerator: Accelerator | None,
     sequences: list[np.ndarray], name: str, state: State,
 ) -> Column:  # fmt: skip
     """The losses of all sequences, those that the state has not yet; FP32 without accelerator."""
@@ -125,10 +126,9 @@ def measure(
     todo = sequences[len(column.losses) :]
     if not todo:
         return column
-    model, norms = scaled_model(source, scales)
-    taps: dict[str, str] = {}
+    model, taps = version.model, dict[str, str]()
     if accelerator is not None:
-        emulated = emulate(model, norms, accelerator)
+        emulated = emulate(model, version.norms, accelerator)
         model, taps = emulated.model, emulated.mean_squares
     session = Session(model, source.folder)
     started = time.monotonic()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.scales import MODES, Scales, Source, read_source, scaled_model, scales_by
+from benchmarks.scales import MODES, Scales, Source, Version, read_source, version_by
 from benchmarks.table1 import State, feeds_of, measure
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emulate import emulate
@@ -54,17 +54,19 @@ def main() -> int:
     titles = "evaluated on", "scales", "seconds", "rows lost", "singles lost", "perplexity", "FP32"
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     feeds = [feeds_of(source, ids) for ids in calibration]
-    made: dict[Scales, tuple[dict[str, float], float]] = {}
+    made: dict[Scales, tuple[Version, float]] = {}
     for kind in KINDS:
         started = time.perf_counter()
-        scales = scales_by(source, kind, device, feeds)
-        made[kind] = scales, time.perf_counter() - started
-    singles = {kind: lost_singles(source, scales, device) for kind, (scales, _) in made.items()}
+        version = version_by(source, kind, device, feeds)
+        assert version is not None  # only dmx gives none
+        made[kind] = version, time.perf_counter() - started
+    singles = {kind: lost_singles(source, version, device) for kind, (version, _) in made.items()}
     for name, sequences in sets.items():
         state = State(None, "")
-        exact = measure(source, {}, None, sequences, "FP32", state).perplexity()
-        for kind, (scales, seconds) in made.items():
-            column = measure(source, scales, device, sequences, kind, state)
+        original = Version(source.model, source.norms)
+        exact = measure(source, original, None, sequences, "FP32", state).perplexity()
+        for kind, (version, seconds) in made.items():
+            column = measure(source, version, device, sequences, kind, state)
             value = column.perplexity()
             lost = f"{sum(column.lost)} | {singles[kind]}"
             print(f"| {name} | {kind} | {seconds:.1f} | {lost} | {value:.4f} "
@@ -72,10 +74,9 @@ def main() -> int:
     return 0
 
 
-def lost_singles(source: Source, scales: dict[str, float], device: Accelerator) -> int:
+def lost_singles(source: Source, version: Version, device: Accelerator) -> int:
     """Rows that overflow on single tokens: the first ids, where special tokens are, and others."""
-    model, norms = scaled_model(source, scales)
-    emulated = emulate(model, norms, device)
+    emulated = emulate(version.model, version.norms, device)
     session = Session(emulated.model, source.folder)
     rows = next(spec.rows for spec in input_specs(source.scopes[0]) if spec.is_text)
     spread = np.linspace(SPECIAL, rows - 1, SINGLES - SPECIAL).astype(np.int64)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.interactions import TRANSFORMATIONS, row
-from benchmarks.scales import MODES, read_source, scaled_model, scales_by
-from benchmarks.similarity import spearman
+from benchmarks.minilm import spearman
+from benchmarks.scales import MODES, Version, read_source, scales_by, version_by
 from benchmarks.table1 import Column, State, feeds_of, measure
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
@@ -27,12 +27,13 @@ def test_rank_correlation_of_small_lists() -> None:
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
     source = read_source(SAMPLES / "llama_like.onnx")
     path, device = tmp_path / "state.json", MODES["pairwise, kept"]
-    whole = measure(source, {}, device, list(IDS), "none", State(None, ""))
+    version = Version(source.model, source.norms)
+    whole = measure(source, version, device, list(IDS), "none", State(None, ""))
     first = State(path, "key")
-    measure(source, {}, device, list(IDS[:2]), "none", first)
+    measure(source, version, device, list(IDS[:2]), "none", first)
     resumed = State(path, "key")
     resumed.columns["none"].losses[0] = -1.0  # to see that it is not computed again
-    column = measure(source, {}, device, list(IDS), "none", resumed)
+    column = measure(source, version, device, list(IDS), "none", resumed)
     assert column.losses == [-1.0, *whole.losses[1:]]
     assert column.lost == whole.lost and sum(whole.lost) > 0
     assert len(json.loads(path.read_text())["columns"]["none"]["losses"]) == 3
@@ -51,11 +52,22 @@ def test_every_kind_of_scales_reaches_the_model(kind: str) -> None:
     data = [feeds_of(source, ids) for ids in IDS]
     scales = scales_by(source, kind, MODES["fp32, kept"], data, 16)  # type: ignore[arg-type]
     assert len(scales) in (len(source.norms), len(source.norms) - 1)  # dmx has none for the first
-    model, norms = scaled_model(source, scales)
-    assert [n.name for n in norms] == [n.name for n in source.norms]
-    stamps = [n for n in norms if n.scaled_by is not None]
+    version = version_by(source, kind, MODES["fp32, kept"], data, 16)  # type: ignore[arg-type]
+    assert version is not None
+    assert [n.name for n in version.norms] == [n.name for n in source.norms]
+    stamps = [n for n in version.norms if n.scaled_by is not None]
     assert {n.name: n.scaled_by for n in stamps} == scales
-    assert len(model.graph.node) > len(source.model.graph.node)
+    assert len(version.model.graph.node) > len(source.model.graph.node)
+
+
+def test_folded_scales_are_in_the_weights_and_dmx_has_no_formula_for_sandwich_norms() -> None:
+    device = MODES["fp32, kept"]
+    llama, sandwich = (read_source(SAMPLES / f"{n}_like.onnx") for n in ("llama", "sandwich"))
+    folded = version_by(llama, "folded", device)
+    assert folded is not None and len(folded.norms) == len(llama.norms)
+    assert all(norm.scaled_by is not None for norm in folded.norms)
+    assert len(folded.model.graph.node) <= len(llama.model.graph.node) + 2
+    assert version_by(sandwich, "dmx", device) is None
 
 
 @pytest.mark.parametrize("name", TRANSFORMATIONS)

@@ -1,0 +1,150 @@
+"""Every figure of README.md and benchmarks/README.md, by the commands that stand beside them.
+
+    python -m benchmarks.tables FOLDER [--only WORD ...] [--again] [--list]
+
+A bash block in front of `<!-- output -->` is run in FOLDER, and what it prints takes the place of
+what stands between that and `<!-- end of output -->`, as Markdown, or as plain text after
+`<!-- output as text -->`. FOLDER holds what a user has to bring: wikitext2.smollm2.npy and
+wikitext2.gemma3.npy (token ids of WikiText-2's test text), wikitext2.txt (the text itself), zoo/
+(exports with ground truth). The three real models are made there where they are missing. What a
+command printed is kept in FOLDER/outputs.json: a run that was stopped goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from slanc_onnx.save import write_atomically
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+MODELS = ("smollm2", "gemma3", "minilm")
+KEPT = "outputs.json"
+_BLOCK = re.compile(
+    r"^```bash\n(?P<command>(?:(?!```).*\n)+)```\n\n<!-- output(?P<text> as text)? -->\n"
+    r"(?P<output>(?:(?!<!--|```bash).*\n)*)<!-- end of output -->$",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A command of a page, and what the page says that it prints."""
+
+    command: str
+    output: str  # stripped, without the fence around plain text
+    as_text: bool
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The commands of a page that have an output, in order.
+
+    Raises:
+        ValueError: a marker belongs to no command, or has no end.
+    """
+    found = list(_BLOCK.finditer(page))
+    if len(found) != page.count("\n<!-- output") or len(found) != page.count("<!-- end of output"):
+        raise ValueError("a marker of an output is not right after a bash block, or has no end")
+    for match in found:
+        output = match["output"].strip()
+        if match["text"]:
+            output = output.removeprefix("```").removesuffix("```").strip("\n")
+        yield Block(match["command"], output, match["text"] is not None)
+
+
+def with_output(page: str, command: str, output: str) -> str:
+    """The page with another output of one command."""
+
+    def replaced(match: re.Match[str]) -> str:
+        if match["command"] != command:
+            return match[0]
+        fence = "```\n" if match["text"] else "\n"
+        start = match.start("output") - match.start()
+        end = match.end("output") - match.start()
+        return f"{match[0][:start]}{fence}{output.strip()}\n{fence}{match[0][end:]}"
+
+    return _BLOCK.sub(replaced, page)
+
+
+def run(command: str, folder: Path) -> str | None:
+    """What a command prints in the folder, with this Python and this checkout; None if it fails."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "400"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def prepare(folder: Path) -> None:
+    """Make the real models that are not there, and a way to the shipped ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "sample_models"
+    if link.is_symlink():  # perhaps of another checkout
+        link.unlink()
+    if not link.exists():
+        link.symlink_to(ROOT / "sample_models")
+    for model in MODELS:
+        if not (folder / f"{model}.onnx").exists():
+            _tell(f"making {model}.onnx")
+            if run(f"python -m sample_models.real_{model} {model}.onnx", folder) is None:
+                raise SystemExit(f"{model}.onnx could not be made: see above.")
+
+
+def main() -> int:
+    """Run what has not been run yet and put it into the pages; exit status 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="commands that hold one of these")
+    parser.add_argument("--again", action="store_true", help="also those that were run before")
+    parser.add_argument("--list", action="store_true", help="what would be run; runs nothing")
+    args = parser.parse_args()
+    kept_in: Path = args.folder / KEPT
+    kept: dict[str, str] = json.loads(kept_in.read_text()) if kept_in.exists() else {}
+    asked = [
+        (page, block.command)
+        for page in PAGES
+        for block in blocks(page.read_text(encoding="utf-8"))
+        if not args.only or any(word in block.command for word in args.only)
+    ]
+    if args.list:
+        for page, command in asked:
+            known = "kept " if command in kept and not args.again else "to do"
+            print(f"{known} {page.relative_to(ROOT)}: {command.strip()}")
+        return 0
+    prepare(args.folder)
+    failed = 0
+    for number, (page, command) in enumerate(asked, 1):
+        output = None if args.again else kept.get(command)
+        if output is None:
+            _tell(f"[{number}/{len(asked)}] {command.strip()}")
+            started = time.monotonic()
+            output = run(command, args.folder.resolve())
+            _tell(f"{'FAILED' if output is None else 'done'}, {time.monotonic() - started:.0f} s")
+        if output is None:
+            failed += 1
+            continue
+        kept[command] = output
+        write_atomically(kept_in, json.dumps(kept, indent=1).encode())
+        text = with_output(page.read_text(encoding="utf-8"), command, output)
+        write_atomically(page, text.encode())
+    print(f"{'FAILED' if failed else 'PASSED'} | {len(asked) - failed} of {len(asked)} commands")
+    return int(failed > 0)
+
+
+def _tell(text: str) -> None:
+    print(f"== {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
