@@ -40,6 +40,14 @@ def count(value: int) -> str:
     return f"{value:,}".replace(",", " ")
 
 
+def size(count_of_bytes: int) -> str:
+    """Bytes as README writes them: 0.28 MB, 538 MB, 13.5 GB."""
+    if count_of_bytes >= 1e9:
+        return f"{count_of_bytes / 1e9:.1f} GB"
+    megabytes = count_of_bytes / 1e6
+    return f"{megabytes:.0f} MB" if megabytes >= 10 else f"{megabytes:.2g} MB"
+
+
 def of(part: int, whole: int) -> str:
     """A share as README writes it: `737 of 737`, or `705 of 708 (99.6 %)`."""
     percent = "" if part == whole else f" ({100 * part / whole:.1f} %)"
