@@ -27,8 +27,8 @@ def _line(cells: Sequence[object]) -> str:
 
 def number(value: float) -> str:
     """Two or three digits of a number that is not negative: 8.3, 1 860, 1.3e5."""
-    if not math.isfinite(value) or value < 1000:
-        return f"{value:.3g}" if value >= 0.01 or not value else f"{value:.1e}"
+    if not math.isfinite(value) or value < 999.5:
+        return f"{value:.3g}"
     mantissa, exponent = f"{value:.2e}".split("e")
     if int(exponent) < 5:
         return count(round(float(f"{value:.2e}")))
