@@ -134,7 +134,7 @@ def _lines(rows: Sequence[Row]) -> Iterator[Line]:
     infinite = sum(not math.isfinite(r.errors[1]) for r in checked)
     label = "models with outputs not finite in FP16, before → after"
     yield Line(label, f"{wrong} → {infinite}", "0 after", True)
-    verdicts = Counter(r.verdict.split(" ")[0] for r in rows)
+    verdicts = Counter(r.verdict.split(":")[0] for r in rows)
     told = ", ".join(f"{n} {v}" for v, n in verdicts.items())
     yield Line("verdicts", told, "no TRACEBACK", True)
     slowest = max(r.seconds for r in rows)

@@ -118,10 +118,10 @@ def run_export(folder: Path, setting: Setting) -> Row:
                 row.idempotent = output.read_bytes() == second.read_bytes()
                 row.same_outputs = _same_outputs(source, output, feeds, names)
         except SlancError as error:
-            row.verdict = f"ERROR {error}"
+            row.verdict = f"ERROR: {error}"
             return row
         except Exception as error:
-            row.verdict = f"TRACEBACK {type(error).__name__}: {error}"
+            row.verdict = f"TRACEBACK: {type(error).__name__}: {error}"
             return row
     result = outcome.validation
     row.verdict = "no norm"

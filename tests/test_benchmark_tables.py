@@ -133,6 +133,9 @@ def test_settings_of_the_zoo_stand_side_by_side() -> None:
     beside = {label: figures for label, *figures in cells(targets([fine, lossy]))}
     assert beside["verdicts"] == ["2 PASSED", "no TRACEBACK"]
     assert set(shown) < set(beside)
+    broken = [replace(fine, verdict=told) for told in ("not validated", "ERROR: no", "ERROR: nor")]
+    told = {label: figures for label, *figures in cells(targets(broken))}["verdicts"]
+    assert told[0] == "1 not validated, 2 ERROR"
 
 
 def test_settings_exclude_single_options(
