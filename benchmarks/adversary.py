@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from benchmarks.markdown import count, span, table
 from slanc_onnx import Options, ScaledNorm, compute_scales
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emulate import emulate
@@ -34,33 +35,60 @@ from slanc_onnx.targets import TARGETS
 Double = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What a model was tried with on one target, and what was found."""
+
+    certified: int
+    norms: int
+    rows: int
+    counterexamples: int
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one row per model and target; exit status 1 if there is a counterexample."""
+    """Print one row per model; exit status 1 if there is a counterexample."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--rows", type=int, default=100_000, help="per model and target")
-    parser.add_argument("--target", nargs="*", default=list(TARGETS))
+    parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS))
     options = parser.parse_args(arguments)
-    lost = 0
+    tried: dict[str, list[Attempt]] = {}
     for path in options.models:
-        model = load_model(path)
+        attempts = tried.setdefault(path.stem, [])
         for name in options.target:
-            device = TARGETS[name]
-            scaled = compute_scales(model, Options(accelerator=device), folder=path.parent)
-            certified = [s for s in scaled if s.certificate and s.certificate.certified]
-            found = tried = 0
-            for norm in certified:
-                count = math.ceil(options.rows / len(certified))
-                for rows in batches(norm, count):
-                    tried += len(rows)
-                    found += counterexamples(norm, device, rows)
-            lost += found
+            found = attempt(path, TARGETS[name], options.rows)
+            attempts.append(found)
             print(
-                f"{path.name:20} {name:24} certified {len(certified):3d} of {len(scaled):3d}, "
-                f"{tried:7d} rows, counterexamples {found}",
+                f"{path.stem:20} {name:24} certified {found.certified:3d} of {found.norms:3d}, "
+                f"{found.rows:7d} rows, counterexamples {found.counterexamples}",
+                file=sys.stderr,
                 flush=True,
             )
-    return int(lost > 0)
+    print(summary(tried))
+    return int(any(a.counterexamples for attempts in tried.values() for a in attempts))
+
+
+def attempt(path: Path, device: Accelerator, at_least: int) -> Attempt:
+    """Try at least so many rows on the certified norms of a model, scaled for a target."""
+    scaled = compute_scales(load_model(path), Options(accelerator=device), folder=path.parent)
+    certified = [s for s in scaled if s.certificate and s.certificate.certified]
+    found = tried = 0
+    for norm in certified:
+        for rows in batches(norm, math.ceil(at_least / len(certified))):
+            tried += len(rows)
+            found += counterexamples(norm, device, rows)
+    return Attempt(len(certified), len(scaled), tried, found)
+
+
+def summary(tried: Mapping[str, Sequence[Attempt]]) -> str:
+    """The table: of each model, its attempts on all targets."""
+    header = ("", "targets", "norms", "certified, least to most over the targets", "rows tried",
+              "counterexamples")  # fmt: skip
+    return table(header, (
+        (model, len(all_of), all_of[0].norms, span([a.certified for a in all_of]),
+         count(sum(a.rows for a in all_of)), sum(a.counterexamples for a in all_of))
+        for model, all_of in tried.items()
+    ))  # fmt: skip
 
 
 def batches(scaled: ScaledNorm, count: int) -> Iterator[Double]:

@@ -1,19 +1,28 @@
-"""How far above the largest observed sum each norm's bound is, and which addend limits it.
+"""How far above the largest observed sum the bounds of norms are, and which addend limits them.
 
-    python -m benchmarks.certificates MODEL.onnx IDS.npy [--sequence-length N] [--max-sequences N]
-                                      [--bos ID] [--target NAME] [--exact]
+    python -m benchmarks.certificates MODEL.onnx [IDS.npy] [--sequence-length N] [--bos ID]
+        [--max-sequences N] [--target NAME] [--exact] [--group NAME=REGEX ...] [--details]
+
+A row per group of norms: those that a regex finds in the norm's name or in that of its gamma, and
+that no group before it has. U is the bound on the L2 norm of a norm's input, "seen" the largest sum
+of squares over the sequences of token ids; over random inputs where no IDS.npy is given.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import re
+import statistics
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.markdown import number, table
+from slanc_onnx import ScaledNorm
 from slanc_onnx.bound import Certify, bounds_of
 from slanc_onnx.describe import describe
 from slanc_onnx.expression import Expr, Sum
@@ -23,84 +32,214 @@ from slanc_onnx.load import load_model
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.perplexity import read_tokens
+from slanc_onnx.runtime import Feeds
 from slanc_onnx.scale import compute_scales_in
+from slanc_onnx.streamed import workers
 from slanc_onnx.targets import DEFAULT, target
 from slanc_onnx.trace import trace
 from slanc_onnx.watch import watch
 
+TOKENS, RANDOM = 1024, 512  # ids per sequence where --sequence-length is left out
+Groups = Mapping[str, re.Pattern[str]]
+
+
+@dataclass(frozen=True)
+class Addend:
+    """The addend of a norm's input with the largest bound."""
+
+    text: str
+    square: float
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A norm beside what was seen of it: its largest sum of squares, 0 where it was not reached."""
+
+    scaled: ScaledNorm
+    seen: float
+
+    @property
+    def certified(self) -> bool:
+        certificate = self.scaled.certificate
+        return certificate is not None and bool(certificate.certified)
+
+    @property
+    def square(self) -> float:
+        """U^2; infinite where there is no bound."""
+        certificate = self.scaled.certificate
+        length = None if certificate is None else certificate.bound.length
+        return math.inf if length is None else length**2
+
+    @property
+    def ratio(self) -> float | None:
+        """U^2 to what was seen; None where nothing was."""
+        return self.square / self.seen if self.seen > 0 else None
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one row per norm, then how many are certified."""
+    """Print a row per group of norms, and with --details one per norm too."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
-    parser.add_argument("tokens", type=Path)
-    parser.add_argument("--sequence-length", type=int, default=1024)
+    parser.add_argument("tokens", nargs="?", type=Path)
+    parser.add_argument("--sequence-length", type=int)
     parser.add_argument("--max-sequences", type=int, default=4)
     parser.add_argument("--bos", type=int)
     parser.add_argument("--target", default=DEFAULT)
     parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--group", action="append", default=[], type=_group, metavar="NAME=REGEX")
+    parser.add_argument("--details", action="store_true", help="a row per norm too")
     options = parser.parse_args(arguments)
     folder = options.model.parent
     model = load_model(options.model)
     scopes = read_graph(model, folder)
     norms = find_norms_in(scopes)
-    tokens = read_tokens(
-        options.tokens, options.sequence_length, options.max_sequences, options.bos
-    )
-    specs, rng = input_specs(scopes[0]), np.random.default_rng(0)
-    feeds = [make_feeds(specs, rng, sequence=ids.shape[1], ids=ids) for ids in tokens.sequences]
+    by_group = grouped(norms, dict(options.group))
+    feeds = _feeds(scopes[0], options)
     largest = dict.fromkeys((norm.name for norm in norms), 0.0)
     for run in watch(model, norms, feeds, folder):
+        print(".", end="", file=sys.stderr, flush=True)
         for name, sums in run.sums.items():
             largest[name] = max(largest[name], float(sums.max()))
+    print(file=sys.stderr)
     device = target(options.target)
     certify: Certify = "exact" if options.exact else "auto"
-    decided = compute_scales_in(
-        model, scopes, norms, folder=folder, accelerator=device, certify=certify
-    )
-    limits = _limits(scopes, norms, options.exact)
-    print("norm | bound^2 | largest seen | ratio | certified | bits to overflow | "
-          "typical row's bits above underflow | largest addend (its bound^2)")  # fmt: skip
-    for scaled in decided:
-        name, certificate = scaled.norm.name, scaled.certificate
-        if certificate is None or certificate.bound.length is None:
-            print(f"{name} | no bound: {certificate.reason if certificate else ''}")
-            continue
-        square, seen = certificate.bound.length**2, largest[name]
-        over, under = certificate.overflow_bits, certificate.underflow_bits
-        print(
-            f"{name} | {square:.3g} | {seen:.3g} | {square / seen:.3g} | {certificate.certified} | "
-            f"{_bits(over)} | {_bits(under)} | {limits.get(name, '')}"
-        )
-    proved = sum(bool(s.certificate and s.certificate.certified) for s in decided)
-    print(f"certified {proved} of {len(decided)} norms on {device}")
+    with workers() as executor:  # as the command does: the linear algebra on one thread is faster
+        decided = compute_scales_in(
+            model, scopes, norms, folder=folder, accelerator=device, certify=certify,
+            executor=executor,
+        )  # fmt: skip
+        known = {s.norm.name: Bounded(s, largest[s.norm.name]) for s in decided}
+        groups = {name: [known[norm.name] for norm in of] for name, of in by_group.items()}
+        asked = list(known.values()) if options.details else [_loosest(g) for g in groups.values()]
+        limits = _limits(scopes, norms, {a.scaled.norm.name for a in asked}, options.exact)
+    inputs = "tokens" if options.tokens else "random inputs"
+    length = _length(options)
+    print(f"{options.model.stem}, {device}; seen over {len(feeds)} x {length} {inputs}\n")
+    print(of_groups(groups, limits))
+    if options.details:
+        print(f"\n{_of_norms(asked, limits)}")
     return 0
+
+
+def _length(options: argparse.Namespace) -> int:
+    return options.sequence_length or (TOKENS if options.tokens else RANDOM)
+
+
+def _feeds(main_graph: Scope, options: argparse.Namespace) -> list[Feeds]:
+    """Inputs by name, one dict per sequence: of the token ids, or random."""
+    specs, rng = input_specs(main_graph), np.random.default_rng(0)
+    length, most = _length(options), options.max_sequences
+    if options.tokens is None:
+        return [make_feeds(specs, rng, sequence=length, draw=draw) for draw in range(most)]
+    tokens = read_tokens(options.tokens, length, most, options.bos)
+    return [make_feeds(specs, rng, sequence=length, ids=ids) for ids in tokens.sequences]
+
+
+def _group(text: str) -> tuple[str, re.Pattern[str]]:
+    """A group as --group takes it."""
+    name, equals, pattern = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=REGEX")
+    try:
+        return name, re.compile(pattern)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{pattern!r} is no regular expression: {error}") from None
+
+
+def grouped(norms: Sequence[Norm], groups: Groups) -> dict[str, list[Norm]]:
+    """The norms of each group, each norm in the first that finds it; then the others, if any.
+
+    Raises:
+        SystemExit: a group has no norm, so that its regex cannot be what was meant.
+    """
+    if not groups:
+        return {"all": list(norms)}
+    found: dict[str, list[Norm]] = {name: [] for name in groups}
+    others: list[Norm] = []
+    for norm in norms:
+        fits = (g for g, p in groups.items() if p.search(norm.name) or p.search(norm.gamma or ""))
+        found.get(next(fits, ""), others).append(norm)
+    for name, members in found.items():
+        if not members:
+            raise SystemExit(f"--group {name}: no norm is left that {groups[name].pattern!r} finds")
+    return {**found, "the others": others} if others else found
+
+
+def of_groups(groups: Mapping[str, Sequence[Bounded]], limits: Mapping[str, Addend]) -> str:
+    """The table of the groups, with the addends that limit their loosest norms."""
+    header = ("", "norms", "certified", "U² / seen: least", "median", "most",
+              "largest addend of the norm with the most",
+              "bits of typical rows above underflow, least")  # fmt: skip
+    return table(header, (_of_group(name, of, limits) for name, of in groups.items()))
+
+
+def _of_group(
+    name: str, members: Sequence[Bounded], limits: Mapping[str, Addend]
+) -> tuple[object, ...]:
+    ratios = [m.ratio for m in members if m.ratio is not None]
+    spread = [_size(f(ratios)) if ratios else "" for f in (min, statistics.median, max)]
+    limit = limits.get(_loosest(members).scaled.norm.name)
+    addend = limit.text if limit is not None else ""
+    unseen = len(members) - len(ratios)
+    norms = f"{len(members)} ({unseen} not seen)" if unseen else len(members)
+    certified = sum(m.certified for m in members)
+    proofs = [m.scaled.certificate for m in members]
+    bits = [p.underflow_bits for p in proofs if p is not None and p.underflow_bits is not None]
+    return name, norms, certified, *spread, addend, _bits(min(bits, default=None))
+
+
+def _loosest(members: Sequence[Bounded]) -> Bounded:
+    """The norm whose bound is furthest above what was seen."""
+    return max(members, key=lambda m: m.ratio or 0.0)
+
+
+def _size(value: float) -> str:
+    return number(value) if math.isfinite(value) else "no bound"
+
+
+def _of_norms(norms: Sequence[Bounded], limits: Mapping[str, Addend]) -> str:
+    """The table of the norms, one by one."""
+    header = ("", "U²", "largest seen", "U² / seen", "certified", "bits to overflow",
+              "typical row's bits above underflow", "largest addend (its U²)")  # fmt: skip
+    return table(header, (_of_norm(norm, limits.get(norm.scaled.norm.name)) for norm in norms))
+
+
+def _of_norm(norm: Bounded, limit: Addend | None) -> tuple[object, ...]:
+    proof, ratio = norm.scaled.certificate, norm.ratio
+    over, under = (None, None) if proof is None else (proof.overflow_bits, proof.underflow_bits)
+    addend = f"{limit.text} ({number(limit.square)})" if limit is not None else ""
+    told = proof.reason if proof is not None and proof.bound.length is None else addend
+    return (norm.scaled.norm.name, _size(norm.square), number(norm.seen),
+            "" if ratio is None else _size(ratio), "yes" if norm.certified else "no",
+            _bits(over), _bits(under), told)  # fmt: skip
 
 
 def _bits(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _limits(scopes: Sequence[Scope], norms: Sequence[Norm], exact: bool) -> dict[str, str]:
-    """By norm, the addend of its input with the largest bound, and that bound's square."""
+def _limits(
+    scopes: Sequence[Scope], norms: Sequence[Norm], asked: Container[str], exact: bool
+) -> dict[str, Addend]:
+    """The addend with the largest bound of the input of each norm that is asked for."""
     traced = trace(scopes, norms, input_specs(scopes[0]))
     residuals: dict[int, str] = {}
     parts: dict[str, tuple[str, Expr]] = {}
     for norm in norms:
         expr = traced.inputs[norm.name]
-        for i, addend in enumerate(_addends(expr, residuals)):
-            parts[f"{norm.name}|{i}"] = norm.name, addend
+        if norm.name in asked:
+            for i, addend in enumerate(_addends(expr, residuals)):
+                parts[f"{norm.name}|{i}"] = norm.name, addend
         residuals[expr.serial] = norm.name
     inner = replace(traced, inputs={name: addend for name, (_, addend) in parts.items()})
-    asked = [replace(norms[0], name=name) for name in parts]
-    bounds = bounds_of(inner, asked, exact=exact)
-    found: dict[str, tuple[float, str]] = {}
+    bounds = bounds_of(inner, [replace(norms[0], name=name) for name in parts], exact=exact)
+    found: dict[str, Addend] = {}
     for name, (norm_name, addend) in parts.items():
-        length = bounds[name].length or 0.0
-        if length > found.get(norm_name, (0.0, ""))[0]:
+        square = (bounds[name].length or 0.0) ** 2
+        if norm_name not in found or square > found[norm_name].square:
             text = describe(addend, {s: n for s, n in residuals.items() if n != norm_name})
-            found[norm_name] = length, f"{text} ({length**2:.3g})"
-    return {name: text for name, (_, text) in found.items()}
+            found[norm_name] = Addend(text, square)
+    return found
 
 
 def _addends(expr: Expr, residuals: dict[int, str]) -> list[Expr]:

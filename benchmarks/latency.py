@@ -1,10 +1,11 @@
-"""Latency of the original, the scaled and the folded model on ONNX Runtime, in turns, one process.
+"""Latency of original, scaled and folded models on ONNX Runtime, in turns, one process.
 
-    python -m benchmarks.latency MODEL.onnx [--sequence-length N] [--runs N] [--fuse bert]
+    python -m benchmarks.latency MODEL.onnx ... [--sequence-length N] [--runs N] [--threads N]
+                                 [--fuse bert]
 
 Each round runs the three once, in changing order; of the ratios of a round the median is taken, so
 that whatever else the machine does meets all three. `--fuse` first lets onnxruntime.transformers
-fuse the model, which gives Skip norms; what the weights were folded for is found again there.
+fuse the models, which gives Skip norms; what the weights were folded for is found again there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 
@@ -21,6 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from benchmarks.markdown import table
 from slanc_onnx import Options, protect_file
 from slanc_onnx.check import ApplyRule
 from slanc_onnx.graph import read_graph
@@ -28,37 +31,46 @@ from slanc_onnx.inputs import input_specs, make_feeds
 from slanc_onnx.load import load_model
 
 APPLIED: tuple[ApplyRule, ...] = ("div", "fold")
+HEADER = ("", "version", "nodes in the file", "nodes as run", "median", "ratio to the original")
 
 
 def main() -> int:
-    """Print nodes and median latency of each model, and the median of the paired ratios."""
+    """Print one row per model and version."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--sequence-length", type=int, default=64)
     parser.add_argument("--runs", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--fuse", metavar="TYPE", help="of the model, for onnxruntime.transformers")
+    parser.add_argument("--fuse", metavar="TYPE", help="of models, for onnxruntime.transformers")
     args = parser.parse_args()
+    rows: list[tuple[object, ...]] = []
+    for path in args.models:
+        print(f"{path.stem} ...", file=sys.stderr)
+        rows += _rows(path, args.fuse, args.sequence_length, args.runs, args.threads)
+    print(table(HEADER, rows))
+    return 0
+
+
+def _rows(
+    model: Path, fuse: str | None, length: int, runs: int, threads: int
+) -> Iterator[tuple[object, ...]]:
+    """What the table says of each version of a model."""
     with tempfile.TemporaryDirectory() as scratch:
-        source: Path = args.model
-        if args.fuse:
-            source = _fused(source, args.fuse, Path(scratch))
+        source = _fused(model, fuse, Path(scratch)) if fuse else model
         paths = {"original": source}
         for apply in APPLIED:
             paths[apply] = Path(scratch) / apply / "model.onnx"
             protect_file(source, paths[apply], Options(validate=False, apply=apply))
-        sessions = {name: _session(path, args.threads) for name, path in paths.items()}
+        sessions = {name: _session(path, threads) for name, path in paths.items()}
         specs = input_specs(read_graph(load_model(source), source.parent)[0])
-        feeds = make_feeds(specs, np.random.default_rng(0), sequence=args.sequence_length)
-        for name, path in paths.items():
-            nodes = len(load_model(path).graph.node)
-            print(f"{name}: {nodes} nodes in the file, {_optimised(path, scratch)} as run")
-        seconds = _measure(sessions, dict(feeds), args.runs)
-    for name, times in seconds.items():
-        ratios = [a / b for a, b in zip(times, seconds["original"], strict=True)]
-        print(f"{name}: median {1e3 * statistics.median(times):.2f} ms, "
-              f"ratio to the original {statistics.median(ratios):.4f}")  # fmt: skip
-    return 0
+        feeds = make_feeds(specs, np.random.default_rng(0), sequence=length)
+        seconds = _measure(sessions, dict(feeds), runs)
+        label = f"{model.stem}, fused" if fuse else model.stem
+        for name, times in seconds.items():
+            ratios = [a / b for a, b in zip(times, seconds["original"], strict=True)]
+            nodes = len(load_model(paths[name]).graph.node), _optimised(paths[name], scratch)
+            median = f"{1e3 * statistics.median(times):.2f} ms"
+            yield label, name, *nodes, median, f"{statistics.median(ratios):.3f}"
 
 
 def _fused(source: Path, kind: str, scratch: Path) -> Path:

@@ -3,23 +3,26 @@
     python -m benchmarks.peers MODEL.onnx [PEER ...]
 
 Each peer is a process of its own, measured as in `benchmarks.size`; the ratios are to slanc-onnx
-with its default estimate and no validation. A peer whose package is not installed is left out:
-onnxconverter-common, onnxslim, nvidia-modelopt[onnx]. `calibration` runs the FP32 model on 8 x 512
-random token ids and reads the sums of squares at its norms' inputs, as calibration with data does.
+with its default estimate and no validation. The packages are onnxconverter-common, onnxslim and
+nvidia-modelopt[onnx]; a peer whose package is not installed is a row without figures. `calibration`
+runs the FP32 model on 8 x 512 random token ids and reads the sums of squares at its norms' inputs,
+as calibration with data does.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from benchmarks.markdown import size, table
 from benchmarks.size import Cost, measure
+from slanc_onnx._version import __version__
 from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import input_specs, make_feeds
 from slanc_onnx.instrument import instrument
@@ -62,11 +65,13 @@ def _calibration(model: Path, out: Path) -> None:
 
 
 PEERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {  # the package, and what to run
-    "onnxconverter-common": ("onnxconverter_common", _converter_common),
+    "onnxconverter-common": ("onnxconverter-common", _converter_common),
     "onnxslim": ("onnxslim", _onnxslim),
-    "modelopt autocast": ("modelopt", _autocast),
+    "modelopt autocast": ("nvidia-modelopt", _autocast),
     "calibration": ("onnxruntime", _calibration),
 }
+HEADER = ("", "version", "wall", "CPU", "anonymous memory", "written", "wall ratio", "CPU ratio",
+          "exit")  # fmt: skip
 
 
 def main() -> int:
@@ -75,29 +80,39 @@ def main() -> int:
         PEERS[sys.argv[2]][1](Path(sys.argv[3]), Path(sys.argv[4]))
         return 0
     model, *names = sys.argv[1:]
-    print("| what | wall | CPU | anonymous memory | written | wall ratio | CPU ratio | exit |")
-    print("|---|---|---|---|---|---|---|---|")
     beside = Path(model).with_name(".peers.slanc.onnx")
     command = [sys.executable, "-m", "slanc_onnx", model, "-o", str(beside), "-qq", "--no-validate"]
     own = measure(command)
-    print(_row("slanc-onnx", own, own, beside.stat().st_size), flush=True)
+    rows = [_row("slanc-onnx", __version__, own, own, beside.stat().st_size)]
     beside.unlink()
     for name in names or PEERS:
-        if importlib.util.find_spec(PEERS[name][0]) is None:
-            print(f"| {name} | not installed |")
+        print(f"{name} ...", file=sys.stderr)
+        package = PEERS[name][0]
+        try:
+            installed = f"{package} {version(package)}"
+        except PackageNotFoundError:
+            rows.append(_absent(name, package))
             continue
         with tempfile.TemporaryDirectory() as folder:
             out = str(Path(folder) / "out.onnx")
             cost = measure([sys.executable, "-m", "benchmarks.peers", "--run", name, model, out])
             written = sum(file.stat().st_size for file in Path(folder).iterdir())
-        print(_row(name, cost, own, written), flush=True)
+        rows.append(_row(name, installed, cost, own, written))
+    print(table(HEADER, rows))
     return 0
 
 
-def _row(name: str, cost: Cost, own: Cost, written: int) -> str:
-    ratios = f"{cost.wall / own.wall:.1f} | {cost.cpu / own.cpu:.1f}"
-    return (f"| {name} | {cost.wall:.1f} s | {cost.cpu:.1f} s | {cost.memory / 2**30:.2f} GiB | "
-            f"{written / 1e6:.1f} MB | {ratios} | {cost.status} |")  # fmt: skip
+def _absent(name: str, package: str) -> tuple[str, ...]:
+    """The row of a peer that cannot be measured here."""
+    return (name, f"{package} is not installed", *[""] * (len(HEADER) - 2))
+
+
+def _row(name: str, installed: str, cost: Cost, own: Cost, written: int) -> tuple[str, ...]:
+    return (
+        name, installed, f"{cost.wall:.1f} s", f"{cost.cpu:.1f} s",
+        f"{cost.memory / 2**30:.2f} GiB", size(written),
+        f"{cost.wall / own.wall:.1f}", f"{cost.cpu / own.cpu:.1f}", str(cost.status),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

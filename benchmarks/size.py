@@ -1,9 +1,9 @@
 """Time and memory of the whole command, beside the floor: the same bytes read and converted.
 
-    python -m benchmarks.size MODEL.onnx [OPTION ...]
+    python -m benchmarks.size MODEL.onnx ... [-- OPTION ...]
 
-OPTIONs go to slanc-onnx; `--estimate weights --no-validate` without any. Each row is a process of
-its own. Memory is the largest RssAnon in /proc/PID/status, sampled every 10 ms: what the process
+OPTIONs go to slanc-onnx; `--estimate weights --no-validate` without any. Both are processes of
+their own. Memory is the largest RssAnon in /proc/PID/status, sampled every 10 ms: what the process
 allocated, without the pages of files that it maps. CPU time is that of the process and its
 children. The floor reads every float tensor through the same memory map and converts it to FP32, a
 block of a million elements at a time, with NumPy on one thread.
@@ -11,6 +11,7 @@ block of a million elements at a time, with NumPy on one thread.
 
 from __future__ import annotations
 
+import argparse
 import os
 import resource
 import subprocess
@@ -22,11 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from onnx import TensorProto
 
-from slanc_onnx.load import all_tensors, load_model, read_tensor
+from benchmarks.markdown import size, table
+from slanc_onnx.load import all_tensors, external_range, load_model, read_tensor
 
 BLOCK, PERIOD = 1 << 20, 0.01
 DEFAULT = ("--estimate", "weights", "--no-validate")
+HEADER = ("", "weights", "floor", "slanc-onnx", "wall / floor", "CPU / floor", "memory", "written")
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,6 @@ class Cost:
     cpu: float
     memory: int
     status: int
-
-    def row(self, name: str, floor: Cost) -> str:
-        ratios = f"{self.wall / floor.wall:.2f} | {self.cpu / floor.cpu:.2f}"
-        return (f"| {name} | {self.wall:.1f} s | {self.cpu:.1f} s | {ratios} | "
-                f"{self.memory / 2**30:.2f} GiB | {self.status} |")  # fmt: skip
 
 
 def measure(command: Sequence[str]) -> Cost:
@@ -84,46 +83,70 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in found]
 
 
-def read_everything(model: Path) -> int:
-    """The floor; the number of bytes that were read."""
-    count = 0
+def read_everything(model: Path) -> None:
+    """The floor."""
     for tensor in all_tensors(load_model(model)):
         values = read_tensor(tensor, model.parent)
         if values.dtype.kind not in "fV":
             continue
-        count += values.nbytes
         flat = values.reshape(-1)
         for start in range(0, flat.size, BLOCK):
             flat[start : start + BLOCK].astype(np.float32)
-    return count
+
+
+def weight_bytes(model: Path) -> int:
+    """What the tensors of a model take as they are stored."""
+    total = 0
+    for tensor in all_tensors(load_model(model)):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            total += external_range(tensor, model.parent)[2]
+        else:
+            total += len(tensor.raw_data) or read_tensor(tensor, None).nbytes
+    return total
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the floor, the command, and what the command wrote."""
-    name, *options = sys.argv[1:] if arguments is None else arguments
-    if name == "--floor":
-        read_everything(Path(options[0]))
+    """Print one row per model; exit status 1 if the command fails on one."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--floor"]:
+        read_everything(Path(given[1]))
         return 0
-    model = Path(name)
-    floor_command = [sys.executable, "-m", "benchmarks.size", "--floor", name]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", type=Path)
+    end = given.index("--") if "--" in given else len(given)
+    models, options = parser.parse_args(given[:end]).models, given[end + 1 :] or DEFAULT
+    rows, failed = [], False
+    for model in models:
+        print(f"{model.stem} ...", file=sys.stderr)
+        row, status = _row(model, options)
+        rows.append(row)
+        failed |= status != 0
+    print(table(HEADER, rows))
+    return int(failed)
+
+
+def _row(model: Path, options: Sequence[str]) -> tuple[tuple[str, ...], int]:
+    """What the table says of a model, and the command's exit status."""
+    floor_command = [sys.executable, "-m", "benchmarks.size", "--floor", str(model)]
     measure(floor_command)  # so that both find the file's pages as they fit into memory
     floor = measure(floor_command)
-    print("| what | wall | CPU | wall / floor | CPU / floor | anonymous memory | exit |")
-    print("|---|---|---|---|---|---|---|")
-    print(floor.row("floor", floor), flush=True)
+    # Beside its data, as by default: nothing but the .onnx is written.
+    out = model.with_name(f".{model.stem}.{os.getpid()}.onnx")
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:
-        # Beside its data, as by default: nothing but the .onnx is written.
-        out = model.with_name(f".{model.stem}.{os.getpid()}.onnx")
-        report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "slanc_onnx", name, "-o", str(out), "-q", "--report",
-                   str(report), *(options or DEFAULT)]  # fmt: skip
+        report = str(Path(folder) / "report.json")
+        command = [sys.executable, "-m", "slanc_onnx", str(model), "-o", str(out), "-q"]
         try:
-            print(measure(command).row("slanc-onnx", floor))
-            if out.exists():
-                print(f"\n{out.stat().st_size / 1e6:.2f} MB written")
+            cost = measure([*command, "--report", report, *options])
+            written = out.stat().st_size if out.exists() else 0
         finally:
             out.unlink(missing_ok=True)
-    return 0
+    cells = model.stem, size(weight_bytes(model)), f"{floor.wall:.1f} s"
+    if cost.status:
+        return (*cells, f"exit status {cost.status}", *[""] * (len(HEADER) - 4)), cost.status
+    return (
+        *cells, f"{cost.wall:.1f} s", f"{cost.wall / floor.wall:.2f}",
+        f"{cost.cpu / floor.cpu:.2f}", f"{cost.memory / 2**30:.2f} GiB", size(written),
+    ), cost.status  # fmt: skip
 
 
 if __name__ == "__main__":
