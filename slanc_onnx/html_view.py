@@ -14,8 +14,9 @@ from slanc_onnx.fold_report import fold_line
 from slanc_onnx.job import Outcome
 from slanc_onnx.load import Array
 from slanc_onnx.observe import Audit
-from slanc_onnx.report import certified, final_line
+from slanc_onnx.report import certified
 from slanc_onnx.scale import ScaledNorm
+from slanc_onnx.summary import final_line
 from slanc_onnx.validate import Observed
 from slanc_onnx.window import limits
 

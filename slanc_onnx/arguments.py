@@ -1,0 +1,222 @@
+"""Arguments: the options of the command line, and the files that they name read into values."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slanc_onnx._version import __version__
+from slanc_onnx.errors import SlancError
+
+if TYPE_CHECKING:  # NumPy and ONNX are slow to import; --help and --version do without
+    from slanc_onnx.accelerator import Accelerator
+    from slanc_onnx.load import Array
+    from slanc_onnx.perplexity import Tokens
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="slanc-onnx",
+        description="Make the LayerNorms and RMSNorms of an ONNX model safe in FP16: insert a "
+        "static scale before each, computed from the weights, and prove that the model stays the "
+        "same.",
+        epilog="Exit status: 0 written and validation passed; 1 written, but validation failed; "
+        "2 bad usage or bad input, nothing written.",
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL.onnx", help="the model; external data stays where it is")
+    add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
+    add(
+        "--scale",
+        choices=("window", "paper", "calibrated"),
+        default="window",
+        help="a power of two between overflow and underflow (default), the paper's equations, or "
+        "the same window by median and maximum over --inputs or --tokens",
+    )
+    add(
+        "--estimate",
+        choices=("auto", "probe", "weights"),
+        default="auto",
+        help="where the window comes from: random token ids through the model, the weights "
+        "alone, or the first of these that works here (default)",
+    )
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument(
+        "--target", metavar="NAME", help="the accelerator (default fp16-sequential)"
+    )
+    device.add_argument("--target-file", metavar="FILE.toml", help="one that is not in the table")
+    add("--list-targets", action=_ListTargets, help="print the table of targets and exit")
+    add(
+        "--accumulate",
+        choices=("sequential", "pairwise", "fp32"),
+        help="how it sums (default: as the target does)",
+    )
+    add(
+        "--flush-subnormals",
+        action=argparse.BooleanOptionalAction,
+        help="whether it turns subnormal results into zero (default: as the target does)",
+    )
+    add(
+        "--certify",
+        choices=("auto", "exact", "off"),
+        default="auto",
+        help="bound every norm over all inputs; exact: with the tight norms of large matrices too",
+    )
+    add(
+        "--input-range",
+        type=_range,
+        action="append",
+        default=[],
+        metavar="NAME=LO,HI",
+        help="what a float input (pixels) stays within: certificates hold if it does",
+    )
+    add(
+        "--apply",
+        choices=("div", "fold"),
+        default="div",
+        help="where the scale goes: a Div before each norm (default), or into the weights before "
+        "it, so that nothing is added to run",
+    )
+    add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
+    add(
+        "--emulate",
+        choices=("norms", "all"),
+        default="norms",
+        help="what validation rounds to FP16: each step of the norms (default), or of everything",
+    )
+    add("--inputs", metavar="FILE.npz", help="validation inputs by name (default: made to fit)")
+    add(
+        "--tokens",
+        metavar="IDS.npy",
+        help="token ids of a causal language model: validate on them and add the perplexity table",
+    )
+    add(
+        "--observe",
+        metavar="FILE",
+        help="audit the scales on inputs (.npz) or token ids (.npy): rows outside, largest rows",
+    )
+    add("--sequence-length", type=int, metavar="N", help="ids per sequence (default 1024)")
+    add("--max-sequences", type=int, metavar="N", help="sequences to run (default 4)")
+    add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
+    add("--jobs", type=int, metavar="N", help="threads that read weights (default: all processors)")
+    add("--report", metavar="FILE.json", help="write the machine-readable report")
+    add("--html", metavar="FILE.html", help="write the report to look at; needs matplotlib")
+    add("--no-validate", action="store_true", help="do not run the models")
+    add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
+    add("-v", "--verbose", action="count", default=0, help="log; twice: more")
+    add("--version", action="version", version=f"slanc-onnx {__version__}")
+    return parser  # fmt: skip
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    """NAME=LO,HI as the name and the two numbers."""
+    name, _, numbers = text.rpartition("=")
+    try:
+        low, high = (float(number) for number in numbers.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not (name and low <= high and math.isfinite(high - low)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LO,HI with numbers LO <= HI")
+    return name, (low, high)
+
+
+class _ListTargets(argparse.Action):
+    """Prints the table of targets and exits, as --version does."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        from slanc_onnx.targets import TARGETS
+
+        width = None if sys.stdout.isatty() else 200
+        table = Table("target", "steps and sums", "inputs", "accumulate", "subnormals", "variance",
+                      "steps left in FP32")  # fmt: skip
+        for name, profile in TARGETS.items():
+            table.add_row(
+                name,
+                str(profile.format),
+                str(profile.input_format or profile.format),
+                profile.accumulate,
+                "flushed" if profile.flush_subnormals else "kept",
+                profile.variance,
+                " ".join(profile.steps_in_fp32),
+            )
+        Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+        parser.exit()
+
+
+def read_accelerator(args: argparse.Namespace) -> Accelerator:
+    """The target that was asked for, with the fields that were given apart from it."""
+    from slanc_onnx import targets
+
+    profile = (
+        targets.target(args.target or targets.DEFAULT)
+        if args.target_file is None
+        else targets.read_target(Path(args.target_file))
+    )
+    return targets.changed(profile, args.accumulate, args.flush_subnormals)
+
+
+def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse, as argparse does, options that make no sense together."""
+    if args.tokens is None and args.observe is None:
+        for name in ("sequence_length", "max_sequences", "bos"):
+            if getattr(args, name) is not None:
+                parser.error(f"--{name.replace('_', '-')}: only goes with --tokens or --observe")
+    if args.apply == "fold" and args.scale == "paper":
+        parser.error("--apply fold: needs powers of two, which --scale paper does not give")
+    if args.explain_groups and args.apply != "fold":
+        parser.error("--explain-groups: only goes with --apply fold")
+    if args.scale == "calibrated" and args.tokens is None and args.inputs is None:
+        parser.error("--scale calibrated: takes its scales from data, give --inputs or --tokens")
+    if args.no_validate and args.tokens is not None and args.scale != "calibrated":
+        parser.error("--tokens: not allowed with --no-validate, which runs nothing")
+    for name in ("sequence_length", "max_sequences", "jobs"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')}: must be at least 1")
+
+
+def read_inputs(name: str | None, option: str = "--inputs") -> dict[str, Array] | None:
+    if name is None:
+        return None
+    import numpy as np
+
+    if not Path(name).is_file():
+        raise SlancError(f"{option} {name}: no such file.")
+    try:
+        with open(name, "rb") as opened:
+            file = np.load(opened, allow_pickle=False)
+            return {key: file[key] for key in file.files}
+    except Exception as error:  # NumPy raises whatever zipfile, zlib and its parsers do
+        raise SlancError(
+            f"{option} {name}: not an .npz file of arrays. Write one with numpy.savez(file, "
+            "name=array, ...)."
+        ) from error
+
+
+def read_tokens(
+    name: str | None, args: argparse.Namespace, option: str = "--tokens"
+) -> Tokens | None:
+    if name is None:
+        return None
+    from slanc_onnx import perplexity
+
+    length, most = args.sequence_length or 1024, args.max_sequences or 4
+    return perplexity.read_tokens(Path(name), length, most, args.bos, option)
+
+
+def read_observed(args: argparse.Namespace) -> dict[str, Array] | Tokens | None:
+    """Token ids or inputs, by how the file's name ends."""
+    if args.observe is not None and Path(args.observe).suffix == ".npy":
+        return read_tokens(args.observe, args, "--observe")
+    return read_inputs(args.observe, "--observe")
