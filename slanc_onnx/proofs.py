@@ -8,13 +8,13 @@ import numpy as np
 
 from slanc_onnx.alignment import Moves, carries_rows, misaligned, moves
 from slanc_onnx.attention_rules import ATTENTION
+from slanc_onnx.elementwise_rules import LOGIC
 from slanc_onnx.expression import Embedding, Expr, Mix, Normalised, Pick, Shares, is_ids, walk
 from slanc_onnx.graph import op_of
 from slanc_onnx.movement import CannotFollow
 from slanc_onnx.norm import Norm
 from slanc_onnx.proof_checks import repeats, views_in
 from slanc_onnx.provable import past_values, unproven
-from slanc_onnx.trace_rules import LOGIC
 from slanc_onnx.trace_step import Step, is_shares
 from slanc_onnx.values import Const, Items, Unknown, Value, View
 

@@ -24,11 +24,11 @@ from collections.abc import Sequence
 from slanc_onnx import proof_checks as compute
 from slanc_onnx import proof_moves as moving
 from slanc_onnx.attention_rules import ATTENTION
+from slanc_onnx.elementwise_rules import LOGIC
 from slanc_onnx.expression import CONTRACTIONS, Input, Weight
 from slanc_onnx.graph import op_of
 from slanc_onnx.movement import FOLDS, CannotFollow
 from slanc_onnx.proof_checks import views_in
-from slanc_onnx.trace_rules import LOGIC
 from slanc_onnx.trace_step import Step
 from slanc_onnx.values import Const, Value, View
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,43 +10,34 @@ from onnx import TensorProto
 
 from slanc_onnx.attention_rules import ATTENTION
 from slanc_onnx.conv_rules import batch_norm, convolved
+from slanc_onnx.elementwise_rules import ELEMENTWISE, PARAMETERS, applied
 from slanc_onnx.expert_rules import EXPERTS, moved
 from slanc_onnx.expression import (
-    COMPARISONS,
-    CONDITION,
     CONTRACTIONS,
-    Apply,
     Embedding,
     Join,
-    Product,
-    Select,
     Sum,
     Weight,
     is_ids,
 )  # fmt: skip
-from slanc_onnx.graph import op_of
 from slanc_onnx.load import Array
 from slanc_onnx.matmul_rules import einsum, matmul
 from slanc_onnx.movement import FOLDS, MOVERS, CannotFollow, Mover
 from slanc_onnx.quantized_rules import QUANTIZED
-from slanc_onnx.reduce_rules import REDUCTIONS, is_total_of
+from slanc_onnx.reduce_rules import REDUCTIONS
 from slanc_onnx.select_rules import SELECTIONS, first_row, gathered, looked_up
-from slanc_onnx.trace_step import Rule, Step, added, linear, matrix, scaled
+from slanc_onnx.trace_step import Rule, Step, linear, matrix, scaled
 from slanc_onnx.values import (
     Chosen,
     Const,
     Items,
-    Readable,
     Value,
     View,
     as_table,
     as_view,
     as_weight,
     combine,
-    either,
-    ids_view,
     row_view,
-    shares_view,
 )
 
 
@@ -111,141 +102,6 @@ def _shape(step: Step) -> list[Value]:
     return [Const(np.array(shape, dtype=np.int64), varies=True)]
 
 
-def _elementwise(step: Step) -> list[Value]:
-    """Sums, products, powers and limits of activations; what else there is for constants."""
-    values = [step.known(i) for i in range(len(step.inputs))]
-    op = op_of(step.node)
-    if not any(isinstance(v, View) for v in values):
-        return [_fold(op, values)]
-    if op == "Sum":
-        total = as_view(values[0])
-        for value in values[1:]:
-            total = combine(Sum, total, as_view(value))
-        return [total]
-    if op == "Pow":
-        base, exponent = step.view(0), step.array(1)
-        if exponent is None or exponent.size != 1:
-            raise CannotFollow("raises channels to different powers")
-        power = float(exponent.reshape(-1)[0])
-        if power in (2.0, 3.0):
-            square = combine(Product, base, base)
-            return [square if power == 2.0 else combine(Product, square, base)]
-        return [_unary("Pow", base, power)]
-    if op in ("Min", "Max"):
-        view, *others = (v for v in values if isinstance(v, View))
-        if others:
-            return [either(view, others[0])]
-        shape = np.broadcast_shapes(*(v.shape for v in values))
-        return [View(view.expr, np.broadcast_to(view.ids, shape))]  # a limit on the values
-    if op in LOGIC:
-        return [_compared(op, values)]
-    if op not in ("Add", "Sub", "Mul", "Div"):
-        raise CannotFollow("has no rule for activations")
-    b: Value = values[1]
-    if op == "Div":
-        if isinstance(b, View) and isinstance(values[0], View) and is_total_of(b, values[0]):
-            return [shares_view(values[0].shape)]
-        b = _fold("Reciprocal", [b]) if not isinstance(b, View) else _unary("Reciprocal", b)
-    if op == "Sub":
-        b = _fold("Neg", [b]) if not isinstance(b, View) else scaled(b, -1.0)
-    if op == "Add":
-        for zero, other in (values, values[::-1]):
-            blank = isinstance(zero, Const) and not zero.array.any()
-            if blank and np.broadcast_shapes(zero.shape, other.shape) == other.shape:
-                return [as_view(other)]
-        return [added(as_view(values[0]), as_view(b))]
-    kind: type[Sum] | type[Product] = Sum if op == "Sub" else Product
-    return [combine(kind, as_view(values[0]), as_view(b))]
-
-
-def _compared(op: str, values: Sequence[Readable]) -> View:
-    """Where a row lies above or below a number; any other condition is just a mask."""
-    x, limit = values[0], values[-1]
-    one = isinstance(limit, Const) and limit.array.size == 1
-    if op in COMPARISONS and isinstance(x, View) and not is_ids(x.expr) and one:
-        assert isinstance(limit, Const)
-        return _unary(op, x, float(limit.array.reshape(-1)[0]))
-    shape = np.broadcast_shapes(*(v.shape for v in values))
-    return ids_view(CONDITION, shape)
-
-
-def _fold(op: str, values: Sequence[Value]) -> Value:
-    function = FOLDS.get(op)
-    if function is None:
-        raise CannotFollow("has no rule for constants")
-    if all(isinstance(v, Const) for v in values):
-        consts = [v for v in values if isinstance(v, Const)]
-        arrays = [c.array for c in consts]
-        if op == "Reciprocal":
-            arrays = [a.astype(np.float32) for a in arrays]
-        with np.errstate(all="ignore"):
-            return Const(np.asarray(function(*arrays)), any(c.varies for c in consts))
-    weights = [v for v in values if isinstance(v, Weight)]
-    parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
-    shape = np.broadcast_shapes(*(v.shape for v in parts))
-    return Weight(
-        weights[0].name, shape, lambda: np.asarray(function(*(v.read() for v in parts)))
-    )
-
-
-def _where(step: Step) -> list[Value]:
-    condition, *values = step.value(0), step.known(1), step.known(2)
-    if isinstance(condition, (Const, Weight)) and not any(isinstance(v, View) for v in values):
-        return [_fold("Where", [condition, *values])]
-    branches = [v for v in values if isinstance(v, View)]
-    if len(branches) == 1:  # a mask
-        other = next(v for v in values if not isinstance(v, View))
-        shape = np.broadcast_shapes(branches[0].shape, other.shape)
-        return [View(branches[0].expr, np.broadcast_to(branches[0].ids, shape))]
-    if not branches:
-        raise CannotFollow("chooses between constants by data")
-    if isinstance(condition, View) and isinstance(condition.expr, Apply):
-        a, b = (np.broadcast_to(v.ids, condition.shape) for v in branches)
-        same = {condition.expr.channels} == {v.expr.channels for v in branches}
-        if same and np.array_equal(a, condition.ids) and np.array_equal(b, condition.ids):
-            rows = (condition.expr, branches[0].expr, branches[1].expr)
-            return [View(Select(condition.expr.channels, *rows), condition.ids)]
-    return [either(*branches)]
-
-
-def _unary(op: str, view: View, *parameters: float | str) -> View:
-    return View(Apply(view.expr.channels, op, view.expr, parameters), view.ids)
-
-
-# Attributes that change a function, with their defaults.
-_PARAMETERS: dict[str, dict[str, float | str]] = {
-    "Gelu": {"approximate": "none"},
-    "QuickGelu": {"alpha": 1.702},
-    "Swish": {"alpha": 1.0},
-    "LeakyRelu": {"alpha": 0.01},
-    "Elu": {"alpha": 1.0},
-    "Celu": {"alpha": 1.0},
-    "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
-    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
-}
-
-
-def _activation(step: Step) -> list[Value]:
-    value = step.known(0)
-    if not isinstance(value, View):
-        return [_fold(step.node.op, [value])]
-    if step.node.op == "Neg":
-        return [scaled(value, -1.0)]
-    if step.node.op in ("BiasGelu", "FastGelu") and step.value(1) is not None:
-        value = combine(Sum, value, step.view(1))
-    defaults = _PARAMETERS.get(step.node.op, {})
-    parameters = [step.attributes.get(name, value) for name, value in defaults.items()]
-    return [_unary(step.node.op, value, *parameters)]
-
-
-def _clip(step: Step) -> list[Value]:
-    return [step.known(0)]  # a limit on the values; the rows are those of the input
-
-
-def _softmax(step: Step) -> list[Value]:
-    return [shares_view(step.known(0).shape, int(step.attributes.get("axis", -1)))]
-
-
 def _gemm(step: Step) -> list[Value]:
     weight = matrix(step.known(1), bool(step.attributes.get("transB", 0)))
     if weight is None or step.attributes.get("transA", 0):
@@ -303,10 +159,10 @@ def _after(step: Step, view: View) -> View:
         return view
     if name not in RULES:
         raise CannotFollow(f"has the activation {name}, which has no rule")
-    defaults = _PARAMETERS.get(str(name), {})
+    defaults = PARAMETERS.get(str(name), {})
     given = list(step.attributes.get("activation_params") or [])  # FusedConv
     named = [step.attributes.get(f"activation_{key}", value) for key, value in defaults.items()]
-    return _unary(str(name), view, *(given[: len(named)] + named[len(given) :]))
+    return applied(str(name), view, *(given[: len(named)] + named[len(given) :]))
 
 
 def _embed_layer_norm(step: Step) -> list[Value]:
@@ -352,11 +208,8 @@ def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
     return np.full(tuple(int(n) for n in shape), fill)
 
 
-# Ops whose output is a condition.
-LOGIC = {*COMPARISONS, "Equal", "And", "Or", "Not", "Xor", "IsNaN", "IsInf"}
-
 # Ops whose output has the broadcast shape of their inputs.
-ELEMENTWISE = {
+KEEPS_SHAPE = {
     *FOLDS, *CONTRACTIONS, "Sigmoid", "Clip", "Softmax", "LogSoftmax", "CumSum", "IsNaN", "IsInf",
     "Round", "Trilu", "RotaryEmbedding", "Xor", "BitwiseAnd",
 }  # fmt: skip
@@ -364,16 +217,10 @@ ELEMENTWISE = {
 RULES: dict[str, Rule] = {
     **{op: _move for op in MOVERS},
     **{op: _same for op in ("Identity", "Dropout", "Cast", "CastLike")},
-    **{op: _elementwise for op in (*FOLDS, *LOGIC)},
-    **{op: _activation for op in (*CONTRACTIONS, "Sigmoid", "HardSigmoid", "Exp", "Log", "Sqrt",
-                                  "Reciprocal", "Softplus", "Cos")},
     "Gather": _gather,
     "GatherND": _gather,
     "Slice": _slice,
     "Shape": _shape,
-    "Where": _where,
-    "Clip": _clip,
-    "Softmax": _softmax,
     "MatMul": matmul,
     "FusedMatMul": matmul,
     "Gemm": _gemm,
@@ -387,6 +234,7 @@ RULES: dict[str, Rule] = {
     "BatchNormalization": batch_norm,
     "EmbedLayerNormalization": _embed_layer_norm,
     "CumSum": _cumulative,
+    **ELEMENTWISE,
     **ATTENTION,
     **QUANTIZED,
     **REDUCTIONS,

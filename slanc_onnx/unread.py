@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from slanc_onnx.expression import Expr, Opaque, Shares, Weight, is_ids
 from slanc_onnx.graph import op_of
-from slanc_onnx.trace_rules import ELEMENTWISE
+from slanc_onnx.trace_rules import KEEPS_SHAPE
 from slanc_onnx.values import Chosen, Const, Unknown, Value, View, row_view
 
 
@@ -48,7 +48,7 @@ def _shape_of(
     """The shape of an output at sequence length 1, from the op's inputs or from the file."""
     known = [v.shape for v in inputs if isinstance(v, (Const, Weight, View, Chosen))]
     with suppress(ValueError):  # shapes that do not fit: one of them was read wrongly
-        if op_of(node) in ELEMENTWISE and len(known) == len(inputs):
+        if op_of(node) in KEEPS_SHAPE and len(known) == len(inputs):
             return np.broadcast_shapes(*known)
         if op_of(node) == "MatMul" and len(known) == 2 and min(len(s) for s in known) >= 2:
             return (*np.broadcast_shapes(known[0][:-2], known[1][:-2]), known[0][-2], known[1][-1])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slanc_onnx import rows as rows_module
+from slanc_onnx.activations import apply_function, erf
 from slanc_onnx.estimate import Estimate, from_rows
 from slanc_onnx.expression import CONTRACTIONS, Apply, Input
 from slanc_onnx.graph import read_graph
@@ -19,7 +20,7 @@ from slanc_onnx.inputs import random_ids
 from slanc_onnx.instrument import instrument
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.paper import paper_estimates
-from slanc_onnx.rows import apply_function, erf, estimate_from_rows, normalised, sums_of_squares
+from slanc_onnx.rows import estimate_from_rows, normalised, sums_of_squares
 from tests.small_graphs import D, between, from_weights, graph, normal, read
 from tests.unoptimised import run
 
