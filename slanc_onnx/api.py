@@ -11,9 +11,10 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.check import ApplyRule, Options, with_checked_inputs
 from slanc_onnx.errors import SlancError
 from slanc_onnx.functions import inline_norm_functions
+from slanc_onnx.given import validation_feeds
 from slanc_onnx.graph import read_graph
 from slanc_onnx.inputs import input_specs
-from slanc_onnx.job import carry_out, decide, validation_feeds
+from slanc_onnx.job import carry_out, decide
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import NodeAt, node_at

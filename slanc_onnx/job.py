@@ -5,30 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.check import ApplyRule, Options, check_norms, with_checked_inputs
 from slanc_onnx.errors import SlancError
-from slanc_onnx.float32 import as_float32
 from slanc_onnx.fold import Fold, apply_fold, fold, save_folded
 from slanc_onnx.functions import inline_norm_functions
+from slanc_onnx.given import given_feeds, observed_feeds, validation_feeds
 from slanc_onnx.graph import Scope, read_graph
-from slanc_onnx.inputs import InputSpec, input_specs, make_feeds
-from slanc_onnx.load import Array, load_model
+from slanc_onnx.inputs import input_specs
+from slanc_onnx.load import load_model
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in, unmatched_means
 from slanc_onnx.observe import Audit, observe
-from slanc_onnx.perplexity import Tokens
-from slanc_onnx.probe import first_feeds
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.report import Report, make_report
 from slanc_onnx.rewrite import apply_scales_in
-from slanc_onnx.runtime import CannotRun, Feeds, Session
+from slanc_onnx.runtime import CannotRun, Feeds
 from slanc_onnx.save import check_output, save_model
 from slanc_onnx.scale import (
     ScaledNorm,
@@ -37,9 +34,6 @@ from slanc_onnx.scale import (
 )  # fmt: skip
 from slanc_onnx.streamed import workers
 from slanc_onnx.validate import Validation, validate_pair
-
-SEED = 0
-SEQUENCE_LENGTH = 16  # of the inputs that are made for validation
 
 
 @dataclass(frozen=True)
@@ -283,66 +277,6 @@ def _validate(
         as_loaded=as_loaded,
         progress=progress,
     )
-
-
-def validation_feeds(
-    model: onnx.ModelProto, specs: Sequence[InputSpec], options: Options, folder: Path | None
-) -> list[Feeds]:
-    """The inputs to validate on: tokens, the given inputs, or ones that are made.
-
-    Raises:
-        CannotRun: inputs have to be made, and ONNX Runtime runs the model on none of them.
-    """
-    given = given_feeds(specs, options)
-    if given:
-        return given
-    rng = np.random.default_rng(SEED)
-    session = Session(as_float32(model, folder), folder)
-    failure: CannotRun | None = None
-    for length in (SEQUENCE_LENGTH, 8):
-        try:
-            feeds = first_feeds(session, specs, rng, 1, length)
-            session.run(feeds)
-            return [feeds]
-        except CannotRun as error:
-            failure = error
-    text = str(failure).rstrip(". ")
-    raise CannotRun(f"{text}. Give inputs that fit with --inputs FILE.npz.")
-
-
-def given_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
-    """The user's tokens or inputs, one dict per run; none where there are neither."""
-    if options.tokens is not None:
-        rng = np.random.default_rng(SEED)
-        made = [
-            make_feeds(specs, rng, sequence=ids.shape[1], ids=ids)
-            for ids in options.tokens.sequences
-        ]
-        return [{**feeds, **_others(options.inputs, specs)} for feeds in made]
-    return [] if options.inputs is None else [options.inputs]
-
-
-def observed_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
-    """The inputs to audit on, one dict per run; none where no audit is asked for.
-
-    Raises:
-        SlancError: they do not fit the model.
-    """
-    data = options.observe
-    if data is None:
-        return []
-    tokens, inputs = (data, options.inputs) if isinstance(data, Tokens) else (None, data)
-    try:
-        audited = with_checked_inputs(replace(options, tokens=tokens, inputs=inputs), specs)
-    except SlancError as error:
-        told = str(error).removeprefix("--inputs").removeprefix("--tokens").lstrip(": ")
-        raise SlancError(f"--observe: {told}") from error
-    return given_feeds(specs, audited)
-
-
-def _others(inputs: Mapping[str, Array] | None, specs: Sequence[InputSpec]) -> dict[str, Array]:
-    text = {spec.name for spec in specs if spec.is_text}
-    return {name: value for name, value in (inputs or {}).items() if name not in text}
 
 
 def make_notes(
