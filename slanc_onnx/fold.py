@@ -176,7 +176,9 @@ def fold_windows(
         nodes += norm.residual is not None
         proof = found.certificate
         spare = proof.overflow_bits if proof is not None and proof.certified else None
-        windows[norm.name] = window(found.estimate, width, exponent, accelerator, nodes, spare)
+        windows[norm.name] = window(
+            found.estimate, width, exponent, accelerator, nodes, spare, norm.joined_epsilon
+        )
     return windows
 
 

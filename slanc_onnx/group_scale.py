@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate
-from slanc_onnx.window import ELEMENT_BITS, limits
+from slanc_onnx.window import ELEMENT_BITS, faintest, limits
 
 FARTHEST = 1000  # an exponent that no estimate reaches
 
@@ -28,6 +28,7 @@ class Window:
         least: Least exponent with which the largest row itself, as a tensor, does not overflow.
         most: Greatest with which the elements of an ordinary row, as a tensor, stay normal numbers.
         proved: Least with which the norm keeps its certificate.
+        faint: Greatest with which rows far below the typical one keep their squares.
     """
 
     low: int
@@ -37,6 +38,7 @@ class Window:
     least: int = -FARTHEST
     most: int = FARTHEST
     proved: int = -FARTHEST
+    faint: int = FARTHEST
 
     def __contains__(self, exponent: int) -> bool:
         return self.low <= exponent <= self.high
@@ -67,6 +69,7 @@ def window(
     accelerator: Accelerator,
     nodes: int = 1,
     spare: float | None = None,
+    epsilon: float = 0.0,
 ) -> Window:
     """The exponents that serve a norm: the limits of `window.place`, its choice always included.
 
@@ -80,23 +83,29 @@ def window(
         accelerator: Whose limits bound the window.
         nodes: Nodes that scaling the norm by itself inserts.
         spare: Bits to overflow that its certificate leaves at `best`; None where it has none.
+        epsilon: The norm's, as it joins the mean square.
     """
     largest, smallest = limits(accelerator, width)
-    low = math.ceil(math.log2(estimate.upper / largest) / 2)
+    exact = math.log2(estimate.upper / largest) / 2
+    low = math.ceil(exact)
     mean_square = estimate.typical / width
     room = math.log2(mean_square / smallest) / 2 - ELEMENT_BITS / 2
     least = math.ceil(math.log2(math.sqrt(estimate.upper) / accelerator.largest))
     most = math.floor(math.log2(math.sqrt(mean_square) / 8 / accelerator.smallest_normal))
     high = math.floor(room)
     proved = -FARTHEST if spare is None else best - math.floor(spare / 2)
-    return Window(min(low, best), max(high, best), best, nodes, least, max(least, most), proved)
+    faint = max(best, faintest(estimate, width, exact, smallest, epsilon))
+    return Window(
+        min(low, best), max(high, best), best, nodes, least, max(least, most), proved, faint
+    )
 
 
 def choose(windows: Sequence[Window], overhead: Callable[[int], int]) -> Choice:
     """The exponent of a group.
 
     No overflow of the stream comes first, because it loses whole rows; then few nodes, no underflow
-    of the stream, certificates, weights that stay as they are, and the windows' own choices.
+    of the stream, faint rows, certificates, weights that stay as they are, and the windows' own
+    choices.
 
     Args:
         windows: One per norm of the group.
@@ -123,5 +132,6 @@ def _key(windows: Sequence[Window], choice: Choice) -> tuple[int, ...]:
     overflow = max(max(w.least - k, 0) for w in windows)
     underflow = max(max(k - w.most, 0) for w in windows)
     distance = sum(abs(k - w.best) for w in windows if w is not ANY and k in w)
+    faint = sum(k > w.faint for w in windows if k in w)
     unproved = sum(k < w.proved for w in windows if k in w)
-    return overflow, choice.nodes, underflow, unproved, int(k != 0), distance, abs(k)
+    return overflow, choice.nodes, underflow, faint, unproved, int(k != 0), distance, abs(k)

@@ -95,6 +95,11 @@ class Norm:
         return self.kind != "rms"
 
     @property
+    def joined_epsilon(self) -> float:
+        """Epsilon as it joins the mean square; 0 where it is no constant."""
+        return (self.epsilon or 0.0) ** (2 // self.epsilon_power)
+
+    @property
     def sums_centred(self) -> bool:
         """Whether the squares that are summed are those of the centred input."""
         return self.centred and not self.one_pass

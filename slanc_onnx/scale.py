@@ -237,8 +237,7 @@ def _decide(
     width = norm.width or estimate.width
     if width is None:
         return decided("skipped", None, "its width is not known: no gamma and no shape tells it")
-    joined = norm.epsilon if norm.epsilon_power == 2 else norm.epsilon**2
-    placement = place(estimate, width, accelerator, joined)
+    placement = place(estimate, width, accelerator, norm.joined_epsilon)
     plain = NOTHING_TO_INSERT if placement.scale == 1.0 else ""
     notes = [placement.note or plain, estimate.assumes]
     return decided("scaled", _held(placement.scale, norm), "; ".join(filter(None, notes)))

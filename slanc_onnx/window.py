@@ -73,9 +73,7 @@ def place(
     if low <= high:
         above = min(max(high - low - ELEMENT_BITS / 2, 0.0), (high - low) / 2)
         exponent = max(round(low + above), math.ceil(low))
-        least = max(estimate.lowest / width, epsilon)
-        kept = math.floor((math.log2(least / smallest) - ELEMENT_BITS) / 2)
-        exponent = min(exponent, max(kept, math.ceil(low + OVERFLOW_BITS / 2)))
+        exponent = min(exponent, faintest(estimate, width, low, smallest, epsilon))
     else:
         exponent = math.floor(high)
     note = ""
@@ -86,6 +84,23 @@ def place(
             f"(predicted largest {estimate.upper:.3g}, typical {estimate.typical:.3g})"
         )
     return Placement(2.0**exponent, note)
+
+
+def faintest(
+    estimate: Estimate, width: int, low: float, smallest: float, epsilon: float
+) -> int:
+    """The greatest exponent with which rows far below the typical one keep their squares.
+
+    Args:
+        estimate: Sums of squares of the norm's input.
+        width: Elements per row.
+        low: The least exponent with which no row overflows; this one leaves `OVERFLOW_BITS`.
+        smallest: The smallest mean square that the device has room for.
+        epsilon: The norm's, as it joins the mean square: fainter rows do not matter beside it.
+    """
+    least = max(estimate.lowest / width, epsilon)
+    kept = math.floor((math.log2(least / smallest) - ELEMENT_BITS) / 2)
+    return max(kept, math.ceil(low + OVERFLOW_BITS / 2))
 
 
 def limits(accelerator: Accelerator, width: int) -> tuple[float, float]:

@@ -71,3 +71,30 @@ def test_the_limits_of_the_stream_itself() -> None:
     estimate = Estimate(typical=1.0, upper=2.0**40, lowest=1.0, by="test")
     found = window(estimate, 64, 14, ACCELERATOR)
     assert 2.0**20 / 2.0**found.least <= ACCELERATOR.largest < 2.0**20 / 2.0 ** (found.least - 1)
+
+
+@pytest.mark.parametrize(("lowest", "faint"), [(2.0**-10, -1), (2.0**4, 3), (4096.0, 7)])
+def test_rows_far_below_the_typical_one_keep_their_squares(lowest: float, faint: int) -> None:
+    """Six bits above the smallest normal mean square, or two below overflow (2^4 above upper)."""
+    estimate = Estimate(typical=4096.0, upper=65504.0 / 16, lowest=lowest, by="test")
+    found = window(estimate, 64, -3, ACCELERATOR)
+    assert found.faint == faint
+    least = 64 * 2.0**6 * ACCELERATOR.smallest_normal
+    kept = [lowest / 4.0**k >= least for k in (faint, faint + 1)]
+    assert kept == ([False, False] if faint == -1 else [True, False])
+    assert estimate.upper / 4.0**-1 <= ACCELERATOR.largest / 4 < estimate.upper / 4.0**-2
+
+
+def test_an_epsilon_hides_rows_that_are_fainter() -> None:
+    estimate = Estimate(typical=4096.0, upper=4096.0, lowest=2.0**-30, by="test")
+    bare, beside = (window(estimate, 64, -3, ACCELERATOR, epsilon=e) for e in (0.0, 1.0))
+    assert bare.faint < beside.faint
+
+
+def test_faint_rows_come_after_nodes_and_before_certificates_and_weights_left_alone() -> None:
+    small = Window(-5, 4, -4, faint=-3)
+    assert choose([small], lambda _: 0).exponent == -4
+    assert choose([small], lambda _: 2).exponent == 0, "not at the price of a node"
+    assert choose([Window(-5, 4, -4, faint=-3, proved=1)], lambda _: 0).exponent == -4
+    assert choose([Window(-5, 4, -4, faint=-3, proved=-3)], lambda _: 0).exponent == -3
+    assert choose([Window(-5, 4, -4)], lambda _: 0).exponent == 0
