@@ -20,6 +20,8 @@ from slanc_onnx.perplexity import read_tokens
 from slanc_onnx.watch import watch
 from slanc_onnx.window import limits
 
+# What a norm is divided by: a folded model's groups and calibration's data are not known here.
+KINDS = [scales for scales in SCALES if scales not in ("folded", "calibrated")]
 BEFORE, AFTER = "#d55e00", "#0072b2"
 
 
@@ -36,7 +38,7 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--norm", type=int, help="of the first norm, from 1; default: the middle")
     parser.add_argument("--bos", type=int)
-    parser.add_argument("--scales", choices=SCALES, default="probe")
+    parser.add_argument("--scales", choices=KINDS, default="probe")
     parser.add_argument("--sequences", type=int, default=4)
     parser.add_argument("--sequence-length", type=int, default=512)
     args = parser.parse_args()

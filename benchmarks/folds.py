@@ -3,8 +3,8 @@
     python -m benchmarks.folds [MODEL.onnx ...] [--zoo FOLDER] [--no-validate]
 
 A row per model, and with `--zoo` one for the sums over a folder of exports (see
-`benchmarks/zoo_rows.py`), which run on the inputs that are stored with them. `--no-validate` is for
-the MODELs: their FP32 outputs are not compared then.
+`benchmarks/zoo_rows.py`), which run on the inputs that are stored with them. With `--no-validate`
+FP32 outputs are not compared.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import onnx
 from benchmarks.markdown import of, size, table
 from benchmarks.size import weight_bytes
 from benchmarks.zoo_rows import exports_in, ranges_of, stored_inputs
-from slanc_onnx import Options, protect_file
+from slanc_onnx import Options, SlancError, protect_file
 from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.load import every_node, load_model
 
-HEADER = ("", "norms", "folded", "`Div`", "nodes inserted", "nodes with `--apply div`",
+HEADER = ("", "norms", "folded", "`Div`", "nodes inserted", "nodes inserted by `--apply div`",
           "weights rewritten", "FP32 outputs bit-identical")  # fmt: skip
 
 
@@ -58,12 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         models[path.stem] = folding(path, Options(validate=not args.no_validate))
         print(f"{path.stem}: {models[path.stem]}", file=sys.stderr)
     exports: dict[str, Folding] = {}
+    refused = 0
     for folder in exports_in(args.zoo) if args.zoo else ():
         feeds, _ = stored_inputs(folder)
-        options = Options(inputs=feeds or None, input_ranges=ranges_of(feeds))
-        exports[folder.name] = folding(folder / "model.onnx", options)
-        print(f"{folder.name}: {exports[folder.name]}", file=sys.stderr)
+        options = Options(
+            inputs=feeds or None, input_ranges=ranges_of(feeds), validate=not args.no_validate
+        )
+        try:
+            exports[folder.name] = folding(folder / "model.onnx", options)
+            print(f"{folder.name}: {exports[folder.name]}", file=sys.stderr)
+        except SlancError as error:
+            refused += 1
+            print(f"{folder.name}: refused: {error}", file=sys.stderr)
     print(folds_table(models, list(exports.values())))
+    if refused:
+        print(f"\n{refused} exports were refused.")
     return int(any(f.identical is False for f in (*models.values(), *exports.values())))
 
 

@@ -19,7 +19,7 @@ BEFORE, AFTER = "#c4553b", "#2b6cb0"
 
 
 def main() -> int:
-    """Write the picture."""
+    """Write the picture and print what it shows."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -43,6 +43,9 @@ def main() -> int:
         low, middle, high = np.array([n["observed"][key] for n in norms], dtype=float).T
         axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
         axes.plot(x, middle, color=colour, linewidth=1.6, label=words)
+        print(f"{words}: sums of squares up to {high.max():.3g}, medians {middle.min():.3g} to "
+              f"{middle.max():.3g}; {np.count_nonzero(high > OVERFLOW)} of {len(x)} norms above "
+              f"{OVERFLOW:g}")  # fmt: skip
     axes.axhline(OVERFLOW, color="black", linewidth=1)
     axes.annotate("FP16 overflows above 65504", (0, OVERFLOW), (2, 4),
                   textcoords="offset points", fontsize=9)  # fmt: skip

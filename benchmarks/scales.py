@@ -11,6 +11,7 @@ import onnx
 
 from benchmarks.dmx import dmx_scales
 from slanc_onnx.accelerator import Accelerator, Accumulate
+from slanc_onnx.errors import SlancError
 from slanc_onnx.fold import apply_fold, fold
 from slanc_onnx.graph import Scope, read_graph
 from slanc_onnx.load import load_model
@@ -59,7 +60,13 @@ def read_source(path: Path) -> Source:
 def decided_by(
     source: Source, scales: Scales, accelerator: Accelerator, calibration: Sequence[Feeds] = ()
 ) -> list[ScaledNorm]:
-    """Scales by this package's rules; `folded` are those of the probe."""
+    """Scales by this package's rules; `folded` are those of the probe, before folding.
+
+    Raises:
+        SlancError: calibrated without data.
+    """
+    if scales == "calibrated" and not calibration:
+        raise SlancError("calibrated scales take data, which this benchmark does not have.")
     estimate = "probe" if scales == "folded" else scales
     return compute_scales_in(
         source.model, source.scopes, source.norms, folder=source.folder,

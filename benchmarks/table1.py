@@ -7,7 +7,8 @@
 FP16 norms round every step to FP16, the rest stays FP32. `folded` are the probe's scales in the
 weights (--apply fold), all others stand in Div nodes. `calibrated` takes its scales from the
 last N sequences of the file that are not evaluated, or the first N where all are. With --state a
-run that was stopped goes on where it was: the losses of each sequence are kept there.
+run that was stopped goes on where it was: the losses of each sequence are kept there. They are not
+measured again when the code changes: delete the file then.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def main() -> int:
     unseen = every[len(evaluated) :]
     data = unseen[-args.calibrate :] if len(unseen) >= args.calibrate else every[: args.calibrate]
     calibration = [feeds_of(source, ids) for ids in data]
-    key = f"{args.model.name} {args.tokens.name} {args.bos} {args.sequence_length} {len(evaluated)}"
+    key = (f"{args.model.name} {args.tokens.name} {args.bos} {args.sequence_length} "
+           f"{len(evaluated)}, calibrated on {len(data)}")  # fmt: skip
     state = State(args.state, key)
     original = Version(source.model, source.norms)
     exact = measure(source, original, None, evaluated, EXACT, state)

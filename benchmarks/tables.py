@@ -1,4 +1,4 @@
-"""Every figure of README.md and benchmarks/README.md, by the commands that stand beside them.
+"""The tables of README.md and benchmarks/README.md, by the commands that stand before them.
 
     python -m benchmarks.tables FOLDER [--only WORD ...] [--again] [--list]
 
@@ -6,8 +6,10 @@ A bash block in front of `<!-- output -->` is run in FOLDER, and what it prints 
 what stands between that and `<!-- end of output -->`, as Markdown, or as plain text after
 `<!-- output as text -->`. FOLDER holds what a user has to bring: wikitext2.smollm2.npy and
 wikitext2.gemma3.npy (token ids of WikiText-2's test text), wikitext2.txt (the text itself), zoo/
-(exports with ground truth). The three real models are made there where they are missing. What a
+(exports with ground truth, see `benchmarks/zoo_rows.py`). Real models that a command reads are made
+there where they are missing, and pictures go into its docs/, which is that of this checkout. What a
 command printed is kept in FOLDER/outputs.json: a run that was stopped goes on with the next one.
+`--again` forgets that, and what the commands keep by --state.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from slanc_onnx.save import write_atomically
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 MODELS = ("smollm2", "gemma3", "minilm")
+LINKED = ("sample_models", "docs")  # what commands read from the checkout and write into it
 KEPT = "outputs.json"
 _BLOCK = re.compile(
     r"^```bash\n(?P<command>(?:(?!```).*\n)+)```\n\n<!-- output(?P<text> as text)? -->\n"
@@ -86,16 +89,18 @@ def run(command: str, folder: Path) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def prepare(folder: Path) -> None:
-    """Make the real models that are not there, and a way to the shipped ones."""
+def prepare(folder: Path, commands: Sequence[str]) -> None:
+    """Make the real models that commands read, and a way to the shipped ones and to docs/."""
     folder.mkdir(parents=True, exist_ok=True)
-    link = folder / "sample_models"
-    if link.is_symlink():  # perhaps of another checkout
-        link.unlink()
-    if not link.exists():
-        link.symlink_to(ROOT / "sample_models")
+    for name in LINKED:
+        link = folder / name
+        if link.is_symlink():  # perhaps of another checkout
+            link.unlink()
+        if not link.exists():
+            link.symlink_to(ROOT / name)
     for model in MODELS:
-        if not (folder / f"{model}.onnx").exists():
+        asked = any(f"{model}.onnx" in command for command in commands)
+        if asked and not (folder / f"{model}.onnx").exists():
             _tell(f"making {model}.onnx")
             if run(f"python -m sample_models.real_{model} {model}.onnx", folder) is None:
                 raise SystemExit(f"{model}.onnx could not be made: see above.")
@@ -122,13 +127,15 @@ def main() -> int:
             known = "kept " if command in kept and not args.again else "to do"
             print(f"{known} {page.relative_to(ROOT)}: {command.strip()}")
         return 0
-    prepare(args.folder)
+    prepare(args.folder, [command for _, command in asked])
     failed = 0
     for number, (page, command) in enumerate(asked, 1):
         output = None if args.again else kept.get(command)
         if output is None:
             _tell(f"[{number}/{len(asked)}] {command.strip()}")
             started = time.monotonic()
+            for state in re.findall(r"--state (\S+)", command) if args.again else ():
+                (args.folder / state).unlink(missing_ok=True)
             output = run(command, args.folder.resolve())
             _tell(f"{'FAILED' if output is None else 'done'}, {time.monotonic() - started:.0f} s")
         if output is None:

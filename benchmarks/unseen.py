@@ -4,8 +4,8 @@
 
 Calibrates on the first sequences of IDS.npy and evaluates on the following ones, on the same with
 a begin-of-text id in front (which the calibration had not), on single tokens, and on other texts.
-One row per kind of scales and evaluation: seconds to make the scales, rows lost to overflow, and
-perplexity.
+One row per kind of scales and evaluation: seconds to make the scaled model in memory, rows lost to
+overflow, and perplexity.
 """
 
 from __future__ import annotations

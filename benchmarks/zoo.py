@@ -1,9 +1,9 @@
 """Run the whole job on a folder of exported models, and print what it did as a table.
 
-    python -m benchmarks.zoo [FOLDER] [--default-inputs] [--estimate weights] [--only NAME ...]
+    python -m benchmarks.zoo FOLDER [--default-inputs] [--estimate weights] [--only NAME ...]
                              [--settings stored default weights] [--apply fold] [--emulate all]
 
-FOLDER (default ../shared/zoo) holds one folder per model, see `benchmarks/zoo_rows.py`. The table
+FOLDER holds one folder per model, see `benchmarks/zoo_rows.py`. The table
 holds what was measured against its target; with `--settings`, what was measured in each of these
 settings. Models, misses and reasons go to stderr.
 """
@@ -42,7 +42,7 @@ class Line:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; exit status 1 if a model raised anything but a SlancError."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("../shared/zoo"))
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--estimate", choices=("auto", "probe", "weights"), default="auto")
     parser.add_argument("--apply", choices=("div", "fold"), default="div")
     parser.add_argument("--emulate", choices=("norms", "all"), default="norms")

@@ -7,15 +7,17 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from slanc_onnx import perplexity, targets
 from slanc_onnx._version import __version__
+from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.errors import SlancError
-
-if TYPE_CHECKING:  # NumPy and ONNX are slow to import; --help and --version do without
-    from slanc_onnx.accelerator import Accelerator
-    from slanc_onnx.load import Array
-    from slanc_onnx.perplexity import Tokens
+from slanc_onnx.load import Array
+from slanc_onnx.perplexity import Tokens
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -132,15 +134,10 @@ class _ListTargets(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        from slanc_onnx.targets import TARGETS
-
         width = None if sys.stdout.isatty() else 200
         table = Table("target", "steps and sums", "inputs", "accumulate", "subnormals", "variance",
                       "steps left in FP32")  # fmt: skip
-        for name, profile in TARGETS.items():
+        for name, profile in targets.TARGETS.items():
             table.add_row(
                 name,
                 str(profile.format),
@@ -156,8 +153,6 @@ class _ListTargets(argparse.Action):
 
 def read_accelerator(args: argparse.Namespace) -> Accelerator:
     """The target that was asked for, with the fields that were given apart from it."""
-    from slanc_onnx import targets
-
     profile = (
         targets.target(args.target or targets.DEFAULT)
         if args.target_file is None
@@ -189,8 +184,6 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 def read_inputs(name: str | None, option: str = "--inputs") -> dict[str, Array] | None:
     if name is None:
         return None
-    import numpy as np
-
     if not Path(name).is_file():
         raise SlancError(f"{option} {name}: no such file.")
     try:
@@ -209,8 +202,6 @@ def read_tokens(
 ) -> Tokens | None:
     if name is None:
         return None
-    from slanc_onnx import perplexity
-
     length, most = args.sequence_length or 1024, args.max_sequences or 4
     return perplexity.read_tokens(Path(name), length, most, args.bos, option)
 

@@ -8,10 +8,12 @@ import io
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from slanc_onnx.arguments import (
     check_usage,
@@ -21,11 +23,16 @@ from slanc_onnx.arguments import (
     read_observed,
     read_tokens,
 )
+from slanc_onnx.audit_report import audit_lines, print_audit
+from slanc_onnx.check import Options
 from slanc_onnx.errors import SlancError
-
-if TYPE_CHECKING:
-    from slanc_onnx.job import Outcome
-    from slanc_onnx.progress import Progress
+from slanc_onnx.fold_report import explain_groups
+from slanc_onnx.html_page import START, write_html
+from slanc_onnx.html_plots import check_matplotlib
+from slanc_onnx.job import Outcome, protect_file
+from slanc_onnx.progress import Progress
+from slanc_onnx.report import write_report
+from slanc_onnx.summary import print_summary, print_table
 
 PASSED, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -58,19 +65,11 @@ def _fail(message: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    # Imported here so that --help and --version do without.
-    from slanc_onnx.check import Options
-    from slanc_onnx.job import protect_file
-    from slanc_onnx.report import write_report
-
     source = Path(args.model)
     output = Path(args.output) if args.output else source.parent / f"{source.stem}.slanc.onnx"
     if args.report is not None:
         _check_report("--report", Path(args.report), source, output, b"{")
     if args.html is not None:
-        from slanc_onnx.html_page import START, write_html
-        from slanc_onnx.html_plots import check_matplotlib
-
         check_matplotlib()
         _check_report("--html", Path(args.html), source, output, START.encode())
         if args.report is not None and Path(args.report).resolve() == Path(args.html).resolve():
@@ -112,12 +111,6 @@ def _run(args: argparse.Namespace) -> int:
 
 def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcome) -> None:
     """The results, on stdout."""
-    from rich.console import Console
-
-    from slanc_onnx.audit_report import audit_lines, print_audit
-    from slanc_onnx.fold_report import explain_groups
-    from slanc_onnx.summary import print_summary, print_table
-
     if args.quiet > 1:
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -167,10 +160,7 @@ def _check_report(option: str, path: Path, source: Path, output: Path, start: by
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Progress]:
     """A bar on stderr for work longer than a second, if somebody is there to see it."""
-    import time
-
-    from rich.console import Console
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as Bar  # of no use to --help and to whoever pipes stderr
 
     started = time.monotonic()
     console = Console(stderr=True)

@@ -60,6 +60,10 @@ def test_the_command_line(run: Run) -> None:
                          "--tokens", "ids.npy", "-q")  # fmt: skip
     assert status == 0
     assert "estimated by calibrated" in out
+    assert "no effect" not in out
+    _, out, _ = run(str(LLAMA), "-o", "out.onnx", "--scale", "calibrated", "--tokens", "ids.npy",
+                    "-q", "--estimate", "weights")  # fmt: skip
+    assert "--estimate weights has no effect with --scale calibrated" in out
     with pytest.raises(SystemExit) as error:
         run(str(LLAMA), "-o", "out.onnx", "--scale", "calibrated")
     assert error.value.code == 2
