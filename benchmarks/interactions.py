@@ -22,6 +22,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, numpy_helper
 
+from benchmarks.markdown import heading, line
 from slanc_onnx import Accelerator, Options, find_norms, protect
 from slanc_onnx.emulate import emulate
 from slanc_onnx.graph import read_graph
@@ -102,9 +103,9 @@ def main() -> int:
         print(f"\n{path.stem}, FP16 norms: {DEVICE}\n")
         titles = ("T", "norms", "scaled after T, before T", "FP32 identical", "rows lost, T alone",
                   "after T", "before T", "RMS error, T alone", "after T", "before T")  # fmt: skip
-        print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+        print(heading(titles))
         for name, transform in TRANSFORMATIONS.items():
-            print(f"| {name} | {' | '.join(row(model, transform, feeds))} |", flush=True)
+            print(line([name, *row(model, transform, feeds)]), flush=True)
     return 0
 
 

@@ -12,15 +12,21 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     Raises:
         ValueError: a row has more or fewer cells than the header, which would shift its columns.
     """
-    lines = [_line(header), "|" + "---|" * len(header)]
+    lines = [heading(header)]
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"{len(row)} cells in a table of {len(header)} columns: {row}")
-        lines.append(_line(row))
+        lines.append(line(row))
     return "\n".join(lines)
 
 
-def _line(cells: Sequence[object]) -> str:
+def heading(header: Sequence[object]) -> str:
+    """The first two lines of a table whose rows follow one by one, as they are measured."""
+    return f"{line(header)}\n|{'---|' * len(header)}"
+
+
+def line(cells: Sequence[object]) -> str:
+    """One row of a table."""
     texts = (str(cell).replace("\n", " ").replace("|", "\\|") for cell in cells)
     return "".join(f"| {text} " if text else "| " for text in texts) + "|"
 

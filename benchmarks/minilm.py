@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from benchmarks.markdown import heading, line
 from benchmarks.scales import MODES, SCALES, read_source, version_by
 from sample_models.real_minilm import model_directory
 from slanc_onnx import Options, compute_scales
@@ -46,7 +47,7 @@ def main() -> int:
           f"Of {len(feeds) - 1} pairs of neighbouring sentences, against FP32: Spearman's rank "
           "correlation of the similarities / the smallest cosine of an embedding.\n")  # fmt: skip
     exact = embeddings(source.model, feeds, source.folder)
-    print(f"| sums, subnormals | {' | '.join(args.scales)} |\n|---|{'---|' * len(args.scales)}")
+    print(heading(["sums, subnormals", *args.scales]))
     for mode in args.modes:
         cells = []
         for scales in args.scales:
@@ -59,7 +60,7 @@ def main() -> int:
             rank = spearman(similarities(exact), similarities(found))
             cells.append(f"{rank:.6f} / {np.sum(exact * found, axis=1).min():.5f}")
             print(f"{mode}, {scales}: {cells[-1]}", file=sys.stderr)
-        print(f"| {mode} | {' | '.join(cells)} |", flush=True)
+        print(line([mode, *cells]), flush=True)
     return 0
 
 

@@ -12,8 +12,8 @@ import onnx
 from benchmarks.dmx import dmx_scales
 from slanc_onnx.accelerator import Accelerator, Accumulate
 from slanc_onnx.errors import SlancError
-from slanc_onnx.fold import apply_fold, fold
 from slanc_onnx.graph import Scope, read_graph
+from slanc_onnx.job import carry_out
 from slanc_onnx.load import load_model
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in
@@ -97,8 +97,7 @@ def version_by(
     model.CopyFrom(source.model)
     if scales == "folded":
         decided = decided_by(source, scales, accelerator)
-        folded, _ = fold(model, source.scopes, decided, accelerator, source.folder)
-        apply_fold(model, folded, source.folder)
+        carry_out(model, model, decided, "fold", accelerator, source.folder, source.scopes)
     else:
         wanted = scales_by(source, scales, accelerator, calibration, head_size)
         if scales == "dmx" and not wanted:

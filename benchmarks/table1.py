@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.markdown import heading, line
 from benchmarks.scales import MODES, SCALES, Source, Version, read_source, version_by
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emulate import emulate
@@ -96,7 +97,7 @@ def main() -> int:
     modes = list(MODES) if args.all_modes else args.modes
     print(f"{args.model.stem}, {len(evaluated)} x {args.sequence_length} tokens, "
           f"{len(source.norms)} norms; FP32 perplexity {exact.perplexity():.4f}\n")  # fmt: skip
-    print(f"| sums, subnormals | {' | '.join(args.scales)} |\n|---|{'---|' * len(args.scales)}")
+    print(heading(["sums, subnormals", *args.scales]))
     for mode in modes:
         cells = []
         for scales in args.scales:
@@ -109,7 +110,7 @@ def main() -> int:
                     continue
                 column = measure(source, version, MODES[mode], evaluated, name, state)
             cells.append(_cell(column, exact.perplexity()))
-        print(f"| {mode} | {' | '.join(cells)} |", flush=True)
+        print(line([mode, *cells]), flush=True)
     return 0
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.markdown import heading, line
 from benchmarks.scales import MODES, Scales, Source, Version, read_source, version_by
 from benchmarks.table1 import State, feeds_of, measure
 from slanc_onnx.accelerator import Accelerator
@@ -52,7 +53,7 @@ def main() -> int:
         sets[name] = read_tokens(Path(path), args.sequence_length, count).sequences
     print(f"{args.model.stem}, {args.mode}, {count} x {args.sequence_length} tokens\n")
     titles = "evaluated on", "scales", "seconds", "rows lost", "singles lost", "perplexity", "FP32"
-    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    print(heading(titles))
     feeds = [feeds_of(source, ids) for ids in calibration]
     made: dict[Scales, tuple[Version, float]] = {}
     for kind in KINDS:
@@ -68,9 +69,10 @@ def main() -> int:
         for kind, (version, seconds) in made.items():
             column = measure(source, version, device, sequences, kind, state)
             value = column.perplexity()
-            lost = f"{sum(column.lost)} | {singles[kind]}"
-            print(f"| {name} | {kind} | {seconds:.1f} | {lost} | {value:.4f} "
-                  f"({value / exact - 1:+.3%}) | {exact:.4f} |", flush=True)  # fmt: skip
+            print(line((
+                name, kind, f"{seconds:.1f}", sum(column.lost), singles[kind],
+                f"{value:.4f} ({value / exact - 1:+.3%})", f"{exact:.4f}",
+            )), flush=True)  # fmt: skip
     return 0
 
 
