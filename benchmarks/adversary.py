@@ -82,13 +82,28 @@ def attempt(path: Path, device: Accelerator, at_least: int) -> Attempt:
 
 def summary(tried: Mapping[str, Sequence[Attempt]]) -> str:
     """The table: of each model, its attempts on all targets."""
-    header = ("", "targets", "norms", "certified, least to most over the targets", "rows tried",
-              "counterexamples")  # fmt: skip
-    return table(header, (
-        (model, len(all_of), all_of[0].norms, span([a.certified for a in all_of]),
-         count(sum(a.rows for a in all_of)), sum(a.counterexamples for a in all_of))
-        for model, all_of in tried.items()
-    ))  # fmt: skip
+    header = (
+        "",
+        "targets",
+        "norms",
+        "certified, least to most over the targets",
+        "rows tried",
+        "counterexamples",
+    )
+    return table(
+        header,
+        (
+            (
+                model,
+                len(all_of),
+                all_of[0].norms,
+                span([a.certified for a in all_of]),
+                count(sum(a.rows for a in all_of)),
+                sum(a.counterexamples for a in all_of),
+            )
+            for model, all_of in tried.items()
+        ),
+    )
 
 
 def batches(scaled: ScaledNorm, count: int) -> Iterator[Double]:
@@ -100,9 +115,9 @@ def batches(scaled: ScaledNorm, count: int) -> Iterator[Double]:
     made = 0
     while made < count:
         centred = length * rng.choice(shares) if scaled.norm.centred else None
-        rows = np.concatenate([
-            adversarial_rows(rng, width, length, centred), random_rows(rng, width, length, 2000)
-        ])  # fmt: skip
+        rows = np.concatenate(
+            [adversarial_rows(rng, width, length, centred), random_rows(rng, width, length, 2000)]
+        )
         yield rows[: count - made]
         made += len(rows)
 
@@ -158,11 +173,19 @@ def adversarial_rows(
     flat = np.ones(width)
     ramp = np.arange(width) - (width - 1) / 2
     shapes = [
-        spike, -spike, spike[::-1], flat, signs, ramp, 2.0 ** -np.arange(width),
-        np.where(np.arange(width) < width // 2, 1.0, -1.0), spike + 1e-3 * signs,
-        *rng.standard_normal((4, width)), *rng.standard_t(2, (4, width)),
+        spike,
+        -spike,
+        spike[::-1],
+        flat,
+        signs,
+        ramp,
+        2.0 ** -np.arange(width),
+        np.where(np.arange(width) < width // 2, 1.0, -1.0),
+        spike + 1e-3 * signs,
+        *rng.standard_normal((4, width)),
+        *rng.standard_t(2, (4, width)),
         *rng.uniform(0.9, 1.1, (4, width)),
-    ]  # fmt: skip
+    ]
     rows = [row / max(float(np.linalg.norm(row)), 1e-30) * length for row in shapes]
     if centred is not None:
         away = [row - row.mean() for row in shapes]

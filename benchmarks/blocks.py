@@ -69,8 +69,9 @@ class Draw:
         if self.style == "sparse":
             values *= self.rng.random(shape) < 0.4
         if self.style == "one direction" and len(shape) > 1:
-            values = 0.05 * values + np.outer(values[..., 0].reshape(-1), self.rng.standard_normal(
-                shape[-1])).reshape(shape)  # fmt: skip
+            values = 0.05 * values + np.outer(
+                values[..., 0].reshape(-1), self.rng.standard_normal(shape[-1])
+            ).reshape(shape)
         return values.astype(np.float32).astype(np.float64)
 
 

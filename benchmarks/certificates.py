@@ -105,9 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     certify: Certify = "exact" if options.exact else "auto"
     with workers() as executor:  # as the command does: the linear algebra on one thread is faster
         decided = compute_scales_in(
-            model, scopes, norms, folder=folder, accelerator=device, certify=certify,
+            model,
+            scopes,
+            norms,
+            folder=folder,
+            accelerator=device,
+            certify=certify,
             executor=executor,
-        )  # fmt: skip
+        )
         known = {s.norm.name: Bounded(s, largest[s.norm.name]) for s in decided}
         groups = {name: [known[norm.name] for norm in of] for name, of in by_group.items()}
         asked = list(known.values()) if options.details else [_loosest(g) for g in groups.values()]
@@ -167,9 +172,16 @@ def grouped(norms: Sequence[Norm], groups: Groups) -> dict[str, list[Norm]]:
 
 def of_groups(groups: Mapping[str, Sequence[Bounded]], limits: Mapping[str, Addend]) -> str:
     """The table of the groups, with the addends that limit their loosest norms."""
-    header = ("", "norms", "certified", "U² / seen: least", "median", "most",
-              "largest addend of the norm with the most",
-              "bits of typical rows above underflow, least")  # fmt: skip
+    header = (
+        "",
+        "norms",
+        "certified",
+        "U² / seen: least",
+        "median",
+        "most",
+        "largest addend of the norm with the most",
+        "bits of typical rows above underflow, least",
+    )
     return table(header, (_of_group(name, of, limits) for name, of in groups.items()))
 
 
@@ -199,8 +211,16 @@ def _size(value: float) -> str:
 
 def _of_norms(norms: Sequence[Bounded], limits: Mapping[str, Addend]) -> str:
     """The table of the norms, one by one."""
-    header = ("", "U²", "largest seen", "U² / seen", "certified", "bits to overflow",
-              "typical row's bits above underflow", "largest addend (its U²)")  # fmt: skip
+    header = (
+        "",
+        "U²",
+        "largest seen",
+        "U² / seen",
+        "certified",
+        "bits to overflow",
+        "typical row's bits above underflow",
+        "largest addend (its U²)",
+    )
     return table(header, (_of_norm(norm, limits.get(norm.scaled.norm.name)) for norm in norms))
 
 
@@ -209,9 +229,16 @@ def _of_norm(norm: Bounded, limit: Addend | None) -> tuple[object, ...]:
     over, under = (None, None) if proof is None else (proof.overflow_bits, proof.underflow_bits)
     addend = f"{limit.text} ({number(limit.square)})" if limit is not None else ""
     told = proof.reason if proof is not None and proof.bound.length is None else addend
-    return (norm.scaled.norm.name, _size(norm.square), number(norm.seen),
-            "" if ratio is None else _size(ratio), "yes" if norm.certified else "no",
-            _bits(over), _bits(under), told)  # fmt: skip
+    return (
+        norm.scaled.norm.name,
+        _size(norm.square),
+        number(norm.seen),
+        "" if ratio is None else _size(ratio),
+        "yes" if norm.certified else "no",
+        _bits(over),
+        _bits(under),
+        told,
+    )
 
 
 def _bits(value: float | None) -> str:

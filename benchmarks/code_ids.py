@@ -1,6 +1,6 @@
 """Token ids of source code for SmolLM2, by the tokenizer inside its GGUF file.
 
-    python -m benchmarks.code_ids OUT.npy FILE ...
+python -m benchmarks.code_ids OUT.npy FILE ...
 """
 
 from __future__ import annotations

@@ -61,8 +61,10 @@ def main() -> int:
         ):
             lost = int(np.count_nonzero(values > largest))
             least, median, most = values.min(), np.median(values), values.max()
-            print(f"{norm.name}, {words}: {least:.3g} least, {median:.3g} median, {most:.3g} most, "
-                  f"{lost} of {len(values)} rows over {largest:g}")  # fmt: skip
+            print(
+                f"{norm.name}, {words}: {least:.3g} least, {median:.3g} median, {most:.3g} most, "
+                f"{lost} of {len(values)} rows over {largest:g}"
+            )
             edges = np.geomspace(values.min() / 2, values.max() * 2, 60)
             axes.hist(values, edges, color=colour)
             axes.axvline(largest, color="black", linewidth=1)
@@ -70,8 +72,9 @@ def main() -> int:
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.set_title(f"{norm.name}, {words}", loc="left", fontsize=9)
-    figure.supxlabel("sum of squares of a row; solid: overflow, dashed: subnormal mean square",
-                     fontsize=9)  # fmt: skip
+    figure.supxlabel(
+        "sum of squares of a row; solid: overflow, dashed: subnormal mean square", fontsize=9
+    )
     figure.supylabel("rows", fontsize=9)
     dated = {"Date": None} if args.output.suffix == ".svg" else None
     figure.savefig(args.output, metadata=dated)

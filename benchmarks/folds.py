@@ -26,8 +26,16 @@ from slanc_onnx import Options, SlancError, protect_file
 from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.load import every_node, load_model
 
-HEADER = ("", "norms", "folded", "`Div`", "nodes inserted", "nodes inserted by `--apply div`",
-          "weights rewritten", "FP32 outputs bit-identical")  # fmt: skip
+HEADER = (
+    "",
+    "norms",
+    "folded",
+    "`Div`",
+    "nodes inserted",
+    "nodes inserted by `--apply div`",
+    "weights rewritten",
+    "FP32 outputs bit-identical",
+)
 
 
 @dataclass(frozen=True)

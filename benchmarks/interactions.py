@@ -101,8 +101,18 @@ def main() -> int:
         specs = input_specs(read_graph(model)[0])
         feeds = make_feeds(specs, np.random.default_rng(0), batch=4, sequence=args.length)
         print(f"\n{path.stem}, FP16 norms: {DEVICE}\n")
-        titles = ("T", "norms", "scaled after T, before T", "FP32 identical", "rows lost, T alone",
-                  "after T", "before T", "RMS error, T alone", "after T", "before T")  # fmt: skip
+        titles = (
+            "T",
+            "norms",
+            "scaled after T, before T",
+            "FP32 identical",
+            "rows lost, T alone",
+            "after T",
+            "before T",
+            "RMS error, T alone",
+            "after T",
+            "before T",
+        )
         print(heading(titles))
         for name, transform in TRANSFORMATIONS.items():
             print(line([name, *row(model, transform, feeds)]), flush=True)
@@ -131,8 +141,11 @@ def row(
     words = ["yes" if is_same else "no" for is_same in same]
     return [
         f"{len(find_norms(alone))}, {len(find_norms(before))}",
-        f"{scaled_after}, {scaled_before}", ", ".join(words), *lost, *errors,
-    ]  # fmt: skip
+        f"{scaled_after}, {scaled_before}",
+        ", ".join(words),
+        *lost,
+        *errors,
+    ]
 
 
 def copy(model: onnx.ModelProto) -> onnx.ModelProto:

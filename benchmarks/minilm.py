@@ -43,9 +43,11 @@ def main() -> int:
     source = read_source(args.model)
     feeds = sentences(args.text, PAIRS + 1)
     error = paper_error(source.model, source.folder)
-    print(f"Equations 5 and 10 in NumPy FP64 against `--scale paper`: relative error {error:.2g}. "
-          f"Of {len(feeds) - 1} pairs of neighbouring sentences, against FP32: Spearman's rank "
-          "correlation of the similarities / the smallest cosine of an embedding.\n")  # fmt: skip
+    print(
+        f"Equations 5 and 10 in NumPy FP64 against `--scale paper`: relative error {error:.2g}. "
+        f"Of {len(feeds) - 1} pairs of neighbouring sentences, against FP32: Spearman's rank "
+        "correlation of the similarities / the smallest cosine of an embedding.\n"
+    )
     exact = embeddings(source.model, feeds, source.folder)
     print(heading(["sums, subnormals", *args.scales]))
     for mode in args.modes:

@@ -70,8 +70,17 @@ PEERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {  # the package, a
     "modelopt autocast": ("nvidia-modelopt", _autocast),
     "calibration": ("onnxruntime", _calibration),
 }
-HEADER = ("", "version", "wall", "CPU", "anonymous memory", "written", "wall ratio", "CPU ratio",
-          "exit")  # fmt: skip
+HEADER = (
+    "",
+    "version",
+    "wall",
+    "CPU",
+    "anonymous memory",
+    "written",
+    "wall ratio",
+    "CPU ratio",
+    "exit",
+)
 
 
 def main() -> int:
@@ -109,10 +118,16 @@ def _absent(name: str, package: str) -> tuple[str, ...]:
 
 def _row(name: str, installed: str, cost: Cost, own: Cost, written: int) -> tuple[str, ...]:
     return (
-        name, installed, f"{cost.wall:.1f} s", f"{cost.cpu:.1f} s",
-        f"{cost.memory / 2**30:.2f} GiB", size(written),
-        f"{cost.wall / own.wall:.1f}", f"{cost.cpu / own.cpu:.1f}", str(cost.status),
-    )  # fmt: skip
+        name,
+        installed,
+        f"{cost.wall:.1f} s",
+        f"{cost.cpu:.1f} s",
+        f"{cost.memory / 2**30:.2f} GiB",
+        size(written),
+        f"{cost.wall / own.wall:.1f}",
+        f"{cost.cpu / own.cpu:.1f}",
+        str(cost.status),
+    )
 
 
 if __name__ == "__main__":

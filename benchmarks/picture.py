@@ -43,24 +43,38 @@ def main() -> int:
         low, middle, high = np.array([n["observed"][key] for n in norms], dtype=float).T
         axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
         axes.plot(x, middle, color=colour, linewidth=1.6, label=words)
-        print(f"{words}: sums of squares up to {high.max():.3g}, medians {middle.min():.3g} to "
-              f"{middle.max():.3g}; {np.count_nonzero(high > OVERFLOW)} of {len(x)} norms above "
-              f"{OVERFLOW:g}")  # fmt: skip
+        print(
+            f"{words}: sums of squares up to {high.max():.3g}, medians {middle.min():.3g} to "
+            f"{middle.max():.3g}; {np.count_nonzero(high > OVERFLOW)} of {len(x)} norms above "
+            f"{OVERFLOW:g}"
+        )
     axes.axhline(OVERFLOW, color="black", linewidth=1)
-    axes.annotate("FP16 overflows above 65504", (0, OVERFLOW), (2, 4),
-                  textcoords="offset points", fontsize=9)  # fmt: skip
+    axes.annotate(
+        "FP16 overflows above 65504", (0, OVERFLOW), (2, 4), textcoords="offset points", fontsize=9
+    )
     floor = np.array([n["width"] for n in norms]) * SMALLEST_NORMAL
     axes.plot(x, floor, color="black", linewidth=1, linestyle="--")
-    axes.annotate("mean square subnormal below", (0, floor[0]), (2, -12),
-                  textcoords="offset points", fontsize=9)  # fmt: skip
+    axes.annotate(
+        "mean square subnormal below",
+        (0, floor[0]),
+        (2, -12),
+        textcoords="offset points",
+        fontsize=9,
+    )
     axes.set_yscale("log")
     axes.set_xlabel("norm, in the order of the network")
     axes.set_ylabel("sum of squares of a row")
     axes.set_xlim(0, max(len(norms) - 1, 1))
     axes.set_title(args.title, loc="left", fontsize=11)
     axes.set_ylim(bottom=floor.min() / 20)
-    axes.legend(loc="upper left", fontsize=9, frameon=False, title_fontsize=9,
-                title="line: median row, band: all rows", alignment="left")  # fmt: skip
+    axes.legend(
+        loc="upper left",
+        fontsize=9,
+        frameon=False,
+        title_fontsize=9,
+        title="line: median row, band: all rows",
+        alignment="left",
+    )
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     dated = {"Date": None} if args.output.suffix == ".svg" else None

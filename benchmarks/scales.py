@@ -69,17 +69,25 @@ def decided_by(
         raise SlancError("calibrated scales take data, which this benchmark does not have.")
     estimate = "probe" if scales == "folded" else scales
     return compute_scales_in(
-        source.model, source.scopes, source.norms, folder=source.folder,
+        source.model,
+        source.scopes,
+        source.norms,
+        folder=source.folder,
         scale=scales if scales in ("paper", "calibrated") else "window",
         estimate=estimate if estimate in ("weights", "probe") else "auto",
-        accelerator=accelerator, certify="off", calibration=calibration,
-    )  # fmt: skip
+        accelerator=accelerator,
+        certify="off",
+        calibration=calibration,
+    )
 
 
 def scales_by(
-    source: Source, scales: Scales, accelerator: Accelerator, calibration: Sequence[Feeds] = (),
+    source: Source,
+    scales: Scales,
+    accelerator: Accelerator,
+    calibration: Sequence[Feeds] = (),
     head_size: int = HEAD_SIZE,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Scales by norm name: of this package's rules, or of dmx-compressor's formulas."""
     if scales == "none":
         return {}
@@ -89,9 +97,12 @@ def scales_by(
 
 
 def version_by(
-    source: Source, scales: Scales, accelerator: Accelerator, calibration: Sequence[Feeds] = (),
+    source: Source,
+    scales: Scales,
+    accelerator: Accelerator,
+    calibration: Sequence[Feeds] = (),
     head_size: int = HEAD_SIZE,
-) -> Version | None:  # fmt: skip
+) -> Version | None:
     """A copy of the model that carries the scales; None where dmx has no formula for it."""
     model = onnx.ModelProto()
     model.CopyFrom(source.model)

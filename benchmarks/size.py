@@ -144,9 +144,13 @@ def _row(model: Path, options: Sequence[str]) -> tuple[tuple[str, ...], int]:
     if cost.status:
         return (*cells, f"exit status {cost.status}", *[""] * (len(HEADER) - 4)), cost.status
     return (
-        *cells, f"{cost.wall:.1f} s", f"{cost.wall / floor.wall:.2f}",
-        f"{cost.cpu / floor.cpu:.2f}", f"{cost.memory / 2**30:.2f} GiB", size(written),
-    ), cost.status  # fmt: skip
+        *cells,
+        f"{cost.wall:.1f} s",
+        f"{cost.wall / floor.wall:.2f}",
+        f"{cost.cpu / floor.cpu:.2f}",
+        f"{cost.memory / 2**30:.2f} GiB",
+        size(written),
+    ), cost.status
 
 
 if __name__ == "__main__":

@@ -89,14 +89,18 @@ def main() -> int:
     unseen = every[len(evaluated) :]
     data = unseen[-args.calibrate :] if len(unseen) >= args.calibrate else every[: args.calibrate]
     calibration = [feeds_of(source, ids) for ids in data]
-    key = (f"{args.model.name} {args.tokens.name} {args.bos} {args.sequence_length} "
-           f"{len(evaluated)}, calibrated on {len(data)}")  # fmt: skip
+    key = (
+        f"{args.model.name} {args.tokens.name} {args.bos} {args.sequence_length} "
+        f"{len(evaluated)}, calibrated on {len(data)}"
+    )
     state = State(args.state, key)
     original = Version(source.model, source.norms)
     exact = measure(source, original, None, evaluated, EXACT, state)
     modes = list(MODES) if args.all_modes else args.modes
-    print(f"{args.model.stem}, {len(evaluated)} x {args.sequence_length} tokens, "
-          f"{len(source.norms)} norms; FP32 perplexity {exact.perplexity():.4f}\n")  # fmt: skip
+    print(
+        f"{args.model.stem}, {len(evaluated)} x {args.sequence_length} tokens, "
+        f"{len(source.norms)} norms; FP32 perplexity {exact.perplexity():.4f}\n"
+    )
     print(heading(["sums, subnormals", *args.scales]))
     for mode in modes:
         cells = []
@@ -121,9 +125,13 @@ def feeds_of(source: Source, ids: np.ndarray) -> Feeds:
 
 
 def measure(
-    source: Source, version: Version, accelerator: Accelerator | None,
-    sequences: list[np.ndarray], name: str, state: State,
-) -> Column:  # fmt: skip
+    source: Source,
+    version: Version,
+    accelerator: Accelerator | None,
+    sequences: list[np.ndarray],
+    name: str,
+    state: State,
+) -> Column:
     """The losses of all sequences, those that the state has not yet; FP32 without accelerator."""
     column = state.columns.setdefault(name, Column([], []))
     todo = sequences[len(column.losses) :]
@@ -142,8 +150,12 @@ def measure(
         column.lost.append(sum(int((~np.isfinite(values[t])).sum()) for t in taps.values()))
         state.save()
         left = (time.monotonic() - started) / done * (len(todo) - done)
-        print(f"\r{name}: {len(column.losses)}/{len(sequences)}, {left:.0f} s left   ",
-              end="", file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"\r{name}: {len(column.losses)}/{len(sequences)}, {left:.0f} s left   ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
     print(file=sys.stderr)
     state.save(now=True)
     return column

@@ -69,10 +69,20 @@ def main() -> int:
         for kind, (version, seconds) in made.items():
             column = measure(source, version, device, sequences, kind, state)
             value = column.perplexity()
-            print(line((
-                name, kind, f"{seconds:.1f}", sum(column.lost), singles[kind],
-                f"{value:.4f} ({value / exact - 1:+.3%})", f"{exact:.4f}",
-            )), flush=True)  # fmt: skip
+            print(
+                line(
+                    (
+                        name,
+                        kind,
+                        f"{seconds:.1f}",
+                        sum(column.lost),
+                        singles[kind],
+                        f"{value:.4f} ({value / exact - 1:+.3%})",
+                        f"{exact:.4f}",
+                    )
+                ),
+                flush=True,
+            )
     return 0
 
 

@@ -118,8 +118,9 @@ def _lines(rows: Sequence[Row]) -> Iterator[Line]:
     yield Line(label, of(identical, len(checked)), "100 %")
     runs = [r for r in rows if r.same_outputs is not None]
     same = sum(bool(r.same_outputs) for r in runs)
-    yield Line("and of the files as they are, FP16 graphs included", of(same, len(runs)),
-               further=True)  # fmt: skip
+    yield Line(
+        "and of the files as they are, FP16 graphs included", of(same, len(runs)), further=True
+    )
     idempotent = sum(r.idempotent for r in rows)
     yield Line("a second run writes the identical file", of(idempotent, len(rows)), "100 %")
     hot = [r for r in rows if r.hot and r.verdict in ("PASSED", "FAILED")]

@@ -111,9 +111,7 @@ def run_export(folder: Path, setting: Setting) -> Row:
             row.seconds = time.perf_counter() - started
             row.norms, row.fold = outcome.norms, outcome.fold
             if output.exists():
-                again = Options(
-                    estimate=setting.estimate, validate=False, apply=setting.apply
-                )
+                again = Options(estimate=setting.estimate, validate=False, apply=setting.apply)
                 protect_file(output, second, again)
                 row.idempotent = output.read_bytes() == second.read_bytes()
                 row.same_outputs = _same_outputs(source, output, feeds, names)
@@ -140,9 +138,7 @@ def run_export(folder: Path, setting: Setting) -> Row:
     return row
 
 
-def _same_outputs(
-    source: Path, output: Path, feeds: Feeds, names: Sequence[str]
-) -> bool | None:
+def _same_outputs(source: Path, output: Path, feeds: Feeds, names: Sequence[str]) -> bool | None:
     """Whether ONNX Runtime gives the same bits for the named outputs; None if it runs neither."""
     models = load_model(source), load_model(output)
     try:

@@ -131,9 +131,13 @@ class _Editor:
         constant = self.constants[new.inputs[1]]
         output = ir.Value(name=new.output, type=constant.type, shape=tensor.shape)
         node = ir.Node(
-            "", new.op, [tensor, constant], outputs=[output], name=new.name,
+            "",
+            new.op,
+            [tensor, constant],
+            outputs=[output],
+            name=new.name,
             metadata_props=new.metadata,
-        )  # fmt: skip
+        )
         path, index = new.before
         if index < len(self.nodes[path]):
             self.graphs[path].insert_before(self.nodes[path][index], node)

@@ -17,9 +17,18 @@ Accumulate = Literal["sequential", "pairwise", "fp32"]
 Variance = Literal["two-pass", "one-pass"]
 # The results that a device may round, in the order in which a norm has them.
 Step = Literal[
-    "input", "mean", "centred", "square", "sum", "mean_square", "variance", "deviation",
-    "inverse", "normalised", "affine",
-]  # fmt: skip
+    "input",
+    "mean",
+    "centred",
+    "square",
+    "sum",
+    "mean_square",
+    "variance",
+    "deviation",
+    "inverse",
+    "normalised",
+    "affine",
+]
 STEPS: tuple[Step, ...] = get_args(Step)
 
 # What `Format.named` takes, in words for people.

@@ -20,20 +20,45 @@ class NoBound(Exception):
 # gamma alpha from below.
 _SLOPES: dict[str, Callable[..., float]] = {
     **dict.fromkeys(
-        ("Relu", "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Swish", "HardSwish", "Mish", "Tanh",
-         "Softsign", "Sin", "Abs", "Neg", "Celu"),
+        (
+            "Relu",
+            "Gelu",
+            "FastGelu",
+            "BiasGelu",
+            "QuickGelu",
+            "Swish",
+            "HardSwish",
+            "Mish",
+            "Tanh",
+            "Softsign",
+            "Sin",
+            "Abs",
+            "Neg",
+            "Celu",
+        ),
         lambda *parameters: 1.0,
     ),
     "Erf": lambda: 2 / math.sqrt(math.pi),
     "LeakyRelu": lambda alpha: max(1.0, abs(alpha)),
     "Elu": lambda alpha: max(1.0, abs(alpha)),
     "Selu": lambda alpha, gamma: abs(gamma) * max(1.0, abs(alpha)),
-}  # fmt: skip
+}
 _LIMITS = dict.fromkeys(
-    ("Tanh", "Erf", "Sin", "Cos", "Softsign", "Sigmoid", "HardSigmoid", "Greater",
-     "GreaterOrEqual", "Less", "LessOrEqual"),
+    (
+        "Tanh",
+        "Erf",
+        "Sin",
+        "Cos",
+        "Softsign",
+        "Sigmoid",
+        "HardSigmoid",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+    ),
     1.0,
-)  # fmt: skip
+)
 
 
 def applied(expr: Apply, x: Reach) -> Reach:

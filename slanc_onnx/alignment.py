@@ -21,10 +21,30 @@ Moves = frozenset[str]
 
 # Ops that leave each position where it is; what shares and convolutions make has new rows anyway.
 _MOVERS = {
-    "Slice", "Split", "Gather", "GatherND", "GatherElements", "Concat", "ConcatFromSequence", "Pad",
-    "Tile", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "ScatterND", "ScatterElements", "TopK",
-    "SplitToSequence", "SequenceAt", "Resize", "Upsample", "MaxPool", "LpPool", "Einsum",
-}  # fmt: skip
+    "Slice",
+    "Split",
+    "Gather",
+    "GatherND",
+    "GatherElements",
+    "Concat",
+    "ConcatFromSequence",
+    "Pad",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+    "Squeeze",
+    "Reshape",
+    "ScatterND",
+    "ScatterElements",
+    "TopK",
+    "SplitToSequence",
+    "SequenceAt",
+    "Resize",
+    "Upsample",
+    "MaxPool",
+    "LpPool",
+    "Einsum",
+}
 
 
 def carries_rows(value: Value) -> bool:

@@ -112,7 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
     add("-v", "--verbose", action="count", default=0, help="log; twice: more")
     add("--version", action="version", version=f"slanc-onnx {__version__}")
-    return parser  # fmt: skip
+    return parser
 
 
 def _range(text: str) -> tuple[str, tuple[float, float]]:
@@ -135,8 +135,15 @@ class _ListTargets(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         width = None if sys.stdout.isatty() else 200
-        table = Table("target", "steps and sums", "inputs", "accumulate", "subnormals", "variance",
-                      "steps left in FP32")  # fmt: skip
+        table = Table(
+            "target",
+            "steps and sums",
+            "inputs",
+            "accumulate",
+            "subnormals",
+            "variance",
+            "steps left in FP32",
+        )
         for name, profile in targets.TARGETS.items():
             table.add_row(
                 name,

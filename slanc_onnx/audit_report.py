@@ -25,14 +25,17 @@ def audit_entries(audits: Sequence[Audit]) -> list[dict[str, Any]]:
             "upper_ratio": audit.upper_ratio,
             "worst": [
                 {
-                    "sum_of_squares": _finite(row.sum_of_squares), "run": row.run,
-                    "sequence": row.sequence, "position": row.position, "token": row.token,
+                    "sum_of_squares": _finite(row.sum_of_squares),
+                    "run": row.run,
+                    "sequence": row.sequence,
+                    "position": row.position,
+                    "token": row.token,
                 }
                 for row in audit.worst
             ],
         }
         for audit in audits
-    ]  # fmt: skip
+    ]
 
 
 def _finite(value: float) -> float | None:

@@ -32,7 +32,7 @@ from slanc_onnx.expression import (
     Sum,
     constant_values,
     walk,
-)  # fmt: skip
+)
 from slanc_onnx.load import Array
 from slanc_onnx.matrix_norms import MatrixSizes, cheap_spectral_bound, lengths, spectral_bound
 from slanc_onnx.reach import (
@@ -335,8 +335,10 @@ def _rows_of_table(expr: Embedding) -> Reach:
     step = max(1, TABLE_BLOCK // max(1, expr.channels))
     for start in range(0, count, step):
         stop = min(start + step, count)
-        rows = expr.table.rows(np.arange(start, stop)) if columns is None else (
-            columns.columns(start, stop).T
+        rows = (
+            expr.table.rows(np.arange(start, stop))
+            if columns is None
+            else (columns.columns(start, stop).T)
         )
         each = np.maximum(each, np.maximum(rows.max(axis=0), -rows.min(axis=0)))
         longest = max(float(lengths(rows, axis=1).max()), longest)  # nan stays

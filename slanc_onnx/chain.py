@@ -15,7 +15,7 @@ from slanc_onnx.expression import (
     Weight,
     constant_values,
     value_range,
-)  # fmt: skip
+)
 from slanc_onnx.load import Array
 
 

@@ -132,9 +132,14 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
     for line in audit_lines(outcome.audits):
         console.print(line, soft_wrap=True)
     print_summary(
-        console, outcome.norms, outcome.validation, outcome.accelerator, outcome.not_validated,
-        outcome.notes, outcome.fold,
-    )  # fmt: skip
+        console,
+        outcome.norms,
+        outcome.validation,
+        outcome.accelerator,
+        outcome.not_validated,
+        outcome.notes,
+        outcome.fold,
+    )
 
 
 def _check_report(option: str, path: Path, source: Path, output: Path, start: bytes) -> None:

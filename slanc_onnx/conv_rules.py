@@ -33,8 +33,11 @@ def convolved(
         spatial.append(-(-size // strides[i]) if same else padded // strides[i] + 1)
     channels, taps = weight.shape[0], int(np.prod(kernel))
     whole = weight
-    flat = Weight(weight.name, (channels, weight.shape[1], taps),
-                  lambda: whole.read().reshape(channels, -1, taps))  # fmt: skip
+    flat = Weight(
+        weight.name,
+        (channels, weight.shape[1], taps),
+        lambda: whole.read().reshape(channels, -1, taps),
+    )
     source = row(view, axis=1)
     expr: Expr = Convolution(channels, source, flat, int(attributes.get("group", 1)))
     if bias is not None:

@@ -130,8 +130,12 @@ def _along(scope: Scope, source: gs.Tensor, axes: RowAxes) -> int | None:
     shape = source.shape or ()
     if axes.axes[0] >= len(shape) or -axes.axes[0] > len(shape):
         return None
-    return product(tuple(d if isinstance(d, int) and d >= 0 else str(d)
-                         for d in (shape[axis] for axis in axes.axes)))  # fmt: skip
+    return product(
+        tuple(
+            d if isinstance(d, int) and d >= 0 else str(d)
+            for d in (shape[axis] for axis in axes.axes)
+        )
+    )
 
 
 def _row_size(scope: Scope, constant: gs.Tensor | None, axes: RowAxes) -> int | None:
@@ -147,8 +151,11 @@ def _row_size(scope: Scope, constant: gs.Tensor | None, axes: RowAxes) -> int | 
 
 def _quantised(match: Match) -> str | None:
     """Why a norm cannot be scaled between whose steps values are rounded to integers."""
-    own = {id(place.node.inputs[place.position]) for name in ("x", "gamma", "beta", "epsilon")
-           for place in match.places(name)}  # fmt: skip
+    own = {
+        id(place.node.inputs[place.position])
+        for name in ("x", "gamma", "beta", "epsilon")
+        for place in match.places(name)
+    }
     for node in match.nodes:
         for tensor in node.inputs:
             if id(tensor) not in own and is_quantised(tensor):

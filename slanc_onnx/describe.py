@@ -22,7 +22,7 @@ from slanc_onnx.expression import (
     is_nonlinear,
     value_range,
     walk,
-)  # fmt: skip
+)
 
 
 def describe(expr: Expr, residuals: dict[int, str]) -> str:
@@ -142,6 +142,9 @@ def _is_constant(expr: Expr) -> bool:
 
 
 def _weights(expr: Expr) -> list[str]:
-    names = [e.weight.name for e in walk(expr, lambda e: isinstance(e, Normalised))
-             if isinstance(e, (Known, Linear))]  # fmt: skip
+    names = [
+        e.weight.name
+        for e in walk(expr, lambda e: isinstance(e, Normalised))
+        if isinstance(e, (Known, Linear))
+    ]
     return [n for n in dict.fromkeys(names) if n != "constant"]

@@ -110,9 +110,7 @@ def _fold(op: str, values: Sequence[Value]) -> Value:
     weights = [v for v in values if isinstance(v, Weight)]
     parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
     shape = np.broadcast_shapes(*(v.shape for v in parts))
-    return Weight(
-        weights[0].name, shape, lambda: np.asarray(function(*(v.read() for v in parts)))
-    )
+    return Weight(weights[0].name, shape, lambda: np.asarray(function(*(v.read() for v in parts))))
 
 
 def _where(step: Step) -> list[Value]:
@@ -176,9 +174,21 @@ def _softmax(step: Step) -> list[Value]:
 
 ELEMENTWISE: dict[str, Rule] = {
     **{op: _elementwise for op in (*FOLDS, *LOGIC)},
-    **{op: _activation for op in (*CONTRACTIONS, "Sigmoid", "HardSigmoid", "Exp", "Log", "Sqrt",
-                                  "Reciprocal", "Softplus", "Cos")},
+    **{
+        op: _activation
+        for op in (
+            *CONTRACTIONS,
+            "Sigmoid",
+            "HardSigmoid",
+            "Exp",
+            "Log",
+            "Sqrt",
+            "Reciprocal",
+            "Softplus",
+            "Cos",
+        )
+    },
     "Where": _where,
     "Clip": _clip,
     "Softmax": _softmax,
-}  # fmt: skip
+}

@@ -22,11 +22,38 @@ from slanc_onnx.rewrite import residual_name
 
 # Ops that give out what they read, or a part of it: no rounding.
 MOVES = {
-    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Tile", "Slice", "Split",
-    "Gather", "GatherND", "GatherElements", "Identity", "Dropout", "Concat", "Where", "Pad",
-    "ScatterND", "ScatterElements", "Neg", "Abs", "Relu", "Max", "Min", "ReduceMax", "ReduceMin",
-    "MaxPool", "Trilu", "DepthToSpace", "SpaceToDepth", "TopK",
-}  # fmt: skip
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Expand",
+    "Tile",
+    "Slice",
+    "Split",
+    "Gather",
+    "GatherND",
+    "GatherElements",
+    "Identity",
+    "Dropout",
+    "Concat",
+    "Where",
+    "Pad",
+    "ScatterND",
+    "ScatterElements",
+    "Neg",
+    "Abs",
+    "Relu",
+    "Max",
+    "Min",
+    "ReduceMax",
+    "ReduceMin",
+    "MaxPool",
+    "Trilu",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "TopK",
+}
 # Ops with a body of their own, which is rounded inside.
 CONTAINERS = {"If", "Loop", "Scan"}
 QUANTISING = ("QuantizeLinear", "DequantizeLinear")
@@ -78,9 +105,10 @@ def _constants(flow: Flow, path: GraphPath, index: int) -> list[Tensor]:
         return []
     read = (flow.read(Use(path, index, p)) for p in range(len(node.input)))
     return [
-        t for t in read
+        t
+        for t in read
         if t in flow.constants and t is not None and flow.element_type(t) == TensorProto.FLOAT
-    ]  # fmt: skip
+    ]
 
 
 def round_everything(
@@ -155,11 +183,13 @@ class _Rounder:
             same = emitter.node("Identity", source)
         branches = [
             helper.make_graph(
-                nodes, "rounded", [],
+                nodes,
+                "rounded",
+                [],
                 [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
             )
             for nodes, name in ((taken, y), (other, same))
-        ]  # fmt: skip
+        ]
         true = emitter.constant(np.array(True))
         emitter.add(
             helper.make_node(

@@ -304,9 +304,25 @@ def sources(expr: Expr) -> list[Expr]:
 
 # Functions with |F(z)| <= |z|.
 CONTRACTIONS = {
-    "Relu", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Tanh", "Swish", "HardSwish", "LeakyRelu",
-    "Elu", "Selu", "Erf", "Mish", "Abs", "Neg", "Sin", "Softsign", "Celu",
-}  # fmt: skip
+    "Relu",
+    "Gelu",
+    "FastGelu",
+    "QuickGelu",
+    "BiasGelu",
+    "Tanh",
+    "Swish",
+    "HardSwish",
+    "LeakyRelu",
+    "Elu",
+    "Selu",
+    "Erf",
+    "Mish",
+    "Abs",
+    "Neg",
+    "Sin",
+    "Softsign",
+    "Celu",
+}
 _RANGES = {
     "Sigmoid": (0.0, 1.0),
     "HardSigmoid": (0.0, 1.0),

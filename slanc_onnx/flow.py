@@ -128,8 +128,18 @@ def read_flow(scopes: Sequence[Scope]) -> Flow:
                 types[here] = int(found)
     by_path = {scope.path: scope for scope in scopes}
     reads: dict[Use, Tensor] = {}
-    flow = Flow(by_path, tuple(order), makers, uses, reads, frozenset(), data, frozenset(),
-                frozenset(overridable), types)  # fmt: skip
+    flow = Flow(
+        by_path,
+        tuple(order),
+        makers,
+        uses,
+        reads,
+        frozenset(),
+        data,
+        frozenset(),
+        frozenset(overridable),
+        types,
+    )
     pinned: set[Tensor] = set()
     constants = set(data)
     for path, index in order:
@@ -150,8 +160,18 @@ def read_flow(scopes: Sequence[Scope]) -> Flow:
             constants.update(Tensor(path, name) for name in node.output if name)
     for scope in scopes:
         pinned.update(flow.tensor(scope.path, output.name) for output in scope.proto.output)
-    return Flow(by_path, tuple(order), makers, uses, reads, frozenset(constants), data,
-                frozenset(pinned), frozenset(overridable), types)  # fmt: skip
+    return Flow(
+        by_path,
+        tuple(order),
+        makers,
+        uses,
+        reads,
+        frozenset(constants),
+        data,
+        frozenset(pinned),
+        frozenset(overridable),
+        types,
+    )
 
 
 def runtime_inputs(flow: Flow, path: GraphPath, index: int) -> Iterator[int]:

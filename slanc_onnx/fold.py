@@ -148,9 +148,7 @@ def save_folded(
         data.discard()
 
 
-def fold_windows(
-    decided: Sequence[ScaledNorm], accelerator: Accelerator
-) -> dict[str, Window]:
+def fold_windows(decided: Sequence[ScaledNorm], accelerator: Accelerator) -> dict[str, Window]:
     """What each norm asks of its group; a norm that keeps its place asks nothing and is left out.
 
     Raises:

@@ -39,9 +39,7 @@ class Chosen:
     @property
     def applied(self) -> dict[str, str]:
         """By norm name, "fold" where the norm has its group's scale, or "div"."""
-        return {
-            s.norm.name: "fold" if self._is_folded(s) else "div" for s in self.parts.sites
-        }
+        return {s.norm.name: "fold" if self._is_folded(s) else "div" for s in self.parts.sites}
 
     def _is_folded(self, site: Site) -> bool:
         if not site.uses:  # a constant is all that it reads

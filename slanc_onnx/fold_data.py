@@ -113,9 +113,7 @@ def _value(node: onnx.NodeProto) -> TensorProto:
     return value
 
 
-def _divide(
-    tensor: TensorProto, exponent: int, folder: Path | None, data: OwnData | None
-) -> None:
+def _divide(tensor: TensorProto, exponent: int, folder: Path | None, data: OwnData | None) -> None:
     values = divided(read_tensor(tensor, folder), exponent)
     if tensor.data_location != TensorProto.EXTERNAL or data is None:
         new = numpy_helper.from_array(values, tensor.name)

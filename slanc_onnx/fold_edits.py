@@ -87,9 +87,14 @@ class _FoldPlanner(Planner):
             self.edits.inputs[NodeAt(use.path, use.node), use.position] = name
 
     def _scaled(
-        self, tensor: Tensor, source: str, before: NodeAt, power: int, uses: list[Use],
+        self,
+        tensor: Tensor,
+        source: str,
+        before: NodeAt,
+        power: int,
+        uses: list[Use],
         output: str = "",
-    ) -> str:  # fmt: skip
+    ) -> str:
         """A node that divides `source` by 2^power: a norm's own Div, or a Mul of the stream."""
         norms = [self._readers[use] for use in uses if use in self._readers]
         if len(norms) < len(uses):

@@ -140,8 +140,13 @@ class _State:
                 return True
         ways = [self.how(tie.use(p)) for p in tie.constants]
         if tie.kind == "join" and tie.terms:  # one node at the constant, instead of one per term
-            self._how.update({tie.use(p): "cut" for p in tie.addends if "fail" in ways
-                              and self.how(tie.use(p)) == "fail"})  # fmt: skip
+            self._how.update(
+                {
+                    tie.use(p): "cut"
+                    for p in tie.addends
+                    if "fail" in ways and self.how(tie.use(p)) == "fail"
+                }
+            )
             return False
         return "fail" in ways or (ways.count("cut") > 1 and tie.kind != "join")
 
@@ -199,8 +204,14 @@ class _State:
         return Solved(
             {t: e for t, e in self.produced.items() if e},
             {u: e for u, e in self.needed.items() if e},
-            divided, copied, cut, nodes, size, tuple(sorted(self.failed)), refused,
-        )  # fmt: skip
+            divided,
+            copied,
+            cut,
+            nodes,
+            size,
+            tuple(sorted(self.failed)),
+            refused,
+        )
 
 
 class Cut(NamedTuple):

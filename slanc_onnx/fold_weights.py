@@ -17,12 +17,25 @@ from slanc_onnx.load import Array, read_tensor
 # divided at the output. Of a quantised weight that is the scale, not the integers.
 CHAIN: dict[str, int] = {
     **dict.fromkeys(
-        ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "CastLike",
-         "Slice", "Gather", "Expand", "Tile", "Neg"),
+        (
+            "Transpose",
+            "Reshape",
+            "Squeeze",
+            "Unsqueeze",
+            "Flatten",
+            "Identity",
+            "Cast",
+            "CastLike",
+            "Slice",
+            "Gather",
+            "Expand",
+            "Tile",
+            "Neg",
+        ),
         0,
     ),
     "DequantizeLinear": 1,
-}  # fmt: skip
+}
 CHUNK = 1 << 22  # elements of a weight that are looked at together
 
 
@@ -67,8 +80,11 @@ class Weights:
     def _uses(self, tensor: Tensor) -> list[Use | None]:
         flow = self.flow
         found: list[Use | None] = []
-        if any(tensor == flow.tensor(path, o.name)
-               for path, scope in flow.scopes.items() for o in scope.proto.output):  # fmt: skip
+        if any(
+            tensor == flow.tensor(path, o.name)
+            for path, scope in flow.scopes.items()
+            for o in scope.proto.output
+        ):
             found.append(None)
         for use in flow.uses.get(tensor, ()):
             node = flow.node(use.path, use.node)

@@ -111,9 +111,7 @@ def _axes(node: gs.Node, kind: str, gamma: gs.Tensor) -> RowAxes | None:
     return None if rank is None else row_axes(range(first, rank), rank)
 
 
-def _width(
-    scope: Scope, axes: RowAxes | None, source: gs.Tensor, gamma: gs.Tensor
-) -> int | None:
+def _width(scope: Scope, axes: RowAxes | None, source: gs.Tensor, gamma: gs.Tensor) -> int | None:
     """The elements of a row, where gamma or the input's shape tells them."""
     if axes is None or axes.trailing is None:
         return None

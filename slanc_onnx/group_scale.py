@@ -119,9 +119,7 @@ def choose(windows: Sequence[Window], overhead: Callable[[int], int]) -> Choice:
     return min((_at(windows, e, overhead) for e in candidates), key=lambda c: _key(windows, c))
 
 
-def _at(
-    windows: Sequence[Window], exponent: int, overhead: Callable[[int], int]
-) -> Choice:
+def _at(windows: Sequence[Window], exponent: int, overhead: Callable[[int], int]) -> Choice:
     outside = tuple(i for i, w in enumerate(windows) if exponent not in w)
     nodes = sum(windows[i].nodes for i in outside) + (overhead(exponent) if exponent else 0)
     return Choice(exponent, outside, nodes)

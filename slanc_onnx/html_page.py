@@ -134,18 +134,26 @@ def _lost(norm: NormView) -> str:
 
 COLUMNS = (
     Column("#", lambda n: str(n.number), lambda n: n.number),
-    Column("norm", lambda n: f'<a href="#norm-{n.number}">{html.escape(n.name)}</a>',
-           lambda n: n.name, "text"),
+    Column(
+        "norm",
+        lambda n: f'<a href="#norm-{n.number}">{html.escape(n.name)}</a>',
+        lambda n: n.name,
+        "text",
+    ),
     Column("status", lambda n: html.escape(_status(n)), lambda n: _status(n), "text"),
     Column("scale", lambda n: _number(n.decided.scale, 6), lambda n: n.decided.scale),
     Column("rows lost", _lost, lambda n: n.lost_before if len(n.rows_before) else None),
     Column("bits to overflow", lambda n: _bits(n.overflow_bits), lambda n: n.overflow_bits),
     Column("to underflow", lambda n: _bits(n.underflow_bits), lambda n: n.underflow_bits, "more"),
     Column("certified", lambda n: html.escape(n.certified), lambda n: n.certified),
-    Column("before: least · median · most", lambda n: _range(n.before),
-           lambda n: n.before and n.before.high, "more"),
+    Column(
+        "before: least · median · most",
+        lambda n: _range(n.before),
+        lambda n: n.before and n.before.high,
+        "more",
+    ),
     Column("after", lambda n: _range(n.after), lambda n: n.after and n.after.high, "more"),
-)  # fmt: skip
+)
 
 
 def _status(norm: NormView) -> str:
@@ -214,8 +222,12 @@ def _facts(norm: NormView) -> Sequence[tuple[str, str]]:
         ("input", decided.norm.input),
         ("scale", _number(decided.scale, 10)),
         ("applied", norm.applied or ""),
-        ("epsilon", f"{_number(decided.norm.epsilon, 6)} → {_number(decided.scaled_epsilon, 6)}"
-         if decided.scaled_epsilon is not None else _number(decided.norm.epsilon, 6)),
+        (
+            "epsilon",
+            f"{_number(decided.norm.epsilon, 6)} → {_number(decided.scaled_epsilon, 6)}"
+            if decided.scaled_epsilon is not None
+            else _number(decided.norm.epsilon, 6),
+        ),
         ("predicted sums", predicted),
         ("before", _range(norm.before)),
         ("after", _range(norm.after)),
@@ -224,4 +236,4 @@ def _facts(norm: NormView) -> Sequence[tuple[str, str]]:
         ("rows lost", _lost(norm)),
         ("certified", proved),
         ("on your data", _audited(norm)),
-    )  # fmt: skip
+    )

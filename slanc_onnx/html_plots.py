@@ -21,8 +21,12 @@ from slanc_onnx.load import Array
 # Stand-ins; the page gives the hues of Okabe and Ito's palette for colour-blind readers.
 BEFORE, AFTER, INK, LIMIT, FAINT = "#d55e01", "#0072b3", "#010101", "#010102", "#010103"
 _VARIABLES = {
-    BEFORE: "--before", AFTER: "--after", INK: "--ink", LIMIT: "--limit", FAINT: "--faint",
-}  # fmt: skip
+    BEFORE: "--before",
+    AFTER: "--after",
+    INK: "--ink",
+    LIMIT: "--limit",
+    FAINT: "--faint",
+}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "slanc",
@@ -98,11 +102,26 @@ def _band(
     shape = {"baseline": low, "fill": True}
     axes.stairs(high, edges, **shape, facecolor=colour, alpha=0.25, linewidth=0)
     if hatch:  # apart, because a hatch has the colour of the edge, here that of the face
-        axes.stairs(high, edges, **shape, facecolor="none", edgecolor=colour, alpha=0.45,
-                    hatch=hatch, linewidth=0.5)  # fmt: skip
+        axes.stairs(
+            high,
+            edges,
+            **shape,
+            facecolor="none",
+            edgecolor=colour,
+            alpha=0.45,
+            hatch=hatch,
+            linewidth=0.5,
+        )
     dashes = (0, (4, 2)) if hatch else "solid"
-    axes.stairs(middle, edges, baseline=None, color=colour, linewidth=1.8, linestyle=dashes,
-                label=f"{label}: median line, all rows band")  # fmt: skip
+    axes.stairs(
+        middle,
+        edges,
+        baseline=None,
+        color=colour,
+        linewidth=1.8,
+        linestyle=dashes,
+        label=f"{label}: median line, all rows band",
+    )
 
 
 def _range(norms: Sequence[NormView]) -> tuple[float, float]:
@@ -127,9 +146,17 @@ def _marks(axes: Any, norms: Sequence[NormView]) -> None:
         if any(v is not None for v in values):
             pairs = zip(values, norms, strict=True)
             y = [math.nan if v is None else v / n.factor for v, n in pairs]
-            axes.plot(range(1, len(norms) + 1), y, linestyle="none", marker=marker, label=label,
-                      markersize=4.5, markerfacecolor=face, markeredgecolor=INK,
-                      markeredgewidth=0.8)  # fmt: skip
+            axes.plot(
+                range(1, len(norms) + 1),
+                y,
+                linestyle="none",
+                marker=marker,
+                label=label,
+                markersize=4.5,
+                markerfacecolor=face,
+                markeredgecolor=INK,
+                markeredgewidth=0.8,
+            )
 
 
 def _limits(axes: Any, norms: Sequence[NormView], form: str) -> None:
@@ -145,18 +172,33 @@ def _limits(axes: Any, norms: Sequence[NormView], form: str) -> None:
             continue
         axes.stairs(known, edges, baseline=None, color=LIMIT, linewidth=1.3, linestyle=style)
         first = float(known[np.flatnonzero(~np.isnan(known))[0]])
-        axes.annotate(words, (0.7, first), (2, 4 if above else -11), textcoords="offset points",
-                      color=LIMIT, fontsize=9)  # fmt: skip
+        axes.annotate(
+            words,
+            (0.7, first),
+            (2, 4 if above else -11),
+            textcoords="offset points",
+            color=LIMIT,
+            fontsize=9,
+        )
 
 
 def _skipped(axes: Any, norms: Sequence[NormView]) -> None:
     skipped = [n.number for n in norms if n.decided.status == "skipped"]
     for number in skipped:
-        axes.axvspan(number - 0.5, number + 0.5, facecolor="none", edgecolor=FAINT, hatch="xxx",
-                     linewidth=0)  # fmt: skip
+        axes.axvspan(
+            number - 0.5, number + 0.5, facecolor="none", edgecolor=FAINT, hatch="xxx", linewidth=0
+        )
     if skipped:
-        axes.plot(skipped, [0.98] * len(skipped), transform=axes.get_xaxis_transform(), marker="x",
-                  linestyle="none", color=INK, markersize=5, label="skipped")  # fmt: skip
+        axes.plot(
+            skipped,
+            [0.98] * len(skipped),
+            transform=axes.get_xaxis_transform(),
+            marker="x",
+            linestyle="none",
+            color=INK,
+            markersize=5,
+            label="skipped",
+        )
 
 
 def _decades(axis: Any) -> None:
@@ -200,8 +242,19 @@ def histograms(norms: Sequence[NormView]) -> list[str]:
     numbers = {norm.number for norm in shown}
     if not shown:
         return ["" for _ in norms]
-    every = [v for n in shown for v in (n.rows_before.min(), n.rows_before.max(),
-             n.rows_after.min(), n.rows_after.max(), n.overflow, n.subnormal) if v]  # fmt: skip
+    every = [
+        v
+        for n in shown
+        for v in (
+            n.rows_before.min(),
+            n.rows_before.max(),
+            n.rows_after.min(),
+            n.rows_after.max(),
+            n.overflow,
+            n.subnormal,
+        )
+        if v
+    ]
     edges = np.geomspace(min(every) / 2, max(every) * 2, BINS + 1)
     with matplotlib.rc_context({**_STYLE, "font.size": 9}):
         from matplotlib.figure import Figure
@@ -243,13 +296,28 @@ def _histogram(axes: Any, norm: NormView, edges: Array) -> list[Any]:
         shape = {"baseline": LEAST_SHOWN, "fill": True}
         pieces.append(axes.stairs(heights, bins, **shape, facecolor=colour, alpha=0.25))
         if hatch:
-            pieces.append(axes.stairs(heights, bins, **shape, facecolor="none", edgecolor=colour,
-                                      alpha=0.6, hatch=hatch, linewidth=0))  # fmt: skip
-        pieces.append(axes.stairs(heights, bins, baseline=LEAST_SHOWN, color=colour, linewidth=1.2,
-                                  linestyle=style))  # fmt: skip
+            pieces.append(
+                axes.stairs(
+                    heights,
+                    bins,
+                    **shape,
+                    facecolor="none",
+                    edgecolor=colour,
+                    alpha=0.6,
+                    hatch=hatch,
+                    linewidth=0,
+                )
+            )
+        pieces.append(
+            axes.stairs(
+                heights, bins, baseline=LEAST_SHOWN, color=colour, linewidth=1.2, linestyle=style
+            )
+        )
     for value, style in (
-        (norm.overflow, "solid"), (norm.normal, "dashed"), (norm.subnormal, "dotted"),
-    ):  # fmt: skip
+        (norm.overflow, "solid"),
+        (norm.normal, "dashed"),
+        (norm.subnormal, "dotted"),
+    ):
         if value:
             pieces.append(axes.axvline(value, color=LIMIT, linewidth=1.2, linestyle=style))
     axes.set_xlim(edges[0], edges[-1])

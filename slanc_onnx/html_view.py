@@ -177,9 +177,12 @@ def page_view(outcome: Outcome) -> PageView:
 
 
 def _norm(
-    number: int, decided: ScaledNorm, seen: Observed | None, device: Accelerator,
+    number: int,
+    decided: ScaledNorm,
+    seen: Observed | None,
+    device: Accelerator,
     audits: Mapping[str, Audit],
-) -> NormView:  # fmt: skip
+) -> NormView:
     norm, estimate, certificate = decided.norm, decided.estimate, decided.certificate
     fresh = decided.status == "scaled" and decided.scale is not None
     factor = float(decided.scale or 1.0) ** 2 if fresh else 1.0

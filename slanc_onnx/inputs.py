@@ -162,9 +162,14 @@ def make_feeds(
 
 
 def _feed(
-    spec: InputSpec, rng: np.random.Generator, batch: int, sequence: int, size: int,
-    ids: Array | None, draw: int,
-) -> Array:  # fmt: skip
+    spec: InputSpec,
+    rng: np.random.Generator,
+    batch: int,
+    sequence: int,
+    size: int,
+    ids: Array | None,
+    draw: int,
+) -> Array:
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
     shape = _shape(spec, batch, sequence, size)
     name = spec.name.lower()

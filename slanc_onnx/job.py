@@ -31,7 +31,7 @@ from slanc_onnx.scale import (
     ScaledNorm,
     compute_scales_in,
     scales_to_apply,
-)  # fmt: skip
+)
 from slanc_onnx.streamed import workers
 from slanc_onnx.validate import Validation, validate_pair
 
@@ -124,9 +124,16 @@ def protect_file(
         if options.validate:
             try:
                 validation = _validate(
-                    original, model, decided, scopes, options, folder, progress,
-                    loaded if inlined else None, output.parent,
-                )  # fmt: skip
+                    original,
+                    model,
+                    decided,
+                    scopes,
+                    options,
+                    folder,
+                    progress,
+                    loaded if inlined else None,
+                    output.parent,
+                )
             except CannotRun as error:
                 not_validated = str(error)
             except MemoryError:
@@ -135,9 +142,17 @@ def protect_file(
                 not_validated = "interrupted"
             clock.lap("validate")
     report = make_report(
-        str(source), str(output), shown_options or {}, decided, validation, clock.seconds,
-        not_validated, notes, folded, audits,
-    )  # fmt: skip
+        str(source),
+        str(output),
+        shown_options or {},
+        decided,
+        validation,
+        clock.seconds,
+        not_validated,
+        notes,
+        folded,
+        audits,
+    )
     return Outcome(
         decided, validation, not_validated, options.accelerator, report, notes, folded, audits
     )

@@ -85,11 +85,13 @@ def float32_bytes(model: onnx.ModelProto) -> int:
     narrow = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
     return sum(
         math.prod(tensor.dims)
-        * (4 if tensor.data_type in narrow else onnx.helper.tensor_dtype_to_np_dtype(
-            tensor.data_type
-        ).itemsize)
+        * (
+            4
+            if tensor.data_type in narrow
+            else onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        )
         for tensor in all_tensors(model)
-    )  # fmt: skip
+    )
 
 
 def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:

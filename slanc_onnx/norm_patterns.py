@@ -59,9 +59,12 @@ class Internal:
 
 
 _EMBEDDING = Internal(
-    "layer", 5, "the op adds the embedding rows inside, so its norm has no input tensor to "
-    "divide; export without this fusion to scale it", beta=6,
-)  # fmt: skip
+    "layer",
+    5,
+    "the op adds the embedding rows inside, so its norm has no input tensor to "
+    "divide; export without this fusion to scale it",
+    beta=6,
+)
 _HEAD = (
     "the attention op normalises its heads inside, so this norm has no input tensor to divide; "
     "export without q_norm and k_norm inside the op to scale it"
@@ -90,9 +93,13 @@ class Decomposed:
 
 # Ops that a norm's sums and means are made with.
 REDUCTIONS = {
-    "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "GlobalAveragePool",
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "ReduceL2",
+    "GlobalAveragePool",
     "LpNormalization",
-}  # fmt: skip
+}
 
 
 def reduced_axes(scope: Scope, node: gs.Node) -> RowAxes | None:

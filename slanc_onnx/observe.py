@@ -153,9 +153,14 @@ def audit(
     below = (known > 0) & (known < width * smallest * square)
     above = int(np.count_nonzero(known > largest * square)) + int(np.isnan(sums).sum())
     return Audit(
-        decided.norm.name, len(sums), above, int(np.count_nonzero(below)), typical, upper,
+        decided.norm.name,
+        len(sums),
+        above,
+        int(np.count_nonzero(below)),
+        typical,
+        upper,
         tuple(worst),
-    )  # fmt: skip
+    )
 
 
 def largest_rows(sums: Array, run: int, ids: Array | None) -> list[Row]:

@@ -41,7 +41,7 @@ from slanc_onnx.expression import (
     is_nonlinear,
     value_range,
     walk,
-)  # fmt: skip
+)
 from slanc_onnx.load import Array
 from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress, no_progress
@@ -73,8 +73,12 @@ def paper_estimates(
     estimates: dict[str, Estimate] = {}
     reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
     residuals: dict[int, tuple[Normalised, float, float]] = {}
-    known = {e.norm: e for expr in trace.inputs.values() for e in walk(expr, lambda e: False)
-             if isinstance(e, Normalised)}  # fmt: skip
+    known = {
+        e.norm: e
+        for expr in trace.inputs.values()
+        for e in walk(expr, lambda e: False)
+        if isinstance(e, Normalised)
+    }
     for i, norm in enumerate(norms):
         expr = trace.inputs.get(norm.name)
         if expr is None:

@@ -172,9 +172,13 @@ def _like(given: Mapping[str, Array], specs: Sequence[InputSpec], draw: int) -> 
 
 
 def first_feeds(
-    session: Session | SegmentedSession, specs: Sequence[InputSpec], rng: np.random.Generator,
-    batch: int, length: int, draw: int = 0,
-) -> Feeds:  # fmt: skip
+    session: Session | SegmentedSession,
+    specs: Sequence[InputSpec],
+    rng: np.random.Generator,
+    batch: int,
+    length: int,
+    draw: int = 0,
+) -> Feeds:
     """The first inputs that run, trying image sizes where the file leaves the size open.
 
     Raises:

@@ -179,8 +179,9 @@ def where(step: Step, outputs: Sequence[Value]) -> str | None:
     shape = getattr(condition, "shape", ())
     by_element = any(
         -a <= len(shape) and shape[a] > 1
-        for v in views for a in (axis - v.ids.ndim for axis in channel_axes(v))
-    )  # fmt: skip
+        for v in views
+        for a in (axis - v.ids.ndim for axis in channel_axes(v))
+    )
     other = next((v for v in branches if isinstance(v, Const)), None)
     if len(views) == 1:
         blank = other is not None and not other.array.any()
@@ -212,8 +213,11 @@ def cast(step: Step, outputs: Sequence[Value]) -> str | None:
             return "casts to an unknown type"
     if isinstance(source, Const) and step.node.op == "Cast" and source.array.dtype.kind == "f":
         known = int(step.attributes["to"]) in {
-            *_FLOATS, TensorProto.BOOL, TensorProto.INT32, TensorProto.INT64,
-        }  # fmt: skip
+            *_FLOATS,
+            TensorProto.BOOL,
+            TensorProto.INT32,
+            TensorProto.INT64,
+        }
         return None if known else "rounds numbers"
     return None
 

@@ -115,8 +115,10 @@ def concat(step: Step, outputs: Sequence[Value]) -> str | None:
     if isinstance(step.value(0), Items):
         return None
     axis = int(step.attributes["axis"])
-    if len({(v.expr.serial, np.take(v.ids, 0, axis=axis).tobytes()) for v in views}) == 1 == len(
-        {type(v) for v in step.inputs}
+    if (
+        len({(v.expr.serial, np.take(v.ids, 0, axis=axis).tobytes()) for v in views})
+        == 1
+        == len({type(v) for v in step.inputs})
     ):
         return None
     for value, tensor in zip(step.inputs, step.node.inputs, strict=True):
@@ -141,8 +143,11 @@ def pad(step: Step, outputs: Sequence[Value]) -> str | None:
         return "pads channels with others, or by the sequence length"
     if mode == "constant" and not on_channels and not has_zero(source.expr):
         return "puts rows of zeros between the rows"
-    return "puts positions of several kinds together" if on_channels and source.ids.ndim and (
-        source.ids.ndim - 1 not in channel_axes(source)) else None  # fmt: skip
+    return (
+        "puts positions of several kinds together"
+        if on_channels and source.ids.ndim and (source.ids.ndim - 1 not in channel_axes(source))
+        else None
+    )
 
 
 def block_table(step: Step, outputs: Sequence[Value]) -> str | None:

@@ -88,9 +88,19 @@ def past_values(step: Step) -> str | None:
 
 # Ops that may have a varying constant for a shape, bounds or positions; their checks look at it.
 _BY_LENGTH = {
-    "Reshape", "Expand", "Tile", "Slice", "Split", "Gather", "Concat", "Pad", "Resize", "Where",
-    *ATTENTION, "EmbedLayerNormalization",
-}  # fmt: skip
+    "Reshape",
+    "Expand",
+    "Tile",
+    "Slice",
+    "Split",
+    "Gather",
+    "Concat",
+    "Pad",
+    "Resize",
+    "Where",
+    *ATTENTION,
+    "EmbedLayerNormalization",
+}
 
 
 _ROUNDS = compute.of_constants("rounds activations")
@@ -101,8 +111,20 @@ _INDICES = compute.of_constants("gives indices")
 PROOFS: dict[str, compute.Check] = {
     **dict.fromkeys(FOLDS, compute.of_constants("has no rule for activations")),
     **dict.fromkeys(LOGIC, compute.always),
-    **dict.fromkeys((*CONTRACTIONS, "Sigmoid", "HardSigmoid", "Exp", "Log", "Sqrt", "Reciprocal",
-                     "Softplus", "Cos"), compute.elementwise),
+    **dict.fromkeys(
+        (
+            *CONTRACTIONS,
+            "Sigmoid",
+            "HardSigmoid",
+            "Exp",
+            "Log",
+            "Sqrt",
+            "Reciprocal",
+            "Softplus",
+            "Cos",
+        ),
+        compute.elementwise,
+    ),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Sum", "Pow"), compute.elementwise),
     **dict.fromkeys(("Min", "Max", "Clip"), compute.limited),
     **dict.fromkeys(("Cast", "CastLike"), compute.cast),
@@ -136,8 +158,18 @@ PROOFS: dict[str, compute.Check] = {
     "MatMulNBits": compute.nbits,
     "GatherBlockQuantized": moving.block_table,
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), _ROUNDS),
-    **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
-                     "ReduceSumSquare", "ReduceLogSumExp"), _REDUCES),
+    **dict.fromkeys(
+        (
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceProd",
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceSumSquare",
+            "ReduceLogSumExp",
+        ),
+        _REDUCES,
+    ),
     "ReduceMean": compute.mean,
     "ReduceSum": compute.total,
     **dict.fromkeys(("AveragePool", "GlobalAveragePool"), compute.mean),
@@ -145,9 +177,11 @@ PROOFS: dict[str, compute.Check] = {
     "CumSum": compute.of_constants("counts along a mask"),
     "TopK": moving.top_k,
     **dict.fromkeys(("NonZero", "ArgMax", "ArgMin"), _INDICES),
-    **dict.fromkeys(("GatherElements", "ScatterND", "ScatterElements"),
-                    compute.of_constants("picks or replaces elements by data")),
+    **dict.fromkeys(
+        ("GatherElements", "ScatterND", "ScatterElements"),
+        compute.of_constants("picks or replaces elements by data"),
+    ),
     "SplitToSequence": moving.split_sequence,
     **dict.fromkeys(("SequenceAt", "SequenceConstruct"), compute.always),
     **dict.fromkeys(("Shape", "Size", "Range", "ConstantOfShape"), compute.always),
-}  # fmt: skip
+}

@@ -40,9 +40,14 @@ def unpack(packed: Array, bits: int) -> Array:
 
 
 def dequantize_blocks(
-    packed: Array, scales: Array, zero_points: Array | None, bits: int, block: int, width: int,
+    packed: Array,
+    scales: Array,
+    zero_points: Array | None,
+    bits: int,
+    block: int,
+    width: int,
     groups: Array | None = None,
-) -> Array:  # fmt: skip
+) -> Array:
     """Rows of `width` numbers from blocks of `block` integers, each with a scale, FP32.
 
     Args:
@@ -94,9 +99,7 @@ class _Blocks:
     def columns(self, start: int, stop: int) -> Array:
         part = self.part(start, stop)
         zeros = None if part.zeros is None else _values(part.zeros)
-        return dequantize_blocks(
-            _values(part.packed), _values(part.scales), zeros, *self.layout
-        ).T
+        return dequantize_blocks(_values(part.packed), _values(part.scales), zeros, *self.layout).T
 
     def part(self, start: int, stop: int) -> _Blocks:
         def some(value: Const | Weight) -> Const:

@@ -105,6 +105,16 @@ def _pool(step: Step) -> list[Value]:
 
 REDUCTIONS: dict[str, Rule] = {
     **{op: _reduce for op in _ON_CONSTANTS},
-    **{op: _pool for op in ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
-                            "LpPool", "Resize", "Upsample")},
-}  # fmt: skip
+    **{
+        op: _pool
+        for op in (
+            "MaxPool",
+            "AveragePool",
+            "GlobalAveragePool",
+            "GlobalMaxPool",
+            "LpPool",
+            "Resize",
+            "Upsample",
+        )
+    },
+}

@@ -144,7 +144,7 @@ def certified(certificate: Certificate) -> bool | str:
 
 
 def _applied(scaled: ScaledNorm, fold: Fold | None) -> str | None:
-    """"fold" or "div" for a norm that this run scaled. Without folding a scale of 1 needs neither;
+    """ "fold" or "div" for a norm that this run scaled. Without folding a scale of 1 needs neither;
     in a group it is the group's, or takes a node that keeps the norm out of it."""
     if scaled.status != "scaled" or scaled.scale is None:
         return None
@@ -195,8 +195,10 @@ def _validation(validation: Validation) -> dict[str, Any]:
 def _not_validated(reason: str) -> dict[str, Any]:
     counts = ("overflowed_before", "overflowed_after")
     errors = (
-        "max_relative_error_before", "max_relative_error_after", "rms_relative_error_after",
-    )  # fmt: skip
+        "max_relative_error_before",
+        "max_relative_error_after",
+        "rms_relative_error_after",
+    )
     return {
         "fp32_identical": None,
         "fp32_max_abs_error": None,

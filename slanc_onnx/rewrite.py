@@ -79,9 +79,7 @@ def apply_scales_in(
     return bool(edits)
 
 
-def plan_edits(
-    model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]
-) -> Edits:
+def plan_edits(model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]) -> Edits:
     """What `apply_scales_in` does to a model, without doing it."""
     planner = Planner(model)
     for norm in norms:

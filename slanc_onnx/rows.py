@@ -40,7 +40,7 @@ from slanc_onnx.expression import (
     Sum,
     Weight,
     walk,
-)  # fmt: skip
+)
 from slanc_onnx.inputs import random_ids
 from slanc_onnx.load import Array
 from slanc_onnx.multiply import Multiply, product_of

@@ -34,9 +34,7 @@ class Session:
         CannotRun: ONNX Runtime's CPU provider does not take the model.
     """
 
-    def __init__(
-        self, model: onnx.ModelProto, folder: Path | None, *, packs: bool = True
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: Path | None, *, packs: bool = True) -> None:
         import onnxruntime as ort  # slow to import; --help and --version do without
 
         options = ort.SessionOptions()

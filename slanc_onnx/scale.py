@@ -154,8 +154,10 @@ def compute_scales_in(
                 reasons = {n.name: f"no probe ({error})" for n in norms}
         missing = [n for n in todo if n.name not in estimates]
         if missing and estimate != "probe":
-            multiply = bounds.multiply if bounds is not None else partial(
-                checked_product_of, executor=executor
+            multiply = (
+                bounds.multiply
+                if bounds is not None
+                else partial(checked_product_of, executor=executor)
             )
             found, why = estimate_from_rows(traced, missing, progress, multiply)
             estimates.update(found)

@@ -46,9 +46,7 @@ class SegmentedSession:
         CannotRun: from `run`, where ONNX Runtime does not take a segment.
     """
 
-    def __init__(
-        self, model: onnx.ModelProto, folder: Path | None, cuts: Sequence[str]
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: Path | None, cuts: Sequence[str]) -> None:
         """Plan the segments.
 
         Args:
@@ -120,12 +118,14 @@ def segments_of(model: onnx.ModelProto, cuts: Sequence[str], limit: int) -> list
     found = []
     for i, group in enumerate(groups):
         later = outputs.union(*reads[i + 1 :])
-        found.append(Segment(
-            tuple(group),
-            tuple(sorted(name for name in reads[i] if name in sizes)),
-            tuple(sorted(n for n in reads[i] if n in every and n not in made[i] | set(sizes))),
-            tuple(sorted(made[i] & later)),
-        ))  # fmt: skip
+        found.append(
+            Segment(
+                tuple(group),
+                tuple(sorted(name for name in reads[i] if name in sizes)),
+                tuple(sorted(n for n in reads[i] if n in every and n not in made[i] | set(sizes))),
+                tuple(sorted(made[i] & later)),
+            )
+        )
     return found
 
 

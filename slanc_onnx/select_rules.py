@@ -23,7 +23,7 @@ from slanc_onnx.values import (
     ids_view,
     row,
     row_view,
-)  # fmt: skip
+)
 
 
 def gathered(step: Step) -> list[Value] | None:
@@ -177,8 +177,10 @@ def _pad(step: Step) -> list[Value]:
     for i, axis in enumerate(axes):
         before[axis], after[axis] = numbers[i], numbers[i + len(axes)]
     if isinstance(source, Const):
-        cut = tuple(slice(max(0, -b), n - max(0, -a)) for b, a, n in
-                    zip(before, after, source.shape, strict=True))  # fmt: skip
+        cut = tuple(
+            slice(max(0, -b), n - max(0, -a))
+            for b, a, n in zip(before, after, source.shape, strict=True)
+        )
         width = [(max(0, b), max(0, a)) for b, a in zip(before, after, strict=True)]
         return [Const(np.pad(source.array[cut], width), source.varies)]
     view = as_view(source)
@@ -186,8 +188,9 @@ def _pad(step: Step) -> list[Value]:
         view = _padded_channels(view, before[-1], after[-1])
         before[-1] = after[-1] = 0
     shape = [max(0, n + b + a) for n, b, a in zip(view.shape, before, after, strict=True)]
-    grown = np.pad(view.ids, [(0, max(0, m - n)) for m, n in zip(shape, view.shape, strict=True)],
-                   mode="edge")  # fmt: skip
+    grown = np.pad(
+        view.ids, [(0, max(0, m - n)) for m, n in zip(shape, view.shape, strict=True)], mode="edge"
+    )
     return [View(view.expr, grown[tuple(slice(0, n) for n in shape)])]
 
 
@@ -214,8 +217,10 @@ def _split_to_sequence(step: Step) -> list[Value]:
     else:
         sizes = [int(n) for n in lengths]
     starts = np.cumsum([0, *sizes])
-    pieces = [np.take(source.ids, range(a, a + n), axis=axis)
-              for a, n in zip(starts[:-1], sizes, strict=True)]  # fmt: skip
+    pieces = [
+        np.take(source.ids, range(a, a + n), axis=axis)
+        for a, n in zip(starts[:-1], sizes, strict=True)
+    ]
     if lengths is None and not step.attributes.get("keepdims", 1):
         pieces = [np.squeeze(piece, axis) for piece in pieces]
     return [Items(tuple(View(source.expr, piece) for piece in pieces))]

@@ -95,8 +95,9 @@ class _Sizes:
         self._height, self._width, self._step = height, width, step
         # Divided by powers of two and rounded up, so that they fit into FP32.
         largest = sides.max(axis=1, initial=0.0)
-        self._units = np.array([2.0 ** math.frexp(s)[1] if 0 < s < math.inf else 1.0
-                                for s in largest])  # fmt: skip
+        self._units = np.array(
+            [2.0 ** math.frexp(s)[1] if 0 < s < math.inf else 1.0 for s in largest]
+        )
         narrow = (sides / self._units[:, None]).astype(np.float32)
         self._narrow = np.nextafter(narrow, np.float32(np.inf), where=sides > 0, out=narrow)
         self._squares, self._sums = np.zeros(height), np.zeros(height)
@@ -125,6 +126,7 @@ class _Sizes:
 
     def done(self, product: Array | None) -> Done:
         """All of the unit."""
+
         def up(total: Array, addends: int, apart: int) -> Array:
             """Sums of so many addends at a time, `apart` of them in all."""
             return np.asarray(total * (1 + (addends + 4) * 2.0**-24) + apart * self._least)

@@ -118,9 +118,10 @@ def _summary(
     form = str(accelerator.format)
     by = sorted({n.estimate.by for n in norms if n.estimate is not None})
     yield (
-        f"{len(norms)} norms: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+        f"{len(norms)} norms: "
+        + ", ".join(f"{count} {status}" for status, count in counts.items())
         + (f"; estimated by {' and '.join(by)}" if by else "")
-    )  # fmt: skip
+    )
     if fold is not None:
         yield fold_line(len(norms), fold)
         yield from (f"note: {note}" for note in fold.notes)
@@ -134,8 +135,12 @@ def _summary(
         words = {"fp32": "FP32", "fp16": what, "fp16_slanc": f"{what} + SLaNC"}
         figures = (f"{words[k]} {v:.4f}" for k, v in validation.perplexity.items())
         yield "perplexity: " + ", ".join(figures)
-    conditions = {c for n in norms if n.certificate and n.certificate.certified
-                  for c in n.certificate.bound.conditions}  # fmt: skip
+    conditions = {
+        c
+        for n in norms
+        if n.certificate and n.certificate.certified
+        for c in n.certificate.bound.conditions
+    }
     yield from (f"certified if {condition}" for condition in sorted(conditions))
     yield final_line(norms, validation, accelerator, not_validated)
 

@@ -48,10 +48,18 @@ from slanc_onnx.values import (
 log = logging.getLogger(__name__)
 
 _WHOLE = {
-    TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
-    TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
-    TensorProto.INT4, TensorProto.UINT4,
-}  # fmt: skip
+    TensorProto.BOOL,
+    TensorProto.INT8,
+    TensorProto.INT16,
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.UINT8,
+    TensorProto.UINT16,
+    TensorProto.UINT32,
+    TensorProto.UINT64,
+    TensorProto.INT4,
+    TensorProto.UINT4,
+}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from slanc_onnx.expression import (
     Sum,
     Weight,
     is_ids,
-)  # fmt: skip
+)
 from slanc_onnx.load import Array
 from slanc_onnx.matmul_rules import einsum, matmul
 from slanc_onnx.movement import FOLDS, MOVERS, CannotFollow, Mover
@@ -210,9 +210,21 @@ def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
 
 # Ops whose output has the broadcast shape of their inputs.
 KEEPS_SHAPE = {
-    *FOLDS, *CONTRACTIONS, "Sigmoid", "Clip", "Softmax", "LogSoftmax", "CumSum", "IsNaN", "IsInf",
-    "Round", "Trilu", "RotaryEmbedding", "Xor", "BitwiseAnd",
-}  # fmt: skip
+    *FOLDS,
+    *CONTRACTIONS,
+    "Sigmoid",
+    "Clip",
+    "Softmax",
+    "LogSoftmax",
+    "CumSum",
+    "IsNaN",
+    "IsInf",
+    "Round",
+    "Trilu",
+    "RotaryEmbedding",
+    "Xor",
+    "BitwiseAnd",
+}
 
 RULES: dict[str, Rule] = {
     **{op: _move for op in MOVERS},
@@ -243,4 +255,4 @@ RULES: dict[str, Rule] = {
     "Range": _const(lambda attributes, a, b, c: np.arange(a.item(), b.item(), c.item())),
     "ConstantOfShape": _const(_constant_of_shape),
     "Size": lambda step: [Const(np.array(np.prod(step.known(0).shape)), varies=True)],
-}  # fmt: skip
+}

@@ -86,9 +86,7 @@ def place(
     return Placement(2.0**exponent, note)
 
 
-def faintest(
-    estimate: Estimate, width: int, low: float, smallest: float, epsilon: float
-) -> int:
+def faintest(estimate: Estimate, width: int, low: float, smallest: float, epsilon: float) -> int:
     """The greatest exponent with which rows far below the typical one keep their squares.
 
     Args:

@@ -81,9 +81,11 @@ SEPARATE_WEIGHTS = {f"w_{c}": normal(i, 8, 8) for i, c in enumerate("qkv")}
 GROUPED_WEIGHTS = {"w_q": normal(0, 8, 8), "w_k": normal(1, 8, 4), "w_v": normal(2, 8, 4)}
 # GroupQueryAttention asks for heads of at least 8.
 WIDE_HEADS = {
-    "w_q": normal(0, 8, 32), "w_k": normal(1, 8, 16), "w_v": normal(2, 8, 16),
+    "w_q": normal(0, 8, 32),
+    "w_k": normal(1, 8, 16),
+    "w_v": normal(2, 8, 16),
     "w_o": normal(5, 32, 8),
-}  # fmt: skip
+}
 PACKED = {"w": normal(3, 8, 24)}
 LENGTHS = "int32[batch] last, int32 length"
 
@@ -103,9 +105,14 @@ GROUPED = Attention(
     v = Reshape(v4, heads)
 """
     + ATTEND,
-    {**COMMON, **GROUPED_WEIGHTS, "few": shape(0, 0, 2, 2), "three": shape(3),
-     "twice": shape(1, 1, 1, 2, 1)},
-)  # fmt: skip
+    {
+        **COMMON,
+        **GROUPED_WEIGHTS,
+        "few": shape(0, 0, 2, 2),
+        "three": shape(3),
+        "twice": shape(1, 1, 1, 2, 1),
+    },
+)
 GROUPED_OP = Attention(
     "GroupQueryAttention",
     SEPARATE
@@ -144,8 +151,15 @@ PACKED_FORMS = [
         """
         + SPLIT_HEADS
         + ATTEND,
-        {**COMMON, **PACKED, "n0": shape(0), "n8": shape(8), "n16": shape(16), "n2": shape(2),
-         "most": shape(2**63 - 1)},
+        {
+            **COMMON,
+            **PACKED,
+            "n0": shape(0),
+            "n8": shape(8),
+            "n16": shape(16),
+            "n2": shape(2),
+            "most": shape(2**63 - 1),
+        },
     ),
     Attention(
         "packed: interleaved per head, Slice (gpt_neox)",
@@ -155,8 +169,16 @@ PACKED_FORMS = [
         v = Slice(per_head, n4, n6, n3)
         """
         + ATTEND,
-        {**COMMON, **PACKED, "split": shape(0, 0, 4, 6), "n0": shape(0), "n2": shape(2),
-         "n3": shape(3), "n4": shape(4), "n6": shape(6)},
+        {
+            **COMMON,
+            **PACKED,
+            "split": shape(0, 0, 4, 6),
+            "n0": shape(0),
+            "n2": shape(2),
+            "n3": shape(3),
+            "n4": shape(4),
+            "n6": shape(6),
+        },
     ),
     Attention(
         "packed: [heads, 3, size], Gather (bloom)",
@@ -165,8 +187,14 @@ PACKED_FORMS = [
         q = Gather<axis = 3>(five, n0) k = Gather<axis = 3>(five, n1) v = Gather<axis = 3>(five, n2)
         """
         + ATTEND,
-        {**COMMON, **PACKED, "split": shape(0, 0, 4, 3, 2), "n0": np.array(0), "n1": np.array(1),
-         "n2": np.array(2)},
+        {
+            **COMMON,
+            **PACKED,
+            "split": shape(0, 0, 4, 3, 2),
+            "n0": np.array(0),
+            "n1": np.array(1),
+            "n2": np.array(2),
+        },
     ),
     Attention(
         "packed: [3, heads, size], Slice and Squeeze (modernbert)",
@@ -177,8 +205,15 @@ PACKED_FORMS = [
         v1 = Slice(five, n2, n3, n2) v = Squeeze(v1, n2)
         """
         + ATTEND,
-        {**COMMON, **PACKED, "split": shape(0, 0, 3, 4, 2), "n0": shape(0), "n1": shape(1),
-         "n2": shape(2), "n3": shape(3)},
+        {
+            **COMMON,
+            **PACKED,
+            "split": shape(0, 0, 3, 4, 2),
+            "n0": shape(0),
+            "n1": shape(1),
+            "n2": shape(2),
+            "n3": shape(3),
+        },
     ),
     Attention(
         "multi-query: one key and value head, broadcast (falcon)",
@@ -187,8 +222,16 @@ PACKED_FORMS = [
         q = Slice(all, n0, n4, n2) k = Slice(all, n4, n5, n2) v = Slice(all, n5, n6, n2)
         """
         + ATTEND,
-        {**COMMON, "w": normal(3, 8, 12), "split": shape(0, 0, 6, 2), "n0": shape(0),
-         "n2": shape(2), "n4": shape(4), "n5": shape(5), "n6": shape(6)},
+        {
+            **COMMON,
+            "w": normal(3, 8, 12),
+            "split": shape(0, 0, 6, 2),
+            "n0": shape(0),
+            "n2": shape(2),
+            "n4": shape(4),
+            "n5": shape(5),
+            "n6": shape(6),
+        },
     ),
     Attention(
         "a packed weight that is itself sliced and transposed (nn.MultiheadAttention)",
@@ -199,10 +242,16 @@ PACKED_FORMS = [
         """
         + SPLIT_HEADS
         + ATTEND,
-        {**COMMON, "w": normal(3, 24, 8), "n0": shape(0), "n8": shape(8), "n16": shape(16),
-         "n24": shape(24)},
+        {
+            **COMMON,
+            "w": normal(3, 24, 8),
+            "n0": shape(0),
+            "n8": shape(8),
+            "n16": shape(16),
+            "n24": shape(24),
+        },
     ),
-]  # fmt: skip
+]
 
 OPS = [
     GROUPED_OP,

@@ -40,9 +40,12 @@ BETWEEN = """
 
 
 def graph(
-    nodes: str, weights: Weights, inputs: str = IDS, outputs: str = "float[a, b, c] y",
+    nodes: str,
+    weights: Weights,
+    inputs: str = IDS,
+    outputs: str = "float[a, b, c] y",
     opset: int = 17,
-) -> onnx.ModelProto:  # fmt: skip
+) -> onnx.ModelProto:
     """A model with these nodes and initializers."""
     text = TEXT.format(nodes=nodes, inputs=inputs, outputs=outputs, opset=opset)
     model = onnx.parser.parse_model(text)

@@ -41,8 +41,10 @@ def test_numbers_are_short() -> None:
     assert [number(value) for value in values] == shown
     assert (count(1_600_000), count(12)) == ("1 600 000", "12")
     assert (size(13_477_000_000), size(538_060_032), size(280_000)) == (
-        "13.5 GB", "538 MB", "0.28 MB"
-    )  # fmt: skip
+        "13.5 GB",
+        "538 MB",
+        "0.28 MB",
+    )
     assert (of(737, 737), of(1, 8), of(0, 0)) == ("737 of 737", "1 of 8 (12.5 %)", "0 of 0")
     assert (span([7, 5, 6]), span([7, 7])) == ("5 to 7", "7")
 
@@ -123,8 +125,9 @@ def test_settings_of_the_zoo_stand_side_by_side() -> None:
     assert text.startswith("| 2 models | stored inputs | default inputs |\n")
     shown = {label: figures for label, *figures in cells(text)}
     assert shown["FP32 outputs bit-identical, of the models that run"] == [
-        "2 of 2", "1 of 2 (50.0 %)"
-    ]  # fmt: skip
+        "2 of 2",
+        "1 of 2 (50.0 %)",
+    ]
     assert shown["a second run writes the identical file"] == ["2 of 2", "1 of 2 (50.0 %)"]
     overflows = "rows that overflow in FP16 (sequential, flushed), before → after"
     assert shown[overflows] == ["10 → 0", "10 → 2"]
@@ -151,9 +154,7 @@ def test_settings_exclude_single_options(
 def test_attempts_of_all_targets_make_one_row() -> None:
     attempts = [Attempt(5, 7, 100_000, 0), Attempt(7, 7, 100_001, 2)]
     rows = cells(summary({"a": attempts, "b": attempts[:1]}))
-    assert rows == [
-        ["a", "2", "7", "5 to 7", "200 001", "2"], ["b", "1", "7", "5", "100 000", "0"]
-    ]  # fmt: skip
+    assert rows == [["a", "2", "7", "5 to 7", "200 001", "2"], ["b", "1", "7", "5", "100 000", "0"]]
 
 
 def test_a_peer_that_is_missing_keeps_the_columns() -> None:

@@ -26,12 +26,24 @@ SAMPLES = Path(__file__).parents[1] / "sample_models"
 # Of Gaussian weights, 4 draws: how far the bound may be above the longest row found. What makes a
 # bound loose is the activation in the middle: only sizes get through it.
 LOOSEST: Mapping[str, float] = {
-    "post-LN attention": 2.5, "grouped-query attention": 3.0, "query norm per head": 1.1,
-    "gated MLP": 5.0, "relu²": 2.5, "sandwich residuals": 1.4, "pre-LN chain": 3.0,
-    "parallel, layer scale": 4.0, "embeddings": 2.5, "softcap": 2.0, "convolution": 3.0,
-    "experts": 4.0, "shared experts": 1.1, "leaky by Where": 4.0, "merged patches": 1.6,
-    "joined rows": 1.1, "pixels or token": 3.0,
-}  # fmt: skip
+    "post-LN attention": 2.5,
+    "grouped-query attention": 3.0,
+    "query norm per head": 1.1,
+    "gated MLP": 5.0,
+    "relu²": 2.5,
+    "sandwich residuals": 1.4,
+    "pre-LN chain": 3.0,
+    "parallel, layer scale": 4.0,
+    "embeddings": 2.5,
+    "softcap": 2.0,
+    "convolution": 3.0,
+    "experts": 4.0,
+    "shared experts": 1.1,
+    "leaky by Where": 4.0,
+    "merged patches": 1.6,
+    "joined rows": 1.1,
+    "pixels or token": 3.0,
+}
 OF_AN_MLP = 8.0
 
 draws = st.builds(
@@ -90,8 +102,9 @@ def test_an_element_that_comes_from_one_of_two_rows_keeps_no_direction() -> None
     """a = (t, t) and W = (1, -1): a W is 0, but with the second element replaced it is not."""
     pair = linear(norm_of(channels=1), np.ones((1, 2)))
     zero = known(np.zeros(2))
-    chosen = Select(2, Apply(2, "Greater", linear(norm_of(channels=2), np.eye(2)), (0.0,)),
-                    pair, zero)  # fmt: skip
+    chosen = Select(
+        2, Apply(2, "Greater", linear(norm_of(channels=2), np.eye(2)), (0.0,)), pair, zero
+    )
     difference = linear(chosen, np.array([[1.0], [-1.0]]))
     bound = bound_of(Block(difference, (), lambda: np.zeros(0)))
     assert bound.length is not None and bound.length >= 1.0
@@ -138,9 +151,12 @@ def test_weights_that_are_not_finite_give_no_bound(bad: float) -> None:
     matrix[1, 2] = row[3] = bad
     x = norm_of()
     for expr in (
-        linear(x, matrix), linear(Apply(D, "Gelu", x), matrix), linear(x, np.eye(D), row),
-        Sum(D, x, Embedding(D, weight(matrix))), known(row),
-    ):  # fmt: skip
+        linear(x, matrix),
+        linear(Apply(D, "Gelu", x), matrix),
+        linear(x, np.eye(D), row),
+        Sum(D, x, Embedding(D, weight(matrix))),
+        known(row),
+    ):
         assert refused(expr) in ("its bound is not finite", "its weights are not finite")
 
 
@@ -157,8 +173,10 @@ def test_what_a_graph_input_has_to_be_is_told() -> None:
 def test_powers_and_roots_grow_with_the_row() -> None:
     box = Input(4, "pixels")
     for function, numbers, largest in (
-        ("Pow", (4.0,), 81.0), ("Sqrt", (), math.sqrt(3)), ("Exp", (), math.exp(3)),
-    ):  # fmt: skip
+        ("Pow", (4.0,), 81.0),
+        ("Sqrt", (), math.sqrt(3)),
+        ("Exp", (), math.exp(3)),
+    ):
         bound = expression_bound(Apply(4, function, box, numbers), pixels=(0.0, 3.0))
         assert bound.length == pytest.approx(2 * largest, rel=1e-5)
 
@@ -197,10 +215,14 @@ NODES: Mapping[str, tuple[str, dict[str, NDArray[np.float32]]]] = {
     "leaky by Where": (
         "e = MatMul(x, E) c = Greater(e, zero) h = Mul(e, half) f = Where(c, e, h) "
         "total = MatMul(f, G)",
-        {"E": normal(1, 8, 16), "G": normal(2, 16, 8), "zero": np.zeros((), np.float32),
-         "half": np.array(0.5, np.float32)},
+        {
+            "E": normal(1, 8, 16),
+            "G": normal(2, 16, 8),
+            "zero": np.zeros((), np.float32),
+            "half": np.array(0.5, np.float32),
+        },
     ),
-}  # fmt: skip
+}
 
 
 def bounds_in(model: onnx.ModelProto) -> tuple[dict[str, Bound], list[Norm]]:
@@ -238,8 +260,11 @@ def test_sample_models_never_exceed_their_bounds(name: str) -> None:
     rng = np.random.default_rng(1)
     for length in (1, 3, 16):
         ids = rng.integers(0, 200, (64, length))
-        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids),
-                 "token_type_ids": rng.integers(0, 2, ids.shape)}  # fmt: skip
+        feeds = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+            "token_type_ids": rng.integers(0, 2, ids.shape),
+        }
         feeds = {value.name: feeds[value.name] for value in model.graph.input}
         outputs = run(shown.model, **feeds)
         for norm in norms:

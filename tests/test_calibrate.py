@@ -56,13 +56,24 @@ def test_no_data_is_refused() -> None:
 
 def test_the_command_line(run: Run) -> None:
     np.save("ids.npy", IDS)
-    status, out, _ = run(str(LLAMA), "-o", "out.onnx", "--scale", "calibrated",
-                         "--tokens", "ids.npy", "-q")  # fmt: skip
+    status, out, _ = run(
+        str(LLAMA), "-o", "out.onnx", "--scale", "calibrated", "--tokens", "ids.npy", "-q"
+    )
     assert status == 0
     assert "estimated by calibrated" in out
     assert "no effect" not in out
-    _, out, _ = run(str(LLAMA), "-o", "out.onnx", "--scale", "calibrated", "--tokens", "ids.npy",
-                    "-q", "--estimate", "weights")  # fmt: skip
+    _, out, _ = run(
+        str(LLAMA),
+        "-o",
+        "out.onnx",
+        "--scale",
+        "calibrated",
+        "--tokens",
+        "ids.npy",
+        "-q",
+        "--estimate",
+        "weights",
+    )
     assert "--estimate weights has no effect with --scale calibrated" in out
     with pytest.raises(SystemExit) as error:
         run(str(LLAMA), "-o", "out.onnx", "--scale", "calibrated")

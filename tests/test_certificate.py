@@ -238,8 +238,13 @@ def test_an_epsilon_that_outweighs_cancellation_is_certified_in_one_pass() -> No
     assert not bad_steps(norm, ONE_PASS, 1.0, rows)
 
 
-def refusal(norm: Norm, within: Bound, device: Accelerator, scale: float = 1.0,
-            affine: tuple[float, float] = (1.0, 0.0)) -> str:  # fmt: skip
+def refusal(
+    norm: Norm,
+    within: Bound,
+    device: Accelerator,
+    scale: float = 1.0,
+    affine: tuple[float, float] = (1.0, 0.0),
+) -> str:
     certificate = certify(norm, within, scale, device, affine)
     assert not certificate.certified
     return certificate.reason

@@ -30,9 +30,12 @@ def as_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     # Colours only if somebody asks for them, which a shell that runs the tests may do.
     env = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=120,
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={**env, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
 
 
 def test_the_result_stands_beside_the_input_and_passes(run: Run) -> None:
@@ -188,8 +191,10 @@ def test_an_interruption_gives_2(
     monkeypatch.setattr("slanc_onnx.save.write_atomically", fail)
     status, out, err = run("model.onnx")
     assert (status, out) == (2, "")
-    assert err in ("ERROR: interrupted\n", "ERROR: not enough memory. Try --estimate weights "
-                   "--no-validate, which run no model.\n")  # fmt: skip
+    assert err in (
+        "ERROR: interrupted\n",
+        "ERROR: not enough memory. Try --estimate weights --no-validate, which run no model.\n",
+    )
     assert os.listdir() == ["model.onnx"]
 
 

@@ -90,7 +90,9 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
     "missing external data": (lambda: external("w.bin"), (), "'w.bin' is missing. Copy it into"),
     "external data outside": (lambda: external("../w.bin"), (), "leaves the model's folder. Move"),
     "nan in an embedding": (
-        lambda: saved_with("table", one_nan((50, 32))), (), "weight 'table' holds nan"
+        lambda: saved_with("table", one_nan((50, 32))),
+        (),
+        "weight 'table' holds nan",
     ),
     "nan in a gamma": (
         lambda: saved_with("gamma", one_nan((32,))),
@@ -111,27 +113,37 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
         "--inputs: ids has the shape [3], but the model takes [1, rows]",
     ),
     "inputs: out of range": (
-        lambda: inputs(ids=IDS + 50, deep=np.array(True)), WITH_INPUTS, "ids holds 50"
+        lambda: inputs(ids=IDS + 50, deep=np.array(True)),
+        WITH_INPUTS,
+        "ids holds 50",
     ),
     "inputs: an .npy": (
-        lambda: tokens(IDS), ("--inputs", "ids.npy"), "not an .npz file of arrays. Write one with"
+        lambda: tokens(IDS),
+        ("--inputs", "ids.npy"),
+        "not an .npz file of arrays. Write one with",
     ),
-    "inputs: cut short": (
-        inputs_cut_short, WITH_INPUTS, "not an .npz file"
-    ),
+    "inputs: cut short": (inputs_cut_short, WITH_INPUTS, "not an .npz file"),
     "inputs: objects": (
-        lambda: inputs(ids=np.array([None]), deep=np.array(True)), WITH_INPUTS, "not an .npz file"
+        lambda: inputs(ids=np.array([None]), deep=np.array(True)),
+        WITH_INPUTS,
+        "not an .npz file",
     ),
     "tokens: no file": (lambda: None, WITH_TOKENS, "--tokens ids.npy: no such file"),
     "tokens: not .npy": (
-        lambda: Path("ids.npy").write_bytes(b"1 2 3"), WITH_TOKENS, "not an .npy file of token ids"
+        lambda: Path("ids.npy").write_bytes(b"1 2 3"),
+        WITH_TOKENS,
+        "not an .npy file of token ids",
     ),
     "tokens: an .npz": (
-        lambda: inputs(ids=IDS), ("--tokens", "inputs.npz"), "must be integers in one or two"
+        lambda: inputs(ids=IDS),
+        ("--tokens", "inputs.npz"),
+        "must be integers in one or two",
     ),
     "tokens: floats": (lambda: tokens(np.zeros(9)), WITH_TOKENS, "must be integers"),
     "tokens: too few": (
-        lambda: tokens(np.zeros(9, int)), WITH_TOKENS, "too few for one sequence of 1024. Give a"
+        lambda: tokens(np.zeros(9, int)),
+        WITH_TOKENS,
+        "too few for one sequence of 1024. Give a",
     ),
     "tokens: none": (lambda: tokens(np.zeros((0, 4), int)), WITH_TOKENS, "no sequence of two ids"),
     "tokens: too large": (
@@ -140,35 +152,49 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
         "id 52 is outside the model's vocabulary of 50. Use ids of this model's tokenizer",
     ),
     "tokens: negative": (
-        lambda: tokens(IDS - 1), WITH_TOKENS, "id -1 is outside the model's vocabulary"
+        lambda: tokens(IDS - 1),
+        WITH_TOKENS,
+        "id -1 is outside the model's vocabulary",
     ),
     "tokens: bos too large": (
-        lambda: tokens(IDS), (*WITH_TOKENS, "--bos", "50"), "id 50 is outside"
+        lambda: tokens(IDS),
+        (*WITH_TOKENS, "--bos", "50"),
+        "id 50 is outside",
     ),
     "target: unknown": (lambda: None, ("--target", "npu"), "'npu' is not known. Known are: fp16"),
     "target file: none": (lambda: None, WITH_TARGET, "target file npu.toml: No such file"),
     "target file: a folder": (lambda: os.mkdir("npu.toml"), WITH_TARGET, "Is a directory"),
     "target file: no TOML": (lambda: target_file("format: float16"), WITH_TARGET, "no TOML: "),
     "target file: no key": (
-        lambda: target_file("formt = 'float16'"), WITH_TARGET, "key 'formt' is not known. Known are"
+        lambda: target_file("formt = 'float16'"),
+        WITH_TARGET,
+        "key 'formt' is not known. Known are",
     ),
     "target file: bad value": (
-        lambda: target_file("format = 'half'"), WITH_TARGET, "format = 'half' is not allowed"
+        lambda: target_file("format = 'half'"),
+        WITH_TARGET,
+        "format = 'half' is not allowed",
     ),
     "report in no folder": (lambda: None, ("--report", "no/r.json"), "not a file in an existing"),
     "report on the model": (
-        lambda: None, ("--report", "model.onnx"), "no report of an earlier run. Give another name"
+        lambda: None,
+        ("--report", "model.onnx"),
+        "no report of an earlier run. Give another name",
     ),
     "report on the output": (
-        lambda: None, ("--report", "model.slanc.onnx"), "no report of an earlier run"
+        lambda: None,
+        ("--report", "model.slanc.onnx"),
+        "no report of an earlier run",
     ),
     "report on the tokens": (
-        lambda: tokens(np.zeros(9, int)), ("--report", "ids.npy"), "no report of an earlier run"
+        lambda: tokens(np.zeros(9, int)),
+        ("--report", "ids.npy"),
+        "no report of an earlier run",
     ),
     "output on the input": (lambda: None, ("-o", "./model.onnx"), "is the input itself. Give"),
     "output on a folder": (lambda: None, ("-o", "."), "is a folder. Give -o the name of a file"),
     "output below a file": (lambda: None, ("-o", "model.onnx/o.onnx"), "cannot be written"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("title", BAD_INPUT)

@@ -26,9 +26,7 @@ def sample(name: str) -> dict[str, tuple[str, list[str]]]:
 def test_bert_like() -> None:
     """Post-LN: embeddings, then attention and MLP by turns, each plus x Γ."""
     found = sample("bert_like")
-    tables = [
-        f"embeddings.{t}_embeddings.weight" for t in ("word", "token_type", "position")
-    ]  # fmt: skip
+    tables = [f"embeddings.{t}_embeddings.weight" for t in ("word", "token_type", "position")]
     first = "/embeddings/LayerNormalization"
     assert found.pop(first) == (" + ".join(f"rows of {t}" for t in tables), tables)
     before, gamma = first, "embeddings.LayerNorm.weight"
@@ -164,10 +162,17 @@ BLOCKS = {
 @pytest.mark.parametrize(("nodes", "rule"), BLOCKS.values(), ids=BLOCKS)
 def test_blocks(nodes: str, rule: str) -> None:
     weights = {
-        "e": normal(1, D, 12), "b": normal(2, D, 12), "g": normal(3, 12, D), "w": normal(4, D, D),
-        "bias": normal(5, 12), "beta": normal(6, D), "gamma_ls": normal(7, D),
-        "half": normal(8, 1)[0], "other": normal(9, 20, D), "axis": np.array(1),
-    }  # fmt: skip
+        "e": normal(1, D, 12),
+        "b": normal(2, D, 12),
+        "g": normal(3, 12, D),
+        "w": normal(4, D, D),
+        "bias": normal(5, 12),
+        "beta": normal(6, D),
+        "gamma_ls": normal(7, D),
+        "half": normal(8, 1)[0],
+        "other": normal(9, 20, D),
+        "axis": np.array(1),
+    }
     model = between(nodes, weights, "float[batch, sequence, 8] frames")
     assert words(model)["last"][0] == rule
 

@@ -44,9 +44,13 @@ def test_commands_print_what_the_page_quotes(page: Path, folder: Path) -> None:
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "400"}
     for command in found:
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command.script], cwd=folder, env=environment,
-            capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+            ["bash", "-euo", "pipefail", "-c", command.script],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
         for line in command.quoted:
             assert line in done.stdout
@@ -64,9 +68,13 @@ def test_readmes_first_command_ends_as_quoted(folder: Path) -> None:
     command = re.search(r"^pip install \. && python (.*)$", text, re.MULTILINE)
     assert quoted is not None and command is not None
     done = subprocess.run(
-        [sys.executable, *command[1].split()], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
-    )  # fmt: skip
+        [sys.executable, *command[1].split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
     assert done.stdout.splitlines()[-1] == quoted[1]
 
 

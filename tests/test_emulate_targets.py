@@ -16,17 +16,21 @@ from tests.unoptimised import run
 
 E4M3 = Format.named("float8_e4m3fn")
 # An FP32 sum that is never rounded may be taken in any order, but for one running sum.
-DEVICES = [
-    replace(profile, accumulate="sequential") if "sum" in profile.fp32_steps else profile
-    for profile in TARGETS.values()
-] + [
-    replace(TARGETS["fp8-e4m3"], fp32_steps=frozenset([step]), name=f"FP32 {step}")
-    for step in STEPS
-] + [
-    Accelerator(format=E4M3, name="E4M3 sums"),
-    Accelerator("pairwise", True, "one-pass", format=E4M3, name="E4M3, flushed, one pass"),
-    Accelerator(format=Format.named("float32"), name="FP32 alone"),
-]  # fmt: skip
+DEVICES = (
+    [
+        replace(profile, accumulate="sequential") if "sum" in profile.fp32_steps else profile
+        for profile in TARGETS.values()
+    ]
+    + [
+        replace(TARGETS["fp8-e4m3"], fp32_steps=frozenset([step]), name=f"FP32 {step}")
+        for step in STEPS
+    ]
+    + [
+        Accelerator(format=E4M3, name="E4M3 sums"),
+        Accelerator("pairwise", True, "one-pass", format=E4M3, name="E4M3, flushed, one pass"),
+        Accelerator(format=Format.named("float32"), name="FP32 alone"),
+    ]
+)
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=lambda d: d.name)
@@ -97,8 +101,10 @@ def test_a_row_beyond_fp8_overflows_though_fp16_holds_it() -> None:
     x = np.zeros((2, 1, 4), np.float32)
     x[0, 0, 0], x[1, 0, 0] = 100.0, 500.0  # 448 is E4M3's largest
     finite = []
-    for device in (Accelerator("fp32", input_format=E4M3, fp32_steps=frozenset(("square", "sum"))),
-                   Accelerator("fp32", fp32_steps=frozenset(("square", "sum")))):  # fmt: skip
+    for device in (
+        Accelerator("fp32", input_format=E4M3, fp32_steps=frozenset(("square", "sum"))),
+        Accelerator("fp32", fp32_steps=frozenset(("square", "sum"))),
+    ):
         emulated = emulate(model, norms, device)
         (mean_square,) = emulated.mean_squares.values()
         finite.append(np.isfinite(run(emulated.model, x=x)[mean_square]).ravel().tolist())

@@ -139,13 +139,25 @@ def spelled(nodes: str, alike: bool = False, experts: int = E) -> tuple[onnx.Mod
     turned = {name: np.ascontiguousarray(w.swapaxes(1, 2)) for name, w in parts.items()}
     gate_up = np.concatenate([turned["gate"], turned["up"]], axis=1)
     numbers: Weights = {
-        "k": shape(K), "two_d": shape(-1, D), "last": shape(-1), "minus": shape(-1),
-        "one": shape(1), "repeats": shape(1, K, 1), "as_column": shape(-1, 1), "pair": shape(1, K),
-        "by_token": shape(-1, K, D), "zero": np.array(0), "one_": np.array(1), "zeros": shape(0),
-        "router": normal(7, D, experts), "gate_up": gate_up, "down": turned["down"],
-        "table": table_of(ROWS if alike else MANY), "copies": shape(experts, 1, 1),
+        "k": shape(K),
+        "two_d": shape(-1, D),
+        "last": shape(-1),
+        "minus": shape(-1),
+        "one": shape(1),
+        "repeats": shape(1, K, 1),
+        "as_column": shape(-1, 1),
+        "pair": shape(1, K),
+        "by_token": shape(-1, K, D),
+        "zero": np.array(0),
+        "one_": np.array(1),
+        "zeros": shape(0),
+        "router": normal(7, D, experts),
+        "gate_up": gate_up,
+        "down": turned["down"],
+        "table": table_of(ROWS if alike else MANY),
+        "copies": shape(experts, 1, 1),
         **{f"{name}s": w for name, w in parts.items()},
-    }  # fmt: skip
+    }
     own = {f"{name}{e}": w[e] for name, w in parts.items() for e in range(experts)}
     own |= {f"number{e}": np.array(e) for e in range(experts)}
     return between(nodes, {**numbers, **own}, opset=18), parts

@@ -69,9 +69,7 @@ def truth(name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
 
 @each_half
 @pytest.mark.parametrize("largest", [1 << 24, 1])
-def test_it_runs_and_equals_numpy(
-    name: str, largest: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_runs_and_equals_numpy(name: str, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where weights stay as they are, with a Cast behind them."""
     monkeypatch.setattr(float32, "LARGEST_INLINE", largest)
     model = half_model(name)

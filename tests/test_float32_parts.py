@@ -39,25 +39,30 @@ PARTS: dict[str, tuple[str, str]] = {
     "a Constant node": (f"{CONSTANT} y = Mul(x, k)", ""),
     "a Cast": ("f = Cast<to = 1>(x) h = Cast<to = {kind}>(f) y = Mul(h, third)", ""),
     "a Cast of integers": (
-        "i = Cast<to = 7>(c) h = Cast<to = {kind}>(i) k = Mul(h, third) y = Mul(x, k)", "",
+        "i = Cast<to = 7>(c) h = Cast<to = {kind}>(i) k = Mul(h, third) y = Mul(x, k)",
+        "",
     ),
     "a CastLike": ("i = Cast<to = 7>(c) h = CastLike(i, x) k = Mul(h, third) y = Mul(x, k)", ""),
     "a ConstantOfShape": (
-        "d = Shape(x) k = ConstantOfShape<value = {t}[1] {{{bits}}}>(d) y = Mul(x, k)", "",
+        "d = Shape(x) k = ConstantOfShape<value = {t}[1] {{{bits}}}>(d) y = Mul(x, k)",
+        "",
     ),
     "EyeLike": (
         "i = Constant<value = int64[4, 4] {{0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}}>() "
-        "k = EyeLike<dtype = {kind}>(i) h = MatMul(x, k) y = Mul(h, third)", "",
+        "k = EyeLike<dtype = {kind}>(i) h = MatMul(x, k) y = Mul(h, third)",
+        "",
     ),
     "a branch of an If": (f"y = {CHOICE}", ""),
     "a Constant in a branch": (
-        "y = " + CHOICE.replace("o = Mul(x, third)", f"{CONSTANT} o = Mul(x, k)"), "",
+        "y = " + CHOICE.replace("o = Mul(x, third)", f"{CONSTANT} o = Mul(x, k)"),
+        "",
     ),
     "an initializer of a branch": (f"y = {CHOICE}", "inside"),
     "the body of a Loop": (
         """n = Cast<to = 7>(c) y = Loop (n, c, x) <
             body = b (int64 i, bool go, {t}[a, 4] s) => (bool on, {t}[a, 4] u) {{
-                on = Identity(go) u = Mul(s, third) }}>""", "",
+                on = Identity(go) u = Mul(s, third) }}>""",
+        "",
     ),
     "a function": (
         "y = local.f(x)",
@@ -75,7 +80,7 @@ PARTS: dict[str, tuple[str, str]] = {
                 {CONSTANT} o = Mul(p, k) }}}},
             else_branch = e () => ({{t}}[rows, 4] q) {{{{ q = Identity(p) }}}}>"""),
     ),
-}  # fmt: skip
+}
 each_half = pytest.mark.parametrize("name", HALVES)
 each_part = pytest.mark.parametrize("part", PARTS)
 
@@ -158,11 +163,11 @@ def test_a_large_weight_stays_as_it_is_with_a_cast_behind_it(
 
 
 IN_FP32 = {
-    "floats": 'y = Mul(x, k) k = Constant<value_float = 2.0>()',
+    "floats": "y = Mul(x, k) k = Constant<value_float = 2.0>()",
     "a Cast to integers": "i = Cast<to = 7>(x) y = Cast<to = 1>(i)",
     "an If": "y = If (c) <then_branch = t () => (float[a, 4] o) { o = Neg(x) }, "
     "else_branch = e () => (float[a, 4] q) { q = Abs(x) }>",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("nodes", IN_FP32.values(), ids=IN_FP32)

@@ -75,9 +75,17 @@ def test_every_norm_of_a_post_norm_model_has_its_own_scale_and_no_node() -> None
     was, now = stored(model), stored(after)
     ratios = {n: float(was[n].flat[0] / now[n].flat[0]) for n in was if n not in ("ones", "g3")}
     assert {n: r for n, r in ratios.items() if r != 1} == {
-        "table": 2, "g1": 32, "b1": 32, "w1": 1 / 32, "w2": 32, "b5": 32,
-        "g2": 0.25, "b2": 0.25, "w3": 4, "w4": 0.25,
-    }  # fmt: skip
+        "table": 2,
+        "g1": 32,
+        "b1": 32,
+        "w1": 1 / 32,
+        "w2": 32,
+        "b5": 32,
+        "g2": 0.25,
+        "b2": 0.25,
+        "w3": 4,
+        "w4": 0.25,
+    }
     assert same_bits(model, after)
 
 
@@ -108,8 +116,9 @@ def test_a_stream_that_grows_is_cut_once_instead_of_a_div_per_norm() -> None:
     nodes += f" [last] y = {RMS}(r{count}, ones)"
     model = graph(nodes, weights())
     low, high = (0, 0), (6, 6)
-    after, found = folded(model, {"n1": low, "n2": low, "n3": low, "n4": high, "n5": high,
-                                  "n6": high, "last": high})  # fmt: skip
+    after, found = folded(
+        model, {"n1": low, "n2": low, "n3": low, "n4": high, "n5": high, "n6": high, "last": high}
+    )
     assert found.inserted == 1
     assert set(found.applied.values()) == {"fold"}
     assert [group.sigma for group in found.groups] == [1.0, 64.0]
@@ -135,8 +144,7 @@ def test_nothing_else_of_the_file_changes() -> None:
     after, _ = folded(model, dict.fromkeys(("n1", "n2", "n3"), (3, 3)))
     texts = differences(model, after)
     assert all(
-        "raw_data" in text or "metadata_props[slanc." in text or "epsilon" in text
-        for text in texts
+        "raw_data" in text or "metadata_props[slanc." in text or "epsilon" in text for text in texts
     )
     assert after.graph.node[2].doc_string == "a product"
     assert [(p.key, p.value) for p in after.metadata_props] == [("author", "me")]

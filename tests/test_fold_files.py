@@ -167,9 +167,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(report.read_text())["fold"] is None
 
 
-@pytest.mark.parametrize(
-    "extra", [["--apply", "fold", "--scale", "paper"], ["--explain-groups"]]
-)
+@pytest.mark.parametrize("extra", [["--apply", "fold", "--scale", "paper"], ["--explain-groups"]])
 def test_what_does_not_go_together(tmp_path: Path, extra: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path / "m.onnx"), *extra])

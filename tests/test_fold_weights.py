@@ -28,8 +28,11 @@ def stored(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
 def changed(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, float]:
     """By what each initializer was divided."""
     was, now = stored(before), stored(after)
-    ratios = {n: float(np.asarray(v).flat[0]) / float(now[n].flat[0])
-              for n, v in was.items() if v.tobytes() != now[n].tobytes()}  # fmt: skip
+    ratios = {
+        n: float(np.asarray(v).flat[0]) / float(now[n].flat[0])
+        for n, v in was.items()
+        if v.tobytes() != now[n].tobytes()
+    }
     for name, ratio in ratios.items():
         assert (now[name].astype(np.float64) * ratio == was[name].astype(np.float64)).all()
     return ratios
@@ -61,8 +64,9 @@ def test_a_gemm_between_changes_of_shape() -> None:
     check(
         "f = Reshape(x, two) g = Gemm<transB = 1>(f, w1, b1) r = Reshape(g, three)",
         {"w1": 8, "b1": 8},
-        two=np.array([-1, D]), three=np.array([2, 3, D]),
-    )  # fmt: skip
+        two=np.array([-1, D]),
+        three=np.array([2, 3, D]),
+    )
 
 
 def test_a_convolution_behind_an_activation() -> None:
@@ -89,8 +93,9 @@ def test_of_quantised_weights_the_scales() -> None:
     check(
         "w = DequantizeLinear<axis = 1>(integers, scales) r = MatMul(x, w)",
         {"scales": 8},
-        integers=integers, scales=np.abs(normal(4, D)),
-    )  # fmt: skip
+        integers=integers,
+        scales=np.abs(normal(4, D)),
+    )
 
 
 def test_of_blocks_of_four_bits_the_scales_and_the_bias() -> None:
@@ -238,9 +243,7 @@ def test_loss_against_float64(values: list[float], exponent: int, dtype: Any) ->
     assert lost_elements(array, exponent) == np.count_nonzero(rounded.astype(np.float64) != exact)
     finite = np.abs(array.astype(np.float64))
     nonzero = finite[finite > 0]
-    assert range_of(array) == (
-        (nonzero.min(), nonzero.max()) if nonzero.size else (np.inf, 0.0)
-    )
+    assert range_of(array) == ((nonzero.min(), nonzero.max()) if nonzero.size else (np.inf, 0.0))
 
 
 SKIP = f"""
@@ -313,8 +316,9 @@ def test_a_constant_node_is_a_weight_too() -> None:
 
 
 def test_a_number_in_a_constant_node_is_a_weight_too() -> None:
-    model = graph(f"k = Constant<value_float = 3.0>() m = Mul(x, k) [n] y = {RMS}(m, ones)",
-                  weights(), ROWS)  # fmt: skip
+    model = graph(
+        f"k = Constant<value_float = 3.0>() m = Mul(x, k) [n] y = {RMS}(m, ones)", weights(), ROWS
+    )
     after, found = folded(model, {"n": (3, 3)})
     assert found.inserted == 0
     assert float(numpy_helper.to_array(after.graph.node[0].attribute[0].t)) == 0.375

@@ -60,15 +60,19 @@ EPSILONS = {
     "left out without a default": ("y = local.norm(x, g)", [FUSED], [1e-5]),
     "given although there is a default": ("y = local.norm<eps = 0.5>(x, g)", [DEFAULT], [0.5]),
     "given once, left out once": (
-        "z = local.norm<eps = 0.5>(x, g) y = local.norm(z, g)", [DEFAULT], [0.5, 0.25],
+        "z = local.norm<eps = 0.5>(x, g) y = local.norm(z, g)",
+        [DEFAULT],
+        [0.5, 0.25],
     ),
     "handed on": ("y = local.outer<eps = 0.5>(x, g)", [OUTER, GIVEN], [0.5]),
     "left out and handed on": ("y = local.outer(x, g)", [OUTER, GIVEN], [0.125]),
     "left out in a branch": (
         "y = If (c) <then_branch = t () => (float[2, rows, 8] o) { o = local.norm(x, g) },"
-        " else_branch = f () => (float[2, rows, 8] p) { p = Exp(x) }>", [DEFAULT], [0.25],
+        " else_branch = f () => (float[2, rows, 8] p) { p = Exp(x) }>",
+        [DEFAULT],
+        [0.25],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("title", EPSILONS)
@@ -102,7 +106,7 @@ BRANCHES = {
         " h = local.norm(x, g) p = local.norm(h, g) }>",
         PLAIN,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("taken", [True, False])

@@ -27,9 +27,17 @@ from tests.unoptimised import Values, run
 
 # What the ops compute once the channels are in axis 1; the text is not used.
 TRUTH = RowNorm(
-    "by hand", "group", RowAxes(), None, "", (6, 3, 2), lambda n, c, h, w: (n, c // 3), "",
-    (6,), lambda n, c, h, w: c,
-)  # fmt: skip
+    "by hand",
+    "group",
+    RowAxes(),
+    None,
+    "",
+    (6, 3, 2),
+    lambda n, c, h, w: (n, c // 3),
+    "",
+    (6,),
+    lambda n, c, h, w: c,
+)
 SHAPES = {0: "float[batch, 6, h, w]", 1: "float[batch, h, w, 6]"}
 SKIPS = ["float[batch, h, w, 6]", "float[batch, 1, 1, 6]"]
 
@@ -45,9 +53,12 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         parts = {
-            "channels last": self.last, "SiLU": self.silu, f"skip {self.skip}": self.skip,
-            "bias": self.bias, "sum": self.total,
-        }  # fmt: skip
+            "channels last": self.last,
+            "SiLU": self.silu,
+            f"skip {self.skip}": self.skip,
+            "bias": self.bias,
+            "sum": self.total,
+        }
         return ", ".join(part for part, there in parts.items() if there) or "plain"
 
     def model(self) -> onnx.ModelProto:

@@ -59,9 +59,17 @@ TORCH = """
 """
 # What its norm computes, on [batch, groups, elements].
 INSTANCES = RowNorm(
-    "two instances", "group", RowAxes(groups=0), None, "", (2, 18), lambda n, g, i: (n, g), "",
-    gamma=False, beta=False,
-)  # fmt: skip
+    "two instances",
+    "group",
+    RowAxes(groups=0),
+    None,
+    "",
+    (2, 18),
+    lambda n, g, i: (n, g),
+    "",
+    gamma=False,
+    beta=False,
+)
 
 
 def torch_group_norm() -> onnx.ModelProto:
@@ -148,20 +156,28 @@ NO_NORMS = {
     "layer over a sequence, gamma with axes of length 1": (HIDDEN, written_layer("1"), (1, 1, 8)),
     "layer over axis 1, rank unknown, gamma of the features": ("float[]", written_layer("1"), (8,)),
     "layer over axis 1, rank unknown, no gamma": (
-        "float[]", written_layer("1", "y = Identity(n)"), (8,),
+        "float[]",
+        written_layer("1", "y = Identity(n)"),
+        (8,),
     ),
     "layer over axis 2, rank unknown": ("float[]", written_layer("2"), (8,)),
     "layer over sequence and features, gamma of the features": (
-        HIDDEN, written_layer("1, 2"), (8,),
+        HIDDEN,
+        written_layer("1, 2"),
+        (8,),
     ),
     "layer over the batch": (HIDDEN, written_layer("0"), (8,)),
     "layer over batch and positions": (IMAGE, written_layer("0, 2, 3"), (6, 1, 1)),
     "layer over all axes": (IMAGE, written_layer("0, 1, 2, 3"), (6, 1, 1)),
     "layer over heads, gamma of the features": (
-        "float[b, heads, rows, 8]", written_layer("1"), (8,),
+        "float[b, heads, rows, 8]",
+        written_layer("1"),
+        (8,),
     ),
     "mean over features, squares over the sequence": (
-        HIDDEN, written_layer("-1").replace("[-1]>(q)", "[1]>(q)"), (8,),
+        HIDDEN,
+        written_layer("-1").replace("[-1]>(q)", "[1]>(q)"),
+        (8,),
     ),
     "mean over the sequence, squares over features, one pass": (
         HIDDEN,
@@ -170,7 +186,7 @@ NO_NORMS = {
         "o = Mul(n, g) y = Add(o, b)",
         (8,),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("title", NO_NORMS)

@@ -42,10 +42,11 @@ def test_norms_that_ask_nothing_get_nothing() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 6), st.integers(1, 3)), min_size=1,
-             max_size=6),
+    st.lists(
+        st.tuples(st.integers(-9, 9), st.integers(0, 6), st.integers(1, 3)), min_size=1, max_size=6
+    ),
     st.integers(0, 4),
-)  # fmt: skip
+)
 def test_no_exponent_inserts_fewer_nodes(parts: list[tuple[int, int, int]], extra: int) -> None:
     windows = [Window(low, low + size, low + size // 2, nodes) for low, size, nodes in parts]
 

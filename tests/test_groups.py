@@ -64,8 +64,9 @@ def test_every_norm_of_a_post_norm_model_has_a_group() -> None:
 
 
 def test_a_product_of_two_activations_joins_nothing() -> None:
-    parts = parts_of(graph(f"s = Exp(x) m = Mul(x, s) k = Add(m, x) [n] y = {RMS}(k, g1)",
-                           weights(), ROWS))  # fmt: skip
+    parts = parts_of(
+        graph(f"s = Exp(x) m = Mul(x, s) k = Add(m, x) [n] y = {RMS}(k, g1)", weights(), ROWS)
+    )
     assert together(parts, "m", "k")
     assert Tensor((), "s") not in parts.of_output
 

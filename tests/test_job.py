@@ -38,9 +38,12 @@ def saved(folder: Path) -> Path:
 def saved_with_external_data(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     onnx.save(
-        four_norms(), folder / "model.onnx", save_as_external_data=True, location="w.bin",
+        four_norms(),
+        folder / "model.onnx",
+        save_as_external_data=True,
+        location="w.bin",
         size_threshold=0,
-    )  # fmt: skip
+    )
     return folder / "model.onnx"
 
 
@@ -93,8 +96,11 @@ def test_external_data_stays_as_it_is(tmp_path: Path) -> None:
     before = (data.stat().st_ino, data.stat().st_mtime_ns, data.read_bytes(), source.read_bytes())
     outcome = protect_file(source, tmp_path / "out.onnx")
     assert before == (
-        data.stat().st_ino, data.stat().st_mtime_ns, data.read_bytes(), source.read_bytes()
-    )  # fmt: skip
+        data.stat().st_ino,
+        data.stat().st_mtime_ns,
+        data.read_bytes(),
+        source.read_bytes(),
+    )
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", "out.onnx", "w.bin"]
     inline = four_norms()
     assert protect(inline) == outcome.norms

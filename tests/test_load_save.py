@@ -79,9 +79,7 @@ def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: s
         load_model(saved(tmp_path / "inner", location))
 
 
-@pytest.mark.parametrize(
-    ("offset", "length"), [(None, 17), (8, 16), (17, None), (4096, None)]
-)
+@pytest.mark.parametrize(("offset", "length"), [(None, 17), (8, 16), (17, None), (4096, None)])
 def test_a_data_file_that_is_too_short_is_refused(
     tmp_path: Path, offset: int | None, length: int | None
 ) -> None:

@@ -23,10 +23,17 @@ from tests.unoptimised import run
 
 W = normal(5, D, D, spread=0.5)
 NUMBERS: Weights = {
-    "gamma": GAMMA, "w": W, "yes": np.array(True), "three": np.array(3), "two": np.array(2),
-    "none": np.array(0), "row": np.array([0]),
-    "minus": np.array([-1]), "far": np.array([99]), "zeroes": np.zeros((1, D), np.float32),
-}  # fmt: skip
+    "gamma": GAMMA,
+    "w": W,
+    "yes": np.array(True),
+    "three": np.array(3),
+    "two": np.array(2),
+    "none": np.array(0),
+    "row": np.array([0]),
+    "minus": np.array([-1]),
+    "far": np.array([99]),
+    "zeroes": np.zeros((1, D), np.float32),
+}
 X = normal(9, 4, D, spread=3.0)
 NORM = "[inner] n = SimplifiedLayerNormalization<axis = -1, epsilon = 1e-5>({}, gamma)"
 
@@ -96,7 +103,7 @@ CASES: dict[str, tuple[str, Callable[[], list[Matrix]]]] = {
             }}>""",
         lambda: states(4),
     ),
-}  # fmt: skip
+}
 # Iterations that have more rows or fewer than others: scan outputs cannot hold them.
 UNEVEN = {
     "a branch of an If in a Loop, taken once": loop("three", "", BRANCH),

@@ -13,9 +13,15 @@ from tests.small_graphs import GAMMA, D, Matrix, Weights, between, exact, from_w
 
 W = normal(5, D, D)
 NUMBERS: Weights = {
-    "w": W, "yes": np.array(True), "three": np.array(3), "forty": np.array(40),
-    "two": np.array(2), "limit": np.array(2000, np.float32), "zeros": shape(0), "last": shape(-1),
-}  # fmt: skip
+    "w": W,
+    "yes": np.array(True),
+    "three": np.array(3),
+    "forty": np.array(40),
+    "two": np.array(2),
+    "limit": np.array(2000, np.float32),
+    "zeros": shape(0),
+    "last": shape(-1),
+}
 # The body grows by a step each time, so that no two iterations have the same rows.
 LOOP = """
     last_state, outs = Loop ({count}, {start}, x) <
@@ -98,9 +104,12 @@ def test_a_loop_within_a_factor_of_a_run(count: str, stay: str, inputs: str, tri
 
 
 def test_what_a_loop_stacks_is_like_what_its_last_iteration_gave() -> None:
-    model = between(loop("three", "Squeeze(some, zeros)").replace(
-        "total =", "some = Slice(outs, from, to, zeros) total ="
-    ), {**NUMBERS, "from": shape(-1), "to": shape(9)})  # fmt: skip
+    model = between(
+        loop("three", "Squeeze(some, zeros)").replace(
+            "total =", "some = Slice(outs, from, to, zeros) total ="
+        ),
+        {**NUMBERS, "from": shape(-1), "to": shape(9)},
+    )
     before = states(3)[2]
     rows = sums(rms(before) * exact(GAMMA) @ exact(W))
     np.testing.assert_allclose(sums(shown(model)), rows, rtol=1e-4)

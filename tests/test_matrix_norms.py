@@ -70,8 +70,14 @@ def repeated_rows(rng: np.random.Generator, rows: int, columns: int) -> Matrix:
 
 
 KINDS = [
-    gaussian, low_rank, one_row_kept, one_huge_element, clustered, outlier_columns, repeated_rows,
-]  # fmt: skip
+    gaussian,
+    low_rank,
+    one_row_kept,
+    one_huge_element,
+    clustered,
+    outlier_columns,
+    repeated_rows,
+]
 matrices = st.builds(
     lambda kind, seed, rows, columns, decade: (
         kind(np.random.default_rng(seed), rows, columns) * 10.0**decade

@@ -96,10 +96,12 @@ class Moe:
             "b3": stack(6, width, alike=self.alike),
         }
         return {
-            "w1": stack(1, D, width, alike=self.alike), "b1": stack(2, width, alike=self.alike),
-            "w2": stack(3, inner, D, alike=self.alike), "b2": stack(4, D, alike=self.alike),
+            "w1": stack(1, D, width, alike=self.alike),
+            "b1": stack(2, width, alike=self.alike),
+            "w2": stack(3, inner, D, alike=self.alike),
+            "b2": stack(4, D, alike=self.alike),
             **(third if self.third else {}),
-        }  # fmt: skip
+        }
 
     @property
     def model(self) -> onnx.ModelProto:

@@ -18,16 +18,31 @@ from tests.small_graphs import D, Weights, between, from_weights, graph, normal
 
 W = normal(1, D, D)
 NUMBERS: Weights = {
-    "w": W, "row": np.linspace(0.5, 2, D).astype(np.float32), "bias": normal(2, D),
-    "zero": np.array(0), "one": np.array(1), "eight": shape(D), "last": shape(-1),
-    "middle": shape(1), "limit": np.array(0.3, np.float32), "two_d": shape(-1, D),
-    "three_d": shape(-1, 1, D), "both": shape(0, 1), "four": np.array(4),
-    "left_out": shape(0, 0, -2, 0, 0, 2), "cut": shape(0, 0, -1, 0, 0, -2),
-    "more": shape(0, 0, 1, 0, 0, 2), "turned_in": shape(0, 0, 2, 0, 0, -2),
-    "channel_pads": shape(1, 2), "channels": shape(2),
-    "around": shape(0, 2, 0, 0, 3, 0), "inside": shape(0, -2, 0, 0, -3, 0), "wide": normal(3, 5, D),
-    "long": normal(4, 11, D), "taps": normal(5, D, D, 1),
-}  # fmt: skip
+    "w": W,
+    "row": np.linspace(0.5, 2, D).astype(np.float32),
+    "bias": normal(2, D),
+    "zero": np.array(0),
+    "one": np.array(1),
+    "eight": shape(D),
+    "last": shape(-1),
+    "middle": shape(1),
+    "limit": np.array(0.3, np.float32),
+    "two_d": shape(-1, D),
+    "three_d": shape(-1, 1, D),
+    "both": shape(0, 1),
+    "four": np.array(4),
+    "left_out": shape(0, 0, -2, 0, 0, 2),
+    "cut": shape(0, 0, -1, 0, 0, -2),
+    "more": shape(0, 0, 1, 0, 0, 2),
+    "turned_in": shape(0, 0, 2, 0, 0, -2),
+    "channel_pads": shape(1, 2),
+    "channels": shape(2),
+    "around": shape(0, 2, 0, 0, 3, 0),
+    "inside": shape(0, -2, 0, 0, -3, 0),
+    "wide": normal(3, 5, D),
+    "long": normal(4, 11, D),
+    "taps": normal(5, D, D, 1),
+}
 IDS = np.random.default_rng(5).integers(0, 11, (16, 6))
 
 TURN, BACK = "t = Transpose<perm = [0, 2, 1]>(x)", "total = Transpose<perm = [0, 2, 1]>(u)"
@@ -62,16 +77,16 @@ EXACT = {
     "total = Unsqueeze(m, middle)",
     "the least of one position": "total = ReduceMin<axes = [-2]>(x)",
     "a mean over channels": "m = ReduceMean<axes = [-1]>(x) total = Sub(x, m)",
-    "FusedConv with a LeakyRelu": f"{TURN} u = com.microsoft.FusedConv<activation = \"LeakyRelu\", "
+    "FusedConv with a LeakyRelu": f'{TURN} u = com.microsoft.FusedConv<activation = "LeakyRelu", '
     f"activation_params = [0.5]>(t, taps, bias) {BACK}",
-    "FusedConv with a Relu": f"{TURN} u = com.microsoft.FusedConv<activation = \"Relu\">"
+    "FusedConv with a Relu": f'{TURN} u = com.microsoft.FusedConv<activation = "Relu">'
     f"(t, taps, bias) {BACK}",
     "heads split into a sequence": "s = SplitToSequence<axis = 2>(x, four) a = SequenceAt(s, zero) "
     "b = SequenceAt(s, one) q = SequenceConstruct(b, a) t = ConcatFromSequence<axis = 2>(q) "
     "total = MatMul(t, w)",
     "channels split one by one": "s = SplitToSequence<axis = 2, keepdims = 0>(x) "
     "a = SequenceAt(s, one) c = Unsqueeze(a, last) total = Mul(x, c)",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("nodes", EXACT.values(), ids=EXACT)
@@ -87,7 +102,7 @@ MEANS = {
     "along the last axis": "t = Transpose<perm = [0, 2, 1]>(x) m = ReduceMean<axes = [2]>(t) "
     "total = Transpose<perm = [0, 2, 1]>(m)",
     "without its axis": "m = ReduceMean<axes = [1], keepdims = 0>(x) total = Unsqueeze(m, middle)",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("nodes", MEANS.values(), ids=MEANS)
@@ -105,7 +120,7 @@ SEQUENCES = {
     "Einsum, a mix": "t = Transpose<perm = [0, 2, 1]>(x) "
     "scores = MatMul(x, t) shares = Softmax<axis = -1>(scores) "
     'total = Einsum<equation = "bqk, bkd -> bqd">(shares, x)',
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("nodes", SEQUENCES.values(), ids=SEQUENCES)
@@ -118,29 +133,41 @@ def test_sequences_are_within_a_factor_of_a_run(nodes: str) -> None:
 ASSUMED = {
     "Shrink": ("h = Shrink<lambd = 0.1>(x) total = Add(h, x)", "Shrink (h)", True),
     "ThresholdedRelu": (
-        "h = ThresholdedRelu<alpha = 0.2>(x) total = MatMul(h, w)", "ThresholdedRelu (h)", True,
+        "h = ThresholdedRelu<alpha = 0.2>(x) total = MatMul(h, w)",
+        "ThresholdedRelu (h)",
+        True,
     ),
     "one behind another": (
         "h = Shrink<lambd = 0.1>(x) g = ThresholdedRelu<alpha = 0.1>(h) total = Add(g, x)",
-        "Shrink (h)", True,
+        "Shrink (h)",
+        True,
     ),
     "the largest channel": (
-        "m = ReduceMax<axes = [2]>(x) total = Add(x, m)", "ReduceMax (m)", True,
+        "m = ReduceMax<axes = [2]>(x) total = Add(x, m)",
+        "ReduceMax (m)",
+        True,
     ),
     "Einsum of two activations": (
-        't = Einsum<equation = "abc,abd->acd">(x, x) total = MatMul(t, w)', "Einsum (t)", False,
+        't = Einsum<equation = "abc,abd->acd">(x, x) total = MatMul(t, w)',
+        "Einsum (t)",
+        False,
     ),
     "Einsum over two letters": (
-        't = Einsum<equation = "abc,dbc->ad">(x, cube) total = Unsqueeze(t, middle)', "Einsum (t)",
+        't = Einsum<equation = "abc,dbc->ad">(x, cube) total = Unsqueeze(t, middle)',
+        "Einsum (t)",
         False,
     ),
     "Einsum without a result": (
-        't = Einsum<equation = "abc,cd">(x, w) total = Identity(t)', "Einsum (t)", False,
+        't = Einsum<equation = "abc,cd">(x, w) total = Identity(t)',
+        "Einsum (t)",
+        False,
     ),
     "Einsum of three": (
-        't = Einsum<equation = "abc,cd,de->abe">(x, w, w) total = Identity(t)', "Einsum (t)", False,
+        't = Einsum<equation = "abc,cd,de->abe">(x, w, w) total = Identity(t)',
+        "Einsum (t)",
+        False,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("nodes", "named", "kept"), ASSUMED.values(), ids=ASSUMED)
@@ -180,8 +207,7 @@ KERNEL = normal(7, D, 3, 3, 3, spread=0.3)
 IMAGES = {
     "MaxPool": "c = Conv(pixels, kernel) p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(c)",
     "AveragePool": "c = Conv(pixels, kernel) p = AveragePool<kernel_shape = [3, 3]>(c)",
-    "Resize by factors": "c = Conv(pixels, kernel) "
-    'p = Resize<mode = "nearest">(c, , factors)',
+    "Resize by factors": 'c = Conv(pixels, kernel) p = Resize<mode = "nearest">(c, , factors)',
     "Resize to a size": 'c = Conv(pixels, kernel) p = Resize<mode = "linear">(c, , , size)',
     "padded in space": "q = Pad(pixels, space) p = Conv(q, kernel)",
     "cut in space": "q = Pad(pixels, minus_space) p = Conv(q, kernel)",
@@ -198,19 +224,26 @@ IMAGES = {
     "p = GlobalAveragePool(c)",
     "GlobalMaxPool": "s = Slice(pixels, from, to, space_axes) c = Conv(s, kernel) "
     "p = GlobalMaxPool(c)",
-}  # fmt: skip
+}
 AS_ROWS = """{} f = Reshape(p, flat) t = Transpose<perm = [0, 2, 1]>(f)
     [last] y = SimplifiedLayerNormalization<axis = -1>(t, ones)"""
 
 
 def image_model(nodes: str) -> onnx.ModelProto:
     weights: Weights = {
-        **NUMBERS, "kernel": KERNEL, "each": normal(8, D, 1, 3, 3), "flat": shape(0, D, -1),
-        "ones": np.ones(D, np.float32), "factors": np.array([1, 1, 2, 2], np.float32),
-        "size": shape(1, D, 9, 9), "space": shape(0, 0, 1, 1, 0, 0, 1, 1),
-        "minus_space": shape(0, 0, -1, -2, 0, 0, -1, -1), "from": shape(0, 0),
-        "to": shape(3, 3), "space_axes": shape(2, 3),
-    }  # fmt: skip
+        **NUMBERS,
+        "kernel": KERNEL,
+        "each": normal(8, D, 1, 3, 3),
+        "flat": shape(0, D, -1),
+        "ones": np.ones(D, np.float32),
+        "factors": np.array([1, 1, 2, 2], np.float32),
+        "size": shape(1, D, 9, 9),
+        "space": shape(0, 0, 1, 1, 0, 0, 1, 1),
+        "minus_space": shape(0, 0, -1, -2, 0, 0, -1, -1),
+        "from": shape(0, 0),
+        "to": shape(3, 3),
+        "space_axes": shape(2, 3),
+    }
     return graph(AS_ROWS.format(nodes), weights, "float[1, 3, 12, 12] pixels")
 
 
@@ -235,9 +268,10 @@ def test_a_convolution_with_channels_last_is_the_one_with_channels_first() -> No
         f = Reshape(u, flat) t = Transpose<perm = [0, 2, 1]>(f)
         [last] y = SimplifiedLayerNormalization<axis = -1>(t, ones)"""
     weights: Weights = {
-        "kernel_last": np.ascontiguousarray(np.moveaxis(KERNEL, 1, -1)), "flat": shape(0, D, -1),
+        "kernel_last": np.ascontiguousarray(np.moveaxis(KERNEL, 1, -1)),
+        "flat": shape(0, D, -1),
         "ones": np.ones(D, np.float32),
-    }  # fmt: skip
+    }
     nodes = "turned = Transpose<perm = [0, 2, 3, 1]>(pixels)"
     found = estimated(graph(f"{nodes} {last}", weights, "float[1, 3, 12, 12] pixels"))
     first = estimated(image_model("p = Conv(pixels, kernel)"))

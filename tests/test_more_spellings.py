@@ -180,8 +180,9 @@ def test_norms_inside_an_attention_op_are_listed() -> None:
     norms = find_norms_in(read_graph(model))
     assert [norm.name for norm in norms] == ["attention/q_norm", "attention/k_norm"]
     assert [(norm.gamma, norm.width, norm.kind) for norm in norms] == [
-        ("qw", 8, "rms"), ("kw", 8, "rms"),
-    ]  # fmt: skip
+        ("qw", 8, "rms"),
+        ("kw", 8, "rms"),
+    ]
     assert all("normalises its heads inside" in (norm.skip_reason or "") for norm in norms)
     decided = compute_scales(model, Options(estimate="weights"))
     assert [d.status for d in decided] == ["skipped", "skipped"]

@@ -102,8 +102,10 @@ def test_unsorted_nodes_are_read_in_the_order_of_their_data() -> None:
     model.graph.node.extend(nodes)
     norms = find_norms_in(read_graph(model))
     assert [(norm.input, norm.output) for norm in norms] == [
-        ("x", "one"), ("one", "two"), ("two", "y"),
-    ]  # fmt: skip
+        ("x", "one"),
+        ("one", "two"),
+        ("two", "y"),
+    ]
     apply_scales_in(model, norms, {norm.name: 64.0 for norm in norms})
     assert different(before, run(model, x=rows())) == []
 

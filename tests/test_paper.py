@@ -41,11 +41,19 @@ IDENTITY = np.eye(D)
 DIAGONAL = np.diag(exact(GAMMA))  # Γ
 E, B, G = normal(1, D, 12), normal(2, D, 12), normal(3, 12, D)
 MLP: Weights = {
-    "e": E, "b": B, "g": G, "half": np.array(0.5, np.float32), "one": np.array(1, np.float32),
-    "root": np.array(2**0.5, np.float32), "three": np.array(3, np.float32),
-    "cubic": np.array(0.044715, np.float32), "factor": np.array(0.79788456, np.float32),
-    "alpha": np.array(1.702, np.float32), "bias": normal(4, 12), "bias_out": normal(5, D) * 100,
-}  # fmt: skip
+    "e": E,
+    "b": B,
+    "g": G,
+    "half": np.array(0.5, np.float32),
+    "one": np.array(1, np.float32),
+    "root": np.array(2**0.5, np.float32),
+    "three": np.array(3, np.float32),
+    "cubic": np.array(0.044715, np.float32),
+    "factor": np.array(0.79788456, np.float32),
+    "alpha": np.array(1.702, np.float32),
+    "bias": normal(4, 12),
+    "bias_out": normal(5, D) * 100,
+}
 
 
 BLOOM = next(a for a in PACKED_FORMS if "bloom" in a.title)  # the layout of packed MHA too
@@ -188,10 +196,17 @@ GAMMAS = {
 @pytest.mark.parametrize("norm", GAMMAS.values(), ids=GAMMAS)
 def test_gamma_counts_wherever_it_stands(norm: str) -> None:
     weights = {
-        "table": normal(0, 11, D), "gamma": GAMMA, "beta": normal(6, D), "less": GAMMA - 1,
-        "ones": np.ones(D, np.float32), "one": np.array(1, np.float32), "e": E, "g": G,
-        "two": np.array(2, np.float32), "eps": np.array(1e-6, np.float32),
-    }  # fmt: skip
+        "table": normal(0, 11, D),
+        "gamma": GAMMA,
+        "beta": normal(6, D),
+        "less": GAMMA - 1,
+        "ones": np.ones(D, np.float32),
+        "one": np.array(1, np.float32),
+        "e": E,
+        "g": G,
+        "two": np.array(2, np.float32),
+        "eps": np.array(1e-6, np.float32),
+    }
     nodes = f"""rows = Gather(table, ids) {norm}
         h = MatMul(x, e) a = Relu(h) o = MatMul(a, g) total = Add(o, x)
         [last] y = SimplifiedLayerNormalization<axis = -1>(total, ones)"""
@@ -225,14 +240,22 @@ def test_a_pre_ln_residual_is_collinear_with_the_norm_that_read_it(norm: str) ->
     gamma2 = normal(7, D)
     table, v1, p1 = normal(0, 11, D), normal(8, D, D), normal(9, D, D)
     weights: Weights = {
-        "table": table, "gamma": GAMMA, "gamma2": gamma2, "v1": v1, "p1": p1, "e": E, "g": G,
-    }  # fmt: skip
+        "table": table,
+        "gamma": GAMMA,
+        "gamma2": gamma2,
+        "v1": v1,
+        "p1": p1,
+        "e": E,
+        "g": G,
+    }
     s1 = frobenius(exact(table)) / 11**0.5
     s2 = frobenius(DIAGONAL @ exact(v1) @ exact(p1) + s1 / D**0.5 * IDENTITY)
     s3 = frobenius(np.diag(exact(gamma2)) @ exact(E) @ exact(G) + s2 / D**0.5 * IDENTITY)
     assert paper(graph(PRE_LN.format(norm=norm), weights)) == {
-        "n1": close(s1), "n2": close(s2), "n3": close(s3),
-    }  # fmt: skip
+        "n1": close(s1),
+        "n2": close(s2),
+        "n3": close(s3),
+    }
 
 
 def test_a_pre_ln_chain_of_skip_ops() -> None:
@@ -284,9 +307,13 @@ def test_embedding_rows_count_with_their_mean_square() -> None:
     """
     table, positions = normal(0, 11, D), normal(1, 20, D, spread=3.0)
     weights = {
-        "table": table, "positions": positions, "gamma": GAMMA, "n0": np.array(0),
-        "n1": np.array(1), "root_d": np.array(D**0.5, np.float32),
-    }  # fmt: skip
+        "table": table,
+        "positions": positions,
+        "gamma": GAMMA,
+        "n0": np.array(0),
+        "n1": np.array(1),
+        "root_d": np.array(D**0.5, np.float32),
+    }
     square = D * np.sum(exact(table) ** 2) / 11 + np.sum(exact(positions) ** 2) / 20
     assert paper(graph(nodes, weights))["n"] == close(float(square**0.5))
 

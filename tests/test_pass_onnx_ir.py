@@ -87,8 +87,11 @@ def test_every_edit_gives_the_same_bits(deep: bool) -> None:
     proto, model = every_edit(), ir.from_proto(every_edit())
     decided = scale_model(model, WEIGHTS)
     assert [(d.norm.name, d.status) for d in decided] == [
-        ("first", "scaled"), ("second", "scaled"), ("third", "scaled"), ("fourth", "scaled"),
-    ]  # fmt: skip
+        ("first", "scaled"),
+        ("second", "scaled"),
+        ("third", "scaled"),
+        ("fourth", "scaled"),
+    ]
     feeds = {"ids": IDS, "deep": np.array(deep)}
     before = run(proto, **feeds)
     protect(proto, WEIGHTS)
@@ -105,31 +108,39 @@ def test_nothing_but_the_norms_changes() -> None:
     attribute = "graph.node[{}].attribute[epsilon]"
     changed = differences(before, ir.to_proto(model))
     changed = [d for d in changed if ".f: " not in d and "value_info[slanc." not in d]
-    assert sorted(changed) == sorted([
-        *(f"graph.initializer[slanc.scale_{scale:g}]: added" for scale in set(scales)),
-        f"graph.initializer[{epsilon}]: added",
-        "graph.node[h/slanc]: added",
-        "graph.node[a].input: ['h', 'g', 'b'] -> ['h/slanc', 'g', 'b']",
-        "graph.node[h/slanc_2]: added",
-        "graph.node[a/slanc]: added",
-        "graph.node[bias/slanc]: added",
-        "graph.node[z].input: ['h', 'a', 'g', 'b', 'bias'] -> "
-        "['h/slanc_2', 'a/slanc', 'g', 'b', 'bias/slanc']",
-        "graph.node[z].output: ['z', 'mean', 'inv', 'sum'] -> ['z', 'mean', 'inv', 'sum/slanc']",
-        attribute.format("z") + ": added",
-        "graph.node[sum]: added",
-        "graph.node[sum/slanc_2]: added",
-        "graph.node[q].input: ['sum', 'sum'] -> ['sum/slanc_2', 'sum/slanc_2']",
-        f"graph.node[v].input: ['m', 'eps'] -> ['m', '{epsilon}']",
-        "graph.node[n].input: ['sum', 's'] -> ['sum/slanc_2', 's']",
-        "graph.node[c].attribute[then_branch].g.node[sum/slanc_3]: added",
-        "graph.node[c].attribute[then_branch].g.node[o].input: ['sum', 'g'] -> "
-        "['sum/slanc_3', 'g']",
-        "graph.node[c].attribute[then_branch].g.node[o].attribute[epsilon]: added",
-        *(f"graph.value_info[{name}]: added" for name in ("h/slanc", "h/slanc_2", "bias/slanc")),
-        *(f"graph.value_info[{name}]: added" for name in ("a/slanc", "sum/slanc", "sum/slanc_2")),
-        "graph.node[c].attribute[then_branch].g.value_info[sum/slanc_3]: added",
-    ])  # fmt: skip
+    assert sorted(changed) == sorted(
+        [
+            *(f"graph.initializer[slanc.scale_{scale:g}]: added" for scale in set(scales)),
+            f"graph.initializer[{epsilon}]: added",
+            "graph.node[h/slanc]: added",
+            "graph.node[a].input: ['h', 'g', 'b'] -> ['h/slanc', 'g', 'b']",
+            "graph.node[h/slanc_2]: added",
+            "graph.node[a/slanc]: added",
+            "graph.node[bias/slanc]: added",
+            "graph.node[z].input: ['h', 'a', 'g', 'b', 'bias'] -> "
+            "['h/slanc_2', 'a/slanc', 'g', 'b', 'bias/slanc']",
+            "graph.node[z].output: ['z', 'mean', 'inv', 'sum'] -> ['z', 'mean', 'inv', 'sum/slanc']",
+            attribute.format("z") + ": added",
+            "graph.node[sum]: added",
+            "graph.node[sum/slanc_2]: added",
+            "graph.node[q].input: ['sum', 'sum'] -> ['sum/slanc_2', 'sum/slanc_2']",
+            f"graph.node[v].input: ['m', 'eps'] -> ['m', '{epsilon}']",
+            "graph.node[n].input: ['sum', 's'] -> ['sum/slanc_2', 's']",
+            "graph.node[c].attribute[then_branch].g.node[sum/slanc_3]: added",
+            "graph.node[c].attribute[then_branch].g.node[o].input: ['sum', 'g'] -> "
+            "['sum/slanc_3', 'g']",
+            "graph.node[c].attribute[then_branch].g.node[o].attribute[epsilon]: added",
+            *(
+                f"graph.value_info[{name}]: added"
+                for name in ("h/slanc", "h/slanc_2", "bias/slanc")
+            ),
+            *(
+                f"graph.value_info[{name}]: added"
+                for name in ("a/slanc", "sum/slanc", "sum/slanc_2")
+            ),
+            "graph.node[c].attribute[then_branch].g.value_info[sum/slanc_3]: added",
+        ]
+    )
 
 
 def test_new_values_have_the_type_and_shape_of_what_they_scale() -> None:
@@ -213,8 +224,12 @@ def test_it_works_among_other_passes() -> None:
     manager = ir.passes.PassManager([SlancPass(WEIGHTS), *others])
     assert manager(model).modified
     assert [node.name for node in model.graph if node.op_type == "Div"] == [
-        "first/slanc_Div", "second/slanc_Div_2", "second/slanc_Div_3", "third/slanc_Div", "third",
-    ]  # fmt: skip
+        "first/slanc_Div",
+        "second/slanc_Div_2",
+        "second/slanc_Div_3",
+        "third/slanc_Div",
+        "third",
+    ]
     assert "eps" not in model.graph.initializers
     assert not ir.passes.Sequential(SlancPass(WEIGHTS), SlancPass(WEIGHTS))(model).modified
     feeds = {"ids": IDS, "deep": np.array(True)}
@@ -223,9 +238,12 @@ def test_it_works_among_other_passes() -> None:
 
 def test_external_weights_are_read_from_their_folder_and_stay_there(tmp_path: Path) -> None:
     onnx.save(
-        every_edit(), tmp_path / "model.onnx", save_as_external_data=True, location="w.bin",
+        every_edit(),
+        tmp_path / "model.onnx",
+        save_as_external_data=True,
+        location="w.bin",
         size_threshold=100,
-    )  # fmt: skip
+    )
     model = ir.load(tmp_path / "model.onnx")
     assert SlancPass(WEIGHTS)(model).modified
     table = model.graph.initializers["table"].const_value

@@ -73,11 +73,13 @@ def test_casts_and_identities_between_two_ops_are_seen_through(op: str) -> None:
 def test_alternatives_are_tried_in_order() -> None:
     either = Op("Neg", Op("Relu", Var("inner")) | Var("any") | Op("Abs", Var("inner")))
     assert [names(m) for m in matches(either, "r = Relu(x) y = Neg(r)")] == [
-        {"inner": "x"}, {"any": "r"},
-    ]  # fmt: skip
+        {"inner": "x"},
+        {"any": "r"},
+    ]
     assert [names(m) for m in matches(either, "r = Abs(x) y = Neg(r)")] == [
-        {"any": "r"}, {"inner": "x"},
-    ]  # fmt: skip
+        {"any": "r"},
+        {"inner": "x"},
+    ]
     whole = Op("Abs", Var("a")) | Op("Neg", Var("a"))
     assert len(matches(whole, "y = Neg(x)")) == 1
 

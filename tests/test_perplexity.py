@@ -108,9 +108,13 @@ def test_a_loss_too_large_for_exp_gives_nan() -> None:
     dtype=st.sampled_from([np.int32, np.uint16, np.int64]),
 )
 def test_a_text_is_cut_into_consecutive_sequences(
-    tmp_path_factory: pytest.TempPathFactory, count: int, length: int, most: int | None,
-    bos: int | None, dtype: type,
-) -> None:  # fmt: skip
+    tmp_path_factory: pytest.TempPathFactory,
+    count: int,
+    length: int,
+    most: int | None,
+    bos: int | None,
+    dtype: type,
+) -> None:
     path = tmp_path_factory.getbasetemp() / "ids.npy"
     text: NDArray[np.integer[Any]] = np.arange(count, dtype=dtype)
     np.save(path, text)

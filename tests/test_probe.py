@@ -179,9 +179,11 @@ def test_an_image_gets_the_first_size_that_runs() -> None:
         [n] y = LayerNormalization(s, gamma)
     """
     weights = {
-        "kernel": normal(1, D, 3, 16, 16), "gamma": GAMMA, "flat": np.array([0, D, -1]),
+        "kernel": normal(1, D, 3, 16, 16),
+        "gamma": GAMMA,
+        "flat": np.array([0, D, -1]),
         "positions": normal(2, 16, D),
-    }  # fmt: skip
+    }
     found = probed(graph(nodes, weights, "float[batch, 3, height, width] pixels"))["n"]
     assert found.typical == pytest.approx(D * 3 * 256, rel=0.9)
 
@@ -239,8 +241,13 @@ def test_progress_reaches_the_end() -> None:
     seen: list[float] = []
     model = graph(TEXT, WEIGHTS)
     scopes = read_graph(model)
-    probe(model, find_norms_in(scopes), input_specs(scopes[0]), None,
-          progress=lambda what, done: seen.append(done))  # fmt: skip
+    probe(
+        model,
+        find_norms_in(scopes),
+        input_specs(scopes[0]),
+        None,
+        progress=lambda what, done: seen.append(done),
+    )
     assert seen == sorted(seen) and seen[-1] == 1.0
 
 

@@ -85,7 +85,9 @@ SOUND: dict[str, tuple[str, Weights]] = {
         {"first": shape(0)},
     ),
     "zeros for whole mixed rows": (
-        SHARES + "m = MatMul(p, t) " + AFTER.replace("total", "r")
+        SHARES
+        + "m = MatMul(p, t) "
+        + AFTER.replace("total", "r")
         + "c = Cast<to = 9>(ids) u = Unsqueeze(c, last) total = Where(u, r, zero)",
         {**IN_HEADS, "zero": np.array(0, F), "last": shape(-1)},
     ),
@@ -98,7 +100,7 @@ SOUND: dict[str, tuple[str, Weights]] = {
         "total = MatMul(p, x8)",
         {"w": W, "last": shape(-1), "x8": W2},
     ),
-}  # fmt: skip
+}
 SOUND["Select"] = (
     "y0 = MatMul(x, w) c = Greater(x, zero) total = Where(c, x, y0)",
     {"w": W, "zero": np.array(0, F)},
@@ -111,62 +113,79 @@ UNSOUND: dict[str, tuple[str, Weights, str]] = {
     "Min": ("total = Min(x, hi)", {"hi": np.array(1, F)}, "limit"),
     "Max of two rows": ("y0 = MatMul(x, w) total = Max(x, y0)", {"w": W}, "limit"),
     "Where with a number": (
-        "c = Greater(x, one) total = Where(c, one, x)", {"one": np.array(1, F)}, "constant takes"
+        "c = Greater(x, one) total = Where(c, one, x)",
+        {"one": np.array(1, F)},
+        "constant takes",
     ),
     "Where with zeros by element": (
-        "c = Greater(x, zero) total = Where(c, x, zero)", {"zero": np.array(0, F)}, "zeros take"
+        "c = Greater(x, zero) total = Where(c, x, zero)",
+        {"zero": np.array(0, F)},
+        "zeros take",
     ),
-    "Cast to integers": (
-        "a = Cast<to = 7>(x) total = Cast<to = 1>(a)", {}, "rounds"
-    ),
+    "Cast to integers": ("a = Cast<to = 7>(x) total = Cast<to = 1>(a)", {}, "rounds"),
     "Softmax along another axis": (
         (SHARES + "m = MatMul(p, t) " + AFTER).replace("axis = -1", "axis = 2"),
-        IN_HEADS, "another axis",
+        IN_HEADS,
+        "another axis",
     ),
     "turned shares": (
         SHARES + "pt = Transpose<perm = [0, 1, 3, 2]>(p) m = MatMul(pt, t) " + AFTER,
-        IN_HEADS, "turns shares",
+        IN_HEADS,
+        "turns shares",
     ),
     "the first row beside each": (
-        "a = Gather<axis = 1>(x, first) total = Sub(x, a)", {"first": shape(0)}, "positions",
+        "a = Gather<axis = 1>(x, first) total = Sub(x, a)",
+        {"first": shape(0)},
+        "positions",
     ),
     "an outer difference": (
         "a = Unsqueeze(x, one) b = Unsqueeze(x, two) o = Sub(a, b) total = ReduceMean<axes=[1]>(o)",
-        {"one": shape(1), "two": shape(2)}, "positions",
+        {"one": shape(1), "two": shape(2)},
+        "positions",
     ),
     "a scrambling Reshape": (
         "r = Reshape(x, dims) total = Transpose<perm = [0, 2, 1]>(r)",
-        {"dims": shape(0, D, -1)}, "mix positions",
+        {"dims": shape(0, D, -1)},
+        "mix positions",
     ),
     "ReduceMax": ("total = ReduceMax<axes = [1]>(x)", {}, "reduces"),
     "ReduceSum": ("total = ReduceSum(x, axis)", {"axis": shape(1)}, "reduces"),
     "the length as a number": (
-        "n = Shape<start = 1, end = 2>(x) f = Cast<to = 1>(n) total = Mul(x, f)", {}, "length",
+        "n = Shape<start = 1, end = 2>(x) f = Cast<to = 1>(n) total = Mul(x, f)",
+        {},
+        "length",
     ),
     "token shift": (
         "p = Pad(x, pads) a = Slice(p, from, to, axis) total = Add(a, x)",
-        {**TOPOS, "pads": shape(0, 1, 0, 0, 0, 0)}, "positions",
+        {**TOPOS, "pads": shape(0, 1, 0, 0, 0, 0)},
+        "positions",
     ),
     "a padded number": (
         "total = Pad(x, pads, one)",
-        {"pads": shape(0, 1, 0, 0, 0, 0), "one": np.array(1, F)}, "another number",
+        {"pads": shape(0, 1, 0, 0, 0, 0), "one": np.array(1, F)},
+        "another number",
     ),
     "GatherElements": (
         "i = Shape(x) j = Expand(zero, i) total = GatherElements<axis = 1>(x, j)",
-        {"zero": shape(0)}, "GatherElements",
+        {"zero": shape(0)},
+        "GatherElements",
     ),
     "quotients of signed numbers": (
-        "s = ReduceSum(x, last) total = Div(x, s)", {"last": shape(-1)}, "negative",
+        "s = ReduceSum(x, last) total = Div(x, s)",
+        {"last": shape(-1)},
+        "negative",
     ),
     "a rounded activation": (
         "q = QuantizeLinear(x, s, z) total = DequantizeLinear(q, s, z)",
-        {"s": np.array(0.1, F), "z": np.array(0, np.int8)}, "rounds",
+        {"s": np.array(0.1, F), "z": np.array(0, np.int8)},
+        "rounds",
     ),
     "zeros in front of the rows": (
         "p = Concat<axis = 1>(zeros, x) total = Slice(p, from, to, axis)",
-        {**TOPOS, "zeros": np.zeros((1, 1, D), F)}, "several kinds",
+        {**TOPOS, "zeros": np.zeros((1, 1, D), F)},
+        "several kinds",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -202,10 +221,7 @@ def test_an_empty_tensor_that_the_model_makes_itself_is_no_past() -> None:
 
 def test_past_values_of_an_attention_op_are_named() -> None:
     cache = "float[batch, 2, past_length, 4] pk, float[batch, 2, past_length, 4] pv"
-    nodes = (
-        "total = com.microsoft.MultiHeadAttention<num_heads = 2>"
-        "(x, x, x{more})"
-    )
+    nodes = "total = com.microsoft.MultiHeadAttention<num_heads = 2>(x, x, x{more})"
     assert reasons(between(nodes.format(more=""), {})) == []
     model = between(nodes.format(more=", , , , pk, pv"), {}, cache)
     assert reasons(model) == []
@@ -259,8 +275,13 @@ def test_an_image_whose_channels_a_kernel_fixes_is_one() -> None:
 
 def rows_of(nodes: str, weights: Weights, x: np.ndarray) -> np.ndarray:
     """The rows of total that ONNX Runtime computes from x, FP64."""
-    model = graph(nodes, weights, "float[batch, sequence, 8] x, int64[batch, sequence] ids",
-                  "float[a, b, c] total", 17)  # fmt: skip
+    model = graph(
+        nodes,
+        weights,
+        "float[batch, sequence, 8] x, int64[batch, sequence] ids",
+        "float[a, b, c] total",
+        17,
+    )
     ids = np.arange(x.shape[0] * x.shape[1]).reshape(x.shape[:2]) % 2
     return exact(run(model, x=x, ids=ids)["total"])
 
@@ -304,7 +325,7 @@ CLAIMS: dict[str, float] = {
     "Conv": SIZE * sum(norm2(normal(1, D, D, 3)[:, :, t]) for t in range(3))
     + float(np.linalg.norm(normal(2, D))),
     "a quantised weight": SIZE * norm2(np.arange(64).reshape(D, D) * 0.1),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CLAIMS)

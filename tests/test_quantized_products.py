@@ -30,9 +30,11 @@ from tests.small_graphs import (
 N = 12
 X_STEP, Y_STEP = 0.06, 0.5  # of 8 bits that hold all elements of x, and of the products
 X: Weights = {
-    "x_step": np.array(X_STEP, np.float32), "x_zero": np.array(128, np.uint8),
-    "y_step": np.array(Y_STEP, np.float32), "y_zero": np.array(128, np.uint8),
-}  # fmt: skip
+    "x_step": np.array(X_STEP, np.float32),
+    "x_zero": np.array(128, np.uint8),
+    "y_step": np.array(Y_STEP, np.float32),
+    "y_zero": np.array(128, np.uint8),
+}
 BIAS = normal(9, N, spread=3.0)
 
 
@@ -274,7 +276,7 @@ ELEMENTWISE = {
         p = com.microsoft.QLinearMul(q, x_step, x_zero, r, {Y}, {Y})""",
         lambda x, w: x * (x @ w),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("nodes", "truth"), ELEMENTWISE.values(), ids=ELEMENTWISE)

@@ -15,9 +15,12 @@ K, N, BLOCK = 40, 12, 16  # the last block of a row is not full
 BLOCKS = 3
 
 RANGES: dict[int, tuple[int, int]] = {
-    TensorProto.INT8: (-128, 128), TensorProto.UINT8: (0, 256), TensorProto.INT4: (-8, 8),
-    TensorProto.UINT4: (0, 16), TensorProto.FLOAT8E4M3FN: (-9, 9),
-}  # fmt: skip
+    TensorProto.INT8: (-128, 128),
+    TensorProto.UINT8: (0, 256),
+    TensorProto.INT4: (-8, 8),
+    TensorProto.UINT4: (0, 16),
+    TensorProto.FLOAT8E4M3FN: (-9, 9),
+}
 
 
 def add(model: onnx.ModelProto, name: str, kind: int, values: NDArray[np.generic]) -> None:
@@ -161,7 +164,7 @@ DEQUANTIZED = {
     "uint4, blocks of a row": (TensorProto.UINT4, (K, 3), "axis = 1, block_size = 4"),
     "int4, per column": (TensorProto.INT4, (N,), "axis = 1"),
     "float8": (TensorProto.FLOAT8E4M3FN, (), ""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("zero", [False, True], ids=["no zero points", "zero points"])
@@ -195,10 +198,12 @@ def test_a_float_weight_quantised_and_dequantised_in_the_graph(axis: int) -> Non
         [last] y = SimplifiedLayerNormalization<axis = -1>(total, ones)
     """
     weights: Weights = {
-        "gamma": np.ones(D, np.float32), "ones": np.ones(N, np.float32), "w": normal(1, D, N),
+        "gamma": np.ones(D, np.float32),
+        "ones": np.ones(N, np.float32),
+        "w": normal(1, D, N),
         "scale": np.linspace(0.005, 0.05, (D, N)[axis], dtype=np.float32),
         "zero": np.full((D, N)[axis], 3, np.int8),
-    }  # fmt: skip
+    }
     model = graph(nodes, weights, f"float[batch, sequence, {D}] given", opset=21)
     probe = onnx.ModelProto()
     probe.CopyFrom(model)

@@ -15,26 +15,62 @@ from tests.conftest import Run
 from tests.four_norms import four_norms
 
 REPORT = [
-    "version", "model", "output", "options", "norms", "notes", "fold", "audit", "validation",
+    "version",
+    "model",
+    "output",
+    "options",
+    "norms",
+    "notes",
+    "fold",
+    "audit",
+    "validation",
     "seconds",
-]  # fmt: skip
+]
 NORM = [
-    "name", "kind", "form", "input", "width", "scale", "rule", "sources", "epsilon",
-    "scaled_epsilon", "predicted_sum_of_squares", "estimate", "status", "reason",
-    "certificate", "applied", "observed",
-]  # fmt: skip
+    "name",
+    "kind",
+    "form",
+    "input",
+    "width",
+    "scale",
+    "rule",
+    "sources",
+    "epsilon",
+    "scaled_epsilon",
+    "predicted_sum_of_squares",
+    "estimate",
+    "status",
+    "reason",
+    "certificate",
+    "applied",
+    "observed",
+]
 CERTIFICATE = [
-    "certified", "bound", "overflow_bits", "underflow_bits", "upper_limit", "loose", "reason",
-]  # fmt: skip
+    "certified",
+    "bound",
+    "overflow_bits",
+    "underflow_bits",
+    "upper_limit",
+    "loose",
+    "reason",
+]
 OBSERVED = ["sum_of_squares", "scaled", "overflowed", "underflowed", "overflowed_before"]
 VALIDATION = [
-    "fp32_identical", "fp32_max_abs_error", "fp16", "perplexity", "unstable_outputs", "failures",
+    "fp32_identical",
+    "fp32_max_abs_error",
+    "fp16",
+    "perplexity",
+    "unstable_outputs",
+    "failures",
     "passed",
-]  # fmt: skip
+]
 FP16 = [
-    "overflowed_before", "overflowed_after", "max_relative_error_before",
-    "max_relative_error_after", "rms_relative_error_after",
-]  # fmt: skip
+    "overflowed_before",
+    "overflowed_after",
+    "max_relative_error_before",
+    "max_relative_error_after",
+    "rms_relative_error_after",
+]
 
 
 def refuse(name: str) -> NoReturn:

@@ -1,6 +1,5 @@
 """Rewriting: what scaling adds and changes, in every element type, and nothing else."""
 
-
 import ml_dtypes
 import numpy as np
 import onnx

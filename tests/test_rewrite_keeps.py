@@ -56,25 +56,27 @@ def test_only_the_norms_change() -> None:
     apply_scales_in(model, norms, {"first": 2.0, "second": 4.0, "third": 8.0})
     first = helper.make_attribute("epsilon", float(np.float32(1e-5)) / 4).f
     third = "graph.node[y].attribute[epsilon]: added"
-    assert sorted(differences(before, model)) == sorted([
-        "graph.initializer[slanc.scale_2]: added",
-        "graph.initializer[slanc.scale_4]: added",
-        "graph.initializer[slanc.scale_8]: added",
-        "graph.initializer[slanc.epsilon_6.25e-07]: added",
-        "graph.node[x/slanc]: added",
-        "graph.node[a].input: ['x', 'g', 'b'] -> ['x/slanc', 'g', 'b']",
-        f"graph.node[a].attribute[epsilon].f: {float(np.float32(1e-5))!r} -> {first!r}",
-        "graph.node[d/slanc]: added",
-        "graph.node[q].input: ['d', 'd'] -> ['d/slanc', 'd/slanc']",
-        "graph.node[v].input: ['m', 'eps'] -> ['m', 'slanc.epsilon_6.25e-07']",
-        "graph.node[n].input: ['d', 's'] -> ['d/slanc', 's']",
-        "graph.node[c/slanc]: added",
-        "graph.node[x/slanc_2]: added",
-        "graph.node[y].input: ['c', 'x', 'g'] -> ['c/slanc', 'x/slanc_2', 'g']",
-        "graph.node[y].output: ['y', 'mean', 'inv', 'sum'] -> ['y', 'mean', 'inv', 'sum/slanc']",
-        third,
-        "graph.node[sum]: added",
-    ])  # fmt: skip
+    assert sorted(differences(before, model)) == sorted(
+        [
+            "graph.initializer[slanc.scale_2]: added",
+            "graph.initializer[slanc.scale_4]: added",
+            "graph.initializer[slanc.scale_8]: added",
+            "graph.initializer[slanc.epsilon_6.25e-07]: added",
+            "graph.node[x/slanc]: added",
+            "graph.node[a].input: ['x', 'g', 'b'] -> ['x/slanc', 'g', 'b']",
+            f"graph.node[a].attribute[epsilon].f: {float(np.float32(1e-5))!r} -> {first!r}",
+            "graph.node[d/slanc]: added",
+            "graph.node[q].input: ['d', 'd'] -> ['d/slanc', 'd/slanc']",
+            "graph.node[v].input: ['m', 'eps'] -> ['m', 'slanc.epsilon_6.25e-07']",
+            "graph.node[n].input: ['d', 's'] -> ['d/slanc', 's']",
+            "graph.node[c/slanc]: added",
+            "graph.node[x/slanc_2]: added",
+            "graph.node[y].input: ['c', 'x', 'g'] -> ['c/slanc', 'x/slanc_2', 'g']",
+            "graph.node[y].output: ['y', 'mean', 'inv', 'sum'] -> ['y', 'mean', 'inv', 'sum/slanc']",
+            third,
+            "graph.node[sum]: added",
+        ]
+    )
 
 
 def test_the_rich_model_computes_the_same() -> None:

@@ -103,22 +103,51 @@ def test_the_same_model_gives_the_same_estimates() -> None:
 
 # Activation -> the values that it takes.
 FUNCTIONS = {
-    "Relu(x)": "any", "Gelu(x)": "any", 'Gelu<approximate = "tanh">(x)': "any",
-    "com.microsoft.Gelu(x)": "any", "com.microsoft.FastGelu(x)": "any",
-    "com.microsoft.FastGelu(x, bias)": "any", "com.microsoft.BiasGelu(x, bias)": "any",
-    "com.microsoft.QuickGelu(x)": "any", "com.microsoft.QuickGelu<alpha = 1.0>(x)": "any",
-    "Sigmoid(x)": "any", "HardSigmoid(x)": "any", "HardSigmoid<beta = 0.4>(x)": "any",
-    "HardSigmoid<alpha = 0.1, beta = 0.6>(x)": "any", "HardSwish(x)": "any", "Tanh(x)": "any",
-    "Erf(x)": "any", "Exp(x)": "any", "Softplus(x)": "any", "Softsign(x)": "any", "Abs(x)": "any",
-    "Sin(x)": "any", "Cos(x)": "any", "Mish(x)": "any", "Neg(x)": "any",
-    "Elu(x)": "any", "Elu<alpha = 0.3>(x)": "any", "Celu(x)": "any", "Celu<alpha = 2.5>(x)": "any",
-    "Selu(x)": "any", "Selu<alpha = 1.2, gamma = 0.7>(x)": "any", "Selu<gamma = 0.7>(x)": "any",
-    "LeakyRelu(x)": "any", "LeakyRelu<alpha = 0.3>(x)": "any",
-    "Swish(x)": "any", "Swish<alpha = 1.7>(x)": "any",
-    "Log(x)": "positive", "Sqrt(x)": "positive", "Reciprocal(x)": "positive",
-    "Pow(x, two)": "any", "Pow(x, three)": "any", "Pow(x, half)": "positive",
-    "Pow(x, minus)": "positive", "Div(half, x)": "positive", "Sub(half, x)": "any",
-}  # fmt: skip
+    "Relu(x)": "any",
+    "Gelu(x)": "any",
+    'Gelu<approximate = "tanh">(x)': "any",
+    "com.microsoft.Gelu(x)": "any",
+    "com.microsoft.FastGelu(x)": "any",
+    "com.microsoft.FastGelu(x, bias)": "any",
+    "com.microsoft.BiasGelu(x, bias)": "any",
+    "com.microsoft.QuickGelu(x)": "any",
+    "com.microsoft.QuickGelu<alpha = 1.0>(x)": "any",
+    "Sigmoid(x)": "any",
+    "HardSigmoid(x)": "any",
+    "HardSigmoid<beta = 0.4>(x)": "any",
+    "HardSigmoid<alpha = 0.1, beta = 0.6>(x)": "any",
+    "HardSwish(x)": "any",
+    "Tanh(x)": "any",
+    "Erf(x)": "any",
+    "Exp(x)": "any",
+    "Softplus(x)": "any",
+    "Softsign(x)": "any",
+    "Abs(x)": "any",
+    "Sin(x)": "any",
+    "Cos(x)": "any",
+    "Mish(x)": "any",
+    "Neg(x)": "any",
+    "Elu(x)": "any",
+    "Elu<alpha = 0.3>(x)": "any",
+    "Celu(x)": "any",
+    "Celu<alpha = 2.5>(x)": "any",
+    "Selu(x)": "any",
+    "Selu<alpha = 1.2, gamma = 0.7>(x)": "any",
+    "Selu<gamma = 0.7>(x)": "any",
+    "LeakyRelu(x)": "any",
+    "LeakyRelu<alpha = 0.3>(x)": "any",
+    "Swish(x)": "any",
+    "Swish<alpha = 1.7>(x)": "any",
+    "Log(x)": "positive",
+    "Sqrt(x)": "positive",
+    "Reciprocal(x)": "positive",
+    "Pow(x, two)": "any",
+    "Pow(x, three)": "any",
+    "Pow(x, half)": "positive",
+    "Pow(x, minus)": "positive",
+    "Div(half, x)": "positive",
+    "Sub(half, x)": "any",
+}
 VALUES = np.concatenate(
     [np.linspace(-12, 12, 241), [-1e-3, 1e-3, -60.0, 60.0, 1e-7]], dtype=np.float32
 )
@@ -127,10 +156,13 @@ VALUES = np.concatenate(
 def function_model(function: str) -> onnx.ModelProto:
     width = VALUES.size
     weights = {
-        "half": np.array(0.5, np.float32), "two": np.array(2, np.float32),
-        "three": np.array(3, np.float32), "minus": np.array(-1.5, np.float32),
-        "bias": normal(3, width), "g": np.ones(width, np.float32),
-    }  # fmt: skip
+        "half": np.array(0.5, np.float32),
+        "two": np.array(2, np.float32),
+        "three": np.array(3, np.float32),
+        "minus": np.array(-1.5, np.float32),
+        "bias": normal(3, width),
+        "g": np.ones(width, np.float32),
+    }
     nodes = f"a = {function} y = SimplifiedLayerNormalization<axis = -1>(a, g)"
     inputs = f"float[batch, sequence, {width}] x"
     return graph(nodes, weights, inputs, "float[a, b, c] y", opset=OPSET)
@@ -227,9 +259,12 @@ def test_position_rows_begin_at_the_first_position(monkeypatch: pytest.MonkeyPat
         [n] y = SimplifiedLayerNormalization<axis = -1>(sum, g)
     """
     weights = {
-        "positions": normal(1, 9, D), "table": np.zeros((11, D), np.float32),
-        "one": np.array(1), "two": np.array(0), "g": np.ones(D, np.float32),
-    }  # fmt: skip
+        "positions": normal(1, 9, D),
+        "table": np.zeros((11, D), np.float32),
+        "one": np.array(1),
+        "two": np.array(0),
+        "g": np.ones(D, np.float32),
+    }
     ordinary, exact = sampled(graph(nodes, weights), monkeypatch)["n"]
     rows = sums_of_squares(normal(1, 9, D), False)
     np.testing.assert_allclose(exact, rows[0], rtol=1e-6)

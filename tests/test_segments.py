@@ -96,8 +96,9 @@ def test_what_stands_at_the_end_goes_to_where_it_is_read(monkeypatch: pytest.Mon
     model = graph(LATE, weights, "float[2, 4] x", "float[2, 4] y")
     (*_, last) = segments = segments_of(model, ["a"], 1)
     assert [[n.op_type for n in s.nodes] for s in segments] == [
-        ["MatMul"], ["Cast", "Add", "Identity"]
-    ]  # fmt: skip
+        ["MatMul"],
+        ["Cast", "Add", "Identity"],
+    ]
     assert (last.reads, last.gives, last.weights) == (("a",), ("y",), ("half",))
     x = normal(3, 2, 4)
     wanted = x @ w + half.astype(np.float32)
@@ -106,8 +107,12 @@ def test_what_stands_at_the_end_goes_to_where_it_is_read(monkeypatch: pytest.Mon
 
 
 def test_a_segment_that_cannot_run_says_so() -> None:
-    model = graph("a = MatMul(x, w)  y = Identity(a)", {"w": normal(1, 5, 4)}, "float[b, 4] x",
-                  "float[b, 4] y")  # fmt: skip
+    model = graph(
+        "a = MatMul(x, w)  y = Identity(a)",
+        {"w": normal(1, 5, 4)},
+        "float[b, 4] x",
+        "float[b, 4] y",
+    )
     with pytest.raises(CannotRun):
         SegmentedSession(model, None, ["a"]).run({"x": normal(2, 3, 4)})
 
@@ -121,8 +126,12 @@ def test_specs_are_read_of_the_generated_model(tmp_path: Path) -> None:
 
 def test_nothing_of_a_session_outlives_its_segment(monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime's arrays keep the memory of the session that made them."""
-    model = graph("a = MatMul(x, w)  y = MatMul(a, w)", {"w": normal(1, 4, 4)}, "float[b, 4] x",
-                  "float[b, 4] y")  # fmt: skip
+    model = graph(
+        "a = MatMul(x, w)  y = MatMul(a, w)",
+        {"w": normal(1, 4, 4)},
+        "float[b, 4] x",
+        "float[b, 4] y",
+    )
     given: list[object] = []
     run = Session.run
 

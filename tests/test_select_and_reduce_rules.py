@@ -9,15 +9,29 @@ from tests.small_graphs import D, Weights, between, from_weights, normal
 
 W = normal(1, D, D)
 NUMBERS: Weights = {
-    "w": W, "wt": np.ascontiguousarray(W.T), "row": np.linspace(0.5, 2, D).astype(np.float32),
-    "three": np.array(3), "zero": np.array(0), "one": np.array(1), "five": shape(5),
-    "last": shape(-1), "middle": shape(1), "limit": np.array(0.3, np.float32),
-    "before": shape(0, 1, 0, 0, 0, 0), "shifted": shape(0, 1, 0, 0, -1, 0),
-    "wider": shape(0, 0, 2, 0, 0, 3), "first8": shape(0), "to8": shape(8), "sizes": shape(3, 5),
-    "gains": np.linspace(1, 3, 4).astype(np.float32).reshape(4, 1, 1), "v": normal(2, 4, D, 1),
-    "scale": np.linspace(1, 2, D).astype(np.float32), "shift": normal(3, D), "mean": normal(4, D),
+    "w": W,
+    "wt": np.ascontiguousarray(W.T),
+    "row": np.linspace(0.5, 2, D).astype(np.float32),
+    "three": np.array(3),
+    "zero": np.array(0),
+    "one": np.array(1),
+    "five": shape(5),
+    "last": shape(-1),
+    "middle": shape(1),
+    "limit": np.array(0.3, np.float32),
+    "before": shape(0, 1, 0, 0, 0, 0),
+    "shifted": shape(0, 1, 0, 0, -1, 0),
+    "wider": shape(0, 0, 2, 0, 0, 3),
+    "first8": shape(0),
+    "to8": shape(8),
+    "sizes": shape(3, 5),
+    "gains": np.linspace(1, 3, 4).astype(np.float32).reshape(4, 1, 1),
+    "v": normal(2, 4, D, 1),
+    "scale": np.linspace(1, 2, D).astype(np.float32),
+    "shift": normal(3, D),
+    "mean": normal(4, D),
     "variance": np.linspace(1, 4, D).astype(np.float32),
-}  # fmt: skip
+}
 TURN, BACK = "t = Transpose<perm = [0, 2, 1]>(x)", "total = Transpose<perm = [0, 2, 1]>(u)"
 
 # With a token alone nothing is assumed: the estimate's rows are those of a run on each id.

@@ -50,10 +50,13 @@ def test_the_blocks_of_a_page() -> None:
     assert [b.output for b in tables.blocks(DONE)] == ["| a |", "one two"]
 
 
-@pytest.mark.parametrize("broken", [
-    PAGE.replace("<!-- end of output -->", "", 1),
-    PAGE.replace("```\n\n<!-- output -->", "```\n\nwords\n\n<!-- output -->"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "broken",
+    [
+        PAGE.replace("<!-- end of output -->", "", 1),
+        PAGE.replace("```\n\n<!-- output -->", "```\n\nwords\n\n<!-- output -->"),
+    ],
+)
 def test_a_marker_without_its_command_or_its_end_is_an_error(broken: str) -> None:
     with pytest.raises(ValueError, match="marker"):
         list(tables.blocks(broken))
@@ -155,9 +158,12 @@ def test_the_command_takes_what_pages_quote(words: list[str]) -> None:
 def test_the_benchmarks_that_pages_quote_take_the_options_that_they_quote(module: str) -> None:
     assert importlib.util.find_spec(module) is not None
     told = subprocess.run(
-        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", module, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         check=True,
-    ).stdout  # fmt: skip
+    ).stdout
     taken = told[told.rindex("\noptions:") :]  # not what its docstring says of them
     quoted = {w for words in BENCHMARKS if words[0] == module for w in words if w[:2] == "--"}
     assert quoted <= set(re.findall(r"--[\w-]+", taken))

@@ -27,9 +27,13 @@ def test_fp16_keeps_its_tolerance_and_a_lost_row_fails_everywhere(
 
 @pytest.mark.parametrize(
     ("name", "norms", "tolerance"),
-    [("bf16", 61, 0.1), ("fp8-e4m3", 4, 0.25), ("fp8-e5m2", 2, 2**-2 * math.sqrt(2)),
-     ("fp8-e5m2", 61, 0.5)],
-)  # fmt: skip
+    [
+        ("bf16", 61, 0.1),
+        ("fp8-e4m3", 4, 0.25),
+        ("fp8-e5m2", 2, 2**-2 * math.sqrt(2)),
+        ("fp8-e5m2", 61, 0.5),
+    ],
+)
 def test_it_is_two_roundoffs_times_the_root_of_the_norms(
     name: str, norms: int, tolerance: float
 ) -> None:

@@ -268,10 +268,15 @@ POSITIONS = {
 @pytest.mark.parametrize(("nodes", "first"), POSITIONS.values(), ids=POSITIONS)
 def test_rows_of_a_position_table_know_the_first_position(nodes: str, first: int) -> None:
     weights = {
-        "table": normal(0, 11, D), "positions": normal(1, 6, D), "gamma": GAMMA,
-        "zero": np.array(0), "one": np.array(1), "from": shape(0), "axis": shape(1),
+        "table": normal(0, 11, D),
+        "positions": normal(1, 6, D),
+        "gamma": GAMMA,
+        "zero": np.array(0),
+        "one": np.array(1),
+        "from": shape(0),
+        "axis": shape(1),
         "buffer": np.arange(2, 6)[None],
-    }  # fmt: skip
+    }
     text = f"""tokens = Gather(table, ids) {nodes} sum = Add(tokens, p)
         [n] y = LayerNormalization(sum, gamma)"""
     more = ", int64[batch, sequence] position_ids" if "position_ids" in nodes else ""
@@ -291,8 +296,11 @@ def test_embed_layer_normalization_reads_its_tables() -> None:
     inputs = "int32[batch, sequence] ids, int32[batch, sequence] types"
     model = graph(nodes, {**tables, "gamma": GAMMA, "beta": np.ones(D, np.float32)}, inputs)
     traced, norms = read(model)
-    found = {e.table.name: e.first for e in walk(traced.inputs[norms[0].name])
-             if isinstance(e, Embedding)}  # fmt: skip
+    found = {
+        e.table.name: e.first
+        for e in walk(traced.inputs[norms[0].name])
+        if isinstance(e, Embedding)
+    }
     assert found == {"words": None, "positions": 0, "segments": None}
     assert isinstance(traced.inputs["last"], Sum)  # x Γ + β
 
@@ -330,10 +338,14 @@ MASKS = {
 @pytest.mark.parametrize(("old", "new"), MASKS.values(), ids=MASKS)
 def test_attention_is_seen_through_its_mask(old: str, new: str) -> None:
     weights = {
-        **MULTI_HEAD.weights, "low": np.array(-1e4, np.float32), "none": np.array(0, np.float32),
-        "sink": np.zeros((1, 4, 1, 1), np.float32), "s0": shape(0), "s3": shape(3),
+        **MULTI_HEAD.weights,
+        "low": np.array(-1e4, np.float32),
+        "none": np.array(0, np.float32),
+        "sink": np.zeros((1, 4, 1, 1), np.float32),
+        "s0": shape(0),
+        "s3": shape(3),
         "minus": shape(-1),
-    }  # fmt: skip
+    }
     assert old in MULTI_HEAD.nodes
     nodes = MULTI_HEAD.nodes.replace(old, new)
     model = between(nodes, weights, "int64[batch, sequence] mask")
@@ -405,9 +417,12 @@ LOOP = """
 def test_norms_in_a_loop_and_what_it_carries() -> None:
     """What a loop carries may grow: the rows of all iterations count."""
     weights = {
-        "table": normal(0, 11, D), "gamma": GAMMA, "w": W, "count": np.array(3),
+        "table": normal(0, 11, D),
+        "gamma": GAMMA,
+        "w": W,
+        "count": np.array(3),
         "yes": np.array(True),
-    }  # fmt: skip
+    }
     model = graph(LOOP, weights)
     assert np.isfinite(run(model, ids=np.zeros((1, 2), np.int64))["y"]).all()
     estimates, reasons = from_weights(model)
@@ -444,8 +459,11 @@ def test_patches_of_an_image() -> None:
     """
     kernel = normal(1, D, 3, 4, 4)
     weights: Weights = {
-        "kernel": kernel, "bias": normal(2, D), "gamma": GAMMA, "flat": shape(0, D, -1),
-    }  # fmt: skip
+        "kernel": kernel,
+        "bias": normal(2, D),
+        "gamma": GAMMA,
+        "flat": shape(0, D, -1),
+    }
     model = graph(nodes, weights, "float[batch, 3, 16, 16] pixels")
     truth = frobenius(exact(kernel))
     assert paper(model)["n"] == pytest.approx(truth, rel=1e-6)
@@ -474,8 +492,10 @@ def test_names_of_weights_survive_movement() -> None:
 
 def test_reading_a_graph_reads_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large weights are read when an estimate needs them, and one at a time."""
-    nodes = "t = Transpose(w) h = MatMul(x, t) a, b = Split<axis = -1>(h) c = Concat<axis = -1>" \
-        "(b, a) total = MatMul(c, w)"  # fmt: skip
+    nodes = (
+        "t = Transpose(w) h = MatMul(x, t) a, b = Split<axis = -1>(h) c = Concat<axis = -1>"
+        "(b, a) total = MatMul(c, w)"
+    )
     model = between(nodes, {"w": W}, opset=13)
     reads: list[str] = []
 

@@ -222,8 +222,11 @@ def test_fp8_e4m3_moves_the_upper_limit_by_two_bits_and_e5m2_by_none() -> None:
     """The smallest mean square is 2^-12 for E4M3, whose normal numbers end at 2^-6."""
     massive = Estimate(2.0**14, 2.0**24, 2.0**14, "drawn")  # s² from 2^8 to 2^18 or 2^16
     e4m3, e5m2 = (Format.named(f"float8_{name}") for name in ("e4m3fn", "e5m2"))
-    assert place(massive, 1024, HALF).scale == place(massive, 1024, Accelerator(
-        input_format=e5m2)).scale == 2.0**6  # fmt: skip
+    assert (
+        place(massive, 1024, HALF).scale
+        == place(massive, 1024, Accelerator(input_format=e5m2)).scale
+        == 2.0**6
+    )
     assert place(massive, 1024, Accelerator(input_format=e4m3)).scale == 2.0**5
 
 
@@ -237,8 +240,6 @@ def test_sums_in_fp32_are_limited_by_what_is_rounded_after_them() -> None:
 
 
 @given(estimates(), widths)
-def test_an_input_in_the_format_of_the_sums_changes_nothing(
-    estimate: Estimate, width: int
-) -> None:
+def test_an_input_in_the_format_of_the_sums_changes_nothing(estimate: Estimate, width: int) -> None:
     same = Accelerator(input_format=Format.named("float16"))
     assert place(estimate, width, same) == place(estimate, width, HALF)
