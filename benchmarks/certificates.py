@@ -23,19 +23,21 @@ import numpy as np
 
 from benchmarks.markdown import number, table
 from slanc_onnx import ScaledNorm
-from slanc_onnx.bound import Certify, bounds_of
+from slanc_onnx.bound import bounds_of
 from slanc_onnx.describe import describe
 from slanc_onnx.expression import Expr, Sum
 from slanc_onnx.graph import Scope, read_graph
-from slanc_onnx.inputs import input_specs, make_feeds
+from slanc_onnx.input_specs import input_specs
+from slanc_onnx.inputs import make_feeds
 from slanc_onnx.load import load_model
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in
-from slanc_onnx.perplexity import read_tokens
+from slanc_onnx.options import Certify
 from slanc_onnx.runtime import Feeds
 from slanc_onnx.scale import compute_scales_in
 from slanc_onnx.streamed import workers
 from slanc_onnx.targets import DEFAULT, target
+from slanc_onnx.tokens import read_tokens
 from slanc_onnx.trace import trace
 from slanc_onnx.watch import watch
 

@@ -16,9 +16,8 @@ import numpy as np
 from benchmarks.scales import SCALES, read_source, scales_by
 from benchmarks.table1 import feeds_of
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.perplexity import read_tokens
+from slanc_onnx.tokens import read_tokens
 from slanc_onnx.watch import watch
-from slanc_onnx.window import limits
 
 # What a norm is divided by: a folded model's groups and calibration's data are not known here.
 KINDS = [scales for scales in SCALES if scales not in ("folded", "calibrated")]
@@ -53,7 +52,7 @@ def main() -> int:
     figure, grid = plt.subplots(2, 2, figsize=(9, 5.4), constrained_layout=True, sharey=True)
     for norm, pair in zip(chosen, grid, strict=True):
         rows = np.concatenate([run.sums[norm.name].reshape(-1) for run in runs])
-        largest, smallest = limits(device, norm.width or 1)
+        largest, smallest = device.square_limits(norm.width or 1)
         scale = scales.get(norm.name, 1.0)
         for axes, values, colour, words in (
             (pair[0], rows, BEFORE, "as exported"),

@@ -26,7 +26,8 @@ from benchmarks.markdown import heading, line
 from slanc_onnx import Accelerator, Options, find_norms, protect
 from slanc_onnx.emulate import emulate
 from slanc_onnx.graph import read_graph
-from slanc_onnx.inputs import input_specs, make_feeds
+from slanc_onnx.input_specs import input_specs
+from slanc_onnx.inputs import make_feeds
 from slanc_onnx.runtime import Feeds, Session
 
 Arrays = dict[str, npt.NDArray[np.float64]]

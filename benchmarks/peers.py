@@ -24,7 +24,8 @@ from benchmarks.markdown import size, table
 from benchmarks.size import Cost, measure
 from slanc_onnx._version import __version__
 from slanc_onnx.graph import read_graph
-from slanc_onnx.inputs import input_specs, make_feeds
+from slanc_onnx.input_specs import input_specs
+from slanc_onnx.inputs import make_feeds
 from slanc_onnx.instrument import instrument
 from slanc_onnx.load import load_model
 from slanc_onnx.norms import find_norms_in

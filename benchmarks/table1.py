@@ -27,10 +27,12 @@ from benchmarks.markdown import heading, line
 from benchmarks.scales import MODES, SCALES, Source, Version, read_source, version_by
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emulate import emulate
-from slanc_onnx.inputs import input_specs, make_feeds
-from slanc_onnx.perplexity import negative_log_likelihood, perplexity, read_tokens
+from slanc_onnx.input_specs import input_specs
+from slanc_onnx.inputs import make_feeds
+from slanc_onnx.perplexity import negative_log_likelihood, perplexity
 from slanc_onnx.runtime import Feeds, Session
 from slanc_onnx.save import write_atomically
+from slanc_onnx.tokens import read_tokens
 
 SAVE_EVERY = 30.0  # seconds
 EXACT = "FP32"

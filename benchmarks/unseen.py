@@ -22,9 +22,9 @@ from benchmarks.scales import MODES, Scales, Source, Version, read_source, versi
 from benchmarks.table1 import State, feeds_of, measure
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emulate import emulate
-from slanc_onnx.inputs import input_specs
-from slanc_onnx.perplexity import read_tokens
+from slanc_onnx.input_specs import input_specs
 from slanc_onnx.runtime import Session
+from slanc_onnx.tokens import read_tokens
 
 KINDS: tuple[Scales, ...] = ("weights", "probe", "calibrated")
 SINGLES, SPECIAL = 64, 16

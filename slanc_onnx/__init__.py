@@ -12,10 +12,11 @@ The steps of `protect` are there one by one: `find_norms`, `compute_scales`, `ap
 from slanc_onnx._version import __version__
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.api import apply_scales, compute_scales, find_norms, validate
-from slanc_onnx.check import Options
 from slanc_onnx.errors import SlancError
-from slanc_onnx.job import Outcome, protect, protect_file
+from slanc_onnx.job import protect, protect_file
 from slanc_onnx.norm import Norm
+from slanc_onnx.options import Options
+from slanc_onnx.outcome import Outcome
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.validate import Validation
 

@@ -161,6 +161,34 @@ class Accelerator:
             return FLOAT32
         return self.input_format or self.format if step == "input" else self.format
 
+    def square_limits(self, width: int) -> tuple[float, float]:
+        """The largest sum of squares and the smallest mean square that the device has room for.
+
+        Each step that holds squares has its own format: a square is at most the sum, and so is the
+        mean square times the width.
+
+        Args:
+            width: Elements per row.
+        """
+        held = self.format_of("input")
+        square, total = self.format_of("square"), self.format_of("sum")
+        mean = self.format_of("mean_square")
+        largest = min(square.largest, total.largest, width * mean.largest, held.largest**2)
+        smallest = max(square.smallest_normal, mean.smallest_normal, held.smallest_normal**2)
+        return largest, smallest
+
+    def held_epsilon(self, epsilon: float) -> float:
+        """Epsilon in the device's format; one that would vanish stays at the smallest number kept.
+
+        The file holds epsilon / s^2 exactly, so that FP32 stays bit-identical. A device that stores
+        it in its own format must not let it become zero, or a row of zeros divides zero by zero.
+        Nor does one that is too large become infinite.
+        """
+        if epsilon <= 0:
+            return 0.0
+        rounded = self.format.nearest(epsilon)
+        return rounded if rounded >= self.smallest_kept else self.smallest_kept
+
     @property
     def steps_in_fp32(self) -> list[Step]:
         """`fp32_steps` in the order in which a norm has them."""

@@ -17,7 +17,7 @@ from slanc_onnx._version import __version__
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.errors import SlancError
 from slanc_onnx.load import Array
-from slanc_onnx.perplexity import Tokens
+from slanc_onnx.tokens import Tokens
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -26,8 +25,6 @@ from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reach import sides
 from slanc_onnx.streamed import read_once
 from slanc_onnx.trace import Trace
-
-Certify = Literal["auto", "exact", "off"]
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,12 @@ import numpy as np
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.bound import Bound, Bounds
-from slanc_onnx.estimate import Estimate
 from slanc_onnx.expression import Weight
 from slanc_onnx.norm import Norm
 from slanc_onnx.progress import Progress
 from slanc_onnx.step_bounds import Arithmetic, StepFails, output_radius, rounding_of
 from slanc_onnx.trace import Trace
 from slanc_onnx.values import Const, Value
-from slanc_onnx.window import ELEMENT_BITS, limits
 
 
 @dataclass(frozen=True)
@@ -114,34 +112,8 @@ def certify_at(
     width = proof.norm.width or proof.bound.width
     if not width or typical is None or not typical > 0:
         return certificate
-    least = width * limits(device, width)[1]
+    least = width * device.square_limits(width)[1]
     return replace(certificate, underflow_bits=math.log2(typical / (least * scale**2)))
-
-
-def certified_scale(
-    proof: Proof, placed: float, estimate: Estimate, device: Accelerator
-) -> tuple[float, Certificate]:
-    """The scale that was placed, or the next power of two above it that certifies the norm.
-
-    None is taken that brings the smallest row that was seen within `ELEMENT_BITS` of underflow:
-    there the certified window counts as empty, and the estimate decides.
-
-    Args:
-        proof: What is known of the norm.
-        placed: The scale that its estimate gives, a power of two.
-        estimate: Sums of squares of its input.
-        device: Whose arithmetic it is.
-    """
-    scale, certificate = placed, certify_at(proof, placed, estimate.typical, device)
-    first = certificate
-    spare = math.log2(estimate.typical / estimate.lowest) + ELEMENT_BITS
-    while not certificate.certified:
-        scale *= 2
-        certificate = certify_at(proof, scale, estimate.typical, device)
-        bits = certificate.underflow_bits
-        if bits is None or bits < spare:
-            return placed, first
-    return scale, certificate
 
 
 def bounds_for(

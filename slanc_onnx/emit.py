@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
+from slanc_onnx.edits import add_constant, graph_at
 from slanc_onnx.graph import GraphPath
 from slanc_onnx.load import Array
 from slanc_onnx.norm import Norm
-from slanc_onnx.rewrite import add_constant, graph_at
 from slanc_onnx.row_axes import RowAxes
 
 PREFIX = "slanc.emit"

@@ -16,11 +16,12 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from slanc_onnx.accelerator import FLOAT32, Accelerator, Step
+from slanc_onnx.edits import graph_at
 from slanc_onnx.emit import END, Emitter
 from slanc_onnx.emulate_all import computed, round_everything
 from slanc_onnx.norm import Norm, as_computed
-from slanc_onnx.rewrite import graph_at, residual_name
 from slanc_onnx.rounding import round_to
+from slanc_onnx.scaled import residual_name
 
 
 @dataclass(frozen=True)
@@ -177,19 +178,6 @@ def _affine(device: _Device, norm: Norm, y: str, full: str) -> str:
     return emitter.from_channels_first(y, full, norm.axes) if grouped else y
 
 
-def held_epsilon(epsilon: float, accelerator: Accelerator) -> float:
-    """Epsilon in the device's format; one that would vanish stays at the smallest number kept.
-
-    The file holds epsilon / s^2 exactly, so that FP32 stays bit-identical. A device that stores it
-    in its own format must not let it become zero, or a row of zeros divides zero by zero. Nor does
-    one that is too large become infinite.
-    """
-    if epsilon <= 0:
-        return 0.0
-    rounded = accelerator.format.nearest(epsilon)
-    return rounded if rounded >= accelerator.smallest_kept else accelerator.smallest_kept
-
-
 def _residual(emitter: Emitter, norm: Norm, full: str) -> None:
     """The output of a Skip op that is the plain sum of its addends."""
     residual = residual_name(graph_at(emitter.model, norm.path).node[norm.nodes[-1]], norm)
@@ -222,7 +210,7 @@ class _Device:
         """The norm's epsilon, in the format of the step that adds it."""
         epsilon = float(norm.epsilon or 0.0)
         exact = step in self.accelerator.fp32_steps
-        return self.emitter.number(epsilon if exact else held_epsilon(epsilon, self.accelerator))
+        return self.emitter.number(epsilon if exact else self.accelerator.held_epsilon(epsilon))
 
     def sum(self, x: str, width: int | None) -> str:
         """The sum over the last axis in the accelerator's order; that axis stays with length 1.

@@ -18,7 +18,7 @@ from slanc_onnx.emit import PREFIX, Emitter
 from slanc_onnx.flow import Flow, Tensor, Use, known_op, read_flow
 from slanc_onnx.graph import GraphPath, read_graph
 from slanc_onnx.norm import Norm
-from slanc_onnx.rewrite import residual_name
+from slanc_onnx.scaled import residual_name
 
 # Ops that give out what they read, or a part of it: no rounding.
 MOVES = {

@@ -17,20 +17,21 @@ import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.certificate import Proof, certify_at
+from slanc_onnx.edits import Edits, apply_edits
 from slanc_onnx.errors import SlancError
 from slanc_onnx.flow import Tensor, read_flow
 from slanc_onnx.fold_choose import Chosen, choose_exponents
-from slanc_onnx.fold_data import OwnData, divide_weights
+from slanc_onnx.fold_data import divide_weights
 from slanc_onnx.fold_edits import plan_fold
-from slanc_onnx.fold_report import FoldedGroup, folded_groups
 from slanc_onnx.fold_solve import LOSES
 from slanc_onnx.fold_weights import Weights
+from slanc_onnx.folded_groups import FoldedGroup, folded_groups
 from slanc_onnx.graph import Scope
 from slanc_onnx.group_scale import ANY, Window, window
 from slanc_onnx.load import all_tensors, external_location
 from slanc_onnx.norm import Norm
+from slanc_onnx.own_data import OwnData
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.rewrite import Edits, apply_edits
 from slanc_onnx.save import check_output, save_model
 from slanc_onnx.scale import ScaledNorm
 

@@ -6,13 +6,14 @@ from collections.abc import Collection
 
 import onnx
 
+from slanc_onnx.edits import Edits, NewNode, NodeAt
 from slanc_onnx.flow import Tensor, Use
 from slanc_onnx.fold_choose import Chosen
 from slanc_onnx.fold_solve import Cut, mismatches
 from slanc_onnx.fold_weights import Weights, divided
 from slanc_onnx.graph import GraphPath
 from slanc_onnx.norm import APPLIED_KEY, NORM_KEY, SCALE_KEY, Norm
-from slanc_onnx.rewrite import Edits, NewNode, NodeAt, Planner
+from slanc_onnx.rewrite import Planner
 
 
 def plan_fold(

@@ -14,9 +14,10 @@ import onnx
 from onnx import NodeProto, inliner
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.fused_ops import FUSED, INTERNAL
 from slanc_onnx.graph import DOMAINS, read_graph
 from slanc_onnx.load import every_node
-from slanc_onnx.norm_patterns import FUSED, INTERNAL, REDUCTIONS
+from slanc_onnx.norm_patterns import REDUCTIONS
 from slanc_onnx.norms import find_norms_in
 
 _Key = tuple[str, str]  # domain and name of a function

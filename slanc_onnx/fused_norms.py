@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from slanc_onnx.fused_ops import FUSED, INTERNAL, Fused, Internal
 from slanc_onnx.graph import Scope, op_of, see_through
 from slanc_onnx.norm import Norm
-from slanc_onnx.norm_patterns import CENTRED, FUSED, INTERNAL, Fused, Internal
+from slanc_onnx.norm_patterns import CENTRED
 from slanc_onnx.norm_reads import leaks, places, with_known_scale
 from slanc_onnx.pattern import Match, Use
 from slanc_onnx.row_axes import RowAxes, row_axes

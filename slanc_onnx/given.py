@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from slanc_onnx.check import Options, with_checked_inputs
+from slanc_onnx.check import with_checked_inputs
 from slanc_onnx.errors import SlancError
 from slanc_onnx.float32 import as_float32
-from slanc_onnx.inputs import InputSpec, make_feeds
+from slanc_onnx.input_specs import InputSpec
+from slanc_onnx.inputs import first_feeds, make_feeds
 from slanc_onnx.load import Array
-from slanc_onnx.perplexity import Tokens
-from slanc_onnx.probe import first_feeds
+from slanc_onnx.options import Options
 from slanc_onnx.runtime import CannotRun, Feeds, Session
+from slanc_onnx.tokens import Tokens
 
 SEED = 0
 SEQUENCE_LENGTH = 16  # of the inputs that are made for validation

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate
-from slanc_onnx.window import ELEMENT_BITS, faintest, limits
+from slanc_onnx.window import ELEMENT_BITS, faintest
 
 FARTHEST = 1000  # an exponent that no estimate reaches
 
@@ -85,7 +85,7 @@ def window(
         spare: Bits to overflow that its certificate leaves at `best`; None where it has none.
         epsilon: The norm's, as it joins the mean square.
     """
-    largest, smallest = limits(accelerator, width)
+    largest, smallest = accelerator.square_limits(width)
     exact = math.log2(estimate.upper / largest) / 2
     low = math.ceil(exact)
     mean_square = estimate.typical / width

@@ -10,10 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from slanc_onnx.flow import Flow, Tensor, Use
+from slanc_onnx.fused_ops import FUSED
 from slanc_onnx.graph import GraphPath
 from slanc_onnx.norm import Norm
-from slanc_onnx.norm_patterns import FUSED
-from slanc_onnx.relations import Relation, norm_relation, relation
+from slanc_onnx.relations import Relation, relation
 
 # A tensor and the graph that has it: as it is made, or (at a cut) as what lies behind it reads it.
 _Vertex = tuple[Tensor, GraphPath, bool]
@@ -173,3 +173,12 @@ def _site(flow: Flow, norm: Norm) -> Site:
         if name and (tensor in flow.uses or tensor in flow.pinned):
             residual = tensor
     return Site(norm, tuple(runtime), tuple(constant), residual, None)
+
+
+def norm_relation(norm: Norm) -> Relation | None:
+    """What a fused norm gives out: gamma and beta times what has no exponent."""
+    form = FUSED.get(norm.form)
+    if form is None or norm.silu or norm.form == "decomposed":
+        return None
+    beta = (form.beta,) if norm.beta is not None else ()
+    return Relation("product", norm.path, norm.nodes[-1], (), (0,), (form.gamma,), (), beta)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from slanc_onnx.html_plots import histograms, overview
 from slanc_onnx.html_view import NormView, PageView, Spread, page_view
-from slanc_onnx.job import Outcome
+from slanc_onnx.outcome import Outcome
 from slanc_onnx.save import write_atomically
 
 # By which a page is known again.

@@ -11,14 +11,13 @@ import numpy as np
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.fold_report import fold_line
-from slanc_onnx.job import Outcome
 from slanc_onnx.load import Array
 from slanc_onnx.observe import Audit
+from slanc_onnx.outcome import Outcome
 from slanc_onnx.report import certified
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.summary import final_line
 from slanc_onnx.validate import Observed
-from slanc_onnx.window import limits
 
 _LAYER = re.compile(r"(?:layers?|blocks?|h|stages?)[./_](\d+)")
 _NONE = np.zeros(0)
@@ -197,7 +196,7 @@ def _norm(
     width = norm.width or (estimate.width if estimate else None)
     overflow = normal = subnormal = None
     if width:
-        overflow, least = limits(device, width)
+        overflow, least = device.square_limits(width)
         normal = width * least
         subnormal = normal * device.smallest_subnormal / device.smallest_normal
     proved = certificate is not None and certificate.certified

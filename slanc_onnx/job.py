@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.check import ApplyRule, Options, check_norms, with_checked_inputs
+from slanc_onnx.check import check_norms, with_checked_inputs
 from slanc_onnx.errors import SlancError
-from slanc_onnx.fold import Fold, apply_fold, fold, save_folded
+from slanc_onnx.fold import apply_fold, fold, save_folded
 from slanc_onnx.functions import inline_norm_functions
 from slanc_onnx.given import given_feeds, observed_feeds, validation_feeds
 from slanc_onnx.graph import Scope, read_graph
-from slanc_onnx.inputs import input_specs
+from slanc_onnx.input_specs import input_specs
 from slanc_onnx.load import load_model
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in, unmatched_means
-from slanc_onnx.observe import Audit, observe
+from slanc_onnx.observe import observe
+from slanc_onnx.options import ApplyRule, Options
+from slanc_onnx.outcome import Outcome
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.report import Report, make_report
+from slanc_onnx.report import make_report
 from slanc_onnx.rewrite import apply_scales_in
 from slanc_onnx.runtime import CannotRun, Feeds
 from slanc_onnx.save import check_output, save_model
@@ -34,37 +35,6 @@ from slanc_onnx.scale import (
 )
 from slanc_onnx.streamed import workers
 from slanc_onnx.validate import Validation, validate_pair
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the job on a file did.
-
-    Attributes:
-        norms: Every norm with its decision, in topological order.
-        validation: None where it was not asked for or could not be done.
-        not_validated: Why it could not be done; "" otherwise.
-        accelerator: What was protected and emulated.
-        report: The report, as written to --report.
-        notes: What a user should know beyond the norms: functions that were inlined, means that
-            belong to no norm, weights that a caller may override, an option without effect.
-        fold: What was folded into which weights; None where that was not asked for.
-        audits: What the norms' rows did on the data of `Options.observe`.
-    """
-
-    norms: list[ScaledNorm]
-    validation: Validation | None
-    not_validated: str
-    accelerator: Accelerator
-    report: Report
-    notes: list[str]
-    fold: Fold | None = None
-    audits: list[Audit] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing speaks against the result."""
-        return not self.not_validated and (self.validation is None or self.validation.passed)
 
 
 def protect_file(

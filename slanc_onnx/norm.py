@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from slanc_onnx.fused_ops import Kind
 from slanc_onnx.graph import GraphPath
-from slanc_onnx.norm_patterns import Kind
 from slanc_onnx.row_axes import RowAxes
 
 SCALE_KEY = "slanc.scale"

@@ -16,14 +16,13 @@ import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import TYPICAL_QUANTILE
-from slanc_onnx.inputs import InputSpec
+from slanc_onnx.input_specs import InputSpec
 from slanc_onnx.load import Array
 from slanc_onnx.norm import as_computed
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.runtime import Feeds
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.watch import watch
-from slanc_onnx.window import limits
 
 WORST = 3
 
@@ -143,7 +142,7 @@ def audit(
     """
     fresh = decided.status == "scaled" and decided.scale is not None
     square = float(decided.scale or 1.0) ** 2 if fresh else 1.0
-    largest, smallest = limits(accelerator, width)
+    largest, smallest = accelerator.square_limits(width)
     known = sums[~np.isnan(sums)]
     typical = upper = None
     if decided.estimate is not None and known.size and known.max() > 0:

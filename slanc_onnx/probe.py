@@ -15,7 +15,8 @@ import onnx
 
 from slanc_onnx.estimate import Estimate, from_rows
 from slanc_onnx.float32 import as_float32, norms_in_float32
-from slanc_onnx.inputs import IMAGE_SIZES, InputSpec, make_feeds, random_ids
+from slanc_onnx.input_specs import InputSpec
+from slanc_onnx.inputs import first_feeds, random_ids
 from slanc_onnx.instrument import Instrumented, instrument
 from slanc_onnx.load import Array, float32_bytes
 from slanc_onnx.norm import Norm
@@ -169,31 +170,3 @@ def _like(given: Mapping[str, Array], specs: Sequence[InputSpec], draw: int) -> 
             ids = random_ids(spec.rows, feeds[spec.name].shape, draw)
             feeds[spec.name] = ids.astype(feeds[spec.name].dtype)
     return feeds
-
-
-def first_feeds(
-    session: Session | SegmentedSession,
-    specs: Sequence[InputSpec],
-    rng: np.random.Generator,
-    batch: int,
-    length: int,
-    draw: int = 0,
-) -> Feeds:
-    """The first inputs that run, trying image sizes where the file leaves the size open.
-
-    Raises:
-        CannotRun: none of them does.
-    """
-    images = any(s.is_float and len(s.dims) == 4 and isinstance(s.dims[2], str) for s in specs)
-    if not images:
-        return make_feeds(specs, rng, batch=batch, sequence=length, draw=draw)
-    failure: CannotRun | None = None
-    for size in IMAGE_SIZES:
-        feeds = make_feeds(specs, rng, batch=batch, sequence=length, size=size, draw=draw)
-        try:
-            session.run(feeds)
-            return feeds
-        except CannotRun as error:
-            failure = error
-    assert failure is not None
-    raise failure

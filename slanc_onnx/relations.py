@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from slanc_onnx.flow import FLOATS, Flow, Use, known_op, runtime_inputs
 from slanc_onnx.graph import GraphPath
-from slanc_onnx.norm import Norm
-from slanc_onnx.norm_patterns import FUSED
 
 EVERY = (-1,)
 
@@ -131,15 +129,6 @@ class Relation:
     @property
     def constants(self) -> tuple[int, ...]:
         return (*self.factors, *self.divisors, *self.addends)
-
-
-def norm_relation(norm: Norm) -> Relation | None:
-    """What a fused norm gives out: gamma and beta times what has no exponent."""
-    form = FUSED.get(norm.form)
-    if form is None or norm.silu or norm.form == "decomposed":
-        return None
-    beta = (form.beta,) if norm.beta is not None else ()
-    return Relation("product", norm.path, norm.nodes[-1], (), (0,), (form.gamma,), (), beta)
 
 
 def relation(flow: Flow, path: GraphPath, index: int) -> Relation | None:

@@ -14,8 +14,8 @@ import onnx
 from onnx import TensorProto
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.fold_data import OwnData
 from slanc_onnx.load import all_tensors, external_location
+from slanc_onnx.own_data import OwnData
 from slanc_onnx.progress import Meter, Progress, no_progress
 
 COPIED_AT_ONCE = 1 << 26  # bytes

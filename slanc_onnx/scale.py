@@ -15,35 +15,27 @@ import onnx
 from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.bound import Certify
 from slanc_onnx.calibrate import calibrate
-from slanc_onnx.certificate import (
-    Certificate,
-    Proof,
-    bounds_for,
-    certified_scale,
-    certify_at,
-    proofs,
-)
+from slanc_onnx.certificate import Certificate, Proof, bounds_for, certify_at, proofs
+from slanc_onnx.certified import certified_scale
 from slanc_onnx.describe import describe, source_names
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import Scope
-from slanc_onnx.inputs import input_specs
+from slanc_onnx.input_specs import input_specs
 from slanc_onnx.load import Array, float32_bytes
 from slanc_onnx.multiply import checked_product_of
 from slanc_onnx.nan_check import check_weights
 from slanc_onnx.norm import Norm, as_computed
+from slanc_onnx.options import Certify, EstimateRule, ScaleRule
 from slanc_onnx.paper import paper_estimates
 from slanc_onnx.probe import MOST_AT_ONCE, probe
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.rewrite import scaled_epsilon
 from slanc_onnx.rows import estimate_from_rows, stored_matrices
 from slanc_onnx.runtime import CannotRun, Feeds
+from slanc_onnx.scaled import scaled_epsilon
 from slanc_onnx.trace import Trace, trace
 from slanc_onnx.window import place
 
-ScaleRule = Literal["window", "paper", "calibrated"]
-EstimateRule = Literal["auto", "probe", "weights"]
 Status = Literal["scaled", "unchanged", "skipped"]
 NOTHING_TO_INSERT = "1 is the best scale: nothing to insert"
 

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 from slanc_onnx.accelerator import FLOAT32, Accelerator, Format, Step
-from slanc_onnx.emulate import held_epsilon
 from slanc_onnx.norm import Norm
 
 DIVISION = 1 + 2.0**-23  # x / s in FP32, which is exact where s is a power of two
@@ -104,7 +103,7 @@ def smallest_epsilon(norm: Norm, accelerator: Accelerator, scale: float | None) 
     divided = (norm.epsilon or 0.0) / (scale or MOST_SCALE) ** norm.epsilon_power
     if joins in accelerator.fp32_steps:
         return divided / IN_FP32
-    return accelerator.smallest_kept if scale is None else held_epsilon(divided, accelerator)
+    return accelerator.smallest_kept if scale is None else accelerator.held_epsilon(divided)
 
 
 def output_radius(

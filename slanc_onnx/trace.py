@@ -26,7 +26,8 @@ from slanc_onnx.expression import (
     Weight,
 )
 from slanc_onnx.graph import Scope, concrete_shapes, op_of
-from slanc_onnx.inputs import InputSpec, make_feeds
+from slanc_onnx.input_specs import InputSpec
+from slanc_onnx.inputs import make_feeds
 from slanc_onnx.load import Array, read_tensor
 from slanc_onnx.movement import CannotFollow
 from slanc_onnx.norm import Norm

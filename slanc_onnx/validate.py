@@ -18,10 +18,11 @@ from slanc_onnx.float32 import HALF, as_float32, norms_in_float32
 from slanc_onnx.instrument import instrument
 from slanc_onnx.load import Array
 from slanc_onnx.norm import Norm, as_computed
-from slanc_onnx.perplexity import Tokens, negative_log_likelihood, perplexity
+from slanc_onnx.perplexity import negative_log_likelihood, perplexity
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.rewrite import rounded, scaled_epsilon
 from slanc_onnx.runtime import CannotRun, Feeds, Session
+from slanc_onnx.scaled import rounded, scaled_epsilon
+from slanc_onnx.tokens import Tokens
 from slanc_onnx.tolerance import (
     FP16_TOLERANCE,
     FP32_TOLERANCE,

@@ -62,7 +62,7 @@ def place(
         accelerator: Whose limits bound the window.
         epsilon: The norm's, as it joins the mean square; 0 for none.
     """
-    largest, smallest = limits(accelerator, width)
+    largest, smallest = accelerator.square_limits(width)
     low = math.log2(max(estimate.upper, width * epsilon) / largest) / 2
     high = math.log2(estimate.typical / (width * smallest)) / 2
     if width * epsilon > estimate.upper:
@@ -99,17 +99,3 @@ def faintest(estimate: Estimate, width: int, low: float, smallest: float, epsilo
     least = max(estimate.lowest / width, epsilon)
     kept = math.floor((math.log2(least / smallest) - ELEMENT_BITS) / 2)
     return max(kept, math.ceil(low + OVERFLOW_BITS / 2))
-
-
-def limits(accelerator: Accelerator, width: int) -> tuple[float, float]:
-    """The largest sum of squares and the smallest mean square that a device has room for.
-
-    Each step that holds squares has its own format: a square is at most the sum, and so is the
-    mean square times the width.
-    """
-    held = accelerator.format_of("input")
-    square, total = accelerator.format_of("square"), accelerator.format_of("sum")
-    mean = accelerator.format_of("mean_square")
-    largest = min(square.largest, total.largest, width * mean.largest, held.largest**2)
-    smallest = max(square.smallest_normal, mean.smallest_normal, held.smallest_normal**2)
-    return largest, smallest

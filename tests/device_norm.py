@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slanc_onnx.accelerator import Accelerator, Step
-from slanc_onnx.norm_patterns import Kind
+from slanc_onnx.fused_ops import Kind
 
 Row = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.norm_patterns import Kind
+from slanc_onnx.fused_ops import Kind
 
 Half = np.float16
 

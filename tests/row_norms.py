@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.norm_patterns import Kind
+from slanc_onnx.fused_ops import Kind
 from slanc_onnx.row_axes import RowAxes
 from tests.half_norm import HalfNorm
 

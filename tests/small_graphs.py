@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import read_graph
-from slanc_onnx.inputs import input_specs
+from slanc_onnx.input_specs import input_specs
 from slanc_onnx.norm import Norm
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.paper import paper_estimates

@@ -8,7 +8,7 @@ import pytest
 
 from slanc_onnx import Options, SlancError, compute_scales
 from slanc_onnx.calibrate import from_data
-from slanc_onnx.perplexity import Tokens
+from slanc_onnx.tokens import Tokens
 from tests.conftest import Run
 
 LLAMA = Path(__file__).parents[1] / "sample_models" / "llama_like.onnx"

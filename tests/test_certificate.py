@@ -18,13 +18,8 @@ from benchmarks.adversary import adversarial_rows
 from benchmarks.looseness import norm_named
 from slanc_onnx.accelerator import FORMATS, STEPS, Accelerator, Format
 from slanc_onnx.bound import Bound
-from slanc_onnx.certificate import (
-    Certificate,
-    Proof,
-    certified_scale,
-    certify,
-    certify_at,
-)
+from slanc_onnx.certificate import Certificate, Proof, certify, certify_at
+from slanc_onnx.certified import certified_scale
 from slanc_onnx.emulate import emulate
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import read_graph

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from slanc_onnx.accelerator import Accelerator, Accumulate, Variance
-from slanc_onnx.emulate import can_emulate, emulate, held_epsilon
+from slanc_onnx.emulate import can_emulate, emulate
+from slanc_onnx.fused_ops import Kind
 from slanc_onnx.graph import read_graph
-from slanc_onnx.norm_patterns import Kind
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.rewrite import apply_scales_in
 from tests.half_norm import HalfNorm
@@ -149,7 +149,7 @@ def test_a_naive_row_that_overflows_becomes_zero(title: str) -> None:
 def test_epsilon_is_held_above_zero_and_below_infinity(
     epsilon: float, flush: bool, held: float
 ) -> None:
-    assert held_epsilon(epsilon, Accelerator(flush_subnormals=flush)) == held
+    assert Accelerator(flush_subnormals=flush).held_epsilon(epsilon) == held
 
 
 @pytest.mark.parametrize("device", DEVICES[::3], ids=str)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slanc_onnx.accelerator import STEPS, Accelerator, Format, Step
-from slanc_onnx.emulate import emulate, held_epsilon
+from slanc_onnx.emulate import emulate
 from slanc_onnx.graph import read_graph
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.targets import TARGETS
@@ -48,7 +48,7 @@ def test_every_step_is_rounded_where_the_target_says(device: Accelerator, opset:
         beta = constants["b"] if norms[0].beta else None
         loop = DeviceNorm(device, kind, EPSILON)
         loop.epsilon = np.float32(
-            EPSILON if "variance" in device.fp32_steps else held_epsilon(EPSILON, device)
+            EPSILON if "variance" in device.fp32_steps else device.held_epsilon(EPSILON)
         )
         expected = [loop.row(row, constants["g"], beta) for row in x.reshape(-1, width)]
         (mean_square,) = emulated.mean_squares.values()
@@ -91,7 +91,7 @@ def test_epsilon_is_held_in_the_targets_format(
     form: str, epsilon: float, flush: bool, held: float
 ) -> None:
     device = Accelerator(flush_subnormals=flush, format=Format.named(form))
-    assert held_epsilon(epsilon, device) == held
+    assert device.held_epsilon(epsilon) == held
 
 
 def test_a_row_beyond_fp8_overflows_though_fp16_holds_it() -> None:

@@ -22,11 +22,11 @@ from slanc_onnx.cli import main
 from slanc_onnx.errors import SlancError
 from slanc_onnx.flow import Tensor
 from slanc_onnx.fold import apply_fold, fold
-from slanc_onnx.fold_data import OwnData
 from slanc_onnx.graph import read_graph
 from slanc_onnx.load import external_location, load_model, read_tensor
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.observe import Audit
+from slanc_onnx.own_data import OwnData
 from slanc_onnx.scale import ScaledNorm
 from tests.fold_models import RMS, decided, same_bits, weights
 from tests.small_graphs import D, graph, normal

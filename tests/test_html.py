@@ -17,7 +17,8 @@ import pytest
 from slanc_onnx import Options
 from slanc_onnx.fold_report import fold_line
 from slanc_onnx.html_view import page_view
-from slanc_onnx.job import Outcome, protect_file
+from slanc_onnx.job import protect_file
+from slanc_onnx.outcome import Outcome
 from slanc_onnx.validate import Observed
 from tests.conftest import Run
 from tests.four_norms import four_norms

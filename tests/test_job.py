@@ -20,8 +20,8 @@ from slanc_onnx import (
 )
 from slanc_onnx.graph import read_graph
 from slanc_onnx.norms import find_norms_in
+from slanc_onnx.options import ScaleRule
 from slanc_onnx.rewrite import apply_scales_in
-from slanc_onnx.scale import ScaleRule
 from tests.four_norms import four_norms
 from tests.proto_diff import differences
 

@@ -13,9 +13,9 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.emulate import emulate
 from slanc_onnx.graph import read_graph
 from slanc_onnx.instrument import instrument
-from slanc_onnx.job import Outcome
 from slanc_onnx.norms import find_norms_in
-from slanc_onnx.scale import EstimateRule
+from slanc_onnx.options import EstimateRule
+from slanc_onnx.outcome import Outcome
 from tests.half_norm import HalfNorm
 from tests.shown_rows import sums
 from tests.small_graphs import GAMMA, D, Matrix, Weights, exact, graph, normal

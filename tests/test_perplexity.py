@@ -15,7 +15,8 @@ from slanc_onnx import Accelerator, Options, SlancError, protect, validate
 from slanc_onnx.emulate import emulate
 from slanc_onnx.graph import read_graph
 from slanc_onnx.norms import find_norms_in
-from slanc_onnx.perplexity import Tokens, negative_log_likelihood, perplexity, read_tokens
+from slanc_onnx.perplexity import negative_log_likelihood, perplexity
+from slanc_onnx.tokens import Tokens, read_tokens
 from tests.conftest import Run
 from tests.unoptimised import run as run_model
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from slanc_onnx import probe as probe_module
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.graph import read_graph
-from slanc_onnx.inputs import input_specs, make_feeds, random_ids
+from slanc_onnx.input_specs import input_specs
+from slanc_onnx.inputs import make_feeds, random_ids
 from slanc_onnx.norms import find_norms_in
 from slanc_onnx.probe import probe
 from slanc_onnx.runtime import CannotRun

@@ -12,7 +12,8 @@ from onnx import numpy_helper
 
 from slanc_onnx.graph import read_graph
 from slanc_onnx.norms import find_norms_in
-from slanc_onnx.rewrite import apply_scales_in, scaled_epsilon
+from slanc_onnx.rewrite import apply_scales_in
+from slanc_onnx.scaled import scaled_epsilon
 from tests.proto_diff import differences
 from tests.unoptimised import Values, different, run
 

@@ -11,7 +11,7 @@ from benchmarks.llama_shape import Shape, build
 from slanc_onnx import probe as probe_module
 from slanc_onnx import segments as segments_module
 from slanc_onnx.graph import read_graph
-from slanc_onnx.inputs import input_specs
+from slanc_onnx.input_specs import input_specs
 from slanc_onnx.instrument import instrument
 from slanc_onnx.load import Array
 from slanc_onnx.norms import find_norms_in

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slanc_onnx import bound_rows, compute_scales, scale, stored, streamed
-from slanc_onnx.bound import Bounds, Certify, bounds_of
-from slanc_onnx.check import Options
+from slanc_onnx.bound import Bounds, bounds_of
 from slanc_onnx.errors import SlancError
 from slanc_onnx.nan_check import check_weights
+from slanc_onnx.options import Certify, Options
 from slanc_onnx.rows import estimate_from_rows
 from slanc_onnx.stored import Filed, Stored, as_float32, whole
 from slanc_onnx.streamed import read_once

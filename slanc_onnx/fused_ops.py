@@ -1,0 +1,70 @@
+"""The fused ops that are norms, and those that hold one, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["layer", "rms", "group"]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Where a fused op keeps its parts: input positions, -1 for a part that it does not have."""
+
+    kind: Kind
+    addends: tuple[int, ...]
+    gamma: int
+    beta: int = -1
+    epsilon: float = 1e-5  # of the attribute, where it is left out
+    residual: int | None = None  # of an op that adds first: the output that has the sum
+
+
+FUSED: dict[str, Fused] = {
+    "LayerNormalization": Fused("layer", addends=(0,), gamma=1, beta=2),
+    "RMSNormalization": Fused("rms", addends=(0,), gamma=1),
+    "SimplifiedLayerNormalization": Fused("rms", addends=(0,), gamma=1),
+    "SkipLayerNormalization": Fused("layer", (0, 1, 4), 2, 3, epsilon=1e-12, residual=3),
+    "SkipSimplifiedLayerNormalization": Fused("rms", (0, 1, 3), 2, epsilon=1e-12, residual=3),
+    "GroupNormalization": Fused("group", addends=(0,), gamma=1, beta=2),
+    "InstanceNormalization": Fused("group", addends=(0,), gamma=1, beta=2),
+    "GroupNorm": Fused("group", addends=(0,), gamma=1, beta=2),
+    "SkipGroupNorm": Fused("group", (0, 3, 4), gamma=1, beta=2, residual=1),
+}
+
+
+@dataclass(frozen=True)
+class Internal:
+    """A norm inside another op, whose input is no tensor of the graph: nothing to divide."""
+
+    kind: Kind
+    gamma: int
+    reason: str
+    beta: int = -1
+    epsilon: str = "epsilon"
+    part: str = ""  # of the op, where it may hold several norms
+
+
+_EMBEDDING = Internal(
+    "layer",
+    5,
+    "the op adds the embedding rows inside, so its norm has no input tensor to "
+    "divide; export without this fusion to scale it",
+    beta=6,
+)
+
+
+_HEAD = (
+    "the attention op normalises its heads inside, so this norm has no input tensor to divide; "
+    "export without q_norm and k_norm inside the op to scale it"
+)
+
+
+INTERNAL: dict[str, tuple[Internal, ...]] = {
+    "EmbedLayerNormalization": (_EMBEDDING,),
+    "QEmbedLayerNormalization": (_EMBEDDING,),
+    "GroupQueryAttention": (
+        Internal("rms", 14, _HEAD, epsilon="qk_norm_epsilon", part="q_norm"),
+        Internal("rms", 15, _HEAD, epsilon="qk_norm_epsilon", part="k_norm"),
+    ),
+}

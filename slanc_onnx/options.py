@@ -1,0 +1,67 @@
+"""Options: how the job is done, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Literal
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.load import Array
+from slanc_onnx.tokens import Tokens
+
+ApplyRule = Literal["div", "fold"]
+
+
+EmulateRule = Literal["norms", "all"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the job is done.
+
+    Attributes:
+        scale: "window" (a power of two between overflow and underflow), "paper", or "calibrated"
+            (the window by median and maximum over `tokens` or `inputs`, which it needs).
+        estimate: Where the window comes from: "probe", "weights", or "auto" for the first that
+            works; a model that takes more than 4 GiB in FP32 is not probed then.
+        accelerator: What is protected and emulated.
+        observe: Inputs by name or token ids on which the scales are audited; None for no audit.
+        inputs: Inputs by name, for probing (shapes) and validation; None to make them.
+        tokens: Token ids of a causal language model, for validation with perplexity.
+        apply: "div" puts a Div before each norm, "fold" divides the weights before it instead.
+        emulate: What validation rounds: the steps of the "norms", or of "all" operations, as on a
+            device that has nothing but FP16.
+        validate: Whether to validate.
+        certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
+            large matrices too), or "off".
+        input_ranges: Least and largest element of float graph inputs (pixels), for the bounds.
+        executor: What works on blocks of large matrices, for example a
+            `concurrent.futures.ProcessPoolExecutor` or that of a Dask client; None for a thread on
+            every processor. The result does not depend on it.
+        jobs: How many threads, where there is no executor.
+    """
+
+    scale: ScaleRule = "window"
+    estimate: EstimateRule = "auto"
+    accelerator: Accelerator = field(default_factory=Accelerator)
+    observe: Mapping[str, Array] | Tokens | None = None
+    inputs: Mapping[str, Array] | None = None
+    tokens: Tokens | None = None
+    validate: bool = True
+    certify: Certify = "auto"
+    input_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    apply: ApplyRule = "div"
+    emulate: EmulateRule = "norms"
+    executor: Executor | None = None
+    jobs: int | None = None
+
+
+ScaleRule = Literal["window", "paper", "calibrated"]
+
+
+EstimateRule = Literal["auto", "probe", "weights"]
+
+
+Certify = Literal["auto", "exact", "off"]
