@@ -23,23 +23,23 @@ import numpy as np
 
 from benchmarks.markdown import number, table
 from slanc_onnx import ScaledNorm
-from slanc_onnx.bound import bounds_of
-from slanc_onnx.describe import describe
-from slanc_onnx.expression import Expr, Sum
-from slanc_onnx.graph import Scope, read_graph
-from slanc_onnx.input_specs import input_specs
-from slanc_onnx.inputs import make_feeds
-from slanc_onnx.load import load_model
-from slanc_onnx.norm import Norm
-from slanc_onnx.norms import find_norms_in
+from slanc_onnx.graph.inputs import input_specs
+from slanc_onnx.graph.load import load_model
+from slanc_onnx.graph.scope import Scope, read_graph
+from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.norms.norm import Norm
 from slanc_onnx.options import Certify
-from slanc_onnx.runtime import Feeds
-from slanc_onnx.scale import compute_scales_in
-from slanc_onnx.streamed import workers
+from slanc_onnx.prove.bound import bounds_of
+from slanc_onnx.run.inputs import make_feeds
+from slanc_onnx.run.observe import watch
+from slanc_onnx.run.session import Feeds
+from slanc_onnx.scale.decide import compute_scales_in
 from slanc_onnx.targets import DEFAULT, target
 from slanc_onnx.tokens import read_tokens
-from slanc_onnx.trace import trace
-from slanc_onnx.watch import watch
+from slanc_onnx.trace.expression import Expr, Sum
+from slanc_onnx.trace.tracing import trace
+from slanc_onnx.trace.words import describe
+from slanc_onnx.weights.streamed import workers
 
 TOKENS, RANDOM = 1024, 512  # ids per sequence where --sequence-length is left out
 Groups = Mapping[str, re.Pattern[str]]

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from slanc_onnx.load import read_tensor
-from slanc_onnx.norm import Norm
-from slanc_onnx.paper import spectral_norm
+from slanc_onnx.estimate.paper import spectral_norm
+from slanc_onnx.graph.load import read_tensor
+from slanc_onnx.norms.norm import Norm
 
 Floats = npt.NDArray[np.float64]
 Read = Callable[[str], Floats]

@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.scales import SCALES, read_source, scales_by
 from benchmarks.table1 import feeds_of
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.run.observe import watch
 from slanc_onnx.tokens import read_tokens
-from slanc_onnx.watch import watch
 
 # What a norm is divided by: a folded model's groups and calibration's data are not known here.
 KINDS = [scales for scales in SCALES if scales not in ("folded", "calibrated")]

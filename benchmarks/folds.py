@@ -23,8 +23,8 @@ from benchmarks.markdown import of, size, table
 from benchmarks.size import weight_bytes
 from benchmarks.zoo_rows import exports_in, ranges_of, stored_inputs
 from slanc_onnx import Options, SlancError, protect_file
-from slanc_onnx.functions import inline_norm_functions
-from slanc_onnx.load import every_node, load_model
+from slanc_onnx.graph.load import every_node, load_model
+from slanc_onnx.norms.functions import inline_norm_functions
 
 HEADER = (
     "",

@@ -24,11 +24,11 @@ from onnx import TensorProto, numpy_helper
 
 from benchmarks.markdown import heading, line
 from slanc_onnx import Accelerator, Options, find_norms, protect
-from slanc_onnx.emulate import emulate
-from slanc_onnx.graph import read_graph
-from slanc_onnx.input_specs import input_specs
-from slanc_onnx.inputs import make_feeds
-from slanc_onnx.runtime import Feeds, Session
+from slanc_onnx.graph.inputs import input_specs
+from slanc_onnx.graph.scope import read_graph
+from slanc_onnx.run.inputs import make_feeds
+from slanc_onnx.run.session import Feeds, Session
+from slanc_onnx.verify.emulate.norms import emulate
 
 Arrays = dict[str, npt.NDArray[np.float64]]
 DEVICE = Accelerator("pairwise")

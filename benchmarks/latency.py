@@ -25,11 +25,11 @@ import onnxruntime as ort
 
 from benchmarks.markdown import table
 from slanc_onnx import Options, protect_file
-from slanc_onnx.graph import read_graph
-from slanc_onnx.input_specs import input_specs
-from slanc_onnx.inputs import make_feeds
-from slanc_onnx.load import load_model
+from slanc_onnx.graph.inputs import input_specs
+from slanc_onnx.graph.load import load_model
+from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.options import ApplyRule
+from slanc_onnx.run.inputs import make_feeds
 
 APPLIED: tuple[ApplyRule, ...] = ("div", "fold")
 HEADER = ("", "version", "nodes in the file", "nodes as run", "median", "ratio to the original")

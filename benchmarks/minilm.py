@@ -23,9 +23,9 @@ from benchmarks.markdown import heading, line
 from benchmarks.scales import MODES, SCALES, read_source, version_by
 from sample_models.real_minilm import model_directory
 from slanc_onnx import Options, compute_scales
-from slanc_onnx.emulate import emulate
-from slanc_onnx.load import read_tensor
-from slanc_onnx.runtime import Feeds, Session
+from slanc_onnx.graph.load import read_tensor
+from slanc_onnx.run.session import Feeds, Session
+from slanc_onnx.verify.emulate.norms import emulate
 
 PAIRS = 500  # of neighbouring sentences
 KINDS = [scales for scales in SCALES if scales != "calibrated"]  # there is no data to calibrate on

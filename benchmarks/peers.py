@@ -23,13 +23,13 @@ import onnx
 from benchmarks.markdown import size, table
 from benchmarks.size import Cost, measure
 from slanc_onnx._version import __version__
-from slanc_onnx.graph import read_graph
-from slanc_onnx.input_specs import input_specs
-from slanc_onnx.inputs import make_feeds
-from slanc_onnx.instrument import instrument
-from slanc_onnx.load import load_model
-from slanc_onnx.norms import find_norms_in
-from slanc_onnx.runtime import Session
+from slanc_onnx.graph.inputs import input_specs
+from slanc_onnx.graph.load import load_model
+from slanc_onnx.graph.scope import read_graph
+from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.run.inputs import make_feeds
+from slanc_onnx.run.instrumented import instrument
+from slanc_onnx.run.session import Session
 
 SEQUENCES, LENGTH = 8, 512
 

@@ -11,15 +11,15 @@ import onnx
 
 from benchmarks.dmx import dmx_scales
 from slanc_onnx.accelerator import Accelerator, Accumulate
+from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import Scope, read_graph
+from slanc_onnx.graph.load import load_model
+from slanc_onnx.graph.scope import Scope, read_graph
 from slanc_onnx.job import carry_out
-from slanc_onnx.load import load_model
-from slanc_onnx.norm import Norm
-from slanc_onnx.norms import find_norms_in
-from slanc_onnx.rewrite import apply_scales_in
-from slanc_onnx.runtime import Feeds
-from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
+from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.norms.norm import Norm
+from slanc_onnx.run.session import Feeds
+from slanc_onnx.scale.decide import ScaledNorm, compute_scales_in, scales_to_apply
 
 Scales = Literal["none", "paper", "weights", "probe", "folded", "calibrated", "dmx"]
 SCALES: tuple[Scales, ...] = get_args(Scales)

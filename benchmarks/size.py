@@ -26,7 +26,7 @@ import numpy as np
 from onnx import TensorProto
 
 from benchmarks.markdown import size, table
-from slanc_onnx.load import all_tensors, external_range, load_model, read_tensor
+from slanc_onnx.graph.load import all_tensors, external_range, load_model, read_tensor
 
 BLOCK, PERIOD = 1 << 20, 0.01
 DEFAULT = ("--estimate", "weights", "--no-validate")

@@ -26,13 +26,13 @@ import numpy as np
 from benchmarks.markdown import heading, line
 from benchmarks.scales import MODES, SCALES, Source, Version, read_source, version_by
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.emulate import emulate
-from slanc_onnx.input_specs import input_specs
-from slanc_onnx.inputs import make_feeds
-from slanc_onnx.perplexity import negative_log_likelihood, perplexity
-from slanc_onnx.runtime import Feeds, Session
-from slanc_onnx.save import write_atomically
+from slanc_onnx.graph.inputs import input_specs
+from slanc_onnx.graph.save import write_atomically
+from slanc_onnx.run.inputs import make_feeds
+from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.tokens import read_tokens
+from slanc_onnx.verify.emulate.norms import emulate
+from slanc_onnx.verify.perplexity import negative_log_likelihood, perplexity
 
 SAVE_EVERY = 30.0  # seconds
 EXACT = "FP32"

@@ -21,10 +21,10 @@ from benchmarks.markdown import heading, line
 from benchmarks.scales import MODES, Scales, Source, Version, read_source, version_by
 from benchmarks.table1 import State, feeds_of, measure
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.emulate import emulate
-from slanc_onnx.input_specs import input_specs
-from slanc_onnx.runtime import Session
+from slanc_onnx.graph.inputs import input_specs
+from slanc_onnx.run.session import Session
 from slanc_onnx.tokens import read_tokens
+from slanc_onnx.verify.emulate.norms import emulate
 
 KINDS: tuple[Scales, ...] = ("weights", "probe", "calibrated")
 SINGLES, SPECIAL = 64, 16

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from slanc_onnx import Accelerator, Options, ScaledNorm, SlancError, protect_file
-from slanc_onnx.fold import Fold
-from slanc_onnx.load import load_model
+from slanc_onnx.apply.fold.folding import Fold
+from slanc_onnx.graph.load import load_model
 from slanc_onnx.options import ApplyRule, EmulateRule, EstimateRule
-from slanc_onnx.runtime import CannotRun, Feeds, Session
+from slanc_onnx.run.session import CannotRun, Feeds, Session
 
 NORMALISED = ("layernorm", "rmsnorm", "rmsnorm_gated")  # the kinds that the targets count
 Truth = dict[str, Any]

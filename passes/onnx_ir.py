@@ -23,11 +23,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common
 
 from slanc_onnx import Options, ScaledNorm, SlancError, compute_scales
-from slanc_onnx.edits import Edits, NewNode, NodeAt
-from slanc_onnx.functions import inline_norm_functions
-from slanc_onnx.graph import GraphPath
-from slanc_onnx.load import Array
-from slanc_onnx.rewrite import plan_edits
+from slanc_onnx.apply import plan_edits
+from slanc_onnx.graph import Array, Edits, GraphPath, NewNode, NodeAt
+from slanc_onnx.norms import inline_norm_functions
 from slanc_onnx.scale import scales_to_apply
 
 

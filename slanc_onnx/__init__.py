@@ -14,11 +14,11 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.api import apply_scales, compute_scales, find_norms, validate
 from slanc_onnx.errors import SlancError
 from slanc_onnx.job import protect, protect_file
-from slanc_onnx.norm import Norm
+from slanc_onnx.norms import Norm
 from slanc_onnx.options import Options
-from slanc_onnx.outcome import Outcome
+from slanc_onnx.report import Outcome
 from slanc_onnx.scale import ScaledNorm
-from slanc_onnx.validate import Validation
+from slanc_onnx.verify import Validation
 
 __all__ = [
     "Accelerator",

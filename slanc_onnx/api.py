@@ -8,19 +8,14 @@ from pathlib import Path
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.check import with_checked_inputs
-from slanc_onnx.edits import NodeAt, node_at
 from slanc_onnx.errors import SlancError
-from slanc_onnx.functions import inline_norm_functions
-from slanc_onnx.given import validation_feeds
-from slanc_onnx.graph import read_graph
-from slanc_onnx.input_specs import input_specs
+from slanc_onnx.graph import NodeAt, input_specs, node_at, read_graph
 from slanc_onnx.job import carry_out, decide
-from slanc_onnx.norm import Norm
-from slanc_onnx.norms import find_norms_in
+from slanc_onnx.norms import Norm, find_norms_in, inline_norm_functions
 from slanc_onnx.options import ApplyRule, Options
+from slanc_onnx.run import validation_feeds, with_checked_inputs
 from slanc_onnx.scale import ScaledNorm
-from slanc_onnx.validate import Validation, validate_pair
+from slanc_onnx.verify import Validation, validate_pair
 
 
 def find_norms(model: onnx.ModelProto, folder: Path | None = None) -> list[Norm]:

@@ -12,11 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from slanc_onnx import perplexity, targets
+from slanc_onnx import targets, tokens
 from slanc_onnx._version import __version__
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.errors import SlancError
-from slanc_onnx.load import Array
+from slanc_onnx.graph import Array
 from slanc_onnx.tokens import Tokens
 
 
@@ -210,7 +210,7 @@ def read_tokens(
     if name is None:
         return None
     length, most = args.sequence_length or 1024, args.max_sequences or 4
-    return perplexity.read_tokens(Path(name), length, most, args.bos, option)
+    return tokens.read_tokens(Path(name), length, most, args.bos, option)
 
 
 def read_observed(args: argparse.Namespace) -> dict[str, Array] | Tokens | None:

@@ -23,17 +23,20 @@ from slanc_onnx.arguments import (
     read_observed,
     read_tokens,
 )
-from slanc_onnx.audit_report import audit_lines, print_audit
 from slanc_onnx.errors import SlancError
-from slanc_onnx.fold_report import explain_groups
-from slanc_onnx.html_page import START, write_html
-from slanc_onnx.html_plots import check_matplotlib
 from slanc_onnx.job import protect_file
 from slanc_onnx.options import Options
-from slanc_onnx.outcome import Outcome
 from slanc_onnx.progress import Progress
-from slanc_onnx.report import write_report
-from slanc_onnx.summary import print_summary, print_table
+from slanc_onnx.report import (
+    Outcome,
+    audit_lines,
+    explain_groups,
+    print_audit,
+    print_summary,
+    print_table,
+    write_report,
+)
+from slanc_onnx.report.html import START, check_matplotlib, write_html
 
 PASSED, FAILED, BAD_INPUT = 0, 1, 2
 

@@ -10,31 +10,26 @@ from pathlib import Path
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.check import check_norms, with_checked_inputs
+from slanc_onnx.apply import apply_scales_in
+from slanc_onnx.apply.fold import apply_fold, fold, save_folded
 from slanc_onnx.errors import SlancError
-from slanc_onnx.fold import apply_fold, fold, save_folded
-from slanc_onnx.functions import inline_norm_functions
-from slanc_onnx.given import given_feeds, observed_feeds, validation_feeds
-from slanc_onnx.graph import Scope, read_graph
-from slanc_onnx.input_specs import input_specs
-from slanc_onnx.load import load_model
-from slanc_onnx.norm import Norm
-from slanc_onnx.norms import find_norms_in, unmatched_means
-from slanc_onnx.observe import observe
+from slanc_onnx.graph import Scope, check_output, input_specs, load_model, read_graph, save_model
+from slanc_onnx.norms import Norm, find_norms_in, inline_norm_functions, unmatched_means
 from slanc_onnx.options import ApplyRule, Options
-from slanc_onnx.outcome import Outcome
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.report import make_report
-from slanc_onnx.rewrite import apply_scales_in
-from slanc_onnx.runtime import CannotRun, Feeds
-from slanc_onnx.save import check_output, save_model
-from slanc_onnx.scale import (
-    ScaledNorm,
-    compute_scales_in,
-    scales_to_apply,
+from slanc_onnx.report import Outcome, make_report
+from slanc_onnx.run import (
+    CannotRun,
+    Feeds,
+    check_norms,
+    given_feeds,
+    observed_feeds,
+    validation_feeds,
+    with_checked_inputs,
 )
-from slanc_onnx.streamed import workers
-from slanc_onnx.validate import Validation, validate_pair
+from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
+from slanc_onnx.verify import Validation, observe, validate_pair
+from slanc_onnx.weights import workers
 
 
 def protect_file(

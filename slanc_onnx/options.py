@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.load import Array
+from slanc_onnx.graph import Array
 from slanc_onnx.tokens import Tokens
 
 ApplyRule = Literal["div", "fold"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.load import Array
+from slanc_onnx.graph import Array
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from slanc_onnx.cli import main
-from tests.four_norms import four_norms
+from tests.models.four_norms import four_norms
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -14,9 +14,8 @@ from slanc_onnx import __version__
 from slanc_onnx.cli import main
 from slanc_onnx.targets import TARGETS
 from tests.conftest import Run
-from tests.four_norms import four_norms
-
-ROOT = Path(__file__).parents[1]
+from tests.models.four_norms import four_norms
+from tests.places import ROOT
 
 
 def scaled(path: str) -> dict[str, float]:
@@ -87,7 +86,7 @@ def test_without_validation_nothing_is_run(run: Run, monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise AssertionError("a session was made")
 
-    monkeypatch.setattr("slanc_onnx.runtime.Session.__init__", fail)
+    monkeypatch.setattr("slanc_onnx.run.session.Session.__init__", fail)
     status, out, _ = run("model.onnx", "--no-validate", "--estimate", "weights")
     assert status == 0
     assert "estimated by weights" in out
@@ -188,7 +187,7 @@ def test_an_interruption_gives_2(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("slanc_onnx.save.write_atomically", fail)
+    monkeypatch.setattr("slanc_onnx.graph.save.write_atomically", fail)
     status, out, err = run("model.onnx")
     assert (status, out) == (2, "")
     assert err in (

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 
 from tests.conftest import Run
-from tests.four_norms import four_norms
+from tests.models.four_norms import four_norms
 
 
 def saved_with(name: str, values: NDArray[np.generic]) -> None:

@@ -18,14 +18,14 @@ from slanc_onnx import (
     protect,
     protect_file,
 )
-from slanc_onnx.graph import read_graph
-from slanc_onnx.norms import find_norms_in
+from slanc_onnx.apply.div import apply_scales_in
+from slanc_onnx.graph.scope import read_graph
+from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.options import ScaleRule
-from slanc_onnx.rewrite import apply_scales_in
-from tests.four_norms import four_norms
-from tests.proto_diff import differences
+from tests.models.four_norms import four_norms
+from tests.oracles.proto_diff import differences
+from tests.places import SAMPLES
 
-SAMPLES = Path(__file__).parents[1] / "sample_models"
 FAST = Options(estimate="weights", validate=False)
 
 
@@ -128,7 +128,9 @@ def test_what_a_model_says_of_itself_is_kept(tmp_path: Path) -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
-@pytest.mark.parametrize("stage", ["save.os.replace", "scale.trace", "save.os.fdopen"])
+@pytest.mark.parametrize(
+    "stage", ["graph.save.os.replace", "scale.decide.trace", "graph.save.os.fdopen"]
+)
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=["Ctrl-C", "memory"])
 def test_an_interruption_leaves_input_and_older_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException

@@ -5,11 +5,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.places import ROOT
+
 NOT_COPIED = (".*", "build", "dist", "venv", "*.egg-info", "__pycache__", "*.onnx", "*.data")
 
 
@@ -47,5 +47,5 @@ def test_every_module_is_inside(wheel: list[str], source: str, target: str) -> N
 
 
 def test_types_template_and_licence_are_inside(wheel: list[str]) -> None:
-    assert {"slanc_onnx/py.typed", "slanc_onnx/report_page.html"} <= set(wheel)
+    assert {"slanc_onnx/py.typed", "slanc_onnx/report/html/page.html"} <= set(wheel)
     assert [name for name in wheel if name.endswith("/licenses/LICENSE")]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import slanc_onnx
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "slanc_onnx").rglob("*.py"))
 
 

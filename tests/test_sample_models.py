@@ -1,7 +1,6 @@
 """The small sample models: rebuilt byte for byte, and really unsafe in naive FP16."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from sample_models import bert_like, llama_like, sandwich_like
+from tests.places import SAMPLES
 
-FOLDER = Path(__file__).parents[1] / "sample_models"
+FOLDER = SAMPLES
 BUILDERS: dict[str, Callable[[], onnx.ModelProto]] = {
     "bert_like": bert_like.build,
     "llama_like": llama_like.build,

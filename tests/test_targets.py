@@ -12,8 +12,9 @@ from slanc_onnx import Accelerator, SlancError
 from slanc_onnx.accelerator import FORMATS, STEPS, Format
 from slanc_onnx.targets import DEFAULT, TARGETS, changed, read_target, target
 from tests.conftest import Run
+from tests.places import ROOT
 
-DOCS = (Path(__file__).parents[1] / "docs" / "targets.md").read_text(encoding="utf-8")
+DOCS = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
 E4M3, BF16 = Format.named("float8_e4m3fn"), Format.named("bfloat16")
 booleans = st.booleans()
 

@@ -3,10 +3,10 @@
 import numpy as np
 import onnx
 
-from slanc_onnx.graph import read_graph
-from slanc_onnx.norms import find_norms_in
-from slanc_onnx.rewrite import apply_scales_in
-from tests.unoptimised import run
+from slanc_onnx.apply.div import apply_scales_in
+from slanc_onnx.graph.scope import read_graph
+from slanc_onnx.norms.find import find_norms_in
+from tests.oracles.unoptimised import run
 
 # RMSNorm as exporters write it: x / sqrt(mean(x^2) + eps) * gamma.
 MODEL = """

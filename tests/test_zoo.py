@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from slanc_onnx import Options, protect_file
-from slanc_onnx.float32 import as_float32
-from slanc_onnx.graph import read_graph
-from slanc_onnx.load import load_model
-from slanc_onnx.norm import Norm
-from slanc_onnx.norms import find_norms_in
-from slanc_onnx.rewrite import apply_scales_in
-from slanc_onnx.runtime import CannotRun, Session
-from tests.proto_diff import differences
-from tests.unoptimised import Values, different
+from slanc_onnx.apply.div import apply_scales_in
+from slanc_onnx.graph.load import load_model
+from slanc_onnx.graph.scope import read_graph
+from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.norms.norm import Norm
+from slanc_onnx.run.float32 import as_float32
+from slanc_onnx.run.session import CannotRun, Session
+from tests.oracles.proto_diff import differences
+from tests.oracles.unoptimised import Values, different
+from tests.places import ZOO
 
-ZOO = Path(__file__).parents[2] / "shared" / "zoo"
 MODELS = sorted(path.parent.name for path in ZOO.glob("*/truth.json"))
 
 # ONNX Runtime's CPU provider does not run these files as they came.

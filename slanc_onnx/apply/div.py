@@ -1,0 +1,155 @@
+"""Rewrite: a Div before each norm and epsilon divided to match, patched into the ModelProto.
+
+Nothing else of the model changes: weights, names, metadata and the order of nodes stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx
+from onnx import AttributeProto, helper
+
+from slanc_onnx.graph import Edits, NewNode, NodeAt, apply_edits, node_at
+from slanc_onnx.norms import (
+    NORM_KEY,
+    SCALE_KEY,
+    Norm,
+    Place,
+    residual_name,
+    rounded,
+    scaled_epsilon,
+)
+
+
+def apply_scales_in(
+    model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]
+) -> bool:
+    """Scale norms in place.
+
+    Args:
+        model: The model in which `norms` were found, unchanged since.
+        norms: Its norms.
+        scales: The scale by norm name. Norms that are not named stay as they are, and so do those
+            with a `skip_reason`.
+
+    Returns:
+        Whether the model was modified.
+    """
+    edits = plan_edits(model, norms, scales)
+    apply_edits(model, edits)
+    return bool(edits)
+
+
+def plan_edits(model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]) -> Edits:
+    """What `apply_scales_in` does to a model, without doing it."""
+    planner = Planner(model)
+    for norm in norms:
+        if norm.name in scales and norm.skip_reason is None and norm.places:
+            planner.scale(norm, scales[norm.name])
+    return planner.edits
+
+
+class Planner:
+    """Collects edits; gives out unused names and one constant per value and element type."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.edits = Edits()
+        self._model = model
+        self._used = set(_names_in(model.graph))
+        self._scalars: dict[tuple[float, int], str] = {}
+
+    def scale(self, norm: Norm, scale: float) -> None:
+        """A Div before each read of the input, and epsilon divided to match.
+
+        The scale 1 leaves only a note, so that the next run knows that it was decided.
+        """
+        if scale == 1.0:
+            at = NodeAt(norm.path, norm.nodes[-1])
+            self.edits.stamps[at] = {SCALE_KEY: repr(scale), NORM_KEY: norm.name}
+            return
+        first: dict[str, Place] = {}
+        reads: dict[Place, str] = {}
+        for place in sorted(norm.places):
+            reads[place] = node_at(self._model, NodeAt(norm.path, place.node)).input[place.position]
+            first.setdefault(reads[place], place)
+        scaled = {tensor: self.unused(f"{tensor}/slanc") for tensor in first}
+        for place in norm.places:
+            self.edits.inputs[NodeAt(norm.path, place.node), place.position] = scaled[reads[place]]
+        for tensor, place in first.items():
+            divisor = self.scalar("scale", scale, place.element_type)
+            self._insert(place.node, "Div", (tensor, divisor), scaled[tensor], norm, scale)
+        self.epsilon(norm, scale)
+        self._residual(norm, scale)
+
+    def epsilon(self, norm: Norm, scale: float) -> None:
+        """Epsilon divided to match the scale."""
+        epsilon = scaled_epsilon(norm, scale)
+        if epsilon is None or (norm.form == "decomposed" and norm.epsilon_place is None):
+            return  # it has none
+        if norm.epsilon_place is None:
+            self.edits.epsilons[NodeAt(norm.path, norm.nodes[-1])] = epsilon
+            return
+        index, position, element_type = norm.epsilon_place
+        if norm.overridable_epsilon is not None:
+            self._divided_epsilon(norm, scale)
+            return
+        constant = self.scalar("epsilon", epsilon, element_type)
+        self.edits.inputs[NodeAt(norm.path, index), position] = constant
+
+    def _divided_epsilon(self, norm: Norm, scale: float) -> None:
+        """An epsilon that a caller may override is divided when the model runs."""
+        assert norm.epsilon_place is not None
+        index, position, element_type = norm.epsilon_place
+        tensor = node_at(self._model, NodeAt(norm.path, index)).input[position]
+        divisor = self.scalar("scale", scale**norm.epsilon_power, element_type)
+        divided = self.unused(f"{tensor}/slanc")
+        self.edits.inputs[NodeAt(norm.path, index), position] = divided
+        self._insert(index, "Div", (tensor, divisor), divided, norm, scale)
+
+    def _residual(self, norm: Norm, scale: float) -> None:
+        """The sum of addends that a Skip op gives out keeps its name and value."""
+        at = NodeAt(norm.path, norm.nodes[-1])
+        residual = residual_name(node_at(self._model, at), norm)
+        if residual and norm.residual is not None:
+            inner = self.unused(f"{residual}/slanc")
+            factor = self.scalar("scale", scale, norm.element_type)
+            self.edits.outputs[at, norm.residual] = inner
+            self._insert(at.node + 1, "Mul", (inner, factor), residual, norm, scale)
+
+    def _insert(
+        self, before: int, op: str, inputs: tuple[str, str], output: str, norm: Norm, scale: float
+    ) -> None:
+        name = self.unused(f"{norm.name}/slanc_{op}")
+        metadata = {SCALE_KEY: repr(scale), NORM_KEY: norm.name}
+        at = NodeAt(norm.path, before)
+        self.edits.nodes.append(NewNode(at, op, inputs, output, name, metadata))
+
+    def unused(self, wanted: str) -> str:
+        """A name that nothing in the model has yet: the wanted one, or one that begins with it."""
+        name, count = wanted, 1
+        while name in self._used:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._used.add(name)
+        return name
+
+    def scalar(self, what: str, value: float, element_type: int) -> str:
+        """The initializer with that value, one per value and element type."""
+        key = (value, element_type)
+        if key not in self._scalars:
+            self._scalars[key] = self.unused(f"slanc.{what}_{value:g}")
+            dtype = helper.tensor_dtype_to_np_dtype(element_type)
+            self.edits.constants[self._scalars[key]] = rounded(value, dtype)
+        return self._scalars[key]
+
+
+def _names_in(graph: onnx.GraphProto) -> Iterator[str]:
+    for info in (*graph.input, *graph.initializer):
+        yield info.name
+    for node in graph.node:
+        yield node.name
+        yield from node.output
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _names_in(attribute.g)

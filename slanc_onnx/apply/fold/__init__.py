@@ -1,0 +1,17 @@
+"""Folding: the scales of norms go into the weights before them.
+
+Takes a model with the scales of its norms and gives a `Fold`: which weights are divided, and which
+few nodes are inserted where none can be. Tensors that are added or rearranged into each other form
+a group with one power of two. All of it is exact.
+"""
+
+from slanc_onnx.apply.fold.folding import Fold, apply_fold, fold, save_folded
+from slanc_onnx.apply.fold.words import FoldedGroup
+
+__all__ = [
+    "Fold",
+    "FoldedGroup",
+    "apply_fold",
+    "fold",
+    "save_folded",
+]

@@ -1,0 +1,70 @@
+"""Data: divided weights go into the model, or into a data file of the output's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from slanc_onnx.apply.fold.weights import divided
+from slanc_onnx.graph import OwnData, Tensor, graph_at, read_tensor
+
+
+def divide_weights(
+    model: onnx.ModelProto,
+    exponents: Mapping[Tensor, int],
+    folder: Path | None,
+    data: OwnData | None = None,
+) -> None:
+    """Divide weights by powers of two, one at a time.
+
+    Args:
+        model: The model, in place.
+        exponents: k of the divisor 2^k, by initializer or output of a Constant node.
+        folder: Where its external data lies; those files are not written to.
+        data: Where external tensors go to; None to take them into the model.
+    """
+    for graph, names in _by_graph(model, exponents):
+        found = {t.name: t for t in graph.initializer if t.name in names}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.output[0] in names:
+                found[node.output[0]] = _value(node)
+        for name, exponent in names.items():
+            _divide(found[name], exponent, folder, data)
+
+
+def _by_graph(
+    model: onnx.ModelProto, exponents: Mapping[Tensor, int]
+) -> list[tuple[onnx.GraphProto, dict[str, int]]]:
+    by_path: dict[object, tuple[onnx.GraphProto, dict[str, int]]] = {}
+    for tensor, exponent in exponents.items():
+        if tensor.path not in by_path:
+            by_path[tensor.path] = (graph_at(model, tensor.path), {})
+        by_path[tensor.path][1][tensor.name] = exponent
+    return list(by_path.values())
+
+
+def _value(node: onnx.NodeProto) -> TensorProto:
+    """The tensor of a Constant node, which it has from now on where it had a number or a list."""
+    attribute = node.attribute[0]
+    if attribute.name != "value":
+        number = helper.get_attribute_value(attribute)
+        shape = [len(number)] if attribute.name == "value_floats" else []
+        tensor = helper.make_tensor("", TensorProto.FLOAT, shape, number if shape else [number])
+        attribute.CopyFrom(helper.make_attribute("value", tensor))
+    value: TensorProto = attribute.t
+    return value
+
+
+def _divide(tensor: TensorProto, exponent: int, folder: Path | None, data: OwnData | None) -> None:
+    values = divided(read_tensor(tensor, folder), exponent)
+    if tensor.data_location != TensorProto.EXTERNAL or data is None:
+        new = numpy_helper.from_array(values, tensor.name)
+        tensor.CopyFrom(new)
+        return
+    offset, length = data.add(values)
+    del tensor.external_data[:]
+    for key, text in (("location", data.name), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(text))

@@ -1,0 +1,256 @@
+"""Fold: the scales of the norms go into the weights before them, instead of into Div nodes.
+
+    norm(x; eps) = norm(x / s; eps / s^2)   with x / s for nothing, because all that x is the sum of
+    is a weight times something: down and output projections, embeddings, gamma and beta.
+
+Powers of two only, so that an FP32 run gives the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.apply.fold.choose import Chosen, choose_exponents
+from slanc_onnx.apply.fold.divide import divide_weights
+from slanc_onnx.apply.fold.edits import plan_fold
+from slanc_onnx.apply.fold.group_scale import ANY, Window, window
+from slanc_onnx.apply.fold.solve import LOSES
+from slanc_onnx.apply.fold.weights import Weights
+from slanc_onnx.apply.fold.words import FoldedGroup, folded_groups
+from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import (
+    Edits,
+    OwnData,
+    Scope,
+    Tensor,
+    all_tensors,
+    apply_edits,
+    check_output,
+    external_location,
+    read_flow,
+    save_model,
+)
+from slanc_onnx.norms import Norm
+from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.prove import Proof, certify_at
+from slanc_onnx.scale import ScaledNorm
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What folding does to a model.
+
+    Attributes:
+        edits: The nodes, epsilons and notes.
+        weights: The exponent k of each weight that is divided by 2^k in place.
+        groups: The scale groups that hold norms.
+        applied: "fold" or "div" by the name of each norm that is scaled.
+        inserted: Nodes that are inserted.
+        rewritten_bytes: Of the weights that are divided.
+        copied: Small weights of which a divided copy is added, because others read them undivided.
+        notes: Weights that could not be the place, and why, so that a node or another weight is.
+    """
+
+    edits: Edits
+    weights: dict[Tensor, int]
+    groups: tuple[FoldedGroup, ...]
+    applied: dict[str, str]
+    inserted: int
+    rewritten_bytes: int
+    copied: int
+    notes: list[str] = field(default_factory=list)
+
+
+def fold(
+    model: onnx.ModelProto,
+    scopes: Sequence[Scope],
+    decided: Sequence[ScaledNorm],
+    accelerator: Accelerator,
+    folder: Path | None = None,
+) -> tuple[Fold, list[ScaledNorm]]:
+    """Decide how to fold the scales of norms; the model is not changed.
+
+    Args:
+        model: The model.
+        scopes: Its graphs.
+        decided: Its norms with the scales that they would have by themselves.
+        accelerator: Whose limits bound the scales.
+        folder: Where its external data lies.
+
+    Returns:
+        What to do, and the norms with the scales that they have then.
+
+    Raises:
+        SlancError: a scale is no power of two.
+    """
+    windows = fold_windows(decided, accelerator)
+    norms = [d.norm for d in decided if d.norm.name in windows]
+    flow = read_flow(scopes)
+    weights = Weights(flow, folder)
+    chosen = choose_exponents(flow, norms, windows, weights)
+    known = {name for name, asked in windows.items() if asked is not ANY}
+    edits = plan_fold(model, chosen, weights, known)
+    solved = chosen.solved
+    result = Fold(
+        edits,
+        solved.divided,
+        folded_groups(chosen, weights),
+        chosen.applied,
+        len(edits.nodes),
+        solved.bytes,
+        len({(flow.read(use), exponent) for use, exponent in solved.copied.items()}),
+        _notes(chosen, weights),
+    )
+    folded = [_with_scale(d, chosen) for d in decided]
+    return result, [
+        _proved(after, solved.produced.get(_made(after.norm), 0), accelerator)
+        if after.scale != before.scale or _made(after.norm) in solved.produced
+        else after
+        for before, after in zip(decided, folded, strict=True)
+    ]
+
+
+def apply_fold(
+    model: onnx.ModelProto, folded: Fold, folder: Path | None, data: OwnData | None = None
+) -> None:
+    """Carry out a fold that was decided for this model.
+
+    Args:
+        model: The model, in place.
+        folded: What to do.
+        folder: Where its external data lies; those files stay as they are.
+        data: Where divided external weights go to; None to take them into the model.
+    """
+    divide_weights(model, folded.weights, folder, data)
+    apply_edits(model, folded.edits)
+
+
+def save_folded(
+    model: onnx.ModelProto,
+    folded: Fold,
+    source: Path,
+    output: Path,
+    progress: Progress = no_progress,
+) -> None:
+    """Fold a model that was loaded from `source` and write it, its changed external weights apart.
+
+    Raises:
+        SlancError: as `save_model`; no file has changed then.
+    """
+    external = {external_location(t) for t in all_tensors(model) if t.external_data}
+    check_output(source, output, external)
+    data = OwnData(output, external)
+    try:
+        apply_fold(model, folded, source.parent, data)
+        save_model(model, source, output, data, progress)
+    except OSError as error:
+        raise SlancError(f"{output}: cannot be written ({error}). Give another -o.") from error
+    finally:
+        data.discard()
+
+
+def fold_windows(decided: Sequence[ScaledNorm], accelerator: Accelerator) -> dict[str, Window]:
+    """What each norm asks of its group; a norm that keeps its place asks nothing and is left out.
+
+    Raises:
+        SlancError: a scale is no power of two.
+    """
+    windows = {}
+    for found in decided:
+        norm = found.norm
+        fixed = norm.skip_reason is not None or norm.scaled_by is not None or not norm.places
+        if fixed or norm.epsilon is None:
+            continue
+        if found.scale is None or found.estimate is None:
+            windows[norm.name] = ANY
+            continue
+        width = norm.width or found.estimate.width
+        mantissa, exponent = _split(found.scale)
+        if mantissa != 1.0 or width is None:
+            raise SlancError(
+                f"norm {norm.name!r}: its scale {found.scale:g} is no power of two, and only those "
+                "can be folded exactly. Take scale 'window', or apply 'div'."
+            )
+        nodes = len({p.position if norm.residual is not None else 0 for p in norm.places})
+        nodes += norm.residual is not None
+        proof = found.certificate
+        spare = proof.overflow_bits if proof is not None and proof.certified else None
+        windows[norm.name] = window(
+            found.estimate, width, exponent, accelerator, nodes, spare, norm.joined_epsilon
+        )
+    return windows
+
+
+def _split(scale: float) -> tuple[float, int]:
+    mantissa, exponent = math.frexp(scale)
+    return 2 * mantissa, exponent - 1
+
+
+def _with_scale(found: ScaledNorm, chosen: Chosen) -> ScaledNorm:
+    exponent = chosen.norms.get(found.norm.name)
+    if exponent is None or (found.scale is None and exponent == 0):
+        return found
+    scale = 2.0**exponent
+    if found.scale is None:
+        reason = f"folded with its group; {found.reason}"
+        return replace(found, scale=scale, status="scaled", reason=reason)
+    if scale == found.scale and chosen.applied[found.norm.name] == "fold":
+        return found
+    kept = [text for text in found.reason.split("; ") if text and "nothing to insert" not in text]
+    if scale != found.scale:
+        kept.append(f"{found.scale:g} by itself")
+    return replace(found, scale=scale, reason="; ".join(kept))
+
+
+def _made(norm: Norm) -> Tensor:
+    return Tensor(norm.path, norm.output)
+
+
+def _proved(found: ScaledNorm, produced: int, accelerator: Accelerator) -> ScaledNorm:
+    """With what is proved of it at the scale that it has now.
+
+    Args:
+        found: The norm.
+        produced: k of the 2^k by which its output, so gamma and beta, is divided.
+        accelerator: Whose arithmetic it is.
+    """
+    before = found.certificate
+    if before is None:
+        return found
+    scale = found.scale if found.status == "scaled" and found.scale is not None else 1.0
+    typical = None if found.estimate is None else found.estimate.typical
+    affine = before.affine
+    if affine is not None:
+        affine = (affine[0] * 2.0**-produced, affine[1] * 2.0**-produced)
+    proof = Proof(found.norm, before.bound, affine)
+    return replace(found, certificate=certify_at(proof, scale, typical, accelerator))
+
+
+def _notes(chosen: Chosen, weights: Weights) -> list[str]:
+    divided = chosen.solved.divided
+    by_reason: dict[str, list[str]] = {}
+    for tensor, why in chosen.solved.refused.items():
+        if tensor not in divided and LOSES not in why:
+            by_reason.setdefault(why, []).append(tensor.name)
+    notes = [
+        f"{len(names)} weights were not the place to fold into, as each {why}: {_some(names)}"
+        for why, names in by_reason.items()
+    ]
+    lossy: dict[str, int] = {}
+    for (root, _), count in weights.losses.items():
+        if count and root not in divided:
+            lossy[root.name] = min(count, lossy.get(root.name, count))
+    if lossy:
+        names = [f"{name} ({count} elements)" for name, count in lossy.items()]
+        notes.append(f"{len(names)} weights {LOSES} if divided, and were not: {_some(names)}")
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,135 @@
+"""One power of two for a whole scale group, and the norms that it does not serve.
+
+Exponents, not factors: a group with exponent k is stored divided by 2^k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.estimate import Estimate
+from slanc_onnx.scale import ELEMENT_BITS, faintest
+
+FARTHEST = 1000  # an exponent that no estimate reaches
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one norm asks of its group.
+
+    Attributes:
+        low: Least exponent with which no row's sum of squares overflows.
+        high: Greatest with which no ordinary row underflows.
+        best: What the norm would choose for itself.
+        nodes: Nodes that scaling the norm by itself inserts.
+        least: Least exponent with which the largest row itself, as a tensor, does not overflow.
+        most: Greatest with which the elements of an ordinary row, as a tensor, stay normal numbers.
+        proved: Least with which the norm keeps its certificate.
+        faint: Greatest with which rows far below the typical one keep their squares.
+    """
+
+    low: int
+    high: int
+    best: int
+    nodes: int = 1
+    least: int = -FARTHEST
+    most: int = FARTHEST
+    proved: int = -FARTHEST
+    faint: int = FARTHEST
+
+    def __contains__(self, exponent: int) -> bool:
+        return self.low <= exponent <= self.high
+
+
+ANY = Window(-FARTHEST, FARTHEST, 0, nodes=0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The exponent of a group.
+
+    Attributes:
+        exponent: k of the divisor 2^k.
+        outside: Positions of the windows that it misses: these norms keep a Div.
+        nodes: Nodes that all of it inserts.
+    """
+
+    exponent: int
+    outside: tuple[int, ...]
+    nodes: int
+
+
+def window(
+    estimate: Estimate,
+    width: int,
+    best: int,
+    accelerator: Accelerator,
+    nodes: int = 1,
+    spare: float | None = None,
+    epsilon: float = 0.0,
+) -> Window:
+    """The exponents that serve a norm: the limits of `window.place`, its choice always included.
+
+    The stream itself holds elements up to the norm of the largest row, sqrt(upper), and an eighth
+    of the root mean square of an ordinary row has to stay a normal number in it.
+
+    Args:
+        estimate: Sums of squares of the norm's input.
+        width: Elements per row.
+        best: The exponent that `window.place` chose.
+        accelerator: Whose limits bound the window.
+        nodes: Nodes that scaling the norm by itself inserts.
+        spare: Bits to overflow that its certificate leaves at `best`; None where it has none.
+        epsilon: The norm's, as it joins the mean square.
+    """
+    largest, smallest = accelerator.square_limits(width)
+    exact = math.log2(estimate.upper / largest) / 2
+    low = math.ceil(exact)
+    mean_square = estimate.typical / width
+    room = math.log2(mean_square / smallest) / 2 - ELEMENT_BITS / 2
+    least = math.ceil(math.log2(math.sqrt(estimate.upper) / accelerator.largest))
+    most = math.floor(math.log2(math.sqrt(mean_square) / 8 / accelerator.smallest_normal))
+    high = math.floor(room)
+    proved = -FARTHEST if spare is None else best - math.floor(spare / 2)
+    faint = max(best, faintest(estimate, width, exact, smallest, epsilon))
+    return Window(
+        min(low, best), max(high, best), best, nodes, least, max(least, most), proved, faint
+    )
+
+
+def choose(windows: Sequence[Window], overhead: Callable[[int], int]) -> Choice:
+    """The exponent of a group.
+
+    No overflow of the stream comes first, because it loses whole rows; then few nodes, no underflow
+    of the stream, faint rows, certificates, weights that stay as they are, and the windows' own
+    choices.
+
+    Args:
+        windows: One per norm of the group.
+        overhead: Nodes that an exponent other than 0 inserts where the group begins and ends.
+    """
+    bounds = [w for w in windows if w is not ANY]
+    if not bounds:
+        return Choice(0, (), 0)
+    ends = [e for w in bounds for e in (w.low, w.high, w.best) if abs(e) < FARTHEST]
+    candidates = sorted({0, *range(min(ends), max(ends) + 1)}, key=abs)
+    return min((_at(windows, e, overhead) for e in candidates), key=lambda c: _key(windows, c))
+
+
+def _at(windows: Sequence[Window], exponent: int, overhead: Callable[[int], int]) -> Choice:
+    outside = tuple(i for i, w in enumerate(windows) if exponent not in w)
+    nodes = sum(windows[i].nodes for i in outside) + (overhead(exponent) if exponent else 0)
+    return Choice(exponent, outside, nodes)
+
+
+def _key(windows: Sequence[Window], choice: Choice) -> tuple[int, ...]:
+    k = choice.exponent
+    overflow = max(max(w.least - k, 0) for w in windows)
+    underflow = max(max(k - w.most, 0) for w in windows)
+    distance = sum(abs(k - w.best) for w in windows if w is not ANY and k in w)
+    faint = sum(k > w.faint for w in windows if k in w)
+    unproved = sum(k < w.proved for w in windows if k in w)
+    return overflow, choice.nodes, underflow, faint, unproved, int(k != 0), distance, abs(k)

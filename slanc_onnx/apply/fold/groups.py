@@ -1,0 +1,182 @@
+"""Scale groups: the tensors that have to be divided together (issue: fold the scale into weights).
+
+Tensors that are added, or of which one is a rearrangement of the other, form a group: if one is
+stored as t / 2^k, all are. Whatever else a node does ties groups to each other (`relations.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from slanc_onnx.graph import Flow, GraphPath, Tensor, Use
+from slanc_onnx.norms import Norm
+from slanc_onnx.ops import FUSED, Relation, relation
+
+# A tensor and the graph that has it: as it is made, or (at a cut) as what lies behind it reads it.
+_Vertex = tuple[Tensor, GraphPath, bool]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A norm in its group.
+
+    Attributes:
+        norm: The norm.
+        uses: Its reads of runtime tensors.
+        addends: Its reads of constants that a Skip op adds before it normalises.
+        residual: The output with that sum, where somebody reads it.
+        group: The group of all of its inputs; None where they lie in several.
+    """
+
+    norm: Norm
+    uses: tuple[Use, ...]
+    addends: tuple[Use, ...]
+    residual: Tensor | None
+    group: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """The groups of a model, numbered from 0.
+
+    Attributes:
+        flow: Its tensors.
+        relations: What ties exponents, node by node, in topological order.
+        made: The tensors that each relation's node makes.
+        sites: The norms that can be scaled.
+        of_use: The group in which a relation or a norm reads its input.
+        of_output: The group of a tensor as it is made.
+        sizes: Tensors per group.
+        cuts: Tensors behind which another group begins.
+    """
+
+    flow: Flow
+    relations: tuple[Relation, ...]
+    made: tuple[tuple[Tensor, ...], ...]
+    sites: tuple[Site, ...]
+    of_use: dict[Use, int]
+    of_output: dict[Tensor, int]
+    sizes: tuple[int, ...]
+    cuts: frozenset[Tensor]
+
+
+def partition(
+    flow: Flow, norms: Sequence[Norm], cuts: Collection[Tensor] = frozenset()
+) -> Partition:
+    """The groups of a model.
+
+    Args:
+        flow: Its tensors.
+        norms: The norms whose input may have any exponent, because epsilon follows it.
+        cuts: Tensors behind which another group may begin, at the price of one node.
+    """
+    relations, sites = _relations(flow, norms)
+    parents: dict[_Vertex, _Vertex] = {}
+
+    def root(vertex: _Vertex) -> _Vertex:
+        parents.setdefault(vertex, vertex)
+        while parents[vertex] != vertex:
+            parents[vertex] = parents[parents[vertex]]
+            vertex = parents[vertex]
+        return vertex
+
+    def read(use: Use) -> _Vertex:
+        tensor = flow.read(use)
+        assert tensor is not None
+        return tensor, use.path, tensor in cuts
+
+    def join(vertices: Sequence[_Vertex]) -> None:
+        for vertex in vertices:
+            parents[root(vertex)] = root(vertices[0])
+
+    reads: dict[Use, _Vertex] = {}
+    made: dict[Tensor, _Vertex] = {}
+    for tie in relations:
+        inputs = [read(tie.use(p)) for p in tie.terms]
+        reads.update(zip((tie.use(p) for p in tie.terms), inputs, strict=True))
+        made_here: list[_Vertex] = []
+        if tie.kind != "absorb":
+            made_here = [(t, t.path, False) for t in outputs(flow, tie)]
+            made.update({vertex[0]: vertex for vertex in made_here})
+        for vertex in (*inputs, *made_here):
+            root(vertex)
+        if tie.kind == "join":
+            join([*inputs, *made_here])
+    for site in sites:
+        vertices = [read(use) for use in site.uses]
+        reads.update(zip(site.uses, vertices, strict=True))
+        for vertex in vertices:
+            root(vertex)
+        if site.norm.residual is not None:  # a Skip op adds before it normalises
+            join(vertices)
+        if site.residual is not None:
+            made[site.residual] = (site.residual, site.residual.path, False)
+            join([*vertices, made[site.residual]])
+    numbers: dict[_Vertex, int] = {}
+    for vertex in [*reads.values(), *made.values()]:
+        numbers.setdefault(root(vertex), len(numbers))
+    sizes = [0] * len(numbers)
+    for vertex in list(parents):
+        sizes[numbers[root(vertex)]] += 1
+    of_use = {use: numbers[root(vertex)] for use, vertex in reads.items()}
+    placed = []
+    for site in sites:
+        groups = {of_use[use] for use in site.uses}
+        group = groups.pop() if len(groups) == 1 else None
+        placed.append(Site(site.norm, site.uses, site.addends, site.residual, group))
+    return Partition(
+        flow,
+        tuple(relations),
+        tuple(tuple(outputs(flow, tie)) for tie in relations),
+        tuple(placed),
+        of_use,
+        {tensor: numbers[root(vertex)] for tensor, vertex in made.items()},
+        tuple(sizes),
+        frozenset(cuts),
+    )
+
+
+def outputs(flow: Flow, tie: Relation) -> list[Tensor]:
+    """The tensors that a relation's node makes."""
+    names = flow.node(tie.path, tie.node).output
+    return [Tensor(tie.path, names[p]) for p in tie.outputs if names[p]]
+
+
+def _relations(flow: Flow, norms: Sequence[Norm]) -> tuple[list[Relation], list[Site]]:
+    inside = {(norm.path, index) for norm in norms for index in norm.nodes}
+    ends = {(norm.path, norm.nodes[-1]): norm for norm in norms}
+    ties = []
+    for path, index in flow.order:
+        norm = ends.get((path, index))
+        found = norm_relation(norm) if norm is not None else None
+        if norm is None and (path, index) not in inside:
+            found = relation(flow, path, index)
+        if found is not None:
+            ties.append(found)
+    return ties, [_site(flow, norm) for norm in norms]
+
+
+def _site(flow: Flow, norm: Norm) -> Site:
+    runtime: list[Use] = []
+    constant: list[Use] = []
+    for place in sorted(set(norm.places)):
+        use = Use(norm.path, place.node, place.position)
+        (constant if flow.read(use) in flow.constants else runtime).append(use)
+    residual = None
+    if norm.residual is not None and norm.form in FUSED:
+        names = flow.node(norm.path, norm.nodes[-1]).output
+        name = names[norm.residual] if norm.residual < len(names) else ""
+        tensor = Tensor(norm.path, name)
+        if name and (tensor in flow.uses or tensor in flow.pinned):
+            residual = tensor
+    return Site(norm, tuple(runtime), tuple(constant), residual, None)
+
+
+def norm_relation(norm: Norm) -> Relation | None:
+    """What a fused norm gives out: gamma and beta times what has no exponent."""
+    form = FUSED.get(norm.form)
+    if form is None or norm.silu or norm.form == "decomposed":
+        return None
+    beta = (form.beta,) if norm.beta is not None else ()
+    return Relation("product", norm.path, norm.nodes[-1], (), (0,), (form.gamma,), (), beta)

@@ -1,0 +1,243 @@
+"""Solve: exponents of groups and norms → what each tensor and weight has to be divided by.
+
+A pure reading of the relations: nothing of the model changes here. Where a weight cannot make up
+for the difference between two groups, one node does: a cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from slanc_onnx.apply.fold.groups import Partition
+from slanc_onnx.apply.fold.weights import Weights
+from slanc_onnx.graph import GraphPath, Tensor, Use
+from slanc_onnx.ops import Relation
+
+LOSES = "would lose bits"  # why a weight is no place
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What each tensor, read and weight is divided by, as exponents; what is missing is 0.
+
+    Attributes:
+        produced: Of runtime tensors as their node makes them.
+        needed: Of the reads of runtime tensors.
+        divided: Of weights that are rewritten in place.
+        copied: Of reads of small weights that others read undivided: they get a copy of their own.
+        cut: Of reads of constants that are divided when the model runs.
+        nodes: Nodes that this inserts.
+        bytes: Of the weights that are rewritten or copied.
+        failed: Relations that no weight could satisfy, by position.
+        refused: Weights that would have been the place, and why they are not.
+    """
+
+    produced: dict[Tensor, int]
+    needed: dict[Use, int]
+    divided: dict[Tensor, int]
+    copied: dict[Use, int]
+    cut: dict[Use, int]
+    nodes: int
+    bytes: int
+    failed: tuple[int, ...]
+    refused: dict[Tensor, str]
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        return self.nodes, self.bytes
+
+
+def solve(
+    parts: Partition, weights: Weights, groups: Sequence[int], norms: Mapping[str, int]
+) -> Solved:
+    """Satisfy all relations, by weights where possible and by nodes elsewhere.
+
+    Args:
+        parts: The groups.
+        weights: The model's weights.
+        groups: The exponent of each group.
+        norms: The exponent of each norm's input, by norm name.
+    """
+    failed: dict[int, int] = {}  # relation -> 1: weights stay; 2: the whole node stays
+    refused: dict[Tensor, str] = {}
+    while True:
+        state = _State(parts, weights, groups, norms, failed)
+        new = dict(failed)
+        for index, tie in enumerate(parts.relations):
+            bad = state.bad(tie, index)
+            if bad:
+                refused.update(state.why)
+                last = tie.kind == "absorb" or (tie.kind == "join" and not tie.terms)
+                new[index] = 2 if last or index in failed else 1
+        if new == failed:
+            return state.solved(refused)
+        failed = new
+
+
+class _State:
+    """The demands on weights under an assumption on which relations fail."""
+
+    def __init__(
+        self,
+        parts: Partition,
+        weights: Weights,
+        groups: Sequence[int],
+        norms: Mapping[str, int],
+        failed: Mapping[int, int],
+    ) -> None:
+        self.parts, self.weights, self.failed = parts, weights, failed
+        self.produced: dict[Tensor, int] = {}
+        self.needed: dict[Use, int] = {}
+        self.demands: dict[Use, int] = {}
+        self.why: dict[Tensor, str] = {}
+        self._how: dict[Use, str] = {}
+        for index, tie in enumerate(parts.relations):
+            self._relate(tie, parts.made[index], groups, failed.get(index, 0))
+        for site in parts.sites:
+            exponent = norms[site.norm.name]
+            self.needed.update(dict.fromkeys(site.uses, exponent))
+            self.demands.update(dict.fromkeys(site.addends, exponent))
+            if site.residual is not None:
+                self.produced[site.residual] = exponent
+
+    def _relate(
+        self, tie: Relation, made: Sequence[Tensor], groups: Sequence[int], level: int
+    ) -> None:
+        terms = {tie.use(p): groups[self.parts.of_use[tie.use(p)]] for p in tie.terms}
+        if level == 2:
+            terms = dict.fromkeys(terms, 0)
+        self.needed.update(terms)
+        total = sum(terms.values())
+        if tie.kind == "absorb":
+            self._demand(tie, -total)
+            return
+        exponent = groups[self.parts.of_output[made[0]]] if made and level == 0 else total
+        if tie.kind == "join":
+            exponent = 0 if level == 2 else groups[self.parts.of_output[made[0]]] if made else 0
+            total = exponent
+        self.produced.update(dict.fromkeys(made, exponent))
+        self._demand(tie, exponent - total)
+        self.demands.update({tie.use(p): exponent for p in tie.addends})
+
+    def _demand(self, tie: Relation, exponent: int) -> None:
+        places = [(p, exponent) for p in tie.factors] + [(p, -exponent) for p in tie.divisors]
+        self.demands.update({tie.use(p): 0 for p, _ in places[1:]})
+        if places:
+            self.demands[tie.use(places[0][0])] = places[0][1]
+
+    def bad(self, tie: Relation, index: int) -> bool:
+        """Whether a relation that has not failed for good is not satisfied."""
+        level = self.failed.get(index, 0)
+        if level == 2:
+            return False
+        if tie.kind == "product" and level == 0 and not (tie.factors or tie.divisors):
+            made = self.parts.made[index]
+            total = sum(self.needed[tie.use(p)] for p in tie.terms)
+            if made and self.produced[made[0]] != total:
+                return True
+        ways = [self.how(tie.use(p)) for p in tie.constants]
+        if tie.kind == "join" and tie.terms:  # one node at the constant, instead of one per term
+            self._how.update(
+                {
+                    tie.use(p): "cut"
+                    for p in tie.addends
+                    if "fail" in ways and self.how(tie.use(p)) == "fail"
+                }
+            )
+            return False
+        return "fail" in ways or (ways.count("cut") > 1 and tie.kind != "join")
+
+    def how(self, use: Use) -> str:
+        """How a weight meets a demand: keep, divide, copy, cut (when it runs) or fail.
+
+        A vector is copied or divided when the model runs rather than what it is a weight of: it
+        costs less than an activation. A matrix is not.
+        """
+        if use not in self._how:
+            self._how[use] = self._decide(use)
+        return self._how[use]
+
+    def _decide(self, use: Use) -> str:
+        exponent, flow, weights = self.demands.get(use, 0), self.parts.flow, self.weights
+        tensor = flow.read(use)
+        if not exponent or tensor is None:
+            return "keep"
+        root, small = weights.root(tensor), weights.is_vector(tensor)
+        if root is None:
+            self.why[tensor] = "is computed or may be overridden"
+            return "cut" if small else "fail"
+        if weights.is_zero(root):
+            return "keep"
+        if weights.loss(root, exponent):
+            self.why[root] = f"{LOSES} when divided by 2^{exponent}"
+            return "cut" if small else "fail"
+        wanted = {0 if u is None else self.demands.get(u, 0) for u in weights.uses(root)}
+        if wanted == {exponent}:
+            return "divide"
+        self.why[root] = "is shared with what is not divided"
+        if small and root == tensor:
+            return "copy"
+        return "cut" if small else "fail"
+
+    def solved(self, refused: dict[Tensor, str]) -> Solved:
+        flow = self.parts.flow
+        divided: dict[Tensor, int] = {}
+        copied: dict[Use, int] = {}
+        cut: dict[Use, int] = {}
+        for use, exponent in self.demands.items():
+            way, tensor = self.how(use), flow.read(use)
+            root = None if tensor is None else self.weights.root(tensor)
+            if way == "divide" and root is not None:
+                divided[root] = exponent
+            elif way == "copy":
+                copied[use] = exponent
+            elif way != "keep":  # what fails still is what a norm itself reads
+                cut[use] = exponent
+        copies = {(flow.read(use), exponent) for use, exponent in copied.items()}
+        size = sum(self.weights.bytes(root) for root in divided)
+        size += sum(self.weights.bytes(tensor) for tensor, _ in copies if tensor is not None)
+        nodes = len({(flow.read(use), exponent) for use, exponent in cut.items()})
+        nodes += len(mismatches(self.parts, self.produced, self.needed))
+        return Solved(
+            {t: e for t, e in self.produced.items() if e},
+            {u: e for u, e in self.needed.items() if e},
+            divided,
+            copied,
+            cut,
+            nodes,
+            size,
+            tuple(sorted(self.failed)),
+            refused,
+        )
+
+
+class Cut(NamedTuple):
+    """A tensor that is read in a graph with another exponent than it has there."""
+
+    tensor: Tensor
+    path: GraphPath
+    exponent: int
+
+
+def mismatches(
+    parts: Partition, produced: Mapping[Tensor, int], needed: Mapping[Use, int]
+) -> dict[Cut, list[Use]]:
+    """The reads for which a tensor has to be divided or multiplied: each key costs one node.
+
+    A graph output and what a subgraph reads has exponent 0, by a node and no read of this graph.
+    """
+    flow = parts.flow
+    found: dict[Cut, list[Use]] = {}
+    tensors = {t for t, e in produced.items() if e}
+    tensors |= {t for use, e in needed.items() if e and (t := flow.read(use)) is not None}
+    for tensor in sorted(tensors):
+        made = produced.get(tensor, 0)
+        for use in flow.uses.get(tensor, ()):
+            wanted = needed.get(use, 0)
+            if wanted != (made if use.path == tensor.path else 0):
+                found.setdefault(Cut(tensor, use.path, wanted), []).append(use)
+        if made and tensor in flow.pinned:
+            found.setdefault(Cut(tensor, tensor.path, 0), [])
+    return found

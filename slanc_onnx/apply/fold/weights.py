@@ -1,0 +1,175 @@
+"""The weights behind constant tensors: which can be divided in place, and what that costs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from onnx import helper
+
+from slanc_onnx.graph import FLOATS, Array, Flow, Tensor, Use, known_op, read_tensor
+
+# Ops through which a weight may come, and the input that it comes in by: what is divided there is
+# divided at the output. Of a quantised weight that is the scale, not the integers.
+CHAIN: dict[str, int] = {
+    **dict.fromkeys(
+        (
+            "Transpose",
+            "Reshape",
+            "Squeeze",
+            "Unsqueeze",
+            "Flatten",
+            "Identity",
+            "Cast",
+            "CastLike",
+            "Slice",
+            "Gather",
+            "Expand",
+            "Tile",
+            "Neg",
+        ),
+        0,
+    ),
+    "DequantizeLinear": 1,
+}
+CHUNK = 1 << 22  # elements of a weight that are looked at together
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights of a model; each is read at most once per exponent."""
+
+    flow: Flow
+    folder: Path | None
+    losses: dict[tuple[Tensor, int], int] = field(default_factory=dict)
+    zeros: dict[Tensor, bool] = field(default_factory=dict)
+    ranges: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
+    roots: dict[Tensor, Tensor | None] = field(default_factory=dict)
+    readers: dict[Tensor, tuple[Use | None, ...]] = field(default_factory=dict)
+
+    def root(self, tensor: Tensor) -> Tensor | None:
+        """The initializer or Constant that may be divided in place of a constant tensor."""
+        if tensor not in self.roots:
+            self.roots[tensor] = self._root(tensor)
+        return self.roots[tensor]
+
+    def _root(self, tensor: Tensor) -> Tensor | None:
+        flow = self.flow
+        while tensor not in flow.data:
+            if tensor not in flow.constants or tensor not in flow.makers:
+                return None
+            path, index, _ = flow.makers[tensor]
+            op = known_op(flow.node(path, index))
+            source = flow.read(Use(path, index, CHAIN[op])) if op in CHAIN else None
+            if source is None:
+                return None
+            tensor = source
+        fits = flow.data[tensor].data_type in FLOATS and tensor not in flow.overridable
+        return tensor if fits else None
+
+    def uses(self, root: Tensor) -> tuple[Use | None, ...]:
+        """Every read of a weight, behind its chain; None for one that no relation can cover."""
+        if root not in self.readers:
+            self.readers[root] = tuple(self._uses(root))
+        return self.readers[root]
+
+    def _uses(self, tensor: Tensor) -> list[Use | None]:
+        flow = self.flow
+        found: list[Use | None] = []
+        if any(
+            tensor == flow.tensor(path, o.name)
+            for path, scope in flow.scopes.items()
+            for o in scope.proto.output
+        ):
+            found.append(None)
+        for use in flow.uses.get(tensor, ()):
+            node = flow.node(use.path, use.node)
+            out = Tensor(use.path, node.output[0]) if node.output else None
+            if out in flow.constants and out is not None:
+                linked = CHAIN.get(known_op(node)) == use.position
+                found += self._uses(out) if linked else [None]
+            else:
+                found.append(use)
+        return found
+
+    def is_vector(self, tensor: Tensor) -> bool:
+        """Whether a constant tensor has at most one dimension that counts, and that is known."""
+        flow = self.flow
+        shape: tuple[int, ...] | None = None
+        if tensor in flow.data:
+            shape = tuple(flow.data[tensor].dims)
+        elif tensor in flow.makers:
+            known = flow.scopes[tensor.path].graph.tensors()[tensor.name].shape
+            if known is not None and all(isinstance(d, int) and d >= 0 for d in known):
+                shape = tuple(known)
+            elif (root := self.root(tensor)) is not None:
+                shape = tuple(flow.data[root].dims)
+        return shape is not None and math.prod(shape) == max(shape, default=1)
+
+    def bytes(self, root: Tensor) -> int:
+        proto = self.flow.data[root]
+        itemsize = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)).itemsize
+        return int(math.prod(proto.dims) * itemsize)
+
+    def read(self, root: Tensor) -> Array:
+        return read_tensor(self.flow.data[root], self.folder)
+
+    def loss(self, root: Tensor, exponent: int) -> int:
+        """How many elements of a weight are no longer exact when divided by 2^exponent."""
+        key = (root, exponent)
+        if key not in self.losses:
+            values = self.read(root)
+            if root not in self.ranges:
+                self.ranges[root] = range_of(values)
+            least, most = self.ranges[root]
+            limits = ml_dtypes.finfo(values.dtype)  # type: ignore[no-untyped-call]
+            normal = least >= math.ldexp(float(limits.smallest_normal), exponent)
+            exact = normal and most <= math.ldexp(float(limits.max), min(exponent, 0))
+            self.losses[key] = 0 if exact else lost_elements(values, exponent)
+        return self.losses[key]
+
+    def is_zero(self, root: Tensor) -> bool:
+        """Whether a vector holds zeros and infinities alone, which nothing divides."""
+        if root not in self.zeros:
+            self.zeros[root] = False
+            if self.is_vector(root):
+                values = np.asarray(self.read(root)).astype(np.float64)
+                self.zeros[root] = bool(np.all((values == 0) | ~np.isfinite(values)))
+        return self.zeros[root]
+
+
+def divided(values: Array, exponent: int) -> Array:
+    """Values / 2^exponent in their own element type, rounded where that is not exact."""
+    if values.dtype in (np.float32, np.float64):
+        with np.errstate(over="ignore", under="ignore"):
+            return np.asarray(np.ldexp(values, -exponent))
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(np.ldexp(values.astype(np.float32), -exponent).astype(values.dtype))
+
+
+def range_of(values: Array) -> tuple[float, float]:
+    """The smallest and the largest absolute value that is finite and not 0; (inf, 0) for none."""
+    least, most = math.inf, 0.0
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        part = np.abs(flat[start : start + CHUNK])
+        if part.dtype.itemsize < 4:
+            part = part.astype(np.float32)
+        part = part[(part > 0) & np.isfinite(part)]
+        if part.size:
+            least, most = min(least, float(part.min())), max(most, float(part.max()))
+    return least, most
+
+
+def lost_elements(values: Array, exponent: int) -> int:
+    """How many elements change when an array is divided by 2^exponent, against FP64."""
+    count, flat = 0, values.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        part = flat[start : start + CHUNK]
+        exact = part.astype(np.float64)
+        back = np.ldexp(divided(part, exponent).astype(np.float64), exponent)
+        count += int(np.count_nonzero((back != exact) & np.isfinite(exact)))
+    return count

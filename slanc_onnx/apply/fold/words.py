@@ -1,0 +1,110 @@
+"""What folding does to each scale group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slanc_onnx.apply.fold.choose import Chosen
+from slanc_onnx.apply.fold.groups import outputs
+from slanc_onnx.apply.fold.solve import mismatches
+from slanc_onnx.apply.fold.weights import Weights
+from slanc_onnx.graph import Tensor, Use
+from slanc_onnx.ops import Relation
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class FoldedGroup:
+    """A scale group that holds norms.
+
+    Attributes:
+        sigma: What all its tensors are divided by.
+        tensors: How many they are.
+        folded: The norms with this scale.
+        divided: The norms that keep a Div, because this scale does not serve them.
+        enters: Where what enters is divided: a weight and its place, or a node.
+        leaves: Where what leaves is multiplied, norms apart.
+    """
+
+    sigma: float
+    tensors: int
+    folded: tuple[str, ...]
+    divided: tuple[str, ...]
+    enters: tuple[str, ...]
+    leaves: tuple[str, ...]
+
+
+def folded_groups(chosen: Chosen, weights: Weights) -> tuple[FoldedGroup, ...]:
+    """The groups that hold norms, in the order of their first norm."""
+    parts = chosen.parts
+    order = dict.fromkeys(s.group for s in parts.sites if s.group is not None)
+    enters: dict[int, list[str]] = {group: [] for group in order}
+    leaves: dict[int, list[str]] = {group: [] for group in order}
+    for tie in parts.relations:
+        made = outputs(parts.flow, tie)
+        inside = parts.of_output[made[0]] if made and tie.kind != "absorb" else None
+        read = [parts.of_use[tie.use(p)] for p in tie.terms]
+        if inside in enters and (tie.kind == "product" or tie.addends):
+            enters[inside].append(_place(chosen, weights, tie))
+        for group in read:
+            if group in leaves and tie.kind != "join" and group != inside:
+                leaves[group].append(_place(chosen, weights, tie))
+    cuts = mismatches(parts, chosen.solved.produced, chosen.solved.needed)
+    for (tensor, path, _), uses in cuts.items():
+        read_in = {parts.of_use[u] for u in uses if u in parts.of_use}
+        norms = {u for site in parts.sites for u in site.uses}
+        source = parts.of_output.get(tensor) if tensor.path == path else None
+        for group in read_in & enters.keys():
+            if source != group and any(u not in norms for u in uses):
+                enters[group].append(f"one node after {tensor.name}")
+        if source in leaves and not any(u in norms for u in uses):
+            leaves[source].append(f"one node after {tensor.name}")
+    return tuple(
+        FoldedGroup(
+            2.0 ** chosen.groups[group],
+            parts.sizes[group],
+            tuple(_names(chosen, group, inside=True)),
+            tuple(_names(chosen, group, inside=False)),
+            tuple(enters[group]),
+            tuple(leaves[group]),
+        )
+        for group in order
+    )
+
+
+def _names(chosen: Chosen, group: int, *, inside: bool) -> Iterator[str]:
+    for site in chosen.parts.sites:
+        same = chosen.norms[site.norm.name] == chosen.groups[group]
+        if site.group == group and same == inside:
+            yield site.norm.name
+
+
+def _place(chosen: Chosen, weights: Weights, tie: Relation) -> str:
+    """The weights of a relation that are divided, or the node with the ones that are not."""
+    solved, flow = chosen.solved, chosen.parts.flow
+    found = []
+    for position in tie.constants:
+        use = tie.use(position)
+        tensor = flow.read(use)
+        root = None if tensor is None else weights.root(tensor)
+        if root in solved.divided and root is not None:
+            found.append(_factor(root.name, solved.divided[root]))
+        elif tensor is not None and (use in solved.copied or use in solved.cut):
+            found.append(_copied(tensor, use, chosen))
+    node = flow.node(tie.path, tie.node)
+    return ", ".join(found) or f"{node.op_type} {node.name or node.output[0]}"
+
+
+def _copied(tensor: Tensor, use: Use, chosen: Chosen) -> str:
+    solved = chosen.solved
+    if use in solved.copied:
+        return f"a copy of {_factor(tensor.name, solved.copied[use])}"
+    return f"one node: {_factor(tensor.name, solved.cut[use])}"
+
+
+def _factor(name: str, exponent: int) -> str:
+    return f"{name} / {2.0**exponent:g}" if exponent > 0 else f"{name} * {2.0**-exponent:g}"

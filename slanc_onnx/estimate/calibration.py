@@ -1,0 +1,72 @@
+"""Calibrate: the alternative to a static scale, which takes it from the user's own data.
+
+The paper names it as what SLaNC is measured against (section 3.1, dynamic calibration): run the
+model over a data set, keep each norm's median and largest sum of squares, and place the scale by
+these two. Here both go through the same placement as the static figures (`window.py`),
+
+    max / largest  <=  s^2  <=  median / (d * smallest normal),
+
+so that a comparison shows where the figures come from and nothing else. It holds for rows like
+those that were seen: no allowance is made for larger ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from slanc_onnx.estimate.estimate import Estimate
+from slanc_onnx.graph import Array
+from slanc_onnx.norms import Norm
+from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.run import Feeds, watch
+
+
+def calibrate(
+    model: onnx.ModelProto,
+    norms: Sequence[Norm],
+    feeds: Sequence[Feeds],
+    folder: Path | None,
+    progress: Progress = no_progress,
+) -> dict[str, Estimate]:
+    """Estimates by norm name from the rows of these inputs, for the norms that they reach.
+
+    Args:
+        model: The original model.
+        norms: Its norms.
+        feeds: The data set: inputs by name, one dict per run.
+        folder: Where its external data lies.
+        progress: Called with the share of the runs that are done.
+
+    Raises:
+        CannotRun: ONNX Runtime cannot run the model on these inputs.
+    """
+    rows: dict[str, list[Array]] = {}
+    lengths: dict[str, int] = {}
+    for i, seen in enumerate(watch(model, norms, feeds, folder)):
+        for name, sums in seen.sums.items():
+            rows.setdefault(name, []).append(sums.reshape(-1))
+        lengths.update(seen.lengths)
+        progress("calibrating", (i + 1) / len(feeds))
+    widths = {norm.name: lengths.get(norm.name) or norm.width for norm in norms}
+    found = {name: from_data(np.concatenate(parts), widths[name]) for name, parts in rows.items()}
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+
+def from_data(sums: Array, width: int | None = None) -> Estimate | None:
+    """Median and maximum as `typical` and `upper`; None where no row is finite and above zero.
+
+    Args:
+        sums: Sums of squares of the rows of a data set, shape [rows].
+        width: Elements per row, where it is known.
+    """
+    usable = sums[np.isfinite(sums) & (sums > 0)].astype(np.float64)
+    if not usable.size:
+        return None
+    largest = float(usable.max())
+    return Estimate(
+        float(np.median(usable)), largest, float(usable.min()), "calibrated", width, largest
+    )

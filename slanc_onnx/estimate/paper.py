@@ -1,0 +1,337 @@
+"""The paper's scale: the Frobenius norm of the map from the norms that feed a norm to its input.
+
+Equations 5, 8 and 10 of arXiv 2410.10553 are three readings of one rule: an activation F counts as
+the identity (|F(z)| <= |z|), a gate as the spectral norm of its map, a softmax as the identity
+(its rows are convex weights), additive constants as nothing. Terms from one source add as maps,
+terms from different sources in quadrature. In a pre-LN network the residual is the input r of an
+earlier norm, collinear with that norm's x:  r = (|r| / sqrt d) x,  with |r| as predicted there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+
+from slanc_onnx.estimate.chain import Chain
+from slanc_onnx.estimate.estimate import Estimate
+from slanc_onnx.graph import Array
+from slanc_onnx.norms import Norm
+from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.trace import (
+    Alternatives,
+    Apply,
+    Convolution,
+    Embedding,
+    Experts,
+    Expr,
+    Input,
+    Join,
+    Known,
+    Linear,
+    Mix,
+    Normalised,
+    Opaque,
+    Pick,
+    Pooled,
+    Product,
+    Select,
+    Shares,
+    Sum,
+    Trace,
+    constant_values,
+    is_nonlinear,
+    value_range,
+    walk,
+)
+from slanc_onnx.weights import read_once
+
+EXACT_WIDTH = 1024  # wider sources are sampled with random signs instead of the identity
+SIGNS, SEED = 96, 0
+GRAM_WIDTH = 2048  # spectral norms of larger maps come from a Krylov space
+VECTORS, STEPS = 8, 8  # of that space
+TABLE_CHUNK = 8192
+
+
+@np.errstate(all="ignore")  # figures that are not finite are found and reported
+def paper_estimates(
+    trace: Trace,
+    norms: Sequence[Norm],
+    progress: Progress = no_progress,
+    executor: Executor | None = None,
+) -> tuple[dict[str, Estimate], dict[str, str]]:
+    """s^2 = |M|_F^2 by norm name, as both figures of an estimate; and the norms without one, why.
+
+    Args:
+        trace: What lies between the norms.
+        norms: In topological order.
+        progress: Called with the share of the norms that are done.
+        executor: What works on blocks of large matrices; None for this thread.
+    """
+    estimates: dict[str, Estimate] = {}
+    reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
+    residuals: dict[int, tuple[Normalised, float, float]] = {}
+    known = {
+        e.norm: e
+        for expr in trace.inputs.values()
+        for e in walk(expr, lambda e: False)
+        if isinstance(e, Normalised)
+    }
+    for i, norm in enumerate(norms):
+        expr = trace.inputs.get(norm.name)
+        if expr is None:
+            reasons.setdefault(norm.name, "the trace did not reach it")
+            continue
+        try:
+            reading = _Isotropic(residuals, executor)
+            square = reading.expected_square(expr)
+        except _Unreadable as error:
+            reasons[norm.name] = str(error)
+            continue
+        except ValueError as error:  # rows of different lengths, say
+            reasons[norm.name] = f"its input is no linear map of earlier norms ({error})"
+            continue
+        if not (math.isfinite(square) and square > 0):
+            reasons[norm.name] = f"the predicted sum of squares is {square:g}"
+            continue
+        spread = math.hypot(reading.error / square, reading.inherited)
+        estimates[norm.name] = Estimate(square, square, square, "paper", error=spread)
+        if norm.name in known:
+            residuals.setdefault(expr.serial, (known[norm.name], math.sqrt(square), spread))
+        progress("reading weights", (i + 1) / len(norms))
+    return estimates, reasons
+
+
+class _Unreadable(Exception):
+    pass
+
+
+def _sampling_error(images: Sequence[Array]) -> float:
+    """Standard error of the sum of squares of sampled rows, which is SIGNS times their mean."""
+    each = np.concatenate([np.sum(image.astype(np.float64) ** 2, axis=1) for image in images])
+    return math.sqrt(len(each)) * float(np.std(each, ddof=1)) if len(each) > 1 else 0.0
+
+
+class _Isotropic:
+    """Applies an expression, read as a linear map, to rows at one of its sources.
+
+    `residuals`: for the input of an earlier norm (by serial), that norm's x, the input's predicted
+    length, and the standard error of its square. `error` is that of what `expected_square` gives.
+    """
+
+    def __init__(
+        self,
+        residuals: dict[int, tuple[Normalised, float, float]],
+        executor: Executor | None = None,
+    ) -> None:
+        self.residuals, self.executor = residuals, executor
+        self.error, self.inherited = 0.0, 0.0
+        self.source: Expr | None = None
+        self.rows: Array = np.zeros((0, 0))
+        self.cache: dict[int, Array | None] = {}
+
+    def expected_square(self, expr: Expr) -> float:
+        """E |row|^2 over all sources: squared Frobenius norms, in quadrature."""
+        if isinstance(expr, Alternatives):  # heads: the mean over the groups
+            parts = zip(expr.kinds, expr.shares, strict=True)
+            return sum(share * self.expected_square(kind) for kind, share in parts)
+        if isinstance(expr, Pooled):
+            return expr.positions * self.expected_square(expr.x)
+        total = 0.0
+        for source in self._sources(expr):
+            if isinstance(source, Opaque):
+                raise _Unreadable(f"the trace stopped at {source.op} ({source.tensor})")
+            images = self._images(expr, source)
+            total += sum(float(np.sum(image.astype(np.float64) ** 2)) for image in images)
+            if not isinstance(source, Embedding) and source.channels > EXACT_WIDTH:
+                self.error = math.hypot(self.error, _sampling_error(images))
+        return total
+
+    def _sources(self, expr: Expr) -> list[Expr]:
+        kinds = (Normalised, Embedding, Input, Opaque)
+        found: dict[int, Expr] = {}
+        for e in walk(expr, lambda e: isinstance(e, kinds) or e.serial in self.residuals):
+            if e.serial in self.residuals:
+                x = self.residuals[e.serial][0]
+                found[x.serial] = x
+                self.inherited = math.hypot(self.inherited, self.residuals[e.serial][2])
+            elif isinstance(e, kinds):
+                found[e.serial] = e
+        return list(found.values())
+
+    def _images(self, expr: Expr, source: Expr) -> list[Array]:
+        """The expression's rows for rows at `source` whose squares add up to its expectation."""
+        images = []
+        for rows in _unit_rows(source):
+            image = self._apply(expr, source, rows)
+            if image is not None:
+                images.append(image)
+        return images
+
+    def _apply(self, expr: Expr, source: Expr, rows: Array) -> Array | None:
+        self.source, self.rows, self.cache = source, rows, {}
+        return self.image(expr)
+
+    def image(self, expr: Expr) -> Array | None:
+        """Rows of the expression, None where it does not depend on the source."""
+        if expr.serial not in self.cache:
+            self.cache[expr.serial] = self._image(expr)
+        return self.cache[expr.serial]
+
+    def _image(self, expr: Expr) -> Array | None:
+        if expr is self.source:
+            return self.rows
+        residual = self.residuals.get(expr.serial)
+        if residual is not None:
+            norm, length, _ = residual
+            return self.rows * (length / math.sqrt(norm.channels)) if norm is self.source else None
+        match expr:
+            case Known() | Shares() | Normalised() | Embedding() | Input() | Opaque():
+                return None
+            case Linear():
+                x = self.image(expr.x)
+                return None if x is None else self._multiplied(x, expr)
+            case Apply(function="ReduceSum"):
+                raise _Unreadable("it depends on a sum over channels")
+            case Mix() | Apply() | Pooled():
+                return self.image(expr.x)
+            case Select():
+                images = [self.image(expr.a), self.image(expr.b)]
+                return next((image for image in images if image is not None), None)
+            case Sum():
+                a, b = self.image(expr.a), self.image(expr.b)
+                return b if a is None else a if b is None else a + b
+            case Product():
+                return self._product(expr)
+            case Pick():
+                x = self.image(expr.x)
+                return None if x is None else x[:, expr.index] if x.shape[1] > 1 else x
+            case Join():
+                return self._join(expr)
+            case Convolution():
+                return self._convolution(expr)
+            case Experts():
+                x = self.image(expr.x)
+                stack = expr.weight.read().astype(np.float64)
+                return None if x is None else np.sqrt(np.mean((x @ stack) ** 2, axis=0))
+            case Alternatives():
+                return self.image(expr.kinds[int(np.argmax(expr.shares))])
+        raise TypeError(f"no linear reading of {type(expr).__name__}")
+
+    def _multiplied(self, x: Array, expr: Linear) -> Array:
+        """In FP64 where the source is exact, in FP32 where it is sampled."""
+        rows = x.astype(self.rows.dtype, copy=False)
+        product, _ = read_once(expr.weight.blocks(), rows, None, self.executor)
+        assert product is not None
+        return product
+
+    def _product(self, expr: Product) -> Array | None:
+        for constant, other in ((expr.a, expr.b), (expr.b, expr.a)):
+            values = constant_values(constant)
+            if values is not None:  # gamma, a scalar
+                image = self.image(other)
+                return None if image is None else image * values
+        for factor, other in ((expr.a, expr.b), (expr.b, expr.a)):
+            bounds = value_range(factor)
+            if bounds is not None:  # an activation written out: z times a factor in [lo, hi]
+                image = self.image(other)
+                return None if image is None else image * max(abs(bounds[0]), abs(bounds[1]))
+        gate, value = (expr.a, expr.b) if is_nonlinear(expr.a) else (expr.b, expr.a)
+        image = self.image(value)
+        if image is None:
+            return None
+        return image * self._gate_norm(gate)
+
+    def _gate_norm(self, gate: Expr) -> float:
+        """The spectral norm of the gate's map (equation 8), over its sources in quadrature."""
+        inner = _Isotropic(self.residuals, self.executor)
+        square = 0.0
+        for source in inner._sources(gate):
+            if isinstance(source, (Opaque, Embedding)):
+                square += sum(float(np.sum(i**2)) for i in inner._images(gate, source))
+                continue
+            if source.channels > EXACT_WIDTH:
+                square += self._spectral_norm_of_chain(gate, source) ** 2
+                continue
+            identity = np.eye(source.channels)
+            image = inner._apply(gate, source, identity)
+            square += 0.0 if image is None else spectral_norm(image) ** 2
+        return math.sqrt(square)
+
+    def _spectral_norm_of_chain(self, gate: Expr, source: Expr) -> float:
+        """Of a wide map: of its one matrix between diagonals, or of its image of the identity."""
+        chain = Chain.of(gate, source)
+        if chain is not None:
+            return spectral_norm(chain.matrix())
+        image = _Isotropic(self.residuals, self.executor)._apply(
+            gate, source, np.eye(source.channels, dtype=np.float32)
+        )
+        return 0.0 if image is None else spectral_norm(image)
+
+    def _join(self, expr: Join) -> Array | None:
+        pieces = [self.image(piece) for piece in expr.pieces]
+        if all(piece is None for piece in pieces):
+            return None
+        filled = [
+            np.zeros((len(self.rows), e.channels)) if piece is None else piece
+            for e, piece in zip(expr.pieces, pieces, strict=True)
+        ]
+        return np.concatenate(filled, axis=1)
+
+    def _convolution(self, expr: Convolution) -> Array | None:
+        """Taps read independent positions: their squares add up."""
+        x = self.image(expr.x)
+        if x is None:
+            return None
+        weight = np.asarray(expr.weight.read(), dtype=np.float64)
+        grouped = x.reshape(len(x), expr.groups, -1)
+        square = np.zeros((len(x), expr.channels))
+        for tap in range(weight.shape[2]):
+            kernel = weight[:, :, tap].reshape(expr.groups, -1, weight.shape[1])
+            square += np.einsum("ngi,goi->ngo", grouped, kernel).reshape(len(x), -1) ** 2
+        return np.sqrt(square)
+
+
+def _unit_rows(source: Expr) -> list[Array]:
+    """Rows whose images' squares add up to E |image|^2: the identity, signs, or a whole table."""
+    if isinstance(source, Embedding):
+        count = source.table.shape[0]
+        starts = range(0, count, TABLE_CHUNK)
+        return [
+            source.table.rows(np.arange(s, min(s + TABLE_CHUNK, count))).astype(np.float64)
+            / math.sqrt(count)
+            for s in starts
+        ]
+    width = source.channels
+    if width <= EXACT_WIDTH:
+        return [np.eye(width)]
+    signs = np.random.default_rng(SEED).choice((-1.0, 1.0), size=(SIGNS, width))
+    return [(signs / math.sqrt(SIGNS)).astype(np.float32)]
+
+
+def spectral_norm(matrix: Array) -> float:
+    """Largest singular value: of the smaller Gram matrix in FP64, or of a projection if large.
+
+    The projection is on the block Krylov space of `VECTORS` random vectors and `STEPS` steps (Musco
+    and Musco, "Randomized block Krylov methods for stronger and faster approximate singular value
+    decomposition", 2015, algorithm 2), in the precision of the matrix. It comes from below.
+    """
+    if not np.isfinite(matrix).all():
+        return math.inf
+    if matrix.shape[0] > matrix.shape[1]:
+        matrix = matrix.T
+    if matrix.shape[0] <= GRAM_WIDTH:
+        matrix = matrix.astype(np.float64)
+        return math.sqrt(max(float(np.linalg.eigvalsh(matrix @ matrix.T)[-1]), 0.0))
+    rng = np.random.default_rng(SEED)
+    start = rng.standard_normal((matrix.shape[0], min(VECTORS, matrix.shape[0])))
+    vectors, _ = np.linalg.qr(start.astype(matrix.dtype))
+    space = [vectors]
+    for _ in range(STEPS):
+        vectors, _ = np.linalg.qr(matrix @ (vectors.T @ matrix).T)
+        space.append(vectors)
+    basis, _ = np.linalg.qr(np.concatenate(space, axis=1).astype(np.float64))
+    projected = basis.T.astype(matrix.dtype) @ matrix
+    return float(np.linalg.norm(projected.astype(np.float64), 2))

@@ -1,0 +1,327 @@
+"""Estimate from the weights alone: sample rows carried through the expressions.
+
+Rows start as the model's own embedding rows, so that each channel has the second moment that the
+table gives it, and go through the real arithmetic: gamma, activations, gates, norms. Where the
+graph mixes positions, a row becomes a sparse random combination of those before it in its
+sequence. Sequences of length one need no such assumption: there a softmax has one entry, and the
+row is exactly what the model computes for a first token, which is where massive activations are
+born.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from slanc_onnx.estimate.activations import apply_function
+from slanc_onnx.estimate.estimate import TYPICAL_QUANTILE, Estimate, from_rows
+from slanc_onnx.estimate.multiply import Multiply, product_of
+from slanc_onnx.graph import Array
+from slanc_onnx.norms import Norm
+from slanc_onnx.progress import Meter, Progress, no_progress
+from slanc_onnx.run import random_ids
+from slanc_onnx.trace import (
+    Alternatives,
+    Apply,
+    Convolution,
+    Embedding,
+    Experts,
+    Expr,
+    Input,
+    Join,
+    Known,
+    Linear,
+    Mix,
+    Normalised,
+    Opaque,
+    Pick,
+    Pooled,
+    Product,
+    Select,
+    Shares,
+    Sum,
+    Trace,
+    Weight,
+    walk,
+)
+
+SEED = 0
+# Rows in all, for models whose weights make a row cost little; fewer for large ones.
+SINGLES, SEQUENCES, LENGTH = 256, 16, 16
+SPARSITY = 0.3
+MOST_OPERATIONS = 3e11
+POOLS = 16  # samples of a norm whose rows run over positions
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which rows belong together: single tokens first, then sequences of equal length."""
+
+    singles: int
+    sequences: int
+    length: int
+
+    @property
+    def rows(self) -> int:
+        return self.singles + self.sequences * self.length
+
+    def mixed(self, x: Array, rng: np.random.Generator) -> Array:
+        """Each row becomes a random convex combination of itself and the earlier ones.
+
+        The shares are those of attention that has learned: few positions take most (Dirichlet
+        with concentration `SPARSITY`). Even shares would average every row to the same.
+        """
+        rest = x[self.singles :].reshape(self.sequences, self.length, -1)
+        shares = rng.gamma(SPARSITY, size=(self.sequences, self.length, self.length)) + 1e-12
+        shares *= np.tri(self.length)
+        shares /= shares.sum(axis=2, keepdims=True)
+        means: Array = shares.astype(np.float32) @ rest
+        return np.concatenate([x[: self.singles], means.reshape(-1, x.shape[1])])
+
+    def draw(self, embedding: Embedding) -> Array:
+        """Row numbers of a table: random ids, the probe's for the singles; or positions."""
+        rows = embedding.table.shape[0]
+        if embedding.first is not None:
+            single = np.full(self.singles, embedding.first)
+            rest = embedding.first + np.tile(np.arange(self.length), self.sequences)
+            return np.asarray(np.minimum(np.concatenate([single, rest]), rows - 1))
+        single = random_ids(rows, (self.singles, 1))
+        rest = random_ids(rows, (self.sequences, self.length))
+        return np.concatenate([single.reshape(-1), rest.reshape(-1)])
+
+    def ordinary(self, sums: Array) -> Array:
+        """Those of rows in the second half of a sequence."""
+        in_sequences = sums[self.singles :].reshape(self.sequences, self.length)
+        return np.asarray(in_sequences[:, self.length // 2 :].reshape(-1))
+
+
+@np.errstate(all="ignore")  # rows that are not finite are found and reported
+def estimate_from_rows(
+    trace: Trace,
+    norms: Sequence[Norm],
+    progress: Progress = no_progress,
+    multiply: Multiply = product_of,
+) -> tuple[dict[str, Estimate], dict[str, str]]:
+    """Estimates by norm name, and for the norms without one the reason.
+
+    Args:
+        trace: What lies between the norms.
+        norms: The norms to estimate.
+        multiply: Gives rows times the matrix of an expression.
+        progress: Called with the share of the weights that is read.
+    """
+    wanted, assumed, reasons = _readable(trace, norms)
+    if not wanted:
+        return {}, reasons
+    order, last_use = _schedule(list(wanted.values()))
+    layout = _layout(order)
+    rng = np.random.default_rng(SEED)
+    by_name = {norm.name: norm for norm in norms}
+    by_serial: dict[int, list[str]] = {}
+    for name, expr in wanted.items():
+        by_serial.setdefault(expr.serial, []).append(name)
+
+    matrices = {e.serial: e.weight.nbytes for e in order if isinstance(e, Linear)}
+    meter = Meter("reading weights", sum(matrices.values()), progress)
+    rows: dict[int, Array] = {}
+    estimates: dict[str, Estimate] = {}
+    for expr in order:
+        if isinstance(expr, Linear):
+            rows[expr.serial] = multiply(expr, rows[expr.x.serial])
+            meter.add(expr.weight.nbytes)
+        else:
+            rows[expr.serial] = _evaluate(expr, rows, layout, rng)
+        for name in by_serial.get(expr.serial, ()):
+            found = _estimate(expr, rows, layout, by_name[name].sums_centred)
+            if found is None:
+                reasons[name] = "its rows are not finite or zero"
+            else:
+                estimates[name] = replace(found, assumes=assumed.get(name, ""))
+        for serial in last_use.get(expr.serial, ()):
+            rows.pop(serial, None)
+    return estimates, reasons
+
+
+def stored_matrices(trace: Trace, norms: Sequence[Norm]) -> set[str]:
+    """The names of the weights that `estimate_from_rows` multiplies with, whole."""
+    wanted, _, _ = _readable(trace, norms)
+    order, _ = _schedule(list(wanted.values()))
+    linear = (e.weight for e in order if isinstance(e, Linear))
+    return {weight.name for weight in linear if weight.stored is not None}
+
+
+def _readable(
+    trace: Trace, norms: Sequence[Norm]
+) -> tuple[dict[str, Expr], dict[str, str], dict[str, str]]:
+    """By norm name: the expressions, what is assumed of some, and why others cannot be read."""
+    reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
+    wanted: dict[str, Expr] = {}
+    assumed: dict[str, str] = {}
+    for norm in norms:
+        expr = trace.inputs.get(norm.name)
+        if expr is None:
+            reasons.setdefault(norm.name, "the trace did not reach it")
+            continue
+        unread = [e for e in walk(expr, _starts_anew) if isinstance(e, Opaque)]
+        unknown = next((e for e in unread if not e.reads), None)
+        if unknown is not None:
+            reasons[norm.name] = f"the trace stopped at {unknown.op} ({unknown.tensor})"
+            continue
+        wanted[norm.name] = expr
+        if unread:
+            names = dict.fromkeys(f"{e.op} ({e.tensor})" for e in unread)
+            assumed[norm.name] = f"assumes that the size of what {', '.join(names)} reads is kept"
+    return wanted, assumed, reasons
+
+
+def _starts_anew(expr: Expr) -> bool:
+    return isinstance(expr, Normalised)
+
+
+def _schedule(targets: Sequence[Expr]) -> tuple[list[Expr], dict[int, list[int]]]:
+    """The expressions in the order to evaluate, and after which one a part is no longer needed."""
+    alive: dict[int, Expr] = {}
+    for target in targets:
+        for expr in list(walk(target, lambda e: e.serial in alive)):
+            alive[expr.serial] = expr
+    order = [alive[serial] for serial in sorted(alive)]
+    last: dict[int, int] = {}
+    for expr in order:
+        for part in (*expr.parts, expr):
+            last[part.serial] = expr.serial
+    uses: dict[int, list[int]] = {}
+    for serial, by in last.items():
+        uses.setdefault(by, []).append(serial)
+    return order, uses
+
+
+def _layout(order: Sequence[Expr]) -> _Layout:
+    cost = sum(2 * math.prod(e.weight.shape) for e in order if isinstance(e, Linear))
+    share = min(1.0, MOST_OPERATIONS / max(cost, 1) / (SINGLES + SEQUENCES * LENGTH))
+    if int(SEQUENCES * share) < 2:  # the fewest: more would cost more than reading the weights
+        return _Layout(32, 2, LENGTH // 2)
+    return _Layout(max(32, int(SINGLES * share)), int(SEQUENCES * share), LENGTH)
+
+
+def _estimate(
+    expr: Expr, rows: dict[int, Array], layout: _Layout, centred: bool
+) -> Estimate | None:
+    kinds = expr.kinds if isinstance(expr, Alternatives) else (expr,)
+    singles, others = [], []
+    for kind in kinds:
+        if isinstance(kind, Pooled):
+            others.append(_pooled_sums(kind, rows[kind.serial], centred))
+            continue
+        sums = sums_of_squares(rows[kind.serial], centred)
+        singles.append(sums[: layout.singles])
+        others.append(layout.ordinary(sums))
+    ordinary, exact = np.concatenate(others), np.concatenate(singles or [np.zeros(0)])
+    # Mixing is an assumption, and its outliers are not the model's: the exact rows have those.
+    within = ordinary[ordinary <= np.quantile(ordinary, 1 - TYPICAL_QUANTILE)]
+    width = kinds[0].channels
+    if isinstance(kinds[0], Pooled):
+        within, width = ordinary, width * kinds[0].positions
+    return from_rows(within, exact, "weights", width)
+
+
+def _pooled_sums(expr: Pooled, x: Array, centred: bool) -> Array:
+    """Of rows that run over many positions, each made of the sample rows of one part."""
+    pieces = np.stack(np.array_split(x[: len(x) // POOLS * POOLS], POOLS)).astype(np.float64)
+    flat = pieces.reshape(POOLS, -1)
+    if centred:
+        flat = flat - flat.mean(axis=1, keepdims=True)
+    return np.asarray(np.mean(flat * flat, axis=1) * (expr.channels * expr.positions))
+
+
+def sums_of_squares(x: Array, centred: bool) -> Array:
+    """Of each row, FP64, shape [rows]; after subtracting the row's mean for a LayerNorm."""
+    x = x.astype(np.float64)
+    if centred:
+        x = x - x.mean(axis=1, keepdims=True)
+    return np.asarray(np.sum(x * x, axis=1))
+
+
+def _evaluate(
+    expr: Expr, rows: dict[int, Array], layout: _Layout, rng: np.random.Generator
+) -> Array:
+    """The sample rows of an expression, FP32, shape [rows, channels]."""
+    n = layout.rows
+    match expr:
+        case Embedding():
+            return expr.table.rows(layout.draw(expr))
+        case Input():
+            return rng.standard_normal((n, expr.channels), dtype=np.float32)
+        case Opaque():
+            noise = rng.standard_normal((n, expr.channels), dtype=np.float32)
+            sizes = [np.sqrt(np.mean(rows[e.serial] ** 2, axis=1)) for e in expr.reads]
+            return np.asarray(noise * np.max(sizes, axis=0)[:, None]) if sizes else noise
+        case Shares():  # so that a sum of `count` rows with these shares is like one of them
+            return np.full((n, 1), 1 / math.sqrt(expr.count), np.float32)
+        case Known():
+            values = np.asarray(expr.weight.read(), dtype=np.float32).reshape(1, -1)
+            return np.broadcast_to(values, (n, expr.channels))
+        case Normalised():
+            if isinstance(expr.input, Pooled):
+                whole = rows[expr.input.serial].reshape(1, -1)
+                return normalised(whole, expr.centred).reshape(n, -1)
+            return normalised(rows[expr.input.serial], expr.centred)
+        case Pooled():
+            return rows[expr.x.serial]
+        case Select():
+            chosen = rows[expr.condition.serial] > 0
+            return np.where(chosen, rows[expr.a.serial], rows[expr.b.serial])
+        case Experts():
+            return _through_experts(rows[expr.x.serial], expr.weight)
+        case Convolution():
+            return _convolve(expr, rows[expr.x.serial], layout)
+        case Sum():
+            return rows[expr.a.serial] + rows[expr.b.serial]
+        case Product():
+            return rows[expr.a.serial] * rows[expr.b.serial]
+        case Apply(function="ReduceSum"):
+            return np.asarray(rows[expr.x.serial].sum(axis=1, keepdims=True))
+        case Apply():
+            return apply_function(expr.function, rows[expr.x.serial], expr.parameters)
+        case Mix():
+            return layout.mixed(rows[expr.x.serial], rng)
+        case Pick():
+            return rows[expr.x.serial][:, expr.index]
+        case Join():
+            return np.concatenate([rows[p.serial] for p in expr.pieces], axis=1)
+        case Alternatives():
+            choice = rng.choice(len(expr.kinds), size=n, p=np.array(expr.shares))
+            stacked = np.stack([rows[k.serial] for k in expr.kinds])
+            return np.asarray(stacked[choice, np.arange(n)])
+    raise TypeError(f"no arithmetic for {type(expr).__name__}")
+
+
+def normalised(x: Array, centred: bool) -> Array:
+    """Rows scaled to length sqrt(channels), after subtracting their mean for a LayerNorm."""
+    x = x.astype(np.float32)
+    if centred:
+        x = x - x.mean(axis=1, keepdims=True)
+    square = np.mean(x.astype(np.float64) ** 2, axis=1, keepdims=True)
+    return np.asarray((x / np.sqrt(np.maximum(square, 1e-30))).astype(np.float32))
+
+
+def _convolve(expr: Convolution, x: Array, layout: _Layout) -> Array:
+    """Taps read rows at other positions: other sample rows stand for them."""
+    weight = np.asarray(expr.weight.read(), dtype=np.float32)  # [out, in / groups, taps]
+    total = np.zeros((layout.rows, expr.channels), np.float32)
+    for tap in range(weight.shape[2]):
+        shifted = np.roll(x, tap, axis=0).reshape(layout.rows, expr.groups, -1)
+        kernel = weight[:, :, tap].reshape(expr.groups, -1, weight.shape[1])
+        total += np.einsum("ngi,goi->ngo", shifted, kernel).reshape(layout.rows, -1)
+    return total
+
+
+def _through_experts(x: Array, stack: Weight) -> Array:
+    """Each row through one expert; which one depends on the row alone, so that layers agree."""
+    weights = np.asarray(stack.read(), dtype=np.float32)
+    result = np.empty((len(x), weights.shape[2]), np.float32)
+    for expert in range(len(weights)):
+        result[expert :: len(weights)] = x[expert :: len(weights)] @ weights[expert]
+    return result

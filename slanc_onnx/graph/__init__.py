@@ -1,0 +1,90 @@
+"""The file as it is: read, viewed as scopes, edited and written.
+
+Takes a path or a ModelProto, and gives the model without its external weights, its graphs as
+scopes of nodes and tensors, and single tensors on demand. What a later stage wants changed comes
+back as `Edits`, plain values that are patched into the ModelProto. Writing is atomic, and the data
+files of the input stay as they are.
+"""
+
+from slanc_onnx.graph.edits import (
+    Edits,
+    NewNode,
+    NodeAt,
+    add_constant,
+    apply_edits,
+    graph_at,
+    node_at,
+)
+from slanc_onnx.graph.facts import constant_made, dims, element_type, last_dim, product
+from slanc_onnx.graph.flow import FLOATS, Flow, Tensor, Use, known_op, read_flow, runtime_inputs
+from slanc_onnx.graph.inputs import InputSpec, input_specs
+from slanc_onnx.graph.load import (
+    PACKED,
+    Array,
+    all_tensors,
+    every_node,
+    external_location,
+    external_range,
+    float32_bytes,
+    load_model,
+    read_tensor,
+)
+from slanc_onnx.graph.own_data import OwnData
+from slanc_onnx.graph.save import check_output, save_model, write_atomically
+from slanc_onnx.graph.scope import (
+    DOMAINS,
+    SEE_THROUGH,
+    GraphPath,
+    Scope,
+    concrete_shapes,
+    is_quantised,
+    op_of,
+    read_graph,
+    see_through,
+)
+
+__all__ = [
+    "DOMAINS",
+    "FLOATS",
+    "PACKED",
+    "SEE_THROUGH",
+    "Array",
+    "Edits",
+    "Flow",
+    "GraphPath",
+    "InputSpec",
+    "NewNode",
+    "NodeAt",
+    "OwnData",
+    "Scope",
+    "Tensor",
+    "Use",
+    "add_constant",
+    "all_tensors",
+    "apply_edits",
+    "check_output",
+    "concrete_shapes",
+    "constant_made",
+    "dims",
+    "element_type",
+    "every_node",
+    "external_location",
+    "external_range",
+    "float32_bytes",
+    "graph_at",
+    "input_specs",
+    "is_quantised",
+    "known_op",
+    "last_dim",
+    "load_model",
+    "node_at",
+    "op_of",
+    "product",
+    "read_flow",
+    "read_graph",
+    "read_tensor",
+    "runtime_inputs",
+    "save_model",
+    "see_through",
+    "write_atomically",
+]

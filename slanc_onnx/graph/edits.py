@@ -1,0 +1,106 @@
+"""Edits of a model, as plain values, and how they are patched into the ModelProto."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import onnx
+from onnx import AttributeProto, helper, numpy_helper
+
+from slanc_onnx.graph.load import Array
+from slanc_onnx.graph.scope import GraphPath
+
+
+class NodeAt(NamedTuple):
+    """A node of the model as it was found: its graph and its index there."""
+
+    path: GraphPath
+    node: int
+
+
+class NewNode(NamedTuple):
+    """A Div or Mul of a tensor and a constant, to be inserted before the node now at `before`."""
+
+    before: NodeAt
+    op: str
+    inputs: tuple[str, str]
+    output: str
+    name: str
+    metadata: dict[str, str]
+
+
+@dataclass
+class Edits:
+    """What scaling changes, in plain values; `apply_edits` says in which order.
+
+    Attributes:
+        constants: New rank-0 initializers of the main graph, which every subgraph can read.
+        nodes: New nodes; those with the same place in this order.
+        inputs: What a node reads from now on, by node and position.
+        outputs: What a node's output is called from now on, by node and position.
+        epsilons: The epsilon attribute of fused norms.
+        stamps: The scale and the norm's name, as metadata on a node, where nothing is inserted.
+    """
+
+    constants: dict[str, Array] = field(default_factory=dict)
+    nodes: list[NewNode] = field(default_factory=list)
+    inputs: dict[tuple[NodeAt, int], str] = field(default_factory=dict)
+    outputs: dict[tuple[NodeAt, int], str] = field(default_factory=dict)
+    epsilons: dict[NodeAt, float] = field(default_factory=dict)
+    stamps: dict[NodeAt, dict[str, str]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes or self.stamps)
+
+
+def apply_edits(model: onnx.ModelProto, edits: Edits) -> None:
+    """Carry out edits that were planned for this model."""
+    for name, value in edits.constants.items():
+        add_constant(model, name, value)
+    for (at, position), name in edits.inputs.items():
+        node_at(model, at).input[position] = name
+    for (at, position), name in edits.outputs.items():
+        node_at(model, at).output[position] = name
+    for at, epsilon in edits.epsilons.items():
+        node = node_at(model, at)
+        kept = [a for a in node.attribute if a.name == "epsilon"]
+        new = kept[0] if kept else node.attribute.add(name="epsilon", type=AttributeProto.FLOAT)
+        new.f = epsilon
+    for at, metadata in edits.stamps.items():
+        _add_metadata(node_at(model, at), metadata)
+    graphs = {new.before.path: graph_at(model, new.before.path) for new in edits.nodes}
+    # From the end, so that the positions still to come stay valid.
+    for new in sorted(reversed(edits.nodes), key=lambda n: -n.before.node):
+        node = helper.make_node(new.op, new.inputs, [new.output], name=new.name)
+        _add_metadata(node, new.metadata)
+        graphs[new.before.path].node.insert(new.before.node, node)
+
+
+def _add_metadata(node: onnx.NodeProto, metadata: Mapping[str, str]) -> None:
+    for key, text in metadata.items():
+        node.metadata_props.add(key=key, value=text)
+
+
+def add_constant(model: onnx.ModelProto, name: str, value: Array) -> None:
+    """One more initializer of the main graph; before IR version 4 those have to be inputs too."""
+    tensor = numpy_helper.from_array(value, name)
+    model.graph.initializer.append(tensor)
+    if model.ir_version < 4:
+        info = helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
+        model.graph.input.append(info)
+
+
+def graph_at(model: onnx.ModelProto, path: GraphPath) -> onnx.GraphProto:
+    """The main graph, or the subgraph at `path`."""
+    graph = model.graph
+    for index, name in path:
+        graph = next(a.g for a in graph.node[index].attribute if a.name == name)
+    return graph
+
+
+def node_at(model: onnx.ModelProto, at: NodeAt) -> onnx.NodeProto:
+    """A node of the main graph or of a subgraph."""
+    node: onnx.NodeProto = graph_at(model, at.path).node[at.node]
+    return node

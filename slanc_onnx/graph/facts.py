@@ -1,0 +1,71 @@
+"""What the file tells of a tensor: element type, width, whether it is constant."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper
+
+from slanc_onnx.graph.scope import SEE_THROUGH, Scope, op_of
+
+
+def constant_made(scope: Scope, tensor: gs.Tensor) -> bool:
+    """Whether a tensor is computed from constants and shapes alone, like gamma = Add(w, 1)."""
+    if scope.constant(tensor) is not None:
+        return True
+    if tensor.inputs and op_of(tensor.inputs[0]) in ("Shape", "Size"):
+        return True
+    return bool(tensor.inputs) and all(
+        constant_made(scope, t) for t in tensor.inputs[0].inputs if t.name
+    )
+
+
+def element_type(scope: Scope, *tensors: gs.Tensor) -> int:
+    """The element type of the first tensor for which the file tells one; FLOAT if none does."""
+    for tensor in tensors:
+        constant = scope.constant(tensor)
+        if constant is not None:
+            return constant.data_type
+        made_by = tensor.inputs[0] if tensor.inputs else None
+        if made_by is not None and op_of(made_by) == "Cast" and made_by.attrs.get("to"):
+            return int(made_by.attrs["to"])
+        if tensor.dtype is not None:
+            known = isinstance(tensor.dtype, int)
+            return int(tensor.dtype) if known else helper.np_dtype_to_tensor_dtype(tensor.dtype)
+    return TensorProto.FLOAT
+
+
+def last_dim(scope: Scope, tensor: gs.Tensor) -> int | None:
+    """The last dimension of a tensor where the file tells it, through casts and Add(w, 1)."""
+    sizes = dims(scope, tensor)
+    if sizes is None:
+        return None
+    last = sizes[-1] if sizes else 1
+    return last if isinstance(last, int) else None
+
+
+def dims(scope: Scope, tensor: gs.Tensor) -> tuple[int | str, ...] | None:
+    """The shape of a tensor where the file tells it, through casts and Add(w, 1).
+
+    A dynamic size is its name.
+    """
+    constant = scope.constant(tensor)
+    if constant is not None:
+        return tuple(int(d) for d in constant.dims)
+    if tensor.shape is not None:
+        return tuple(d if isinstance(d, int) and d >= 0 else str(d) for d in tensor.shape)
+    if tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Add", "DequantizeLinear"):
+        known = [d for t in tensor.inputs[0].inputs[:2] if t.name and (d := dims(scope, t))]
+        return max(known, key=_size, default=None)
+    return None
+
+
+def product(shape: tuple[int | str, ...]) -> int | None:
+    """The number of elements of a shape, None where a size is dynamic."""
+    sizes = [d for d in shape if isinstance(d, int)]
+    return math.prod(sizes) if len(sizes) == len(shape) else None
+
+
+def _size(shape: tuple[int | str, ...]) -> int:
+    return math.prod(d for d in shape if isinstance(d, int))

@@ -1,0 +1,346 @@
+"""The view that matching and tracing walk: graphsurgeon's nodes and tensors, without the weights.
+
+`onnx_graphsurgeon` reads a skeleton of the model (every initializer without its data), so that
+reading costs nothing, cannot touch the caller's model, and cannot write. Node `i` of a scope here
+is node `i` of the GraphProto it stands for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, TensorProto
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.graph.load import Array, read_tensor
+
+# (node index, attribute name) for each step from the main graph down to a subgraph.
+GraphPath = tuple[tuple[int, str], ...]
+
+# Ops whose output is their first input, as far as values are concerned.
+SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
+
+# Domains whose ops are known by name; an op of that name elsewhere may do anything.
+DOMAINS = {None, "", "ai.onnx", "com.microsoft"}
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """One graph of the model: the main graph, or the body of an If, Loop or Scan."""
+
+    path: GraphPath
+    proto: onnx.GraphProto
+    graph: gs.Graph
+    parent: Scope | None
+    folder: Path | None
+    initializers: dict[str, TensorProto]
+    index: dict[int, int] = field(repr=False)  # id(gs node) -> index in the GraphProto
+    overridable: frozenset[str] = frozenset()  # initializers that are graph inputs as well
+    skeleton: onnx.ModelProto | None = field(default=None, repr=False)  # of the main graph
+
+    def constant(self, tensor: gs.Tensor) -> TensorProto | None:
+        """The data behind a tensor that is an initializer or a Constant node's output."""
+        scope: Scope | None = self
+        while scope is not None:
+            found = scope.initializers.get(tensor.name)
+            if found is not None:
+                return found
+            scope = scope.parent
+        return None
+
+    def read(self, tensor: gs.Tensor) -> Array | None:
+        """The values of a constant tensor, None for any other."""
+        proto = self.constant(tensor)
+        return None if proto is None else read_tensor(proto, self.folder)
+
+    def elements(self, tensor: gs.Tensor) -> list[float] | None:
+        """The values of a small constant as a flat list, behind casts and reshapes; else None."""
+        tensor = _behind(tensor)
+        maker = tensor.inputs[0] if tensor.inputs else None
+        if maker is not None and op_of(maker) in ("DequantizeLinear", "QuantizeLinear"):
+            return self._quantised(maker)
+        if maker is not None and op_of(maker) == "Div":  # an epsilon that an earlier run divided
+            over, under = (self.elements(t) for t in maker.inputs)
+            single = over is not None and under is not None and len(over) == len(under) == 1
+            return [over[0] / under[0]] if single and over and under else None
+        proto = self.constant(tensor)
+        if proto is None or math.prod(proto.dims) > 16:
+            return None
+        values = np.asarray(read_tensor(proto, self.folder)).astype(np.float64)
+        return [float(v) for v in values.reshape(-1)]
+
+    def _quantised(self, node: gs.Node) -> list[float] | None:
+        """The values of a small constant that is quantised as a whole, or comes back from it."""
+        values, scale, *zero = [self.elements(t) for t in node.inputs]
+        if values is None or scale is None or len(scale) != 1 or None in zero:
+            return None
+        shift = zero[0][0] if zero and zero[0] else 0.0
+        if op_of(node) == "QuantizeLinear":
+            return [round(value / scale[0]) + shift for value in values]
+        return [(value - shift) * scale[0] for value in values]
+
+    def scalar(self, tensor: gs.Tensor) -> float | None:
+        """The value of a constant with one element, None for any other tensor."""
+        elements = self.elements(tensor)
+        return elements[0] if elements is not None and len(elements) == 1 else None
+
+    def overridden(self, tensor: gs.Tensor) -> str | None:
+        """The graph input behind a constant that a caller may give another value; else None.
+
+        Since IR version 4 an initializer is the default of the graph input of its name.
+        """
+        tensor = _behind(tensor)
+        if tensor.inputs and op_of(tensor.inputs[0]) == "Div":
+            tensor = _behind(tensor.inputs[0].inputs[0])
+        name = tensor.name
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.initializers:
+                return name if name in scope.overridable else None
+            scope = scope.parent
+        return None
+
+    def sorted_nodes(self) -> list[gs.Node]:
+        """The scope's nodes in topological order, which a file need not keep."""
+        made = {id(t): n for n in self.graph.nodes for t in n.outputs}
+        order: list[gs.Node] = []
+        state: dict[int, int] = {}
+        for root in self.graph.nodes:
+            stack = [root]
+            while stack:
+                node = stack[-1]
+                if state.get(id(node)) == 2:
+                    stack.pop()
+                    continue
+                before = [made[id(t)] for t in reads(node) if id(t) in made]
+                waiting = [n for n in before if state.get(id(n)) is None]
+                if state.get(id(node)) is None and waiting:
+                    state[id(node)] = 1
+                    stack.extend(waiting)
+                    continue
+                state[id(node)] = 2
+                order.append(node)
+                stack.pop()
+        return order
+
+
+def reads(node: gs.Node) -> Iterator[gs.Tensor]:
+    """The tensors that a node reads, those that only its subgraphs read included."""
+    yield from node.inputs
+    for value in node.attrs.values():
+        if isinstance(value, gs.Graph):
+            for inner in value.nodes:
+                yield from reads(inner)
+
+
+def op_of(node: gs.Node) -> str:
+    """The type of a node whose op is known by name, "" for an op of another domain.
+
+    A Sum of two tensors is an Add, and one of a single tensor an Identity.
+    """
+    if node.domain not in DOMAINS:
+        return ""
+    if node.op == "Sum" and len(node.inputs) <= 2:
+        return "Add" if len(node.inputs) == 2 else "Identity"
+    return str(node.op)
+
+
+def see_through(tensor: gs.Tensor) -> gs.Tensor:
+    """The tensor behind casts, identities, and a rounding to integers and back."""
+    while True:
+        before = _one_back(tensor)
+        if before is None:
+            return tensor
+        tensor = before
+
+
+def _one_back(tensor: gs.Tensor) -> gs.Tensor | None:
+    """The tensor behind one cast, or behind one pair of QuantizeLinear and DequantizeLinear."""
+    if not tensor.inputs:
+        return None
+    maker = tensor.inputs[0]
+    if op_of(maker) in SEE_THROUGH:
+        return maker.inputs[0]
+    if op_of(maker) == "DequantizeLinear" and maker.inputs[0].inputs:
+        rounding = maker.inputs[0].inputs[0]
+        if op_of(rounding) == "QuantizeLinear":
+            return rounding.inputs[0]
+    return None
+
+
+def is_quantised(tensor: gs.Tensor) -> bool:
+    """Whether a value was rounded to integers on its way, as far as `see_through` sees."""
+    while tensor.inputs:
+        if op_of(tensor.inputs[0]) == "DequantizeLinear":
+            return True
+        before = _one_back(tensor)
+        if before is None:
+            return False
+        tensor = before
+    return False
+
+
+def _behind(tensor: gs.Tensor) -> gs.Tensor:
+    """The tensor behind casts and changes of shape."""
+    while tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Reshape", "Unsqueeze"):
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
+
+
+def read_graph(model: onnx.ModelProto, folder: Path | None = None) -> list[Scope]:
+    """The scopes of a model, the main graph first.
+
+    Args:
+        model: The model; it is not changed and its weights are not read.
+        folder: Where its external data lies, if it has any.
+
+    Raises:
+        SlancError: graphsurgeon cannot read the model.
+    """
+    bare = _skeleton(model)
+    try:
+        skeleton = onnx.shape_inference.infer_shapes(bare)
+    except Exception:  # Shapes are a convenience: a model the checker dislikes is read without.
+        skeleton = bare
+    gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
+    try:
+        root = gs.import_onnx(skeleton)
+    except Exception as error:
+        raise SlancError(
+            f"the graph cannot be read ({type(error).__name__}: {error}). "
+            "Check the file with onnx.checker and export it again."
+        ) from error
+    inputs = {info.name for info in model.graph.input} if model.ir_version >= 4 else set()
+    main, *rest = _scopes((), model.graph, root, None, folder, frozenset(inputs), bare)
+    return [main, *rest]
+
+
+def concrete_shapes(
+    main: Scope, inputs: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of tensors, as far as shape inference tells them for given input shapes."""
+    if main.skeleton is None:
+        return {}
+    model = onnx.ModelProto()
+    model.CopyFrom(main.skeleton)
+    del model.graph.value_info[:]
+    for info in model.graph.input:
+        if info.name in inputs:
+            dims = info.type.tensor_type.shape.dim
+            del dims[:]
+            dims.extend(
+                onnx.TensorShapeProto.Dimension(dim_value=size) for size in inputs[info.name]
+            )
+    for info in model.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # as in `read_graph`
+        return {}
+    found = {}
+    for info in inferred.graph.value_info:
+        dims = info.type.tensor_type.shape.dim
+        if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+            found[info.name] = tuple(int(d.dim_value) for d in dims)
+    return found
+
+
+def _scopes(
+    path: GraphPath,
+    proto: onnx.GraphProto,
+    graph: gs.Graph,
+    parent: Scope | None,
+    folder: Path | None,
+    inputs: frozenset[str] = frozenset(),
+    skeleton: onnx.ModelProto | None = None,
+) -> Iterator[Scope]:
+    initializers = {tensor.name: tensor for tensor in proto.initializer}
+    overridable = inputs.intersection(initializers)
+    for node in proto.node:
+        if node.op_type == "Constant" and node.output:
+            value = _constant_value(node)
+            if value is not None:
+                initializers[node.output[0]] = value
+    index = {id(node): i for i, node in enumerate(graph.nodes)}
+    scope = Scope(path, proto, graph, parent, folder, initializers, index, overridable, skeleton)
+    yield scope
+    for i, (node, view) in enumerate(zip(proto.node, graph.nodes, strict=True)):
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                inner = (*path, (i, attribute.name))
+                body = view.attrs[attribute.name]
+                yield from _scopes(inner, attribute.g, body, scope, folder)
+
+
+def _constant_value(node: onnx.NodeProto) -> TensorProto | None:
+    attribute = node.attribute[0] if node.attribute else None
+    if attribute is None:
+        return None
+    if attribute.name == "value":
+        value: TensorProto = attribute.t
+        return value
+    if attribute.name in ("value_float", "value_floats"):
+        values = np.array(attribute.floats or attribute.f, dtype=np.float32)
+        return onnx.numpy_helper.from_array(values)
+    if attribute.name in ("value_int", "value_ints"):
+        whole = np.array(attribute.ints or attribute.i, dtype=np.int64)
+        return onnx.numpy_helper.from_array(whole)
+    return None
+
+
+def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model without functions and without the data of its initializers."""
+    copy = onnx.ModelProto(ir_version=model.ir_version)
+    copy.opset_import.extend(model.opset_import)
+    _copy_graph(model.graph, copy.graph)
+    return copy
+
+
+def _copy_graph(graph: onnx.GraphProto, copy: onnx.GraphProto) -> None:
+    copy.name = graph.name
+    for name in ("input", "output", "value_info"):
+        getattr(copy, name).extend(getattr(graph, name))
+    for tensor in graph.initializer:
+        bare = copy.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        if not _is_large(tensor):
+            bare.CopyFrom(tensor)  # axes and shapes, which shape inference reads
+    for node in graph.node:
+        twin = copy.node.add(
+            op_type=node.op_type,
+            domain=node.domain,
+            name=node.name,
+            input=node.input,
+            output=node.output,
+        )
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                inner = twin.attribute.add(name=attribute.name, type=AttributeProto.GRAPH)
+                _copy_graph(attribute.g, inner.g)
+            elif attribute.type == AttributeProto.TENSOR and _is_large(attribute.t):
+                bare = twin.attribute.add(name=attribute.name, type=AttributeProto.TENSOR).t
+                bare.data_type = attribute.t.data_type
+                bare.dims.extend(attribute.t.dims)
+            elif attribute.type in _READABLE and attribute.s.isascii():
+                twin.attribute.add().CopyFrom(attribute)
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    return math.prod(tensor.dims) > 64 or tensor.data_location == TensorProto.EXTERNAL
+
+
+# Other kinds of attributes (strings of any bytes, sparse tensors, types) matter to no rule here
+# and can make graphsurgeon fail.
+_READABLE = {
+    AttributeProto.FLOAT,
+    AttributeProto.INT,
+    AttributeProto.STRING,
+    AttributeProto.FLOATS,
+    AttributeProto.INTS,
+    AttributeProto.TENSOR,
+}

@@ -1,0 +1,28 @@
+"""Finding: every norm of a model, as plain values.
+
+Takes the scopes of a model and gives one `Norm` for each LayerNorm, RMSNorm and GroupNorm, by
+indices and names. Functions that hold norms are inlined first. Norms that cannot be scaled are
+among them, with the reason.
+"""
+
+from slanc_onnx.norms.find import find_norms_in, unmatched_means
+from slanc_onnx.norms.functions import inline_norm_functions
+from slanc_onnx.norms.norm import APPLIED_KEY, NORM_KEY, SCALE_KEY, Norm, Place, as_computed
+from slanc_onnx.norms.row_axes import RowAxes
+from slanc_onnx.norms.scaled import residual_name, rounded, scaled_epsilon
+
+__all__ = [
+    "APPLIED_KEY",
+    "NORM_KEY",
+    "SCALE_KEY",
+    "Norm",
+    "Place",
+    "RowAxes",
+    "as_computed",
+    "find_norms_in",
+    "inline_norm_functions",
+    "residual_name",
+    "rounded",
+    "scaled_epsilon",
+    "unmatched_means",
+]

@@ -1,0 +1,186 @@
+"""Inline the model-local functions that hold norms, so that their norms can be found and scaled.
+
+Only those: every other function stays as it is, and so do the weights, which are not even looked
+at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from onnx import NodeProto, inliner
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import DOMAINS, every_node, read_graph
+from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.norms.spellings import REDUCTIONS
+from slanc_onnx.ops import FUSED, INTERNAL
+
+_Key = tuple[str, str]  # domain and name of a function
+
+# What a norm that is written out has at least; which functions really hold one is tried out.
+_OPS = {*REDUCTIONS, "Einsum", "MatMul", "Sqrt", "Pow", "Reciprocal"}
+
+
+def inline_norm_functions(
+    model: onnx.ModelProto, folder: Path | None = None
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Inline the calls of the model-local functions that hold norms.
+
+    A function that stands for a fused op, like com.microsoft SkipLayerNormalization, is a norm
+    itself and stays.
+
+    Args:
+        model: The model; it is not changed.
+        folder: Where its external data lies, if it has any.
+
+    Returns:
+        The model, or a copy in which nothing but the calls of these functions differs; and the
+        names of the functions.
+
+    Raises:
+        SlancError: onnx.inliner cannot inline them.
+    """
+    bodies = {(f.domain, f.name): list(every_node(f.node)) for f in model.functions}
+    called = _called(model, bodies)
+    holders = [key for key in called if _may_hold_a_norm(bodies[key])]
+    if not holders:
+        return model, []
+    skeleton = _without_weights(model)
+
+    def norms_with(functions: Sequence[_Key]) -> int:
+        chosen = _with_callers(functions, bodies)
+        inlined = _inlined(skeleton, chosen) if chosen else skeleton
+        return len(find_norms_in(read_graph(inlined, folder)))
+
+    found = norms_with(holders)
+    if found == norms_with([]):
+        return model, []
+    for key in list(holders):  # some only look like it
+        rest = [other for other in holders if other != key]
+        if rest and norms_with(rest) == found:
+            holders = rest
+    chosen = _with_callers(holders, bodies)
+    inlined = _inlined(skeleton, chosen)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.node[:], copy.functions[:], copy.opset_import[:]
+    copy.graph.node.extend(inlined.graph.node)
+    copy.functions.extend(inlined.functions)
+    copy.opset_import.extend(inlined.opset_import)
+    return copy, [name for _, name in chosen]
+
+
+def _called(model: onnx.ModelProto, bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:
+    """The functions that the graph calls, directly or not, but for those that are norms."""
+    called: dict[_Key, None] = {}
+    waiting = list(every_node(model.graph.node))
+    while waiting:
+        node = waiting.pop(0)
+        key = (node.domain, node.op_type)
+        if key in bodies and key not in called and not _names_a_norm(*key):
+            called[key] = None
+            waiting += bodies[key]
+    return list(called)
+
+
+def _names_a_norm(domain: str, op: str) -> bool:
+    return domain in DOMAINS and (op in FUSED or op in INTERNAL)
+
+
+def _may_hold_a_norm(body: Sequence[NodeProto]) -> bool:
+    ops = {node.op_type for node in body if node.domain in DOMAINS}
+    return bool(ops & {*FUSED, *INTERNAL, *_OPS})
+
+
+def _with_callers(holders: Sequence[_Key], bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:
+    """The functions, and those whose bodies call them: a call inside a body has to come out too."""
+    chosen = list(holders)
+    while True:
+        more = [
+            key
+            for key, body in bodies.items()
+            if key not in chosen and any((n.domain, n.op_type) in chosen for n in body)
+        ]
+        if not more:
+            return chosen
+        chosen += more
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large initializers have no data: the inliner passes models as bytes."""
+    copy = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            continue
+        if hasattr(value, "extend"):
+            getattr(copy, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(copy, field.name).CopyFrom(value)
+        else:
+            setattr(copy, field.name, value)
+    for name in ("node", "input", "output", "value_info"):
+        getattr(copy.graph, name).extend(getattr(model.graph, name))
+    copy.graph.name = model.graph.name
+    for tensor in model.graph.initializer:
+        bare = copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type)
+        bare.dims.extend(tensor.dims)
+        if math.prod(tensor.dims) <= 16:
+            bare.CopyFrom(tensor)
+    return copy
+
+
+def _inlined(model: onnx.ModelProto, functions: Sequence[_Key]) -> onnx.ModelProto:
+    """The model with all calls of some functions inlined, in the model's opset; no other call."""
+    chosen, others = onnx.ModelProto(), []
+    chosen.CopyFrom(model)
+    for function in model.functions:
+        if (function.domain, function.name) not in functions:
+            others.append(function)
+            chosen.functions.remove(function)
+    _give_defaults(chosen)
+    try:
+        inlined = inliner.inline_local_functions(chosen)
+        if inlined.functions:  # they are written in another opset
+            known = _types_of_weights(chosen)
+            inlined = inliner.inline_local_functions(known, convert_version=True)
+        inlined.functions.extend(others)
+        imported = {opset.domain for opset in inlined.opset_import}
+        for opset in (o for function in chosen.functions for o in function.opset_import):
+            if opset.domain not in imported:
+                imported.add(opset.domain)
+                inlined.opset_import.append(opset)
+        return inlined
+    except Exception as error:
+        names = ", ".join(name for _, name in functions)
+        raise SlancError(
+            f"the model-local functions {names} hold norms and cannot be inlined ({error}). "
+            "Inline them with the exporter, or with onnx.inliner.inline_local_functions."
+        ) from error
+
+
+def _types_of_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the types of all tensors, for a conversion to another opset.
+
+    Only its nodes are taken over, so that the weights may be graph inputs here.
+    """
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    for tensor in model.graph.initializer:
+        info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        typed.graph.input.append(info)
+    return onnx.shape_inference.infer_shapes(typed)
+
+
+def _give_defaults(model: onnx.ModelProto) -> None:
+    """Write the attributes that calls leave out into the calls: the inliner forgets defaults."""
+    defaults = {(f.domain, f.name): list(f.attribute_proto) for f in model.functions}
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    for node in (node for body in bodies for node in every_node(body)):
+        given = {attribute.name for attribute in node.attribute}
+        for default in defaults.get((node.domain, node.op_type), ()):
+            if default.name not in given:
+                node.attribute.append(default)

@@ -1,0 +1,138 @@
+"""Find the norms that are one op, or lie inside one."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from slanc_onnx.graph import Scope, dims, element_type, last_dim, op_of, product, see_through
+from slanc_onnx.norms.norm import Norm
+from slanc_onnx.norms.pattern import Match, Use
+from slanc_onnx.norms.reads import leaks, places, with_known_scale
+from slanc_onnx.norms.row_axes import RowAxes, row_axes
+from slanc_onnx.norms.spellings import CENTRED
+from slanc_onnx.ops import FUSED, INTERNAL, Fused, Internal
+
+
+def fused_norms(scope: Scope, node: gs.Node) -> list[Norm]:
+    """The norm that a node is, or the norms that it holds; [] for any other node."""
+    op = op_of(node)
+    if not node.outputs:
+        return []
+    if op in INTERNAL:
+        held = [part for part in INTERNAL[op] if _has(node, part.gamma)]
+        return [_internal(scope, node, part) for part in held]
+    form = FUSED.get(op)
+    if form is None or len(node.inputs) <= form.gamma or not node.inputs[0].name:
+        return []
+    return [_fused(scope, node, form)]
+
+
+def _has(node: gs.Node, position: int) -> bool:
+    return 0 <= position < len(node.inputs) and bool(node.inputs[position].name)
+
+
+def _internal(scope: Scope, node: gs.Node, part: Internal) -> Norm:
+    gamma, name = node.inputs[part.gamma], node.name or node.outputs[0].name
+    return Norm(
+        name=f"{name}/{part.part}" if part.part else node.name,
+        kind=part.kind,
+        form=str(node.op),
+        path=scope.path,
+        input="",
+        normalised="" if part.part else node.outputs[0].name,
+        output=node.outputs[0].name,
+        width=last_dim(scope, gamma),
+        element_type=TensorProto.FLOAT,
+        output_type=TensorProto.FLOAT,
+        epsilon=node.attrs.get(part.epsilon),
+        epsilon_place=None,
+        epsilon_power=2,
+        gamma=gamma.name,
+        beta=node.inputs[part.beta].name if _has(node, part.beta) else None,
+        places=(),
+        nodes=(scope.index[id(node)],),
+        skip_reason=part.reason,
+    )
+
+
+def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
+    here = scope.index[id(node)]
+    uses = [Use(node, p) for p in form.addends if _has(node, p)]
+    source, kind = node.inputs[0], form.kind
+    nodes: tuple[int, ...] = (here,)
+    if kind == "rms" and len(uses) == 1:
+        match = next(CENTRED.of(see_through(source), Match(scope)), None)
+        if match is not None:
+            kind = "layer"
+            if not leaks(scope, match.nodes, [node]):
+                uses = match.places("x")
+                source = uses[0].tensor
+                nodes = (*sorted(scope.index[id(n)] for n in match.nodes), here)
+    gamma = node.inputs[form.gamma]
+    axes = _axes(node, kind, gamma)
+    norm = Norm(
+        name=node.name,
+        kind=kind,
+        form=str(node.op),
+        path=scope.path,
+        input=source.name,
+        normalised=node.outputs[0].name,
+        output=node.outputs[0].name,
+        width=_width(scope, axes, source, gamma),
+        element_type=element_type(scope, source, gamma),
+        output_type=element_type(scope, node.outputs[0], gamma),
+        epsilon=float(node.attrs.get("epsilon", form.epsilon)),
+        epsilon_place=None,
+        epsilon_power=2,
+        gamma=gamma.name,
+        beta=node.inputs[form.beta].name if _has(node, form.beta) else None,
+        places=places(scope, uses, gamma),
+        nodes=nodes,
+        axes=axes or RowAxes(),
+        channels=last_dim(scope, gamma) if kind == "group" else None,
+        residual=form.residual,
+        silu=bool(node.attrs.get("activation", 0)) and kind == "group",
+        skip_reason=_obstacle(scope, node, axes),
+    )
+    return with_known_scale(scope, norm)
+
+
+def _axes(node: gs.Node, kind: str, gamma: gs.Tensor) -> RowAxes | None:
+    """How the op's rows lie; None where its `axis` cannot be counted from the end."""
+    if kind == "group":
+        count = int(node.attrs.get("num_groups", node.attrs.get("groups", 0)))
+        last = node.domain == "com.microsoft" and bool(node.attrs.get("channels_last", 1))
+        return RowAxes(groups=count, channels_last=last)
+    first = int(node.attrs.get("axis", -1))
+    if first < 0:
+        return RowAxes(tuple(range(first, 0)))
+    rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
+    return None if rank is None else row_axes(range(first, rank), rank)
+
+
+def _width(scope: Scope, axes: RowAxes | None, source: gs.Tensor, gamma: gs.Tensor) -> int | None:
+    """The elements of a row, where gamma or the input's shape tells them."""
+    if axes is None or axes.trailing is None:
+        return None
+    shapes = [dims(scope, source), dims(scope, gamma)]
+    ends = [shape[-axes.trailing :] for shape in shapes if shape and len(shape) >= axes.trailing]
+    widths = [product(end) for end in ends if 1 not in end]  # gamma may broadcast
+    known = last_dim(scope, source) if axes.last_axis else None
+    return next((width for width in (known, *widths) if width is not None), None)
+
+
+def _obstacle(scope: Scope, node: gs.Node, axes: RowAxes | None) -> str | None:
+    if axes is None:
+        return (
+            f"normalises from axis {node.attrs.get('axis')} on, of an input whose rank the file "
+            "does not tell; run onnx.shape_inference on the file first"
+        )
+    statistics = node.outputs[1:3] if op_of(node).endswith("LayerNormalization") else []
+    for what, tensor in zip(("mean", "inverse deviation"), statistics, strict=False):
+        if tensor.outputs:
+            reader = tensor.outputs[0]
+            return f"its {what} is also read by {reader.op} {reader.name!r}"
+        if tensor.name and any(tensor is output for output in scope.graph.outputs):
+            return f"its {what} is a graph output"
+    return None

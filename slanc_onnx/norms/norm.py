@@ -1,0 +1,115 @@
+"""One norm of a model, as plain values: what scaling, emulating and reporting need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from slanc_onnx.graph import GraphPath
+from slanc_onnx.norms.row_axes import RowAxes
+from slanc_onnx.ops import Kind
+
+SCALE_KEY = "slanc.scale"
+NORM_KEY = "slanc.norm"
+APPLIED_KEY = "slanc.applied"  # on the last node of a norm in a folded model: "fold" or "div"
+
+
+class Place(NamedTuple):
+    """An input of a node: the node's index in its graph, the input's position and element type."""
+
+    node: int
+    position: int
+    element_type: int
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One LayerNorm, RMSNorm or GroupNorm of a graph.
+
+    Attributes:
+        name: Unique in the model: the node's name, or its output where that is empty or shared.
+        kind: "layer" (centred), "rms", or "group" (centred, over a group of channels at all
+            positions of a sample).
+        form: The fused op's type, or "decomposed".
+        path: The subgraph that holds it; () for the main graph.
+        input: The tensor that is normalised. For a Skip op the first addend.
+        axes: Which elements of it make one row.
+        normalised: The tensor after the division; for fused ops the op's output.
+        output: The tensor after gamma and beta.
+        width: Number of elements per row, None where neither gamma nor a shape tells, and where the
+            size of the data decides.
+        element_type: ONNX element type of the input (onnx.TensorProto.FLOAT, ...).
+        output_type: That of the output, which another Cast may precede.
+        epsilon: As the graph has it, None where it is no constant.
+        epsilon_place: Where a decomposed norm reads it; None for a fused op's attribute.
+        epsilon_power: Power of the scale that divides epsilon (2, or 1 outside the root).
+        unbiased: Whether the mean square divides by width - 1 (Bessel's correction).
+        one_pass: Whether a LayerNorm's variance is spelled E[x^2] - mean^2, so that what is summed
+            are the squares of the input as it is, not of the centred input.
+        gamma: Tensor names of the affine part, None where absent.
+        beta: Likewise.
+        places: What to divide: every read of the input inside the norm. Empty for a norm inside
+            another op.
+        nodes: The norm's own nodes, by index, in topological order.
+        channels: Of a norm over groups, the length of gamma; None for every other norm.
+        residual: Of an op that adds before it normalises, the position of the output that has the
+            sum of the addends; None for every other norm.
+        silu: Whether the op applies SiLU to what it normalised.
+        overridable_epsilon: The graph input behind a decomposed norm's epsilon, whose default
+            `epsilon` is; None where no caller can give another.
+        scaled_by: The scale that an earlier run put in, None for a norm that has none.
+        skip_reason: Why it cannot be scaled, None where it can.
+    """
+
+    name: str
+    kind: Kind
+    form: str
+    path: GraphPath
+    input: str
+    normalised: str
+    output: str
+    width: int | None
+    element_type: int
+    output_type: int
+    epsilon: float | None
+    epsilon_place: Place | None
+    epsilon_power: int
+    gamma: str | None
+    beta: str | None
+    places: tuple[Place, ...]
+    nodes: tuple[int, ...]
+    unbiased: bool = False
+    one_pass: bool = False
+    axes: RowAxes = RowAxes()  # noqa: RUF009
+    channels: int | None = None
+    residual: int | None = None
+    silu: bool = False
+    overridable_epsilon: str | None = None
+    scaled_by: float | None = None
+    skip_reason: str | None = None
+
+    @property
+    def centred(self) -> bool:
+        """Whether the mean is subtracted."""
+        return self.kind != "rms"
+
+    @property
+    def joined_epsilon(self) -> float:
+        """Epsilon as it joins the mean square; 0 where it is no constant."""
+        return (self.epsilon or 0.0) ** (2 // self.epsilon_power)
+
+    @property
+    def sums_centred(self) -> bool:
+        """Whether the squares that are summed are those of the centred input."""
+        return self.centred and not self.one_pass
+
+
+def as_computed(norms: Sequence[Norm], one_pass: bool) -> list[Norm]:
+    """The norms as a device computes them that forms LayerNorm's variance in one pass, or two.
+
+    A one-pass spelling stays one.
+    """
+    if not one_pass:
+        return list(norms)
+    return [replace(norm, one_pass=norm.centred) for norm in norms]

@@ -1,0 +1,63 @@
+"""Around a norm: where it reads its input, who else reads its inner values, and earlier runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx_graphsurgeon as gs
+
+from slanc_onnx.graph import SEE_THROUGH, Scope, element_type, op_of
+from slanc_onnx.norms.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
+from slanc_onnx.norms.pattern import Use
+
+
+def with_known_scale(scope: Scope, norm: Norm) -> Norm:
+    """The norm with the scale that an earlier run left: on a Div before it, or on its last node."""
+    stamps = [scope.proto.node[norm.nodes[-1]]]
+    if norm.places:
+        node, position, _ = norm.places[0]
+        makers = scope.graph.nodes[node].inputs[position].inputs
+        if makers and op_of(makers[0]) == "Div":
+            stamps.insert(0, scope.proto.node[scope.index[id(makers[0])]])
+    for node in stamps:
+        found = [float(p.value) for p in node.metadata_props if p.key == SCALE_KEY]
+        # A Div with the note of scale 1, or of how a scale is applied, ends another norm, or its
+        # own norm has the note as well.
+        note = found == [1.0] or any(p.key == APPLIED_KEY for p in node.metadata_props)
+        if found and (not note or node is stamps[-1]):
+            return replace(norm, scaled_by=found[0])
+    return norm
+
+
+def places(scope: Scope, uses: list[Use], like: gs.Tensor) -> tuple[Place, ...]:
+    """The places of some reads, with the element type of `like` where the file tells none."""
+    return tuple(
+        Place(scope.index[id(u.node)], u.position, element_type(scope, u.tensor, like))
+        for u in uses
+    )
+
+
+def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> str | None:
+    """Why an inner value of the norm is also used outside, None if none is."""
+    inside = {id(n) for n in (*nodes, *last)}
+    outputs = {id(t) for t in scope.graph.outputs}
+
+    def outside(tensor: gs.Tensor) -> str | None:
+        if id(tensor) in outputs:
+            return "is a graph output"
+        for reader in tensor.outputs:
+            if id(reader) in inside or op_of(reader) in ("Shape", "Size"):
+                continue
+            if op_of(reader) not in SEE_THROUGH:
+                return f"is also read by {reader.op} {reader.name!r}"
+            found = outside(reader.outputs[0])
+            if found:
+                return found
+        return None
+
+    for node in nodes:
+        if node not in last:
+            found = next((f for t in node.outputs if (f := outside(t))), None)
+            if found:
+                return f"its inner value {node.outputs[0].name!r} {found}"
+    return None

@@ -1,0 +1,31 @@
+"""What dividing a norm's input asks of the rest of the norm."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from slanc_onnx.graph import Array
+from slanc_onnx.norms.norm import Norm
+
+
+def residual_name(node: onnx.NodeProto, norm: Norm) -> str:
+    """The output with the sum of a Skip op's addends, "" where the node has none."""
+    there = norm.residual is not None and norm.residual < len(node.output)
+    return str(node.output[norm.residual]) if there else ""
+
+
+def scaled_epsilon(norm: Norm, scale: float) -> float | None:
+    """Epsilon as the scaled norm needs it: epsilon / s^2, or epsilon / s outside the root."""
+    return None if norm.epsilon is None else norm.epsilon / scale**norm.epsilon_power
+
+
+def rounded(value: float, dtype: np.dtype[np.generic]) -> Array:
+    """The value in the element type, but not zero, as 0 * rsqrt(0) is nan, and not infinite."""
+    with np.errstate(over="ignore"):
+        rounded = np.asarray(value).astype(dtype)
+    if np.isinf(rounded):
+        rounded = np.nextafter(rounded, np.zeros((), dtype))
+    if value > 0 and rounded.astype(np.float64) == 0:
+        rounded = np.nextafter(np.zeros((), dtype), np.ones((), dtype))
+    return np.asarray(rounded)

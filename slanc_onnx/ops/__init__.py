@@ -1,0 +1,19 @@
+"""What an op is: which ops are norms, and how scales pass through the others.
+
+Takes a node of a graph and gives the record of its op, or None where no table has it. The records
+are data: another stage reads them and never asks for an op by its name. An op without a record is
+unknown, which is safe.
+"""
+
+from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
+from slanc_onnx.ops.relations import Relation, relation
+
+__all__ = [
+    "FUSED",
+    "INTERNAL",
+    "Fused",
+    "Internal",
+    "Kind",
+    "Relation",
+    "relation",
+]

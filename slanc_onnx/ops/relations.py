@@ -1,0 +1,178 @@
+"""How the scale of a node's output follows from those of its inputs and weights, as a table.
+
+Every tensor t may be stored as t / 2^k; k is its exponent. A node ties exponents together:
+- a join gives out what it reads: all its inputs and outputs have one exponent (Add, Reshape, ...);
+- a product adds the exponents of its factors: k(y) = k(x) + k(W), and its bias has k(y);
+- an absorbing node gives out the same for any exponent of its input, if its weight makes up for it.
+Every other node computes as before: all its exponents are 0. All of it is exact for powers of two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slanc_onnx.graph import FLOATS, Flow, GraphPath, Use, known_op, runtime_inputs
+
+EVERY = (-1,)
+
+# Op -> positions of the inputs that it joins. They are linear, or keep a common positive factor.
+JOINS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("Add", "Sub", "Sum", "Mean", "Max", "Min", "Concat"), EVERY),
+    **dict.fromkeys(
+        (
+            "Reshape",
+            "Transpose",
+            "Squeeze",
+            "Unsqueeze",
+            "Flatten",
+            "Expand",
+            "Tile",
+            "Slice",
+            "Split",
+            "Gather",
+            "GatherND",
+            "GatherElements",
+            "Identity",
+            "Dropout",
+            "Cast",
+            "CastLike",
+            "Neg",
+            "Abs",
+            "Relu",
+            "LeakyRelu",
+            "PRelu",
+            "ReduceMean",
+            "ReduceSum",
+            "ReduceMax",
+            "ReduceMin",
+            "AveragePool",
+            "GlobalAveragePool",
+            "MaxPool",
+            "Resize",
+            "DepthToSpace",
+            "SpaceToDepth",
+            "Trilu",
+            "CumSum",
+            "RotaryEmbedding",
+        ),
+        (0,),
+    ),
+    "Where": (1, 2),
+    "Pad": (0, 2),
+    "ScatterND": (0, 2),
+    "ScatterElements": (0, 2),
+    "DynamicQuantizeLinear": (0,),
+}
+# The outputs that a join joins, where that is not the first alone.
+JOINED_OUTPUTS: dict[str, tuple[int, ...]] = {"Split": EVERY, "DynamicQuantizeLinear": (1,)}
+
+
+@dataclass(frozen=True)
+class Product:
+    """Input positions of a product: factors, a divisor, and what is added to the product."""
+
+    factors: tuple[int, ...]
+    divisors: tuple[int, ...] = ()
+    addends: tuple[int, ...] = ()
+
+
+PRODUCTS: dict[str, Product] = {
+    "Mul": Product((0, 1)),
+    "Div": Product((0,), divisors=(1,)),
+    "MatMul": Product((0, 1)),
+    "FusedMatMul": Product((0, 1)),
+    "Einsum": Product(EVERY),
+    "Gemm": Product((0, 1), addends=(2,)),
+    "Conv": Product((0, 1), addends=(2,)),
+    "ConvTranspose": Product((0, 1), addends=(2,)),
+    "MatMulNBits": Product((0, 2), addends=(5,)),
+    "GatherBlockQuantized": Product((2,)),
+    "DequantizeLinear": Product((1,)),
+    "MoE": Product((4,), addends=(5,)),  # the experts' second layers
+    "QMoE": Product((6,), addends=(7,)),
+}
+# Op -> the input, and the weight that makes up for its exponent: as a factor, or as a divisor.
+ABSORBERS: dict[str, tuple[int, Product]] = {
+    "Attention": (0, Product((1,))),  # com.microsoft, whose weights are inside
+    "QuantizeLinear": (0, Product((), divisors=(1,))),
+}
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What ties the exponents of one node.
+
+    Attributes:
+        kind: "join", "product" or "absorb".
+        path: The node's graph.
+        node: Its index there.
+        terms: Positions of the runtime inputs: joined, multiplied, or absorbed.
+        outputs: Positions of the outputs.
+        factors: Positions of constants that multiply.
+        divisors: Positions of constants that divide.
+        addends: Positions of constants that are added, or are among what is joined.
+    """
+
+    kind: str
+    path: GraphPath
+    node: int
+    terms: tuple[int, ...]
+    outputs: tuple[int, ...]
+    factors: tuple[int, ...] = ()
+    divisors: tuple[int, ...] = ()
+    addends: tuple[int, ...] = ()
+
+    def use(self, position: int) -> Use:
+        return Use(self.path, self.node, position)
+
+    @property
+    def constants(self) -> tuple[int, ...]:
+        return (*self.factors, *self.divisors, *self.addends)
+
+
+def relation(flow: Flow, path: GraphPath, index: int) -> Relation | None:
+    """What ties the exponents of a node that belongs to no norm; None where all are 0."""
+    node = flow.node(path, index)
+    op, size = known_op(node), len(node.input)
+    runtime = set(runtime_inputs(flow, path, index))
+    if not runtime or not node.output:
+        return None
+    constant = {p for p in range(size) if node.input[p]} - runtime
+
+    def pick(wanted: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(p for p in (range(size) if wanted == EVERY else wanted) if p < size)
+
+    def split(wanted: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        places = pick(wanted)
+        return tuple(p for p in places if p in runtime), tuple(p for p in places if p in constant)
+
+    if op in JOINS:
+        terms, addends = split(JOINS[op])
+        outputs = JOINED_OUTPUTS.get(op, (0,))
+        outputs = tuple(range(len(node.output))) if outputs == EVERY else outputs
+        known = all(_is_float(flow, path, index, p) for p in (*terms, *addends))
+        if not known or max(outputs) >= len(node.output):
+            return None
+        return Relation("join", path, index, terms, outputs, addends=addends)
+    if op in ABSORBERS and (op != "Attention" or node.domain == "com.microsoft"):
+        source, weight = ABSORBERS[op]
+        factors, divisors = pick(weight.factors), pick(weight.divisors)
+        if source not in runtime or not constant.issuperset((*factors, *divisors)):
+            return None
+        return Relation("absorb", path, index, (source,), (0,), factors, divisors)
+    if op not in PRODUCTS:
+        return None
+    form = PRODUCTS[op]
+    terms, factors = split(form.factors)
+    divisors, addends = pick(form.divisors), pick(form.addends)
+    if not constant.issuperset((*divisors, *(p for p in addends if node.input[p]))):
+        return None
+    if not all(_is_float(flow, path, index, p) for p in (*terms, *factors, *divisors)):
+        return None
+    addends = tuple(p for p in addends if node.input[p])
+    return Relation("product", path, index, terms, (0,), factors, divisors, addends)
+
+
+def _is_float(flow: Flow, path: GraphPath, index: int, position: int) -> bool:
+    tensor = flow.read(Use(path, index, position))
+    return tensor is not None and flow.element_type(tensor) in FLOATS

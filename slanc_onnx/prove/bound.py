@@ -1,0 +1,174 @@
+"""Bound: how large a norm's input can be, whatever the data.
+
+A second evaluation of the expressions that the scales come from: every expression becomes the set
+of rows that it can give (`reach.py`), starting from norms, whose outputs are no longer than
+sqrt(channels), and from the largest rows of tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from slanc_onnx.estimate import refuse_nan
+from slanc_onnx.graph import Array
+from slanc_onnx.norms import Norm
+from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.prove.activation_bounds import NoBound
+from slanc_onnx.prove.evaluate import Evaluator, Radius, row_width
+from slanc_onnx.prove.sets import sides
+from slanc_onnx.trace import Linear, Normalised, Trace, walk
+from slanc_onnx.weights import read_once
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How large a norm's input can be.
+
+    Attributes:
+        length: Upper bound of its L2 norm; None where there is none.
+        conditions: What has to hold for graph inputs, for example "pixel_values in [-3, 3]".
+        reason: Why there is no bound; "" where there is one.
+        loose: Whether norms of large matrices were taken the cheap way.
+        width: Elements of the row.
+    """
+
+    length: float | None
+    conditions: tuple[str, ...] = ()
+    reason: str = ""
+    loose: bool = False
+    width: int = 0
+
+
+@np.errstate(all="ignore")  # a bound that is not finite is none
+def bounds_of(
+    trace: Trace,
+    norms: Sequence[Norm],
+    *,
+    radius: Radius = lambda name, width: math.sqrt(width),
+    affine: float = 0.0,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    exact: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Bound]:
+    """A bound by norm name, for every norm; where there is none it says why. See `Bounds`."""
+    return Bounds(trace, norms, radius, ranges or {}, exact, affine=affine).all(progress)
+
+
+class Bounds:
+    """The bounds of a model's norms, made one after another.
+
+    Where sample rows go through the same matrices, `multiply` reads each of them once for both.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        norms: Sequence[Norm],
+        radius: Radius,
+        ranges: Mapping[str, tuple[float, float]],
+        exact: bool = False,
+        executor: Executor | None = None,
+        affine: float = 0.0,
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            trace: What lies between the norms.
+            norms: In topological order.
+            radius: How long a norm's output before gamma can be, by its name and width:
+                sqrt(width) in exact arithmetic.
+            ranges: Least and largest element of float graph inputs, by name.
+            exact: Whether large matrices get their tight norms too.
+            executor: What works on blocks of large matrices.
+            affine: How far a device may round gamma, beta and what they give, relative to each.
+        """
+        self._evaluator = Evaluator(trace, radius, ranges, exact, executor, affine)
+        self._trace, self._norms, self._executor = trace, norms, executor
+        self._found: dict[str, Bound] = {}
+        self._released = _last_uses(trace, norms)
+
+    def all(self, progress: Progress = no_progress) -> dict[str, Bound]:
+        """Every norm's bound, by its name."""
+        while len(self._found) < len(self._norms):
+            self._next()
+            progress("bounding", len(self._found) / len(self._norms))
+        return self._found
+
+    def multiply(self, expr: Linear, rows: Array) -> Array:
+        """Rows times the matrix of an expression, whose sizes are taken from the same read.
+
+        Args:
+            expr: The expression; those that are made before it were given before.
+            rows: FP32, [n, channels of expr.x].
+        """
+        self._up_to(expr.serial)
+        inside: Array | None = None
+        if not self._evaluator.takes_tight(expr.weight.shape):
+            with np.errstate(all="ignore"), suppress(NoBound, np.linalg.LinAlgError):
+                inside = sides(self._evaluator.reach(expr.x))
+        product, sizes = read_once(expr.weight.blocks(), rows, inside, self._executor)
+        if sizes is not None:
+            self._evaluator.sizes[expr.serial] = sizes
+        assert product is not None
+        refuse_nan(product, expr.weight)
+        return product
+
+    @np.errstate(all="ignore")
+    def _next(self) -> None:
+        norm = self._norms[len(self._found)]
+        bound = self._found[norm.name] = _bound(self._evaluator, self._trace, norm)
+        if bound.length is None:  # later norms look for what there is
+            return
+        for serial in self._released.get(norm.name, ()):
+            self._evaluator.made.pop(serial, None)
+
+    def _up_to(self, serial: int) -> None:
+        """The bounds of the norms whose inputs are made before an expression."""
+        while len(self._found) < len(self._norms):
+            expr = self._trace.inputs.get(self._norms[len(self._found)].name)
+            if expr is not None and expr.serial > serial:
+                return
+            self._next()
+
+
+def _last_uses(trace: Trace, norms: Sequence[Norm]) -> dict[str, list[int]]:
+    """By norm name the serials of the expressions that no later norm needs."""
+    last: dict[int, str] = {}
+    inputs: set[int] = set()
+    for norm in norms:
+        expr = trace.inputs.get(norm.name)
+        if expr is None:
+            continue
+        for part in walk(expr, lambda e: isinstance(e, Normalised) or e.serial in inputs):
+            last[part.serial] = norm.name
+        inputs.add(expr.serial)
+    released: dict[str, list[int]] = {}
+    for serial, name in last.items():
+        released.setdefault(name, []).append(serial)
+    return released
+
+
+def _bound(evaluator: Evaluator, trace: Trace, norm: Norm) -> Bound:
+    expr = trace.inputs.get(norm.name)
+    if expr is None:
+        what = trace.blocked.get(norm.name)
+        reason = f"the trace stopped at {what}" if what else "the trace did not reach it"
+        return Bound(None, reason=reason)
+    try:
+        reach = evaluator.reach(expr)
+        length = reach.length()
+    except NoBound as reason:
+        return Bound(None, reason=str(reason))
+    except np.linalg.LinAlgError:
+        return Bound(None, reason="its weights are not finite")
+    if not math.isfinite(length):
+        return Bound(None, reason="its bound is not finite")
+    conditions, loose = evaluator.facts(expr)
+    evaluator.simplify(expr, reach)
+    return Bound(length, conditions, loose=loose, width=row_width(expr))

@@ -1,0 +1,157 @@
+"""Certificate: a norm whose FP16 arithmetic no input can drive to inf or nan.
+
+Every step is bounded, rounding included (`step_bounds.py`). The input is any row within the norm's
+bound (`bound.py`); what lies between the norms counts as computed in FP32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.norms import Norm
+from slanc_onnx.progress import Progress
+from slanc_onnx.prove.bound import Bound, Bounds
+from slanc_onnx.prove.step_bounds import Arithmetic, StepFails, output_radius, rounding_of
+from slanc_onnx.trace import Const, Trace, Value, Weight
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is proved of one norm at one scale.
+
+    Attributes:
+        certified: No row within the bound gives inf or nan.
+        reason: Why it is not certified; "" where it is.
+        bound: The bound it holds for.
+        overflow_bits: log2 of the largest number over the largest partial sum of squares that any
+            row can give; below 0 where one may overflow, None without a bound.
+        underflow_bits: log2 of a typical row's mean square over the smallest normal number; None
+            where no typical row is known.
+        affine: Largest |gamma| and largest |beta|; None where one is no constant.
+    """
+
+    certified: bool
+    reason: str
+    bound: Bound
+    overflow_bits: float | None = None
+    underflow_bits: float | None = None
+    affine: tuple[float, float] | None = (1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a certificate of a norm rests on.
+
+    Attributes:
+        norm: The norm.
+        bound: Of its input.
+        affine: Largest |gamma| and largest |beta|; None where one is no constant.
+    """
+
+    norm: Norm
+    bound: Bound
+    affine: tuple[float, float] | None
+
+
+def certify(
+    norm: Norm,
+    bound: Bound,
+    scale: float,
+    accelerator: Accelerator,
+    affine: tuple[float, float] = (1.0, 0.0),
+) -> Certificate:
+    """What a bound proves of a norm that is divided by `scale`.
+
+    Args:
+        norm: The norm as it is before scaling.
+        bound: Of its input.
+        scale: What its input is divided by.
+        accelerator: Whose arithmetic it is.
+        affine: Largest |gamma| and largest |beta|.
+    """
+    if bound.length is None:
+        return Certificate(False, bound.reason, bound, affine=affine)
+    arithmetic = Arithmetic(norm, norm.width or bound.width, accelerator, scale)
+    try:
+        bits = arithmetic.overflow_bits(bound.length)
+    except StepFails as failure:
+        return Certificate(False, str(failure), bound, affine=affine)
+    reason = ""
+    if bits < 0:
+        reason = f"a row within its bound may overflow the sum of squares by {-bits:.1f} bits"
+    try:
+        arithmetic.after_the_sum(affine)
+    except StepFails as failure:
+        reason = reason or str(failure)
+    return Certificate(not reason, reason, bound, bits, affine=affine)
+
+
+def certify_at(
+    proof: Proof, scale: float, typical: float | None, device: Accelerator
+) -> Certificate:
+    """As `certify`, with the margin of a typical row to underflow.
+
+    Args:
+        proof: What is known of the norm.
+        scale: What its input is divided by.
+        typical: Sum of squares of an ordinary row before the division, None where it is not known.
+        device: Whose arithmetic it is.
+    """
+    if proof.affine is None:
+        reason = "its gamma or beta is no constant"
+        return Certificate(False, reason, proof.bound, affine=None)
+    certificate = certify(proof.norm, proof.bound, scale, device, proof.affine)
+    width = proof.norm.width or proof.bound.width
+    if not width or typical is None or not typical > 0:
+        return certificate
+    least = width * device.square_limits(width)[1]
+    return replace(certificate, underflow_bits=math.log2(typical / (least * scale**2)))
+
+
+def bounds_for(
+    traced: Trace,
+    norms: Sequence[Norm],
+    device: Accelerator,
+    ranges: Mapping[str, tuple[float, float]],
+    exact: bool,
+    executor: Executor | None = None,
+) -> Bounds:
+    """The bounds of norms whose outputs are as long as a device makes them; see `Bounds`."""
+    by_name = {norm.name: norm for norm in norms}
+
+    def radius(name: str, width: int) -> float:
+        return output_radius(by_name[name], width, device)
+
+    affine = rounding_of(device, "affine").grow - 1
+    return Bounds(traced, norms, radius, ranges, exact, executor, affine)
+
+
+def proofs(
+    bounds: Bounds, traced: Trace, norms: Sequence[Norm], progress: Progress
+) -> dict[str, Proof]:
+    """What is known of each norm, by its name."""
+    found = bounds.all(progress)
+    return {
+        norm.name: Proof(norm, found[norm.name], _affine(traced.affine.get(norm.name)))
+        for norm in norms
+    }
+
+
+def _affine(values: tuple[Value | None, Value | None] | None) -> tuple[float, float] | None:
+    """Largest |gamma| and |beta|; None where one is no constant."""
+    largest = []
+    for value, absent in zip(values or (None, None), (1.0, 0.0), strict=True):
+        if isinstance(value, (Const, Weight)):
+            array = value.array if isinstance(value, Const) else value.read()
+            largest.append(float(np.abs(array.astype(np.float64)).max(initial=0.0)))
+        elif value is None:
+            largest.append(absent)
+        else:
+            return None
+    return largest[0], largest[1]

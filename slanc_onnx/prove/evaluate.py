@@ -1,0 +1,344 @@
+"""The set of rows of every expression, made once: what bounds are read off."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+
+from slanc_onnx.graph import Array
+from slanc_onnx.prove.activation_bounds import NoBound, applied
+from slanc_onnx.prove.sets import (
+    DEVICE_SLACK,
+    DEVICE_UNIT,
+    SLACK,
+    Blocks,
+    Bounded,
+    Box,
+    Ellipsoids,
+    Gate,
+    Reach,
+    ball,
+    constant,
+    joined,
+    one_of,
+    sides,
+    through_measured,
+    total,
+)
+from slanc_onnx.trace import (
+    CONDITION,
+    Alternatives,
+    Apply,
+    Convolution,
+    Embedding,
+    Experts,
+    Expr,
+    Input,
+    Join,
+    Linear,
+    Mix,
+    Normalised,
+    Opaque,
+    Pick,
+    Pooled,
+    Product,
+    Select,
+    Shares,
+    Sum,
+    Trace,
+    constant_values,
+    walk,
+)
+from slanc_onnx.weights import MatrixSizes, cheap_spectral_bound, lengths, read_once, spectral_bound
+
+Radius = Callable[[str, int], float]  # of a norm's output, by its name and width
+# Of larger matrices "auto" takes the cheaper norms: a tight one costs as much as running as many
+# rows as the smaller side has, which for these is more than the scales take.
+EXACT_SIZE = 3 << 18
+TABLE_BLOCK = 1 << 19  # elements
+
+
+def row_width(expr: Expr) -> int:
+    """Elements of a norm's row: that of a GroupNorm runs over positions."""
+    kinds = expr.kinds if isinstance(expr, Alternatives) else (expr,)
+    positions = max(kind.positions if isinstance(kind, Pooled) else 1 for kind in kinds)
+    return expr.channels * positions
+
+
+class Evaluator:
+    """Sets of rows by expression, each made once."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        radius: Radius,
+        ranges: Mapping[str, tuple[float, float]],
+        exact: bool,
+        executor: Executor | None,
+        affine: float = 0.0,
+    ) -> None:
+        self.trace, self.radius, self.ranges, self.exact = trace, radius, ranges, exact
+        self.executor, self.affine = executor, affine
+        self.sizes: dict[int, MatrixSizes] = {}  # of what was read for the sample rows already
+        self.made: dict[int, Reach] = {}
+        self.conditions: dict[int, str] = {}
+        self.loose: set[int] = set()
+
+    def reach(self, expr: Expr) -> Reach:
+        """The set of rows of an expression.
+
+        Raises:
+            NoBound: something in it is not bounded.
+        """
+        for part in _in_order(expr, self.made):
+            why = self.trace.estimated.get(part.serial)
+            if why is not None:
+                raise NoBound(f"read as an estimate only: {why}")
+            past = self.trace.past.get(part.serial)
+            if past is not None:
+                self.conditions[part.serial] = f"{past} holds rows that this model made"
+            reach = self._evaluate(part)
+            self.made[part.serial] = self._rounded(reach) if _is_affine(part) else reach
+        return self.made[expr.serial]
+
+    def _rounded(self, reach: Reach) -> Reach:
+        """What gamma or beta make of a norm's output, each rounded and the result too."""
+        if not self.affine or not isinstance(reach, Ellipsoids):
+            return reach
+        grow = (1 + self.affine) ** 2
+        moved = (grow - 1) * sum(
+            float(np.linalg.norm(t)) * SLACK for t in reach.terms if t.ndim > 1
+        )  # of beta, which has a direction that rounding does not keep
+        terms = tuple(t * grow if t.ndim == 1 else t for t in reach.terms)
+        return Ellipsoids(reach.each * grow, terms, reach.slack * grow + moved)
+
+    def simplify(self, expr: Expr, reach: Reach) -> None:
+        """What stands at a norm's input is a residual stream: keep its outline only."""
+        if isinstance(reach, Ellipsoids):
+            self.made[expr.serial] = reach.simplified()
+
+    def facts(self, expr: Expr) -> tuple[tuple[str, ...], bool]:
+        """Conditions, and whether cheap norms were used, of an expression and what is behind it.
+
+        A norm's output needs no condition: it is no longer than it is, whatever comes in.
+        """
+        parts = [e.serial for e in walk(expr, lambda e: isinstance(e, Normalised))]
+        conditions = dict.fromkeys(self.conditions[s] for s in parts if s in self.conditions)
+        return tuple(sorted(conditions)), any(s in self.loose for s in parts)
+
+    def _evaluate(self, expr: Expr) -> Reach:
+        values = constant_values(expr)
+        if values is not None:
+            return constant(values)
+        match expr:
+            case Normalised():
+                return self._normalised(expr)
+            case Embedding():
+                return _rows_of_table(expr)
+            case Input():
+                return self._input(expr)
+            case Opaque():
+                raise NoBound(f"the trace stopped at {expr.op} ({expr.tensor})")
+            case Shares():
+                return ball(1, 1.0)
+            case Linear():
+                return self._linear(expr)
+            case Experts():
+                return self._experts(expr)
+            case Convolution():
+                return self._convolution(expr)
+            case Sum():
+                return total([self._wide(part, expr.channels) for part in expr.parts])
+            case Product():
+                return self._product(expr)
+            case Apply():
+                return applied(expr, self.made[expr.x.serial])
+            case Select():
+                a, b = self._wide(expr.a, expr.channels), self._wide(expr.b, expr.channels)
+                # No direction is left where any element may come from either. But |r|^2 <= |a|^2
+                # + |b|^2 <= max(|a + b|^2, |a - b|^2), whatever the weights of the elements.
+                return Bounded(np.maximum(a.each, b.each), total([a, b]), 1.0)
+            case Mix():
+                return _mixed(expr, self.made[expr.x.serial])
+            case Pick():
+                return picked(self.made[expr.x.serial], expr.index)
+            case Join():
+                ends = np.cumsum([0, *(piece.channels for piece in expr.pieces)])
+                places = [np.arange(a, b) for a, b in itertools.pairwise(ends)]
+                pieces = [self.made[piece.serial] for piece in expr.pieces]
+                return joined(list(zip(places, pieces, strict=True)), int(ends[-1]))
+            case Alternatives():
+                return one_of([self._wide(kind, expr.channels) for kind in expr.kinds])
+            case Pooled():
+                x, factor = self.made[expr.x.serial], math.sqrt(expr.positions)
+                return Bounded(x.each * factor * SLACK, x, factor * SLACK)
+        raise TypeError(f"no bound for {type(expr).__name__}")
+
+    def _exactly(self, expr: Expr, shape: Sequence[int]) -> bool:
+        exactly = self.takes_tight(shape)
+        if not exactly:
+            self.loose.add(expr.serial)
+        return exactly
+
+    def takes_tight(self, shape: Sequence[int]) -> bool:
+        """Whether a matrix of this shape gets its tight norms."""
+        return self.exact or math.prod(shape) <= EXACT_SIZE
+
+    def _linear(self, expr: Linear) -> Reach:
+        x = self.made[expr.x.serial]
+        if self._exactly(expr, expr.weight.shape):
+            return x.through(np.asarray(expr.weight.read(), dtype=np.float64), True)
+        sizes = self.sizes.pop(expr.serial, None)
+        if sizes is None:
+            _, sizes = read_once(expr.weight.blocks(), None, sides(x), self.executor)
+            assert sizes is not None
+        return through_measured(x, sizes)
+
+    def _wide(self, part: Expr, channels: int) -> Reach:
+        """A row as long as the one it is combined with; one number counts for all channels.
+
+        Ids, masks and shapes of low rank stand for as many numbers as there are channels.
+        """
+        reach = self.made[part.serial]
+        if part.channels == channels:
+            return reach
+        if part.channels != 1:
+            raise NoBound(f"combines rows of {part.channels} and {channels} channels")
+        each = np.repeat(reach.each, channels)
+        return constant(each) if constant_values(part) is not None else Box(each)
+
+    def _normalised(self, expr: Normalised) -> Reach:
+        return ball(expr.channels, self.radius(expr.norm, row_width(expr.input)))
+
+    def _input(self, expr: Input) -> Reach:
+        if not expr.floats:
+            if expr.name != CONDITION:
+                self.conditions[expr.serial] = f"{expr.name} in [0, 1]"
+            return ball(1, 1.0)
+        if expr.name not in self.ranges:
+            raise NoBound(
+                f"nothing limits the graph input {expr.name!r}: give --input-range "
+                f"{expr.name}=LO,HI"
+            )
+        low, high = self.ranges[expr.name]
+        self.conditions[expr.serial] = f"{expr.name} in [{low:g}, {high:g}]"
+        return Box(np.full(expr.channels, max(abs(low), abs(high))))
+
+    def _experts(self, expr: Experts) -> Reach:
+        x = self.made[expr.x.serial]
+        matrices = np.asarray(expr.weight.read(), dtype=np.float32)
+        exactly = self._exactly(expr, matrices.shape[1:])
+        # Sizes only: as many sets as experts would each go through what follows.
+        kinds = [x.through(matrix.astype(np.float64), exactly) for matrix in matrices]
+        each = np.max([kind.each for kind in kinds], axis=0)
+        return Ellipsoids(each, (np.full(len(each), max(kind.length() for kind in kinds)),))
+
+    def _convolution(self, expr: Convolution) -> Reach:
+        """A sum over taps of rows at any positions, each through the tap's block of each group."""
+        x = self.made[expr.x.serial]
+        weight = np.asarray(expr.weight.read(), dtype=np.float64)  # [out, in / groups, taps]
+        weight = weight.reshape(expr.groups, -1, *weight.shape[1:])
+        exactly = self._exactly(expr, (weight.shape[1], weight.shape[2]))
+        bound = spectral_bound if exactly else cheap_spectral_bound
+        inner = x.length()
+        taps = range(weight.shape[3])
+        radius = inner * sum(max(bound(group[:, :, tap]) for group in weight) for tap in taps)
+        each_in = x.each.reshape(expr.groups, -1)
+        by_element = np.einsum("goit,gi->go", np.abs(weight), each_in).reshape(-1)
+        of_taps = [[lengths(group[:, :, tap], axis=1) for tap in taps] for group in weight]
+        columns = np.sum(of_taps, axis=1).reshape(-1)
+        each = np.minimum(by_element, columns * inner)
+        # Every output is a product of this length in FP32 on the device, as in `reach.py`.
+        products = weight.shape[2] * weight.shape[3]
+        device = products * DEVICE_UNIT * inner * float(np.linalg.norm(columns))
+        each = (each + device) * SLACK
+        radius = min((radius + device) * SLACK, float(np.linalg.norm(each)) * SLACK)
+        return Ellipsoids(np.minimum(each, radius), (np.full(expr.channels, radius),))
+
+    def _product(self, expr: Product) -> Reach:
+        for factor, other in ((expr.a, expr.b), (expr.b, expr.a)):
+            values = constant_values(factor)
+            if values is not None:
+                return scaled_by(self._wide(other, expr.channels), values.reshape(-1))
+        a, b = self._wide(expr.a, expr.channels), self._wide(expr.b, expr.channels)
+        return Gate(a.each * b.each * DEVICE_SLACK, a, b)
+
+
+def _is_affine(expr: Expr) -> bool:
+    """Whether an expression is a norm's output times gamma, or that plus beta."""
+    if isinstance(expr, Sum):
+        return any(_is_affine(e) or isinstance(e, Normalised) for e in expr.parts) and any(
+            constant_values(e) is not None for e in expr.parts
+        )
+    return isinstance(expr, Product) and any(isinstance(e, Normalised) for e in expr.parts)
+
+
+def _in_order(expr: Expr, made: Mapping[int, Reach]) -> list[Expr]:
+    """The parts that are not made yet, before what uses them; a norm's input is not needed."""
+    parts = walk(expr, lambda e: isinstance(e, (Normalised, Opaque)) or e.serial in made)
+    return sorted((e for e in parts if e.serial not in made), key=lambda e: e.serial)
+
+
+def scaled_by(reach: Reach, factors: Array) -> Reach:
+    """Each channel times a constant of its own; gamma, a scalar."""
+    if isinstance(reach, Ellipsoids):
+        return reach.scaled(factors)
+    sizes = np.broadcast_to(np.abs(factors), (reach.channels,)).astype(np.float64)
+    if isinstance(reach, Blocks):
+        pieces = tuple((i, scaled_by(r, sizes[i])) for i, r in reach.pieces)
+        return Blocks(reach.each * sizes * DEVICE_SLACK, pieces)
+    return Gate(reach.each * sizes * DEVICE_SLACK, Box(sizes), reach)
+
+
+def picked(reach: Reach, index: Array) -> Reach:
+    """Channels in another order. One that is repeated stands for other rows of the same kind.
+
+    Whole rows may lie end to end, as joined heads do, or interleaved, as merged patches do; else
+    every run of neighbouring channels counts as a part of a row of its own.
+    """
+    if len(np.unique(index)) == len(index):
+        return reach.pick(index)
+    places = np.arange(len(index))
+    copies = int(np.unique(index, return_counts=True)[1].max())
+    if len(index) % copies == 0:
+        for shape, order in (((copies, -1), "C"), ((-1, copies), "T")):
+            rows, at = index.reshape(shape), places.reshape(shape)
+            if order == "T":
+                rows, at = rows.T, at.T
+            if (rows == rows[0]).all() and len(np.unique(rows[0])) == len(rows[0]):
+                piece = reach.pick(rows[0])
+                return joined([(where, piece) for where in at], len(index))
+    runs = np.split(places, np.flatnonzero(np.diff(index) != 1) + 1)
+    return joined([(run, reach.pick(index[run])) for run in runs], len(index))
+
+
+def _mixed(expr: Mix, x: Reach) -> Reach:
+    """Every head mixes positions with shares of its own."""
+    if expr.heads is None:
+        return x
+    heads = [np.flatnonzero(expr.heads == head) for head in np.unique(expr.heads)]
+    if len(heads) == 1:
+        return x
+    return joined([(channels, x.pick(channels)) for channels in heads], expr.channels)
+
+
+def _rows_of_table(expr: Embedding) -> Reach:
+    """The largest row and the largest element of each channel."""
+    each, longest = np.zeros(expr.channels), 0.0
+    count, stored = expr.table.shape[0], expr.table.stored
+    columns = None if stored is None else stored.turned().opened()
+    step = max(1, TABLE_BLOCK // max(1, expr.channels))
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        rows = (
+            expr.table.rows(np.arange(start, stop))
+            if columns is None
+            else (columns.columns(start, stop).T)
+        )
+        each = np.maximum(each, np.maximum(rows.max(axis=0), -rows.min(axis=0)))
+        longest = max(float(lengths(rows, axis=1).max()), longest)  # nan stays
+    return Ellipsoids(each, (np.full(expr.channels, longest),))

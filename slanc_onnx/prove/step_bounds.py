@@ -1,0 +1,307 @@
+"""Step bounds: the steps of one norm on a device, each as the largest magnitude it can give.
+
+They follow the emulated steps one by one (`emulate.py`), rounding included: with u the unit
+roundoff, a rounded step gives at most |z| (1 + u) + eta, where eta is what underflow can cost.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from slanc_onnx.accelerator import FLOAT32, Accelerator, Format, Step
+from slanc_onnx.norms import Norm
+
+DIVISION = 1 + 2.0**-23  # x / s in FP32, which is exact where s is a power of two
+# A step's operation is done in FP32 first: where it reads FP32, that rounds too.
+IN_FP32 = 1 + 2.0**-23
+MOST_SCALE = 2.0**40  # that the length of an output holds for
+
+
+class StepFails(Exception):
+    """A step may give inf or nan; the message says which."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """One rounding to a format: |fl(z)| <= grow |z| + eta, and |z| <= grow (|fl(z)| + eta).
+
+    Attributes:
+        grow: 1 + u.
+        eta: What underflow may change a number by.
+        normal: From here on it changes none.
+        flushes: Whether below that every number becomes zero.
+    """
+
+    grow: float
+    eta: float
+    normal: float
+    flushes: bool
+
+    def __call__(self, value: float) -> float:
+        return value * self.grow + self.eta
+
+    def least(self, value: float) -> float:
+        """The smallest that a number of at least `value` may become; 0 where it may vanish."""
+        if value >= self.normal:
+            return max(value * (2 - self.grow), self.normal)
+        return 0.0 if self.flushes else max(value - self.eta, 0.0)
+
+
+def rounding_to(target: Format, flush: bool) -> Rounding:
+    """Of results that are rounded to `target`."""
+    eta = target.smallest_normal if flush else target.smallest_subnormal / 2
+    grow = (1 + target.unit_roundoff) * IN_FP32
+    return Rounding(grow, eta, target.smallest_normal, flush)
+
+
+def rounding_of(accelerator: Accelerator, step: Step) -> Rounding:
+    """Of the results of a step of the device; of its input, as it is stored and then as read."""
+    if step in accelerator.fp32_steps:
+        return rounding_to(FLOAT32, False)
+    rounding = rounding_to(accelerator.format, accelerator.flush_subnormals)
+    if step == "input" and accelerator.input_format is not None:
+        stored = rounding_to(accelerator.input_format, accelerator.flush_subnormals)
+        grow, eta = stored.grow * rounding.grow, rounding(stored.eta)
+        return Rounding(grow, eta, max(stored.normal, rounding.normal), stored.flushes)
+    return rounding
+
+
+def sum_error(accelerator: Accelerator, width: int) -> float:
+    """How far a sum of `width` numbers can be off, relative to the sum of their magnitudes.
+
+    One after another: (n - 1) u (Rump, "Error estimation of floating-point summation and dot
+    product", BIT 52, 2012). As a tree: (1 + u)^depth - 1 (Higham, "Accuracy and stability of
+    numerical algorithms", 4.2). In FP32: its own error, and one rounding of the result.
+    """
+    unit = accelerator.format_of("sum").unit_roundoff * IN_FP32
+    if accelerator.accumulate == "sequential":
+        return (width - 1) * unit
+    if accelerator.accumulate == "pairwise":
+        return float((1 + unit) ** math.ceil(math.log2(max(width, 2))) - 1)
+    return (1 + width * FLOAT32.unit_roundoff) * (1 + unit) - 1
+
+
+def lost_in_sum(accelerator: Accelerator, width: int, addend: Step, signed: bool) -> float:
+    """What underflow can take from the sum of results of a step.
+
+    Sums of numbers of the same format lose nothing to it: below the smallest normal number they
+    are exact. But where that is flushed, numbers of different signs may cancel to it.
+    """
+    kept_as = ("sum" in accelerator.fp32_steps, addend in accelerator.fp32_steps)
+    if kept_as[0] == kept_as[1] and not (signed and accelerator.flush_subnormals):
+        return 0.0
+    return width * rounding_of(accelerator, "sum").eta
+
+
+def smallest_epsilon(norm: Norm, accelerator: Accelerator, scale: float | None) -> float:
+    """The least that the device may add as epsilon: at any scale, where none is given.
+
+    A step in FP32 adds it as it is; any other holds it at the smallest number that is kept.
+    """
+    joins: Step = "variance" if norm.epsilon_power == 2 else "deviation"
+    divided = (norm.epsilon or 0.0) / (scale or MOST_SCALE) ** norm.epsilon_power
+    if joins in accelerator.fp32_steps:
+        return divided / IN_FP32
+    return accelerator.smallest_kept if scale is None else accelerator.held_epsilon(divided)
+
+
+def output_radius(
+    norm: Norm, width: int, accelerator: Accelerator, scale: float | None = None
+) -> float:
+    """How long the output of a norm before gamma can be on a device: about sqrt(width).
+
+    Longer by what the mean square can come out too small: the sum of positive numbers by its error,
+    each square and the mean by underflow. Epsilon makes up for that where it stands inside the
+    root and is held at the smallest number that is kept. Elsewhere it does so less.
+
+    Args:
+        norm: The norm as it is before scaling.
+        width: Elements per row.
+        accelerator: Whose arithmetic it is.
+        scale: What its input is divided by; None for all scales up to `MOST_SCALE`.
+    """
+    if norm.one_pass:  # cancellation may take all of the variance
+        return math.inf
+
+    def rounding(step: Step) -> Rounding:
+        return rounding_of(accelerator, step)
+
+    grow = math.prod(rounding(step).grow for step in ("square", "mean_square", "variance"))
+    grow *= (rounding("deviation").grow ** 2 * rounding("inverse").grow) ** 2
+    under = rounding("square").eta + rounding("mean_square").eta
+    under += lost_in_sum(accelerator, width, "square", signed=False) / width
+    least = smallest_epsilon(norm, accelerator, scale)
+    in_fp32 = "mean_square" in accelerator.fp32_steps
+    if not norm.epsilon or norm.epsilon < 0:
+        smallest = FLOAT32.smallest_subnormal if in_fp32 else accelerator.smallest_kept
+        floor = 1 + under / smallest
+    elif norm.epsilon_power == 2:
+        floor = max(1.0, under / least)
+    else:
+        vanished = rounding("deviation").eta if in_fp32 else 0.0
+        floor = max(1.0, (math.sqrt(under) + vanished) / least) ** 2
+    lost = (1 + sum_error(accelerator, width)) * grow * floor
+    doubled = 2.0 ** len(_rounded_below_normal(norm, accelerator))
+    return math.sqrt(width) * rounding("normalised")(math.sqrt(lost) * doubled)
+
+
+def _rounded_below_normal(norm: Norm, accelerator: Accelerator) -> list[Step]:
+    """Steps whose result may be no normal number, and so up to twice what it should be, or half.
+
+    All in one format, the root of a number that is kept is normal, and so is its inverse. Only an
+    epsilon outside the root is unlike any root.
+    """
+    steps: tuple[Step, ...] = ("variance", "deviation", "inverse")
+    narrow = [step for step in steps if step not in accelerator.fp32_steps]
+    if len(narrow) < len(steps) or "mean_square" in accelerator.fp32_steps:
+        return narrow
+    return ["inverse"] if norm.epsilon_power == 1 else []
+
+
+class Arithmetic:
+    """The steps of one norm at one scale, each as the largest magnitude that it can give.
+
+    Args:
+        norm: The norm as it is before scaling.
+        width: Elements per row.
+        accelerator: Whose arithmetic it is.
+        scale: What the input is divided by.
+    """
+
+    def __init__(self, norm: Norm, width: int, accelerator: Accelerator, scale: float) -> None:
+        self.norm, self.width, self.accelerator, self.scale = norm, width, accelerator, scale
+        self.error = sum_error(accelerator, width)
+        self.root = math.sqrt(width)
+        self.length = 0.0
+        self.mean_error = 0.0
+        self.away = 0.0
+        self.mean_square = 0.0
+
+    def rounding(self, step: Step) -> Rounding:
+        return rounding_of(self.accelerator, step)
+
+    def fits(self, value: float, what: str, step: Step) -> None:
+        largest = (
+            FLOAT32 if step in self.accelerator.fp32_steps else self.accelerator.format
+        ).largest
+        if not value <= largest:
+            raise StepFails(f"{what} may overflow: up to {value:.3g}")
+
+    def overflow_bits(self, length: float) -> float:
+        """Room above the largest partial sum of squares, from the L2 norm of the row.
+
+        Raises:
+            StepFails: a step before the squares may overflow.
+        """
+        self._input(length / self.scale * DIVISION)
+        squared = self._centred() if self.norm.centred else self.length
+        if self.width <= self.norm.unbiased:
+            raise StepFails("it divides the sum of squares of one element by zero")
+        square = self.rounding("square")
+        total = squared**2 * square.grow + self.width * square.eta
+        total += lost_in_sum(self.accelerator, self.width, "square", signed=False)
+        total *= 1 + self.error
+        count = self.width - self.norm.unbiased
+        self.mean_square = self.rounding("mean_square")(total / count)
+        room = min(
+            self.accelerator.format_of("sum").largest,
+            self.accelerator.format_of("square").largest,
+            self.accelerator.format_of("mean_square").largest * count,
+        )
+        return math.log2(room / total) - 2.0**-30
+
+    def _input(self, length: float) -> None:
+        """The row as the device reads it."""
+        device, rounding = self.accelerator, self.rounding("input")
+        element = length
+        if device.input_format is not None and "input" not in device.fp32_steps:
+            if not length <= device.input_format.largest:
+                raise StepFails(f"an element may overflow: up to {length:.3g}")
+            stored = rounding_to(device.input_format, False)
+            element = min(stored(length), device.input_format.largest)
+        self.fits(element, "an element", "input")
+        self.length = length * rounding.grow + self.root * rounding.eta
+
+    def _centred(self) -> float:
+        """The mean, and what is left without it; returns the L2 norm of what is squared."""
+        magnitudes = self.root * self.length
+        self.fits(magnitudes * (1 + self.error), "the sum of a row", "sum")
+        mean = self.rounding("mean")
+        lost = self.error * magnitudes
+        lost += lost_in_sum(self.accelerator, self.width, "input", signed=True)
+        self.mean_error = mean(lost / self.width) + (mean.grow - 1) * magnitudes / self.width
+        largest_mean = self.length / self.root + self.mean_error
+        self.fits(largest_mean, "the mean of a row", "mean")
+        away = self.length + self.root * self.mean_error
+        self.fits(away, "an element without the mean", "centred")
+        rounding = self.rounding("centred")
+        self.away = away * rounding.grow + self.root * rounding.eta
+        if not self.norm.one_pass:
+            return self.away
+        self.fits(largest_mean**2, "the square of the mean", "square")
+        return self.length
+
+    def after_the_sum(self, affine: tuple[float, float]) -> None:
+        """Epsilon, the reciprocal root, gamma and beta.
+
+        Raises:
+            StepFails: a step may give inf or nan.
+        """
+        norm = self.norm
+        if not norm.epsilon or norm.epsilon < 0:
+            raise StepFails("it has no epsilon: a row of zeros is divided by zero")
+        if self.scale > MOST_SCALE:
+            raise StepFails(f"its scale is above {MOST_SCALE:.3g}")
+        epsilon = smallest_epsilon(norm, self.accelerator, self.scale)
+        deviation = self.rounding("deviation")
+        root = deviation(math.sqrt(self.mean_square))
+        if norm.epsilon_power == 2:
+            self.fits(self.mean_square + epsilon * IN_FP32, "the variance with epsilon", "variance")
+            variance = self.rounding("variance")(self.mean_square + epsilon * IN_FP32)
+            root = math.sqrt(variance)
+        else:
+            self.fits(root + epsilon * IN_FP32, "the deviation with epsilon", "deviation")
+        self.fits(root, "the deviation", "deviation")
+        least = self._least_deviation(epsilon)
+        inverse = 1 / least if least > 0 else math.inf
+        self.fits(inverse, "the reciprocal root", "inverse")
+        radius = output_radius(norm, self.width, self.accelerator, self.scale)
+        if norm.one_pass:
+            radius = self.away * self.rounding("inverse")(inverse)
+        self.fits(radius, "an element of the output", "normalised")
+        radius = self.rounding("normalised")(radius)
+        rounding = self.rounding("affine")
+        gamma, beta = (rounding(value) for value in affine)
+        self.fits(rounding(radius * gamma) + beta, "gamma and beta", "affine")
+
+    def _least_deviation(self, epsilon: float) -> float:
+        """The smallest that the root with epsilon can come out as; 0 where it may vanish."""
+        deviation = self.rounding("deviation")
+        below = self._below_zero() if self.norm.one_pass else 0.0
+        if self.norm.epsilon_power == 1:
+            if below:
+                raise StepFails(
+                    f"E[x^2] - mean^2 may come out as {-below:.3g} under the root: that is nan"
+                )
+            return (
+                epsilon / deviation.grow if "deviation" in self.accelerator.fp32_steps else epsilon
+            )
+        if epsilon <= below:
+            raise StepFails(
+                f"E[x^2] - mean^2 may come out as {-below:.3g}, below -epsilon: its root is nan"
+            )
+        # Adding what is not negative to a number that is held leaves at least that number.
+        least = self.rounding("variance").least(epsilon - below) if below else epsilon
+        return deviation.least(math.sqrt(least) / IN_FP32)
+
+    def _below_zero(self) -> float:
+        """How far below zero E[x^2] - mean^2 can come out of a row of this length."""
+        device, width = self.accelerator, self.width
+        square, mean_square = self.rounding("square"), self.rounding("mean_square")
+        exact = self.length**2 / width
+        lost = (square.grow - 1 + self.error + mean_square.grow - 1) * exact
+        lost += square.eta + mean_square.eta + lost_in_sum(device, width, "square", False) / width
+        mean = math.sqrt(exact)
+        added = (mean + self.mean_error) ** 2 * square.grow - exact + square.eta
+        return (lost + added) * mean_square.grow + mean_square.eta

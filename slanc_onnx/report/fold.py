@@ -1,0 +1,55 @@
+"""What folding did, group by group, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from slanc_onnx.apply.fold import FoldedGroup
+
+if TYPE_CHECKING:
+    from slanc_onnx.apply.fold import Fold
+
+
+def fold_line(count: int, fold: Fold) -> str:
+    """How many norms are folded, and what that cost, in a line."""
+    ways = list(fold.applied.values())
+    folded, divided = ways.count("fold"), ways.count("div")
+    line = f"{count} norms: {folded} folded, {divided} Div"
+    if count > len(ways):
+        line += f", {count - len(ways)} as they were"
+    line += f"; {fold.inserted} nodes inserted, {len(fold.weights)} weights rewritten "
+    line += f"({fold.rewritten_bytes / 1e6:.3g} MB)"
+    if fold.copied:
+        line += f", {fold.copied} small shared weights copied"
+    return line
+
+
+def fold_entry(fold: Fold) -> dict[str, Any]:
+    """The `fold` object of the report."""
+    ways = list(fold.applied.values())
+    return {
+        "norms_folded": ways.count("fold"),
+        "norms_div": ways.count("div"),
+        "inserted_nodes": fold.inserted,
+        "rewritten_weights": len(fold.weights),
+        "rewritten_bytes": fold.rewritten_bytes,
+        "copied_weights": fold.copied,
+        "notes": list(fold.notes),
+        "groups": [asdict(group) for group in fold.groups],
+    }
+
+
+def explain_groups(groups: tuple[FoldedGroup, ...]) -> Iterator[str]:
+    """A few lines per group, as `--explain-groups` prints them."""
+    for number, group in enumerate(groups, 1):
+        yield f"group {number}: {group.tensors} tensors, divided by {group.sigma:g}"
+        for what, names in (
+            ("enters", group.enters),
+            ("leaves by norms", group.folded),
+            ("leaves by norms with a Div", group.divided),
+            ("leaves otherwise", group.leaves),
+        ):
+            if names:
+                yield f"  {what}: {'; '.join(names)}"

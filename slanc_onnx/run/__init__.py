@@ -1,0 +1,40 @@
+"""Running: a model on ONNX Runtime, with the user's inputs or made ones.
+
+Takes a model, its norms and inputs, and gives outputs and the sums of squares of the norms' rows.
+Models in FP16 and BF16 run as their FP32 copies, and models larger than memory in segments. What
+ONNX Runtime refuses is `CannotRun`.
+"""
+
+from slanc_onnx.run.check import check_norms, with_checked_inputs
+from slanc_onnx.run.emit import END, PREFIX, Emitter
+from slanc_onnx.run.feeds import given_feeds, observed_feeds, validation_feeds
+from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
+from slanc_onnx.run.inputs import first_feeds, make_feeds, random_ids
+from slanc_onnx.run.instrumented import Instrumented, instrument
+from slanc_onnx.run.observe import watch
+from slanc_onnx.run.segments import SegmentedSession
+from slanc_onnx.run.session import CannotRun, Feeds, Session
+
+__all__ = [
+    "END",
+    "HALF",
+    "PREFIX",
+    "CannotRun",
+    "Emitter",
+    "Feeds",
+    "Instrumented",
+    "SegmentedSession",
+    "Session",
+    "as_float32",
+    "check_norms",
+    "first_feeds",
+    "given_feeds",
+    "instrument",
+    "make_feeds",
+    "norms_in_float32",
+    "observed_feeds",
+    "random_ids",
+    "validation_feeds",
+    "watch",
+    "with_checked_inputs",
+]

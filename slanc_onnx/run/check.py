@@ -1,0 +1,106 @@
+"""Check: what the user asks for, and whether the model's norms, weights and inputs make sense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from onnx import helper
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import Array, InputSpec
+from slanc_onnx.norms import Norm
+from slanc_onnx.options import Options
+
+
+def check_norms(norms: Sequence[Norm]) -> None:
+    """Refuse norms that no model can mean.
+
+    Raises:
+        SlancError: a row without elements, or an epsilon below zero or not finite.
+    """
+    empty = [norm.name for norm in norms if norm.width == 0]
+    if empty:
+        raise SlancError(
+            f"norm {empty[0]!r} has rows of width 0. The export went wrong: check the model's "
+            "hidden size and export it again."
+        )
+    for norm in norms:
+        if norm.epsilon is not None and not (math.isfinite(norm.epsilon) and norm.epsilon >= 0):
+            raise SlancError(f"norm {norm.name!r} has the epsilon {norm.epsilon}. Export it again.")
+
+
+def with_checked_inputs(options: Options, specs: Sequence[InputSpec]) -> Options:
+    """The options with inputs that fit the model.
+
+    Raises:
+        SlancError: an input is missing, of another type or shape, or names a row that is not
+            there; a range is none, or is given for what is no input of floats; jobs is below 1.
+    """
+    needed = {spec.name for spec in specs}
+    floats = [spec.name for spec in specs if spec.is_float]
+    for name in options.input_ranges:
+        if name not in floats:
+            known = f"they are {', '.join(floats)}" if floats else "the model has none"
+            raise SlancError(f"--input-range {name}: is no graph input of floats; {known}.")
+        low, high = options.input_ranges[name]
+        if not (low <= high and math.isfinite(high - low)):
+            raise SlancError(
+                f"--input-range {name}: {low:g} to {high:g} is no range. Give finite numbers, the "
+                "least first."
+            )
+    if options.jobs is not None and options.jobs < 1:
+        raise SlancError(f"--jobs {options.jobs}: must be at least 1.")
+    if options.inputs is not None:
+        text = {spec.name for spec in specs if spec.is_text} if options.tokens else set()
+        missing = sorted(needed - set(options.inputs) - text)
+        if missing:
+            raise SlancError(
+                f"--inputs lacks {', '.join(missing)}; it holds {', '.join(options.inputs)}."
+            )
+        fitted = {
+            spec.name: _fitted(spec, options.inputs[spec.name])
+            for spec in specs
+            if spec.name in options.inputs
+        }
+        options = replace(options, inputs=fitted)
+    if options.tokens is not None:
+        text_specs = [spec for spec in specs if spec.is_text]
+        if not text_specs:
+            raise SlancError("--tokens: the model has no input of token ids.")
+        rows, ids = text_specs[0].rows, options.tokens.ids
+        for token in (int(ids.max()), int(ids.min())):
+            if not 0 <= token < rows:
+                raise SlancError(
+                    f"--tokens: id {token} is outside the model's vocabulary of {rows}. "
+                    "Use ids of this model's tokenizer."
+                )
+    return options
+
+
+def _fitted(spec: InputSpec, value: Array) -> Array:
+    wanted = np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
+    if value.dtype.kind == "V" and value.dtype.itemsize == wanted.itemsize:
+        value = value.view(wanted)  # .npz files do not know bfloat16 by name
+    if value.dtype != wanted:
+        raise SlancError(
+            f"--inputs: {spec.name} is of type {value.dtype}, but the model takes {wanted}."
+        )
+    fits = len(value.shape) == len(spec.dims) and all(
+        isinstance(dim, str) or dim == size
+        for dim, size in zip(spec.dims, value.shape, strict=True)
+    )
+    if spec.dims and not fits:
+        shape = ", ".join(str(dim) or "?" for dim in spec.dims)
+        raise SlancError(
+            f"--inputs: {spec.name} has the shape {list(value.shape)}, but the model takes "
+            f"[{shape}]."
+        )
+    for index in (int(value.max()), int(value.min())) if spec.rows and value.size else ():
+        if not -spec.rows <= index < spec.rows:
+            raise SlancError(
+                f"--inputs: {spec.name} holds {index}, but what it indexes has {spec.rows} rows."
+            )
+    return value

@@ -1,0 +1,127 @@
+"""The same model with every FP16 and BF16 tensor in FP32, to run and compare it.
+
+"The same function" is a statement about exact arithmetic, which FP32 stands for here. ONNX
+Runtime's CPU provider does not run FP16 graphs as written: it computes most ops in FP32 and rounds
+where two kernels meet, so that one more node anywhere changes the rounding elsewhere. And it has
+hardly any kernel for BF16.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+
+from slanc_onnx.graph import every_node, read_tensor
+from slanc_onnx.norms import Norm
+
+HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+# Larger weights stay as they are, with a Cast behind them: a message may not exceed 2 GiB.
+LARGEST_INLINE = 1 << 24
+_TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
+
+
+def as_float32(
+    model: onnx.ModelProto, folder: Path | None, largest_inline: int | None = None
+) -> onnx.ModelProto:
+    """A copy in FP32; the model itself where it has no FP16 or BF16 tensor.
+
+    Node `i` of a graph stays node `i`: new nodes stand at the end, where ONNX allows no reader to
+    stand before its maker, but ONNX Runtime sorts them. A run may feed
+    FP16 inputs: `Session` gives each input the type that it is declared with.
+
+    Args:
+        model: The model; it is not changed.
+        folder: Where its external data lies, if it has any.
+        largest_inline: Elements up to which a weight is converted here; `LARGEST_INLINE` if None.
+    """
+    if not any(_is_half(graph) for graph in _graphs(model)):
+        return model
+    inline = LARGEST_INLINE if largest_inline is None else largest_inline
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for graph in list(_graphs(copy)):
+        _convert_graph(graph, folder, graph is not copy.graph, inline)
+        _convert_nodes(graph.node)
+    for function in copy.functions:
+        _convert_nodes(function.node)
+    return copy
+
+
+def norms_in_float32(norms: Sequence[Norm]) -> list[Norm]:
+    """The norms of a model as they are in its FP32 copy."""
+
+    def of(element_type: int) -> int:
+        return int(TensorProto.FLOAT) if element_type in HALF else element_type
+
+    return [
+        replace(
+            norm,
+            element_type=of(norm.element_type),
+            output_type=of(norm.output_type),
+            places=tuple(p._replace(element_type=of(p.element_type)) for p in norm.places),
+        )
+        for norm in norms
+    ]
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The main graph and all subgraphs, those of functions included."""
+    yield model.graph
+    for body in (model.graph.node, *(function.node for function in model.functions)):
+        for node in every_node(body):
+            yield from (a.g for a in node.attribute if a.type == AttributeProto.GRAPH)
+
+
+def _is_half(graph: onnx.GraphProto) -> bool:
+    infos = (*graph.input, *graph.output)
+    return (
+        any(tensor.data_type in HALF for tensor in graph.initializer)
+        or any(info.type.tensor_type.elem_type in HALF for info in infos)
+        or any(
+            (a.name in _TYPE_ATTRIBUTES and a.i in HALF) or a.t.data_type in HALF
+            for node in graph.node
+            for a in node.attribute
+        )
+    )
+
+
+def _convert_graph(
+    graph: onnx.GraphProto, folder: Path | None, inside: bool, largest_inline: int
+) -> None:
+    inputs = {info.name for info in graph.input}
+    del graph.value_info[:]
+    for info in (*graph.input, *graph.output):
+        if info.type.tensor_type.elem_type in HALF:
+            info.type.tensor_type.elem_type = TensorProto.FLOAT
+    large = []
+    for tensor in graph.initializer:
+        if tensor.data_type not in HALF:
+            continue
+        stays = inside or tensor.name in inputs  # a Cast at the end is for the main graph only
+        if stays or math.prod(tensor.dims) <= largest_inline:
+            _convert_tensor(tensor, folder)
+        else:
+            large.append(tensor)
+    for tensor in large:
+        name, tensor.name = tensor.name, f"{tensor.name}/half"
+        graph.node.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+
+
+def _convert_tensor(tensor: TensorProto, folder: Path | None) -> None:
+    values = read_tensor(tensor, folder).astype(np.float32)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def _convert_nodes(nodes: Sequence[NodeProto]) -> None:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.name in _TYPE_ATTRIBUTES and attribute.i in HALF:
+                attribute.i = TensorProto.FLOAT
+            if attribute.type == AttributeProto.TENSOR and attribute.t.data_type in HALF:
+                _convert_tensor(attribute.t, None)

@@ -1,0 +1,135 @@
+"""Inputs for running a model when the user gives none: made from the graph's own inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import helper
+
+from slanc_onnx.graph import Array, InputSpec
+from slanc_onnx.run.segments import SegmentedSession
+from slanc_onnx.run.session import CannotRun, Feeds, Session
+
+IMAGE_SIZES = (224, 32, 64, 384, 512)
+SEED, FIRST_IDS = 0, 32
+_SAMPLES = 4000  # of audio: enough for one frame of the usual stack of strided convolutions
+
+
+def make_feeds(
+    specs: Sequence[InputSpec],
+    rng: np.random.Generator,
+    *,
+    batch: int = 1,
+    sequence: int = 16,
+    size: int = IMAGE_SIZES[0],
+    ids: Array | None = None,
+    draw: int = 0,
+) -> dict[str, Array]:
+    """One set of inputs: random ids, masks of ones, positions, empty caches, unit-variance floats.
+
+    Args:
+        specs: The inputs.
+        rng: Source of the random ids and floats.
+        batch: Size of dynamic first axes.
+        sequence: Size of dynamic sequence axes.
+        size: Height and width of images whose size the file leaves open.
+        ids: Token ids of shape [batch, sequence] for the text inputs, instead of random ones.
+        draw: Which random ids; every number gives others.
+    """
+    return {spec.name: _feed(spec, rng, batch, sequence, size, ids, draw) for spec in specs}
+
+
+def _feed(
+    spec: InputSpec,
+    rng: np.random.Generator,
+    batch: int,
+    sequence: int,
+    size: int,
+    ids: Array | None,
+    draw: int,
+) -> Array:
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
+    shape = _shape(spec, batch, sequence, size)
+    name = spec.name.lower()
+    if spec.is_cache:
+        return np.zeros(shape, dtype)
+    if spec.is_float:
+        return rng.standard_normal(shape).astype(dtype)
+    if spec.is_text:
+        values = ids if ids is not None else random_ids(spec.rows, shape, draw)
+        return np.broadcast_to(values, shape).astype(dtype)
+    if "position" in name:
+        return np.broadcast_to(np.arange(shape[-1] if shape else 1), shape).astype(dtype)
+    if spec.rows or "type" in name or "segment" in name:
+        return np.zeros(shape, dtype)
+    return np.ones(shape, dtype)  # masks, flags
+
+
+def random_ids(rows: int, shape: tuple[int, ...], draw: int = 0) -> Array:
+    """Token ids drawn uniformly, but each row starts with another of the first `FIRST_IDS`.
+
+    The rows of draw 1 follow on those of draw 0, and so on.
+
+    Vocabularies keep begin-of-text and the other special tokens there. They come first in real
+    inputs, their rows are unlike all others, and chance would not draw them. The ids depend on
+    the arguments alone, so that every estimate sees the same ones.
+    """
+    seed = [SEED, *shape, draw] if draw else [SEED, *shape]
+    ids = np.random.default_rng(seed).integers(0, rows, shape)
+    if ids.ndim:
+        flat = ids.reshape(-1, shape[-1])
+        first = draw * len(flat)
+        special = np.arange(first, min(first + len(flat), FIRST_IDS, rows))
+        flat[special - first, 0] = special
+    return np.asarray(ids)
+
+
+def _shape(spec: InputSpec, batch: int, sequence: int, size: int) -> tuple[int, ...]:
+    def of(axis: int, dim: int | str) -> int:
+        if isinstance(dim, int):
+            return dim
+        low = dim.lower()
+        if "+" in dim or "total" in low:
+            return sequence
+        if "past" in low:
+            return spec.window
+        if axis == 0:
+            return batch
+        if spec.is_cache:
+            return spec.head_width or sequence
+        if spec.is_float and len(spec.dims) == 4:
+            return 3 if axis == 1 else size
+        if spec.is_float and len(spec.dims) == 2:
+            return _SAMPLES
+        return sequence
+
+    return tuple(of(axis, dim) for axis, dim in enumerate(spec.dims))
+
+
+def first_feeds(
+    session: Session | SegmentedSession,
+    specs: Sequence[InputSpec],
+    rng: np.random.Generator,
+    batch: int,
+    length: int,
+    draw: int = 0,
+) -> Feeds:
+    """The first inputs that run, trying image sizes where the file leaves the size open.
+
+    Raises:
+        CannotRun: none of them does.
+    """
+    images = any(s.is_float and len(s.dims) == 4 and isinstance(s.dims[2], str) for s in specs)
+    if not images:
+        return make_feeds(specs, rng, batch=batch, sequence=length, draw=draw)
+    failure: CannotRun | None = None
+    for size in IMAGE_SIZES:
+        feeds = make_feeds(specs, rng, batch=batch, sequence=length, size=size, draw=draw)
+        try:
+            session.run(feeds)
+            return feeds
+        except CannotRun as error:
+            failure = error
+    assert failure is not None
+    raise failure

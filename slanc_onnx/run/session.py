@@ -1,0 +1,84 @@
+"""Run models on ONNX Runtime: as they are written, with nothing fused and nothing folded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import Array
+
+Feeds = Mapping[str, Array]
+
+
+class CannotRun(SlancError):
+    """ONNX Runtime refuses the model or fails on the inputs."""
+
+
+class Session:
+    """An ONNX Runtime CPU session with graph optimisation off.
+
+    Optimisation stays off because it changes the order of sums (a Div stops fusions) and removes
+    the casts that emulate FP16.
+
+    Args:
+        model: The model.
+        folder: Where its external data lies.
+        packs: Whether ONNX Runtime may keep a copy of the weights, packed for its kernels; it is
+            as large as they are, and a few short runs are not faster with it.
+
+    Raises:
+        CannotRun: ONNX Runtime's CPU provider does not take the model.
+    """
+
+    def __init__(self, model: onnx.ModelProto, folder: Path | None, *, packs: bool = True) -> None:
+        import onnxruntime as ort  # slow to import; --help and --version do without
+
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        if not packs:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if folder is not None:
+            key = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(key, str(folder))
+        try:
+            self._session = ort.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise CannotRun(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+        self.outputs = [output.name for output in self._session.get_outputs()]
+        self._inputs = {i.name: str(i.type) for i in self._session.get_inputs()}
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """The tensors among the outputs by name; sequences and maps are left out.
+
+        What a model does not take of `feeds` is not passed on, and FP16 or BF16 values are
+        converted for an input that is FP32.
+
+        Raises:
+            CannotRun: ONNX Runtime fails on these inputs.
+        """
+        taken = {n: _fitting(v, self._inputs[n]) for n, v in feeds.items() if n in self._inputs}
+        try:
+            values = self._session.run(self.outputs, taken)
+        except Exception as error:
+            raise CannotRun(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
+        return {
+            n: np.asarray(v)
+            for n, v in zip(self.outputs, values, strict=True)
+            if isinstance(v, (np.ndarray, np.generic))
+        }
+
+
+def _fitting(value: Array, declared: str) -> Array:
+    half = value.dtype.itemsize == 2 and value.dtype.kind in "fV"
+    return value.astype(np.float32) if half and declared == "tensor(float)" else value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]

@@ -1,0 +1,17 @@
+"""Scales: one decision per norm.
+
+Takes the estimate and the bound of each norm and gives a power of two between overflow and
+underflow, or the reason why there is none. A decision is a `ScaledNorm`; nothing is changed yet.
+The other rules, the paper's and calibration, end in the same value.
+"""
+
+from slanc_onnx.scale.decide import ScaledNorm, compute_scales_in, scales_to_apply
+from slanc_onnx.scale.window import ELEMENT_BITS, faintest
+
+__all__ = [
+    "ELEMENT_BITS",
+    "ScaledNorm",
+    "compute_scales_in",
+    "faintest",
+    "scales_to_apply",
+]

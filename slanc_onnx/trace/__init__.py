@@ -1,0 +1,71 @@
+"""Tracing: what each norm reads, as an expression over weights.
+
+Takes scopes and norms and gives one expression per norm, from its input back to the norms, tables
+and graph inputs that it comes from. An op that no rule reads becomes an opaque source, which the
+report names. What is an estimate and no proof is recorded with the expression.
+"""
+
+from slanc_onnx.trace.expression import (
+    CONDITION,
+    Alternatives,
+    Apply,
+    Convolution,
+    Embedding,
+    Experts,
+    Expr,
+    Input,
+    Join,
+    Known,
+    Linear,
+    Mix,
+    Normalised,
+    Opaque,
+    Pick,
+    Pooled,
+    Product,
+    Select,
+    Shares,
+    Sum,
+    Weight,
+    constant_values,
+    is_nonlinear,
+    value_range,
+    walk,
+)
+from slanc_onnx.trace.tracing import Trace, trace
+from slanc_onnx.trace.values import Const, Value
+from slanc_onnx.trace.words import describe, source_names
+
+__all__ = [
+    "CONDITION",
+    "Alternatives",
+    "Apply",
+    "Const",
+    "Convolution",
+    "Embedding",
+    "Experts",
+    "Expr",
+    "Input",
+    "Join",
+    "Known",
+    "Linear",
+    "Mix",
+    "Normalised",
+    "Opaque",
+    "Pick",
+    "Pooled",
+    "Product",
+    "Select",
+    "Shares",
+    "Sum",
+    "Trace",
+    "Value",
+    "Weight",
+    "constant_values",
+    "describe",
+    "is_nonlinear",
+    "source_names",
+    "trace",
+    "value_range",
+    "walk",
+]

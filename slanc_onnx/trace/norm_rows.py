@@ -1,0 +1,74 @@
+"""What a norm does to the tracer's views: the rows it reads and the rows it gives."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slanc_onnx.graph import Scope
+from slanc_onnx.norms import Norm
+from slanc_onnx.trace.expression import Alternatives, Expr, Join, Normalised, Pooled
+from slanc_onnx.trace.values import View, pick, row, row_view
+
+
+def normalise(view: View, norm: Norm) -> tuple[Expr, View]:
+    """The row that a norm reads, and its input normalised, before gamma."""
+    if norm.axes.last_axis and not _repeats(view):
+        expr = row(view)
+        x = Normalised(expr.channels, norm.name, norm.centred, expr)
+        return expr, row_view(x, view.shape)
+    kinds: dict[bytes, tuple[int, Expr]] = {}  # by the channels in it: offset in the join, row
+    counts: dict[bytes, int] = {}
+    channels = 0
+    ids = norm.axes.rows(view.ids)
+    result = np.empty(ids.shape, np.int32)
+    for i, elements in enumerate(ids):
+        distinct, places = np.unique(elements, return_inverse=True)
+        key = distinct.tobytes()
+        if key not in kinds:
+            kinds[key] = channels, _row_of(view, distinct, len(elements))
+            channels += len(distinct)
+        counts[key] = counts.get(key, 0) + 1
+        result[i] = kinds[key][0] + places
+    rows = [expr for _, expr in kinds.values()]
+    normal = tuple(Normalised(e.channels, norm.name, norm.centred, e) for e in rows)
+    expr = rows[0]
+    if len(rows) > 1:
+        shares = tuple(counts[key] / len(ids) for key in kinds)
+        expr = Alternatives(rows[0].channels, tuple(rows), shares)
+    joined = normal[0] if len(normal) == 1 else Join(channels, normal)
+    return expr, View(joined, norm.axes.restore(result, view.shape))
+
+
+def _repeats(view: View) -> bool:
+    """Whether a row of the last axis holds a channel more than once: at several positions."""
+    first = view.ids.reshape(-1, view.shape[-1])[:1] if view.ids.size else view.ids
+    return len(np.unique(first)) < first.size
+
+
+def _row_of(view: View, distinct: np.ndarray, elements: int) -> Expr:
+    expr = pick(view.expr, distinct)
+    positions = max(1, elements // len(distinct))
+    return expr if positions == 1 else Pooled(expr.channels, expr, positions)
+
+
+def along_channels(constant: View, norm: Norm, x: View) -> View:
+    """Gamma or beta, so that it broadcasts to the norm's input."""
+    if not norm.axes.grouped or norm.axes.channels_last:
+        return constant
+    ids = constant.ids.reshape(-1)
+    if len(ids) < x.shape[1]:  # one number per group, as in opset 18
+        ids = np.repeat(ids, x.shape[1] // len(ids))
+    return View(constant.expr, ids.reshape(-1, *([1] * (x.ids.ndim - 2))))
+
+
+def open_rows(scope: Scope, norm: Norm, view: View) -> bool:
+    """Whether the file leaves open how many elements the rows of a norm have."""
+    rank = len(view.shape)
+    if norm.axes.last_axis and not _repeats(view):
+        return view.shape[-1] == 1 and norm.width != 1
+    tensor = scope.graph.tensors().get(norm.input)
+    sizes = tensor.shape if tensor is not None else None
+    if not isinstance(sizes, (list, tuple)) or len(sizes) != rank:
+        return True
+    axes = range(1, rank) if norm.axes.grouped else [a % rank for a in norm.axes.axes]
+    return not all(isinstance(sizes[a], int) and sizes[a] > 0 for a in axes)

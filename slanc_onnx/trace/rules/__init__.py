@@ -1,0 +1,19 @@
+"""The rules of the trace: one per op, one file per kind of op.
+
+A rule takes a node with the values that it reads and gives the value that it makes, built from the
+kinds of expressions that there are. `RULES` is the table of all of them. An op without a rule ends
+the trace there.
+"""
+
+from slanc_onnx.trace.rules.attention import ATTENTION
+from slanc_onnx.trace.rules.elementwise import LOGIC
+from slanc_onnx.trace.rules.reduce import is_total_of
+from slanc_onnx.trace.rules.table import KEEPS_SHAPE, RULES
+
+__all__ = [
+    "ATTENTION",
+    "KEEPS_SHAPE",
+    "LOGIC",
+    "RULES",
+    "is_total_of",
+]

@@ -1,0 +1,194 @@
+"""Rules of the ops that work element by element: arithmetic, conditions, activations, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from slanc_onnx.graph import op_of
+from slanc_onnx.trace.expression import (
+    COMPARISONS,
+    CONDITION,
+    CONTRACTIONS,
+    Apply,
+    Product,
+    Select,
+    Sum,
+    Weight,
+    is_ids,
+)
+from slanc_onnx.trace.movement import FOLDS, CannotFollow
+from slanc_onnx.trace.rules.reduce import is_total_of
+from slanc_onnx.trace.step import Rule, Step, added, scaled
+from slanc_onnx.trace.values import (
+    Const,
+    Readable,
+    Value,
+    View,
+    as_view,
+    as_weight,
+    combine,
+    either,
+    ids_view,
+    shares_view,
+)
+
+# Ops whose output is a condition.
+LOGIC = {*COMPARISONS, "Equal", "And", "Or", "Not", "Xor", "IsNaN", "IsInf"}
+
+
+def _elementwise(step: Step) -> list[Value]:
+    """Sums, products, powers and limits of activations; what else there is for constants."""
+    values = [step.known(i) for i in range(len(step.inputs))]
+    op = op_of(step.node)
+    if not any(isinstance(v, View) for v in values):
+        return [_fold(op, values)]
+    if op == "Sum":
+        total = as_view(values[0])
+        for value in values[1:]:
+            total = combine(Sum, total, as_view(value))
+        return [total]
+    if op == "Pow":
+        base, exponent = step.view(0), step.array(1)
+        if exponent is None or exponent.size != 1:
+            raise CannotFollow("raises channels to different powers")
+        power = float(exponent.reshape(-1)[0])
+        if power in (2.0, 3.0):
+            square = combine(Product, base, base)
+            return [square if power == 2.0 else combine(Product, square, base)]
+        return [applied("Pow", base, power)]
+    if op in ("Min", "Max"):
+        view, *others = (v for v in values if isinstance(v, View))
+        if others:
+            return [either(view, others[0])]
+        shape = np.broadcast_shapes(*(v.shape for v in values))
+        return [View(view.expr, np.broadcast_to(view.ids, shape))]  # a limit on the values
+    if op in LOGIC:
+        return [_compared(op, values)]
+    if op not in ("Add", "Sub", "Mul", "Div"):
+        raise CannotFollow("has no rule for activations")
+    b: Value = values[1]
+    if op == "Div":
+        if isinstance(b, View) and isinstance(values[0], View) and is_total_of(b, values[0]):
+            return [shares_view(values[0].shape)]
+        b = _fold("Reciprocal", [b]) if not isinstance(b, View) else applied("Reciprocal", b)
+    if op == "Sub":
+        b = _fold("Neg", [b]) if not isinstance(b, View) else scaled(b, -1.0)
+    if op == "Add":
+        for zero, other in (values, values[::-1]):
+            blank = isinstance(zero, Const) and not zero.array.any()
+            if blank and np.broadcast_shapes(zero.shape, other.shape) == other.shape:
+                return [as_view(other)]
+        return [added(as_view(values[0]), as_view(b))]
+    kind: type[Sum] | type[Product] = Sum if op == "Sub" else Product
+    return [combine(kind, as_view(values[0]), as_view(b))]
+
+
+def _compared(op: str, values: Sequence[Readable]) -> View:
+    """Where a row lies above or below a number; any other condition is just a mask."""
+    x, limit = values[0], values[-1]
+    one = isinstance(limit, Const) and limit.array.size == 1
+    if op in COMPARISONS and isinstance(x, View) and not is_ids(x.expr) and one:
+        assert isinstance(limit, Const)
+        return applied(op, x, float(limit.array.reshape(-1)[0]))
+    shape = np.broadcast_shapes(*(v.shape for v in values))
+    return ids_view(CONDITION, shape)
+
+
+def _fold(op: str, values: Sequence[Value]) -> Value:
+    function = FOLDS.get(op)
+    if function is None:
+        raise CannotFollow("has no rule for constants")
+    if all(isinstance(v, Const) for v in values):
+        consts = [v for v in values if isinstance(v, Const)]
+        arrays = [c.array for c in consts]
+        if op == "Reciprocal":
+            arrays = [a.astype(np.float32) for a in arrays]
+        with np.errstate(all="ignore"):
+            return Const(np.asarray(function(*arrays)), any(c.varies for c in consts))
+    weights = [v for v in values if isinstance(v, Weight)]
+    parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
+    shape = np.broadcast_shapes(*(v.shape for v in parts))
+    return Weight(weights[0].name, shape, lambda: np.asarray(function(*(v.read() for v in parts))))
+
+
+def _where(step: Step) -> list[Value]:
+    condition, *values = step.value(0), step.known(1), step.known(2)
+    if isinstance(condition, (Const, Weight)) and not any(isinstance(v, View) for v in values):
+        return [_fold("Where", [condition, *values])]
+    branches = [v for v in values if isinstance(v, View)]
+    if len(branches) == 1:  # a mask
+        other = next(v for v in values if not isinstance(v, View))
+        shape = np.broadcast_shapes(branches[0].shape, other.shape)
+        return [View(branches[0].expr, np.broadcast_to(branches[0].ids, shape))]
+    if not branches:
+        raise CannotFollow("chooses between constants by data")
+    if isinstance(condition, View) and isinstance(condition.expr, Apply):
+        a, b = (np.broadcast_to(v.ids, condition.shape) for v in branches)
+        same = {condition.expr.channels} == {v.expr.channels for v in branches}
+        if same and np.array_equal(a, condition.ids) and np.array_equal(b, condition.ids):
+            rows = (condition.expr, branches[0].expr, branches[1].expr)
+            return [View(Select(condition.expr.channels, *rows), condition.ids)]
+    return [either(*branches)]
+
+
+def applied(op: str, view: View, *parameters: float | str) -> View:
+    """A function of each element, with its attributes in the order of PARAMETERS."""
+    return View(Apply(view.expr.channels, op, view.expr, parameters), view.ids)
+
+
+# Attributes that change a function, with their defaults.
+PARAMETERS: dict[str, dict[str, float | str]] = {
+    "Gelu": {"approximate": "none"},
+    "QuickGelu": {"alpha": 1.702},
+    "Swish": {"alpha": 1.0},
+    "LeakyRelu": {"alpha": 0.01},
+    "Elu": {"alpha": 1.0},
+    "Celu": {"alpha": 1.0},
+    "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
+    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
+}
+
+
+def _activation(step: Step) -> list[Value]:
+    value = step.known(0)
+    if not isinstance(value, View):
+        return [_fold(step.node.op, [value])]
+    if step.node.op == "Neg":
+        return [scaled(value, -1.0)]
+    if step.node.op in ("BiasGelu", "FastGelu") and step.value(1) is not None:
+        value = combine(Sum, value, step.view(1))
+    defaults = PARAMETERS.get(step.node.op, {})
+    parameters = [step.attributes.get(name, value) for name, value in defaults.items()]
+    return [applied(step.node.op, value, *parameters)]
+
+
+def _clip(step: Step) -> list[Value]:
+    return [step.known(0)]  # a limit on the values; the rows are those of the input
+
+
+def _softmax(step: Step) -> list[Value]:
+    return [shares_view(step.known(0).shape, int(step.attributes.get("axis", -1)))]
+
+
+ELEMENTWISE: dict[str, Rule] = {
+    **{op: _elementwise for op in (*FOLDS, *LOGIC)},
+    **{
+        op: _activation
+        for op in (
+            *CONTRACTIONS,
+            "Sigmoid",
+            "HardSigmoid",
+            "Exp",
+            "Log",
+            "Sqrt",
+            "Reciprocal",
+            "Softplus",
+            "Cos",
+        )
+    },
+    "Where": _where,
+    "Clip": _clip,
+    "Softmax": _softmax,
+}

@@ -1,0 +1,325 @@
+"""Rules for quantised weights: read as the matrix or table that they stand for.
+
+Quantised activations are read as the numbers that they stand for, too: their scales count as 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+from onnx import TensorProto, helper
+
+from slanc_onnx.graph import Array
+from slanc_onnx.trace.expression import Embedding, Product, Sum, Weight
+from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.rules.conv import convolved
+from slanc_onnx.trace.step import Rule, Step, is_shares, linear, matrix, mixed
+from slanc_onnx.trace.values import Const, Value, View, as_view, combine, row_view
+from slanc_onnx.weights import Stored, whole
+
+
+def _values(value: Value | None) -> Array:
+    if isinstance(value, Const):
+        return value.array
+    if isinstance(value, Weight):
+        return value.read()
+    raise CannotFollow("has quantised values that are no constants")
+
+
+def unpack(packed: Array, bits: int) -> Array:
+    """Unsigned integers of `bits` bits from the bytes of the last axis, low bits first."""
+    if bits == 8:
+        return packed
+    per_byte = 8 // bits
+    shifts = np.arange(per_byte, dtype=np.uint8) * bits
+    spread = (packed[..., None] >> shifts) & ((1 << bits) - 1)
+    return spread.reshape(*packed.shape[:-1], packed.shape[-1] * per_byte)
+
+
+def dequantize_blocks(
+    packed: Array,
+    scales: Array,
+    zero_points: Array | None,
+    bits: int,
+    block: int,
+    width: int,
+    groups: Array | None = None,
+) -> Array:
+    """Rows of `width` numbers from blocks of `block` integers, each with a scale, FP32.
+
+    Args:
+        packed: Bytes, [rows, blocks * block * bits / 8] in any shape with that first axis.
+        scales: [rows, blocks], in any shape.
+        zero_points: Packed like the values, or as floats; None for the middle of the range.
+        bits: 2, 4 or 8 per value.
+        block: Values per block.
+        width: Values per row, without the padding of the last block.
+        groups: For each value of a row the block whose scale it has; None for its own.
+    """
+    rows = packed.shape[0]
+    values = unpack(packed.reshape(rows, -1), bits).astype(np.float32)
+    blocks = values.shape[1] // block
+    if zero_points is None:
+        zero: Array = np.float32(1 << (bits - 1)) * np.ones((rows, blocks), np.float32)
+    elif zero_points.dtype == np.uint8:
+        zero = unpack(zero_points.reshape(rows, -1), bits)[:, :blocks].astype(np.float32)
+    else:
+        zero = zero_points.reshape(rows, blocks).astype(np.float32)
+    factors = scales.reshape(rows, blocks).astype(np.float32)
+    if groups is not None:
+        return (values[:, :width] - zero[:, groups]) * factors[:, groups]
+    scaled = (values.reshape(rows, blocks, block) - zero[:, :, None]) * factors[:, :, None]
+    return scaled.reshape(rows, -1)[:, :width]
+
+
+@dataclass(frozen=True, eq=False)
+class _Blocks:
+    """Columns of the transpose of [N, K] blocks, of which some can be read; see `Stored`.
+
+    Attributes:
+        packed: Bytes, of N rows in any shape; the scales and zero points likewise.
+        scales: FP32 or FP16; a weight is read when a part is taken.
+        zeros: None for the middle of the range.
+        layout: Bits, block size, K, and the blocks of the values where those are in groups.
+    """
+
+    packed: Const | Weight
+    scales: Const | Weight
+    zeros: Const | Weight | None
+    rows: int
+    layout: tuple[int, int, int, Array | None]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.layout[2], self.rows
+
+    def columns(self, start: int, stop: int) -> Array:
+        part = self.part(start, stop)
+        zeros = None if part.zeros is None else _values(part.zeros)
+        return dequantize_blocks(_values(part.packed), _values(part.scales), zeros, *self.layout).T
+
+    def part(self, start: int, stop: int) -> _Blocks:
+        def some(value: Const | Weight) -> Const:
+            return Const(_values(value).reshape(self.rows, -1)[start:stop])
+
+        zeros = None if self.zeros is None else some(self.zeros)
+        return _Blocks(some(self.packed), some(self.scales), zeros, stop - start, self.layout)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.packed.shape)
+
+    def turned(self) -> Stored:
+        return whole(self.columns(0, self.rows).T)
+
+    def opened(self) -> _Blocks:
+        return self
+
+
+def _matmul_nbits(step: Step) -> list[Value]:
+    """com.microsoft MatMulNBits: x times the transpose of [N, K] blocks, plus a bias."""
+    attributes = step.attributes
+    k, n = int(attributes["K"]), int(attributes["N"])
+    bits, block = int(attributes.get("bits", 4)), int(attributes["block_size"])
+    packed, scales, zero = step.known(1), step.known(2), step.value(3)
+    groups = step.array(4)
+
+    def read() -> Array:
+        zeros = None if zero is None else _values(zero)
+        values = _values(packed), _values(scales)
+        return dequantize_blocks(*values, zeros, bits, block, k, groups).T
+
+    name, stored = step.node.inputs[1].name, None
+    constants = [v for v in (packed, scales, zero) if isinstance(v, (Const, Weight))]
+    if len(constants) == 2 + (zero is not None):
+        layout = bits, block, k, groups
+        stored = _Blocks(constants[0], constants[1], (*constants, None)[2], n, layout)
+    result = linear(step.rows(0, k), Weight(name, (k, n), read, stored=stored))
+    bias = step.value(5)
+    return [result if bias is None else combine(Sum, result, as_view(bias))]
+
+
+def _gather_block_quantized(step: Step) -> list[Value]:
+    """com.microsoft GatherBlockQuantized: rows of a quantised table."""
+    attributes = step.attributes
+    data, scales, zero = _values(step.known(0)), step.known(2), step.value(3)
+    bits, block = int(attributes.get("bits", 4)), int(attributes["block_size"])
+    unsigned = data.dtype == np.uint8
+    width = data.shape[-1] * (8 // bits if unsigned else 1)
+
+    def read() -> Array:
+        zeros = None if zero is None else _values(zero)
+        if unsigned:
+            return dequantize_blocks(data, _values(scales), zeros, bits, block, width)
+        shift = np.float32(0) if zeros is None else spread(zeros)
+        return np.asarray((data.astype(np.float32) - shift) * spread(_values(scales)))
+
+    def spread(per_block: Array) -> Array:
+        return np.repeat(per_block.astype(np.float32), block, axis=-1)[..., :width]
+
+    table = Weight(step.node.inputs[0].name, (data.shape[0], width), read)
+    return [row_view(Embedding(width, table), (*step.known(1).shape, width))]
+
+
+def _spread(values: Array, shape: tuple[int, ...], step: Step) -> Array:
+    """Scales or zero points for every element: per tensor, per axis or in blocks."""
+    axis = int(step.attributes.get("axis", 1))
+    block = int(step.attributes.get("block_size", 0))
+    if values.size == 1:
+        return values.reshape(()).astype(np.float32)
+    if block:
+        repeated = np.repeat(values.astype(np.float32), block, axis=axis)
+        return np.take(repeated, range(shape[axis]), axis=axis)
+    where = [-1 if i == axis % len(shape) else 1 for i in range(len(shape))]
+    return values.astype(np.float32).reshape(where)
+
+
+def _dequantize_linear(step: Step) -> list[Value]:
+    """DequantizeLinear of a constant."""
+    source, scales, zero = step.known(0), step.known(1), step.value(2)
+
+    def read() -> Array:
+        shift = 0.0 if zero is None else _spread(_values(zero), source.shape, step)
+        values = _values(source).astype(np.float32) - shift
+        return np.asarray(values * _spread(_values(scales), source.shape, step))
+
+    _values(scales)
+    if not isinstance(source, (Const, Weight)):
+        return [source]  # an activation that was quantised and comes back
+    return [Weight(step.node.inputs[0].name, source.shape, read)]
+
+
+def _quantize_linear(step: Step) -> list[Value]:
+    """QuantizeLinear: activations pass, a constant is rounded and clipped to the 8 or 16 bits."""
+    source, scales, zero = step.known(0), step.known(1), step.value(2)
+    if not isinstance(source, (Const, Weight)):
+        return [source]
+
+    def scaled_down() -> Array:
+        values = _values(source).astype(np.float32)
+        return np.asarray(values / _spread(_values(scales), source.shape, step))
+
+    kind = step.attributes.get("output_dtype") or TensorProto.UINT8
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(int(kind)))
+    if zero is not None:
+        dtype = _values(zero).dtype
+    whole = dtype.kind in "iu" or dtype.name.startswith(("int", "uint"))
+    limits = (ml_dtypes.iinfo if whole else ml_dtypes.finfo)(dtype)
+
+    def read() -> Array:
+        shift = 0.0 if zero is None else _spread(_values(zero), source.shape, step)
+        values = scaled_down() + shift if not whole else np.rint(scaled_down()) + shift
+        clipped = np.clip(values, float(limits.min), float(limits.max))
+        return clipped if whole else np.asarray(clipped.astype(dtype).astype(np.float32))
+
+    return [Weight(step.node.inputs[0].name, source.shape, read)]
+
+
+def _real(
+    step: Step, value: int, scale: int | None, zero: int | None, rows_first: bool = False
+) -> Value:
+    """A quantised operand as the real numbers it stands for: an activation, or a constant.
+
+    `rows_first` says that the first axis holds the output channels.
+    """
+    source = step.known(value)
+    if isinstance(source, View):
+        return source
+    scales = None if scale is None else step.value(scale)
+    shift = None if zero is None else step.value(zero)
+
+    def read() -> Array:
+        values = _values(source).astype(np.float32)
+        if shift is not None:
+            values = values - _per_channel(_values(shift), values, rows_first)
+        if scales is None:
+            return values
+        return values * _per_channel(_values(scales), values, rows_first)
+
+    return Weight(step.node.inputs[value].name, source.shape, read)
+
+
+def _per_channel(values: Array, like: Array, rows_first: bool) -> Array:
+    """Scales or zero points along the first axis, or along the last one."""
+    flat = values.astype(np.float32).reshape(-1)
+    if flat.size == 1:
+        return np.asarray(flat[0])
+    return flat.reshape(-1, *([1] * (like.ndim - 1))) if rows_first else flat
+
+
+def _dynamic_quantize(step: Step) -> list[Value]:
+    """DynamicQuantizeLinear: the activation itself, with the scale 1 and the zero point 0."""
+    scale: Value = Const(np.array(1.0, np.float32))
+    return [step.view(0), scale, Const(np.array(0, np.uint8))][: len(step.node.outputs)]
+
+
+# Positions of (values, scale, zero point) of both operands, and of the bias.
+_Operand = tuple[int, int | None, int | None]
+_PRODUCTS: dict[str, tuple[_Operand, _Operand, int]] = {
+    "MatMulInteger": ((0, None, 2), (1, None, 3), -1),
+    "QLinearMatMul": ((0, 1, 2), (3, 4, 5), -1),
+    "MatMulIntegerToFloat": ((0, 2, 4), (1, 3, 5), 6),
+    "DynamicQuantizeMatMul": ((0, None, None), (1, 2, 3), 4),
+    "QGemm": ((0, 1, 2), (3, 4, 5), 6),
+}
+
+
+def _product(step: Step) -> list[Value]:
+    """A matrix product of quantised operands: two activations, or one and a weight."""
+    first, second, bias = _PRODUCTS[step.node.op]
+    transposed = bool(step.attributes.get("transB", 0))
+    a, b = _real(step, *first), _real(step, *second, rows_first=transposed)
+    shift = step.value(bias) if bias >= 0 else None
+    if step.node.op == "QGemm" and shift is not None:
+        shift = _bias(step, bias, first, second)
+    if isinstance(a, View) and isinstance(b, View):
+        if not is_shares(a.expr):
+            raise CannotFollow("multiplies two activations")
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        return [mixed(View(b.expr, np.broadcast_to(b.ids, (*lead, *b.shape[-2:]))), a.shape[-2])]
+    weight = matrix(b, transposed)
+    if not isinstance(a, View) or weight is None:
+        raise CannotFollow("multiplies two constants")
+    return [linear(a, weight, shift)]
+
+
+def _bias(step: Step, position: int, first: _Operand, second: _Operand) -> Value:
+    """A bias in units of the product of both scales."""
+    values, scale = step.known(position), step.value(second[1] or 0)
+    unit = step.value(first[1] or 0)
+
+    def read() -> Array:
+        return np.asarray(_values(values).astype(np.float32) * _values(scale) * _values(unit))
+
+    return Weight(step.node.inputs[position].name, values.shape, read)
+
+
+def _elementwise(step: Step) -> list[Value]:
+    """com.microsoft QLinearAdd and QLinearMul."""
+    a, b = (as_view(_real(step, i, i + 1, i + 2)) for i in (0, 3))
+    return [combine(Sum if step.node.op == "QLinearAdd" else Product, a, b)]
+
+
+def _convolution(step: Step) -> list[Value]:
+    whole = step.node.op == "ConvInteger"
+    value, scale, zero = (1, None, 3) if whole else (3, 4, 5)
+    weight = _real(step, value, scale, zero, rows_first=True)
+    bias = None if whole or step.value(8) is None else _bias(step, 8, (0, 1, 2), (3, 4, 5))
+    return [convolved(step, step.view(0), weight, bias)]
+
+
+QUANTIZED: dict[str, Rule] = {
+    "MatMulNBits": _matmul_nbits,
+    "GatherBlockQuantized": _gather_block_quantized,
+    "DequantizeLinear": _dequantize_linear,
+    "QuantizeLinear": _quantize_linear,
+    "DynamicQuantizeLinear": _dynamic_quantize,
+    **{op: _product for op in _PRODUCTS},
+    "QLinearAdd": _elementwise,
+    "QLinearMul": _elementwise,
+    "QLinearConv": _convolution,
+    "ConvInteger": _convolution,
+}

@@ -1,0 +1,120 @@
+"""Rules for ops that put several rows or elements into one: reductions, pooling, resizing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from slanc_onnx.graph import Array
+from slanc_onnx.trace.expression import Apply, Mix, Weight
+from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.step import Rule, Step, scaled
+from slanc_onnx.trace.values import Const, Value, View
+
+_ON_CONSTANTS: dict[str, Callable[..., Array]] = {
+    "ReduceMean": np.mean,
+    "ReduceSum": np.sum,
+    "ReduceMax": np.max,
+    "ReduceMin": np.min,
+    "ReduceProd": np.prod,
+    "ReduceL1": lambda x, **k: np.sum(np.abs(x), **k),
+    "ReduceL2": lambda x, **k: np.sqrt(np.sum(np.square(x), **k)),
+    "ReduceSumSquare": lambda x, **k: np.sum(np.square(x), **k),
+    "ReduceLogSumExp": lambda x, **k: np.log(np.sum(np.exp(x), **k)),
+}
+
+
+def _axes(step: Step) -> tuple[int, ...] | None:
+    given = step.array(1) if len(step.inputs) > 1 else step.attributes.get("axes")
+    return None if given is None else tuple(int(a) for a in np.asarray(given).reshape(-1))
+
+
+def _reduce(step: Step) -> list[Value]:
+    """Over positions, rows mix, or add up in quadrature; over channels it is no longer a row."""
+    value, axes = step.known(0), _axes(step)
+    keep = bool(step.attributes.get("keepdims", 1))
+    if not isinstance(value, View):
+        return [_of_constant(step.node.op, value, axes, keep)]
+    if axes is None:
+        raise CannotFollow("reduces over all axes")
+    wanted = {axis % value.ids.ndim for axis in axes}
+    ids, count = value.ids, 1
+    for axis in wanted:
+        first = np.take(ids, [0], axis=axis)
+        if not (ids == first).all():
+            return [_total(step, value, tuple(wanted), keep)]
+        count *= ids.shape[axis]
+        ids = first
+    if not keep:
+        ids = np.squeeze(ids, tuple(wanted))
+    if step.node.op == "ReduceSum":
+        return [scaled(View(value.expr, ids), math.sqrt(count))]
+    if step.node.op == "ReduceMean":
+        return [View(Mix(value.expr.channels, value.expr), ids)]
+    return [View(value.expr, ids)]  # the largest, say: a row of the same kind
+
+
+def _total(step: Step, value: View, axes: tuple[int, ...], keep: bool) -> View:
+    """The sum of a row: what routing weights are divided by."""
+    last = value.ids.ndim - 1
+    if step.node.op != "ReduceSum" or axes != (last,) or value.expr.channels != value.shape[-1]:
+        raise CannotFollow("reduces over channels")
+    shape = (*value.shape[:-1], 1) if keep else value.shape[:-1]
+    return View(Apply(1, "ReduceSum", value.expr), np.zeros(shape, np.int32))
+
+
+def is_total_of(total: View, part: View) -> bool:
+    """Whether one tensor is the sum over the rows of another: their quotient adds up to 1."""
+    return (
+        isinstance(total.expr, Apply)
+        and total.expr.function == "ReduceSum"
+        and total.expr.x is part.expr
+    )
+
+
+def _of_constant(op: str, value: Const | Weight, axes: tuple[int, ...] | None, keep: bool) -> Value:
+    function = _ON_CONSTANTS.get(op)
+    if function is None:
+        raise CannotFollow("has no rule for constants")
+    if isinstance(value, Const):
+        return Const(np.asarray(function(value.array, axis=axes, keepdims=keep)), value.varies)
+    weight = value
+    shape = np.sum(np.broadcast_to(np.int8(0), weight.shape), axis=axes, keepdims=keep).shape
+    return Weight(
+        weight.name, shape, lambda: np.asarray(function(weight.read(), axis=axes, keepdims=keep))
+    )
+
+
+def _pool(step: Step) -> list[Value]:
+    """Channels in axis 1 stay what they are, at other positions."""
+    view = step.view(0)
+    shape = step.shape()
+    if shape is None or shape[:2] != view.shape[:2] or len(shape) != view.ids.ndim:
+        whole = step.node.op.startswith("Global")
+        shape = (*view.shape[:2], *(1 if whole else n for n in view.shape[2:]))
+    first = view.ids[(slice(None), slice(None), *([slice(0, 1)] * (view.ids.ndim - 2)))]
+    if not (view.ids == first).all():
+        raise CannotFollow("puts channels together that differ from position to position")
+    expr = view.expr
+    if "Average" in step.node.op or step.node.op == "Resize":
+        expr = Mix(expr.channels, expr)
+    return [View(expr, np.broadcast_to(first, shape))]
+
+
+REDUCTIONS: dict[str, Rule] = {
+    **{op: _reduce for op in _ON_CONSTANTS},
+    **{
+        op: _pool
+        for op in (
+            "MaxPool",
+            "AveragePool",
+            "GlobalAveragePool",
+            "GlobalMaxPool",
+            "LpPool",
+            "Resize",
+            "Upsample",
+        )
+    },
+}

@@ -1,0 +1,253 @@
+"""Rules for ops that pick elements: lookups, updates, the largest ones, sequences of tensors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from slanc_onnx.trace.expression import Embedding, Input, Join, Known, Shares, Weight
+from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.step import Rule, Step, added, scaled
+from slanc_onnx.trace.values import (
+    Chosen,
+    Const,
+    Items,
+    Unknown,
+    Value,
+    View,
+    as_table,
+    as_view,
+    as_weight,
+    either,
+    ids_view,
+    row,
+    row_view,
+)
+
+
+def gathered(step: Step) -> list[Value] | None:
+    """Rows of a table or matrices of a stack at positions that the data gives; else None."""
+    data, indices = step.known(0), step.known(1)
+    axis = int(step.attributes.get("axis", 0))
+    if isinstance(indices, Weight):
+        raise CannotFollow("gathers at positions that are not known")
+    by_data = isinstance(indices, View) or indices.varies
+    if isinstance(data, Weight) and len(data.shape) > 1 and axis == 0 and by_data:
+        positions = indices.shape
+        if step.node.op == "GatherND":
+            positions = positions[:-1]
+        if len(data.shape) == 3 and isinstance(indices, View) and not _is_position(indices):
+            return [Chosen(data, (*positions, *data.shape[1:]))]
+        return [looked_up(data, positions, indices)]
+    if isinstance(data, View) and isinstance(indices, View):
+        # Rows at positions that depend on the input: the same kind of row.
+        where = np.zeros(indices.shape, np.int64)
+        return [View(data.expr, np.take(data.ids, where, axis=axis))]
+    if isinstance(data, Const) and isinstance(indices, View):
+        return [_some_of(data, indices, axis, step.node.op)]
+    return None
+
+
+def _some_of(data: Const, indices: View, axis: int, op: str) -> Value:
+    """Elements of a small constant that the data picks."""
+    if op != "Gather" or data.array.ndim == 0:
+        raise CannotFollow("gathers at positions that are not known")
+    taken = np.take(data.array, np.zeros(indices.shape, np.int64), axis=axis)
+    if (data.array == data.array.reshape(-1)[0]).all():
+        return Const(taken, True)
+    return ids_view("indices", taken.shape)
+
+
+def _is_position(indices: View) -> bool:
+    return isinstance(indices.expr, Input) and "position" in indices.expr.name.lower()
+
+
+def first_row(position: Const | View) -> int | None:
+    """The row that a position index names at sequence length 1; None for token ids."""
+    if isinstance(position, Const) and position.array.size == 1:
+        return int(position.array.reshape(-1)[0])
+    if isinstance(position, View) and isinstance(position.expr, Input):
+        return 0 if _is_position(position) else None
+    return None
+
+
+def looked_up(table: Weight, shape: tuple[int, ...], positions: Const | View) -> View:
+    """Rows of a table, for indices of a shape."""
+    rest = table.shape[1:]
+    rows = as_table(table, table.shape[0])
+    ids = np.arange(rows.shape[1], dtype=np.int32).reshape(rest)
+    expr = Embedding(rows.shape[1], rows, first_row(positions))
+    return View(expr, np.broadcast_to(ids, (*shape, *rest)))
+
+
+def _gather_elements(step: Step) -> list[Value]:
+    """As Gather, with an index per element."""
+    data, indices = step.known(0), step.known(1)
+    axis = int(step.attributes.get("axis", 0))
+    if isinstance(data, Const) and isinstance(indices, Const):
+        return [Const(np.take_along_axis(data.array, indices.array.astype(np.int64), axis), True)]
+    if isinstance(data, Const) and (data.array == data.array.reshape(-1)[:1]).all():
+        return [Const(np.broadcast_to(data.array.reshape(-1)[0], indices.shape), True)]
+    if isinstance(indices, Weight):
+        raise CannotFollow("gathers element by element")
+    view = as_view(data)
+    if axis % view.ids.ndim == view.ids.ndim - 1 and view.expr.channels > 1:
+        raise CannotFollow("gathers channels at positions that are not known")
+    start = np.broadcast_to(np.take(view.ids, [0], axis=axis), view.shape)
+    inside = tuple(slice(0, n) for n in indices.shape)
+    return [View(view.expr, np.broadcast_to(start[inside], indices.shape))]
+
+
+def _scatter(step: Step) -> list[Value]:
+    """Rows with some of them replaced, or added to."""
+    data, updates = step.known(0), step.known(2)
+    if isinstance(data, Const) and isinstance(updates, Const):
+        return [Const(data.array, True)]
+    adds = step.attributes.get("reduction", "none") == "add"
+    blank = isinstance(data, Const) and not data.array.any()
+    fresh = as_view(updates)
+    if fresh.shape[-1:] != data.shape[-1:]:
+        if not fresh.ids.size:
+            raise CannotFollow("updates elements that are not known")
+        filled = View(fresh.expr, np.broadcast_to(fresh.ids.reshape(-1)[0], data.shape))
+    else:
+        filled = row_view(row(fresh), data.shape)
+    if adds:  # rows that are added to the same row do so in quadrature
+        counts = [math.prod(shape[:-1]) for shape in (fresh.shape, data.shape)]
+        filled = scaled(filled, math.sqrt(max(1.0, counts[0] / max(1, counts[1]))))
+    if blank:
+        return [filled]
+    if adds:
+        return [added(as_view(data), filled)]
+    return [either(as_view(data), filled)]
+
+
+def _indices(step: Step, output: int, shape: tuple[int, ...]) -> View:
+    return ids_view(step.node.outputs[output].name, shape)
+
+
+def _top_k(step: Step) -> list[Value]:
+    view, count = step.view(0), step.array(1)
+    axis = int(step.attributes.get("axis", -1))
+    if count is None:
+        raise CannotFollow("keeps a number of elements that is not known")
+    k = max(1, min(int(np.asarray(count).reshape(-1)[0]), view.shape[axis]))
+    ids = np.take(view.ids, range(k), axis=axis)
+    if isinstance(view.expr, Shares):
+        return [View(Shares(1, k), ids), _indices(step, 1, ids.shape)]
+    return [View(view.expr, ids), _indices(step, 1, ids.shape)]
+
+
+def _positions_of(step: Step) -> list[Value]:
+    """NonZero, ArgMax and their like: indices that the data gives."""
+    source = step.known(0)
+    if step.node.op == "NonZero":
+        if isinstance(source, Const) and not source.varies:
+            return [Const(np.array(np.nonzero(source.array)))]
+        return [_indices(step, 0, (max(1, len(source.shape)), 1))]
+    axis = int(step.attributes.get("axis", 0)) % max(1, len(source.shape))
+    keep = step.attributes.get("keepdims", 1)
+    shape = [n for i, n in enumerate(source.shape) if i != axis or keep]
+    if keep and shape:
+        shape[axis] = 1
+    return [_indices(step, 0, tuple(shape))]
+
+
+def _one_hot(step: Step) -> list[Value]:
+    depth = step.array(1)
+    shape = step.known(0).shape
+    axis = int(step.attributes.get("axis", -1)) % (len(shape) + 1)
+    full = (*shape[:axis], int(np.asarray(depth).reshape(-1)[0]), *shape[axis:])
+    return [_indices(step, 0, full)]
+
+
+def _pad(step: Step) -> list[Value]:
+    """Padding along positions repeats a row; along channels it adds zeros."""
+    source = step.known(0)
+    pads = step.array(1) if len(step.inputs) > 1 else step.attributes.get("pads")
+    if pads is None:
+        raise CannotFollow("pads by numbers that are not known")
+    numbers = [int(n) for n in np.asarray(pads).reshape(-1)]
+    rank = len(source.shape)
+    axes = list(range(rank))
+    if step.value(3) is not None:
+        axes = [int(a) % rank for a in np.asarray(step.array(3)).reshape(-1)]
+    before, after = [0] * rank, [0] * rank
+    for i, axis in enumerate(axes):
+        before[axis], after[axis] = numbers[i], numbers[i + len(axes)]
+    if isinstance(source, Const):
+        cut = tuple(
+            slice(max(0, -b), n - max(0, -a))
+            for b, a, n in zip(before, after, source.shape, strict=True)
+        )
+        width = [(max(0, b), max(0, a)) for b, a in zip(before, after, strict=True)]
+        return [Const(np.pad(source.array[cut], width), source.varies)]
+    view = as_view(source)
+    if view.ids.size and (view.ids != view.ids[..., :1]).any():
+        view = _padded_channels(view, before[-1], after[-1])
+        before[-1] = after[-1] = 0
+    shape = [max(0, n + b + a) for n, b, a in zip(view.shape, before, after, strict=True)]
+    grown = np.pad(
+        view.ids, [(0, max(0, m - n)) for m, n in zip(shape, view.shape, strict=True)], mode="edge"
+    )
+    return [View(view.expr, grown[tuple(slice(0, n) for n in shape)])]
+
+
+def _padded_channels(view: View, before: int, after: int) -> View:
+    """Zeros on both sides of a row, or fewer channels where the numbers are negative."""
+    kept = view.ids[..., max(0, -before) : view.shape[-1] - max(0, -after)]
+    count = max(0, before) + max(0, after)
+    if not count:
+        return View(view.expr, kept)
+    blank = Known(1, as_weight(Const(np.zeros(1, np.float32))))
+    width = [*([(0, 0)] * (kept.ndim - 1)), (max(0, before), max(0, after))]
+    ids = np.pad(kept, width, constant_values=view.expr.channels)
+    return View(Join(view.expr.channels + 1, (view.expr, blank)), ids)
+
+
+def _split_to_sequence(step: Step) -> list[Value]:
+    source = step.view(0)
+    axis = int(step.attributes.get("axis", 0))
+    lengths, size = step.array(1), source.shape[axis]
+    if lengths is None:
+        sizes = [1] * size
+    elif lengths.ndim == 0:
+        sizes = [min(int(lengths), size - i) for i in range(0, size, int(lengths))]
+    else:
+        sizes = [int(n) for n in lengths]
+    starts = np.cumsum([0, *sizes])
+    pieces = [
+        np.take(source.ids, range(a, a + n), axis=axis)
+        for a, n in zip(starts[:-1], sizes, strict=True)
+    ]
+    if lengths is None and not step.attributes.get("keepdims", 1):
+        pieces = [np.squeeze(piece, axis) for piece in pieces]
+    return [Items(tuple(View(source.expr, piece) for piece in pieces))]
+
+
+def _sequence_at(step: Step) -> list[Value]:
+    items, index = step.value(0), step.array(1)
+    if not isinstance(items, Items) or index is None:
+        raise CannotFollow("reads a sequence that is not known")
+    return [items.values[int(index)]]
+
+
+def _sequence_construct(step: Step) -> list[Value]:
+    return [Items(tuple(v or Unknown(step.node.op, "") for v in step.inputs))]
+
+
+SELECTIONS: dict[str, Rule] = {
+    "GatherElements": _gather_elements,
+    "ScatterND": _scatter,
+    "ScatterElements": _scatter,
+    "TopK": _top_k,
+    "NonZero": _positions_of,
+    "ArgMax": _positions_of,
+    "ArgMin": _positions_of,
+    "OneHot": _one_hot,
+    "Pad": _pad,
+    "SplitToSequence": _split_to_sequence,
+    "SequenceAt": _sequence_at,
+    "SequenceConstruct": _sequence_construct,
+}

@@ -1,0 +1,251 @@
+"""One rule per op: from the values of its inputs to the values of its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from slanc_onnx.graph import Array
+from slanc_onnx.trace.expression import CONTRACTIONS, Embedding, Join, Sum, Weight, is_ids
+from slanc_onnx.trace.movement import FOLDS, MOVERS, CannotFollow, Mover
+from slanc_onnx.trace.rules.attention import ATTENTION
+from slanc_onnx.trace.rules.conv import batch_norm, convolved
+from slanc_onnx.trace.rules.elementwise import ELEMENTWISE, PARAMETERS, applied
+from slanc_onnx.trace.rules.experts import EXPERTS, moved
+from slanc_onnx.trace.rules.matmul import einsum, matmul
+from slanc_onnx.trace.rules.quantized import QUANTIZED
+from slanc_onnx.trace.rules.reduce import REDUCTIONS
+from slanc_onnx.trace.rules.select import SELECTIONS, first_row, gathered, looked_up
+from slanc_onnx.trace.step import Rule, Step, linear, matrix, scaled
+from slanc_onnx.trace.values import (
+    Chosen,
+    Const,
+    Items,
+    Value,
+    View,
+    as_table,
+    as_view,
+    as_weight,
+    combine,
+    row_view,
+)
+
+
+def _move(step: Step) -> list[Value]:
+    chosen = step.value(0)
+    if isinstance(chosen, Chosen):
+        return moved(step, chosen)
+    source = step.known(0)
+    others = [v for v in step.inputs if isinstance(v, Const)]
+    return [_moved(source, mover, any(v.varies for v in others)) for mover in step.movers()]
+
+
+def _moved(source: Value, mover: Mover, varies: bool) -> Value:
+    if isinstance(source, View):
+        return View(source.expr, mover(source.ids))
+    if isinstance(source, Const):
+        return Const(mover(source.array), varies)
+    assert isinstance(source, Weight)
+    weight: Weight = source
+    shape = mover(np.broadcast_to(np.int8(0), weight.shape)).shape
+    return Weight(weight.name, shape, lambda: mover(weight.read()))
+
+
+def _same(step: Step) -> list[Value]:
+    """Casts and their like: the same value, and Weights stay readable row by row."""
+    value = step.known(0)
+    if step.node.op == "Cast" and isinstance(value, Const):
+        dtype = _CASTS.get(int(step.attributes["to"]), np.dtype(np.float32))
+        with np.errstate(invalid="ignore"):
+            return [Const(value.array.astype(dtype), value.varies)]
+    return [value]
+
+
+# Element types other than floats, in which divisions and comparisons differ.
+_CASTS: dict[int, np.dtype[Any]] = {
+    TensorProto.BOOL: np.dtype(bool),
+    **dict.fromkeys((TensorProto.INT32, TensorProto.INT64), np.dtype(np.int64)),
+}
+
+
+def _gather(step: Step) -> list[Value]:
+    """Rows of a table, or channels of a row."""
+    return gathered(step) or _move(step)
+
+
+def _slice(step: Step) -> list[Value]:
+    """As data movement, but rows of a table up to the sequence's length are rows of that table."""
+    data, starts = step.known(0), step.value(1)
+    bounds = [v for v in step.inputs[1:] if isinstance(v, Const)]
+    moved = _move(step)
+    if isinstance(data, Weight) and any(v.varies for v in bounds) and len(data.shape) > 1:
+        rows, after = int(np.prod(data.shape[:-1])), moved[0]
+        if rows > 1 and isinstance(after, Weight) and after.shape[-1] == data.shape[-1]:
+            first = first_row(starts) if isinstance(starts, Const) else None
+            table = as_table(data, rows)
+            return [row_view(Embedding(data.shape[-1], table, first), after.shape)]
+    return moved
+
+
+def _shape(step: Step) -> list[Value]:
+    shape = step.known(0).shape[step.attributes.get("start", 0) : step.attributes.get("end")]
+    return [Const(np.array(shape, dtype=np.int64), varies=True)]
+
+
+def _gemm(step: Step) -> list[Value]:
+    weight = matrix(step.known(1), bool(step.attributes.get("transB", 0)))
+    if weight is None or step.attributes.get("transA", 0):
+        raise CannotFollow("transposes its first input")
+    x = step.rows(0, weight.shape[0])
+    result = scaled(linear(x, weight), float(step.attributes.get("alpha", 1.0)))
+    if step.value(2) is not None:
+        beta = float(step.attributes.get("beta", 1.0))
+        result = combine(Sum, result, scaled(step.view(2), beta))
+    return [_after(step, result)]
+
+
+def _concat(step: Step) -> list[Value]:
+    values = [step.known(i) for i in range(len(step.inputs)) if step.node.op == "Concat"]
+    sequence = step.value(0)
+    if isinstance(sequence, Items):
+        if step.attributes.get("new_axis", 0):
+            raise CannotFollow("stacks the tensors of a sequence")
+        values = [as_view(value) for value in sequence.values]
+    axis = int(step.attributes["axis"])
+    if all(isinstance(v, Const) for v in values):
+        consts = [v for v in values if isinstance(v, Const)]
+        joined = np.concatenate([np.atleast_1d(c.array) for c in consts], axis=axis)
+        return [Const(joined, any(c.varies for c in consts))]
+    if not any(isinstance(v, View) for v in values):
+        weights = [v for v in values if isinstance(v, Weight)]
+        arrays = [np.broadcast_to(np.int8(0), v.shape) for v in values]
+        shape = np.concatenate(arrays, axis=axis).shape
+        parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
+
+        def read() -> Array:
+            return np.concatenate([v.read().astype(np.float32) for v in parts], axis=axis)
+
+        return [Weight(weights[0].name, shape, read)]
+    views = [as_view(v) for v in values]
+    filled = [v for v in views if v.ids.size] or views[:1]
+    if all(v.expr is filled[0].expr for v in filled):
+        return [View(filled[0].expr, np.concatenate([v.ids for v in filled], axis=axis))]
+    offsets = np.cumsum([0, *(v.expr.channels for v in filled)])
+    ids = [v.ids + int(o) for v, o in zip(filled, offsets[:-1], strict=True)]
+    join = Join(int(offsets[-1]), tuple(v.expr for v in filled))
+    return [View(join, np.concatenate(ids, axis=axis).astype(np.int32))]
+
+
+def _conv(step: Step) -> list[Value]:
+    last = step.node.op == "NhwcConv"
+    result = convolved(step, step.view(0), step.known(1), step.value(2), channels_last=last)
+    return [_after(step, result)]
+
+
+def _after(step: Step, view: View) -> View:
+    """The activation that ONNX Runtime fused into an op."""
+    name = step.attributes.get("activation")
+    if not name:
+        return view
+    if name not in RULES:
+        raise CannotFollow(f"has the activation {name}, which has no rule")
+    defaults = PARAMETERS.get(str(name), {})
+    given = list(step.attributes.get("activation_params") or [])  # FusedConv
+    named = [step.attributes.get(f"activation_{key}", value) for key, value in defaults.items()]
+    return applied(str(name), view, *(given[: len(named)] + named[len(given) :]))
+
+
+def _embed_layer_norm(step: Step) -> list[Value]:
+    """The sum of rows that EmbedLayerNormalization normalises."""
+    total: View | None = None
+    for position in (2, 3, 4):
+        table = step.value(position)
+        if isinstance(table, Weight):
+            # Positions count from 0 up; at sequence length 1 there is that one.
+            start = Const(np.zeros(step.known(0).shape, np.int64), varies=True)
+            rows = looked_up(table, start.shape, start if position == 3 else step.view(0))
+            total = rows if total is None else combine(Sum, total, rows)
+    if total is None:
+        raise CannotFollow("looks up a table that is not known")
+    return [total]
+
+
+def _const(function: Callable[..., Array]) -> Rule:
+    """A function of known values only."""
+
+    def rule(step: Step) -> list[Value]:
+        consts = [step.known(i) for i in range(len(step.inputs))]
+        arrays = [step.array(i) for i in range(len(consts))]
+        varies = any(c.varies for c in consts if isinstance(c, Const))
+        return [Const(np.asarray(function(step.attributes, *arrays)), varies)]
+
+    return rule
+
+
+def _cumulative(step: Step) -> list[Value]:
+    """Of known numbers their running sums; positions counted along a mask stay positions."""
+    source = step.known(0)
+    if isinstance(source, View):
+        if is_ids(source.expr):
+            return [source]
+        raise CannotFollow("adds up activations")
+    return _const(lambda attributes, x, axis: np.cumsum(x, axis=int(axis)))(step)
+
+
+def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
+    value = attributes.get("value")
+    fill = np.asarray(value.values).reshape(-1)[0] if value is not None else np.float32(0)
+    return np.full(tuple(int(n) for n in shape), fill)
+
+
+# Ops whose output has the broadcast shape of their inputs.
+KEEPS_SHAPE = {
+    *FOLDS,
+    *CONTRACTIONS,
+    "Sigmoid",
+    "Clip",
+    "Softmax",
+    "LogSoftmax",
+    "CumSum",
+    "IsNaN",
+    "IsInf",
+    "Round",
+    "Trilu",
+    "RotaryEmbedding",
+    "Xor",
+    "BitwiseAnd",
+}
+
+RULES: dict[str, Rule] = {
+    **{op: _move for op in MOVERS},
+    **{op: _same for op in ("Identity", "Dropout", "Cast", "CastLike")},
+    "Gather": _gather,
+    "GatherND": _gather,
+    "Slice": _slice,
+    "Shape": _shape,
+    "MatMul": matmul,
+    "FusedMatMul": matmul,
+    "Gemm": _gemm,
+    "FusedGemm": _gemm,
+    "Einsum": einsum,
+    "Concat": _concat,
+    "ConcatFromSequence": _concat,
+    "Conv": _conv,
+    "FusedConv": _conv,
+    "NhwcConv": _conv,
+    "BatchNormalization": batch_norm,
+    "EmbedLayerNormalization": _embed_layer_norm,
+    "CumSum": _cumulative,
+    **ELEMENTWISE,
+    **ATTENTION,
+    **QUANTIZED,
+    **REDUCTIONS,
+    **SELECTIONS,
+    **EXPERTS,
+    "Range": _const(lambda attributes, a, b, c: np.arange(a.item(), b.item(), c.item())),
+    "ConstantOfShape": _const(_constant_of_shape),
+    "Size": lambda step: [Const(np.array(np.prod(step.known(0).shape)), varies=True)],
+}

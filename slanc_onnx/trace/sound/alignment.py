@@ -1,0 +1,148 @@
+"""Whether two tensors that an op combines are at the same positions, as their shared parts assume.
+
+At sequence length 1 a token's row and its neighbour's are the same expression: `x[:-1] + x[1:]`
+reads as `x + x`. So each tensor carries the names of what has moved its positions since; where
+those differ, rows that share a part may be rows of different positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from slanc_onnx.graph import op_of
+from slanc_onnx.trace.expression import (
+    Convolution,
+    Known,
+    Mix,
+    Mixture,
+    Normalised,
+    Shares,
+    is_ids,
+    walk,
+)
+from slanc_onnx.trace.sound.checks import channel_axes, views_in
+from slanc_onnx.trace.step import Step
+from slanc_onnx.trace.values import Const, Value, View
+
+Moves = frozenset[str]
+
+# Ops that leave each position where it is; what shares and convolutions make has new rows anyway.
+_MOVERS = {
+    "Slice",
+    "Split",
+    "Gather",
+    "GatherND",
+    "GatherElements",
+    "Concat",
+    "ConcatFromSequence",
+    "Pad",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+    "Squeeze",
+    "Reshape",
+    "ScatterND",
+    "ScatterElements",
+    "TopK",
+    "SplitToSequence",
+    "SequenceAt",
+    "Resize",
+    "Upsample",
+    "MaxPool",
+    "LpPool",
+    "Einsum",
+}
+
+
+def carries_rows(value: Value) -> bool:
+    """Whether a value is made of rows, and not of ids, shares and constants."""
+    kinds = (Known, Shares)
+    return any(not isinstance(v.expr, kinds) and not is_ids(v.expr) for v in views_in([value]))
+
+
+def moves(step: Step, output: Value, before: Moves) -> Moves:
+    """The names of what moved the positions of an output, given those of the op's inputs."""
+    op = op_of(step.node)
+    source = step.value(0)
+    if op not in _MOVERS or not any(True for _ in views_in(step.inputs)):
+        return before
+    if not isinstance(source, View) or not isinstance(output, View):
+        return before | {f"{op} {step.node.outputs[0].name}"}
+    name = f"{op} {step.node.outputs[0].name}"
+    channels = {axis - source.ids.ndim for axis in channel_axes(source)}
+    match op:
+        case "Transpose":
+            order = step.attributes.get("perm") or list(range(source.ids.ndim))[::-1]
+            kept = [a for a in order if a - source.ids.ndim not in channels]
+            return before if kept == sorted(kept) else before | {name}
+        case "Unsqueeze" | "Squeeze":
+            return _inserted(step, source, output, before)
+        case "Reshape":
+            return before | {f"one {a}" for a in _ones(step, output)}
+        case "Slice" | "Split" | "Gather":
+            return before if _cut_axes(step, source) <= channels else before | {name}
+        case "Concat":
+            axis = int(step.attributes["axis"])
+            every = all(isinstance(v, View) and v.shape[axis] > 1 for v in step.inputs)
+            rank = source.ids.ndim
+            return before if every and axis % rank - rank in channels else before | {name}
+    return before | {name}
+
+
+def _inserted(step: Step, source: View, output: View, before: Moves) -> Moves:
+    """An axis that a Squeeze takes away again was none; one in front of all moves nothing."""
+    given = step.array(1) if len(step.inputs) > 1 else step.attributes.get("axes")
+    if given is None:
+        return before | {f"Squeeze {step.node.outputs[0].name}"}
+    wide = max(source.ids.ndim, output.ids.ndim)
+    axes = {int(a) % wide for a in np.asarray(given).reshape(-1)}
+    names = {f"one {a - wide}" for a in axes if not set(range(a)) <= axes}
+    undone = {f"one {a - wide}" for a in axes}
+    if output.ids.ndim < source.ids.ndim and names <= before:
+        return before - undone
+    return before | names
+
+
+def _ones(step: Step, output: View) -> list[int]:
+    """Axes of length 1 that a Reshape asks for behind others, as an Unsqueeze does."""
+    asked = step.value(1)
+    if not isinstance(asked, Const) or asked.varies:
+        return []
+    sizes = [int(n) for n in asked.array.reshape(-1)]
+    return [
+        a - len(sizes) for a, n in enumerate(sizes) if n == 1 and any(m != 1 for m in sizes[:a])
+    ]
+
+
+def _cut_axes(step: Step, source: View) -> set[int]:
+    rank = source.ids.ndim
+    if step.node.op != "Slice":
+        return {int(step.attributes.get("axis", 0)) % rank - rank}
+    given = step.array(3) if step.value(3) is not None else step.attributes.get("axes")
+    axes = range(rank) if given is None else np.asarray(given).reshape(-1)
+    return {int(a) % rank - rank for a in axes}
+
+
+def misaligned(inputs: Sequence[Value | None], moved: Sequence[Moves]) -> str | None:
+    """Why tensors that an op combines may be rows of different positions; None where they are not.
+
+    Args:
+        inputs: The values.
+        moved: What moved each of them, as `moves` gave it.
+    """
+    pairs = [(v, m) for value, m in zip(inputs, moved, strict=True) for v in views_in([value])]
+    for i, (a, first) in enumerate(pairs):
+        for b, second in pairs[:i]:
+            same = first == second and a.ids.ndim == b.ids.ndim
+            if not same and _at_positions(a) & _at_positions(b):
+                return "combines rows of different positions of one tensor"
+    return None
+
+
+def _at_positions(view: View) -> set[int]:
+    """The parts of a row that are rows of its own position."""
+    fresh = (Mix, Mixture, Convolution, Normalised, Shares)
+    found = walk(view.expr, lambda e: isinstance(e, fresh))
+    return {e.serial for e in found if not isinstance(e, Known) and not is_ids(e)}

@@ -1,0 +1,318 @@
+"""What has to hold of an op's attributes, constants and views, that its rule's output is a proof.
+
+Each check gives the reason why it is not, or None; `provable` has the table and what is claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from onnx import TensorProto
+
+from slanc_onnx.graph import op_of
+from slanc_onnx.trace.expression import (
+    CONTRACTIONS,
+    Alternatives,
+    Apply,
+    Expr,
+    Join,
+    Linear,
+    Mix,
+    Mixture,
+    Normalised,
+    OfRow,
+    Product,
+    Select,
+    Shares,
+    Sum,
+    Weight,
+    is_ids,
+    value_range,
+)
+from slanc_onnx.trace.rules import is_total_of
+from slanc_onnx.trace.step import Step, is_shares
+from slanc_onnx.trace.values import Chosen, Const, Items, Value, View
+
+Check = Callable[[Step, Sequence[Value]], str | None]
+
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+# Functions that are never negative.
+_NOT_NEGATIVE = {"Exp", "Sigmoid", "HardSigmoid", "Relu", "Softplus", "Abs"}
+# Functions that give zero for zero.
+_ZERO_AT_ZERO = CONTRACTIONS
+
+
+def views_in(values: Sequence[Value | None]) -> Iterator[View]:
+    """The activations among values, those of sequences included."""
+    for value in values:
+        if isinstance(value, View):
+            yield value
+        if isinstance(value, Items):
+            yield from views_in(value.values)
+
+
+def channel_axes(view: View) -> set[int]:
+    """The axes along which the elements are different channels."""
+    axes = range(view.ids.ndim if view.ids.size else 0)
+    return {a for a in axes if (view.ids != np.take(view.ids, [0], axis=a)).any()}
+
+
+def repeats(view: View, axis: int = -1) -> str | None:
+    """Refuses rows that hold a channel twice: these may be other positions, not copies.
+
+    Where the rows were mixed (or are one number), each repetition stands for itself.
+    """
+    if not view.ids.size:
+        return "reads a tensor that is empty at sequence length 1"
+    rows = np.moveaxis(view.ids, axis, -1) if view.ids.ndim else view.ids.reshape(1)
+    rows = np.sort(rows.reshape(-1, rows.shape[-1]), axis=-1)
+    if isinstance(view.expr, (Mix, Shares)) or not (rows[:, 1:] == rows[:, :-1]).any():
+        return None
+    return "reads rows of several positions as one row"
+
+
+def has_zero(expr: Expr) -> bool:
+    """Whether a row of zeros is among those that an expression stands for."""
+    match expr:
+        case Mix() | Mixture() | Shares() | Normalised():
+            return True
+        case Product():
+            return has_zero(expr.a) or has_zero(expr.b)
+        case Sum():
+            return has_zero(expr.a) and has_zero(expr.b)
+        case Apply():
+            return expr.function in _ZERO_AT_ZERO and has_zero(expr.x)
+        case Select():
+            return has_zero(expr.a) and has_zero(expr.b)
+        case Join():
+            return all(has_zero(piece) for piece in expr.pieces)
+        case Alternatives():
+            return any(has_zero(kind) for kind in expr.kinds)
+        case Linear() | OfRow():
+            return has_zero(expr.x)
+    return False
+
+
+def always(step: Step, outputs: Sequence[Value]) -> str | None:
+    return None
+
+
+def of_constants(reason: str) -> Check:
+    """Sound for constants alone."""
+
+    def check(step: Step, outputs: Sequence[Value]) -> str | None:
+        return reason if any(True for _ in views_in(step.inputs)) else None
+
+    return check
+
+
+def elementwise(step: Step, outputs: Sequence[Value]) -> str | None:
+    views = list(views_in(step.inputs))
+    if not views:
+        return None
+    try:
+        known = [step.known(i) for i in range(len(step.inputs))]
+        np.broadcast_shapes(*(v.shape for v in known))
+    except ValueError:
+        return "combines rows whose numbers differ"
+    if any(isinstance(o.expr, Mixture) for o in views_in(outputs)):
+        return "adds rows with shares that may come from several softmaxes"
+    if op_of(step.node) == "Div":
+        total = step.value(1)
+        if isinstance(total, View) and is_total_of(total, views[0]):
+            return _quotient(views[0])
+        if any(is_ids(view.expr) for view in views):
+            return "may divide whole numbers"
+    for one in views:
+        for many in views:
+            if one.expr.channels == 1 < many.expr.channels and _is_wide(one, many):
+                return "reads one number for all channels of a row"
+    return None
+
+
+def _is_wide(one: View, many: View) -> bool:
+    """Whether a tensor read as one number per row may differ from channel to channel."""
+    axes = {axis - many.ids.ndim for axis in channel_axes(many)}
+    return any(-axis <= one.ids.ndim and one.shape[axis] > 1 for axis in axes)
+
+
+def _quotient(part: View) -> str | None:
+    """Numbers divided by their sum are shares where none is negative and each counts once."""
+    limits = value_range(part.expr)
+    positive = limits is not None and limits[0] >= 0
+    if isinstance(part.expr, Apply) and part.expr.function in _NOT_NEGATIVE:
+        positive = True
+    last = np.sort(part.ids.reshape(-1, part.shape[-1]), axis=-1)
+    if not positive or (last[:, 1:] == last[:, :-1]).any():
+        return "divides by a sum of numbers that may be negative"
+    return None
+
+
+def limited(step: Step, outputs: Sequence[Value]) -> str | None:
+    """Limits are left out of the expression: only those that never bind are no change."""
+    views = list(views_in(step.inputs))
+    if not views:
+        return None
+    limits = value_range(views[0].expr)
+    op = step.node.op
+    numbers = [v.array for v in step.inputs if isinstance(v, Const)]
+    if limits is None or len(views) > 1 or len(numbers) != len(step.inputs) - 1:
+        return "a limit that is not in the expression"
+    lowest, highest = limits
+    if op == "Clip":
+        low = step.attributes.get("min", -np.inf) if step.array(1) is None else step.array(1)
+        high = step.attributes.get("max", np.inf) if step.array(2) is None else step.array(2)
+        binds = bool(np.any(np.asarray(low) > lowest) or np.any(np.asarray(high) < highest))
+    elif op == "Min":
+        binds = any(bool(np.any(n < highest)) for n in numbers)
+    else:
+        binds = any(bool(np.any(n > lowest)) for n in numbers)
+    return "a limit that is not in the expression" if binds else None
+
+
+def where(step: Step, outputs: Sequence[Value]) -> str | None:
+    condition, *branches = (step.value(i) for i in range(3))
+    views = [v for v in branches if isinstance(v, View)]
+    if not views or isinstance(getattr(outputs[0], "expr", None), Select):
+        return None
+    shape = getattr(condition, "shape", ())
+    by_element = any(
+        -a <= len(shape) and shape[a] > 1
+        for v in views
+        for a in (axis - v.ids.ndim for axis in channel_axes(v))
+    )
+    other = next((v for v in branches if isinstance(v, Const)), None)
+    if len(views) == 1:
+        blank = other is not None and not other.array.any()
+        if not blank:
+            return "a constant takes the place of some elements"
+        if is_shares(views[0].expr):
+            return None
+        if by_element or not has_zero(views[0].expr):
+            return "zeros take the place of some elements"
+        return None
+    if by_element or views[0].expr.channels != views[1].expr.channels:
+        return "chooses element by element"
+    if any(v.ids.ndim - 1 not in channel_axes(v) for v in views):
+        return "chooses between rows that lie along another axis"
+    return None
+
+
+def cast(step: Step, outputs: Sequence[Value]) -> str | None:
+    source = step.value(0)
+    if isinstance(source, View) and not is_ids(source.expr):
+        if step.node.op == "Cast" and int(step.attributes["to"]) not in _FLOATS:
+            return "rounds numbers"
+        like = step.value(1)
+        if step.node.op == "CastLike" and not (
+            isinstance(like, Weight)
+            or (isinstance(like, View) and not is_ids(like.expr))
+            or (isinstance(like, Const) and like.array.dtype.kind in "fV")
+        ):
+            return "casts to an unknown type"
+    if isinstance(source, Const) and step.node.op == "Cast" and source.array.dtype.kind == "f":
+        known = int(step.attributes["to"]) in {
+            *_FLOATS,
+            TensorProto.BOOL,
+            TensorProto.INT32,
+            TensorProto.INT64,
+        }
+        return None if known else "rounds numbers"
+    return None
+
+
+def dropout(step: Step, outputs: Sequence[Value]) -> str | None:
+    training = step.value(2)
+    off = training is None or (isinstance(training, Const) and not training.array.any())
+    return None if off else "may drop elements"
+
+
+def softmax(step: Step, outputs: Sequence[Value]) -> str | None:
+    """Before opset 13 an axis stands for it and all later ones: the last one's sum is less."""
+    rank = len(step.known(0).shape)
+    axis = int(step.attributes.get("axis", -1))
+    return None if axis in (-1, rank - 1) else "adds up to 1 along another axis than the last"
+
+
+def matmul(step: Step, outputs: Sequence[Value]) -> str | None:
+    a, b = step.value(0), step.value(1)
+    if isinstance(a, View) and isinstance(b, View):
+        return None  # shares times rows: those of a row add up to 1 along the last axis
+    if isinstance(a, View) and not isinstance(b, Chosen):
+        return repeats(a)
+    if isinstance(b, View):
+        return repeats(b, -1 if step.attributes.get("transB", 0) else -2)
+    return repeats(a) if isinstance(a, View) else None
+
+
+def gemm(step: Step, outputs: Sequence[Value]) -> str | None:
+    views = list(views_in(step.inputs[:1]))
+    return repeats(views[0]) if views else None
+
+
+def einsum(step: Step, outputs: Sequence[Value]) -> str | None:
+    a, b = step.value(0), step.value(1)
+    if not isinstance(a, View) or not isinstance(b, View):
+        view = a if isinstance(a, View) else b
+        return repeats(view) if isinstance(view, View) else None
+    letters = str(step.attributes["equation"]).replace(" ", "").partition("->")
+    first, second = letters[0].split(",")
+    if is_shares(b.expr):
+        a, b, first, second = b, a, second, first
+    summed = [c for c in first if c in second and c not in letters[2]]
+    if summed not in ([], [first[-1]]) or any(c not in letters[2] + second for c in first):
+        return "adds up shares along another axis than the last"
+    if any(second.index(c) in channel_axes(b) for c in summed):
+        return "mixes several kinds of rows"
+    return None
+
+
+def conv(step: Step, outputs: Sequence[Value]) -> str | None:
+    source = step.value(0)
+    if not isinstance(source, View):
+        return None
+    return repeats(source, -1 if step.node.op == "NhwcConv" else 1)
+
+
+def batch_norm(step: Step, outputs: Sequence[Value]) -> str | None:
+    return "takes the statistics of its input" if step.attributes.get("training_mode") else None
+
+
+def embed(step: Step, outputs: Sequence[Value]) -> str | None:
+    tables = [step.value(i) for i in (2, 3, 4)]
+    every = all(v is None or isinstance(v, Weight) for v in tables)
+    return None if every else "looks up a table that is no constant"
+
+
+def total(step: Step, outputs: Sequence[Value]) -> str | None:
+    """Of a row's channels there is an expression; of positions the length decides."""
+    for source, made in zip(views_in(step.inputs), views_in(outputs), strict=False):
+        whole = isinstance(made.expr, Apply) and made.expr.function == "ReduceSum"
+        if not whole or made.expr is source.expr or repeats(source) is not None:
+            return "reduces activations"
+    return None
+
+
+def attention(step: Step, outputs: Sequence[Value]) -> str | None:
+    """Of a convex mix of rows of V; past rows are `past_values`."""
+    op, domain = step.node.op, step.node.domain
+    if str(step.attributes.get("v_quant_type", "NONE")) != "NONE":
+        return "rounds its values"
+    values = step.value(0 if op == "Attention" and domain == "com.microsoft" else 2)
+    if isinstance(values, Const) and values.varies:
+        return "computes with numbers that depend on the sequence length"
+    return repeats(values) if isinstance(values, View) and op == "Attention" else None
+
+
+def nbits(step: Step, outputs: Sequence[Value]) -> str | None:
+    if int(step.attributes.get("accuracy_level", 0)) == 4:
+        return "may round its input to 8 bits (accuracy_level 4)"
+    return gemm(step, outputs)
+
+
+def mean(step: Step, outputs: Sequence[Value]) -> str | None:
+    views = list(views_in(outputs))
+    if views and not isinstance(views[0].expr, Mix):
+        return "reduces channels"
+    return None

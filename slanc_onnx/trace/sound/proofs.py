@@ -1,0 +1,193 @@
+"""The record that the tracer keeps of which expressions hold only as estimates, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from slanc_onnx.graph import op_of
+from slanc_onnx.norms import Norm
+from slanc_onnx.trace.expression import Embedding, Expr, Mix, Normalised, Pick, Shares, is_ids, walk
+from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.rules import ATTENTION, LOGIC
+from slanc_onnx.trace.sound.alignment import Moves, carries_rows, misaligned, moves
+from slanc_onnx.trace.sound.checks import repeats, views_in
+from slanc_onnx.trace.sound.provable import past_values, unproven
+from slanc_onnx.trace.step import Step, is_shares
+from slanc_onnx.trace.values import Const, Items, Unknown, Value, View
+
+_NOWHERE: Moves = frozenset()
+# Ops that combine rows of any positions, and those whose output tells nothing of its inputs.
+_ANYWHERE = {"MatMul", "FusedMatMul", "Einsum", *ATTENTION}
+_RESTARTS = {*LOGIC, "Softmax", "Shape", "Size"}
+
+
+class Proofs:
+    """Reasons by the serial of an expression; constants and positions by the value itself.
+
+    `past` names by serial the graph input with past rows that an expression stands for too.
+    """
+
+    def __init__(self) -> None:
+        self.estimated: dict[int, str] = {}
+        self.past: dict[int, str] = {}
+        self._constants: dict[Value, str] = {}
+        self._moved: dict[Value, Moves] = {}
+
+    def mark(self, values: Sequence[Value], reason: str) -> None:
+        """Values that hold only as an estimate, from here on."""
+        for value in values:
+            if isinstance(value, View):
+                self.estimated.setdefault(value.expr.serial, reason)
+            elif isinstance(value, Items):
+                self.mark(value.values, reason)
+            elif not isinstance(value, Unknown):
+                self._constants.setdefault(value, reason)
+
+    def step(self, step: Step, outputs: Sequence[Value]) -> None:
+        """One node that a rule has read; where this cannot be judged, it is an estimate."""
+        try:
+            self._judge(step, outputs)
+        except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
+            self.mark(outputs, f"{step.node.op} ({step.node.outputs[0].name}): {reason}")
+            for output in outputs:
+                self._moved[output] = frozenset({f"{step.node.op} {step.node.outputs[0].name}"})
+
+    def _judge(self, step: Step, outputs: Sequence[Value]) -> None:
+        op = op_of(step.node)
+        inputs = [v for v in step.inputs if v is not None]
+        moved = [self._moved.get(v, _NOWHERE) for v in inputs]
+        reason = unproven(step, outputs)
+        if reason is None and op not in _RESTARTS:
+            if op not in _ANYWHERE:
+                reason = misaligned(inputs, moved)
+            reason = reason or self._inherited(_told_by(step, inputs), outputs)
+        if reason is not None:
+            self.mark(outputs, f"{step.node.op} ({step.node.outputs[0].name}): {reason}")
+        self._keep_past(step, outputs)
+        # Masks, shares and constants among several inputs come from elsewhere.
+        views = [(v, m) for v, m in zip(inputs, moved, strict=True) if isinstance(v, (View, Items))]
+        before = _NOWHERE.union(*(m for v, m in views if len(views) == 1 or carries_rows(v)))
+        for output in outputs:
+            if isinstance(output, (View, Items)):
+                after = moves(step, output, before)
+                self._moved[output] = self._moved.get(output, _NOWHERE) | after
+
+    def _keep_past(self, step: Step, outputs: Sequence[Value]) -> None:
+        """Past rows: those that an op joins, and those of what picking channels leaves out."""
+        names = [past_values(step)]
+        for view in views_in(step.inputs):
+            expr = view.expr
+            while isinstance(expr, Pick):
+                names.append(self.past.get(expr.serial))
+                expr = expr.x
+            names.append(self.past.get(expr.serial))
+        name = next((name for name in names if name is not None), None)
+        if name is not None:
+            for view in views_in(outputs):
+                self.past.setdefault(view.expr.serial, name)
+
+    def _inherited(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> str | None:
+        """What no expression of the outputs shows: estimated constants, and shares."""
+        rows = [v.expr for v in views_in(outputs)]
+        looked_up = bool(rows) and all(isinstance(e, Embedding) for e in rows)
+        for value in inputs:
+            index = looked_up and isinstance(value, Const) and value.array.dtype.kind in "iu"
+            if value in self._constants and not index:
+                return self._constants[value]
+        for view in views_in(inputs):
+            found = self._dropped(view.expr, rows)
+            if found is not None:
+                return found
+        shown = {v.expr.serial for v in views_in(inputs)}
+        fresh = any(
+            isinstance(v.expr, (Shares, Mix)) and v.expr.serial not in shown
+            for v in views_in(outputs)
+        )
+        for view in views_in(inputs) if fresh else ():
+            if is_shares(view.expr) or any(isinstance(v.expr, Shares) for v in views_in(outputs)):
+                found = self.behind(view.expr)
+                if found is not None:
+                    return found
+        return None
+
+    def _dropped(self, source: Expr, made: Sequence[Expr]) -> str | None:
+        """The reason of an expression that picking its channels has left out of what was made."""
+        chain = [source]
+        while isinstance(chain[-1], Pick):
+            chain.append(chain[-1].x)
+        marked = [e.serial for e in chain if e.serial in self.estimated]
+        if not marked or is_ids(source):
+            return None
+        kept = {e.serial for expr in made for e in walk(expr, lambda e: isinstance(e, Normalised))}
+        return None if kept.issuperset(marked) else self.estimated[marked[0]]
+
+    def behind(self, expr: Expr) -> str | None:
+        """The first reason why an expression, back to the norms, is an estimate; else None."""
+        parts = walk(expr, lambda e: isinstance(e, Normalised))
+        return next((self.estimated[e.serial] for e in parts if e.serial in self.estimated), None)
+
+    def norm(
+        self, norm: Norm, read: Sequence[Value], expr: Expr, view: View, open_rows: bool
+    ) -> None:
+        """One norm.
+
+        Args:
+            norm: The norm.
+            read: What it adds up, gamma and beta included.
+            expr: The row it reads.
+            view: What it gives.
+            open_rows: Whether the file leaves open how many elements a row has.
+        """
+        addends = [v for v in read if not isinstance(v, Unknown)]
+        moved = [self._moved.get(v, _NOWHERE) for v in addends]
+        reason = misaligned(addends, moved)
+        for addend in views_in(addends):
+            reason = reason or self._dropped(addend.expr, [expr])
+        estimated = next((self._constants[v] for v in addends if v in self._constants), None)
+        varies = any(isinstance(v, Const) and v.varies for v in addends)
+        if open_rows:
+            reason = "its rows run over positions, whose number the file leaves open"
+        elif varies or estimated:
+            reason = estimated or "reads numbers that depend on the sequence length"
+        elif len({v.shape for v in addends if isinstance(v, View)}) > 1:
+            shapes = [v.shape for v in addends if isinstance(v, View)]
+            try:
+                np.broadcast_shapes(*shapes)
+            except ValueError:
+                reason = "adds rows whose numbers differ"
+        if reason is not None:
+            text = f"{norm.form} ({norm.normalised}): {reason}"
+            self.estimated.setdefault(expr.serial, text)
+            self.estimated.setdefault(view.expr.serial, text)
+        self._moved[view] = _NOWHERE.union(*(m for m in moved))
+
+    def branches(self, outputs: Sequence[Value], given: Sequence[Sequence[Value]], op: str) -> None:
+        """What an If gives whose condition the file does not decide: one of its branches' rows."""
+        for output, values in zip(outputs, zip(*given, strict=True), strict=False):
+            views = [v for v in values if isinstance(v, View) and v.ids.size]
+            rows = isinstance(output, View) and all(
+                repeats(v) is None and v.shape == output.shape for v in views
+            )
+            if len(views) != len(values) or not rows or not _either_of(output, views):
+                self.mark([output], f"{op}: the branch that the data takes is not known")
+
+
+def _told_by(step: Step, inputs: Sequence[Value]) -> Sequence[Value]:
+    """The inputs that an output tells of: not the scores and masks of an attention op."""
+    if op_of(step.node) not in ATTENTION:
+        return inputs
+    projects = step.node.op == "Attention" and step.node.domain == "com.microsoft"
+    if projects:
+        return inputs[:3]
+    values = [step.value(0) if step.value(2) is None else step.value(2)]
+    if step.node.op == "MultiHeadAttention":
+        values.append(step.value(3))
+    return [v for v in values if v is not None]
+
+
+def _either_of(output: Value, views: Sequence[View]) -> bool:
+    """Whether a value stands for all of the branches' rows."""
+    serials = {e.serial for e in walk(output.expr)} if isinstance(output, View) else set()
+    return all(v.expr.serial in serials for v in views)

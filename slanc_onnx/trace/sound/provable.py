@@ -1,0 +1,186 @@
+"""Which reads of the tracer are proofs, and which hold only as estimates.
+
+The tracer reads a graph at batch 1 and sequence length 1 and may approximate. A bound over all
+inputs may use a rule's output only where every row of the true tensor, for every input, batch and
+length, lies in what the expression stands for:
+
+- Linear, Sum, Product, Apply, Pick, Join, Select: exactly that function of the parts, which are
+  rows of one position; a part that occurs twice is the same row.
+- Apply of ReduceSum: the sum of the part's row, one number.
+- Mix: shares of at least 0 that add up to at most 1, of rows of its part at any positions; other
+  shares for every head, so a channel that a Pick repeats may be mixed anew each time.
+- Alternatives: one of the kinds, as a whole. Shares: numbers in [0, 1], at most 1 in sum.
+- Embedding: some row of the table. Experts: the part through any one matrix.
+- Convolution: each tap times a row at any position, or times zero.
+- Normalised: any row of length sqrt(channels) or less, sqrt(channels * positions) over a Pooled.
+
+Ops that are not in the table are no proofs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slanc_onnx.graph import op_of
+from slanc_onnx.trace.expression import CONTRACTIONS, Input, Weight
+from slanc_onnx.trace.movement import FOLDS, CannotFollow
+from slanc_onnx.trace.rules import ATTENTION, LOGIC
+from slanc_onnx.trace.sound import checks as compute
+from slanc_onnx.trace.sound import moves as moving
+from slanc_onnx.trace.sound.checks import views_in
+from slanc_onnx.trace.step import Step
+from slanc_onnx.trace.values import Const, Value, View
+
+
+def unproven(step: Step, outputs: Sequence[Value]) -> str | None:
+    """Why the outputs of a rule hold only as an estimate; None where they are sound.
+
+    Args:
+        step: The node and the values of its inputs.
+        outputs: What the rule gave for it.
+    """
+    op = op_of(step.node)
+    if op not in PROOFS:
+        return "read as an estimate"
+    try:
+        return _of_any_op(op, step, outputs) or PROOFS[op](step, outputs)
+    except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
+        return f"depends on what is not known ({reason})"
+
+
+def _of_any_op(op: str, step: Step, outputs: Sequence[Value]) -> str | None:
+    """What makes any op an estimate: values and positions that length 1 does not show."""
+    # A condition is 0 or 1 whatever it is made of, and so are the numbers of a softmax shares.
+    if op == "Softmax" or op in LOGIC:
+        return None
+    # Past values are empty too, and `past_values` tells of them.
+    if any(_vanishes(v) for v in views_in(step.inputs[:3] if op in ATTENTION else step.inputs)):
+        return "reads a tensor that is empty at sequence length 1"
+    if any(_vanishes(v) for v in views_in(outputs)):
+        return "gives a tensor that is empty at sequence length 1"
+    varies = any(isinstance(v, Const) and v.varies for v in step.inputs)
+    if varies and op not in _BY_LENGTH and any(isinstance(v, View) for v in outputs):
+        return "computes with numbers that depend on the sequence length"
+    if varies and op != "Expand" and any(isinstance(v, Weight) for v in outputs):
+        return "cuts or changes a constant by the sequence length"
+    return None
+
+
+def _vanishes(view: View) -> bool:
+    return not view.ids.size and not isinstance(view.expr, Input)
+
+
+def past_values(step: Step) -> str | None:
+    """The graph input with earlier rows that an op puts in front of its own, which are of the same
+    kind if the model made them; at length 1 there are none."""
+    op = op_of(step.node)
+    if op in ATTENTION:
+        position = {"GroupQueryAttention": 4, "MultiHeadAttention": 7}.get(op)
+        if position is None:
+            position = 4 if step.node.domain == "com.microsoft" else 5
+        return step.node.inputs[position].name if step.value(position) is not None else None
+    if op not in ("Concat", "ConcatFromSequence"):
+        return None
+    views = [v for v in views_in(step.inputs) if not v.ids.size and isinstance(v.expr, Input)]
+    return next((v.expr.name for v in views if isinstance(v.expr, Input)), None)
+
+
+# Ops that may have a varying constant for a shape, bounds or positions; their checks look at it.
+_BY_LENGTH = {
+    "Reshape",
+    "Expand",
+    "Tile",
+    "Slice",
+    "Split",
+    "Gather",
+    "Concat",
+    "Pad",
+    "Resize",
+    "Where",
+    *ATTENTION,
+    "EmbedLayerNormalization",
+}
+
+
+_ROUNDS = compute.of_constants("rounds activations")
+_REDUCES = compute.of_constants("reduces activations")
+_INDICES = compute.of_constants("gives indices")
+
+# Op -> why its outputs are no proof, None where they are; ops that are not here never are.
+PROOFS: dict[str, compute.Check] = {
+    **dict.fromkeys(FOLDS, compute.of_constants("has no rule for activations")),
+    **dict.fromkeys(LOGIC, compute.always),
+    **dict.fromkeys(
+        (
+            *CONTRACTIONS,
+            "Sigmoid",
+            "HardSigmoid",
+            "Exp",
+            "Log",
+            "Sqrt",
+            "Reciprocal",
+            "Softplus",
+            "Cos",
+        ),
+        compute.elementwise,
+    ),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Sum", "Pow"), compute.elementwise),
+    **dict.fromkeys(("Min", "Max", "Clip"), compute.limited),
+    **dict.fromkeys(("Cast", "CastLike"), compute.cast),
+    "Identity": compute.always,
+    "Dropout": compute.dropout,
+    "Where": compute.where,
+    "Softmax": compute.softmax,
+    "Reshape": moving.reshape,
+    "Flatten": moving.reshape,
+    "Transpose": moving.transpose,
+    "Unsqueeze": moving.insert,
+    "Squeeze": moving.insert,
+    "Expand": moving.tile,
+    "Tile": moving.tile,
+    "Slice": moving.cut,
+    "Split": moving.cut,
+    "Gather": moving.gather,
+    "GatherND": moving.gather,
+    "Concat": moving.concat,
+    "ConcatFromSequence": moving.concat,
+    "Pad": moving.pad,
+    "MatMul": compute.matmul,
+    "FusedMatMul": compute.matmul,
+    "Gemm": compute.gemm,
+    "FusedGemm": compute.gemm,
+    "Einsum": compute.einsum,
+    **dict.fromkeys(("Conv", "FusedConv", "NhwcConv"), compute.conv),
+    "BatchNormalization": compute.batch_norm,
+    "EmbedLayerNormalization": compute.embed,
+    **dict.fromkeys(ATTENTION, compute.attention),
+    "MatMulNBits": compute.nbits,
+    "GatherBlockQuantized": moving.block_table,
+    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), _ROUNDS),
+    **dict.fromkeys(
+        (
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceProd",
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceSumSquare",
+            "ReduceLogSumExp",
+        ),
+        _REDUCES,
+    ),
+    "ReduceMean": compute.mean,
+    "ReduceSum": compute.total,
+    **dict.fromkeys(("AveragePool", "GlobalAveragePool"), compute.mean),
+    **dict.fromkeys(("Resize", "Upsample"), moving.resize),
+    "CumSum": compute.of_constants("counts along a mask"),
+    "TopK": moving.top_k,
+    **dict.fromkeys(("NonZero", "ArgMax", "ArgMin"), _INDICES),
+    **dict.fromkeys(
+        ("GatherElements", "ScatterND", "ScatterElements"),
+        compute.of_constants("picks or replaces elements by data"),
+    ),
+    "SplitToSequence": moving.split_sequence,
+    **dict.fromkeys(("SequenceAt", "SequenceConstruct"), compute.always),
+    **dict.fromkeys(("Shape", "Size", "Range", "ConstantOfShape"), compute.always),
+}

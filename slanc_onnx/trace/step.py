@@ -1,0 +1,197 @@
+"""What the rules of the tracer are made of: a node with the values of its inputs, and the linear
+maps that several ops share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from slanc_onnx.graph import Array
+from slanc_onnx.trace.expression import (
+    Expr,
+    Linear,
+    Mix,
+    Mixture,
+    Pick,
+    Product,
+    Shares,
+    Sum,
+    Weight,
+    value_range,
+)
+from slanc_onnx.trace.movement import MOVERS, CannotFollow, Mover
+from slanc_onnx.trace.values import (
+    Chosen,
+    Const,
+    Items,
+    Readable,
+    Unknown,
+    Value,
+    View,
+    as_view,
+    as_weight,
+    combine,
+    pick,
+    row,
+    row_view,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node with the values of its inputs; None for an optional input that is left out.
+
+    `shapes` are those that shape inference gives at batch 1 and sequence length 1.
+    """
+
+    node: gs.Node
+    inputs: Sequence[Value | None]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return dict(self.node.attrs)
+
+    def value(self, position: int) -> Value | None:
+        """The value of an input, None where it is absent."""
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    def known(self, position: int) -> Readable:
+        """The value of an input that must be there."""
+        value = self.value(position)
+        if value is None or isinstance(value, (Unknown, Chosen, Items)):
+            raise CannotFollow("reads a value that is not known")
+        return value
+
+    def shape(self, output: int = 0) -> tuple[int, ...] | None:
+        """The shape of an output, where shape inference tells it."""
+        return self.shapes.get(self.node.outputs[output].name)
+
+    def view(self, position: int) -> View:
+        return as_view(self.known(position))
+
+    def rows(self, position: int, channels: int) -> View:
+        """An input whose rows have so many channels, as the weight behind it tells."""
+        value = self.value(position)
+        return value.row(channels) if isinstance(value, Unknown) else self.view(position)
+
+    def movers(self) -> list[Mover]:
+        """For each output, how the op moves the elements of its first input."""
+        parameters = [self.array(i) for i in range(1, len(self.inputs))]
+        attributes = {**self.attributes, "outputs": len(self.node.outputs)}
+        return MOVERS[self.node.op](attributes, parameters)
+
+    def array(self, position: int) -> Array | None:
+        """The values of a constant input, None where it is absent."""
+        value = self.value(position)
+        if value is None:
+            return None
+        if not isinstance(value, Const):
+            raise CannotFollow("depends on values that are not known")
+        return value.array
+
+
+Rule = Callable[[Step], list[Value]]
+
+
+def is_shares(expr: Expr) -> bool:
+    """Whether a value is the output of a softmax, masked or dropped out at most."""
+    if isinstance(expr, Shares):
+        return True
+    if isinstance(expr, (Pick, Mix)):
+        return is_shares(expr.x)
+    if isinstance(expr, Product):
+        ranges = [value_range(e) for e in (expr.a, expr.b)]
+        bounded = all(r is not None and r[0] >= 0 and r[1] <= 1 for r in ranges)
+        return bounded and (is_shares(expr.a) or is_shares(expr.b))
+    return False
+
+
+def linear(x: View, weight: Weight, bias: Value | None = None) -> View:
+    """x W + bias over the last axis, W of shape [in, out]."""
+    source = row(x)
+    if source.channels != weight.shape[0]:
+        raise CannotFollow(f"multiplies rows of {source.channels} with a weight {weight.shape}")
+    result = row_view(Linear(weight.shape[1], source, weight), (*x.shape[:-1], weight.shape[1]))
+    return result if bias is None else combine(Sum, result, as_view(bias))
+
+
+def mixed(x: View, rows: int, heads: int = 1) -> View:
+    """Convex combinations of the rows in axis -2, `rows` of them.
+
+    Every combination of the axes before is a head of its own; `heads` lie side by side in a row.
+    """
+    shape = (*x.shape[:-2], rows, x.shape[-1])
+    if not (x.ids == x.ids[..., :1, :]).all():
+        return row_view(Mix(x.shape[-1], row(x)), shape)
+    ids = x.ids[..., 0, :]
+    split = View(x.expr, ids.reshape(*ids.shape[:-1], heads, -1))
+    by_head = mixed_by_head(split, split.ids.ndim - 1)
+    return View(by_head.expr, np.broadcast_to(by_head.ids.reshape(ids.shape)[..., None, :], shape))
+
+
+def mixed_by_head(x: View, axes: int) -> View:
+    """Rows that are mixed with shares of their own for each index of the first `axes` axes.
+
+    Axes along which the rows are the same kind stay positions.
+    """
+    ids = x.ids
+    for axis in range(axes):
+        first = np.take(ids, [0], axis=axis)
+        if (ids == first).all():
+            ids = first
+    heads = np.arange(int(np.prod(ids.shape[:axes]))).repeat(int(np.prod(ids.shape[axes:])))
+    source = pick(x.expr, ids.reshape(-1))
+    mix = Mix(source.channels, source, heads)
+    made = np.arange(source.channels, dtype=np.int32).reshape(ids.shape)
+    return View(mix, np.broadcast_to(made, x.shape))
+
+
+def matrix(value: Value, transposed: bool = False) -> Weight | None:
+    """A constant as a matrix; leading axes of length 1 are dropped."""
+    if isinstance(value, Const) and value.array.dtype.kind == "f":
+        value = as_weight(value)
+    if not isinstance(value, Weight) or len(value.shape) < 2:
+        return None
+    if int(np.prod(value.shape[:-2])) != 1:
+        raise CannotFollow(f"multiplies with a stack of matrices {value.shape}")
+    weight, shape = value, value.shape[-2:]
+    stored = weight.stored
+    if transposed:
+        return Weight(
+            weight.name,
+            shape[::-1],
+            lambda: weight.read().reshape(shape).T,
+            stored=stored and stored.turned(),
+        )
+    return Weight(weight.name, shape, lambda: weight.read().reshape(shape), stored=stored)
+
+
+def scaled(view: View, factor: float) -> View:
+    """An activation times a number."""
+    if factor == 1.0:
+        return view
+    return combine(Product, view, as_view(Const(np.array(factor, np.float32))))
+
+
+def has_shares(expr: Expr) -> bool:
+    """Whether a row was multiplied by shares: an addend of a convex combination."""
+    if isinstance(expr, (Shares, Mixture)):
+        return True
+    if isinstance(expr, (Pick, Mix)):
+        return has_shares(expr.x)
+    return isinstance(expr, Product) and (has_shares(expr.a) or has_shares(expr.b))
+
+
+def added(a: View, b: View) -> View:
+    """A sum; of rows with shares, like those of experts in nodes of their own, a mixture."""
+    shared = a.shape == b.shape and bool(a.shape) and has_shares(a.expr) and has_shares(b.expr)
+    if not shared or a.expr.channels == 1 or a.expr is b.expr:
+        return combine(Sum, a, b)
+    kinds = [k for e in (row(a), row(b)) for k in (e.kinds if isinstance(e, Mixture) else (e,))]
+    mixture = Mixture(kinds[0].channels, tuple(kinds), (1 / len(kinds),) * len(kinds))
+    return row_view(mixture, a.shape)

@@ -1,0 +1,310 @@
+"""Trace: from the graph to one expression per norm input.
+
+The graph is walked once, in topological order, at batch 1 and sequence length 1. Every tensor
+becomes a value: a constant, a lazily read weight, or a view of an expression. Norms are where
+expressions start anew. What no rule can follow becomes an `Opaque` source that names the op.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from slanc_onnx.graph import Array, InputSpec, Scope, concrete_shapes, op_of, read_tensor
+from slanc_onnx.norms import Norm
+from slanc_onnx.run import make_feeds
+from slanc_onnx.trace.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
+from slanc_onnx.trace.expression import Alternatives, Apply, Expr, Input, Product, Sum, Weight
+from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.norm_rows import along_channels, normalise, open_rows
+from slanc_onnx.trace.rules import RULES
+from slanc_onnx.trace.sound import Proofs
+from slanc_onnx.trace.step import Step
+from slanc_onnx.trace.unread import opaque
+from slanc_onnx.trace.values import Const, Unknown, Value, View, as_view, combine
+from slanc_onnx.weights import stored_matrix
+
+log = logging.getLogger(__name__)
+
+_WHOLE = {
+    TensorProto.BOOL,
+    TensorProto.INT8,
+    TensorProto.INT16,
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.UINT8,
+    TensorProto.UINT16,
+    TensorProto.UINT32,
+    TensorProto.UINT64,
+    TensorProto.INT4,
+    TensorProto.UINT4,
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What lies between the norms of a model.
+
+    Attributes:
+        inputs: The expression of each norm's input, by norm name.
+        blocked: Why there is none, by norm name.
+        estimated: Of expressions that hold only as an estimate, by serial, why: their rows are not
+            all rows that the expression stands for (`provable`). So does what is made of them.
+        past: Graph inputs with past rows of an expression, by its serial: the expression holds if
+            the model itself made them.
+        affine: What gamma and beta of each norm are, by norm name; None where it has none.
+    """
+
+    inputs: dict[str, Expr]
+    blocked: dict[str, str]
+    estimated: dict[int, str] = field(default_factory=dict)
+    past: dict[int, str] = field(default_factory=dict)
+    affine: dict[str, tuple[Value | None, Value | None]] = field(default_factory=dict)
+
+
+def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputSpec]) -> Trace:
+    """Read what lies between the norms of a model.
+
+    Args:
+        scopes: The model's graphs, the main graph first.
+        norms: Its norms.
+        specs: Its inputs.
+    """
+    main = next(scope for scope in scopes if not scope.path)
+    feeds = make_feeds(specs, np.random.default_rng(0), sequence=1)
+    shapes = concrete_shapes(main, {name: array.shape for name, array in feeds.items()})
+    tracer = _Tracer(scopes, norms, shapes)
+    values: dict[str, Value] = {}
+    for spec, (name, array) in zip(specs, feeds.items(), strict=True):
+        value = values[name] = _input_value(name, array.shape, array.dtype.kind in "fV")
+        axis = _channels_of(array.shape)
+        known = axis is not None and isinstance(spec.dims[axis], int)
+        if spec.is_float and not known and not _weights_fix_width(main, name):
+            tracer.proofs.mark([value], f"{name}: how many channels its rows have is not known")
+    tracer.run(main, values)
+    inputs = {name: _any_of(exprs) for name, exprs in tracer.seen.items()}
+    proofs = tracer.proofs
+    return Trace(inputs, tracer.blocked, proofs.estimated, proofs.past, tracer.affine)
+
+
+def _weights_fix_width(scope: Scope, name: str) -> bool:
+    """Whether an input is read by weights alone, which take rows of one width."""
+    readers = {op_of(node) for node in scope.sorted_nodes() for t in node.inputs if t.name == name}
+    return readers <= {"Conv", "FusedConv", "NhwcConv", "MatMul", "Gemm", "Shape"}
+
+
+def _any_of(exprs: Sequence[Expr]) -> Expr:
+    """One of several rows of a norm, each as likely."""
+    if len(exprs) == 1:
+        return exprs[0]
+    kinds = tuple(kind for expr in exprs for kind in _kinds(expr))
+    return Alternatives(exprs[0].channels, kinds, (1 / len(kinds),) * len(kinds))
+
+
+def _kinds(expr: Expr) -> tuple[Expr, ...]:
+    return expr.kinds if isinstance(expr, Alternatives) else (expr,)
+
+
+def _input_value(name: str, shape: tuple[int, ...], is_float: bool) -> View:
+    """A graph input: a row of numbers in its last axis, or in axis 1 of an image."""
+    axis = _channels_of(shape) if is_float else None
+    if axis is None:
+        return View(Input(1, name, is_float), np.zeros(shape, np.int32))
+    channels = np.arange(shape[axis], dtype=np.int32)
+    spread = channels.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    return View(Input(shape[axis], name), np.broadcast_to(spread, shape))
+
+
+def _channels_of(shape: tuple[int, ...]) -> int | None:
+    """The axis of the channels of an input of floats."""
+    return {3: 2, 4: 1, 5: 1}.get(len(shape))
+
+
+class _Tracer:
+    def __init__(
+        self,
+        scopes: Sequence[Scope],
+        norms: Sequence[Norm],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self.shapes = shapes
+        self.scopes = {scope.path: scope for scope in scopes}
+        self.norms = {(norm.path, norm.normalised): norm for norm in norms}
+        self.seen: dict[str, list[Expr]] = {}  # one for each pass through a loop's body
+        self.blocked: dict[str, str] = {}
+        self.affine: dict[str, tuple[Value | None, Value | None]] = {}
+        self.proofs = Proofs()
+        self.loops = 0  # how many the walk is inside of
+
+    def run(self, scope: Scope, values: dict[str, Value]) -> dict[str, Value]:
+        """Give every tensor of a scope its value; `values` holds the inputs' and outer ones."""
+        for name, proto in scope.initializers.items():
+            values[name] = _constant(proto, scope, name)
+            if name in scope.overridable:
+                self.proofs.mark([values[name]], f"{name}: a caller may give another value")
+        for node in scope.sorted_nodes():
+            if op_of(node) == "Constant":
+                continue
+            for tensor, value in zip(node.outputs, self._node(scope, node, values), strict=False):
+                if tensor.name:
+                    values[tensor.name] = value
+        for norm in self.norms.values():
+            if norm.path == scope.path:
+                gamma, beta = (values.get(name or "") for name in (norm.gamma, norm.beta))
+                self.affine[norm.name] = gamma, beta
+        return values
+
+    def _node(self, scope: Scope, node: gs.Node, values: Mapping[str, Value]) -> list[Value]:
+        inputs = [values.get(t.name) if t.name else None for t in node.inputs]
+        norm = self.norms.get((scope.path, node.outputs[0].name)) if node.outputs else None
+        try:
+            if norm is not None:
+                return self._norm(scope, norm, node, values)
+            if not op_of(node):
+                raise CannotFollow(f"has no rule in the domain {node.domain}")
+            bodies = {k: v for k, v in node.attrs.items() if isinstance(v, gs.Graph)}
+            if bodies:
+                return self._control_flow(scope, node, bodies, inputs, values)
+            rule = RULES.get(op_of(node))
+            if rule is None:
+                raise CannotFollow("has no rule")
+            step = Step(node, inputs, self.shapes)
+            outputs = rule(step)
+            self.proofs.step(step, outputs)
+            return outputs
+        except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
+            log.debug("%s %s %s", node.op, node.outputs[0].name if node.outputs else "", reason)
+            if norm is not None:
+                self.blocked.setdefault(norm.name, f"{node.op} ({norm.normalised}): {reason}")
+            return [opaque(node, tensor, inputs, self.shapes) for tensor in node.outputs]
+
+    def _norm(
+        self, scope: Scope, norm: Norm, node: gs.Node, values: Mapping[str, Value]
+    ) -> list[Value]:
+        """The values of the node that makes a norm's normalised output."""
+        outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
+        if not norm.places:  # inside an op whose rule makes what it normalises
+            step = Step(node, [values.get(t.name) if t.name else None for t in node.inputs])
+            addends: Sequence[Value] = RULES[node.op](step)
+            self.proofs.step(step, addends)
+        elif norm.residual is not None:
+            addends = [values[node.inputs[place.position].name] for place in norm.places]
+        else:
+            addends = [values[norm.input]]
+        view = self._summed(norm, addends)
+        if norm.residual is not None and len(outputs) > norm.residual:
+            outputs[norm.residual] = view
+        expr, result = normalise(view, norm)
+        affine = [values[name] for name in (norm.gamma, norm.beta) if name and name in values]
+        self.proofs.norm(norm, [*addends, *affine], expr, result, open_rows(scope, norm, view))
+        if self.loops:
+            self.proofs.mark([view], f"{norm.name}: in a loop, of which a few passes were read")
+            self.proofs.estimated.setdefault(expr.serial, f"{norm.name}: in a loop")
+        self.seen.setdefault(norm.name, []).append(expr)
+        # Decomposed norms have their gamma in nodes of their own, except where it comes earlier.
+        if norm.form != "decomposed" or (norm.gamma and norm.output == norm.normalised):
+            for kind, name in ((Product, norm.gamma), (Sum, norm.beta)):
+                if name is not None:
+                    constant = along_channels(as_view(values[name]), norm, view)
+                    result = combine(kind, result, constant)
+        if norm.silu:
+            result = View(Apply(result.expr.channels, "Swish", result.expr, (1.0,)), result.ids)
+        outputs[0] = result
+        return outputs
+
+    def _summed(self, norm: Norm, addends: Sequence[Value]) -> View:
+        """The norm's input: the sum of what a Skip op adds."""
+        unknown = next((v for v in addends if isinstance(v, Unknown)), None)
+        if unknown is not None:
+            if norm.width is None or not norm.axes.last_axis:
+                raise CannotFollow(f"reads {unknown.tensor!r}, which {unknown.op} makes")
+            return unknown.row(norm.width)
+        view = as_view(addends[0])
+        for addend in addends[1:]:
+            view = combine(Sum, view, as_view(addend))
+        return view
+
+    def _control_flow(
+        self,
+        scope: Scope,
+        node: gs.Node,
+        bodies: Mapping[str, gs.Graph],
+        inputs: Sequence[Value | None],
+        values: Mapping[str, Value],
+    ) -> list[Value]:
+        """Walk the bodies of an If once each, and that of a Loop or Scan several times."""
+        outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
+        given: list[list[Value]] = []
+        for attribute, graph in bodies.items():
+            body = self.scopes[(*scope.path, (scope.index[id(node)], attribute))]
+            if node.op in ("Loop", "Scan"):
+                self.loops += 1
+                outputs = self._iterations(node, body, inputs, values)
+                self.loops -= 1
+                self.proofs.mark(outputs, f"{node.op} ({node.outputs[0].name}): a few passes")
+                return outputs
+            inner = self.run(body, dict(values))
+            chosen = taken(inputs[0])
+            if chosen is not None and attribute != chosen:
+                continue
+            given.append([inner.get(t.name) or Unknown(node.op, t.name) for t in graph.outputs])
+            for i, tensor in enumerate(graph.outputs[: len(outputs)]):
+                outputs[i] = either_branch(outputs[i], inner.get(tensor.name) or outputs[i])
+        if len(given) > 1:
+            self.proofs.branches(outputs, given, f"{node.op} ({node.outputs[0].name})")
+        return outputs
+
+    def _iterations(
+        self,
+        node: gs.Node,
+        body: Scope,
+        inputs: Sequence[Value | None],
+        values: Mapping[str, Value],
+    ) -> list[Value]:
+        """The first iterations of a loop, each with what the one before carries on.
+
+        As many as the file says, `ITERATIONS` where it does not.
+        """
+        loop = node.op == "Loop"
+        graph_inputs, graph_outputs = body.graph.inputs, body.graph.outputs
+        slices = 0 if loop else int(node.attrs["num_scan_inputs"])
+        carried = list(inputs[2:] if loop else inputs[: len(inputs) - slices])
+        scanned = [slice_of(v, node, i) for i, v in enumerate(inputs[len(inputs) - slices :])]
+        results: list[Value | None] = []
+        for index in range(trips(inputs[0]) if loop else ITERATIONS):
+            first: list[Value | None] = []
+            if loop:
+                first = [Const(np.array(index)), Const(np.array(True), varies=True)]
+            given = [*first, *carried, *scanned] if slices else [*first, *carried]
+            inner = dict(values)
+            for tensor, value in zip(graph_inputs, given, strict=False):
+                inner[tensor.name] = value or Unknown(node.op, tensor.name)
+            inner = self.run(body, inner)
+            # A Loop's body gives its condition first; the node does not.
+            results = [inner.get(t.name) for t in graph_outputs[1 if loop else 0 :]]
+            carried = results[: len(carried)]
+        scans = [stacked(value) for value in results[len(carried) :]]
+        found = [*carried, *scans][: len(node.outputs)]
+        return [v or Unknown(node.op, t.name) for v, t in zip(found, node.outputs, strict=False)]
+
+
+def _constant(proto: TensorProto, scope: Scope, name: str) -> Value:
+    shape = tuple(proto.dims)
+    if proto.data_type in _WHOLE or int(np.prod(shape)) <= 1:
+        return Const(np.asarray(read_tensor(proto, scope.folder)))
+
+    def values() -> Array:
+        return np.asarray(read_tensor(proto, scope.folder))
+
+    return Weight(
+        name,
+        shape,
+        read=lambda: values().astype(np.float32, copy=False),
+        take=lambda indices: values()[indices],
+        stored=stored_matrix(proto, scope.folder),
+    )

@@ -1,0 +1,215 @@
+"""What the tracer knows of a tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from slanc_onnx.graph import Array
+from slanc_onnx.trace.expression import (
+    Alternatives,
+    Embedding,
+    Expr,
+    Input,
+    Join,
+    Known,
+    Opaque,
+    Pick,
+    Product,
+    Shares,
+    Sum,
+    Weight,
+)
+from slanc_onnx.trace.movement import CannotFollow
+
+
+@dataclass(frozen=True, eq=False)
+class Const:
+    """A tensor whose values are known: a small constant, or computed from shapes.
+
+    Attributes:
+        array: The values.
+        varies: Whether they would be others at another sequence length.
+    """
+
+    array: Array
+    varies: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """An activation: which channel of an expression each of its elements is.
+
+    Attributes:
+        expr: One row.
+        ids: Channel numbers in the shape that the tensor has at batch 1, sequence length 1.
+    """
+
+    expr: Expr
+    ids: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.ids.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Unknown:
+    """A tensor of which not even the shape is known, because of the op that stopped the trace.
+
+    `reads` is what that op reads, as far as it is known.
+    """
+
+    op: str
+    tensor: str
+    reads: tuple[Expr, ...] = ()
+
+    def row(self, channels: int) -> View:
+        """A row of it, where something else tells how long it is: of the usual rank."""
+        expr = Opaque(channels, self.op, self.tensor, self.reads)
+        return row_view(expr, (1, 1, channels))
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Matrices that the data picks out of a stack: the weights of the experts of each token.
+
+    Attributes:
+        stack: Of shape [experts, rows, columns].
+        shape: That of the tensor, ending in rows and columns.
+    """
+
+    stack: Weight
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """A sequence of tensors."""
+
+    values: tuple[Value, ...]
+
+
+Readable = Const | Weight | View
+Value = Readable | Unknown | Chosen | Items
+
+
+def row_view(expr: Expr, shape: tuple[int, ...]) -> View:
+    """A tensor of `shape` whose last axis is the expression's row."""
+    return View(expr, np.broadcast_to(np.arange(expr.channels, dtype=np.int32), shape))
+
+
+def ids_view(name: str, shape: tuple[int, ...]) -> View:
+    """Ids, indices or a mask that the data gives: no numbers that tell how large a row is."""
+    return View(Input(1, name, floats=False), np.zeros(shape, np.int32))
+
+
+def shares_view(shape: tuple[int, ...], axis: int = -1) -> View:
+    """Numbers of at least 0 that add up to 1 along an axis."""
+    return View(Shares(1, shape[axis] if shape else 1), np.zeros(shape, np.int32))
+
+
+def as_weight(value: Const | Weight) -> Weight:
+    """A constant, FP32 where its values are known already."""
+    if isinstance(value, Weight):
+        return value
+    array = value.array.astype(np.float32)
+    return Weight("constant", array.shape, lambda: array)
+
+
+def as_view(value: Value) -> View:
+    """A constant as an activation that does not depend on anything."""
+    if isinstance(value, View):
+        return value
+    if isinstance(value, Const):
+        weight = as_weight(value)
+    elif isinstance(value, Weight):
+        weight = value
+        if len(weight.shape) > 1 and min(weight.shape[-2:]) > 1:  # another row at each position
+            table = as_table(weight, int(np.prod(weight.shape[:-1])))
+            return row_view(Embedding(weight.shape[-1], table), weight.shape)
+    elif isinstance(value, Unknown):
+        raise CannotFollow(f"reads {value.tensor!r}, which {value.op} makes")
+    else:
+        raise CannotFollow("reads weights that the data chooses, or a sequence")
+    size = int(np.prod(weight.shape))
+    return View(Known(size, weight), np.arange(size, dtype=np.int32).reshape(weight.shape))
+
+
+def as_table(weight: Weight, rows: int) -> Weight:
+    """A constant as a table of shape [rows, channels]."""
+    if len(weight.shape) == 2 and weight.shape[0] == rows:
+        return weight
+    shape = (rows, int(np.prod(weight.shape)) // rows)
+    return Weight(weight.name, shape, lambda: weight.read().reshape(shape))
+
+
+def row(view: View, axis: int = -1) -> Expr:
+    """The row along `axis`; where it differs from position to position, the alternatives."""
+    ids = np.moveaxis(view.ids, axis, -1) if view.ids.ndim else view.ids.reshape(1)
+    rows = ids.reshape(-1, ids.shape[-1])
+    if not rows.size:
+        raise CannotFollow("has no elements at sequence length 1")
+    if (rows == rows[0]).all():
+        return pick(view.expr, rows[0])
+    kinds, counts = np.unique(rows, axis=0, return_counts=True)
+    shares = tuple(float(c) / len(rows) for c in counts)
+    return Alternatives(kinds.shape[1], tuple(pick(view.expr, k) for k in kinds), shares)
+
+
+def pick(expr: Expr, index: Array) -> Expr:
+    """The expression's channels in the order of `index`, itself where that changes nothing."""
+    index = np.asarray(index)
+    if len(index) == expr.channels and bool((index == np.arange(expr.channels)).all()):
+        return expr
+    if isinstance(expr, Pick):
+        return pick(expr.x, expr.index[index])
+    if isinstance(expr, Join):
+        start = 0
+        for piece in expr.pieces:
+            if start <= index.min() and index.max() < start + piece.channels:
+                return pick(piece, index - start)
+            start += piece.channels
+    return Pick(len(index), expr, index)
+
+
+def combine(kind: type[Sum] | type[Product], a: View, b: View) -> View:
+    """Elementwise sum or product; shapes broadcast as in NumPy."""
+    one, many = sorted((a, b), key=lambda v: v.expr.channels)
+    try:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        return _row_by_row(kind, a, b)
+    if one.expr.channels == 1 and len(shape) == len(many.shape):
+        ids = np.broadcast_to(many.ids, shape)
+        return View(kind(many.expr.channels, a.expr, b.expr), ids)
+    first, second = np.broadcast_to(a.ids, shape), np.broadcast_to(b.ids, shape)
+    if a.expr.channels == b.expr.channels and np.array_equal(first, second):
+        return View(kind(a.expr.channels, a.expr, b.expr), first)
+    keys = first.astype(np.int64) * b.expr.channels + second
+    pairs, ids = np.unique(keys.reshape(-1), return_inverse=True)
+    left, right = pick(a.expr, pairs // b.expr.channels), pick(b.expr, pairs % b.expr.channels)
+    return View(kind(len(pairs), left, right), ids.astype(np.int32).reshape(shape))
+
+
+def _row_by_row(kind: type[Sum] | type[Product], a: View, b: View) -> View:
+    """Sum or product of rows whose numbers differ, as when a table is for another image size."""
+    if not a.shape or a.shape[-1:] != b.shape[-1:]:
+        raise CannotFollow(f"combines the shapes {a.shape} and {b.shape}")
+    shape = max(a.shape, b.shape, key=lambda s: (len(s), s))
+    return row_view(kind(a.shape[-1], row(a), row(b)), shape)
+
+
+def either(a: View, b: View) -> View:
+    """Rows of which each is one or the other."""
+    first, second = row(a), row(b)
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    if first.channels != second.channels:  # one number for the whole row
+        wider = max(a, b, key=lambda v: v.expr.channels)
+        return View(wider.expr, np.broadcast_to(wider.ids, shape))
+    return row_view(Alternatives(first.channels, (first, second), (0.5, 0.5)), shape)

@@ -1,0 +1,150 @@
+"""Say in words what an expression is, with the paper's letters and the weights' names."""
+
+from __future__ import annotations
+
+from slanc_onnx.trace.expression import (
+    Alternatives,
+    Apply,
+    Convolution,
+    Embedding,
+    Expr,
+    Input,
+    Join,
+    Known,
+    Linear,
+    Mix,
+    Normalised,
+    Opaque,
+    Pick,
+    Pooled,
+    Product,
+    Sum,
+    is_nonlinear,
+    value_range,
+    walk,
+)
+
+
+def describe(expr: Expr, residuals: dict[int, str]) -> str:
+    """The terms of a norm's input, for example `attention (W_V=v.weight, P=o.weight) + residual`.
+
+    Args:
+        expr: The input.
+        residuals: Names of earlier norms by the serial of their input expression.
+    """
+    words = [_term(term, residuals) for term in _terms(expr, residuals)]
+    return " + ".join(dict.fromkeys(word for word in words if word))
+
+
+def source_names(expr: Expr, residuals: dict[int, str]) -> list[str]:
+    """Names of what the expression starts from, nearest first."""
+    names = []
+    kinds = (Normalised, Embedding, Input, Opaque)
+    inner = {serial for serial in residuals if serial != expr.serial}
+    for e in walk(expr, lambda e: isinstance(e, kinds) or e.serial in inner):
+        if e.serial in inner:
+            names.append(f"input of {residuals[e.serial]}")
+        elif isinstance(e, Normalised):
+            names.append(e.norm)
+        elif isinstance(e, Embedding):
+            names.append(e.table.name)
+        elif isinstance(e, Input):
+            names.append(e.name)
+        elif isinstance(e, Opaque):
+            names.append(f"{e.op} ({e.tensor})")
+    return list(dict.fromkeys(names))
+
+
+def _terms(expr: Expr, residuals: dict[int, str], top: bool = True) -> list[Expr]:
+    if not top and expr.serial in residuals:
+        return [expr]
+    if isinstance(expr, Sum):
+        return [t for part in expr.parts for t in _terms(part, residuals, top=False)]
+    if isinstance(expr, Alternatives):
+        return _terms(expr.kinds[0], residuals, top=False)
+    if isinstance(expr, (Pick, Pooled)):
+        return _terms(expr.x, residuals, top=False)
+    return [expr]
+
+
+def _term(expr: Expr, residuals: dict[int, str]) -> str:
+    if expr.serial in residuals:
+        return f"residual r = input of {residuals[expr.serial]}"
+    scale = ""
+    outer = expr
+    while isinstance(expr, Product):
+        constant, other = (expr.a, expr.b) if _is_constant(expr.a) else (expr.b, expr.a)
+        if not _is_constant(constant):
+            break
+        names = _weights(constant)
+        scale = f" times {names[0]}" if names else " times a constant"
+        expr = other
+    while isinstance(expr, Pick):
+        expr = expr.x
+    match expr:
+        case Normalised():
+            names = _weights(outer.a if isinstance(outer, Product) else outer)
+            names += _weights(outer.b) if isinstance(outer, Product) else []
+            gamma = f" Γ (Γ={names[0]})" if names else ""
+            return f"x{gamma} of {expr.norm}"
+        case Embedding():
+            return f"rows of {expr.table.name}{scale}"
+        case Input():
+            return f"graph input {expr.name} (unit variance assumed)"
+        case Opaque():
+            return f"unread {expr.op} ({expr.tensor})"
+        case Known():
+            return ""
+        case Linear():
+            return _block(expr, residuals) + scale
+        case Convolution():
+            return f"convolution ({expr.weight.name})"
+        case Product() | Apply() | Mix() | Join():
+            names = _weights(expr)
+            return f"{type(expr).__name__.lower()} of {', '.join(names[:4]) or 'activations'}"
+    return type(expr).__name__.lower()
+
+
+def _block(outer: Linear, residuals: dict[int, str]) -> str:
+    """An attention, an MLP, a gated MLP or a plain projection, ending in a matrix."""
+    last = outer.weight.name
+    inner = outer.x
+    stop = (Linear, Normalised, Embedding, Input, Opaque)
+    near = list(walk(inner, lambda e: isinstance(e, stop) or e.serial in residuals))
+    linears = [e for e in near if isinstance(e, Linear)]
+    if any(isinstance(e, Mix) for e in near):
+        value = linears[0].weight.name if linears else "?"
+        return f"attention (W_V={value}, P={last}; eq. 10)"
+    gates = [e for e in near if isinstance(e, Product) and _is_gate(e)]
+    if gates:
+        gate, value_branch = gates[0].a, gates[0].b
+        if not is_nonlinear(gate):
+            gate, value_branch = value_branch, gate
+        e_name, b_name = _first_linear(gate), _first_linear(value_branch)
+        return f"gated MLP (E={e_name}, B={b_name}, G={last}; eq. 8)"
+    if any(isinstance(e, Apply) for e in near):
+        return f"MLP (E={linears[0].weight.name if linears else '?'}, G={last}; eq. 5)"
+    return f"projection ({last})"
+
+
+def _is_gate(expr: Product) -> bool:
+    parts = (expr.a, expr.b)
+    return not any(_is_constant(p) or value_range(p) is not None for p in parts)
+
+
+def _first_linear(expr: Expr) -> str:
+    found = next((e for e in walk(expr) if isinstance(e, Linear)), None)
+    return found.weight.name if found is not None else "?"
+
+
+def _is_constant(expr: Expr) -> bool:
+    return all(isinstance(e, (Known, Pick, Sum, Apply)) for e in walk(expr))
+
+
+def _weights(expr: Expr) -> list[str]:
+    names = [
+        e.weight.name
+        for e in walk(expr, lambda e: isinstance(e, Normalised))
+        if isinstance(e, (Known, Linear))
+    ]
+    return [n for n in dict.fromkeys(names) if n != "constant"]

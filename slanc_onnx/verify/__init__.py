@@ -1,0 +1,17 @@
+"""Verifying: is the rewritten model the same, and does it survive FP16?
+
+Takes both models and inputs and gives a `Validation`: FP32 outputs compared bit by bit, and outputs
+with every step of the norms rounded as the accelerator rounds. With token ids it also gives
+perplexities. An `Audit` holds the scales against the user's own data.
+"""
+
+from slanc_onnx.verify.audit import Audit, observe
+from slanc_onnx.verify.validate import Observed, Validation, validate_pair
+
+__all__ = [
+    "Audit",
+    "Observed",
+    "Validation",
+    "observe",
+    "validate_pair",
+]

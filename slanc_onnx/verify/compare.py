@@ -1,0 +1,87 @@
+"""Compare: what two models gave on the same inputs, bit by bit and in numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slanc_onnx.graph import Array
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What one model gave: outputs of the first runs, per-norm rows, losses."""
+
+    outputs: list[dict[str, Array]]
+    rows: dict[str, Array]
+    losses: list[float]
+
+
+@dataclass(frozen=True)
+class Difference:
+    identical: bool
+    absolute: float
+    relative: float
+    rms: float
+
+    def and_also(self, other: Difference) -> Difference:
+        """The larger of two differences."""
+        return Difference(
+            self.identical and other.identical,
+            max(self.absolute, other.absolute),
+            max(self.relative, other.relative),
+            max(self.rms, other.rms),
+        )
+
+
+def compare(
+    reference: Runs, other: Runs, without: Sequence[str], floats_only: bool = False
+) -> Difference:
+    """The largest differences over all outputs of all kept runs; inf where one is not finite.
+
+    `floats_only` passes over ids, indices and masks: rounding may flip one of those at any time.
+    """
+    identical, worst = True, np.zeros(3)
+    for expected, actual in zip(reference.outputs, other.outputs, strict=True):
+        for name, a in expected.items():
+            b, is_float = actual[name], a.dtype.kind in "fV"
+            if name in without or (floats_only and not is_float) or same_bits(a, b):
+                continue
+            identical = False
+            fits = a.shape == b.shape and is_float
+            worst = np.maximum(worst, _errors(a, b) if fits else np.full(3, math.inf))
+    return Difference(identical, *(float(w) for w in worst))
+
+
+def _errors(a: Array, b: Array) -> Array:
+    """Largest absolute error, the same relative to the largest value, and relative RMS error.
+
+    What is not finite in `a`, the original's, cannot be held against the other.
+    """
+    largest_error = largest = square_error = square = 0.0
+    flat_a, flat_b = a.reshape(-1), b.reshape(-1)
+    for start in range(0, flat_a.size, 1 << 22):  # FP64 copies of a part at a time
+        x, y = (v[start : start + (1 << 22)].astype(np.float64) for v in (flat_a, flat_b))
+        x, y = x[np.isfinite(x)], y[np.isfinite(x)]
+        if not np.isfinite(y).all():
+            return np.full(3, math.inf)
+        error = np.abs(x - y)
+        largest_error = max(largest_error, float(error.max(initial=0.0)))
+        largest = max(largest, float(np.abs(x).max(initial=0.0)))
+        square_error += float(np.sum(error * error))
+        square += float(np.sum(x * x))
+    if square == 0:
+        return np.array([largest_error, *([math.inf if largest_error else 0.0] * 2)])
+    return np.array([largest_error, largest_error / largest, math.sqrt(square_error / square)])
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    if a.dtype.kind == "O" or b.dtype.kind == "O":  # strings
+        return bool(np.array_equal(a, b))
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    bytes_of_a, bytes_of_b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
+    return bool(np.array_equal(bytes_of_a, bytes_of_b))

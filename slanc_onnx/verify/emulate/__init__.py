@@ -1,0 +1,12 @@
+"""Emulating: a model whose arithmetic is rounded as the accelerator rounds it.
+
+Takes a model with its norms and gives a copy in FP32 with a rounding after every step that the
+accelerator rounds. That is exactly the narrow arithmetic, on a provider that has none. The norms
+alone are rounded, or everything.
+"""
+
+from slanc_onnx.verify.emulate.norms import emulate
+
+__all__ = [
+    "emulate",
+]
