@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 from numpy.typing import NDArray
-
-if __name__ == "__main__":
-    sys.exit(main())
 
 Double = NDArray[np.float64]
 
