@@ -25,13 +25,13 @@ from benchmarks.markdown import number, table
 from slanc_onnx import ScaledNorm
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model
-from slanc_onnx.graph.scope import Scope, read_graph
-from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.graph.scope import Scope
+from slanc_onnx.norms.model import read_model
 from slanc_onnx.norms.norm import Norm
-from slanc_onnx.options import Certify
+from slanc_onnx.options import Certify, Options
 from slanc_onnx.prove.bound import bounds_of
 from slanc_onnx.run.inputs import make_feeds
-from slanc_onnx.run.observe import watch
+from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.session import Feeds
 from slanc_onnx.scale.decide import compute_scales_in
 from slanc_onnx.targets import DEFAULT, target
@@ -92,13 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--details", action="store_true", help="a row per norm too")
     options = parser.parse_args(arguments)
     folder = options.model.parent
-    model = load_model(options.model)
-    scopes = read_graph(model, folder)
-    norms = find_norms_in(scopes)
-    by_group = grouped(norms, dict(options.group))
-    feeds = _feeds(scopes[0], options)
-    largest = dict.fromkeys((norm.name for norm in norms), 0.0)
-    for run in watch(model, norms, feeds, folder):
+    read = read_model(load_model(options.model), folder)
+    by_group = grouped(read.norms, dict(options.group))
+    feeds = _feeds(read.scopes[0], options)
+    largest = dict.fromkeys((norm.name for norm in read.norms), 0.0)
+    for run in observe_rows(read.model, read.norms, feeds, folder):
         print(".", end="", file=sys.stderr, flush=True)
         for name, sums in run.sums.items():
             largest[name] = max(largest[name], float(sums.max()))
@@ -106,19 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = target(options.target)
     certify: Certify = "exact" if options.exact else "auto"
     with workers() as executor:  # as the command does: the linear algebra on one thread is faster
-        decided = compute_scales_in(
-            model,
-            scopes,
-            norms,
-            folder=folder,
-            accelerator=device,
-            certify=certify,
-            executor=executor,
-        )
+        how = Options(accelerator=device, certify=certify, executor=executor)
+        decided = compute_scales_in(read, how)
         known = {s.norm.name: Bounded(s, largest[s.norm.name]) for s in decided}
         groups = {name: [known[norm.name] for norm in of] for name, of in by_group.items()}
         asked = list(known.values()) if options.details else [_loosest(g) for g in groups.values()]
-        limits = _limits(scopes, norms, {a.scaled.norm.name for a in asked}, options.exact)
+        limits = _limits(
+            read.scopes, read.norms, {a.scaled.norm.name for a in asked}, options.exact
+        )
     inputs = "tokens" if options.tokens else "random inputs"
     length = _length(options)
     print(f"{options.model.stem}, {device}; seen over {len(feeds)} x {length} {inputs}\n")

@@ -31,7 +31,7 @@ _LAYER = re.compile(r"(.*layers?\.)(\d+)\.(.*)\.weight$")
 
 
 def dmx_scales(
-    model: onnx.ModelProto, norms: list[Norm], folder: Path, head_size: int
+    model: onnx.ModelProto, norms: list[Norm], folder: Path | None, head_size: int
 ) -> dict[str, float]:
     """Scales by norm name for a Llama or BERT whose initializers have transformers' names.
 

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.scales import SCALES, read_source, scales_by
 from benchmarks.table1 import feeds_of
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.run.observe import watch
+from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.tokens import read_tokens
 
 # What a norm is divided by: a folded model's groups and calibration's data are not known here.
@@ -47,7 +47,7 @@ def main() -> int:
     scales = scales_by(source, args.scales, device)
     tokens = read_tokens(args.tokens, args.sequence_length, args.sequences, args.bos)
     feeds = [feeds_of(source, ids) for ids in tokens.sequences]
-    runs = list(watch(source.model, chosen, feeds, source.folder))
+    runs = list(observe_rows(source.model, chosen, feeds, source.folder))
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "slanc"})
     figure, grid = plt.subplots(2, 2, figsize=(9, 5.4), constrained_layout=True, sharey=True)
     for norm, pair in zip(chosen, grid, strict=True):

@@ -83,7 +83,7 @@ def sentences(text: Path, count: int) -> list[Feeds]:
     return feeds
 
 
-def embeddings(model: onnx.ModelProto, feeds: list[Feeds], folder: Path) -> Floats:
+def embeddings(model: onnx.ModelProto, feeds: list[Feeds], folder: Path | None) -> Floats:
     """Mean over the tokens, of length 1, shape [sentences, 384]."""
     session = Session(model, folder)
     rows = [session.run(f)["last_hidden_state"][0].astype(np.float64).mean(axis=0) for f in feeds]
@@ -108,7 +108,7 @@ def spearman(a: Floats, b: Floats) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def paper_error(model: onnx.ModelProto, folder: Path) -> float:
+def paper_error(model: onnx.ModelProto, folder: Path | None) -> float:
     """Equations 5 and 10, written down in NumPy from the initializers, against --scale paper.
 
     Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,10 +14,12 @@ from slanc_onnx.accelerator import Accelerator, Accumulate
 from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.load import load_model
-from slanc_onnx.graph.scope import Scope, read_graph
+from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.job import carry_out
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.norms.model import ReadModel, read_model
 from slanc_onnx.norms.norm import Norm
+from slanc_onnx.options import Options
 from slanc_onnx.run.session import Feeds
 from slanc_onnx.scale.decide import ScaledNorm, compute_scales_in, scales_to_apply
 
@@ -33,16 +35,6 @@ HEAD_SIZE = 64  # of SmolLM2, for dmx's repeated heads
 
 
 @dataclass(frozen=True)
-class Source:
-    """A model to scale, read once."""
-
-    model: onnx.ModelProto
-    scopes: list[Scope]
-    norms: list[Norm]
-    folder: Path
-
-
-@dataclass(frozen=True)
 class Version:
     """A model with or without scales, and its norms."""
 
@@ -50,15 +42,13 @@ class Version:
     norms: list[Norm]
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> ReadModel:
     """The model and its norms; external data is read when it is needed."""
-    model = load_model(path)
-    scopes = read_graph(model, path.parent)
-    return Source(model, scopes, find_norms_in(scopes), path.parent)
+    return read_model(load_model(path), path.parent)
 
 
 def decided_by(
-    source: Source, scales: Scales, accelerator: Accelerator, calibration: Sequence[Feeds] = ()
+    source: ReadModel, scales: Scales, accelerator: Accelerator, calibration: Sequence[Feeds] = ()
 ) -> list[ScaledNorm]:
     """Scales by this package's rules; `folded` are those of the probe, before folding.
 
@@ -68,21 +58,17 @@ def decided_by(
     if scales == "calibrated" and not calibration:
         raise SlancError("calibrated scales take data, which this benchmark does not have.")
     estimate = "probe" if scales == "folded" else scales
-    return compute_scales_in(
-        source.model,
-        source.scopes,
-        source.norms,
-        folder=source.folder,
+    options = Options(
         scale=scales if scales in ("paper", "calibrated") else "window",
         estimate=estimate if estimate in ("weights", "probe") else "auto",
         accelerator=accelerator,
         certify="off",
-        calibration=calibration,
     )
+    return compute_scales_in(source, options, calibration)
 
 
 def scales_by(
-    source: Source,
+    source: ReadModel,
     scales: Scales,
     accelerator: Accelerator,
     calibration: Sequence[Feeds] = (),
@@ -97,7 +83,7 @@ def scales_by(
 
 
 def version_by(
-    source: Source,
+    source: ReadModel,
     scales: Scales,
     accelerator: Accelerator,
     calibration: Sequence[Feeds] = (),
@@ -108,7 +94,7 @@ def version_by(
     model.CopyFrom(source.model)
     if scales == "folded":
         decided = decided_by(source, scales, accelerator)
-        carry_out(model, model, decided, "fold", accelerator, source.folder, source.scopes)
+        carry_out(replace(source, loaded=model), decided, "fold", accelerator)
     else:
         wanted = scales_by(source, scales, accelerator, calibration, head_size)
         if scales == "dmx" and not wanted:

@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.markdown import heading, line
-from benchmarks.scales import MODES, SCALES, Source, Version, read_source, version_by
+from benchmarks.scales import MODES, SCALES, Version, read_source, version_by
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.save import write_atomically
+from slanc_onnx.norms.model import ReadModel
 from slanc_onnx.run.inputs import make_feeds
 from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.tokens import read_tokens
@@ -120,14 +120,14 @@ def main() -> int:
     return 0
 
 
-def feeds_of(source: Source, ids: np.ndarray) -> Feeds:
+def feeds_of(source: ReadModel, ids: np.ndarray) -> Feeds:
     """Inputs of one run on these token ids, shape [1, length]."""
-    specs = input_specs(source.scopes[0])
+    specs = source.specs
     return make_feeds(specs, np.random.default_rng(0), sequence=ids.shape[1], ids=ids)
 
 
 def measure(
-    source: Source,
+    source: ReadModel,
     version: Version,
     accelerator: Accelerator | None,
     sequences: list[np.ndarray],

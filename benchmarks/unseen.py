@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.markdown import heading, line
-from benchmarks.scales import MODES, Scales, Source, Version, read_source, version_by
+from benchmarks.scales import MODES, Scales, Version, read_source, version_by
 from benchmarks.table1 import State, feeds_of, measure
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.graph.inputs import input_specs
+from slanc_onnx.norms.model import ReadModel
 from slanc_onnx.run.session import Session
 from slanc_onnx.tokens import read_tokens
 from slanc_onnx.verify.emulate.norms import emulate
@@ -86,11 +86,11 @@ def main() -> int:
     return 0
 
 
-def lost_singles(source: Source, version: Version, device: Accelerator) -> int:
+def lost_singles(source: ReadModel, version: Version, device: Accelerator) -> int:
     """Rows that overflow on single tokens: the first ids, where special tokens are, and others."""
     emulated = emulate(version.model, version.norms, device)
     session = Session(emulated.model, source.folder)
-    rows = next(spec.rows for spec in input_specs(source.scopes[0]) if spec.is_text)
+    rows = next(spec.rows for spec in source.specs if spec.is_text)
     spread = np.linspace(SPECIAL, rows - 1, SINGLES - SPECIAL).astype(np.int64)
     lost = 0
     for token in (*range(SPECIAL), *spread):

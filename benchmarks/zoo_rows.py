@@ -127,7 +127,7 @@ def run_export(folder: Path, setting: Setting) -> Row:
     if result is not None:
         row.before, row.after = result.overflowed_before, result.overflowed_after
         row.identical = result.fp32_identical
-        row.errors = result.fp16_error_before, result.fp16_rms_error
+        row.errors = result.rounded_error_before, result.rounded_rms_error
     row.hot = any(n["sumsq_max"] > 65504 for n in truth["norms"] if n.get("in_graph", True))
     for scaled in row.norms:
         if scaled.status == "skipped":

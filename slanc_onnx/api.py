@@ -9,9 +9,9 @@ import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import NodeAt, input_specs, node_at, read_graph
+from slanc_onnx.graph import NodeAt, node_at
 from slanc_onnx.job import carry_out, decide
-from slanc_onnx.norms import Norm, find_norms_in, inline_norm_functions
+from slanc_onnx.norms import Norm, read_model
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.run import validation_feeds, with_checked_inputs
 from slanc_onnx.scale import ScaledNorm
@@ -28,8 +28,7 @@ def find_norms(model: onnx.ModelProto, folder: Path | None = None) -> list[Norm]
     Raises:
         SlancError: the graph cannot be read.
     """
-    inlined, _ = inline_norm_functions(model, folder)
-    return find_norms_in(read_graph(inlined, folder))
+    return read_model(model, folder).norms
 
 
 def compute_scales(
@@ -45,10 +44,8 @@ def compute_scales(
     Raises:
         SlancError: bad input.
     """
-    model, _ = inline_norm_functions(model, folder)
-    scopes = read_graph(model, folder)
-    options = with_checked_inputs(options or Options(), input_specs(scopes[0]))
-    return decide(model, scopes, find_norms_in(scopes), options, folder)
+    read = read_model(model, folder)
+    return decide(read, with_checked_inputs(options or Options(), read.specs))
 
 
 def apply_scales(
@@ -76,14 +73,14 @@ def apply_scales(
         SlancError: the model is another one than the scales are for, or a scale to fold is no
             power of two; the model is unchanged.
     """
-    inlined, _ = inline_norm_functions(model, folder)
+    read = read_model(model, folder)
     for norm in (s.norm for s in scales):
-        if not _is_there(inlined, norm):
+        if not _is_there(read.model, norm):
             raise SlancError(
                 f"norm {norm.name!r} is not where it was found. Call compute_scales on this "
                 "very model, and apply its result before changing anything else."
             )
-    modified, _ = carry_out(model, inlined, scales, apply, accelerator or Accelerator(), folder)
+    modified, _ = carry_out(read, scales, apply, accelerator or Accelerator())
     return modified
 
 
@@ -113,21 +110,7 @@ def validate(
     Raises:
         SlancError: the inputs do not fit, or the models cannot be run here.
     """
-    options = options or Options()
-    inlined, names = inline_norm_functions(original, folder)
-    scopes = read_graph(inlined, folder)
-    specs = input_specs(scopes[0])
-    options = with_checked_inputs(options, specs)
-    return validate_pair(
-        inlined,
-        rewritten,
-        find_norms_in(scopes),
-        find_norms(rewritten, folder),
-        validation_feeds(inlined, specs, options, folder),
-        options.accelerator,
-        folder=folder,
-        exact=options.scale != "paper",
-        tokens=options.tokens,
-        everything=options.emulate == "all",
-        as_loaded=original if names else None,
-    )
+    before, after = read_model(original, folder), read_model(rewritten, folder)
+    options = with_checked_inputs(options or Options(), before.specs)
+    feeds = validation_feeds(before, options)
+    return validate_pair(before, after, options, feeds, options.scale != "paper")

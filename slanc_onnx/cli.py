@@ -135,15 +135,7 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
         print(f"written: {output}")
     for line in audit_lines(outcome.audits):
         console.print(line, soft_wrap=True)
-    print_summary(
-        console,
-        outcome.norms,
-        outcome.validation,
-        outcome.accelerator,
-        outcome.not_validated,
-        outcome.notes,
-        outcome.fold,
-    )
+    print_summary(console, outcome)
 
 
 def _check_report(option: str, path: Path, source: Path, output: Path, start: bytes) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply import apply_scales_in
-from slanc_onnx.apply.fold import apply_fold, fold, save_folded
+from slanc_onnx.apply.fold import Fold, apply_fold, fold, save_folded
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import Scope, check_output, input_specs, load_model, read_graph, save_model
-from slanc_onnx.norms import Norm, find_norms_in, inline_norm_functions, unmatched_means
+from slanc_onnx.graph import check_output, load_model, save_model
+from slanc_onnx.norms import ReadModel, read_model, unmatched_means
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.report import Outcome, make_report
+from slanc_onnx.report import Outcome
 from slanc_onnx.run import (
     CannotRun,
     Feeds,
@@ -28,7 +29,7 @@ from slanc_onnx.run import (
     with_checked_inputs,
 )
 from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
-from slanc_onnx.verify import Validation, observe, validate_pair
+from slanc_onnx.verify import Audit, Validation, audit_scales, validate_pair
 from slanc_onnx.weights import workers
 
 
@@ -52,75 +53,95 @@ def protect_file(
     Raises:
         SlancError: bad input; nothing was written.
     """
-    options = options or Options()
     clock = _Clock()
-    model = load_model(source)
+    loaded = load_model(source)
     check_output(source, output)
-    folder = source.parent
-    loaded = model
-    model, inlined = inline_norm_functions(loaded, folder)
-    scopes = read_graph(model, folder)
-    norms = find_norms_in(scopes)
-    notes = make_notes(inlined, scopes, norms, options)
-    specs = input_specs(scopes[0])
-    options = with_checked_inputs(options, specs)
-    watched = observed_feeds(specs, options)
+    read = read_model(loaded, source.parent)
+    options = with_checked_inputs(options or Options(), read.specs)
+    watched = observed_feeds(read.specs, options)
     clock.lap("find")
-    decided = decide(model, scopes, norms, options, folder, progress)
+    decided = decide(read, options, progress)
     clock.lap("scale")
-    validation, not_validated, folded, audits = None, "", None, []
-    if options.apply == "fold" and norms:  # first: the audit is of the scales that norms have then
-        folded, decided = fold(model, scopes, decided, options.accelerator, folder)
-        clock.lap("fold")
-    if norms and watched:
-        audits = observe(model, decided, watched, specs, options.accelerator, folder, progress)
-        clock.lap("observe")
-    if norms:
-        original = model
-        if options.validate:
-            original = onnx.ModelProto()
-            original.CopyFrom(model)
-        if folded is not None:
-            save_folded(model, folded, source, output, progress)
-        else:
-            apply_scales_in(model, norms, scales_to_apply(decided))
-            save_model(model, source, output, progress=progress)
-        clock.lap("write")
-        if options.validate:
-            try:
-                validation = _validate(
-                    original,
-                    model,
-                    decided,
-                    scopes,
-                    options,
-                    folder,
-                    progress,
-                    loaded if inlined else None,
-                    output.parent,
-                )
-            except CannotRun as error:
-                not_validated = str(error)
-            except MemoryError:
-                not_validated = "not enough memory to run the models"
-            except KeyboardInterrupt:
-                not_validated = "interrupted"
-            clock.lap("validate")
-    report = make_report(
-        str(source),
-        str(output),
-        shown_options or {},
-        decided,
-        validation,
-        clock.seconds,
-        not_validated,
-        notes,
-        folded,
-        audits,
-    )
+    done = _Done(decided)
+    if read.norms:
+        _carry_out_in_file(_Job(read, source, output, options, watched, progress, clock), done)
     return Outcome(
-        decided, validation, not_validated, options.accelerator, report, notes, folded, audits
+        source=source,
+        output=output,
+        options=shown_options or {},
+        norms=done.norms,
+        validation=done.validation,
+        not_validated=done.not_validated,
+        accelerator=options.accelerator,
+        notes=make_notes(read, options),
+        seconds=clock.seconds,
+        fold=done.fold,
+        audits=done.audits,
     )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A model with norms on its way from file to file."""
+
+    read: ReadModel
+    source: Path
+    output: Path
+    options: Options
+    watched: list[Feeds]
+    progress: Progress
+    clock: _Clock
+
+
+@dataclass
+class _Done:
+    """What the job did so far."""
+
+    norms: list[ScaledNorm]
+    fold: Fold | None = None
+    audits: list[Audit] = field(default_factory=list)
+    validation: Validation | None = None
+    not_validated: str = ""
+
+
+def _carry_out_in_file(job: _Job, done: _Done) -> None:
+    """Fold, audit, write and validate; `done` takes what each step gives."""
+    read, options, clock = job.read, job.options, job.clock
+    if options.apply == "fold":  # first: the audit is of the scales that norms have then
+        done.fold, done.norms = fold(
+            read.model, read.scopes, done.norms, options.accelerator, read.folder
+        )
+        clock.lap("fold")
+    if job.watched:
+        done.audits = audit_scales(read, done.norms, job.watched, options.accelerator, job.progress)
+        clock.lap("observe")
+    rewritten = read.model
+    if options.validate:
+        rewritten = onnx.ModelProto()
+        rewritten.CopyFrom(read.model)
+    if done.fold is not None:
+        save_folded(rewritten, done.fold, job.source, job.output, job.progress)
+    else:
+        apply_scales_in(rewritten, read.norms, scales_to_apply(done.norms))
+        save_model(rewritten, job.source, job.output, progress=job.progress)
+    clock.lap("write")
+    if options.validate:
+        try:
+            done.validation = _validate(job, rewritten, done.norms)
+        except CannotRun as error:
+            done.not_validated = str(error)
+        except MemoryError:
+            done.not_validated = "not enough memory to run the models"
+        except KeyboardInterrupt:
+            done.not_validated = "interrupted"
+        clock.lap("validate")
+
+
+def _validate(job: _Job, rewritten: onnx.ModelProto, decided: Sequence[ScaledNorm]) -> Validation:
+    exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values())
+    feeds = validation_feeds(job.read, job.options)
+    after = read_model(rewritten, job.output.parent)
+    return validate_pair(job.read, after, job.options, feeds, exact, job.progress)
 
 
 def protect(
@@ -139,37 +160,23 @@ def protect(
     Raises:
         SlancError: bad input; the model is unchanged.
     """
-    options = options or Options()
-    inlined, _ = inline_norm_functions(model, folder)
-    scopes = read_graph(inlined, folder)
-    norms = find_norms_in(scopes)
-    options = with_checked_inputs(options, input_specs(scopes[0]))
-    decided = decide(inlined, scopes, norms, options, folder)
-    _, decided = carry_out(
-        model, inlined, decided, options.apply, options.accelerator, folder, scopes
-    )
+    read = read_model(model, folder)
+    options = with_checked_inputs(options or Options(), read.specs)
+    decided = decide(read, options)
+    _, decided = carry_out(read, decided, options.apply, options.accelerator)
     return decided
 
 
 def carry_out(
-    model: onnx.ModelProto,
-    inlined: onnx.ModelProto,
-    decided: Sequence[ScaledNorm],
-    apply: ApplyRule,
-    accelerator: Accelerator,
-    folder: Path | None,
-    scopes: Sequence[Scope] | None = None,
+    read: ReadModel, decided: Sequence[ScaledNorm], apply: ApplyRule, accelerator: Accelerator
 ) -> tuple[bool, list[ScaledNorm]]:
-    """Put decisions into a model, in place.
+    """Put decisions into a model: `read.loaded` is changed in place.
 
     Args:
-        model: The model.
-        inlined: The model as the norms were found in it; the same object if nothing was inlined.
+        read: The model.
         decided: Its norms; those whose status is not "scaled" are passed over.
         apply: "div" or "fold".
         accelerator: Whose limits bound the scale of a group, with "fold".
-        folder: Where its external data lies, if it has any.
-        scopes: The graphs of `inlined`; None to read them where they are needed.
 
     Returns:
         Whether the model was modified, and the norms with the scales that they have now.
@@ -179,102 +186,48 @@ def carry_out(
     """
     folded, now = None, list(decided)
     if apply == "fold":
-        folded, now = fold(
-            inlined, scopes or read_graph(inlined, folder), decided, accelerator, folder
-        )
-    if inlined is not model:
-        model.CopyFrom(inlined)
+        folded, now = fold(read.model, read.scopes, decided, accelerator, read.folder)
+    if read.inlined:
+        read.loaded.CopyFrom(read.model)
     if folded is not None:
-        apply_fold(model, folded, folder)
+        apply_fold(read.loaded, folded, read.folder)
         return bool(folded.edits), now
     norms = [d.norm for d in decided]
-    return apply_scales_in(model, norms, scales_to_apply(decided)), now
+    return apply_scales_in(read.loaded, norms, scales_to_apply(decided)), now
 
 
-def decide(
-    model: onnx.ModelProto,
-    scopes: Sequence[Scope],
-    norms: Sequence[Norm],
-    options: Options,
-    folder: Path | None,
-    progress: Progress = no_progress,
-) -> list[ScaledNorm]:
+def decide(read: ReadModel, options: Options, progress: Progress = no_progress) -> list[ScaledNorm]:
     """Check the norms and decide their scales.
 
     Raises:
         SlancError: bad input.
     """
-    check_norms(norms)
+    check_norms(read.norms)
     data: list[Feeds] = []
     if options.scale == "calibrated":
-        data = given_feeds(input_specs(scopes[0]), options)
+        data = given_feeds(read.specs, options)
         if not data:
             raise SlancError(
                 'scale "calibrated" takes its scales from data. Give it with inputs or tokens.'
             )
     with workers(options.executor, options.jobs) as executor:
-        return compute_scales_in(
-            model,
-            scopes,
-            norms,
-            folder=folder,
-            scale=options.scale,
-            estimate=options.estimate,
-            accelerator=options.accelerator,
-            inputs=options.inputs,
-            certify=options.certify,
-            input_ranges=options.input_ranges,
-            calibration=data,
-            executor=executor,
-            progress=progress,
-        )
+        return compute_scales_in(read, replace(options, executor=executor), data, progress)
 
 
-def _validate(
-    original: onnx.ModelProto,
-    rewritten: onnx.ModelProto,
-    decided: Sequence[ScaledNorm],
-    scopes: Sequence[Scope],
-    options: Options,
-    folder: Path | None,
-    progress: Progress,
-    as_loaded: onnx.ModelProto | None,
-    written_to: Path,
-) -> Validation:
-    specs = input_specs(scopes[0])
-    return validate_pair(
-        original,
-        rewritten,
-        [d.norm for d in decided],
-        find_norms_in(read_graph(rewritten, written_to)),
-        validation_feeds(original, specs, options, folder),
-        options.accelerator,
-        folder=folder,
-        rewritten_folder=written_to,
-        exact=all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values()),
-        tokens=options.tokens,
-        everything=options.emulate == "all",
-        as_loaded=as_loaded,
-        progress=progress,
-    )
-
-
-def make_notes(
-    inlined: Sequence[str], scopes: Sequence[Scope], norms: Sequence[Norm], options: Options
-) -> list[str]:
+def make_notes(read: ReadModel, options: Options) -> list[str]:
     """What a user should know beyond the norms; see `Outcome`."""
     notes = []
     if options.scale != "window" and options.estimate != "auto":
         notes.append(f"--estimate {options.estimate} has no effect with --scale {options.scale}")
-    if inlined:
-        notes.append(f"inlined the functions that hold norms: {_some(inlined)}")
-    means = unmatched_means(scopes, norms)
+    if read.inlined:
+        notes.append(f"inlined the functions that hold norms: {_some(read.inlined)}")
+    means = unmatched_means(read.scopes, read.norms)
     if means:
         notes.append(
             f"no norm found in {len(means)} ReduceMean sites ({_some(means)}), where an optimiser "
             "or quantiser may have left a norm that no pattern fits: scale before it runs"
         )
-    overridable = sorted({name for scope in scopes for name in scope.overridable})
+    overridable = sorted({name for scope in read.scopes for name in scope.overridable})
     if overridable:
         notes.append(
             f"{len(overridable)} initializers are graph inputs too and were read as their "
@@ -288,11 +241,14 @@ def _some(names: Sequence[str]) -> str:
 
 
 class _Clock:
+    """Seconds that each step took."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._start = self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """End a step."""
         now = time.perf_counter()
         self.seconds[name], self._last = now - self._last, now
         self.seconds["total"] = now - self._start

@@ -11,9 +11,10 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array
 from slanc_onnx.tokens import Tokens
 
+ScaleRule = Literal["window", "paper", "calibrated"]
+EstimateRule = Literal["auto", "probe", "weights"]
+Certify = Literal["auto", "exact", "off"]
 ApplyRule = Literal["div", "fold"]
-
-
 EmulateRule = Literal["norms", "all"]
 
 
@@ -56,12 +57,3 @@ class Options:
     emulate: EmulateRule = "norms"
     executor: Executor | None = None
     jobs: int | None = None
-
-
-ScaleRule = Literal["window", "paper", "calibrated"]
-
-
-EstimateRule = Literal["auto", "probe", "weights"]
-
-
-Certify = Literal["auto", "exact", "off"]

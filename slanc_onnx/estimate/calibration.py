@@ -22,7 +22,7 @@ from slanc_onnx.estimate.estimate import Estimate
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.run import Feeds, watch
+from slanc_onnx.run import Feeds, observe_rows
 
 
 def calibrate(
@@ -46,7 +46,7 @@ def calibrate(
     """
     rows: dict[str, list[Array]] = {}
     lengths: dict[str, int] = {}
-    for i, seen in enumerate(watch(model, norms, feeds, folder)):
+    for i, seen in enumerate(observe_rows(model, norms, feeds, folder)):
         for name, sums in seen.sums.items():
             rows.setdefault(name, []).append(sums.reshape(-1))
         lengths.update(seen.lengths)

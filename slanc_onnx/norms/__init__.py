@@ -7,6 +7,7 @@ among them, with the reason.
 
 from slanc_onnx.norms.find import find_norms_in, unmatched_means
 from slanc_onnx.norms.functions import inline_norm_functions
+from slanc_onnx.norms.model import ReadModel, read_model
 from slanc_onnx.norms.norm import APPLIED_KEY, NORM_KEY, SCALE_KEY, Norm, Place, as_computed
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.norms.scaled import residual_name, rounded, scaled_epsilon
@@ -17,10 +18,12 @@ __all__ = [
     "SCALE_KEY",
     "Norm",
     "Place",
+    "ReadModel",
     "RowAxes",
     "as_computed",
     "find_norms_in",
     "inline_norm_functions",
+    "read_model",
     "residual_name",
     "rounded",
     "scaled_epsilon",

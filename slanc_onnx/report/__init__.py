@@ -4,7 +4,7 @@ Takes the values of the stages before and gives text. `Outcome` holds all that a
 Nothing is decided here.
 """
 
-from slanc_onnx.report.as_json import make_report, write_report
+from slanc_onnx.report.as_json import write_report
 from slanc_onnx.report.audit import audit_lines, print_audit
 from slanc_onnx.report.fold import explain_groups
 from slanc_onnx.report.outcome import Outcome
@@ -14,7 +14,6 @@ __all__ = [
     "Outcome",
     "audit_lines",
     "explain_groups",
-    "make_report",
     "print_audit",
     "print_summary",
     "print_table",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -13,10 +12,8 @@ import numpy as np
 from slanc_onnx.apply.fold import Fold
 from slanc_onnx.graph import write_atomically
 from slanc_onnx.prove import Certificate
-from slanc_onnx.report.audit import audit_entries
-from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.scale import ScaledNorm
-from slanc_onnx.verify import Audit, Observed, Validation
+from slanc_onnx.verify import Observed, Validation
 
 VERSION = "1"
 
@@ -58,42 +55,13 @@ class Report(TypedDict):
     seconds: dict[str, float]
 
 
-def make_report(
-    model: str,
-    output: str,
-    options: Mapping[str, Any],
-    norms: Sequence[ScaledNorm],
-    validation: Validation | None,
-    seconds: Mapping[str, float],
-    not_validated: str = "",
-    notes: Sequence[str] = (),
-    fold: Fold | None = None,
-    audits: Sequence[Audit] = (),
-) -> Report:
-    """Collect what was done; see `Report`."""
-    checked: dict[str, Any] | None = None if validation is None else _validation(validation)
-    if not_validated:
-        checked = _not_validated(not_validated)
-    return Report(
-        version=VERSION,
-        model=model,
-        output=output,
-        options=dict(options),
-        norms=[_norm(norm, validation, fold) for norm in norms],
-        notes=list(notes),
-        fold=None if fold is None else fold_entry(fold),
-        audit=audit_entries(audits),
-        validation=checked,
-        seconds={name: round(value, 3) for name, value in seconds.items()},
-    )
-
-
 def write_report(report: Report, path: Path) -> None:
     """Write the report as JSON, atomically."""
     write_atomically(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _norm(scaled: ScaledNorm, validation: Validation | None, fold: Fold | None) -> NormEntry:
+def norm_entry(scaled: ScaledNorm, validation: Validation | None, fold: Fold | None) -> NormEntry:
+    """One norm, with what validation saw of it and how folding applied its scale."""
     norm, estimate = scaled.norm, scaled.estimate
     seen = None if validation is None else validation.observed.get(norm.name)
     predicted = None
@@ -172,7 +140,12 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _validation(validation: Validation) -> dict[str, Any]:
+def validation_entry(validation: Validation | None, not_validated: str) -> dict[str, Any] | None:
+    """The `validation` object: None where it was not asked for, null where it could not be done."""
+    if not_validated:
+        return _not_validated(not_validated)
+    if validation is None:
+        return None
     table = validation.perplexity
     return {
         "fp32_identical": validation.fp32_identical,
@@ -180,9 +153,9 @@ def _validation(validation: Validation) -> dict[str, Any]:
         "fp16": {
             "overflowed_before": validation.overflowed_before,
             "overflowed_after": validation.overflowed_after,
-            "max_relative_error_before": _finite(validation.fp16_error_before),
-            "max_relative_error_after": _finite(validation.fp16_error_after),
-            "rms_relative_error_after": _finite(validation.fp16_rms_error),
+            "max_relative_error_before": _finite(validation.rounded_error_before),
+            "max_relative_error_after": _finite(validation.rounded_error_after),
+            "rms_relative_error_after": _finite(validation.rounded_rms_error),
         },
         "perplexity": None if table is None else {k: _finite(v) for k, v in table.items()},
         "unstable_outputs": validation.unstable,

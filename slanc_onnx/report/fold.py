@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from slanc_onnx.apply.fold import FoldedGroup
-
-if TYPE_CHECKING:
-    from slanc_onnx.apply.fold import Fold
+from slanc_onnx.apply.fold import Fold, FoldedGroup
 
 
 def fold_line(count: int, fold: Fold) -> str:

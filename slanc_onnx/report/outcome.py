@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import Fold
-from slanc_onnx.report.as_json import Report
+from slanc_onnx.report.as_json import VERSION, Report, norm_entry, validation_entry
+from slanc_onnx.report.audit import audit_entries
+from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify import Audit, Validation
 
@@ -16,23 +21,29 @@ class Outcome:
     """What the job on a file did.
 
     Attributes:
+        source: The model.
+        output: The file that was written, where it has norms.
+        options: What the report shows as options.
         norms: Every norm with its decision, in topological order.
         validation: None where it was not asked for or could not be done.
         not_validated: Why it could not be done; "" otherwise.
         accelerator: What was protected and emulated.
-        report: The report, as written to --report.
         notes: What a user should know beyond the norms: functions that were inlined, means that
             belong to no norm, weights that a caller may override, an option without effect.
+        seconds: What each step took.
         fold: What was folded into which weights; None where that was not asked for.
         audits: What the norms' rows did on the data of `Options.observe`.
     """
 
+    source: Path
+    output: Path
+    options: Mapping[str, object]
     norms: list[ScaledNorm]
     validation: Validation | None
     not_validated: str
     accelerator: Accelerator
-    report: Report
     notes: list[str]
+    seconds: Mapping[str, float]
     fold: Fold | None = None
     audits: list[Audit] = field(default_factory=list)
 
@@ -40,3 +51,19 @@ class Outcome:
     def passed(self) -> bool:
         """Whether nothing speaks against the result."""
         return not self.not_validated and (self.validation is None or self.validation.passed)
+
+    @cached_property
+    def report(self) -> Report:
+        """The report, as written to --report."""
+        return Report(
+            version=VERSION,
+            model=str(self.source),
+            output=str(self.output),
+            options=dict(self.options),
+            norms=[norm_entry(norm, self.validation, self.fold) for norm in self.norms],
+            notes=list(self.notes),
+            fold=None if self.fold is None else fold_entry(self.fold),
+            audit=audit_entries(self.audits),
+            validation=validation_entry(self.validation, self.not_validated),
+            seconds={name: round(value, 3) for name, value in self.seconds.items()},
+        )

@@ -1,4 +1,4 @@
-"""Summary: what a person reads on a terminal, the table, the counts and the verdict."""
+"""What a person reads on a terminal: the table, the counts and the verdict."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.apply.fold import Fold
 from slanc_onnx.prove import Certificate
 from slanc_onnx.report.fold import fold_line
+from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify import Observed, Validation
 
@@ -92,43 +91,28 @@ def _status(scaled: ScaledNorm, seen: Observed | None) -> str:
     return ", ".join(words)
 
 
-def print_summary(
-    console: Console,
-    norms: Sequence[ScaledNorm],
-    validation: Validation | None,
-    accelerator: Accelerator,
-    not_validated: str = "",
-    notes: Sequence[str] = (),
-    fold: Fold | None = None,
-) -> None:
+def print_summary(console: Console, outcome: Outcome) -> None:
     """Counts, notes, limits, the perplexity table, and the verdict in the last line."""
-    for line in _summary(norms, validation, accelerator, not_validated, notes, fold):
+    for line in _summary(outcome):
         console.print(line, soft_wrap=True)  # scripts read the last line: it stays one line
 
 
-def _summary(
-    norms: Sequence[ScaledNorm],
-    validation: Validation | None,
-    accelerator: Accelerator,
-    not_validated: str,
-    notes: Sequence[str],
-    fold: Fold | None,
-) -> Iterator[str]:
+def _summary(outcome: Outcome) -> Iterator[str]:
+    norms, validation, device = outcome.norms, outcome.validation, outcome.accelerator
     counts = {s: sum(n.status == s for n in norms) for s in ("scaled", "unchanged", "skipped")}
-    form = str(accelerator.format)
     by = sorted({n.estimate.by for n in norms if n.estimate is not None})
     yield (
         f"{len(norms)} norms: "
         + ", ".join(f"{count} {status}" for status, count in counts.items())
         + (f"; estimated by {' and '.join(by)}" if by else "")
     )
-    if fold is not None:
-        yield fold_line(len(norms), fold)
-        yield from (f"note: {note}" for note in fold.notes)
-    yield from (f"note: {note}" for note in notes)
+    if outcome.fold is not None:
+        yield fold_line(len(norms), outcome.fold)
+        yield from (f"note: {note}" for note in outcome.fold.notes)
+    yield from (f"note: {note}" for note in outcome.notes)
     yield (
-        f"limits of a sum of squares in {form}: {accelerator.largest:g} largest, mean square "
-        f"{accelerator.smallest_normal:.2g} smallest normal; emulated: {accelerator}"
+        f"limits of a sum of squares in {device.format}: {device.largest:g} largest, mean square "
+        f"{device.smallest_normal:.2g} smallest normal; emulated: {device}"
     )
     if validation is not None and validation.perplexity is not None:
         what = validation.rounded
@@ -142,23 +126,18 @@ def _summary(
         for c in n.certificate.bound.conditions
     }
     yield from (f"certified if {condition}" for condition in sorted(conditions))
-    yield final_line(norms, validation, accelerator, not_validated)
+    yield final_line(outcome)
 
 
-def final_line(
-    norms: Sequence[ScaledNorm],
-    validation: Validation | None,
-    accelerator: Accelerator,
-    not_validated: str = "",
-) -> str:
+def final_line(outcome: Outcome) -> str:
     """The verdict with the certificates counted, as one line."""
-    if not_validated:
-        last = f"FAILED | not validated: {not_validated}"
-    elif validation is None:
+    if outcome.not_validated:
+        last = f"FAILED | not validated: {outcome.not_validated}"
+    elif outcome.validation is None:
         last = "NOT VALIDATED | --no-validate was given"
     else:
-        last = verdict(validation)
-    return " | ".join([last, *counted(norms)])
+        last = verdict(outcome.validation)
+    return " | ".join([last, *counted(outcome.norms)])
 
 
 def counted(norms: Sequence[ScaledNorm]) -> list[str]:
@@ -186,8 +165,8 @@ def verdict(validation: Validation) -> str:
     fp16 = (
         f"{validation.rounded}: rows overflowed {validation.overflowed_before} -> "
         f"{validation.overflowed_after}, largest relative error "
-        f"{validation.fp16_error_before:.3g} -> {validation.fp16_error_after:.3g}, RMS "
-        f"{validation.fp16_rms_error:.3g} (tolerance {validation.fp16_tolerance:g})"
+        f"{validation.rounded_error_before:.3g} -> {validation.rounded_error_after:.3g}, RMS "
+        f"{validation.rounded_rms_error:.3g} (tolerance {validation.rounded_tolerance:g})"
     )
     word = "PASSED" if validation.passed else "FAILED"
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []

@@ -11,7 +11,7 @@ from slanc_onnx.run.feeds import given_feeds, observed_feeds, validation_feeds
 from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
 from slanc_onnx.run.inputs import first_feeds, make_feeds, random_ids
 from slanc_onnx.run.instrumented import Instrumented, instrument
-from slanc_onnx.run.observe import watch
+from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.segments import SegmentedSession
 from slanc_onnx.run.session import CannotRun, Feeds, Session
 
@@ -32,9 +32,9 @@ __all__ = [
     "instrument",
     "make_feeds",
     "norms_in_float32",
+    "observe_rows",
     "observed_feeds",
     "random_ids",
     "validation_feeds",
-    "watch",
     "with_checked_inputs",
 ]

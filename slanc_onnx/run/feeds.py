@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import onnx
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Array, InputSpec
+from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.run.check import with_checked_inputs
 from slanc_onnx.run.float32 import as_float32
@@ -22,23 +21,21 @@ SEED = 0
 SEQUENCE_LENGTH = 16  # of the inputs that are made for validation
 
 
-def validation_feeds(
-    model: onnx.ModelProto, specs: Sequence[InputSpec], options: Options, folder: Path | None
-) -> list[Feeds]:
+def validation_feeds(read: ReadModel, options: Options) -> list[Feeds]:
     """The inputs to validate on: tokens, the given inputs, or ones that are made.
 
     Raises:
         CannotRun: inputs have to be made, and ONNX Runtime runs the model on none of them.
     """
-    given = given_feeds(specs, options)
+    given = given_feeds(read.specs, options)
     if given:
         return given
     rng = np.random.default_rng(SEED)
-    session = Session(as_float32(model, folder), folder)
+    session = Session(as_float32(read.model, read.folder), read.folder)
     failure: CannotRun | None = None
     for length in (SEQUENCE_LENGTH, 8):
         try:
-            feeds = first_feeds(session, specs, rng, 1, length)
+            feeds = first_feeds(session, read.specs, rng, 1, length)
             session.run(feeds)
             return [feeds]
         except CannotRun as error:

@@ -1,4 +1,4 @@
-"""Watch: the rows of each norm over given inputs, in FP32."""
+"""Observing: the rows of each norm over given inputs, in FP32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slanc_onnx.run.session import Feeds, Session
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class ObservedRows:
     """What one run shows, by norm name; norms that are out of reach are missing.
 
     Attributes:
@@ -28,9 +28,9 @@ class Seen:
     lengths: dict[str, int]
 
 
-def watch(
+def observe_rows(
     model: onnx.ModelProto, norms: Sequence[Norm], feeds: Sequence[Feeds], folder: Path | None
-) -> Iterator[Seen]:
+) -> Iterator[ObservedRows]:
     """Run a model as far as its norms, once on each of the inputs.
 
     Args:
@@ -48,7 +48,7 @@ def watch(
     session = Session(shown.model, folder)
     for feed in feeds:
         values = session.run(feed)
-        yield Seen(
+        yield ObservedRows(
             {name: values[output] for name, output in shown.sums.items()},
             {name: int(values[o].max(initial=0)) for name, o in shown.lengths.items()},
         )

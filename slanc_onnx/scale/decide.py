@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import ml_dtypes
-import onnx
 from onnx import helper
 
-from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.estimate import (
-    MOST_AT_ONCE,
-    Estimate,
-    calibrate,
-    checked_product_of,
-    estimate_from_rows,
-    paper_estimates,
-    probe,
-    stored_matrices,
-)
-from slanc_onnx.graph import Array, Scope, float32_bytes, input_specs
-from slanc_onnx.norms import Norm, as_computed, scaled_epsilon
-from slanc_onnx.options import Certify, EstimateRule, ScaleRule
+from slanc_onnx.estimate import Estimate, Estimates, checked_product_of, estimate_norms
+from slanc_onnx.norms import Norm, ReadModel, as_computed, scaled_epsilon
+from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Certificate, Proof, bounds_for, certify_at, proofs
-from slanc_onnx.run import CannotRun, Feeds
+from slanc_onnx.run import Feeds
 from slanc_onnx.scale.certified import certified_scale
 from slanc_onnx.scale.window import place
 from slanc_onnx.trace import Trace, describe, source_names, trace
-from slanc_onnx.weights import check_weights
 
 Status = Literal["scaled", "unchanged", "skipped"]
 NOTHING_TO_INSERT = "1 is the best scale: nothing to insert"
@@ -79,102 +64,55 @@ def scales_to_apply(decided: Sequence[ScaledNorm]) -> dict[str, float]:
 
 
 def compute_scales_in(
-    model: onnx.ModelProto,
-    scopes: Sequence[Scope],
-    norms: Sequence[Norm],
-    *,
-    folder: Path | None = None,
-    scale: ScaleRule = "window",
-    estimate: EstimateRule = "auto",
-    accelerator: Accelerator | None = None,
-    inputs: Mapping[str, Array] | None = None,
-    certify: Certify = "auto",
-    input_ranges: Mapping[str, tuple[float, float]] | None = None,
+    read: ReadModel,
+    options: Options,
     calibration: Sequence[Feeds] = (),
-    executor: Executor | None = None,
     progress: Progress = no_progress,
 ) -> list[ScaledNorm]:
     """Decide every norm's scale.
 
     Args:
-        model: The model.
-        scopes: Its graphs.
-        norms: Its norms.
-        folder: Where its external data lies.
-        scale: "window" places a power of two between overflow and underflow; "paper" takes
-            equations 5, 8 and 10 as printed; "calibrated" places it by the rows of `calibration`.
-        estimate: Where the window comes from; see `EstimateRule`.
-        accelerator: Whose limits bound the window.
-        inputs: Inputs whose shapes (and non-token values) the probe takes over.
-        certify: Whether every norm's input is bounded: "exact" takes the time for large matrices.
-        input_ranges: Least and largest element of float graph inputs, for the bounds.
-        calibration: The data set of "calibrated", one dict of inputs per run.
-        executor: What works on blocks of large matrices; None for this thread.
+        read: The model.
+        options: The rule, the estimate and the proof, for which accelerator; `options.executor`
+            works on blocks of large matrices, or this thread where it is None.
+        calibration: The data set of the rule "calibrated", one dict of inputs per run.
         progress: Called with what is being done and the finished share.
 
     Raises:
         SlancError: a weight holds nan.
-        CannotRun: `estimate` is "probe" or `scale` "calibrated" and ONNX Runtime cannot run the
-            model.
+        CannotRun: the estimate "probe" or the rule "calibrated" is asked for, and ONNX Runtime
+            cannot run the model.
     """
-    accelerator = accelerator or Accelerator()
-    norms = as_computed(norms, accelerator.variance == "one-pass")
-    specs = input_specs(next(scope for scope in scopes if not scope.path))
-    traced = trace(scopes, norms, specs)
-    todo = [n for n in norms if n.skip_reason is None and n.scaled_by is None]
-    bounds = None
-    if certify != "off":
-        ranges, exact = input_ranges or {}, certify == "exact"
-        bounds = bounds_for(traced, norms, accelerator, ranges, exact, executor)
-    probes = estimate == "probe" or (estimate == "auto" and float32_bytes(model) <= MOST_AT_ONCE)
-    if norms:
-        from_rows = scale == "window" and not probes
-        check_weights(model, folder, stored_matrices(traced, todo) if from_rows else ())
-    estimates: dict[str, Estimate] = {}
-    reasons: dict[str, str] = {}
-    if scale == "paper":
-        estimates, reasons = paper_estimates(traced, norms, progress, executor)
-    elif scale == "calibrated":
-        estimates = calibrate(model, norms, calibration, folder, progress)
-    elif todo:
-        if probes:
-            try:
-                estimates = probe(model, norms, specs, folder, inputs or {}, progress)
-            except CannotRun as error:
-                if estimate == "probe":
-                    raise
-                reasons = {n.name: f"no probe ({error})" for n in norms}
-        missing = [n for n in todo if n.name not in estimates]
-        if missing and estimate != "probe":
-            multiply = (
-                bounds.multiply
-                if bounds is not None
-                else partial(checked_product_of, executor=executor)
-            )
-            found, why = estimate_from_rows(traced, missing, progress, multiply)
-            estimates.update(found)
-            for name, reason in why.items():
-                reasons[name] = "; ".join(filter(None, (reason, reasons.get(name, ""))))
-    texts = _texts(traced, norms)
-    proved = {} if bounds is None else proofs(bounds, traced, norms, progress)
-    decided = [
-        _decide(norm, estimates.get(norm.name), reasons.get(norm.name), texts, scale, accelerator)
-        for norm in norms
-    ]
-    return [_certified(d, proved.get(d.norm.name), scale, accelerator) for d in decided]
+    device, executor = options.accelerator, options.executor
+    read = replace(read, norms=as_computed(read.norms, device.variance == "one-pass"))
+    traced = trace(read.scopes, read.norms, read.specs)
+    bounds, multiply = None, partial(checked_product_of, executor=executor)
+    if options.certify != "off":
+        exact, ranges = options.certify == "exact", options.input_ranges
+        bounds = bounds_for(traced, read.norms, device, ranges, exact, executor)
+    estimates = estimate_norms(
+        read,
+        traced,
+        options,
+        multiply if bounds is None else bounds.multiply,
+        calibration,
+        progress,
+    )
+    texts = _texts(traced, read.norms)
+    proved = {} if bounds is None else proofs(bounds, traced, read.norms, progress)
+    decided = [_decide(norm, estimates, texts[norm.name], options) for norm in read.norms]
+    return [_certified(d, proved.get(d.norm.name), options) for d in decided]
 
 
-def _certified(
-    decided: ScaledNorm, proof: Proof | None, scale: ScaleRule, accelerator: Accelerator
-) -> ScaledNorm:
+def _certified(decided: ScaledNorm, proof: Proof | None, options: Options) -> ScaledNorm:
     """The decision with its certificate, and with the scale that gives one where there is one."""
     if proof is None:
         return decided
-    estimate = decided.estimate
+    estimate, accelerator = decided.estimate, options.accelerator
     typical = None if estimate is None else estimate.typical
     if decided.status != "scaled" or decided.scale is None:  # its input is divided already, or not
         return replace(decided, certificate=certify_at(proof, 1.0, typical, accelerator))
-    if scale != "window" or estimate is None:
+    if options.scale != "window" or estimate is None:
         certificate = certify_at(proof, decided.scale, typical, accelerator)
         return replace(decided, certificate=certificate)
     value, certificate = certified_scale(proof, decided.scale, estimate, accelerator)
@@ -205,14 +143,9 @@ def _texts(traced: Trace, norms: Sequence[Norm]) -> dict[str, tuple[str, list[st
 
 
 def _decide(
-    norm: Norm,
-    estimate: Estimate | None,
-    reason: str | None,
-    texts: Mapping[str, tuple[str, list[str]]],
-    scale: ScaleRule,
-    accelerator: Accelerator,
+    norm: Norm, estimates: Estimates, text: tuple[str, list[str]], options: Options
 ) -> ScaledNorm:
-    rule, sources = texts[norm.name]
+    estimate, (rule, sources) = estimates.found.get(norm.name), text
 
     def decided(status: Status, value: float | None, why: str) -> ScaledNorm:
         return ScaledNorm(norm, value, estimate, rule, sources, status, why)
@@ -222,16 +155,19 @@ def _decide(
     if norm.skip_reason is not None:
         return decided("skipped", None, norm.skip_reason)
     if estimate is None:
-        why = reason or "no row of its input is known; try --inputs with real inputs"
+        why = (
+            estimates.reasons.get(norm.name)
+            or "no row of its input is known; try --inputs with real inputs"
+        )
         return decided("skipped", None, why)
     if norm.epsilon is None:
         return decided("skipped", None, "its epsilon is not a constant")
-    if scale == "paper":
+    if options.scale == "paper":
         return decided("scaled", _held(math.sqrt(estimate.upper), norm), "")
     width = norm.width or estimate.width
     if width is None:
         return decided("skipped", None, "its width is not known: no gamma and no shape tells it")
-    placement = place(estimate, width, accelerator, norm.joined_epsilon)
+    placement = place(estimate, width, options.accelerator, norm.joined_epsilon)
     plain = NOTHING_TO_INSERT if placement.scale == 1.0 else ""
     notes = [placement.note or plain, estimate.assumes]
     return decided("scaled", _held(placement.scale, norm), "; ".join(filter(None, notes)))

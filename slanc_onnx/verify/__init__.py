@@ -5,13 +5,13 @@ with every step of the norms rounded as the accelerator rounds. With token ids i
 perplexities. An `Audit` holds the scales against the user's own data.
 """
 
-from slanc_onnx.verify.audit import Audit, observe
+from slanc_onnx.verify.audit import Audit, audit_scales
 from slanc_onnx.verify.validate import Observed, Validation, validate_pair
 
 __all__ = [
     "Audit",
     "Observed",
     "Validation",
-    "observe",
+    "audit_scales",
     "validate_pair",
 ]

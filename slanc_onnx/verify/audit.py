@@ -1,4 +1,4 @@
-"""Observe: the audit of static scales on the user's own data.
+"""Audit: static scales held against the user's own data.
 
 The model runs once over these inputs, in FP32. Each norm's rows are held against the window that
 its scale gives it and against what was predicted; the largest rows are named with their token and
@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import TYPICAL_QUANTILE
-from slanc_onnx.graph import Array, InputSpec
-from slanc_onnx.norms import as_computed
+from slanc_onnx.graph import Array
+from slanc_onnx.norms import ReadModel, as_computed
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.run import Feeds, watch
+from slanc_onnx.run import Feeds, observe_rows
 from slanc_onnx.scale import ScaledNorm
 
 WORST = 3
@@ -81,35 +79,31 @@ class Audit:
         return 1 - (self.above + self.below) / self.rows
 
 
-def observe(
-    model: onnx.ModelProto,
+def audit_scales(
+    read: ReadModel,
     decided: Sequence[ScaledNorm],
     feeds: Sequence[Feeds],
-    specs: Sequence[InputSpec],
     accelerator: Accelerator,
-    folder: Path | None,
     progress: Progress = no_progress,
 ) -> list[Audit]:
     """One audit per norm that the inputs reach, in the norms' order.
 
     Args:
-        model: The original model.
+        read: The original model; its inputs of token ids name the rows.
         decided: Its norms with their scales; one that was skipped counts as divided by 1.
         feeds: Inputs by name, one dict per run.
-        specs: The model's inputs: those of token ids name the rows.
         accelerator: Whose limits make the window.
-        folder: Where its external data lies.
         progress: Called with the share of the runs that are done.
 
     Raises:
         CannotRun: ONNX Runtime cannot run the model on these inputs.
     """
     norms = as_computed([d.norm for d in decided], accelerator.variance == "one-pass")
-    text = next((spec.name for spec in specs if spec.is_text), "")
+    text = next((spec.name for spec in read.specs if spec.is_text), "")
     sums: dict[str, list[Array]] = {}
     worst: dict[str, list[Row]] = {}
     lengths: dict[str, int] = {}
-    for run, seen in enumerate(watch(model, norms, feeds, folder)):
+    for run, seen in enumerate(observe_rows(read.model, norms, feeds, read.folder)):
         for name, rows in seen.sums.items():
             sums.setdefault(name, []).append(rows.reshape(-1).astype(np.float64))
             found = worst.get(name, []) + largest_rows(rows, run, feeds[run].get(text))

@@ -12,6 +12,8 @@ from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import Array
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.norms.model import read_model
+from slanc_onnx.options import Options
 from slanc_onnx.run import segments as segments_module
 from slanc_onnx.run.instrumented import instrument
 from slanc_onnx.run.segments import SegmentedSession, segments_of
@@ -50,16 +52,12 @@ def test_the_probe_decides_the_same_in_segments(
 ) -> None:
     path = tmp_path / "model.onnx"
     build(path, Shape(layers=2, width=128, vocabulary=64), dtype=dtype)
-    model = onnx.load(path, load_external_data=False)
-    scopes = read_graph(model, tmp_path)
-    norms = find_norms_in(scopes)
+    read = read_model(onnx.load(path, load_external_data=False), tmp_path)
 
     def decided() -> list[object]:
         return [
             (d.scale, d.estimate)
-            for d in compute_scales_in(
-                model, scopes, norms, folder=tmp_path, estimate="probe", certify="off"
-            )
+            for d in compute_scales_in(read, Options(estimate="probe", certify="off"))
         ]
 
     at_once = decided()
@@ -71,12 +69,10 @@ def test_the_probe_decides_the_same_in_segments(
 def test_a_model_that_is_too_large_to_run_is_probed_only_when_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = onnx.load(SAMPLES / "llama_like.onnx")
-    scopes = read_graph(model)
-    norms = find_norms_in(scopes)
+    read = read_model(onnx.load(SAMPLES / "llama_like.onnx"))
     for most, by in ((1 << 32, "probe"), (1000, "weights")):
-        monkeypatch.setattr("slanc_onnx.scale.decide.MOST_AT_ONCE", most)
-        decided = compute_scales_in(model, scopes, norms, certify="off")
+        monkeypatch.setattr("slanc_onnx.estimate.choose.MOST_AT_ONCE", most)
+        decided = compute_scales_in(read, Options(certify="off"))
         assert {d.estimate.by for d in decided if d.estimate is not None} == {by}
 
 

@@ -208,5 +208,5 @@ def test_a_hot_norm_whose_rows_are_not_observed_is_scaled_all_the_same(
     assert outcome.validation is not None
     assert outcome.validation.observed == {}
     assert outcome.validation.fp32_identical
-    assert outcome.validation.fp16_error_before > 10 * outcome.validation.fp16_error_after
+    assert outcome.validation.rounded_error_before > 10 * outcome.validation.rounded_error_after
     assert outcome.passed

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from slanc_onnx import compute_scales
 from slanc_onnx.errors import SlancError
+from slanc_onnx.estimate import choose
 from slanc_onnx.estimate.sample_rows import estimate_from_rows
 from slanc_onnx.options import Certify, Options
 from slanc_onnx.prove import evaluate as bound_rows
 from slanc_onnx.prove.bound import Bounds, bounds_of
-from slanc_onnx.scale import decide as scale
 from slanc_onnx.weights import stored, streamed
 from slanc_onnx.weights.nan_check import check_weights
 from slanc_onnx.weights.stored import Filed, Stored, as_float32, whole
@@ -230,7 +230,7 @@ def test_nan_is_refused_by_the_read_that_the_estimate_needs(
         checked.append(set(others))
         check_weights(model, folder, others)
 
-    monkeypatch.setattr(scale, "check_weights", spy)
+    monkeypatch.setattr(choose, "check_weights", spy)
     monkeypatch.setattr(bound_rows, "EXACT_SIZE", 0)
     options = Options(estimate="weights", certify=certify)
     assert all(d.status == "scaled" for d in compute_scales(model, options))

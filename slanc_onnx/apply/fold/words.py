@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from slanc_onnx.apply.fold.choose import Chosen
 from slanc_onnx.apply.fold.groups import outputs
@@ -12,9 +11,6 @@ from slanc_onnx.apply.fold.solve import mismatches
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import Tensor, Use
 from slanc_onnx.ops import Relation
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -161,10 +161,10 @@ def page_view(outcome: Outcome) -> PageView:
     folded = [] if fold is None else [fold_line(len(norms), fold), *fold.notes]
     passed = None if validation is None and not outcome.not_validated else outcome.passed
     return PageView(
-        model=outcome.report["model"],
-        output=outcome.report["output"],
+        model=str(outcome.source),
+        output=str(outcome.output),
         sentence=_sentence(norms, str(device.format), bool(observed)),
-        line=final_line(outcome.norms, validation, device, outcome.not_validated) if norms else "",
+        line=final_line(outcome) if norms else "",
         passed=passed,
         seen=bool(observed),
         accelerator=device,

@@ -26,6 +26,7 @@ from slanc_onnx.graph.load import external_location, load_model, read_tensor
 from slanc_onnx.graph.own_data import OwnData
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.norms.model import ReadModel
 from slanc_onnx.scale.decide import ScaledNorm
 from slanc_onnx.verify.audit import Audit
 from tests.models.fold_models import RMS, decided, same_bits, weights
@@ -201,11 +202,11 @@ def test_the_audit_is_of_the_scales_that_norms_have_after_folding(
     onnx.save(model, tmp_path / "m.onnx")
     audited: list[ScaledNorm] = []
 
-    def observe(_: onnx.ModelProto, norms: list[ScaledNorm], *rest: object) -> list[Audit]:
+    def audit_scales(_: ReadModel, norms: list[ScaledNorm], *rest: object) -> list[Audit]:
         audited.extend(norms)
         return []
 
-    monkeypatch.setattr(job, "observe", observe)
+    monkeypatch.setattr(job, "audit_scales", audit_scales)
     ids = {"ids": np.array([[3, 1, 4]])}
     outcome = protect_file(
         tmp_path / "m.onnx", tmp_path / "o.onnx", Options(apply="fold", observe=ids)

@@ -1,0 +1,52 @@
+"""The model as it was read: made once a job, and handed on to every stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from slanc_onnx.graph import InputSpec, Scope, input_specs, read_graph
+from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.norms.functions import inline_norm_functions
+from slanc_onnx.norms.norm import Norm
+
+
+@dataclass(frozen=True, eq=False)
+class ReadModel:
+    """A model with what was read of it.
+
+    Attributes:
+        loaded: The model as it was given.
+        model: The same with the functions inlined that hold norms; `loaded` itself if none do.
+        inlined: The names of these functions.
+        scopes: The graphs of `model`, the main graph first.
+        norms: Every norm, in topological order.
+        specs: The inputs of the main graph that have to be fed.
+        folder: Where the external data lies; None if it has none.
+    """
+
+    loaded: onnx.ModelProto
+    model: onnx.ModelProto
+    inlined: list[str]
+    scopes: list[Scope]
+    norms: list[Norm]
+    specs: list[InputSpec]
+    folder: Path | None
+
+
+def read_model(model: onnx.ModelProto, folder: Path | None = None) -> ReadModel:
+    """Read a model; it is not changed, and its large weights are not read.
+
+    Args:
+        model: The model.
+        folder: Where its external data lies, if it has any that was not loaded.
+
+    Raises:
+        SlancError: the graph cannot be read, or a function that holds norms cannot be inlined.
+    """
+    inlined, functions = inline_norm_functions(model, folder)
+    scopes = read_graph(inlined, folder)
+    norms = find_norms_in(scopes)
+    return ReadModel(model, inlined, functions, scopes, norms, input_specs(scopes[0]), folder)

@@ -1,0 +1,169 @@
+"""The four runs of a validation: both models in FP32, and both with rounded arithmetic."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from slanc_onnx.graph import Array
+from slanc_onnx.norms import Norm, ReadModel, as_computed
+from slanc_onnx.options import Options
+from slanc_onnx.progress import Progress
+from slanc_onnx.run import CannotRun, Feeds, Session, as_float32, instrument, norms_in_float32
+from slanc_onnx.tokens import Tokens
+from slanc_onnx.verify.compare import Runs, same_bits
+from slanc_onnx.verify.emulate import emulate
+from slanc_onnx.verify.perplexity import negative_log_likelihood
+
+COMPARED_RUNS = 4  # outputs of so many runs are kept for comparison; a full text would not fit
+
+
+@dataclass(frozen=True, eq=False)
+class FourRuns:
+    """What both models gave on the same inputs.
+
+    Attributes:
+        plain: The original in FP32.
+        scaled: The rewritten model in FP32.
+        naive: The original, rounded as the accelerator rounds.
+        protected: The rewritten model, rounded likewise.
+        loaded: The original before its functions were inlined, in FP32; None where none were.
+        unstable: Outputs that no run can be held against.
+    """
+
+    plain: Runs
+    scaled: Runs
+    naive: Runs
+    protected: Runs
+    loaded: Runs | None
+    unstable: list[str]
+
+
+def run_four(
+    before: ReadModel,
+    after: ReadModel,
+    options: Options,
+    feeds: Sequence[Feeds],
+    progress: Progress,
+) -> FourRuns:
+    """Run both models, with their FP16 and BF16 tensors in FP32.
+
+    Args:
+        before: The original.
+        after: The rewritten model.
+        options: The accelerator, what is emulated of it, and the ids behind `feeds`.
+        feeds: Inputs by name, one dict per run.
+        progress: Called with what is being run and the finished share.
+
+    Raises:
+        CannotRun: ONNX Runtime cannot run the original on these inputs.
+    """
+    device, everything = options.accelerator, options.emulate == "all"
+    models = [as_float32(read.model, read.folder) for read in (before, after)]
+    folders = before.folder, after.folder
+    norms = [
+        norms_in_float32(as_computed(read.norms, device.variance == "one-pass"))
+        for read in (before, after)
+    ]
+    loops = _shows_loops(models[0], norms[0], feeds[0], folders[0])
+    versions: list[tuple[str, onnx.ModelProto, dict[str, str]]] = []
+    for model, found, which in zip(models, norms, ("original", "rewritten"), strict=True):
+        shown = instrument(model, found, loops=loops)
+        versions.append((f"FP32, {which}", shown.model, shown.sums))
+    for model, found, which in zip(models, norms, ("original", "rewritten"), strict=True):
+        rounded = emulate(model, found, device, loops, everything)
+        versions.append((f"{device.format} norms, {which}", rounded.model, rounded.mean_squares))
+    results = []
+    for index, (what, model, taps) in enumerate(versions):
+
+        def step(done: float, what: str = what, index: int = index) -> None:
+            progress(f"validating: {what}", (index + done) / len(versions))
+
+        results.append(_run(model, taps, feeds, folders[index % 2], options.tokens, step))
+        gc.collect()  # a session holds the weights
+    plain, scaled, naive, protected = results
+    unstable = _unstable(models[0], folders[0], feeds[0], plain, scaled)
+    loaded = None
+    if before.inlined:
+        session = Session(as_float32(before.loaded, before.folder), before.folder)
+        loaded = Runs([session.run(feed) for feed in feeds[:COMPARED_RUNS]], {}, plain.losses)
+    return FourRuns(plain, scaled, naive, protected, loaded, unstable)
+
+
+def _shows_loops(
+    original: onnx.ModelProto, norms: Sequence[Norm], feed: Feeds, folder: Path | None
+) -> bool:
+    """Whether the rows of norms in loops can be read off: every iteration has as many."""
+    try:
+        if any(norm.path for norm in norms):
+            Session(instrument(original, norms).model, folder).run(feed)
+    except CannotRun:
+        return False
+    return True
+
+
+def _run(
+    model: onnx.ModelProto,
+    taps: dict[str, str],
+    feeds: Sequence[Feeds],
+    folder: Path | None,
+    tokens: Tokens | None,
+    progress: Callable[[float], None],
+) -> Runs:
+    progress(0.0)
+    session = Session(model, folder)
+    hidden = set(taps.values()) | {n for n in session.outputs if n.startswith("slanc.emit")}
+    kept: list[dict[str, Array]] = []
+    rows: dict[str, list[Array]] = {name: [] for name in taps}
+    losses: list[float] = []
+    for i, feed in enumerate(feeds):
+        values = session.run(feed)
+        for name, output in taps.items():
+            rows[name].append(values[output].reshape(-1))
+        outputs = {name: value for name, value in values.items() if name not in hidden}
+        if tokens is not None:
+            ids = tokens.sequences[i]
+            losses.append(negative_log_likelihood(_logits(outputs, ids), ids))
+        if i < COMPARED_RUNS:
+            kept.append(outputs)
+        progress((i + 1) / len(feeds))
+    return Runs(kept, {name: np.concatenate(parts) for name, parts in rows.items()}, losses)
+
+
+def _logits(outputs: dict[str, Array], ids: Array) -> Array:
+    for value in outputs.values():
+        if value.ndim == 3 and value.shape[:2] == ids.shape and value.shape[2] > int(ids.max()):
+            return value
+    raise CannotRun(
+        "no output holds logits of shape [1, sequence, vocabulary]: --tokens needs a causal "
+        "language model, and ids of its own vocabulary."
+    )
+
+
+def _unstable(
+    original: onnx.ModelProto, folder: Path | None, feed: Feeds, plain: Runs, scaled: Runs
+) -> list[str]:
+    """Outputs that no run can be held against: caches with uninitialised memory.
+
+    Those of a sliding window are known by their op, others by differing from run to run.
+    """
+    windows = {
+        name
+        for node in original.graph.node
+        if node.op_type == "GroupQueryAttention"
+        and any(a.name == "local_window_size" and a.i > 0 for a in node.attribute)
+        for name in node.output[1:]
+    }
+    first, second = plain.outputs[0], scaled.outputs[0]
+    uninitialised = [name for name in first if name in windows]
+    differing = [n for n in first if n not in windows and not same_bits(first[n], second[n])]
+    if differing:
+        session = Session(original, folder)
+        again = [session.run(feed) for _ in range(2)]
+        differing = [n for n in differing if any(not same_bits(first[n], run[n]) for run in again)]
+    return uninitialised + differing
