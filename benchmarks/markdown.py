@@ -1,4 +1,4 @@
-"""Markdown as README holds it: the tables that benchmarks print, and how numbers are written."""
+"""Markdown as the pages hold it: the tables that benchmarks print, and how numbers are written."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def count(value: int) -> str:
 
 
 def size(count_of_bytes: int) -> str:
-    """Bytes as README writes them: 0.28 MB, 538 MB, 13.5 GB."""
+    """Bytes as the pages write them: 0.28 MB, 538 MB, 13.5 GB."""
     if count_of_bytes >= 1e9:
         return f"{count_of_bytes / 1e9:.1f} GB"
     megabytes = count_of_bytes / 1e6
@@ -55,7 +55,7 @@ def size(count_of_bytes: int) -> str:
 
 
 def of(part: int, whole: int) -> str:
-    """A share as README writes it: `737 of 737`, or `705 of 708 (99.6 %)`."""
+    """A share as the pages write it: `737 of 737`, or `705 of 708 (99.6 %)`."""
     percent = "" if part == whole else f" ({100 * part / whole:.1f} %)"
     return f"{part} of {whole}{percent}"
 

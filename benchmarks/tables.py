@@ -1,4 +1,4 @@
-"""The tables of README.md and benchmarks/README.md, by the commands that stand before them.
+"""The tables of docs/results.md and benchmarks/README.md, by the commands in front of them.
 
     python -m benchmarks.tables FOLDER [--only WORD ...] [--again] [--list]
 
@@ -25,10 +25,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slanc_onnx.graph.save import write_atomically
+from slanc_onnx.graph import write_atomically
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+PAGES = (ROOT / "docs" / "results.md", ROOT / "benchmarks" / "README.md")
 MODELS = ("smollm2", "gemma3", "minilm")
 LINKED = ("sample_models", "docs")  # what commands read from the checkout and write into it
 KEPT = "outputs.json"

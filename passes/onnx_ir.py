@@ -88,7 +88,7 @@ def _external_folder(model: ir.Model) -> Path | None:
 
 
 class _Editor:
-    """Carries out edits on an `ir.Model`, as `slanc_onnx.rewrite.apply_edits` on a ModelProto."""
+    """Carries out edits on an `ir.Model`, as `slanc_onnx.graph.apply_edits` on a ModelProto."""
 
     def __init__(self, model: ir.Model, edits: Edits) -> None:
         self.edits = edits

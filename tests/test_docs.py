@@ -1,9 +1,12 @@
-"""The commands of docs/*.md run and print what the next block quotes; links lead somewhere."""
+"""Pages: their commands print what they quote, links lead somewhere, the map is the packages'."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
+import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +14,11 @@ import pytest
 
 from tests.places import ROOT
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+# Pages of docs/ whose commands are not run here, and why.
+NOT_RUN = {"results.md": "hours, on real models; test_tables.py holds its commands against --help"}
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [*GUIDES, *sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md"]
+CORE = ROOT / "slanc_onnx"
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -37,8 +44,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.stem))
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: str(page.stem))
 def test_commands_print_what_the_page_quotes(page: Path, folder: Path) -> None:
+    if page.name in NOT_RUN:
+        pytest.skip(NOT_RUN[page.name])
     found = commands(page.read_text(encoding="utf-8"))
     assert found, "a page answers with a command"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -57,10 +66,41 @@ def test_commands_print_what_the_page_quotes(page: Path, folder: Path) -> None:
             assert line in done.stdout
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: str(page.stem))
-def test_links_lead_to_files(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / link).exists(), link
+def anchors(page: Path) -> set[str]:
+    """What a link into a page may name: its headings, as GitHub writes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        file, _, heading = link.partition("#")
+        leads_to = page.parent / file if file else page
+        assert leads_to.exists(), link
+        assert not heading or heading in anchors(leads_to), link
+
+
+def test_readme_is_short_and_leads_to_every_guide() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.encode()) <= 12_000
+    assert all(f"(docs/{page.name})" in text for page in GUIDES)
+
+
+def last_line(arguments: list[str], folder: Path) -> str:
+    """The last line that Python prints, run with arguments in a folder."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    return done.stdout.splitlines()[-1]
 
 
 def test_readmes_first_command_ends_as_quoted(folder: Path) -> None:
@@ -68,15 +108,50 @@ def test_readmes_first_command_ends_as_quoted(folder: Path) -> None:
     quoted = re.search(r"^The first line ends with\n\n```\n(.*)\n```$", text, re.MULTILINE)
     command = re.search(r"^pip install \. && python (.*)$", text, re.MULTILINE)
     assert quoted is not None and command is not None
-    done = subprocess.run(
-        [sys.executable, *command[1].split()],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=True,
-    )
-    assert done.stdout.splitlines()[-1] == quoted[1]
+    assert last_line(command[1].split(), folder) == quoted[1]
+
+
+def test_readmes_library_example_runs_and_passes(folder: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = [body for language, body in _BLOCK.findall(text) if language == "python"]
+    assert last_line(["-c", example], folder) == "True"
+
+
+def first_line(module: Path) -> str:
+    text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
+    return (text or "").partition("\n")[0]
+
+
+def map_rows() -> dict[str, str]:
+    """The map of CONTRIBUTING.md: package or module -> what its row says, in order."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", text, re.MULTILINE))
+
+
+def test_the_map_has_the_first_line_of_each_package_and_module() -> None:
+    modules = {path.stem: path for path in CORE.glob("*.py") if path.stem != "__init__"}
+    inits = CORE.glob("*/**/__init__.py")
+    packages = {".".join(path.parent.relative_to(CORE).parts): path for path in inits}
+    assert map_rows() == {name: first_line(path) for name, path in (modules | packages).items()}
+
+
+def test_the_map_has_the_order_of_the_layers_and_parts_after_their_package() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    depth = {n: at for at, names in enumerate(reversed(layers)) for n in re.findall(r"\w+", names)}
+    rows = list(map_rows())
+    depths = [depth[row.partition(".")[0]] for row in rows]
+    assert depths == sorted(depths)
+    for before, row in pairwise(rows):
+        package = row.rpartition(".")[0]
+        assert not package or before == package or before.startswith(f"{package}."), row
+
+
+def test_the_files_that_a_new_rule_goes_into_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text[text.index("## How to add a rule") : text.index("## How to change a page")]
+    files = re.findall(r"`([\w/]+\.py)`", section)
+    assert files and all((CORE / file).exists() for file in files)
 
 
 def test_a_quote_belongs_to_the_command_before_it() -> None:

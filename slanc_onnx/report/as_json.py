@@ -19,7 +19,7 @@ VERSION = "1"
 
 
 class NormEntry(TypedDict):
-    """One norm in the report; `README.md` says what each field means."""
+    """One norm in the report; `docs/report.md` says what each field means."""
 
     name: str
     kind: str
