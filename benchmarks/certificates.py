@@ -30,7 +30,7 @@ from slanc_onnx.norms.model import read_model
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.options import Certify, Options
 from slanc_onnx.prove.bound import bounds_of
-from slanc_onnx.run.inputs import make_feeds
+from slanc_onnx.run.inputs import Sizes, make_feeds
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.session import Feeds
 from slanc_onnx.scale.decide import compute_scales_in
@@ -130,9 +130,9 @@ def _feeds(main_graph: Scope, options: argparse.Namespace) -> list[Feeds]:
     specs, rng = input_specs(main_graph), np.random.default_rng(0)
     length, most = _length(options), options.max_sequences
     if options.tokens is None:
-        return [make_feeds(specs, rng, sequence=length, draw=draw) for draw in range(most)]
+        return [make_feeds(specs, rng, Sizes(sequence=length), draw=draw) for draw in range(most)]
     tokens = read_tokens(options.tokens, length, most, options.bos)
-    return [make_feeds(specs, rng, sequence=length, ids=ids) for ids in tokens.sequences]
+    return [make_feeds(specs, rng, Sizes(sequence=length), ids=ids) for ids in tokens.sequences]
 
 
 def _group(text: str) -> tuple[str, re.Pattern[str]]:

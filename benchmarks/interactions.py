@@ -26,7 +26,7 @@ from benchmarks.markdown import heading, line
 from slanc_onnx import Accelerator, Options, find_norms, protect
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.scope import read_graph
-from slanc_onnx.run.inputs import make_feeds
+from slanc_onnx.run.inputs import Sizes, make_feeds
 from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.verify.emulate.norms import emulate
 
@@ -100,7 +100,7 @@ def main() -> int:
     for path in args.models:
         model = onnx.load(path)
         specs = input_specs(read_graph(model)[0])
-        feeds = make_feeds(specs, np.random.default_rng(0), batch=4, sequence=args.length)
+        feeds = make_feeds(specs, np.random.default_rng(0), Sizes(batch=4, sequence=args.length))
         print(f"\n{path.stem}, FP16 norms: {DEVICE}\n")
         titles = (
             "T",

@@ -29,7 +29,7 @@ from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.options import ApplyRule
-from slanc_onnx.run.inputs import make_feeds
+from slanc_onnx.run.inputs import Sizes, make_feeds
 
 APPLIED: tuple[ApplyRule, ...] = ("div", "fold")
 HEADER = ("", "version", "nodes in the file", "nodes as run", "median", "ratio to the original")
@@ -64,7 +64,7 @@ def _rows(
             protect_file(source, paths[apply], Options(validate=False, apply=apply))
         sessions = {name: _session(path, threads) for name, path in paths.items()}
         specs = input_specs(read_graph(load_model(source), source.parent)[0])
-        feeds = make_feeds(specs, np.random.default_rng(0), sequence=length)
+        feeds = make_feeds(specs, np.random.default_rng(0), Sizes(sequence=length))
         seconds = _measure(sessions, dict(feeds), runs)
         label = f"{model.stem}, fused" if fuse else model.stem
         for name, times in seconds.items():

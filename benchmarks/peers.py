@@ -27,7 +27,7 @@ from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
-from slanc_onnx.run.inputs import make_feeds
+from slanc_onnx.run.inputs import Sizes, make_feeds
 from slanc_onnx.run.instrumented import instrument
 from slanc_onnx.run.session import Session
 
@@ -62,7 +62,7 @@ def _calibration(model: Path, out: Path) -> None:
     rng = np.random.default_rng(0)
     specs = input_specs(scopes[0])
     for draw in range(SEQUENCES):
-        session.run(make_feeds(specs, rng, sequence=LENGTH, draw=draw))
+        session.run(make_feeds(specs, rng, Sizes(sequence=LENGTH), draw=draw))
 
 
 PEERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {  # the package, and what to run

@@ -11,8 +11,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 OVERFLOW, SMALLEST_NORMAL = 65504.0, 2.0**-14
 BEFORE, AFTER = "#c4553b", "#2b6cb0"
@@ -48,12 +50,26 @@ def main() -> int:
             f"{middle.max():.3g}; {np.count_nonzero(high > OVERFLOW)} of {len(x)} norms above "
             f"{OVERFLOW:g}"
         )
+    _limits(axes, np.array([n["width"] for n in norms]) * SMALLEST_NORMAL)
+    axes.set_xlim(0, max(len(norms) - 1, 1))
+    axes.set_title(args.title, loc="left", fontsize=11)
+    dated = {"Date": None} if args.output.suffix == ".svg" else None
+    figure.savefig(args.output, dpi=130, metadata=dated)
+    return 0
+
+
+def _limits(axes: Any, floor: NDArray[np.float64]) -> None:
+    """What FP16 has room for, and the words around the picture.
+
+    Args:
+        axes: Of matplotlib.
+        floor: Per norm, the sum of squares below which the mean square is subnormal.
+    """
     axes.axhline(OVERFLOW, color="black", linewidth=1)
     axes.annotate(
         "FP16 overflows above 65504", (0, OVERFLOW), (2, 4), textcoords="offset points", fontsize=9
     )
-    floor = np.array([n["width"] for n in norms]) * SMALLEST_NORMAL
-    axes.plot(x, floor, color="black", linewidth=1, linestyle="--")
+    axes.plot(np.arange(len(floor)), floor, color="black", linewidth=1, linestyle="--")
     axes.annotate(
         "mean square subnormal below",
         (0, floor[0]),
@@ -64,8 +80,6 @@ def main() -> int:
     axes.set_yscale("log")
     axes.set_xlabel("norm, in the order of the network")
     axes.set_ylabel("sum of squares of a row")
-    axes.set_xlim(0, max(len(norms) - 1, 1))
-    axes.set_title(args.title, loc="left", fontsize=11)
     axes.set_ylim(bottom=floor.min() / 20)
     axes.legend(
         loc="upper left",
@@ -77,9 +91,6 @@ def main() -> int:
     )
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    dated = {"Date": None} if args.output.suffix == ".svg" else None
-    figure.savefig(args.output, dpi=130, metadata=dated)
-    return 0
 
 
 if __name__ == "__main__":

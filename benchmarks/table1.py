@@ -28,7 +28,7 @@ from benchmarks.scales import MODES, SCALES, Version, read_source, version_by
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph.save import write_atomically
 from slanc_onnx.norms.model import ReadModel
-from slanc_onnx.run.inputs import make_feeds
+from slanc_onnx.run.inputs import Sizes, make_feeds
 from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.tokens import read_tokens
 from slanc_onnx.verify.emulate.norms import emulate
@@ -123,7 +123,7 @@ def main() -> int:
 def feeds_of(source: ReadModel, ids: np.ndarray) -> Feeds:
     """Inputs of one run on these token ids, shape [1, length]."""
     specs = source.specs
-    return make_feeds(specs, np.random.default_rng(0), sequence=ids.shape[1], ids=ids)
+    return make_feeds(specs, np.random.default_rng(0), Sizes(sequence=ids.shape[1]), ids=ids)
 
 
 def measure(

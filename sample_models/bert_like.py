@@ -94,7 +94,7 @@ def _attention(g: GraphBuilder, weights: SeededWeights, x: str, name: str, mask:
                 _dense(g, weights, x, f"{name}.self.value", square, gain=1.0),
             )
         )
-        mixed = parts.attend(g, q, k, v, mask, HEADS, HEADS.size**-0.5)
+        mixed = parts.attend(g, q, k, v, mask, HEADS)
         return _dense(g, weights, mixed, f"{name}.output.dense", square, ATTENTION_GAIN)
 
 

@@ -93,10 +93,10 @@ def repeat_heads(g: GraphBuilder, x: str, heads: Heads) -> str:
     return g.node("Reshape", [x, g.constant([0, heads.query, -1, heads.size])])
 
 
-def attend(g: GraphBuilder, q: str, k: str, v: str, mask: str, heads: Heads, scale: float) -> str:
+def attend(g: GraphBuilder, q: str, k: str, v: str, mask: str, heads: Heads) -> str:
     """Mix the values; all of [batch, heads, sequence, size], returns [batch, sequence, hidden]."""
     k, v = repeat_heads(g, k, heads), repeat_heads(g, v, heads)
     scores = g.node("MatMul", [q, g.node("Transpose", [k], perm=[0, 1, 3, 2])])
-    scores = g.node("Add", [g.node("Mul", [scores, g.constant(scale)]), mask])
+    scores = g.node("Add", [g.node("Mul", [scores, g.constant(heads.size**-0.5)]), mask])
     mixed = g.node("MatMul", [g.node("Softmax", [scores], axis=-1), v])
     return g.node("Reshape", [heads_first(g, mixed), g.constant([0, 0, heads.query * heads.size])])

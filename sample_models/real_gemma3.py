@@ -142,7 +142,7 @@ def _attention(
         q = g.rms_norm(q, names["self_attn.q_norm"], eps)
         k = g.rms_norm(k, names["self_attn.k_norm"], eps)
         q, k = (parts.rotate(g, part, span.rotary, heads.size) for part in (q, k))
-        mixed = parts.attend(g, q, k, v, span.mask, heads, heads.size**-0.5)
+        mixed = parts.attend(g, q, k, v, span.mask, heads)
         return g.linear(mixed, names["self_attn.o_proj"])
 
 

@@ -83,7 +83,7 @@ class _Encoder:
                     for name in ("query", "key", "value")
                 )
             )
-            mixed = parts.attend(g, q, k, v, bias, heads, heads.size**-0.5)
+            mixed = parts.attend(g, q, k, v, bias, heads)
             block = self._linear(mixed, f"{prefix}.attention.output.dense")
             x = self._add_norm(block, x, f"{prefix}.attention.output.LayerNorm")
             inner = _gelu(g, self._linear(x, f"{prefix}.intermediate.dense"))

@@ -101,7 +101,7 @@ def _attention(
             for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         )
         q, k = (parts.rotate(g, part, rotary, heads.size) for part in (q, k))
-        mixed = parts.attend(g, q, k, v, mask, heads, heads.size**-0.5)
+        mixed = parts.attend(g, q, k, v, mask, heads)
         return g.linear(mixed, names["self_attn.o_proj"])
 
 

@@ -77,7 +77,7 @@ def _attention(
         )
         q, k, v = (parts.heads_first(g, part) for part in (q, k, v))
         q, k = (parts.rotate(g, part, rotary, HEADS.size) for part in (q, k))
-        mixed = parts.attend(g, q, k, v, mask, HEADS, HEADS.size**-0.5)
+        mixed = parts.attend(g, q, k, v, mask, HEADS)
         return g.linear(
             mixed, weights.matrix(f"{name}.o_proj.weight", wide, HIDDEN, gain=ATTENTION_GAIN)
         )

@@ -248,26 +248,9 @@ def _evaluate(
     expr: Expr, rows: dict[int, Array], layout: _Layout, rng: np.random.Generator
 ) -> Array:
     """The sample rows of an expression, FP32, shape [rows, channels]."""
-    n = layout.rows
     match expr:
-        case Embedding():
-            return expr.table.rows(layout.draw(expr))
-        case Input():
-            return rng.standard_normal((n, expr.channels), dtype=np.float32)
-        case Opaque():
-            noise = rng.standard_normal((n, expr.channels), dtype=np.float32)
-            sizes = [np.sqrt(np.mean(rows[e.serial] ** 2, axis=1)) for e in expr.reads]
-            return np.asarray(noise * np.max(sizes, axis=0)[:, None]) if sizes else noise
-        case Shares():  # so that a sum of `count` rows with these shares is like one of them
-            return np.full((n, 1), 1 / math.sqrt(expr.count), np.float32)
-        case Known():
-            values = np.asarray(expr.weight.read(), dtype=np.float32).reshape(1, -1)
-            return np.broadcast_to(values, (n, expr.channels))
         case Normalised():
-            if isinstance(expr.input, Pooled):
-                whole = rows[expr.input.serial].reshape(1, -1)
-                return normalised(whole, expr.centred).reshape(n, -1)
-            return normalised(rows[expr.input.serial], expr.centred)
+            return _normalised(expr, rows[expr.input.serial])
         case Pooled():
             return rows[expr.x.serial]
         case Select():
@@ -292,10 +275,36 @@ def _evaluate(
         case Join():
             return np.concatenate([rows[p.serial] for p in expr.pieces], axis=1)
         case Alternatives():
-            choice = rng.choice(len(expr.kinds), size=n, p=np.array(expr.shares))
+            choice = rng.choice(len(expr.kinds), size=layout.rows, p=np.array(expr.shares))
             stacked = np.stack([rows[k.serial] for k in expr.kinds])
-            return np.asarray(stacked[choice, np.arange(n)])
+            return np.asarray(stacked[choice, np.arange(layout.rows)])
+    return _source(expr, rows, layout, rng)
+
+
+def _source(expr: Expr, rows: dict[int, Array], layout: _Layout, rng: np.random.Generator) -> Array:
+    """The sample rows of what an expression begins with: drawn, or the same in every row."""
+    n = layout.rows
+    match expr:
+        case Embedding():
+            return expr.table.rows(layout.draw(expr))
+        case Input():
+            return rng.standard_normal((n, expr.channels), dtype=np.float32)
+        case Opaque():
+            noise = rng.standard_normal((n, expr.channels), dtype=np.float32)
+            sizes = [np.sqrt(np.mean(rows[e.serial] ** 2, axis=1)) for e in expr.reads]
+            return np.asarray(noise * np.max(sizes, axis=0)[:, None]) if sizes else noise
+        case Shares():  # so that a sum of `count` rows with these shares is like one of them
+            return np.full((n, 1), 1 / math.sqrt(expr.count), np.float32)
+        case Known():
+            values = np.asarray(expr.weight.read(), dtype=np.float32).reshape(1, -1)
+            return np.broadcast_to(values, (n, expr.channels))
     raise TypeError(f"no arithmetic for {type(expr).__name__}")
+
+
+def _normalised(expr: Normalised, x: Array) -> Array:
+    if isinstance(expr.input, Pooled):
+        return normalised(x.reshape(1, -1), expr.centred).reshape(len(x), -1)
+    return normalised(x, expr.centred)
 
 
 def normalised(x: Array, centred: bool) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import onnx
@@ -104,8 +104,12 @@ def known_op(node: onnx.NodeProto) -> str:
 
 def read_flow(scopes: Sequence[Scope]) -> Flow:
     """The flow of a model whose graphs are given, outer ones first."""
+    return _with_reads(_with_makers(scopes))
+
+
+def _with_makers(scopes: Sequence[Scope]) -> Flow:
+    """Who makes each tensor, and what the file tells of it; nothing of who reads it."""
     makers: dict[Tensor, tuple[GraphPath, int, int]] = {}
-    uses: dict[Tensor, list[Use]] = {}
     data, types = {}, {}
     overridable: set[Tensor] = set()
     order: list[tuple[GraphPath, int]] = []
@@ -126,23 +130,27 @@ def read_flow(scopes: Sequence[Scope]) -> Flow:
                 whole = isinstance(tensor.dtype, int)
                 found = tensor.dtype if whole else helper.np_dtype_to_tensor_dtype(tensor.dtype)
                 types[here] = int(found)
-    by_path = {scope.path: scope for scope in scopes}
-    reads: dict[Use, Tensor] = {}
-    flow = Flow(
-        by_path,
-        tuple(order),
-        makers,
-        uses,
-        reads,
-        frozenset(),
-        data,
-        frozenset(),
-        frozenset(overridable),
-        types,
+    return Flow(
+        scopes={scope.path: scope for scope in scopes},
+        order=tuple(order),
+        makers=makers,
+        uses={},
+        reads={},
+        constants=frozenset(data),
+        data=data,
+        pinned=frozenset(),
+        overridable=frozenset(overridable),
+        types=types,
     )
+
+
+def _with_reads(flow: Flow) -> Flow:
+    """The flow with its reads, and what follows from them: constants and pinned tensors."""
+    uses: dict[Tensor, list[Use]] = {}
+    reads: dict[Use, Tensor] = {}
     pinned: set[Tensor] = set()
-    constants = set(data)
-    for path, index in order:
+    constants = set(flow.constants)
+    for path, index in flow.order:
         node = flow.node(path, index)
         read = []
         for position, name in enumerate(node.input):
@@ -158,19 +166,10 @@ def read_flow(scopes: Sequence[Scope]) -> Flow:
         fixed = read and not inner and all(t in constants for t in read)
         if fixed or known_op(node) in SHAPES:
             constants.update(Tensor(path, name) for name in node.output if name)
-    for scope in scopes:
+    for scope in flow.scopes.values():
         pinned.update(flow.tensor(scope.path, output.name) for output in scope.proto.output)
-    return Flow(
-        by_path,
-        tuple(order),
-        makers,
-        uses,
-        reads,
-        frozenset(constants),
-        data,
-        frozenset(pinned),
-        frozenset(overridable),
-        types,
+    return replace(
+        flow, uses=uses, reads=reads, constants=frozenset(constants), pinned=frozenset(pinned)
     )
 
 

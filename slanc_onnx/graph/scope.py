@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -217,8 +217,10 @@ def read_graph(model: onnx.ModelProto, folder: Path | None = None) -> list[Scope
             "Check the file with onnx.checker and export it again."
         ) from error
     inputs = {info.name for info in model.graph.input} if model.ir_version >= 4 else set()
-    main, *rest = _scopes((), model.graph, root, None, folder, frozenset(inputs), bare)
-    return [main, *rest]
+    main = _scope((), model.graph, root, None, folder)
+    overridable = frozenset(inputs.intersection(main.initializers))
+    main = replace(main, overridable=overridable, skeleton=bare)
+    return [main, *_inner_scopes(main)]
 
 
 def concrete_shapes(
@@ -251,31 +253,33 @@ def concrete_shapes(
     return found
 
 
-def _scopes(
+def _scope(
     path: GraphPath,
     proto: onnx.GraphProto,
     graph: gs.Graph,
     parent: Scope | None,
     folder: Path | None,
-    inputs: frozenset[str] = frozenset(),
-    skeleton: onnx.ModelProto | None = None,
-) -> Iterator[Scope]:
+) -> Scope:
+    """One graph, without the graphs in it."""
     initializers = {tensor.name: tensor for tensor in proto.initializer}
-    overridable = inputs.intersection(initializers)
     for node in proto.node:
         if node.op_type == "Constant" and node.output:
             value = _constant_value(node)
             if value is not None:
                 initializers[node.output[0]] = value
     index = {id(node): i for i, node in enumerate(graph.nodes)}
-    scope = Scope(path, proto, graph, parent, folder, initializers, index, overridable, skeleton)
-    yield scope
-    for i, (node, view) in enumerate(zip(proto.node, graph.nodes, strict=True)):
+    return Scope(path, proto, graph, parent, folder, initializers, index)
+
+
+def _inner_scopes(scope: Scope) -> Iterator[Scope]:
+    """The graphs in a graph, each before those in it."""
+    for i, (node, view) in enumerate(zip(scope.proto.node, scope.graph.nodes, strict=True)):
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
-                inner = (*path, (i, attribute.name))
-                body = view.attrs[attribute.name]
-                yield from _scopes(inner, attribute.g, body, scope, folder)
+                path, body = (*scope.path, (i, attribute.name)), view.attrs[attribute.name]
+                inner = _scope(path, attribute.g, body, scope, scope.folder)
+                yield inner
+                yield from _inner_scopes(inner)
 
 
 def _constant_value(node: onnx.NodeProto) -> TensorProto | None:

@@ -1,7 +1,7 @@
 """Bound: how large a norm's input can be, whatever the data.
 
 A second evaluation of the expressions that the scales come from: every expression becomes the set
-of rows that it can give (`reach.py`), starting from norms, whose outputs are no longer than
+of rows that it can give (`sets.py`), starting from norms, whose outputs are no longer than
 sqrt(channels), and from the largest rows of tables.
 """
 

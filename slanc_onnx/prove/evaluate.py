@@ -135,16 +135,6 @@ class Evaluator:
         if values is not None:
             return constant(values)
         match expr:
-            case Normalised():
-                return self._normalised(expr)
-            case Embedding():
-                return _rows_of_table(expr)
-            case Input():
-                return self._input(expr)
-            case Opaque():
-                raise NoBound(f"the trace stopped at {expr.op} ({expr.tensor})")
-            case Shares():
-                return ball(1, 1.0)
             case Linear():
                 return self._linear(expr)
             case Experts():
@@ -158,10 +148,7 @@ class Evaluator:
             case Apply():
                 return applied(expr, self.made[expr.x.serial])
             case Select():
-                a, b = self._wide(expr.a, expr.channels), self._wide(expr.b, expr.channels)
-                # No direction is left where any element may come from either. But |r|^2 <= |a|^2
-                # + |b|^2 <= max(|a + b|^2, |a - b|^2), whatever the weights of the elements.
-                return Bounded(np.maximum(a.each, b.each), total([a, b]), 1.0)
+                return self._select(expr)
             case Mix():
                 return _mixed(expr, self.made[expr.x.serial])
             case Pick():
@@ -176,6 +163,21 @@ class Evaluator:
             case Pooled():
                 x, factor = self.made[expr.x.serial], math.sqrt(expr.positions)
                 return Bounded(x.each * factor * SLACK, x, factor * SLACK)
+        return self._source(expr)
+
+    def _source(self, expr: Expr) -> Reach:
+        """The set of rows of what an expression begins with: norms, tables, graph inputs."""
+        match expr:
+            case Normalised():
+                return ball(expr.channels, self.radius(expr.norm, row_width(expr.input)))
+            case Embedding():
+                return _rows_of_table(expr)
+            case Input():
+                return self._input(expr)
+            case Opaque():
+                raise NoBound(f"the trace stopped at {expr.op} ({expr.tensor})")
+            case Shares():
+                return ball(1, 1.0)
         raise TypeError(f"no bound for {type(expr).__name__}")
 
     def _exactly(self, expr: Expr, shape: Sequence[int]) -> bool:
@@ -210,9 +212,6 @@ class Evaluator:
             raise NoBound(f"combines rows of {part.channels} and {channels} channels")
         each = np.repeat(reach.each, channels)
         return constant(each) if constant_values(part) is not None else Box(each)
-
-    def _normalised(self, expr: Normalised) -> Reach:
-        return ball(expr.channels, self.radius(expr.norm, row_width(expr.input)))
 
     def _input(self, expr: Input) -> Reach:
         if not expr.floats:
@@ -252,12 +251,18 @@ class Evaluator:
         of_taps = [[lengths(group[:, :, tap], axis=1) for tap in taps] for group in weight]
         columns = np.sum(of_taps, axis=1).reshape(-1)
         each = np.minimum(by_element, columns * inner)
-        # Every output is a product of this length in FP32 on the device, as in `reach.py`.
+        # Every output is a product of this length in FP32 on the device, as in `sets.py`.
         products = weight.shape[2] * weight.shape[3]
         device = products * DEVICE_UNIT * inner * float(np.linalg.norm(columns))
         each = (each + device) * SLACK
         radius = min((radius + device) * SLACK, float(np.linalg.norm(each)) * SLACK)
         return Ellipsoids(np.minimum(each, radius), (np.full(expr.channels, radius),))
+
+    def _select(self, expr: Select) -> Reach:
+        a, b = self._wide(expr.a, expr.channels), self._wide(expr.b, expr.channels)
+        # No direction is left where any element may come from either. But |r|^2 <= |a|^2
+        # + |b|^2 <= max(|a + b|^2, |a - b|^2), whatever the weights of the elements.
+        return Bounded(np.maximum(a.each, b.each), total([a, b]), 1.0)
 
     def _product(self, expr: Product) -> Reach:
         for factor, other in ((expr.a, expr.b), (expr.b, expr.a)):

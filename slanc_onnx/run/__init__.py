@@ -9,7 +9,7 @@ from slanc_onnx.run.check import check_norms, with_checked_inputs
 from slanc_onnx.run.emit import END, PREFIX, Emitter
 from slanc_onnx.run.feeds import given_feeds, observed_feeds, validation_feeds
 from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
-from slanc_onnx.run.inputs import first_feeds, make_feeds, random_ids
+from slanc_onnx.run.inputs import Sizes, first_feeds, make_feeds, random_ids
 from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.segments import SegmentedSession
@@ -25,6 +25,7 @@ __all__ = [
     "Instrumented",
     "SegmentedSession",
     "Session",
+    "Sizes",
     "as_float32",
     "check_norms",
     "first_feeds",

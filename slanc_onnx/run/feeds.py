@@ -13,7 +13,7 @@ from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.run.check import with_checked_inputs
 from slanc_onnx.run.float32 import as_float32
-from slanc_onnx.run.inputs import first_feeds, make_feeds
+from slanc_onnx.run.inputs import Sizes, first_feeds, make_feeds
 from slanc_onnx.run.session import CannotRun, Feeds, Session
 from slanc_onnx.tokens import Tokens
 
@@ -49,7 +49,7 @@ def given_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
     if options.tokens is not None:
         rng = np.random.default_rng(SEED)
         made = [
-            make_feeds(specs, rng, sequence=ids.shape[1], ids=ids)
+            make_feeds(specs, rng, Sizes(sequence=ids.shape[1]), ids=ids)
             for ids in options.tokens.sequences
         ]
         return [{**feeds, **_others(options.inputs, specs)} for feeds in made]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import helper
@@ -16,13 +17,26 @@ SEED, FIRST_IDS = 0, 32
 _SAMPLES = 4000  # of audio: enough for one frame of the usual stack of strided convolutions
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of the axes that a file leaves open.
+
+    Attributes:
+        batch: Of first axes.
+        sequence: Of sequence axes.
+        image: Height and width of images.
+    """
+
+    batch: int = 1
+    sequence: int = 16
+    image: int = IMAGE_SIZES[0]
+
+
 def make_feeds(
     specs: Sequence[InputSpec],
     rng: np.random.Generator,
+    sizes: Sizes,
     *,
-    batch: int = 1,
-    sequence: int = 16,
-    size: int = IMAGE_SIZES[0],
     ids: Array | None = None,
     draw: int = 0,
 ) -> dict[str, Array]:
@@ -31,26 +45,18 @@ def make_feeds(
     Args:
         specs: The inputs.
         rng: Source of the random ids and floats.
-        batch: Size of dynamic first axes.
-        sequence: Size of dynamic sequence axes.
-        size: Height and width of images whose size the file leaves open.
+        sizes: Those of dynamic axes.
         ids: Token ids of shape [batch, sequence] for the text inputs, instead of random ones.
         draw: Which random ids; every number gives others.
     """
-    return {spec.name: _feed(spec, rng, batch, sequence, size, ids, draw) for spec in specs}
+    return {spec.name: _feed(spec, rng, sizes, ids, draw) for spec in specs}
 
 
 def _feed(
-    spec: InputSpec,
-    rng: np.random.Generator,
-    batch: int,
-    sequence: int,
-    size: int,
-    ids: Array | None,
-    draw: int,
+    spec: InputSpec, rng: np.random.Generator, sizes: Sizes, ids: Array | None, draw: int
 ) -> Array:
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
-    shape = _shape(spec, batch, sequence, size)
+    shape = _shape(spec, sizes)
     name = spec.name.lower()
     if spec.is_cache:
         return np.zeros(shape, dtype)
@@ -85,7 +91,9 @@ def random_ids(rows: int, shape: tuple[int, ...], draw: int = 0) -> Array:
     return np.asarray(ids)
 
 
-def _shape(spec: InputSpec, batch: int, sequence: int, size: int) -> tuple[int, ...]:
+def _shape(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:
+    sequence = sizes.sequence
+
     def of(axis: int, dim: int | str) -> int:
         if isinstance(dim, int):
             return dim
@@ -95,11 +103,11 @@ def _shape(spec: InputSpec, batch: int, sequence: int, size: int) -> tuple[int, 
         if "past" in low:
             return spec.window
         if axis == 0:
-            return batch
+            return sizes.batch
         if spec.is_cache:
             return spec.head_width or sequence
         if spec.is_float and len(spec.dims) == 4:
-            return 3 if axis == 1 else size
+            return 3 if axis == 1 else sizes.image
         if spec.is_float and len(spec.dims) == 2:
             return _SAMPLES
         return sequence
@@ -122,10 +130,10 @@ def first_feeds(
     """
     images = any(s.is_float and len(s.dims) == 4 and isinstance(s.dims[2], str) for s in specs)
     if not images:
-        return make_feeds(specs, rng, batch=batch, sequence=length, draw=draw)
+        return make_feeds(specs, rng, Sizes(batch, length), draw=draw)
     failure: CannotRun | None = None
     for size in IMAGE_SIZES:
-        feeds = make_feeds(specs, rng, batch=batch, sequence=length, size=size, draw=draw)
+        feeds = make_feeds(specs, rng, Sizes(batch, length, size), draw=draw)
         try:
             session.run(feeds)
             return feeds

@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import Array, InputSpec, Scope, concrete_shapes, op_of, read_tensor
 from slanc_onnx.norms import Norm
-from slanc_onnx.run import make_feeds
+from slanc_onnx.run import Sizes, make_feeds
 from slanc_onnx.trace.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
 from slanc_onnx.trace.expression import Alternatives, Apply, Expr, Input, Product, Sum, Weight
 from slanc_onnx.trace.movement import CannotFollow
@@ -76,7 +76,7 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         specs: Its inputs.
     """
     main = next(scope for scope in scopes if not scope.path)
-    feeds = make_feeds(specs, np.random.default_rng(0), sequence=1)
+    feeds = make_feeds(specs, np.random.default_rng(0), Sizes(sequence=1))
     shapes = concrete_shapes(main, {name: array.shape for name, array in feeds.items()})
     tracer = _Tracer(scopes, norms, shapes)
     values: dict[str, Value] = {}

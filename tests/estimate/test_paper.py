@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from slanc_onnx.estimate import paper as paper_module
-from slanc_onnx.estimate.paper import paper_estimates, spectral_norm
+from slanc_onnx.estimate.paper import paper_estimates
+from tests.estimate.paper_blocks import DIAGONAL, GATES, IDENTITY, MLP, B, E, G, close
 from tests.models.small_graphs import (
     GAMMA,
     D,
-    Matrix,
     Weights,
     between,
     exact,
@@ -37,30 +35,7 @@ from tests.spellings.attention import (
     shape,
 )
 
-IDENTITY = np.eye(D)
-DIAGONAL = np.diag(exact(GAMMA))  # Γ
-E, B, G = normal(1, D, 12), normal(2, D, 12), normal(3, 12, D)
-MLP: Weights = {
-    "e": E,
-    "b": B,
-    "g": G,
-    "half": np.array(0.5, np.float32),
-    "one": np.array(1, np.float32),
-    "root": np.array(2**0.5, np.float32),
-    "three": np.array(3, np.float32),
-    "cubic": np.array(0.044715, np.float32),
-    "factor": np.array(0.79788456, np.float32),
-    "alpha": np.array(1.702, np.float32),
-    "bias": normal(4, 12),
-    "bias_out": normal(5, D) * 100,
-}
-
-
 BLOOM = next(a for a in PACKED_FORMS if "bloom" in a.title)  # the layout of packed MHA too
-
-
-def close(value: float) -> object:
-    return pytest.approx(value, rel=1e-6)
 
 
 ACTIVATIONS = {
@@ -81,6 +56,8 @@ ACTIVATIONS = {
     "FastGelu with a bias": "a = com.microsoft.FastGelu(h, bias)",
     "BiasGelu": "a = com.microsoft.BiasGelu(h, bias)",
 }
+
+
 each_activation = pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
 
 
@@ -92,18 +69,6 @@ def test_equation_5(activation: str) -> None:
     assert np.isfinite(run(model, ids=np.zeros((1, 3), np.int64))["y"]).all()
     printed = frobenius(DIAGONAL @ (exact(E) @ exact(G) + IDENTITY))
     assert paper(model)["last"] == close(printed)
-
-
-SILU = "s = Sigmoid(h) a = Mul(s, h)"
-GATES = {
-    "gate first": f"h = MatMul(x, e) u = MatMul(x, b) {SILU} p = Mul(a, u)",
-    "gate second": f"h = MatMul(x, e) u = MatMul(x, b) {SILU} p = Mul(u, a)",
-    "Gelu": "h = MatMul(x, e) u = MatMul(x, b) a = com.microsoft.Gelu(h) p = Mul(a, u)",
-    "E and B in one matrix": f"both = MatMul(x, eb) h, u = Split<axis = -1>(both) {SILU} "
-    "p = Mul(u, a)",
-    "E and B in one matrix, sliced": "both = MatMul(x, eb) h = Slice(both, n0, n12, n2) "
-    f"u = Slice(both, n12, n24, n2) {SILU} p = Mul(u, a)",
-}
 
 
 @pytest.mark.parametrize("gate", GATES.values(), ids=GATES)
@@ -372,26 +337,6 @@ def test_a_norm_per_head_takes_the_root_mean_over_heads() -> None:
     assert found["per_head"] == close(float(np.sqrt(np.mean(np.square(per_head)))))
 
 
-def test_a_wide_source_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random signs instead of the identity: unbiased, within a few percent, and repeatable."""
-    nodes = "h = MatMul(x, e) a = Relu(h) o = MatMul(a, g) total = Add(o, x)"
-    model = between(nodes, MLP)
-    whole = paper(model)["last"]
-    monkeypatch.setattr(paper_module, "EXACT_WIDTH", D - 1)
-    monkeypatch.setattr(paper_module, "SIGNS", 4096)
-    sampled = paper(model)["last"]
-    assert sampled == pytest.approx(whole, rel=0.03)
-    assert sampled != whole
-    assert sampled == paper(model)["last"]
-
-
-def test_a_large_table_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = normal(0, 11, D)
-    monkeypatch.setattr(paper_module, "TABLE_CHUNK", 4)
-    found = paper(between("total = Identity(x)", {"table": table}))["first"]
-    assert found == close(frobenius(exact(table)) / 11**0.5)
-
-
 def test_what_cannot_be_read_has_no_estimate_but_a_reason() -> None:
     nodes = 'h = Einsum<equation = "bsi,bji->bsj">(x, x) total = Add(h, x)'
     model = between(nodes, {"w": normal(5, D, D)})
@@ -405,60 +350,3 @@ def test_a_block_of_zeros_has_no_scale() -> None:
     model = between(nodes, {"w": np.zeros((D, D), np.float32)})
     _, reasons = paper_estimates(*read(model))
     assert reasons == {"last": "the predicted sum of squares is 0"}
-
-
-MATRICES = {
-    "square": normal(1, 40, 40),
-    "tall": normal(2, 70, 30),
-    "wide": normal(3, 30, 70),
-    "one singular value far above": normal(4, 40, 40) + 10 * np.ones((40, 40)),
-    "rank 1": np.outer(normal(5, 30), normal(6, 20)),
-    "a row": normal(7, 1, 30),
-    "zeros": np.zeros((5, 7)),
-}
-
-
-@pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
-@pytest.mark.parametrize("gram_width", [2048, 0], ids=["eigenvalues", "Krylov space"])
-def test_the_spectral_norm_is_the_largest_singular_value(
-    matrix: NDArray[np.float64], gram_width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(paper_module, "GRAM_WIDTH", gram_width)
-    truth = spectral(exact(matrix))
-    found = spectral_norm(matrix)
-    if gram_width:
-        assert found == pytest.approx(truth, rel=1e-9, abs=1e-12)
-    else:  # from below, in FP32
-        assert truth * (1 - 2e-3) <= found <= truth * (1 + 1e-6)
-
-
-def test_the_gate_of_a_large_matrix_is_projected(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = f"{GATES['gate first']} o = MatMul(p, g) total = Add(x, o)"
-    whole = paper(between(nodes, MLP))["last"]
-    monkeypatch.setattr(paper_module, "GRAM_WIDTH", 0)
-    assert paper(between(nodes, MLP))["last"] == pytest.approx(whole, rel=1e-5)
-
-
-@pytest.mark.parametrize("order", ["gate first", "gate second", "Gelu"])
-def test_sampled_scales_are_within_their_standard_error(
-    order: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Wide sources: random signs, and the gate's one matrix read as it is."""
-    nodes = f"{GATES[order]} o = MatMul(p, g) total = Add(x, o)"
-    traced = read(between(nodes, MLP))
-    exactly = paper_estimates(*traced)[0]["last"]
-    assert exactly.error == 0.0
-    monkeypatch.setattr(paper_module, "EXACT_WIDTH", D - 1)
-    found = paper_estimates(*traced)[0]["last"]
-    assert 0.0 < found.error < 0.2
-    assert abs(found.upper - exactly.upper) <= 4 * found.error * exactly.upper
-    monkeypatch.setattr(paper_module, "SIGNS", 16 * 96)
-    assert paper_estimates(*traced)[0]["last"].error == pytest.approx(found.error / 4, rel=0.4)
-
-
-def test_heads_are_not_tiled() -> None:
-    """Tiled value heads (h0 h1 h0 h1) would give another scale: the test above can fail."""
-    heads = exact(GROUPED.weights["w_v"]).reshape(D, 2, 2)
-    tiled: Matrix = np.tile(heads, (1, 2, 1)).reshape(D, D)
-    wrong = frobenius(DIAGONAL @ (tiled @ exact(COMMON["w_o"]) + IDENTITY))
-    assert paper(between(GROUPED.nodes, GROUPED.weights))["last"] != pytest.approx(wrong, rel=0.01)

@@ -11,7 +11,7 @@ from slanc_onnx.estimate.probing import probe
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
-from slanc_onnx.run.inputs import make_feeds, random_ids
+from slanc_onnx.run.inputs import Sizes, make_feeds, random_ids
 from slanc_onnx.run.session import CannotRun
 from tests.models.small_graphs import GAMMA, D, Weights, graph, normal
 from tests.oracles.unoptimised import Values, run
@@ -264,6 +264,6 @@ def test_negative_sizes_are_dynamic_and_undefined_types_are_floats() -> None:
     model.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.UNDEFINED
     specs = input_specs(read_graph(model)[0])
     assert [spec.dims for spec in specs] == [("", 3, 2), (2,)]
-    feeds = make_feeds(specs, np.random.default_rng(0), batch=5)
+    feeds = make_feeds(specs, np.random.default_rng(0), Sizes(batch=5))
     assert feeds["x"].shape == (5, 3, 2)
     assert feeds["odd"].dtype == np.float32

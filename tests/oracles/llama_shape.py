@@ -87,7 +87,7 @@ def build(
                 for matrix in (q, k, v)
             )
             q, k = (parts.rotate(g, part, rotary, shape.heads.size) for part in (q, k))
-            mixed = parts.attend(g, q, k, v, mask, shape.heads, shape.heads.size**-0.5)
+            mixed = parts.attend(g, q, k, v, mask, shape.heads)
             block = g.linear(mixed, o)
             second = gamma(f"{name}.post_attention_layernorm.weight")
             x, residual = g.add_rms_norm(block, residual, second, EPSILON)

@@ -1,4 +1,4 @@
-"""The ops that are a whole norm. Those that add their inputs first are in test_norms_fused.py."""
+"""The ops that are a whole norm. Those that add their inputs first are in test_fused.py."""
 
 from functools import partial
 

@@ -72,69 +72,82 @@ def partition(
         cuts: Tensors behind which another group may begin, at the price of one node.
     """
     relations, sites = _relations(flow, norms)
-    parents: dict[_Vertex, _Vertex] = {}
-
-    def root(vertex: _Vertex) -> _Vertex:
-        parents.setdefault(vertex, vertex)
-        while parents[vertex] != vertex:
-            parents[vertex] = parents[parents[vertex]]
-            vertex = parents[vertex]
-        return vertex
-
-    def read(use: Use) -> _Vertex:
-        tensor = flow.read(use)
-        assert tensor is not None
-        return tensor, use.path, tensor in cuts
-
-    def join(vertices: Sequence[_Vertex]) -> None:
-        for vertex in vertices:
-            parents[root(vertex)] = root(vertices[0])
-
-    reads: dict[Use, _Vertex] = {}
-    made: dict[Tensor, _Vertex] = {}
+    joins = _Joins(flow, cuts)
     for tie in relations:
-        inputs = [read(tie.use(p)) for p in tie.terms]
-        reads.update(zip((tie.use(p) for p in tie.terms), inputs, strict=True))
-        made_here: list[_Vertex] = []
-        if tie.kind != "absorb":
-            made_here = [(t, t.path, False) for t in outputs(flow, tie)]
-            made.update({vertex[0]: vertex for vertex in made_here})
-        for vertex in (*inputs, *made_here):
-            root(vertex)
-        if tie.kind == "join":
-            join([*inputs, *made_here])
+        joins.relation(tie)
     for site in sites:
-        vertices = [read(use) for use in site.uses]
-        reads.update(zip(site.uses, vertices, strict=True))
-        for vertex in vertices:
-            root(vertex)
-        if site.norm.residual is not None:  # a Skip op adds before it normalises
-            join(vertices)
-        if site.residual is not None:
-            made[site.residual] = (site.residual, site.residual.path, False)
-            join([*vertices, made[site.residual]])
-    numbers: dict[_Vertex, int] = {}
-    for vertex in [*reads.values(), *made.values()]:
-        numbers.setdefault(root(vertex), len(numbers))
-    sizes = [0] * len(numbers)
-    for vertex in list(parents):
-        sizes[numbers[root(vertex)]] += 1
-    of_use = {use: numbers[root(vertex)] for use, vertex in reads.items()}
+        joins.site(site)
+    of_use, of_output, sizes = joins.numbered()
     placed = []
     for site in sites:
         groups = {of_use[use] for use in site.uses}
         group = groups.pop() if len(groups) == 1 else None
         placed.append(Site(site.norm, site.uses, site.addends, site.residual, group))
+    made = tuple(tuple(outputs(flow, tie)) for tie in relations)
     return Partition(
-        flow,
-        tuple(relations),
-        tuple(tuple(outputs(flow, tie)) for tie in relations),
-        tuple(placed),
-        of_use,
-        {tensor: numbers[root(vertex)] for tensor, vertex in made.items()},
-        tuple(sizes),
-        frozenset(cuts),
+        flow, tuple(relations), made, tuple(placed), of_use, of_output, sizes, frozenset(cuts)
     )
+
+
+class _Joins:
+    """Vertices that relations and norms join, as trees: those with one root are one group."""
+
+    def __init__(self, flow: Flow, cuts: Collection[Tensor]) -> None:
+        self._flow, self._cuts = flow, cuts
+        self._parents: dict[_Vertex, _Vertex] = {}
+        self._reads: dict[Use, _Vertex] = {}
+        self._made: dict[Tensor, _Vertex] = {}
+
+    def relation(self, tie: Relation) -> None:
+        """What a node reads and makes, which a join puts into one group."""
+        vertices = [self._read(tie.use(position)) for position in tie.terms]
+        if tie.kind != "absorb":
+            vertices += [self._make(tensor) for tensor in outputs(self._flow, tie)]
+        if tie.kind == "join":
+            self._join(vertices)
+
+    def site(self, site: Site) -> None:
+        """What a norm reads, and the sum that a Skip op gives out before it normalises."""
+        vertices = [self._read(use) for use in site.uses]
+        if site.residual is not None:
+            vertices.append(self._make(site.residual))
+        if site.norm.residual is not None:
+            self._join(vertices)
+
+    def numbered(self) -> tuple[dict[Use, int], dict[Tensor, int], tuple[int, ...]]:
+        """The groups of reads and of tensors as they are made, and the tensors of each group."""
+        numbers: dict[_Vertex, int] = {}
+        for vertex in (*self._reads.values(), *self._made.values()):
+            numbers.setdefault(self._root(vertex), len(numbers))
+        sizes = [0] * len(numbers)
+        for vertex in self._parents:
+            sizes[numbers[self._root(vertex)]] += 1
+        of_use = {use: numbers[self._root(vertex)] for use, vertex in self._reads.items()}
+        of_output = {made: numbers[self._root(vertex)] for made, vertex in self._made.items()}
+        return of_use, of_output, tuple(sizes)
+
+    def _read(self, use: Use) -> _Vertex:
+        tensor = self._flow.read(use)
+        assert tensor is not None
+        vertex = self._reads[use] = (tensor, use.path, tensor in self._cuts)
+        self._parents.setdefault(vertex, vertex)
+        return vertex
+
+    def _make(self, tensor: Tensor) -> _Vertex:
+        vertex = self._made[tensor] = (tensor, tensor.path, False)
+        self._parents.setdefault(vertex, vertex)
+        return vertex
+
+    def _join(self, vertices: Sequence[_Vertex]) -> None:
+        for vertex in vertices:
+            self._parents[self._root(vertex)] = self._root(vertices[0])
+
+    def _root(self, vertex: _Vertex) -> _Vertex:
+        parents = self._parents
+        while parents[vertex] != vertex:
+            parents[vertex] = parents[parents[vertex]]
+            vertex = parents[vertex]
+        return vertex
 
 
 def outputs(flow: Flow, tie: Relation) -> list[Tensor]:

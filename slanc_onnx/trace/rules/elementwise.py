@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from slanc_onnx.graph import op_of
+from slanc_onnx.graph import Array, op_of
 from slanc_onnx.trace.expression import (
     COMPARISONS,
     CONDITION,
@@ -39,50 +39,82 @@ LOGIC = {*COMPARISONS, "Equal", "And", "Or", "Not", "Xor", "IsNaN", "IsInf"}
 
 
 def _elementwise(step: Step) -> list[Value]:
-    """Sums, products, powers and limits of activations; what else there is for constants."""
+    """Arithmetic on activations, one rule per op; what else there is for constants."""
     values = [step.known(i) for i in range(len(step.inputs))]
     op = op_of(step.node)
     if not any(isinstance(v, View) for v in values):
         return [_fold(op, values)]
-    if op == "Sum":
-        total = as_view(values[0])
-        for value in values[1:]:
-            total = combine(Sum, total, as_view(value))
-        return [total]
-    if op == "Pow":
-        base, exponent = step.view(0), step.array(1)
-        if exponent is None or exponent.size != 1:
-            raise CannotFollow("raises channels to different powers")
-        power = float(exponent.reshape(-1)[0])
-        if power in (2.0, 3.0):
-            square = combine(Product, base, base)
-            return [square if power == 2.0 else combine(Product, square, base)]
-        return [applied("Pow", base, power)]
-    if op in ("Min", "Max"):
-        view, *others = (v for v in values if isinstance(v, View))
-        if others:
-            return [either(view, others[0])]
-        shape = np.broadcast_shapes(*(v.shape for v in values))
-        return [View(view.expr, np.broadcast_to(view.ids, shape))]  # a limit on the values
     if op in LOGIC:
         return [_compared(op, values)]
-    if op not in ("Add", "Sub", "Mul", "Div"):
+    if op == "Pow":
+        return [_power(step.view(0), step.array(1))]
+    if op not in _ARITHMETIC:
         raise CannotFollow("has no rule for activations")
-    b: Value = values[1]
-    if op == "Div":
-        if isinstance(b, View) and isinstance(values[0], View) and is_total_of(b, values[0]):
-            return [shares_view(values[0].shape)]
-        b = _fold("Reciprocal", [b]) if not isinstance(b, View) else applied("Reciprocal", b)
-    if op == "Sub":
-        b = _fold("Neg", [b]) if not isinstance(b, View) else scaled(b, -1.0)
-    if op == "Add":
-        for zero, other in (values, values[::-1]):
-            blank = isinstance(zero, Const) and not zero.array.any()
-            if blank and np.broadcast_shapes(zero.shape, other.shape) == other.shape:
-                return [as_view(other)]
-        return [added(as_view(values[0]), as_view(b))]
-    kind: type[Sum] | type[Product] = Sum if op == "Sub" else Product
-    return [combine(kind, as_view(values[0]), as_view(b))]
+    return [_ARITHMETIC[op](values)]
+
+
+def _add(values: Sequence[Readable]) -> View:
+    for zero, other in (values, values[::-1]):
+        blank = isinstance(zero, Const) and not zero.array.any()
+        if blank and np.broadcast_shapes(zero.shape, other.shape) == other.shape:
+            return as_view(other)
+    return added(as_view(values[0]), as_view(values[1]))
+
+
+def _sum(values: Sequence[Readable]) -> View:
+    total = as_view(values[0])
+    for value in values[1:]:
+        total = combine(Sum, total, as_view(value))
+    return total
+
+
+def _subtract(values: Sequence[Readable]) -> View:
+    a, b = values
+    negative = scaled(b, -1.0) if isinstance(b, View) else as_view(_fold("Neg", [b]))
+    return combine(Sum, as_view(a), negative)
+
+
+def _multiply(values: Sequence[Readable]) -> View:
+    return combine(Product, as_view(values[0]), as_view(values[1]))
+
+
+def _divide(values: Sequence[Readable]) -> View:
+    a, b = values
+    if isinstance(b, View) and isinstance(a, View) and is_total_of(b, a):
+        return shares_view(a.shape)
+    inverse = applied("Reciprocal", b) if isinstance(b, View) else as_view(_fold("Reciprocal", [b]))
+    return combine(Product, as_view(a), inverse)
+
+
+def _power(base: View, exponent: Array | None) -> View:
+    if exponent is None or exponent.size != 1:
+        raise CannotFollow("raises channels to different powers")
+    power = float(exponent.reshape(-1)[0])
+    if power not in (2.0, 3.0):
+        return applied("Pow", base, power)
+    square = combine(Product, base, base)
+    return square if power == 2.0 else combine(Product, square, base)
+
+
+def _limit(values: Sequence[Readable]) -> View:
+    """The larger or smaller of two activations is either; a constant limits the values alone."""
+    view, *others = (v for v in values if isinstance(v, View))
+    if others:
+        return either(view, others[0])
+    return View(
+        view.expr, np.broadcast_to(view.ids, np.broadcast_shapes(*(v.shape for v in values)))
+    )
+
+
+_ARITHMETIC: dict[str, Callable[[Sequence[Readable]], View]] = {
+    "Add": _add,
+    "Sum": _sum,
+    "Sub": _subtract,
+    "Mul": _multiply,
+    "Div": _divide,
+    "Min": _limit,
+    "Max": _limit,
+}
 
 
 def _compared(op: str, values: Sequence[Readable]) -> View:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -39,26 +40,34 @@ def unpack(packed: Array, bits: int) -> Array:
     return spread.reshape(*packed.shape[:-1], packed.shape[-1] * per_byte)
 
 
-def dequantize_blocks(
-    packed: Array,
-    scales: Array,
-    zero_points: Array | None,
-    bits: int,
-    block: int,
-    width: int,
-    groups: Array | None = None,
-) -> Array:
-    """Rows of `width` numbers from blocks of `block` integers, each with a scale, FP32.
+class Layout(NamedTuple):
+    """How a row of numbers lies in blocks of integers.
 
-    Args:
-        packed: Bytes, [rows, blocks * block * bits / 8] in any shape with that first axis.
-        scales: [rows, blocks], in any shape.
-        zero_points: Packed like the values, or as floats; None for the middle of the range.
+    Attributes:
         bits: 2, 4 or 8 per value.
         block: Values per block.
         width: Values per row, without the padding of the last block.
         groups: For each value of a row the block whose scale it has; None for its own.
     """
+
+    bits: int
+    block: int
+    width: int
+    groups: Array | None = None
+
+
+def dequantize_blocks(
+    packed: Array, scales: Array, zero_points: Array | None, layout: Layout
+) -> Array:
+    """Rows of numbers from blocks of integers, each block with a scale, FP32 [rows, width].
+
+    Args:
+        packed: Bytes, [rows, blocks * block * bits / 8] in any shape with that first axis.
+        scales: [rows, blocks], in any shape.
+        zero_points: Packed like the values, or as floats; None for the middle of the range.
+        layout: Of each row.
+    """
+    bits, block, width, groups = layout
     rows = packed.shape[0]
     values = unpack(packed.reshape(rows, -1), bits).astype(np.float32)
     blocks = values.shape[1] // block
@@ -83,23 +92,23 @@ class _Blocks:
         packed: Bytes, of N rows in any shape; the scales and zero points likewise.
         scales: FP32 or FP16; a weight is read when a part is taken.
         zeros: None for the middle of the range.
-        layout: Bits, block size, K, and the blocks of the values where those are in groups.
+        layout: Of each row, whose width is K.
     """
 
     packed: Const | Weight
     scales: Const | Weight
     zeros: Const | Weight | None
     rows: int
-    layout: tuple[int, int, int, Array | None]
+    layout: Layout
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.layout[2], self.rows
+        return self.layout.width, self.rows
 
     def columns(self, start: int, stop: int) -> Array:
         part = self.part(start, stop)
         zeros = None if part.zeros is None else _values(part.zeros)
-        return dequantize_blocks(_values(part.packed), _values(part.scales), zeros, *self.layout).T
+        return dequantize_blocks(_values(part.packed), _values(part.scales), zeros, self.layout).T
 
     def part(self, start: int, stop: int) -> _Blocks:
         def some(value: Const | Weight) -> Const:
@@ -125,17 +134,16 @@ def _matmul_nbits(step: Step) -> list[Value]:
     k, n = int(attributes["K"]), int(attributes["N"])
     bits, block = int(attributes.get("bits", 4)), int(attributes["block_size"])
     packed, scales, zero = step.known(1), step.known(2), step.value(3)
-    groups = step.array(4)
+    layout = Layout(bits, block, k, step.array(4))
 
     def read() -> Array:
         zeros = None if zero is None else _values(zero)
         values = _values(packed), _values(scales)
-        return dequantize_blocks(*values, zeros, bits, block, k, groups).T
+        return dequantize_blocks(*values, zeros, layout).T
 
     name, stored = step.node.inputs[1].name, None
     constants = [v for v in (packed, scales, zero) if isinstance(v, (Const, Weight))]
     if len(constants) == 2 + (zero is not None):
-        layout = bits, block, k, groups
         stored = _Blocks(constants[0], constants[1], (*constants, None)[2], n, layout)
     result = linear(step.rows(0, k), Weight(name, (k, n), read, stored=stored))
     bias = step.value(5)
@@ -153,7 +161,7 @@ def _gather_block_quantized(step: Step) -> list[Value]:
     def read() -> Array:
         zeros = None if zero is None else _values(zero)
         if unsigned:
-            return dequantize_blocks(data, _values(scales), zeros, bits, block, width)
+            return dequantize_blocks(data, _values(scales), zeros, Layout(bits, block, width))
         shift = np.float32(0) if zeros is None else spread(zeros)
         return np.asarray((data.astype(np.float32) - shift) * spread(_values(scales)))
 

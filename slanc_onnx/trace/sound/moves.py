@@ -1,4 +1,4 @@
-"""As `proof_checks`, for ops that move, cut, join or pick elements.
+"""As `checks`, for ops that move, cut, join or pick elements.
 
 A trace at sequence length 1 sees one position where there are many, so what counts is which axes
 hold channels and which may hold positions.

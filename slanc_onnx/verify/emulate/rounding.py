@@ -1,6 +1,6 @@
 """Round FP32 tensors to a narrower format, with ONNX nodes that even old models may use.
 
-Sessions run these nodes with optimisation off (`runtime.py`), so none is folded or fused away.
+Sessions run these nodes with optimisation off (`run.Session`), so none is folded or fused away.
 """
 
 from __future__ import annotations
