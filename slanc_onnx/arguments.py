@@ -33,6 +33,18 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL.onnx", help="the model; external data stays where it is")
     add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
+    _add_scales(parser)
+    _add_target(parser)
+    _add_certificates(parser)
+    _add_places(parser)
+    _add_validation(parser)
+    _add_reports(parser)
+    add("--version", action="version", version=f"slanc-onnx {__version__}")
+    return parser
+
+
+def _add_scales(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("scales").add_argument
     add(
         "--scale",
         choices=("window", "paper", "calibrated"),
@@ -47,7 +59,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="where the window comes from: random token ids through the model, the weights "
         "alone, or the first of these that works here (default)",
     )
-    device = parser.add_mutually_exclusive_group()
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("target")
+    add = group.add_argument
+    device = group.add_mutually_exclusive_group()
     device.add_argument(
         "--target", metavar="NAME", help="the accelerator (default fp16-sequential)"
     )
@@ -63,6 +80,10 @@ def make_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="whether it turns subnormal results into zero (default: as the target does)",
     )
+
+
+def _add_certificates(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("certificates").add_argument
     add(
         "--certify",
         choices=("auto", "exact", "off"),
@@ -77,6 +98,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME=LO,HI",
         help="what a float input (pixels) stays within: certificates hold if it does",
     )
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("where the scales go").add_argument
     add(
         "--apply",
         choices=("div", "fold"),
@@ -85,6 +110,10 @@ def make_parser() -> argparse.ArgumentParser:
         "it, so that nothing is added to run",
     )
     add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
+
+
+def _add_validation(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("data and validation").add_argument
     add(
         "--emulate",
         choices=("norms", "all"),
@@ -106,13 +135,15 @@ def make_parser() -> argparse.ArgumentParser:
     add("--max-sequences", type=int, metavar="N", help="sequences to run (default 4)")
     add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
     add("--jobs", type=int, metavar="N", help="threads that read weights (default: all processors)")
+    add("--no-validate", action="store_true", help="do not run the models")
+
+
+def _add_reports(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("reports").add_argument
     add("--report", metavar="FILE.json", help="write the machine-readable report")
     add("--html", metavar="FILE.html", help="write the report to look at; needs matplotlib")
-    add("--no-validate", action="store_true", help="do not run the models")
     add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
     add("-v", "--verbose", action="count", default=0, help="log; twice: more")
-    add("--version", action="version", version=f"slanc-onnx {__version__}")
-    return parser
 
 
 def _range(text: str) -> tuple[str, tuple[float, float]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from slanc_onnx.run import random_ids
 from slanc_onnx.trace import (
     Alternatives,
     Apply,
+    Combined,
     Convolution,
     Embedding,
     Experts,
@@ -34,6 +36,7 @@ from slanc_onnx.trace import (
     Join,
     Known,
     Linear,
+    Mapped,
     Mix,
     Normalised,
     Opaque,
@@ -42,9 +45,11 @@ from slanc_onnx.trace import (
     Product,
     Select,
     Shares,
+    Source,
     Sum,
     Trace,
     Weight,
+    kind_of,
     walk,
 )
 
@@ -248,43 +253,67 @@ def _evaluate(
     expr: Expr, rows: dict[int, Array], layout: _Layout, rng: np.random.Generator
 ) -> Array:
     """The sample rows of an expression, FP32, shape [rows, channels]."""
+    kind = kind_of(expr)
+    if isinstance(kind, Source):
+        return _source(kind, rows, layout, rng)
+    if isinstance(kind, Mapped):
+        return _mapped(kind, rows[kind.x.serial], layout, rng)
+    return _combined(kind, rows, layout, rng)
+
+
+def _mapped(expr: Mapped, x: Array, layout: _Layout, rng: np.random.Generator) -> Array:
+    """What becomes of the sample rows x of one expression."""
     match expr:
-        case Normalised():
-            return _normalised(expr, rows[expr.input.serial])
         case Pooled():
-            return rows[expr.x.serial]
+            return x
+        case Linear():  # `Multiply` has done it
+            raise TypeError("a matrix is multiplied where it is read")
+        case Experts():
+            return _through_experts(x, expr.weight)
+        case Convolution():
+            return _convolve(expr, x, layout)
+        case Apply(function="ReduceSum"):
+            return np.asarray(x.sum(axis=1, keepdims=True))
+        case Apply():
+            return apply_function(expr.function, x, expr.parameters)
+        case Mix():
+            return layout.mixed(x, rng)
+        case Pick():
+            return x[:, expr.index]
+        case _:
+            assert_never(expr)
+
+
+def _combined(
+    expr: Combined, rows: dict[int, Array], layout: _Layout, rng: np.random.Generator
+) -> Array:
+    """The sample rows of several expressions put together."""
+    match expr:
         case Select():
             chosen = rows[expr.condition.serial] > 0
             return np.where(chosen, rows[expr.a.serial], rows[expr.b.serial])
-        case Experts():
-            return _through_experts(rows[expr.x.serial], expr.weight)
-        case Convolution():
-            return _convolve(expr, rows[expr.x.serial], layout)
         case Sum():
             return rows[expr.a.serial] + rows[expr.b.serial]
         case Product():
             return rows[expr.a.serial] * rows[expr.b.serial]
-        case Apply(function="ReduceSum"):
-            return np.asarray(rows[expr.x.serial].sum(axis=1, keepdims=True))
-        case Apply():
-            return apply_function(expr.function, rows[expr.x.serial], expr.parameters)
-        case Mix():
-            return layout.mixed(rows[expr.x.serial], rng)
-        case Pick():
-            return rows[expr.x.serial][:, expr.index]
         case Join():
             return np.concatenate([rows[p.serial] for p in expr.pieces], axis=1)
         case Alternatives():
             choice = rng.choice(len(expr.kinds), size=layout.rows, p=np.array(expr.shares))
             stacked = np.stack([rows[k.serial] for k in expr.kinds])
             return np.asarray(stacked[choice, np.arange(layout.rows)])
-    return _source(expr, rows, layout, rng)
+        case _:
+            assert_never(expr)
 
 
-def _source(expr: Expr, rows: dict[int, Array], layout: _Layout, rng: np.random.Generator) -> Array:
+def _source(
+    expr: Source, rows: dict[int, Array], layout: _Layout, rng: np.random.Generator
+) -> Array:
     """The sample rows of what an expression begins with: drawn, or the same in every row."""
     n = layout.rows
     match expr:
+        case Normalised():
+            return _normalised(expr, rows[expr.input.serial])
         case Embedding():
             return expr.table.rows(layout.draw(expr))
         case Input():
@@ -298,7 +327,8 @@ def _source(expr: Expr, rows: dict[int, Array], layout: _Layout, rng: np.random.
         case Known():
             values = np.asarray(expr.weight.read(), dtype=np.float32).reshape(1, -1)
             return np.broadcast_to(values, (n, expr.channels))
-    raise TypeError(f"no arithmetic for {type(expr).__name__}")
+        case _:
+            assert_never(expr)
 
 
 def _normalised(expr: Normalised, x: Array) -> Array:

@@ -5,7 +5,7 @@ indices and names. Functions that hold norms are inlined first. Norms that canno
 among them, with the reason.
 """
 
-from slanc_onnx.norms.find import find_norms_in, unmatched_means
+from slanc_onnx.norms.find import unmatched_means
 from slanc_onnx.norms.functions import inline_norm_functions
 from slanc_onnx.norms.model import ReadModel, read_model
 from slanc_onnx.norms.norm import APPLIED_KEY, NORM_KEY, SCALE_KEY, Norm, Place, as_computed
@@ -21,7 +21,6 @@ __all__ = [
     "ReadModel",
     "RowAxes",
     "as_computed",
-    "find_norms_in",
     "inline_norm_functions",
     "read_model",
     "residual_name",

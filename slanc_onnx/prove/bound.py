@@ -20,7 +20,7 @@ from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove.activation_bounds import NoBound
-from slanc_onnx.prove.evaluate import Evaluator, Radius, row_width
+from slanc_onnx.prove.evaluate import EXACT, Evaluator, Outputs, row_width
 from slanc_onnx.prove.sets import sides
 from slanc_onnx.trace import Linear, Normalised, Trace, walk
 from slanc_onnx.weights import read_once
@@ -50,14 +50,11 @@ def bounds_of(
     trace: Trace,
     norms: Sequence[Norm],
     *,
-    radius: Radius = lambda name, width: math.sqrt(width),
-    affine: float = 0.0,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     exact: bool = False,
-    progress: Progress = no_progress,
 ) -> dict[str, Bound]:
-    """A bound by norm name, for every norm; where there is none it says why. See `Bounds`."""
-    return Bounds(trace, norms, radius, ranges or {}, exact, affine=affine).all(progress)
+    """A bound in exact arithmetic by norm name; where there is none it says why. See `Bounds`."""
+    return Bounds(trace, norms, EXACT, ranges or {}, exact).all()
 
 
 class Bounds:
@@ -70,25 +67,22 @@ class Bounds:
         self,
         trace: Trace,
         norms: Sequence[Norm],
-        radius: Radius,
+        outputs: Outputs,
         ranges: Mapping[str, tuple[float, float]],
         exact: bool = False,
         executor: Executor | None = None,
-        affine: float = 0.0,
     ) -> None:
         """Prepare; nothing is read yet.
 
         Args:
             trace: What lies between the norms.
             norms: In topological order.
-            radius: How long a norm's output before gamma can be, by its name and width:
-                sqrt(width) in exact arithmetic.
+            outputs: What norms give out.
             ranges: Least and largest element of float graph inputs, by name.
             exact: Whether large matrices get their tight norms too.
             executor: What works on blocks of large matrices.
-            affine: How far a device may round gamma, beta and what they give, relative to each.
         """
-        self._evaluator = Evaluator(trace, radius, ranges, exact, executor, affine)
+        self._evaluator = Evaluator(trace, outputs, ranges, exact, executor)
         self._trace, self._norms, self._executor = trace, norms, executor
         self._found: dict[str, Bound] = {}
         self._released = _last_uses(trace, norms)

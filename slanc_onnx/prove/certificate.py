@@ -17,6 +17,7 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.norms import Norm
 from slanc_onnx.progress import Progress
 from slanc_onnx.prove.bound import Bound, Bounds
+from slanc_onnx.prove.evaluate import Outputs
 from slanc_onnx.prove.step_bounds import Arithmetic, StepFails, output_radius, rounding_of
 from slanc_onnx.trace import Const, Trace, Value, Weight
 
@@ -128,8 +129,8 @@ def bounds_for(
     def radius(name: str, width: int) -> float:
         return output_radius(by_name[name], width, device)
 
-    affine = rounding_of(device, "affine").grow - 1
-    return Bounds(traced, norms, radius, ranges, exact, executor, affine)
+    outputs = Outputs(radius, rounding_of(device, "affine").grow - 1)
+    return Bounds(traced, norms, outputs, ranges, exact, executor)
 
 
 def proofs(

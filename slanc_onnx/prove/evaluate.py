@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 
@@ -33,13 +35,16 @@ from slanc_onnx.trace import (
     CONDITION,
     Alternatives,
     Apply,
+    Combined,
     Convolution,
     Embedding,
     Experts,
     Expr,
     Input,
     Join,
+    Known,
     Linear,
+    Mapped,
     Mix,
     Normalised,
     Opaque,
@@ -48,18 +53,39 @@ from slanc_onnx.trace import (
     Product,
     Select,
     Shares,
+    Source,
     Sum,
     Trace,
     constant_values,
+    kind_of,
     walk,
 )
 from slanc_onnx.weights import MatrixSizes, cheap_spectral_bound, lengths, read_once, spectral_bound
 
-Radius = Callable[[str, int], float]  # of a norm's output, by its name and width
 # Of larger matrices "auto" takes the cheaper norms: a tight one costs as much as running as many
 # rows as the smaller side has, which for these is more than the scales take.
 EXACT_SIZE = 3 << 18
 TABLE_BLOCK = 1 << 19  # elements
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What norms give out, on a device or in exact arithmetic.
+
+    Attributes:
+        radius: How long a norm's output before gamma can be, by its name and width.
+        affine: How far gamma, beta and what they give may be rounded, relative to each.
+    """
+
+    radius: Callable[[str, int], float]
+    affine: float
+
+
+def _root_of_width(name: str, width: int) -> float:
+    return math.sqrt(width)
+
+
+EXACT = Outputs(_root_of_width, 0.0)
 
 
 def row_width(expr: Expr) -> int:
@@ -75,14 +101,13 @@ class Evaluator:
     def __init__(
         self,
         trace: Trace,
-        radius: Radius,
+        outputs: Outputs,
         ranges: Mapping[str, tuple[float, float]],
         exact: bool,
         executor: Executor | None,
-        affine: float = 0.0,
     ) -> None:
-        self.trace, self.radius, self.ranges, self.exact = trace, radius, ranges, exact
-        self.executor, self.affine = executor, affine
+        self.trace, self.outputs, self.ranges = trace, outputs, ranges
+        self.exact, self.executor = exact, executor
         self.sizes: dict[int, MatrixSizes] = {}  # of what was read for the sample rows already
         self.made: dict[int, Reach] = {}
         self.conditions: dict[int, str] = {}
@@ -107,9 +132,10 @@ class Evaluator:
 
     def _rounded(self, reach: Reach) -> Reach:
         """What gamma or beta make of a norm's output, each rounded and the result too."""
-        if not self.affine or not isinstance(reach, Ellipsoids):
+        affine = self.outputs.affine
+        if not affine or not isinstance(reach, Ellipsoids):
             return reach
-        grow = (1 + self.affine) ** 2
+        grow = (1 + affine) ** 2
         moved = (grow - 1) * sum(
             float(np.linalg.norm(t)) * SLACK for t in reach.terms if t.ndim > 1
         )  # of beta, which has a direction that rounding does not keep
@@ -134,6 +160,15 @@ class Evaluator:
         values = constant_values(expr)
         if values is not None:
             return constant(values)
+        kind = kind_of(expr)
+        if isinstance(kind, Source):
+            return self._source(kind)
+        if isinstance(kind, Mapped):
+            return self._mapped(kind, self.made[kind.x.serial])
+        return self._combined(kind)
+
+    def _mapped(self, expr: Mapped, x: Reach) -> Reach:
+        """What becomes of the set x of rows of one expression."""
         match expr:
             case Linear():
                 return self._linear(expr)
@@ -141,18 +176,27 @@ class Evaluator:
                 return self._experts(expr)
             case Convolution():
                 return self._convolution(expr)
+            case Apply():
+                return applied(expr, x)
+            case Mix():
+                return _mixed(expr, x)
+            case Pick():
+                return picked(x, expr.index)
+            case Pooled():
+                factor = math.sqrt(expr.positions)
+                return Bounded(x.each * factor * SLACK, x, factor * SLACK)
+            case _:
+                assert_never(expr)
+
+    def _combined(self, expr: Combined) -> Reach:
+        """The sets of several expressions put together."""
+        match expr:
             case Sum():
                 return total([self._wide(part, expr.channels) for part in expr.parts])
             case Product():
                 return self._product(expr)
-            case Apply():
-                return applied(expr, self.made[expr.x.serial])
             case Select():
                 return self._select(expr)
-            case Mix():
-                return _mixed(expr, self.made[expr.x.serial])
-            case Pick():
-                return picked(self.made[expr.x.serial], expr.index)
             case Join():
                 ends = np.cumsum([0, *(piece.channels for piece in expr.pieces)])
                 places = [np.arange(a, b) for a, b in itertools.pairwise(ends)]
@@ -160,16 +204,14 @@ class Evaluator:
                 return joined(list(zip(places, pieces, strict=True)), int(ends[-1]))
             case Alternatives():
                 return one_of([self._wide(kind, expr.channels) for kind in expr.kinds])
-            case Pooled():
-                x, factor = self.made[expr.x.serial], math.sqrt(expr.positions)
-                return Bounded(x.each * factor * SLACK, x, factor * SLACK)
-        return self._source(expr)
+            case _:
+                assert_never(expr)
 
-    def _source(self, expr: Expr) -> Reach:
+    def _source(self, expr: Source) -> Reach:
         """The set of rows of what an expression begins with: norms, tables, graph inputs."""
         match expr:
             case Normalised():
-                return ball(expr.channels, self.radius(expr.norm, row_width(expr.input)))
+                return ball(expr.channels, self.outputs.radius(expr.norm, row_width(expr.input)))
             case Embedding():
                 return _rows_of_table(expr)
             case Input():
@@ -178,7 +220,10 @@ class Evaluator:
                 raise NoBound(f"the trace stopped at {expr.op} ({expr.tensor})")
             case Shares():
                 return ball(1, 1.0)
-        raise TypeError(f"no bound for {type(expr).__name__}")
+            case Known():  # constants have a set of their own, without their kind
+                raise TypeError("a constant is no source of rows")
+            case _:
+                assert_never(expr)
 
     def _exactly(self, expr: Expr, shape: Sequence[int]) -> bool:
         exactly = self.takes_tight(shape)

@@ -21,9 +21,9 @@ from slanc_onnx.trace.expression import (
     Shares,
     Sum,
     Weight,
-    value_range,
 )
 from slanc_onnx.trace.movement import MOVERS, CannotFollow, Mover
+from slanc_onnx.trace.ranges import value_range
 from slanc_onnx.trace.values import (
     Chosen,
     Const,

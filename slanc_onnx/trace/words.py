@@ -19,10 +19,9 @@ from slanc_onnx.trace.expression import (
     Pooled,
     Product,
     Sum,
-    is_nonlinear,
-    value_range,
     walk,
 )
+from slanc_onnx.trace.ranges import is_nonlinear, value_range
 
 
 def describe(expr: Expr, residuals: dict[int, str]) -> str:

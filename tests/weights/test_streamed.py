@@ -23,6 +23,7 @@ from slanc_onnx.estimate.sample_rows import estimate_from_rows
 from slanc_onnx.options import Certify, Options
 from slanc_onnx.prove import evaluate as bound_rows
 from slanc_onnx.prove.bound import Bounds, bounds_of
+from slanc_onnx.prove.evaluate import EXACT
 from slanc_onnx.weights import stored, streamed
 from slanc_onnx.weights.nan_check import check_weights
 from slanc_onnx.weights.stored import Filed, Stored, as_float32, whole
@@ -188,7 +189,7 @@ def test_the_sample_rows_and_the_bounds_share_one_read(monkeypatch: pytest.Monke
         read_columns.append((stop - start) * self.shape[0])
         return columns(self, start, stop)
 
-    bounds = Bounds(trace, norms, lambda name, width: math.sqrt(width), {})
+    bounds = Bounds(trace, norms, EXACT, {})
     monkeypatch.setattr(stored.Dense, "columns", counted)
     estimates, _ = estimate_from_rows(trace, norms, multiply=bounds.multiply)
     together = bounds.all()

@@ -181,9 +181,8 @@ def fold_windows(decided: Sequence[ScaledNorm], accelerator: Accelerator) -> dic
         nodes += norm.residual is not None
         proof = found.certificate
         spare = proof.overflow_bits if proof is not None and proof.certified else None
-        windows[norm.name] = window(
-            found.estimate, width, exponent, accelerator, nodes, spare, norm.joined_epsilon
-        )
+        alone = window(found.estimate, width, exponent, accelerator, spare, norm.joined_epsilon)
+        windows[norm.name] = replace(alone, nodes=nodes)
     return windows
 
 

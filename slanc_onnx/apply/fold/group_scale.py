@@ -67,7 +67,6 @@ def window(
     width: int,
     best: int,
     accelerator: Accelerator,
-    nodes: int = 1,
     spare: float | None = None,
     epsilon: float = 0.0,
 ) -> Window:
@@ -81,7 +80,6 @@ def window(
         width: Elements per row.
         best: The exponent that `window.place` chose.
         accelerator: Whose limits bound the window.
-        nodes: Nodes that scaling the norm by itself inserts.
         spare: Bits to overflow that its certificate leaves at `best`; None where it has none.
         epsilon: The norm's, as it joins the mean square.
     """
@@ -96,7 +94,13 @@ def window(
     proved = -FARTHEST if spare is None else best - math.floor(spare / 2)
     faint = max(best, faintest(estimate, width, exact, smallest, epsilon))
     return Window(
-        min(low, best), max(high, best), best, nodes, least, max(least, most), proved, faint
+        min(low, best),
+        max(high, best),
+        best,
+        least=least,
+        most=max(least, most),
+        proved=proved,
+        faint=faint,
     )
 
 

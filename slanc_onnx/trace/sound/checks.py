@@ -28,8 +28,8 @@ from slanc_onnx.trace.expression import (
     Sum,
     Weight,
     is_ids,
-    value_range,
 )
+from slanc_onnx.trace.ranges import value_range
 from slanc_onnx.trace.rules import is_total_of
 from slanc_onnx.trace.step import Step, is_shares
 from slanc_onnx.trace.values import Chosen, Const, Items, Value, View

@@ -1,0 +1,92 @@
+"""What is known of the values of an expression, whatever the data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slanc_onnx.graph import Array
+from slanc_onnx.trace.expression import (
+    COMPARISONS,
+    Apply,
+    Expr,
+    Known,
+    Mix,
+    Pick,
+    Product,
+    Shares,
+    Sum,
+)
+
+_RANGES = {
+    "Sigmoid": (0.0, 1.0),
+    "HardSigmoid": (0.0, 1.0),
+    "Tanh": (-1.0, 1.0),
+    "Erf": (-1.0, 1.0),
+    "Sin": (-1.0, 1.0),
+    "Cos": (-1.0, 1.0),
+    "Softsign": (-1.0, 1.0),
+}
+
+
+def value_range(expr: Expr) -> tuple[float, float] | None:
+    """Bounds that hold for every element whatever the data, None where there are none.
+
+    This is how an activation written out is seen: z * 0.5 * (1 + erf(z / sqrt 2)) is z times a
+    factor in [0, 1], and so is z * sigmoid(z).
+    """
+    if isinstance(expr, Apply):
+        return (0.0, 1.0) if expr.function in COMPARISONS else _RANGES.get(expr.function)
+    if isinstance(expr, Shares):
+        return (0.0, 1.0)
+    if isinstance(expr, Known):
+        if expr.channels != 1:
+            return None
+        value = float(np.asarray(expr.weight.read()).reshape(-1)[0])
+        return (value, value)
+    if isinstance(expr, (Pick, Mix)):
+        return value_range(expr.x)
+    if isinstance(expr, (Sum, Product)):
+        a, b = value_range(expr.a), value_range(expr.b)
+        if a is None or b is None:
+            return None
+        if isinstance(expr, Sum):
+            return (a[0] + b[0], a[1] + b[1])
+        corners = [p * q for p in a for q in b]
+        return (min(corners), max(corners))
+    return None
+
+
+def constant_values(expr: Expr) -> Array | None:
+    """The values of an expression made of constants alone, FP64, [1, channels]; else None."""
+    match expr:
+        case Known():
+            return np.asarray(expr.weight.read(), dtype=np.float64).reshape(1, -1)
+        case Pick():
+            values = constant_values(expr.x)
+            return None if values is None else values[:, expr.index]
+        case Apply(function="Reciprocal"):
+            values = constant_values(expr.x)
+            return None if values is None else 1 / values
+        case Sum() | Product():
+            a, b = constant_values(expr.a), constant_values(expr.b)
+            if a is not None and b is not None:
+                return a + b if isinstance(expr, Sum) else a * b
+    return None
+
+
+def is_nonlinear(expr: Expr) -> bool:
+    """Whether an activation function lies between the expression and its linear maps."""
+    while True:
+        if isinstance(expr, Apply):
+            return True
+        if isinstance(expr, Product):
+            if value_range(expr.a) is not None or value_range(expr.b) is not None:
+                nonlinear = [e for e in (expr.a, expr.b) if not isinstance(e, Known)]
+                return len(nonlinear) == 2 or is_nonlinear(nonlinear[0])
+            return is_nonlinear(expr.a) or is_nonlinear(expr.b)
+        if isinstance(expr, (Pick, Mix)):
+            expr = expr.x
+        elif isinstance(expr, Sum):
+            return is_nonlinear(expr.a) or is_nonlinear(expr.b)
+        else:
+            return False
