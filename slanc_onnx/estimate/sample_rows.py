@@ -17,11 +17,11 @@ from typing import assert_never
 
 import numpy as np
 
-from slanc_onnx.estimate.activations import apply_function
 from slanc_onnx.estimate.estimate import TYPICAL_QUANTILE, Estimate, from_rows
 from slanc_onnx.estimate.multiply import Multiply, product_of
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
+from slanc_onnx.ops import apply_function
 from slanc_onnx.progress import Meter, Progress, no_progress
 from slanc_onnx.run import random_ids
 from slanc_onnx.trace import (

@@ -5,15 +5,27 @@ are data: another stage reads them and never asks for an op by its name. An op w
 unknown, which is safe.
 """
 
+from slanc_onnx.ops.elementwise import (
+    COMPARISONS,
+    ELEMENTWISE,
+    UNARY,
+    Parameter,
+    apply_function,
+)
 from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
 
 __all__ = [
+    "COMPARISONS",
+    "ELEMENTWISE",
     "FUSED",
     "INTERNAL",
+    "UNARY",
     "Fused",
     "Internal",
     "Kind",
+    "Parameter",
     "Relation",
+    "apply_function",
     "relation",
 ]

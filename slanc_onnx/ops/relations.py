@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slanc_onnx.graph import FLOATS, Flow, GraphPath, Use, known_op, runtime_inputs
+from slanc_onnx.ops.elementwise import HOMOGENEOUS
 
 EVERY = (-1,)
 
@@ -36,10 +37,6 @@ JOINS: dict[str, tuple[int, ...]] = {
             "Dropout",
             "Cast",
             "CastLike",
-            "Neg",
-            "Abs",
-            "Relu",
-            "LeakyRelu",
             "PRelu",
             "ReduceMean",
             "ReduceSum",
@@ -57,6 +54,7 @@ JOINS: dict[str, tuple[int, ...]] = {
         ),
         (0,),
     ),
+    **dict.fromkeys(HOMOGENEOUS, (0,)),
     "Where": (1, 2),
     "Pad": (0, 2),
     "ScatterND": (0, 2),

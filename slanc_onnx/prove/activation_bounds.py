@@ -3,95 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Collection
 
 import numpy as np
 
-from slanc_onnx.graph import Array
+from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.prove.sets import DEVICE_SLACK, SLACK, Bounded, Box, Reach
-from slanc_onnx.trace import Apply
+from slanc_onnx.trace import Apply, never_negative
 
 
 class NoBound(Exception):
     """Nothing bounds an expression; the message says why."""
 
 
-# |F(z)| <= c |z|, and what |F(z)| never exceeds. 2 / sqrt(pi) is the slope of erf at 0; SELU's is
-# gamma alpha from below.
-_SLOPES: dict[str, Callable[..., float]] = {
-    **dict.fromkeys(
-        (
-            "Relu",
-            "Gelu",
-            "FastGelu",
-            "BiasGelu",
-            "QuickGelu",
-            "Swish",
-            "HardSwish",
-            "Mish",
-            "Tanh",
-            "Softsign",
-            "Sin",
-            "Abs",
-            "Neg",
-            "Celu",
-        ),
-        lambda *parameters: 1.0,
-    ),
-    "Erf": lambda: 2 / math.sqrt(math.pi),
-    "LeakyRelu": lambda alpha: max(1.0, abs(alpha)),
-    "Elu": lambda alpha: max(1.0, abs(alpha)),
-    "Selu": lambda alpha, gamma: abs(gamma) * max(1.0, abs(alpha)),
-}
-_LIMITS = dict.fromkeys(
-    (
-        "Tanh",
-        "Erf",
-        "Sin",
-        "Cos",
-        "Softsign",
-        "Sigmoid",
-        "HardSigmoid",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-    ),
-    1.0,
-)
-
-
-def applied(expr: Apply, x: Reach) -> Reach:
+def applied(expr: Apply, x: Reach, inputs: Collection[str] = ()) -> Reach:
     """Where an elementwise function takes rows; or their sum, for ReduceSum.
 
+    Args:
+        expr: The function.
+        x: The set of rows that it reads.
+        inputs: Graph inputs that have no element below zero.
+
     Raises:
-        NoBound: nothing limits the function.
+        NoBound: nothing limits the function, or it may read what it has no value for.
     """
-    name = expr.function
+    name, parameters = expr.function, expr.parameters
     if name == "ReduceSum":
         return Box(np.array([min(float(x.each.sum()), math.sqrt(x.channels) * x.length())]) * SLACK)
-    if name in _SLOPES:
-        numbers = [p for p in expr.parameters if not isinstance(p, str)]
-        slope = _SLOPES[name](*numbers) * DEVICE_SLACK
-        return Bounded(np.minimum(slope * x.each, _LIMITS.get(name, math.inf)), x, slope)
-    if name in _LIMITS:
-        return Box(np.full(x.channels, _LIMITS[name]))
-    grows = _GROWING.get(name)
-    if grows is None:
+    record = ELEMENTWISE.get(name)
+    domain = "not zero" if record is None else record.domain(*parameters)
+    if record is None or domain in ("not zero", "positive"):
         raise NoBound(f"nothing limits {name}")
-    return Box(grows(x.each, *expr.parameters) * DEVICE_SLACK)
-
-
-def _power(x: Array, exponent: float) -> Array:
-    if exponent < 0:
-        raise NoBound("nothing limits a negative power")
-    return np.asarray(x**exponent)
-
-
-# Of functions that grow with |z|, the largest |F| for |z| <= x.
-_GROWING: dict[str, Callable[..., Array]] = {
-    "Softplus": lambda x: x + math.log(2.0),
-    "Exp": np.exp,
-    "Sqrt": np.sqrt,
-    "Pow": _power,
-}
+    if domain == "not negative" and not never_negative(expr.x, inputs):
+        raise NoBound(f"what {name} reads may be negative")
+    limit = max(abs(end) for end in record.range(*parameters))
+    slope = record.slope(*parameters)
+    if slope is not None:
+        slope *= DEVICE_SLACK
+        return Bounded(np.minimum(slope * x.each, limit), x, slope)
+    if math.isfinite(limit):
+        return Box(np.full(x.channels, limit))
+    if record.growth is None:
+        raise NoBound(f"nothing limits {name}")
+    return Box(record.growth(x.each, *parameters) * DEVICE_SLACK)

@@ -177,7 +177,8 @@ class Evaluator:
             case Convolution():
                 return self._convolution(expr)
             case Apply():
-                return applied(expr, x)
+                positive = {name for name, (low, _) in self.ranges.items() if low >= 0}
+                return applied(expr, x, positive)
             case Mix():
                 return _mixed(expr, x)
             case Pick():

@@ -33,7 +33,7 @@ from slanc_onnx.trace.expression import (
     kind_of,
     walk,
 )
-from slanc_onnx.trace.ranges import constant_values, is_nonlinear, value_range
+from slanc_onnx.trace.ranges import constant_values, is_nonlinear, never_negative, value_range
 from slanc_onnx.trace.tracing import Trace, trace
 from slanc_onnx.trace.values import Const, Value
 from slanc_onnx.trace.words import describe, source_names
@@ -70,6 +70,7 @@ __all__ = [
     "describe",
     "is_nonlinear",
     "kind_of",
+    "never_negative",
     "source_names",
     "trace",
     "value_range",

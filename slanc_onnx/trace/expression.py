@@ -224,10 +224,6 @@ class Select(Expr):
         return (self.condition, self.a, self.b)
 
 
-# Comparisons of a row with one number, as functions of the row.
-COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
-
-
 @dataclass(frozen=True, eq=False)
 class Shares(Expr):
     """The output of a softmax: `count` numbers of at least 0 that add up to at most 1."""
@@ -318,26 +314,3 @@ def sources(expr: Expr) -> list[Expr]:
     """What an expression starts from: norms, tables, graph inputs, and what could not be read."""
     kinds = (Normalised, Embedding, Input, Opaque)
     return [e for e in walk(expr, lambda e: isinstance(e, kinds)) if isinstance(e, kinds)]
-
-
-# Functions with |F(z)| <= |z|.
-CONTRACTIONS = {
-    "Relu",
-    "Gelu",
-    "FastGelu",
-    "QuickGelu",
-    "BiasGelu",
-    "Tanh",
-    "Swish",
-    "HardSwish",
-    "LeakyRelu",
-    "Elu",
-    "Selu",
-    "Erf",
-    "Mish",
-    "Abs",
-    "Neg",
-    "Sin",
-    "Softsign",
-    "Celu",
-}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from slanc_onnx.graph import Array
+from slanc_onnx.ops import ELEMENTWISE
 
 Attributes = dict[str, Any]
 # Arrays of the constant inputs, None for those that are absent.
@@ -159,36 +160,21 @@ def _divide(a: Array, b: Array) -> Array:
 
 # Arithmetic on values that are known: shapes, positions, masks, and constants of the model.
 FOLDS: dict[str, Callable[..., Array]] = {
+    **{name: record.arithmetic for name, record in ELEMENTWISE.items()},
     "Add": np.add,
     "Sub": np.subtract,
     "Sum": lambda *xs: np.asarray(sum(xs)),
     "Mul": np.multiply,
     "Div": _divide,
     "Mod": np.mod,
-    "Pow": np.power,
-    "Neg": np.negative,
-    "Abs": np.abs,
-    "Sqrt": np.sqrt,
-    "Exp": np.exp,
-    "Log": np.log,
-    "Reciprocal": np.reciprocal,
     "Ceil": np.ceil,
     "Floor": np.floor,
-    "Sin": np.sin,
-    "Cos": np.cos,
     "Min": lambda *xs: np.asarray(np.minimum.reduce(np.broadcast_arrays(*xs))),
     "Max": lambda *xs: np.asarray(np.maximum.reduce(np.broadcast_arrays(*xs))),
     "Equal": np.equal,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
     "And": np.logical_and,
     "Or": np.logical_or,
     "Not": np.logical_not,
     "Where": np.where,
     "Sign": np.sign,
-    "Relu": lambda x: np.maximum(x, 0),
-    "Softplus": lambda x: np.logaddexp(x, 0),
-    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
 }

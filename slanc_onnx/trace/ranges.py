@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
+
 import numpy as np
 
 from slanc_onnx.graph import Array
+from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.trace.expression import (
-    COMPARISONS,
     Apply,
     Expr,
+    Input,
     Known,
     Mix,
     Pick,
@@ -16,16 +20,6 @@ from slanc_onnx.trace.expression import (
     Shares,
     Sum,
 )
-
-_RANGES = {
-    "Sigmoid": (0.0, 1.0),
-    "HardSigmoid": (0.0, 1.0),
-    "Tanh": (-1.0, 1.0),
-    "Erf": (-1.0, 1.0),
-    "Sin": (-1.0, 1.0),
-    "Cos": (-1.0, 1.0),
-    "Softsign": (-1.0, 1.0),
-}
 
 
 def value_range(expr: Expr) -> tuple[float, float] | None:
@@ -35,7 +29,7 @@ def value_range(expr: Expr) -> tuple[float, float] | None:
     factor in [0, 1], and so is z * sigmoid(z).
     """
     if isinstance(expr, Apply):
-        return (0.0, 1.0) if expr.function in COMPARISONS else _RANGES.get(expr.function)
+        return _finite(function_range(expr))
     if isinstance(expr, Shares):
         return (0.0, 1.0)
     if isinstance(expr, Known):
@@ -54,6 +48,40 @@ def value_range(expr: Expr) -> tuple[float, float] | None:
         corners = [p * q for p in a for q in b]
         return (min(corners), max(corners))
     return None
+
+
+def function_range(expr: Apply) -> tuple[float, float]:
+    """Bounds of what an elementwise function gives, infinite where it has none."""
+    record = ELEMENTWISE.get(expr.function)
+    return (-math.inf, math.inf) if record is None else record.range(*expr.parameters)
+
+
+def _finite(interval: tuple[float, float]) -> tuple[float, float] | None:
+    return interval if all(math.isfinite(end) for end in interval) else None
+
+
+def never_negative(expr: Expr, inputs: Collection[str] = ()) -> bool:
+    """Whether no element is below zero, whatever the data.
+
+    Args:
+        expr: The expression.
+        inputs: Graph inputs that have no element below zero.
+    """
+    match expr:
+        case Input():
+            return expr.name in inputs
+        case Apply(function="ReduceSum") | Pick() | Mix():
+            return never_negative(expr.x, inputs)
+        case Apply():
+            return function_range(expr)[0] >= 0
+        case Sum():
+            return never_negative(expr.a, inputs) and never_negative(expr.b, inputs)
+        case Product():
+            square = expr.a is expr.b
+            return square or all(never_negative(part, inputs) for part in expr.parts)
+        case Known():
+            return bool((np.asarray(expr.weight.read()) >= 0).all())
+    return isinstance(expr, Shares)
 
 
 def constant_values(expr: Expr) -> Array | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from slanc_onnx.graph import Array, op_of
+from slanc_onnx.ops import COMPARISONS, ELEMENTWISE, UNARY, Parameter
 from slanc_onnx.trace.expression import (
-    COMPARISONS,
     CONDITION,
-    CONTRACTIONS,
     Apply,
     Product,
     Select,
@@ -96,14 +97,22 @@ def _power(base: View, exponent: Array | None) -> View:
     return square if power == 2.0 else combine(Product, square, base)
 
 
-def _limit(values: Sequence[Readable]) -> View:
-    """The larger or smaller of two activations is either; a constant limits the values alone."""
+def _limit(values: Sequence[Readable], low: bool) -> View:
+    """The larger or smaller of two activations is either; one number is a limit of a Clip.
+
+    Other constants limit the values alone, which the expression leaves out.
+    """
     view, *others = (v for v in values if isinstance(v, View))
     if others:
         return either(view, others[0])
-    return View(
-        view.expr, np.broadcast_to(view.ids, np.broadcast_shapes(*(v.shape for v in values)))
-    )
+    numbers = [v.array for v in values if isinstance(v, Const)]
+    if len(numbers) == len(values) - 1 and all(number.size == 1 for number in numbers):
+        limits = [float(number.reshape(-1)[0]) for number in numbers]
+        return applied(
+            "Clip", view, *((max(limits), math.inf) if low else (-math.inf, min(limits)))
+        )
+    shape = np.broadcast_shapes(*(v.shape for v in values))
+    return View(view.expr, np.broadcast_to(view.ids, shape))
 
 
 _ARITHMETIC: dict[str, Callable[[Sequence[Readable]], View]] = {
@@ -112,8 +121,8 @@ _ARITHMETIC: dict[str, Callable[[Sequence[Readable]], View]] = {
     "Sub": _subtract,
     "Mul": _multiply,
     "Div": _divide,
-    "Min": _limit,
-    "Max": _limit,
+    "Min": partial(_limit, low=False),
+    "Max": partial(_limit, low=True),
 }
 
 
@@ -128,10 +137,13 @@ def _compared(op: str, values: Sequence[Readable]) -> View:
     return ids_view(CONDITION, shape)
 
 
-def _fold(op: str, values: Sequence[Value]) -> Value:
-    function = FOLDS.get(op)
-    if function is None:
+def _fold(op: str, values: Sequence[Value], parameters: Sequence[Parameter] = ()) -> Value:
+    if op not in FOLDS:
         raise CannotFollow("has no rule for constants")
+
+    def function(*arrays: Array) -> Array:
+        return FOLDS[op](*arrays, *parameters)
+
     if all(isinstance(v, Const) for v in values):
         consts = [v for v in values if isinstance(v, Const)]
         arrays = [c.array for c in consts]
@@ -165,61 +177,52 @@ def _where(step: Step) -> list[Value]:
     return [either(*branches)]
 
 
-def applied(op: str, view: View, *parameters: float | str) -> View:
-    """A function of each element, with its attributes in the order of PARAMETERS."""
+def applied(op: str, view: View, *parameters: Parameter) -> View:
+    """A function of each element, with its attributes in the order of its record."""
     return View(Apply(view.expr.channels, op, view.expr, parameters), view.ids)
 
 
-# Attributes that change a function, with their defaults.
-PARAMETERS: dict[str, dict[str, float | str]] = {
-    "Gelu": {"approximate": "none"},
-    "QuickGelu": {"alpha": 1.702},
-    "Swish": {"alpha": 1.0},
-    "LeakyRelu": {"alpha": 0.01},
-    "Elu": {"alpha": 1.0},
-    "Celu": {"alpha": 1.0},
-    "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
-    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
-}
+def parameters_of(name: str, given: Mapping[str, Parameter]) -> list[Parameter]:
+    """The attributes of a function in the order of its record, with ONNX's defaults."""
+    return [given.get(key, default) for key, default in ELEMENTWISE[name].attributes.items()]
 
 
 def _activation(step: Step) -> list[Value]:
-    value = step.known(0)
+    name, value = step.node.op, step.known(0)
+    parameters = parameters_of(name, step.attributes)
     if not isinstance(value, View):
-        return [_fold(step.node.op, [value])]
-    if step.node.op == "Neg":
+        return [_fold(name, [value], parameters)]
+    if name == "Neg":
         return [scaled(value, -1.0)]
-    if step.node.op in ("BiasGelu", "FastGelu") and step.value(1) is not None:
+    if name in ("BiasGelu", "FastGelu") and step.value(1) is not None:
         value = combine(Sum, value, step.view(1))
-    defaults = PARAMETERS.get(step.node.op, {})
-    parameters = [step.attributes.get(name, value) for name, value in defaults.items()]
-    return [applied(step.node.op, value, *parameters)]
+    return [applied(name, value, *parameters)]
 
 
 def _clip(step: Step) -> list[Value]:
-    return [step.known(0)]  # a limit on the values; the rows are those of the input
+    """Limits that are one number each are a function; others are left out of the expression."""
+    value = step.known(0)
+    limits = []
+    for position, (name, default) in enumerate(ELEMENTWISE["Clip"].attributes.items(), 1):
+        given = step.array(position)
+        missing = given is None and step.value(position) is None
+        limits.append(step.attributes.get(name, default) if missing else given)
+    known = [np.asarray(limit) for limit in limits if limit is not None]
+    if len(known) < len(limits) or any(limit.size != 1 for limit in known):
+        return [value]
+    low, high = (float(limit.reshape(-1)[0]) for limit in known)
+    if not isinstance(value, View):
+        return [_fold("Clip", [value], [low, high])]
+    return [applied("Clip", value, low, high)]
 
 
 def _softmax(step: Step) -> list[Value]:
     return [shares_view(step.known(0).shape, int(step.attributes.get("axis", -1)))]
 
 
-ELEMENTWISE: dict[str, Rule] = {
+ELEMENTWISE_RULES: dict[str, Rule] = {
     **{op: _elementwise for op in (*FOLDS, *LOGIC)},
-    **{
-        op: _activation
-        for op in (
-            *CONTRACTIONS,
-            "Sigmoid",
-            "HardSigmoid",
-            "Exp",
-            "Log",
-            "Sqrt",
-            "Reciprocal",
-            "Softplus",
-            "Cos",
-        )
-    },
+    **{op: _activation for op in UNARY},
     "Where": _where,
     "Clip": _clip,
     "Softmax": _softmax,

@@ -9,11 +9,12 @@ import numpy as np
 from onnx import TensorProto
 
 from slanc_onnx.graph import Array
-from slanc_onnx.trace.expression import CONTRACTIONS, Embedding, Join, Sum, Weight, is_ids
+from slanc_onnx.ops import ELEMENTWISE
+from slanc_onnx.trace.expression import Embedding, Join, Sum, Weight, is_ids
 from slanc_onnx.trace.movement import FOLDS, MOVERS, CannotFollow, Mover
 from slanc_onnx.trace.rules.attention import ATTENTION
 from slanc_onnx.trace.rules.conv import batch_norm, convolved
-from slanc_onnx.trace.rules.elementwise import ELEMENTWISE, PARAMETERS, applied
+from slanc_onnx.trace.rules.elementwise import ELEMENTWISE_RULES, applied
 from slanc_onnx.trace.rules.experts import EXPERTS, moved
 from slanc_onnx.trace.rules.matmul import einsum, matmul
 from slanc_onnx.trace.rules.quantized import QUANTIZED
@@ -150,9 +151,9 @@ def _after(step: Step, view: View) -> View:
     name = step.attributes.get("activation")
     if not name:
         return view
-    if name not in RULES:
+    if name not in ELEMENTWISE:
         raise CannotFollow(f"has the activation {name}, which has no rule")
-    defaults = PARAMETERS.get(str(name), {})
+    defaults = ELEMENTWISE[name].attributes
     given = list(step.attributes.get("activation_params") or [])  # FusedConv
     named = [step.attributes.get(f"activation_{key}", value) for key, value in defaults.items()]
     return applied(str(name), view, *(given[: len(named)] + named[len(given) :]))
@@ -204,7 +205,7 @@ def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
 # Ops whose output has the broadcast shape of their inputs.
 KEEPS_SHAPE = {
     *FOLDS,
-    *CONTRACTIONS,
+    *ELEMENTWISE,
     "Sigmoid",
     "Clip",
     "Softmax",
@@ -239,7 +240,7 @@ RULES: dict[str, Rule] = {
     "BatchNormalization": batch_norm,
     "EmbedLayerNormalization": _embed_layer_norm,
     "CumSum": _cumulative,
-    **ELEMENTWISE,
+    **ELEMENTWISE_RULES,
     **ATTENTION,
     **QUANTIZED,
     **REDUCTIONS,

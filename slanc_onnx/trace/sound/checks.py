@@ -11,8 +11,8 @@ import numpy as np
 from onnx import TensorProto
 
 from slanc_onnx.graph import op_of
+from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.trace.expression import (
-    CONTRACTIONS,
     Alternatives,
     Apply,
     Expr,
@@ -29,7 +29,7 @@ from slanc_onnx.trace.expression import (
     Weight,
     is_ids,
 )
-from slanc_onnx.trace.ranges import value_range
+from slanc_onnx.trace.ranges import never_negative, value_range
 from slanc_onnx.trace.rules import is_total_of
 from slanc_onnx.trace.step import Step, is_shares
 from slanc_onnx.trace.values import Chosen, Const, Items, Value, View
@@ -37,10 +37,6 @@ from slanc_onnx.trace.values import Chosen, Const, Items, Value, View
 Check = Callable[[Step, Sequence[Value]], str | None]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-# Functions that are never negative.
-_NOT_NEGATIVE = {"Exp", "Sigmoid", "HardSigmoid", "Relu", "Softplus", "Abs"}
-# Functions that give zero for zero.
-_ZERO_AT_ZERO = CONTRACTIONS
 
 
 def views_in(values: Sequence[Value | None]) -> Iterator[View]:
@@ -82,7 +78,8 @@ def has_zero(expr: Expr) -> bool:
         case Sum():
             return has_zero(expr.a) and has_zero(expr.b)
         case Apply():
-            return expr.function in _ZERO_AT_ZERO and has_zero(expr.x)
+            record = ELEMENTWISE.get(expr.function)
+            return record is not None and record.zero_at_zero(*expr.parameters) and has_zero(expr.x)
         case Select():
             return has_zero(expr.a) and has_zero(expr.b)
         case Join():
@@ -139,20 +136,23 @@ def _is_wide(one: View, many: View) -> bool:
 
 def _quotient(part: View) -> str | None:
     """Numbers divided by their sum are shares where none is negative and each counts once."""
-    limits = value_range(part.expr)
-    positive = limits is not None and limits[0] >= 0
-    if isinstance(part.expr, Apply) and part.expr.function in _NOT_NEGATIVE:
-        positive = True
     last = np.sort(part.ids.reshape(-1, part.shape[-1]), axis=-1)
-    if not positive or (last[:, 1:] == last[:, :-1]).any():
+    if not never_negative(part.expr) or (last[:, 1:] == last[:, :-1]).any():
         return "divides by a sum of numbers that may be negative"
     return None
+
+
+def _is_clip(value: Value) -> bool:
+    """Whether limits are in the expression."""
+    return (
+        isinstance(value, View) and isinstance(value.expr, Apply) and value.expr.function == "Clip"
+    )
 
 
 def limited(step: Step, outputs: Sequence[Value]) -> str | None:
     """Limits are left out of the expression: only those that never bind are no change."""
     views = list(views_in(step.inputs))
-    if not views:
+    if not views or _is_clip(outputs[0]):
         return None
     limits = value_range(views[0].expr)
     op = step.node.op

@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slanc_onnx.graph import op_of
-from slanc_onnx.trace.expression import CONTRACTIONS, Input, Weight
+from slanc_onnx.ops import UNARY
+from slanc_onnx.trace.expression import Input, Weight
 from slanc_onnx.trace.movement import FOLDS, CannotFollow
 from slanc_onnx.trace.rules import ATTENTION, LOGIC
 from slanc_onnx.trace.sound import checks as compute
@@ -110,20 +111,7 @@ _INDICES = compute.of_constants("gives indices")
 PROOFS: dict[str, compute.Check] = {
     **dict.fromkeys(FOLDS, compute.of_constants("has no rule for activations")),
     **dict.fromkeys(LOGIC, compute.always),
-    **dict.fromkeys(
-        (
-            *CONTRACTIONS,
-            "Sigmoid",
-            "HardSigmoid",
-            "Exp",
-            "Log",
-            "Sqrt",
-            "Reciprocal",
-            "Softplus",
-            "Cos",
-        ),
-        compute.elementwise,
-    ),
+    **dict.fromkeys(UNARY, compute.elementwise),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Sum", "Pow"), compute.elementwise),
     **dict.fromkeys(("Min", "Max", "Clip"), compute.limited),
     **dict.fromkeys(("Cast", "CastLike"), compute.cast),

@@ -101,6 +101,9 @@ SOUND: dict[str, tuple[str, Weights]] = {
         {"w": W, "last": shape(-1), "x8": W2},
     ),
 }
+SOUND["Clip"] = ("y0 = MatMul(x, w) total = Clip(y0, lo)", {"w": W, "lo": np.array(-1, F)})
+SOUND["Clip above zero"] = ("total = Clip(x, lo)", {"lo": np.array(2, F)})
+SOUND["Min"] = ("y0 = MatMul(x, w) total = Min(y0, hi)", {"w": W, "hi": np.array(1, F)})
 SOUND["Select"] = (
     "y0 = MatMul(x, w) c = Greater(x, zero) total = Where(c, x, y0)",
     {"w": W, "zero": np.array(0, F)},
@@ -109,8 +112,7 @@ SOUND["Select"] = (
 TOPOS = {"from": shape(0), "to": shape(-1), "axis": shape(1)}
 # (nodes, weights, a word of the reason)
 UNSOUND: dict[str, tuple[str, Weights, str]] = {
-    "Clip": ("total = Clip(x, lo)", {"lo": np.array(-1, F)}, "limit"),
-    "Min": ("total = Min(x, hi)", {"hi": np.array(1, F)}, "limit"),
+    "Min by channel": ("total = Min(x, hi)", {"hi": np.linspace(-1, 1, D, dtype=F)}, "limit"),
     "Max of two rows": ("y0 = MatMul(x, w) total = Max(x, y0)", {"w": W}, "limit"),
     "Where with a number": (
         "c = Greater(x, one) total = Where(c, one, x)",
@@ -229,10 +231,10 @@ def test_past_values_of_an_attention_op_are_named() -> None:
 
 
 def test_a_pass_through_marks_what_it_passes() -> None:
-    weights = {"lo": np.array(-1, F), "w": W}
-    traced, _ = read(between("a = Clip(x, lo) total = MatMul(a, w)", weights))
-    (reason,) = {r for r in traced.estimated.values() if r.startswith("Clip")}
-    assert reason == "Clip (a): a limit that is not in the expression"
+    weights = {"lo": np.linspace(-1, 1, D, dtype=F), "w": W}
+    traced, _ = read(between("a = Max(x, lo) total = MatMul(a, w)", weights))
+    (reason,) = {r for r in traced.estimated.values() if r.startswith("Max")}
+    assert reason == "Max (a): a limit that is not in the expression"
 
 
 BRANCH = "If(flag) <then_branch = t () => (total) {{ total = MatMul(x, w) }}, else_branch = e () => (total) {{ {other} }}>"  # noqa: E501
