@@ -17,7 +17,7 @@ import numpy as np
 
 from slanc_onnx.estimate.chain import Chain
 from slanc_onnx.estimate.estimate import Estimate
-from slanc_onnx.graph import Array
+from slanc_onnx.graph import Array, read_through
 from slanc_onnx.norms import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.trace import (
@@ -37,6 +37,7 @@ from slanc_onnx.trace import (
     Pick,
     Pooled,
     Product,
+    Reading,
     Select,
     Shares,
     Sum,
@@ -130,7 +131,7 @@ class _Isotropic:
         self.error, self.inherited = 0.0, 0.0
         self.source: Expr | None = None
         self.rows: Array = np.zeros((0, 0))
-        self.cache: dict[int, Array | None] = {}
+        self.cache: dict[Expr, Array | None] = {}
 
     def expected_square(self, expr: Expr) -> float:
         """E |row|^2 over all sources: squared Frobenius norms, in quadrature."""
@@ -176,11 +177,9 @@ class _Isotropic:
 
     def image(self, expr: Expr) -> Array | None:
         """Rows of the expression, None where it does not depend on the source."""
-        if expr.serial not in self.cache:
-            self.cache[expr.serial] = self._image(expr)
-        return self.cache[expr.serial]
+        return read_through(expr, self._image, self.cache)
 
-    def _image(self, expr: Expr) -> Array | None:
+    def _image(self, expr: Expr) -> Reading[Array | None]:
         if expr is self.source:
             return self.rows
         residual = self.residuals.get(expr.serial)
@@ -191,33 +190,34 @@ class _Isotropic:
             case Known() | Shares() | Normalised() | Embedding() | Input() | Opaque():
                 return None
             case Linear():
-                x = self.image(expr.x)
+                x = yield expr.x
                 return None if x is None else self._multiplied(x, expr)
             case Apply(function="ReduceSum"):
                 raise _Unreadable("it depends on a sum over channels")
             case Mix() | Apply() | Pooled():
-                return self.image(expr.x)
+                return (yield expr.x)
             case Select():
-                images = [self.image(expr.a), self.image(expr.b)]
-                return next((image for image in images if image is not None), None)
+                a = yield expr.a
+                return a if a is not None else (yield expr.b)
             case Sum():
-                a, b = self.image(expr.a), self.image(expr.b)
+                a, b = (yield expr.a), (yield expr.b)
                 return b if a is None else a if b is None else a + b
             case Product():
-                return self._product(expr)
+                return (yield from self._product(expr))
             case Pick():
-                x = self.image(expr.x)
+                x = yield expr.x
                 return None if x is None else x[:, expr.index] if x.shape[1] > 1 else x
             case Join():
-                return self._join(expr)
+                return (yield from self._join(expr))
             case Convolution():
-                return self._convolution(expr)
+                x = yield expr.x
+                return None if x is None else self._convolution(expr, x)
             case Experts():
-                x = self.image(expr.x)
+                x = yield expr.x
                 stack = expr.weight.read().astype(np.float64)
                 return None if x is None else np.sqrt(np.mean((x @ stack) ** 2, axis=0))
             case Alternatives():
-                return self.image(expr.kinds[int(np.argmax(expr.shares))])
+                return (yield expr.kinds[int(np.argmax(expr.shares))])
         raise TypeError(f"no linear reading of {type(expr).__name__}")
 
     def _multiplied(self, x: Array, expr: Linear) -> Array:
@@ -227,19 +227,19 @@ class _Isotropic:
         assert product is not None
         return product
 
-    def _product(self, expr: Product) -> Array | None:
+    def _product(self, expr: Product) -> Reading[Array | None]:
         for constant, other in ((expr.a, expr.b), (expr.b, expr.a)):
             values = constant_values(constant)
             if values is not None:  # gamma, a scalar
-                image = self.image(other)
+                image = yield other
                 return None if image is None else image * values
         for factor, other in ((expr.a, expr.b), (expr.b, expr.a)):
             bounds = value_range(factor)
             if bounds is not None:  # an activation written out: z times a factor in [lo, hi]
-                image = self.image(other)
+                image = yield other
                 return None if image is None else image * max(abs(bounds[0]), abs(bounds[1]))
         gate, value = (expr.a, expr.b) if is_nonlinear(expr.a) else (expr.b, expr.a)
-        image = self.image(value)
+        image = yield value
         if image is None:
             return None
         return image * self._gate_norm(gate)
@@ -270,8 +270,10 @@ class _Isotropic:
         )
         return 0.0 if image is None else spectral_norm(image)
 
-    def _join(self, expr: Join) -> Array | None:
-        pieces = [self.image(piece) for piece in expr.pieces]
+    def _join(self, expr: Join) -> Reading[Array | None]:
+        pieces = []
+        for piece in expr.pieces:
+            pieces.append((yield piece))
         if all(piece is None for piece in pieces):
             return None
         filled = [
@@ -280,11 +282,8 @@ class _Isotropic:
         ]
         return np.concatenate(filled, axis=1)
 
-    def _convolution(self, expr: Convolution) -> Array | None:
+    def _convolution(self, expr: Convolution, x: Array) -> Array:
         """Taps read independent positions: their squares add up."""
-        x = self.image(expr.x)
-        if x is None:
-            return None
         weight = np.asarray(expr.weight.read(), dtype=np.float64)
         grouped = x.reshape(len(x), expr.groups, -1)
         square = np.zeros((len(x), expr.channels))

@@ -43,6 +43,7 @@ from slanc_onnx.trace import (
     Pick,
     Pooled,
     Product,
+    Reading,
     Select,
     Shares,
     Source,
@@ -50,6 +51,7 @@ from slanc_onnx.trace import (
     Trace,
     Weight,
     kind_of,
+    reader,
     walk,
 )
 
@@ -170,7 +172,7 @@ def _readable(
         if expr is None:
             reasons.setdefault(norm.name, "the trace did not reach it")
             continue
-        unread = [e for e in walk(expr, _starts_anew) if isinstance(e, Opaque)]
+        unread = _unread(expr)
         unknown = next((e for e in unread if not e.reads), None)
         if unknown is not None:
             reasons[norm.name] = f"the trace stopped at {unknown.op} ({unknown.tensor})"
@@ -182,8 +184,13 @@ def _readable(
     return wanted, assumed, reasons
 
 
-def _starts_anew(expr: Expr) -> bool:
-    return isinstance(expr, Normalised)
+@reader
+def _unread(expr: Expr) -> Reading[tuple[Opaque, ...]]:
+    """What could not be read of an expression; a norm's output starts anew."""
+    found: dict[Opaque, None] = {expr: None} if isinstance(expr, Opaque) else {}
+    for part in () if isinstance(expr, Normalised) else expr.parts:
+        found.update(dict.fromkeys((yield part)))
+    return tuple(found)
 
 
 def _schedule(targets: Sequence[Expr]) -> tuple[list[Expr], dict[int, list[int]]]:

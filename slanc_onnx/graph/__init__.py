@@ -30,6 +30,7 @@ from slanc_onnx.graph.load import (
     read_tensor,
 )
 from slanc_onnx.graph.own_data import OwnData
+from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.save import check_output, save_model, write_atomically
 from slanc_onnx.graph.scope import (
     DOMAINS,
@@ -56,6 +57,7 @@ __all__ = [
     "NewNode",
     "NodeAt",
     "OwnData",
+    "Reading",
     "Scope",
     "Tensor",
     "Use",
@@ -83,6 +85,7 @@ __all__ = [
     "read_flow",
     "read_graph",
     "read_tensor",
+    "read_through",
     "runtime_inputs",
     "save_model",
     "see_through",

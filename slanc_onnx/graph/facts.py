@@ -7,18 +7,25 @@ import math
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
-from slanc_onnx.graph.scope import SEE_THROUGH, Scope, op_of
+from slanc_onnx.graph.reading import Reading, read_through
+from slanc_onnx.graph.scope import SEE_THROUGH, Dims, Scope, op_of
 
 
 def constant_made(scope: Scope, tensor: gs.Tensor) -> bool:
     """Whether a tensor is computed from constants and shapes alone, like gamma = Add(w, 1)."""
-    if scope.constant(tensor) is not None:
+
+    def read(tensor: gs.Tensor) -> Reading[gs.Tensor, bool]:
+        if scope.constant(tensor) is not None:
+            return True
+        if not tensor.inputs:
+            return False
+        if op_of(tensor.inputs[0]) not in ("Shape", "Size"):
+            for part in tensor.inputs[0].inputs:
+                if part.name and not (yield part):
+                    return False
         return True
-    if tensor.inputs and op_of(tensor.inputs[0]) in ("Shape", "Size"):
-        return True
-    return bool(tensor.inputs) and all(
-        constant_made(scope, t) for t in tensor.inputs[0].inputs if t.name
-    )
+
+    return read_through(tensor, read, scope.constants_made, key=id)
 
 
 def element_type(scope: Scope, *tensors: gs.Tensor) -> int:
@@ -45,20 +52,27 @@ def last_dim(scope: Scope, tensor: gs.Tensor) -> int | None:
     return last if isinstance(last, int) else None
 
 
-def dims(scope: Scope, tensor: gs.Tensor) -> tuple[int | str, ...] | None:
+def dims(scope: Scope, tensor: gs.Tensor) -> Dims | None:
     """The shape of a tensor where the file tells it, through casts and Add(w, 1).
 
     A dynamic size is its name.
     """
-    constant = scope.constant(tensor)
-    if constant is not None:
-        return tuple(int(d) for d in constant.dims)
-    if tensor.shape is not None:
-        return tuple(d if isinstance(d, int) and d >= 0 else str(d) for d in tensor.shape)
-    if tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Add", "DequantizeLinear"):
-        known = [d for t in tensor.inputs[0].inputs[:2] if t.name and (d := dims(scope, t))]
+
+    def read(tensor: gs.Tensor) -> Reading[gs.Tensor, Dims | None]:
+        constant = scope.constant(tensor)
+        if constant is not None:
+            return tuple(int(d) for d in constant.dims)
+        if tensor.shape is not None:
+            return tuple(d if isinstance(d, int) and d >= 0 else str(d) for d in tensor.shape)
+        known: list[Dims] = []
+        if tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Add", "DequantizeLinear"):
+            for part in tensor.inputs[0].inputs[:2]:
+                found = (yield part) if part.name else None
+                if found:
+                    known.append(found)
         return max(known, key=_size, default=None)
-    return None
+
+    return read_through(tensor, read, scope.dims_read, key=id)
 
 
 def product(shape: tuple[int | str, ...]) -> int | None:

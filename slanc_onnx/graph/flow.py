@@ -119,7 +119,7 @@ def _with_makers(scopes: Sequence[Scope]) -> Flow:
         for info in scope.proto.input:
             types[Tensor(path, info.name)] = info.type.tensor_type.elem_type
         overridable.update(Tensor(path, name) for name in scope.overridable)
-        order.extend((path, scope.index[id(node)]) for node in scope.sorted_nodes())
+        order.extend((path, scope.index[id(node)]) for node in scope.sorted_nodes)
         for index, node in enumerate(scope.proto.node):
             for position, name in enumerate(node.output):
                 if name:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from slanc_onnx.graph.load import Array, read_tensor
 
 # (node index, attribute name) for each step from the main graph down to a subgraph.
 GraphPath = tuple[tuple[int, str], ...]
+
+Dims = tuple[int | str, ...]  # a dynamic size is its name
 
 # Ops whose output is their first input, as far as values are concerned.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
@@ -43,6 +46,9 @@ class Scope:
     index: dict[int, int] = field(repr=False)  # id(gs node) -> index in the GraphProto
     overridable: frozenset[str] = frozenset()  # initializers that are graph inputs as well
     skeleton: onnx.ModelProto | None = field(default=None, repr=False)  # of the main graph
+    # What `facts` has read, by id(gs tensor).
+    constants_made: dict[int, bool] = field(default_factory=dict, repr=False)
+    dims_read: dict[int, Dims | None] = field(default_factory=dict, repr=False)
 
     def constant(self, tensor: gs.Tensor) -> TensorProto | None:
         """The data behind a tensor that is an initializer or a Constant node's output."""
@@ -106,8 +112,21 @@ class Scope:
             scope = scope.parent
         return None
 
+    def check_order(self) -> None:
+        """Refuse a circle before anybody walks along it.
+
+        Raises:
+            SlancError: nodes read each other's outputs in a circle.
+        """
+        assert len(self.sorted_nodes) == len(self.graph.nodes)
+
+    @cached_property
     def sorted_nodes(self) -> list[gs.Node]:
-        """The scope's nodes in topological order, which a file need not keep."""
+        """The scope's nodes in topological order, which a file need not keep.
+
+        Raises:
+            SlancError: nodes read each other's outputs in a circle.
+        """
         made = {id(t): n for n in self.graph.nodes for t in n.outputs}
         order: list[gs.Node] = []
         state: dict[int, int] = {}
@@ -120,14 +139,26 @@ class Scope:
                     continue
                 before = [made[id(t)] for t in reads(node) if id(t) in made]
                 waiting = [n for n in before if state.get(id(n)) is None]
-                if state.get(id(node)) is None and waiting:
+                if state.get(id(node)) is None:
                     state[id(node)] = 1
+                    circle = [n for n in before if state.get(id(n)) == 1]
+                    if circle:
+                        raise SlancError(_circle(circle[0], node))
+                if waiting:
                     stack.extend(waiting)
                     continue
                 state[id(node)] = 2
                 order.append(node)
                 stack.pop()
         return order
+
+
+def _circle(first: gs.Node, last: gs.Node) -> str:
+    names = (node.name or node.outputs[0].name for node in (first, last))
+    return (
+        f"the graph has a circle: {' and '.join(names)} read each other's outputs, directly or "
+        "not. No runtime can order that: export the model again."
+    )
 
 
 def reads(node: gs.Node) -> Iterator[gs.Tensor]:
@@ -220,7 +251,10 @@ def read_graph(model: onnx.ModelProto, folder: Path | None = None) -> list[Scope
     main = _scope((), model.graph, root, None, folder)
     overridable = frozenset(inputs.intersection(main.initializers))
     main = replace(main, overridable=overridable, skeleton=bare)
-    return [main, *_inner_scopes(main)]
+    scopes = [main, *_inner_scopes(main)]
+    for scope in scopes:
+        scope.check_order()
+    return scopes
 
 
 def concrete_shapes(

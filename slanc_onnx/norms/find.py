@@ -23,7 +23,7 @@ def find_norms_in(scopes: Sequence[Scope]) -> list[Norm]:
     def of(scope: Scope) -> list[Norm]:
         found: list[Norm] = []
         claimed: set[int] = set()
-        for node in scope.sorted_nodes():
+        for node in scope.sorted_nodes:
             norms = fused_norms(scope, node)
             if not norms and scope.index[id(node)] not in claimed:
                 norms = [n for n in [decomposed_norm(scope, node)] if n is not None]

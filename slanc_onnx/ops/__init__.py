@@ -9,6 +9,7 @@ from slanc_onnx.ops.elementwise import (
     COMPARISONS,
     ELEMENTWISE,
     UNARY,
+    Interval,
     Parameter,
     apply_function,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "UNARY",
     "Fused",
     "Internal",
+    "Interval",
     "Kind",
     "Parameter",
     "Relation",

@@ -11,13 +11,13 @@ from typing import assert_never
 
 import numpy as np
 
-from slanc_onnx.graph import Array
+from slanc_onnx.graph import read_through
 from slanc_onnx.prove.activation_bounds import NoBound, applied
+from slanc_onnx.prove.moved import mixed, picked, rows_of_table, scaled_by
 from slanc_onnx.prove.sets import (
     DEVICE_SLACK,
     DEVICE_UNIT,
     SLACK,
-    Blocks,
     Bounded,
     Box,
     Ellipsoids,
@@ -51,6 +51,7 @@ from slanc_onnx.trace import (
     Pick,
     Pooled,
     Product,
+    Reading,
     Select,
     Shares,
     Source,
@@ -58,6 +59,7 @@ from slanc_onnx.trace import (
     Trace,
     constant_values,
     kind_of,
+    reader,
     walk,
 )
 from slanc_onnx.weights import MatrixSizes, cheap_spectral_bound, lengths, read_once, spectral_bound
@@ -65,7 +67,6 @@ from slanc_onnx.weights import MatrixSizes, cheap_spectral_bound, lengths, read_
 # Of larger matrices "auto" takes the cheaper norms: a tight one costs as much as running as many
 # rows as the smaller side has, which for these is more than the scales take.
 EXACT_SIZE = 3 << 18
-TABLE_BLOCK = 1 << 19  # elements
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,9 @@ def row_width(expr: Expr) -> int:
     return expr.channels * positions
 
 
+Facts = tuple[frozenset[str], bool]  # conditions, and whether cheap norms were used
+
+
 class Evaluator:
     """Sets of rows by expression, each made once."""
 
@@ -112,6 +116,8 @@ class Evaluator:
         self.made: dict[int, Reach] = {}
         self.conditions: dict[int, str] = {}
         self.loose: set[int] = set()
+        self._refused: dict[int, tuple[int, str]] = {}  # which part has no bound, and why
+        self._facts: dict[Expr, Facts] = {}
 
     def reach(self, expr: Expr) -> Reach:
         """The set of rows of an expression.
@@ -119,16 +125,37 @@ class Evaluator:
         Raises:
             NoBound: something in it is not bounded.
         """
-        for part in _in_order(expr, self.made):
-            why = self.trace.estimated.get(part.serial)
-            if why is not None:
-                raise NoBound(f"read as an estimate only: {why}")
-            past = self.trace.past.get(part.serial)
-            if past is not None:
-                self.conditions[part.serial] = f"{past} holds rows that this model made"
-            reach = self._evaluate(part)
-            self.made[part.serial] = self._rounded(reach) if _is_affine(part) else reach
+        for at, part in self._unmade(expr):
+            try:
+                self._make(part)
+            except NoBound as reason:
+                self._refused[part.serial] = self._refused[expr.serial] = at, str(reason)
+                raise
         return self.made[expr.serial]
+
+    def _unmade(self, expr: Expr) -> list[tuple[int, Expr]]:
+        """The parts that are not made yet, before what uses them; a norm's input is not needed.
+
+        What is known to have no bound stands where the part does that has none.
+        """
+        known = self.made.keys() | self._refused.keys()
+        parts = walk(expr, lambda e: isinstance(e, (Normalised, Opaque)) or e.serial in known)
+        left = [e for e in parts if e.serial not in self.made]
+        places = [(self._refused.get(e.serial, (e.serial, ""))[0], e) for e in left]
+        return sorted(places, key=lambda place: (place[0], place[1].serial))
+
+    def _make(self, part: Expr) -> None:
+        """The set of rows of an expression whose parts have theirs."""
+        if part.serial in self._refused:
+            raise NoBound(self._refused[part.serial][1])
+        why = self.trace.estimated.get(part.serial)
+        if why is not None:
+            raise NoBound(f"read as an estimate only: {why}")
+        past = self.trace.past.get(part.serial)
+        if past is not None:
+            self.conditions[part.serial] = f"{past} holds rows that this model made"
+        reach = self._evaluate(part)
+        self.made[part.serial] = self._rounded(reach) if _is_affine(part) else reach
 
     def _rounded(self, reach: Reach) -> Reach:
         """What gamma or beta make of a norm's output, each rounded and the result too."""
@@ -152,9 +179,17 @@ class Evaluator:
 
         A norm's output needs no condition: it is no longer than it is, whatever comes in.
         """
-        parts = [e.serial for e in walk(expr, lambda e: isinstance(e, Normalised))]
-        conditions = dict.fromkeys(self.conditions[s] for s in parts if s in self.conditions)
-        return tuple(sorted(conditions)), any(s in self.loose for s in parts)
+        conditions, loose = read_through(expr, self._facts_of, self._facts)
+        return tuple(sorted(conditions)), loose
+
+    def _facts_of(self, expr: Expr) -> Reading[Facts]:
+        own = self.conditions.get(expr.serial)
+        conditions = frozenset() if own is None else frozenset({own})
+        loose = expr.serial in self.loose
+        for part in () if isinstance(expr, Normalised) else expr.parts:
+            behind, rough = yield part
+            conditions, loose = conditions | behind, loose or rough
+        return conditions, loose
 
     def _evaluate(self, expr: Expr) -> Reach:
         values = constant_values(expr)
@@ -180,7 +215,7 @@ class Evaluator:
                 positive = {name for name, (low, _) in self.ranges.items() if low >= 0}
                 return applied(expr, x, positive)
             case Mix():
-                return _mixed(expr, x)
+                return mixed(expr, x)
             case Pick():
                 return picked(x, expr.index)
             case Pooled():
@@ -214,7 +249,7 @@ class Evaluator:
             case Normalised():
                 return ball(expr.channels, self.outputs.radius(expr.norm, row_width(expr.input)))
             case Embedding():
-                return _rows_of_table(expr)
+                return rows_of_table(expr)
             case Input():
                 return self._input(expr)
             case Opaque():
@@ -319,77 +354,13 @@ class Evaluator:
         return Gate(a.each * b.each * DEVICE_SLACK, a, b)
 
 
-def _is_affine(expr: Expr) -> bool:
+@reader
+def _is_affine(expr: Expr) -> Reading[bool]:
     """Whether an expression is a norm's output times gamma, or that plus beta."""
     if isinstance(expr, Sum):
-        return any(_is_affine(e) or isinstance(e, Normalised) for e in expr.parts) and any(
-            constant_values(e) is not None for e in expr.parts
-        )
+        constant = [part for part in expr.parts if constant_values(part) is not None]
+        others = [part for part in expr.parts if part not in constant]
+        if not constant or len(others) != 1:
+            return False
+        return isinstance(others[0], Normalised) or (yield others[0])
     return isinstance(expr, Product) and any(isinstance(e, Normalised) for e in expr.parts)
-
-
-def _in_order(expr: Expr, made: Mapping[int, Reach]) -> list[Expr]:
-    """The parts that are not made yet, before what uses them; a norm's input is not needed."""
-    parts = walk(expr, lambda e: isinstance(e, (Normalised, Opaque)) or e.serial in made)
-    return sorted((e for e in parts if e.serial not in made), key=lambda e: e.serial)
-
-
-def scaled_by(reach: Reach, factors: Array) -> Reach:
-    """Each channel times a constant of its own; gamma, a scalar."""
-    if isinstance(reach, Ellipsoids):
-        return reach.scaled(factors)
-    sizes = np.broadcast_to(np.abs(factors), (reach.channels,)).astype(np.float64)
-    if isinstance(reach, Blocks):
-        pieces = tuple((i, scaled_by(r, sizes[i])) for i, r in reach.pieces)
-        return Blocks(reach.each * sizes * DEVICE_SLACK, pieces)
-    return Gate(reach.each * sizes * DEVICE_SLACK, Box(sizes), reach)
-
-
-def picked(reach: Reach, index: Array) -> Reach:
-    """Channels in another order. One that is repeated stands for other rows of the same kind.
-
-    Whole rows may lie end to end, as joined heads do, or interleaved, as merged patches do; else
-    every run of neighbouring channels counts as a part of a row of its own.
-    """
-    if len(np.unique(index)) == len(index):
-        return reach.pick(index)
-    places = np.arange(len(index))
-    copies = int(np.unique(index, return_counts=True)[1].max())
-    if len(index) % copies == 0:
-        for shape, order in (((copies, -1), "C"), ((-1, copies), "T")):
-            rows, at = index.reshape(shape), places.reshape(shape)
-            if order == "T":
-                rows, at = rows.T, at.T
-            if (rows == rows[0]).all() and len(np.unique(rows[0])) == len(rows[0]):
-                piece = reach.pick(rows[0])
-                return joined([(where, piece) for where in at], len(index))
-    runs = np.split(places, np.flatnonzero(np.diff(index) != 1) + 1)
-    return joined([(run, reach.pick(index[run])) for run in runs], len(index))
-
-
-def _mixed(expr: Mix, x: Reach) -> Reach:
-    """Every head mixes positions with shares of its own."""
-    if expr.heads is None:
-        return x
-    heads = [np.flatnonzero(expr.heads == head) for head in np.unique(expr.heads)]
-    if len(heads) == 1:
-        return x
-    return joined([(channels, x.pick(channels)) for channels in heads], expr.channels)
-
-
-def _rows_of_table(expr: Embedding) -> Reach:
-    """The largest row and the largest element of each channel."""
-    each, longest = np.zeros(expr.channels), 0.0
-    count, stored = expr.table.shape[0], expr.table.stored
-    columns = None if stored is None else stored.turned().opened()
-    step = max(1, TABLE_BLOCK // max(1, expr.channels))
-    for start in range(0, count, step):
-        stop = min(start + step, count)
-        rows = (
-            expr.table.rows(np.arange(start, stop))
-            if columns is None
-            else (columns.columns(start, stop).T)
-        )
-        each = np.maximum(each, np.maximum(rows.max(axis=0), -rows.min(axis=0)))
-        longest = max(float(lengths(rows, axis=1).max()), longest)  # nan stays
-    return Ellipsoids(each, (np.full(expr.channels, longest),))

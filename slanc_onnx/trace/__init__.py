@@ -34,6 +34,7 @@ from slanc_onnx.trace.expression import (
     walk,
 )
 from slanc_onnx.trace.ranges import constant_values, is_nonlinear, never_negative, value_range
+from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.tracing import Trace, trace
 from slanc_onnx.trace.values import Const, Value
 from slanc_onnx.trace.words import describe, source_names
@@ -59,6 +60,7 @@ __all__ = [
     "Pick",
     "Pooled",
     "Product",
+    "Reading",
     "Select",
     "Shares",
     "Source",
@@ -71,6 +73,7 @@ __all__ = [
     "is_nonlinear",
     "kind_of",
     "never_negative",
+    "reader",
     "source_names",
     "trace",
     "value_range",

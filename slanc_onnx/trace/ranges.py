@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from slanc_onnx.graph import Array
-from slanc_onnx.ops import ELEMENTWISE
+from slanc_onnx.graph import Array, read_through
+from slanc_onnx.ops import ELEMENTWISE, Interval
 from slanc_onnx.trace.expression import (
     Apply,
     Expr,
@@ -20,9 +20,11 @@ from slanc_onnx.trace.expression import (
     Shares,
     Sum,
 )
+from slanc_onnx.trace.reading import Reading, reader
 
 
-def value_range(expr: Expr) -> tuple[float, float] | None:
+@reader
+def value_range(expr: Expr) -> Reading[Interval | None]:
     """Bounds that hold for every element whatever the data, None where there are none.
 
     This is how an activation written out is seen: z * 0.5 * (1 + erf(z / sqrt 2)) is z times a
@@ -38,9 +40,9 @@ def value_range(expr: Expr) -> tuple[float, float] | None:
         value = float(np.asarray(expr.weight.read()).reshape(-1)[0])
         return (value, value)
     if isinstance(expr, (Pick, Mix)):
-        return value_range(expr.x)
+        return (yield expr.x)
     if isinstance(expr, (Sum, Product)):
-        a, b = value_range(expr.a), value_range(expr.b)
+        a, b = (yield expr.a), (yield expr.b)
         if a is None or b is None:
             return None
         if isinstance(expr, Sum):
@@ -67,54 +69,60 @@ def never_negative(expr: Expr, inputs: Collection[str] = ()) -> bool:
         expr: The expression.
         inputs: Graph inputs that have no element below zero.
     """
+
+    def read(expr: Expr) -> Reading[bool]:
+        return _never_negative(expr, inputs)
+
+    return read_through(expr, read, {})
+
+
+def _never_negative(expr: Expr, inputs: Collection[str]) -> Reading[bool]:
     match expr:
         case Input():
             return expr.name in inputs
         case Apply(function="ReduceSum") | Pick() | Mix():
-            return never_negative(expr.x, inputs)
+            return (yield expr.x)
         case Apply():
             return function_range(expr)[0] >= 0
         case Sum():
-            return never_negative(expr.a, inputs) and never_negative(expr.b, inputs)
+            return (yield expr.a) and (yield expr.b)
         case Product():
-            square = expr.a is expr.b
-            return square or all(never_negative(part, inputs) for part in expr.parts)
+            return expr.a is expr.b or ((yield expr.a) and (yield expr.b))
         case Known():
             return bool((np.asarray(expr.weight.read()) >= 0).all())
     return isinstance(expr, Shares)
 
 
-def constant_values(expr: Expr) -> Array | None:
+@reader
+def constant_values(expr: Expr) -> Reading[Array | None]:
     """The values of an expression made of constants alone, FP64, [1, channels]; else None."""
     match expr:
         case Known():
             return np.asarray(expr.weight.read(), dtype=np.float64).reshape(1, -1)
         case Pick():
-            values = constant_values(expr.x)
+            values = yield expr.x
             return None if values is None else values[:, expr.index]
         case Apply(function="Reciprocal"):
-            values = constant_values(expr.x)
+            values = yield expr.x
             return None if values is None else 1 / values
         case Sum() | Product():
-            a, b = constant_values(expr.a), constant_values(expr.b)
+            a, b = (yield expr.a), (yield expr.b)
             if a is not None and b is not None:
                 return a + b if isinstance(expr, Sum) else a * b
     return None
 
 
-def is_nonlinear(expr: Expr) -> bool:
+@reader
+def is_nonlinear(expr: Expr) -> Reading[bool]:
     """Whether an activation function lies between the expression and its linear maps."""
-    while True:
-        if isinstance(expr, Apply):
+    match expr:
+        case Apply():
             return True
-        if isinstance(expr, Product):
-            if value_range(expr.a) is not None or value_range(expr.b) is not None:
-                nonlinear = [e for e in (expr.a, expr.b) if not isinstance(e, Known)]
-                return len(nonlinear) == 2 or is_nonlinear(nonlinear[0])
-            return is_nonlinear(expr.a) or is_nonlinear(expr.b)
-        if isinstance(expr, (Pick, Mix)):
-            expr = expr.x
-        elif isinstance(expr, Sum):
-            return is_nonlinear(expr.a) or is_nonlinear(expr.b)
-        else:
-            return False
+        case Pick() | Mix():
+            return (yield expr.x)
+        case Product() if any(value_range(part) is not None for part in expr.parts):
+            factors = [part for part in expr.parts if not isinstance(part, Known)]
+            return len(factors) == 2 or (yield factors[0])
+        case Product() | Sum():
+            return (yield expr.a) or (yield expr.b)
+    return False

@@ -24,6 +24,7 @@ from slanc_onnx.trace.expression import (
 )
 from slanc_onnx.trace.movement import MOVERS, CannotFollow, Mover
 from slanc_onnx.trace.ranges import value_range
+from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.values import (
     Chosen,
     Const,
@@ -98,16 +99,17 @@ class Step:
 Rule = Callable[[Step], list[Value]]
 
 
-def is_shares(expr: Expr) -> bool:
+@reader
+def is_shares(expr: Expr) -> Reading[bool]:
     """Whether a value is the output of a softmax, masked or dropped out at most."""
     if isinstance(expr, Shares):
         return True
     if isinstance(expr, (Pick, Mix)):
-        return is_shares(expr.x)
+        return (yield expr.x)
     if isinstance(expr, Product):
         ranges = [value_range(e) for e in (expr.a, expr.b)]
         bounded = all(r is not None and r[0] >= 0 and r[1] <= 1 for r in ranges)
-        return bounded and (is_shares(expr.a) or is_shares(expr.b))
+        return bounded and ((yield expr.a) or (yield expr.b))
     return False
 
 
@@ -178,13 +180,14 @@ def scaled(view: View, factor: float) -> View:
     return combine(Product, view, as_view(Const(np.array(factor, np.float32))))
 
 
-def has_shares(expr: Expr) -> bool:
+@reader
+def has_shares(expr: Expr) -> Reading[bool]:
     """Whether a row was multiplied by shares: an addend of a convex combination."""
     if isinstance(expr, (Shares, Mixture)):
         return True
     if isinstance(expr, (Pick, Mix)):
-        return has_shares(expr.x)
-    return isinstance(expr, Product) and (has_shares(expr.a) or has_shares(expr.b))
+        return (yield expr.x)
+    return isinstance(expr, Product) and ((yield expr.a) or (yield expr.b))
 
 
 def added(a: View, b: View) -> View:

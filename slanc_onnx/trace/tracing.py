@@ -87,14 +87,21 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         if spec.is_float and not known and not _weights_fix_width(main, name):
             tracer.proofs.mark([value], f"{name}: how many channels its rows have is not known")
     tracer.run(main, values)
-    inputs = {name: _any_of(exprs) for name, exprs in tracer.seen.items()}
+    inputs: dict[str, Expr] = {}
+    for name, exprs in tracer.seen.items():
+        widths = sorted({kind.channels for expr in exprs for kind in _kinds(expr)})
+        if len(widths) == 1:
+            inputs[name] = _any_of(exprs)
+        else:  # a loop's first rows may be of a graph input that the file tells nothing of
+            told = " and ".join(str(width) for width in widths)
+            tracer.blocked.setdefault(name, f"rows of {told} channels, from run to run")
     proofs = tracer.proofs
     return Trace(inputs, tracer.blocked, proofs.estimated, proofs.past, tracer.affine)
 
 
 def _weights_fix_width(scope: Scope, name: str) -> bool:
     """Whether an input is read by weights alone, which take rows of one width."""
-    readers = {op_of(node) for node in scope.sorted_nodes() for t in node.inputs if t.name == name}
+    readers = {op_of(node) for node in scope.sorted_nodes for t in node.inputs if t.name == name}
     return readers <= {"Conv", "FusedConv", "NhwcConv", "MatMul", "Gemm", "Shape"}
 
 
@@ -147,7 +154,7 @@ class _Tracer:
             values[name] = _constant(proto, scope, name)
             if name in scope.overridable:
                 self.proofs.mark([values[name]], f"{name}: a caller may give another value")
-        for node in scope.sorted_nodes():
+        for node in scope.sorted_nodes:
             if op_of(node) == "Constant":
                 continue
             for tensor, value in zip(node.outputs, self._node(scope, node, values), strict=False):

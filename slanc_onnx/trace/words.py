@@ -22,6 +22,7 @@ from slanc_onnx.trace.expression import (
     walk,
 )
 from slanc_onnx.trace.ranges import is_nonlinear, value_range
+from slanc_onnx.trace.reading import Reading, reader
 
 
 def describe(expr: Expr, residuals: dict[int, str]) -> str:
@@ -54,16 +55,27 @@ def source_names(expr: Expr, residuals: dict[int, str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _terms(expr: Expr, residuals: dict[int, str], top: bool = True) -> list[Expr]:
-    if not top and expr.serial in residuals:
-        return [expr]
-    if isinstance(expr, Sum):
-        return [t for part in expr.parts for t in _terms(part, residuals, top=False)]
-    if isinstance(expr, Alternatives):
-        return _terms(expr.kinds[0], residuals, top=False)
-    if isinstance(expr, (Pick, Pooled)):
-        return _terms(expr.x, residuals, top=False)
-    return [expr]
+def _terms(expr: Expr, residuals: dict[int, str]) -> list[Expr]:
+    """The addends of a sum, each once, from left to right."""
+    terms: list[Expr] = []
+    seen: set[int] = set()
+    stack = [expr]
+    while stack:
+        here = stack.pop()
+        if here.serial in seen:
+            continue
+        seen.add(here.serial)
+        if here is not expr and here.serial in residuals:
+            terms.append(here)
+        elif isinstance(here, Sum):
+            stack.extend((here.b, here.a))
+        elif isinstance(here, Alternatives):
+            stack.append(here.kinds[0])
+        elif isinstance(here, (Pick, Pooled)):
+            stack.append(here.x)
+        else:
+            terms.append(here)
+    return terms
 
 
 def _term(expr: Expr, residuals: dict[int, str]) -> str:
@@ -136,8 +148,14 @@ def _first_linear(expr: Expr) -> str:
     return found.weight.name if found is not None else "?"
 
 
-def _is_constant(expr: Expr) -> bool:
-    return all(isinstance(e, (Known, Pick, Sum, Apply)) for e in walk(expr))
+@reader
+def _is_constant(expr: Expr) -> Reading[bool]:
+    if not isinstance(expr, (Known, Pick, Sum, Apply)):
+        return False
+    for part in expr.parts:
+        if not (yield part):
+            return False
+    return True
 
 
 def _weights(expr: Expr) -> list[str]:

@@ -10,7 +10,17 @@ import ml_dtypes
 import numpy as np
 from onnx import helper
 
-from slanc_onnx.graph import FLOATS, Array, Flow, Tensor, Use, known_op, read_tensor
+from slanc_onnx.graph import (
+    FLOATS,
+    Array,
+    Flow,
+    Reading,
+    Tensor,
+    Use,
+    known_op,
+    read_tensor,
+    read_through,
+)
 
 # Ops through which a weight may come, and the input that it comes in by: what is divided there is
 # divided at the output. Of a quantised weight that is the scale, not the integers.
@@ -72,11 +82,9 @@ class Weights:
 
     def uses(self, root: Tensor) -> tuple[Use | None, ...]:
         """Every read of a weight, behind its chain; None for one that no relation can cover."""
-        if root not in self.readers:
-            self.readers[root] = tuple(self._uses(root))
-        return self.readers[root]
+        return read_through(root, self._uses, self.readers)
 
-    def _uses(self, tensor: Tensor) -> list[Use | None]:
+    def _uses(self, tensor: Tensor) -> Reading[Tensor, tuple[Use | None, ...]]:
         flow = self.flow
         found: list[Use | None] = []
         if any(
@@ -90,10 +98,10 @@ class Weights:
             out = Tensor(use.path, node.output[0]) if node.output else None
             if out in flow.constants and out is not None:
                 linked = CHAIN.get(known_op(node)) == use.position
-                found += self._uses(out) if linked else [None]
+                found += (yield out) if linked else [None]
             else:
                 found.append(use)
-        return found
+        return tuple(found)
 
     def is_vector(self, tensor: Tensor) -> bool:
         """Whether a constant tensor has at most one dimension that counts, and that is known."""

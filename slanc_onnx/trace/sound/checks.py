@@ -30,6 +30,7 @@ from slanc_onnx.trace.expression import (
     is_ids,
 )
 from slanc_onnx.trace.ranges import never_negative, value_range
+from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.rules import is_total_of
 from slanc_onnx.trace.step import Step, is_shares
 from slanc_onnx.trace.values import Chosen, Const, Items, Value, View
@@ -68,26 +69,32 @@ def repeats(view: View, axis: int = -1) -> str | None:
     return "reads rows of several positions as one row"
 
 
-def has_zero(expr: Expr) -> bool:
+@reader
+def has_zero(expr: Expr) -> Reading[bool]:
     """Whether a row of zeros is among those that an expression stands for."""
     match expr:
         case Mix() | Mixture() | Shares() | Normalised():
             return True
         case Product():
-            return has_zero(expr.a) or has_zero(expr.b)
+            return (yield expr.a) or (yield expr.b)
         case Sum():
-            return has_zero(expr.a) and has_zero(expr.b)
+            return (yield expr.a) and (yield expr.b)
         case Apply():
             record = ELEMENTWISE.get(expr.function)
-            return record is not None and record.zero_at_zero(*expr.parameters) and has_zero(expr.x)
+            return record is not None and record.zero_at_zero(*expr.parameters) and (yield expr.x)
         case Select():
-            return has_zero(expr.a) and has_zero(expr.b)
+            return (yield expr.a) and (yield expr.b)
         case Join():
-            return all(has_zero(piece) for piece in expr.pieces)
+            for piece in expr.pieces:
+                if not (yield piece):
+                    return False
+            return True
         case Alternatives():
-            return any(has_zero(kind) for kind in expr.kinds)
+            for kind in expr.kinds:
+                if (yield kind):
+                    return True
         case Linear() | OfRow():
-            return has_zero(expr.x)
+            return (yield expr.x)
     return False
 
 

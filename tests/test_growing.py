@@ -1,0 +1,76 @@
+"""Models as deep as they come: every stage ends, in sizes that recursion or 2^n walks would not."""
+
+import onnx
+import pytest
+
+from slanc_onnx import Options, SlancError, compute_scales, protect, validate
+from tests.models.growing import (
+    adds,
+    circle,
+    decoder,
+    doubled,
+    identities,
+    nested_loops,
+    relus,
+    shifted,
+)
+
+DEEP = {
+    "10 000 Relu": relus(10_000),
+    "10 000 Add": adds(10_000),
+    "a weight behind 10 000 Identity": identities(10_000),
+    "x + x, 100 times": doubled(100),
+    "x + c x, 200 times": shifted(200),
+    "400 layers": decoder(400),
+    "loops in loops, 6 deep": nested_loops(6),
+}
+
+
+SOME = ("a weight behind 10 000 Identity", "x + x, 100 times", "400 layers")
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_models_are_scaled(name: str) -> None:
+    decided = compute_scales(DEEP[name])
+    assert {norm.status for norm in decided} == {"scaled"}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_models_are_read_from_their_weights(name: str) -> None:
+    decided = compute_scales(DEEP[name], Options(estimate="weights"))
+    assert {norm.status for norm in decided} == {"scaled"}
+
+
+def test_a_loop_whose_rows_change_their_width_from_run_to_run_is_listed() -> None:
+    model = nested_loops(2)
+    del model.graph.input[0].type.tensor_type.shape.dim[1]  # of rank 2: no axis of channels
+    inner, _ = compute_scales(model, Options(estimate="weights"))
+    assert inner.status == "skipped"
+    assert inner.reason == "the trace stopped at rows of 1 and 8 channels, from run to run"
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_deep_models_are_folded(name: str) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(DEEP[name])
+    decided = protect(model, Options(estimate="weights", apply="fold"))
+    assert {norm.status for norm in decided} == {"scaled"}
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_deep_models_have_the_papers_scales(name: str) -> None:
+    decided = compute_scales(DEEP[name], Options(scale="paper"))
+    assert {norm.status for norm in decided} == {"scaled"}
+
+
+def test_a_deep_decoder_is_the_same_model_afterwards() -> None:
+    model = decoder(50)
+    rewritten = onnx.ModelProto()
+    rewritten.CopyFrom(model)
+    protect(rewritten, Options(estimate="weights"))
+    assert validate(model, rewritten).fp32_identical
+
+
+def test_a_circle_is_refused_and_not_walked_forever() -> None:
+    with pytest.raises(SlancError, match="the graph has a circle: a and b read"):
+        compute_scales(circle())
