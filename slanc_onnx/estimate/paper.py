@@ -261,7 +261,7 @@ class _Isotropic:
         return math.sqrt(square)
 
     def _spectral_norm_of_chain(self, gate: Expr, source: Expr) -> float:
-        """Of a wide map: of its one matrix between diagonals, or of its image of the identity."""
+        """The spectral norm of a map of a wide source: of one matrix, where the map is no more."""
         chain = Chain.of(gate, source)
         if chain is not None:
             return spectral_norm(chain.matrix())

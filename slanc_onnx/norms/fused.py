@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import Scope, dims, element_type, last_dim, op_of, product, see_through
 from slanc_onnx.norms.norm import Norm
-from slanc_onnx.norms.pattern import Match, Use
+from slanc_onnx.norms.pattern import Match, Read
 from slanc_onnx.norms.reads import leaks, places, with_known_scale
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
 from slanc_onnx.norms.spellings import CENTRED
@@ -58,7 +58,7 @@ def _internal(scope: Scope, node: gs.Node, part: Internal) -> Norm:
 
 def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
     here = scope.index[id(node)]
-    uses = [Use(node, p) for p in form.addends if _has(node, p)]
+    uses = [Read(node, p) for p in form.addends if _has(node, p)]
     source, kind = node.inputs[0], form.kind
     nodes: tuple[int, ...] = (here,)
     if kind == "rms" and len(uses) == 1:

@@ -21,7 +21,7 @@ COMMUTATIVE = {"Add", "Mul", "Max"}
 
 
 @dataclass(frozen=True)
-class Use:
+class Read:
     """One place where a node reads a tensor."""
 
     node: gs.Node
@@ -38,11 +38,11 @@ class Match:
 
     scope: Scope
     nodes: tuple[gs.Node, ...] = ()
-    uses: tuple[tuple[str, Use], ...] = ()
+    uses: tuple[tuple[str, Read], ...] = ()
 
-    def places(self, name: str) -> list[Use]:
+    def places(self, name: str) -> list[Read]:
         """The distinct places where the value called `name` is read."""
-        found: dict[tuple[int, int], Use] = {}
+        found: dict[tuple[int, int], Read] = {}
         for key, use in self.uses:
             if key == name:
                 found.setdefault((id(use.node), use.position), use)
@@ -69,7 +69,7 @@ class Pattern:
     def __or__(self, other: Pattern) -> Pattern:
         return Or((self, other))
 
-    def at(self, use: Use, match: Match) -> Iterator[Match]:
+    def at(self, use: Read, match: Match) -> Iterator[Match]:
         """The ways in which the value read at `use` fits, each extending `match`."""
         return self.of(see_through(use.tensor), match)
 
@@ -87,7 +87,7 @@ class Or(Pattern):
     def __or__(self, other: Pattern) -> Pattern:
         return Or((*self.options, other))
 
-    def at(self, use: Use, match: Match) -> Iterator[Match]:
+    def at(self, use: Read, match: Match) -> Iterator[Match]:
         for option in self.options:
             yield from option.at(use, match)
 
@@ -118,7 +118,7 @@ class Var(Pattern):
 
     name: str
 
-    def at(self, use: Use, match: Match) -> Iterator[Match]:
+    def at(self, use: Read, match: Match) -> Iterator[Match]:
         bound = match.tensor(self.name)
         if bound is None or _same(match.scope, bound, use.tensor):
             yield replace(match, uses=(*match.uses, (self.name, use)))
@@ -131,7 +131,7 @@ class Scalar(Pattern):
     name: str = ""
     value: float | None = None
 
-    def at(self, use: Use, match: Match) -> Iterator[Match]:
+    def at(self, use: Read, match: Match) -> Iterator[Match]:
         found = match.scope.scalar(use.tensor)
         if found is None:
             return
@@ -143,7 +143,7 @@ class Scalar(Pattern):
 class Absent(Pattern):
     """An optional input that is not there."""
 
-    def at(self, use: Use, match: Match) -> Iterator[Match]:
+    def at(self, use: Read, match: Match) -> Iterator[Match]:
         if use.position >= len(use.node.inputs) or not use.tensor.name:
             yield match
 
@@ -172,7 +172,7 @@ class Op(Pattern):
             for pattern, position in zip(self.inputs, order, strict=True):
                 if position >= len(node.inputs) and not isinstance(pattern, Absent):
                     found = []
-                found = [m for before in found for m in pattern.at(Use(node, position), before)]
+                found = [m for before in found for m in pattern.at(Read(node, position), before)]
             yield from found
 
 
@@ -183,12 +183,12 @@ class Through(Pattern):
     inner: Pattern
     ops: tuple[str, ...] = ("Unsqueeze", "Squeeze", "Reshape", "Expand")
 
-    def at(self, use: Use, match: Match) -> Iterator[Match]:
+    def at(self, use: Read, match: Match) -> Iterator[Match]:
         yield from self.inner.at(use, match)
         tensor = see_through(use.tensor)
         if tensor.inputs and op_of(tensor.inputs[0]) in self.ops:
             node = tensor.inputs[0]
-            yield from self.at(Use(node, 0), replace(match, nodes=(*match.nodes, node)))
+            yield from self.at(Read(node, 0), replace(match, nodes=(*match.nodes, node)))
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Constant(Pattern):
 
     name: str
 
-    def at(self, use: Use, match: Match) -> Iterator[Match]:
+    def at(self, use: Read, match: Match) -> Iterator[Match]:
         bound = match.tensor(self.name)
         same = bound is None or bound is see_through(use.tensor)
         if same and match.scope.constant(see_through(use.tensor)) is not None:

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import SEE_THROUGH, Scope, element_type, op_of
 from slanc_onnx.norms.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
-from slanc_onnx.norms.pattern import Use
+from slanc_onnx.norms.pattern import Read
 
 
 def with_known_scale(scope: Scope, norm: Norm) -> Norm:
@@ -29,7 +29,7 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
     return norm
 
 
-def places(scope: Scope, uses: list[Use], like: gs.Tensor) -> tuple[Place, ...]:
+def places(scope: Scope, uses: list[Read], like: gs.Tensor) -> tuple[Place, ...]:
     """The places of some reads, with the element type of `like` where the file tells none."""
     return tuple(
         Place(scope.index[id(u.node)], u.position, element_type(scope, u.tensor, like))

@@ -66,7 +66,7 @@ JOINED_OUTPUTS: dict[str, tuple[int, ...]] = {"Split": EVERY, "DynamicQuantizeLi
 
 
 @dataclass(frozen=True)
-class Product:
+class Factors:
     """Input positions of a product: factors, a divisor, and what is added to the product."""
 
     factors: tuple[int, ...]
@@ -74,25 +74,25 @@ class Product:
     addends: tuple[int, ...] = ()
 
 
-PRODUCTS: dict[str, Product] = {
-    "Mul": Product((0, 1)),
-    "Div": Product((0,), divisors=(1,)),
-    "MatMul": Product((0, 1)),
-    "FusedMatMul": Product((0, 1)),
-    "Einsum": Product(EVERY),
-    "Gemm": Product((0, 1), addends=(2,)),
-    "Conv": Product((0, 1), addends=(2,)),
-    "ConvTranspose": Product((0, 1), addends=(2,)),
-    "MatMulNBits": Product((0, 2), addends=(5,)),
-    "GatherBlockQuantized": Product((2,)),
-    "DequantizeLinear": Product((1,)),
-    "MoE": Product((4,), addends=(5,)),  # the experts' second layers
-    "QMoE": Product((6,), addends=(7,)),
+PRODUCTS: dict[str, Factors] = {
+    "Mul": Factors((0, 1)),
+    "Div": Factors((0,), divisors=(1,)),
+    "MatMul": Factors((0, 1)),
+    "FusedMatMul": Factors((0, 1)),
+    "Einsum": Factors(EVERY),
+    "Gemm": Factors((0, 1), addends=(2,)),
+    "Conv": Factors((0, 1), addends=(2,)),
+    "ConvTranspose": Factors((0, 1), addends=(2,)),
+    "MatMulNBits": Factors((0, 2), addends=(5,)),
+    "GatherBlockQuantized": Factors((2,)),
+    "DequantizeLinear": Factors((1,)),
+    "MoE": Factors((4,), addends=(5,)),  # the experts' second layers
+    "QMoE": Factors((6,), addends=(7,)),
 }
 # Op -> the input, and the weight that makes up for its exponent: as a factor, or as a divisor.
-ABSORBERS: dict[str, tuple[int, Product]] = {
-    "Attention": (0, Product((1,))),  # com.microsoft, whose weights are inside
-    "QuantizeLinear": (0, Product((), divisors=(1,))),
+ABSORBERS: dict[str, tuple[int, Factors]] = {
+    "Attention": (0, Factors((1,))),  # com.microsoft, whose weights are inside
+    "QuantizeLinear": (0, Factors((), divisors=(1,))),
 }
 
 

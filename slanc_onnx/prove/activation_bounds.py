@@ -1,4 +1,4 @@
-"""How large a function makes what it is applied to: slopes, limits, growth."""
+"""How large a function makes what it is image_of to: slopes, limits, growth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class NoBound(Exception):
     """Nothing bounds an expression; the message says why."""
 
 
-def applied(expr: Apply, x: Reach, inputs: Collection[str] = ()) -> Reach:
+def image_of(expr: Apply, x: Reach, inputs: Collection[str] = ()) -> Reach:
     """Where an elementwise function takes rows; or their sum, for ReduceSum.
 
     Args:

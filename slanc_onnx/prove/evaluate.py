@@ -12,7 +12,7 @@ from typing import assert_never
 import numpy as np
 
 from slanc_onnx.graph import read_through
-from slanc_onnx.prove.activation_bounds import NoBound, applied
+from slanc_onnx.prove.activation_bounds import NoBound, image_of
 from slanc_onnx.prove.moved import mixed, picked, rows_of_table, scaled_by
 from slanc_onnx.prove.sets import (
     DEVICE_SLACK,
@@ -213,7 +213,7 @@ class Evaluator:
                 return self._convolution(expr)
             case Apply():
                 positive = {name for name, (low, _) in self.ranges.items() if low >= 0}
-                return applied(expr, x, positive)
+                return image_of(expr, x, positive)
             case Mix():
                 return mixed(expr, x)
             case Pick():

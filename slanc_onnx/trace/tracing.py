@@ -23,10 +23,10 @@ from slanc_onnx.trace.expression import Alternatives, Apply, Expr, Input, Produc
 from slanc_onnx.trace.movement import CannotFollow
 from slanc_onnx.trace.norm_rows import along_channels, normalise, open_rows
 from slanc_onnx.trace.rules import RULES
-from slanc_onnx.trace.sound import Proofs
-from slanc_onnx.trace.step import Step
+from slanc_onnx.trace.sound import Doubts
 from slanc_onnx.trace.unread import opaque
 from slanc_onnx.trace.values import Const, Unknown, Value, View, as_view, combine
+from slanc_onnx.trace.visit import Visit
 from slanc_onnx.weights import stored_matrix
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         axis = _channels_of(array.shape)
         known = axis is not None and isinstance(spec.dims[axis], int)
         if spec.is_float and not known and not _weights_fix_width(main, name):
-            tracer.proofs.mark([value], f"{name}: how many channels its rows have is not known")
+            tracer.doubts.mark([value], f"{name}: how many channels its rows have is not known")
     tracer.run(main, values)
     inputs: dict[str, Expr] = {}
     for name, exprs in tracer.seen.items():
@@ -95,8 +95,8 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         else:  # a loop's first rows may be of a graph input that the file tells nothing of
             told = " and ".join(str(width) for width in widths)
             tracer.blocked.setdefault(name, f"rows of {told} channels, from run to run")
-    proofs = tracer.proofs
-    return Trace(inputs, tracer.blocked, proofs.estimated, proofs.past, tracer.affine)
+    doubts = tracer.doubts
+    return Trace(inputs, tracer.blocked, doubts.estimated, doubts.past, tracer.affine)
 
 
 def _weights_fix_width(scope: Scope, name: str) -> bool:
@@ -145,7 +145,7 @@ class _Tracer:
         self.seen: dict[str, list[Expr]] = {}  # one for each pass through a loop's body
         self.blocked: dict[str, str] = {}
         self.affine: dict[str, tuple[Value | None, Value | None]] = {}
-        self.proofs = Proofs()
+        self.doubts = Doubts()
         self.loops = 0  # how many the walk is inside of
 
     def run(self, scope: Scope, values: dict[str, Value]) -> dict[str, Value]:
@@ -153,7 +153,7 @@ class _Tracer:
         for name, proto in scope.initializers.items():
             values[name] = _constant(proto, scope, name)
             if name in scope.overridable:
-                self.proofs.mark([values[name]], f"{name}: a caller may give another value")
+                self.doubts.mark([values[name]], f"{name}: a caller may give another value")
         for node in scope.sorted_nodes:
             if op_of(node) == "Constant":
                 continue
@@ -180,9 +180,9 @@ class _Tracer:
             rule = RULES.get(op_of(node))
             if rule is None:
                 raise CannotFollow("has no rule")
-            step = Step(node, inputs, self.shapes)
-            outputs = rule(step)
-            self.proofs.step(step, outputs)
+            visit = Visit(node, inputs, self.shapes)
+            outputs = rule(visit)
+            self.doubts.visit(visit, outputs)
             return outputs
         except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
             log.debug("%s %s %s", node.op, node.outputs[0].name if node.outputs else "", reason)
@@ -196,9 +196,9 @@ class _Tracer:
         """The values of the node that makes a norm's normalised output."""
         outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
         if not norm.places:  # inside an op whose rule makes what it normalises
-            step = Step(node, [values.get(t.name) if t.name else None for t in node.inputs])
-            addends: Sequence[Value] = RULES[node.op](step)
-            self.proofs.step(step, addends)
+            visit = Visit(node, [values.get(t.name) if t.name else None for t in node.inputs])
+            addends: Sequence[Value] = RULES[node.op](visit)
+            self.doubts.visit(visit, addends)
         elif norm.residual is not None:
             addends = [values[node.inputs[place.position].name] for place in norm.places]
         else:
@@ -208,10 +208,10 @@ class _Tracer:
             outputs[norm.residual] = view
         expr, result = normalise(view, norm)
         affine = [values[name] for name in (norm.gamma, norm.beta) if name and name in values]
-        self.proofs.norm(norm, [*addends, *affine], expr, result, open_rows(scope, norm, view))
+        self.doubts.norm(norm, [*addends, *affine], expr, result, open_rows(scope, norm, view))
         if self.loops:
-            self.proofs.mark([view], f"{norm.name}: in a loop, of which a few passes were read")
-            self.proofs.estimated.setdefault(expr.serial, f"{norm.name}: in a loop")
+            self.doubts.mark([view], f"{norm.name}: in a loop, of which a few passes were read")
+            self.doubts.estimated.setdefault(expr.serial, f"{norm.name}: in a loop")
         self.seen.setdefault(norm.name, []).append(expr)
         # Decomposed norms have their gamma in nodes of their own, except where it comes earlier.
         if norm.form != "decomposed" or (norm.gamma and norm.output == norm.normalised):
@@ -253,7 +253,7 @@ class _Tracer:
                 self.loops += 1
                 outputs = self._iterations(node, body, inputs, values)
                 self.loops -= 1
-                self.proofs.mark(outputs, f"{node.op} ({node.outputs[0].name}): a few passes")
+                self.doubts.mark(outputs, f"{node.op} ({node.outputs[0].name}): a few passes")
                 return outputs
             inner = self.run(body, dict(values))
             chosen = taken(inputs[0])
@@ -263,7 +263,7 @@ class _Tracer:
             for i, tensor in enumerate(graph.outputs[: len(outputs)]):
                 outputs[i] = either_branch(outputs[i], inner.get(tensor.name) or outputs[i])
         if len(given) > 1:
-            self.proofs.branches(outputs, given, f"{node.op} ({node.outputs[0].name})")
+            self.doubts.branches(outputs, given, f"{node.op} ({node.outputs[0].name})")
         return outputs
 
     def _iterations(

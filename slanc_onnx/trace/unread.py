@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from slanc_onnx.graph import op_of
 from slanc_onnx.trace.expression import Expr, Opaque, Shares, Weight, is_ids
 from slanc_onnx.trace.rules import KEEPS_SHAPE
-from slanc_onnx.trace.values import Chosen, Const, Unknown, Value, View, row_view
+from slanc_onnx.trace.values import Const, ExpertWeights, Unknown, Value, View, row_view
 
 
 def opaque(
@@ -46,7 +46,7 @@ def _shape_of(
     shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[int, ...] | None:
     """The shape of an output at sequence length 1, from the op's inputs or from the file."""
-    known = [v.shape for v in inputs if isinstance(v, (Const, Weight, View, Chosen))]
+    known = [v.shape for v in inputs if isinstance(v, (Const, Weight, View, ExpertWeights))]
     with suppress(ValueError):  # shapes that do not fit: one of them was read wrongly
         if op_of(node) in KEEPS_SHAPE and len(known) == len(inputs):
             return np.broadcast_shapes(*known)

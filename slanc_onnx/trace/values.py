@@ -76,7 +76,7 @@ class Unknown:
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class ExpertWeights:
     """Matrices that the data picks out of a stack: the weights of the experts of each token.
 
     Attributes:
@@ -96,7 +96,7 @@ class Items:
 
 
 Readable = Const | Weight | View
-Value = Readable | Unknown | Chosen | Items
+Value = Readable | Unknown | ExpertWeights | Items
 
 
 def row_view(expr: Expr, shape: tuple[int, ...]) -> View:

@@ -21,7 +21,7 @@ TRIED_CUTS = 4  # of the tensors at which a stream may be cut, the most promisin
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Exponents:
     """The exponents of groups and norms, and what follows.
 
     Attributes:
@@ -53,7 +53,7 @@ class Chosen:
 
 def choose_exponents(
     flow: Flow, norms: Sequence[Norm], windows: Mapping[str, Window], weights: Weights
-) -> Chosen:
+) -> Exponents:
     """The exponents that insert the fewest nodes and, among those, serve the norms best.
 
     Args:
@@ -75,8 +75,11 @@ def choose_exponents(
 
 
 def _chosen(
-    parts: Partition, windows: Mapping[str, Window], weights: Weights, known: Chosen | None = None
-) -> Chosen:
+    parts: Partition,
+    windows: Mapping[str, Window],
+    weights: Weights,
+    known: Exponents | None = None,
+) -> Exponents:
     """The best exponents; those of groups that were `known` with the same norms stay."""
     by_group: dict[int, list[str]] = {}
     for site in parts.sites:
@@ -125,10 +128,10 @@ def _chosen(
         here = None if site.group is None else groups[site.group]
         served = here is not None and (here in windows[name])
         exponents[name] = here if served and here is not None else windows[name].best
-    return Chosen(parts, tuple(groups), exponents, solve(parts, weights, groups, exponents))
+    return Exponents(parts, tuple(groups), exponents, solve(parts, weights, groups, exponents))
 
 
-def _settled(known: Chosen) -> dict[tuple[str, ...], int]:
+def _settled(known: Exponents) -> dict[tuple[str, ...], int]:
     """The exponents of groups, by the names of their norms."""
     names: dict[int, list[str]] = {}
     for site in known.parts.sites:
@@ -172,7 +175,7 @@ def _pushed(
     return best, solved
 
 
-def _promising(chosen: Chosen, windows: Mapping[str, Window]) -> list[Tensor]:
+def _promising(chosen: Exponents, windows: Mapping[str, Window]) -> list[Tensor]:
     """Inputs of norms behind which another exponent may save more than the node it costs.
 
     Norms stand in topological order, so that those before a cut are those before it in the list.

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import onnx
 
 from slanc_onnx.apply.div import Planner
-from slanc_onnx.apply.fold.choose import Chosen
+from slanc_onnx.apply.fold.choose import Exponents
 from slanc_onnx.apply.fold.solve import Cut, mismatches
 from slanc_onnx.apply.fold.weights import Weights, divided
 from slanc_onnx.graph import Edits, GraphPath, NewNode, NodeAt, Tensor, Use
@@ -15,7 +15,7 @@ from slanc_onnx.norms import APPLIED_KEY, NORM_KEY, SCALE_KEY, Norm
 
 
 def plan_fold(
-    model: onnx.ModelProto, chosen: Chosen, weights: Weights, known: Collection[str]
+    model: onnx.ModelProto, chosen: Exponents, weights: Weights, known: Collection[str]
 ) -> Edits:
     """The nodes, epsilons, copies and notes of a fold.
 
@@ -31,7 +31,7 @@ def plan_fold(
 
 
 class _FoldPlanner(Planner):
-    def __init__(self, model: onnx.ModelProto, chosen: Chosen, weights: Weights) -> None:
+    def __init__(self, model: onnx.ModelProto, chosen: Exponents, weights: Weights) -> None:
         super().__init__(model)
         self._chosen, self._weights = chosen, weights
         self._flow = chosen.parts.flow

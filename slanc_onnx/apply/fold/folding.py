@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.apply.fold.choose import Chosen, choose_exponents
+from slanc_onnx.apply.fold.choose import Exponents, choose_exponents
 from slanc_onnx.apply.fold.divide import divide_weights
 from slanc_onnx.apply.fold.edits import plan_fold
 from slanc_onnx.apply.fold.group_scale import ANY, Window, window
@@ -191,7 +191,7 @@ def _split(scale: float) -> tuple[float, int]:
     return 2 * mantissa, exponent - 1
 
 
-def _with_scale(found: ScaledNorm, chosen: Chosen) -> ScaledNorm:
+def _with_scale(found: ScaledNorm, chosen: Exponents) -> ScaledNorm:
     exponent = chosen.norms.get(found.norm.name)
     if exponent is None or (found.scale is None and exponent == 0):
         return found
@@ -212,7 +212,7 @@ def _made(norm: Norm) -> Tensor:
 
 
 def _proved(found: ScaledNorm, produced: int, accelerator: Accelerator) -> ScaledNorm:
-    """With what is proved of it at the scale that it has now.
+    """The norm with the certificate that holds at the scale it has now.
 
     Args:
         found: The norm.
@@ -231,7 +231,7 @@ def _proved(found: ScaledNorm, produced: int, accelerator: Accelerator) -> Scale
     return replace(found, certificate=certify_at(proof, scale, typical, accelerator))
 
 
-def _notes(chosen: Chosen, weights: Weights) -> list[str]:
+def _notes(chosen: Exponents, weights: Weights) -> list[str]:
     divided = chosen.solved.divided
     by_reason: dict[str, list[str]] = {}
     for tensor, why in chosen.solved.refused.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from slanc_onnx.apply.fold.choose import Chosen
+from slanc_onnx.apply.fold.choose import Exponents
 from slanc_onnx.apply.fold.groups import outputs
 from slanc_onnx.apply.fold.solve import mismatches
 from slanc_onnx.apply.fold.weights import Weights
@@ -34,7 +34,7 @@ class FoldedGroup:
     leaves: tuple[str, ...]
 
 
-def folded_groups(chosen: Chosen, weights: Weights) -> tuple[FoldedGroup, ...]:
+def folded_groups(chosen: Exponents, weights: Weights) -> tuple[FoldedGroup, ...]:
     """The groups that hold norms, in the order of their first norm."""
     parts = chosen.parts
     order = dict.fromkeys(s.group for s in parts.sites if s.group is not None)
@@ -72,14 +72,14 @@ def folded_groups(chosen: Chosen, weights: Weights) -> tuple[FoldedGroup, ...]:
     )
 
 
-def _names(chosen: Chosen, group: int, *, inside: bool) -> Iterator[str]:
+def _names(chosen: Exponents, group: int, *, inside: bool) -> Iterator[str]:
     for site in chosen.parts.sites:
         same = chosen.norms[site.norm.name] == chosen.groups[group]
         if site.group == group and same == inside:
             yield site.norm.name
 
 
-def _place(chosen: Chosen, weights: Weights, tie: Relation) -> str:
+def _place(chosen: Exponents, weights: Weights, tie: Relation) -> str:
     """The weights of a relation that are divided, or the node with the ones that are not."""
     solved, flow = chosen.solved, chosen.parts.flow
     found = []
@@ -95,7 +95,7 @@ def _place(chosen: Chosen, weights: Weights, tie: Relation) -> str:
     return ", ".join(found) or f"{node.op_type} {node.name or node.output[0]}"
 
 
-def _copied(tensor: Tensor, use: Use, chosen: Chosen) -> str:
+def _copied(tensor: Tensor, use: Use, chosen: Exponents) -> str:
     solved = chosen.solved
     if use in solved.copied:
         return f"a copy of {_factor(tensor.name, solved.copied[use])}"

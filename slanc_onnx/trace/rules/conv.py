@@ -7,22 +7,22 @@ import numpy as np
 from slanc_onnx.graph import Array
 from slanc_onnx.trace.expression import Convolution, Expr, Known, Product, Sum, Weight
 from slanc_onnx.trace.movement import CannotFollow
-from slanc_onnx.trace.step import Step
 from slanc_onnx.trace.values import Const, Value, View, as_view, as_weight, combine, row
+from slanc_onnx.trace.visit import Visit
 
 
 def convolved(
-    step: Step, view: View, weight: Value | None, bias: Value | None, channels_last: bool = False
+    visit: Visit, view: View, weight: Value | None, bias: Value | None, channels_last: bool = False
 ) -> View:
     """The rows of a convolution, in the shape that it gives them."""
     if channels_last:
         first = View(view.expr, np.moveaxis(view.ids, -1, 1))
-        made = convolved(step, first, _channels_second(weight), bias)
+        made = convolved(visit, first, _channels_second(weight), bias)
         return View(made.expr, np.moveaxis(made.ids, 1, -1))
     if not isinstance(weight, Weight):
         raise CannotFollow("has a kernel that is no constant")
     kernel = weight.shape[2:]
-    attributes = step.attributes
+    attributes = visit.attributes
     strides = attributes.get("strides") or [1] * len(kernel)
     dilations = attributes.get("dilations") or [1] * len(kernel)
     pads = attributes.get("pads") or [0] * (2 * len(kernel))
@@ -55,14 +55,14 @@ def _channels_second(weight: Value | None) -> Value | None:
     return Weight(kernel.name, turned, lambda: np.moveaxis(kernel.read(), -1, 1))
 
 
-def batch_norm(step: Step) -> list[Value]:
+def batch_norm(visit: Visit) -> list[Value]:
     """BatchNormalization with the statistics of training: a diagonal map of the channels."""
-    x, gamma, beta, mean, variance = (step.known(i) for i in range(5))
+    x, gamma, beta, mean, variance = (visit.known(i) for i in range(5))
     parts = [v for v in (gamma, beta, mean, variance) if isinstance(v, (Const, Weight))]
     if len(parts) != 4:
         raise CannotFollow("has statistics that are no constants")
-    epsilon = float(step.attributes.get("epsilon", 1e-5))
-    name = step.node.inputs[1].name
+    epsilon = float(visit.attributes.get("epsilon", 1e-5))
+    name = visit.node.inputs[1].name
     size = int(np.prod(parts[0].shape))
 
     def values(part: Const | Weight) -> Array:

@@ -21,7 +21,6 @@ from slanc_onnx.trace.expression import (
 )
 from slanc_onnx.trace.movement import FOLDS, CannotFollow
 from slanc_onnx.trace.rules.reduce import is_total_of
-from slanc_onnx.trace.step import Rule, Step, added, scaled
 from slanc_onnx.trace.values import (
     Const,
     Readable,
@@ -34,21 +33,22 @@ from slanc_onnx.trace.values import (
     ids_view,
     shares_view,
 )
+from slanc_onnx.trace.visit import Rule, Visit, added, scaled
 
 # Ops whose output is a condition.
 LOGIC = {*COMPARISONS, "Equal", "And", "Or", "Not", "Xor", "IsNaN", "IsInf"}
 
 
-def _elementwise(step: Step) -> list[Value]:
+def _elementwise(visit: Visit) -> list[Value]:
     """Arithmetic on activations, one rule per op; what else there is for constants."""
-    values = [step.known(i) for i in range(len(step.inputs))]
-    op = op_of(step.node)
+    values = [visit.known(i) for i in range(len(visit.inputs))]
+    op = op_of(visit.node)
     if not any(isinstance(v, View) for v in values):
         return [_fold(op, values)]
     if op in LOGIC:
         return [_compared(op, values)]
     if op == "Pow":
-        return [_power(step.view(0), step.array(1))]
+        return [_power(visit.view(0), visit.array(1))]
     if op not in _ARITHMETIC:
         raise CannotFollow("has no rule for activations")
     return [_ARITHMETIC[op](values)]
@@ -83,7 +83,9 @@ def _divide(values: Sequence[Readable]) -> View:
     a, b = values
     if isinstance(b, View) and isinstance(a, View) and is_total_of(b, a):
         return shares_view(a.shape)
-    inverse = applied("Reciprocal", b) if isinstance(b, View) else as_view(_fold("Reciprocal", [b]))
+    inverse = (
+        function_of("Reciprocal", b) if isinstance(b, View) else as_view(_fold("Reciprocal", [b]))
+    )
     return combine(Product, as_view(a), inverse)
 
 
@@ -92,7 +94,7 @@ def _power(base: View, exponent: Array | None) -> View:
         raise CannotFollow("raises channels to different powers")
     power = float(exponent.reshape(-1)[0])
     if power not in (2.0, 3.0):
-        return applied("Pow", base, power)
+        return function_of("Pow", base, power)
     square = combine(Product, base, base)
     return square if power == 2.0 else combine(Product, square, base)
 
@@ -108,7 +110,7 @@ def _limit(values: Sequence[Readable], low: bool) -> View:
     numbers = [v.array for v in values if isinstance(v, Const)]
     if len(numbers) == len(values) - 1 and all(number.size == 1 for number in numbers):
         limits = [float(number.reshape(-1)[0]) for number in numbers]
-        return applied(
+        return function_of(
             "Clip", view, *((max(limits), math.inf) if low else (-math.inf, min(limits)))
         )
     shape = np.broadcast_shapes(*(v.shape for v in values))
@@ -132,7 +134,7 @@ def _compared(op: str, values: Sequence[Readable]) -> View:
     one = isinstance(limit, Const) and limit.array.size == 1
     if op in COMPARISONS and isinstance(x, View) and not is_ids(x.expr) and one:
         assert isinstance(limit, Const)
-        return applied(op, x, float(limit.array.reshape(-1)[0]))
+        return function_of(op, x, float(limit.array.reshape(-1)[0]))
     shape = np.broadcast_shapes(*(v.shape for v in values))
     return ids_view(CONDITION, shape)
 
@@ -157,8 +159,8 @@ def _fold(op: str, values: Sequence[Value], parameters: Sequence[Parameter] = ()
     return Weight(weights[0].name, shape, lambda: np.asarray(function(*(v.read() for v in parts))))
 
 
-def _where(step: Step) -> list[Value]:
-    condition, *values = step.value(0), step.known(1), step.known(2)
+def _where(visit: Visit) -> list[Value]:
+    condition, *values = visit.value(0), visit.known(1), visit.known(2)
     if isinstance(condition, (Const, Weight)) and not any(isinstance(v, View) for v in values):
         return [_fold("Where", [condition, *values])]
     branches = [v for v in values if isinstance(v, View)]
@@ -177,7 +179,7 @@ def _where(step: Step) -> list[Value]:
     return [either(*branches)]
 
 
-def applied(op: str, view: View, *parameters: Parameter) -> View:
+def function_of(op: str, view: View, *parameters: Parameter) -> View:
     """A function of each element, with its attributes in the order of its record."""
     return View(Apply(view.expr.channels, op, view.expr, parameters), view.ids)
 
@@ -187,37 +189,37 @@ def parameters_of(name: str, given: Mapping[str, Parameter]) -> list[Parameter]:
     return [given.get(key, default) for key, default in ELEMENTWISE[name].attributes.items()]
 
 
-def _activation(step: Step) -> list[Value]:
-    name, value = step.node.op, step.known(0)
-    parameters = parameters_of(name, step.attributes)
+def _activation(visit: Visit) -> list[Value]:
+    name, value = visit.node.op, visit.known(0)
+    parameters = parameters_of(name, visit.attributes)
     if not isinstance(value, View):
         return [_fold(name, [value], parameters)]
     if name == "Neg":
         return [scaled(value, -1.0)]
-    if name in ("BiasGelu", "FastGelu") and step.value(1) is not None:
-        value = combine(Sum, value, step.view(1))
-    return [applied(name, value, *parameters)]
+    if name in ("BiasGelu", "FastGelu") and visit.value(1) is not None:
+        value = combine(Sum, value, visit.view(1))
+    return [function_of(name, value, *parameters)]
 
 
-def _clip(step: Step) -> list[Value]:
+def _clip(visit: Visit) -> list[Value]:
     """Limits that are one number each are a function; others are left out of the expression."""
-    value = step.known(0)
+    value = visit.known(0)
     limits = []
     for position, (name, default) in enumerate(ELEMENTWISE["Clip"].attributes.items(), 1):
-        given = step.array(position)
-        missing = given is None and step.value(position) is None
-        limits.append(step.attributes.get(name, default) if missing else given)
+        given = visit.array(position)
+        missing = given is None and visit.value(position) is None
+        limits.append(visit.attributes.get(name, default) if missing else given)
     known = [np.asarray(limit) for limit in limits if limit is not None]
     if len(known) < len(limits) or any(limit.size != 1 for limit in known):
         return [value]
     low, high = (float(limit.reshape(-1)[0]) for limit in known)
     if not isinstance(value, View):
         return [_fold("Clip", [value], [low, high])]
-    return [applied("Clip", value, low, high)]
+    return [function_of("Clip", value, low, high)]
 
 
-def _softmax(step: Step) -> list[Value]:
-    return [shares_view(step.known(0).shape, int(step.attributes.get("axis", -1)))]
+def _softmax(visit: Visit) -> list[Value]:
+    return [shares_view(visit.known(0).shape, int(visit.attributes.get("axis", -1)))]
 
 
 ELEMENTWISE_RULES: dict[str, Rule] = {

@@ -9,10 +9,9 @@ import numpy as np
 
 from slanc_onnx.trace.expression import Apply, Embedding, Experts, Expr, Product, Sum, Weight
 from slanc_onnx.trace.movement import CannotFollow
-from slanc_onnx.trace.step import Rule, Step
 from slanc_onnx.trace.values import (
-    Chosen,
     Const,
+    ExpertWeights,
     Value,
     View,
     as_view,
@@ -21,18 +20,19 @@ from slanc_onnx.trace.values import (
     row,
     row_view,
 )
+from slanc_onnx.trace.visit import Rule, Visit
 
 
-def moved(step: Step, source: Chosen) -> list[Value]:
+def moved(visit: Visit, source: ExpertWeights) -> list[Value]:
     """Data movement of the chosen matrices: their rows and columns may change places."""
     rows, columns = source.shape[-2:]
     ids = np.broadcast_to(np.arange(rows * columns).reshape(rows, columns), source.shape)
-    after = [mover(ids) for mover in step.movers()]
+    after = [mover(ids) for mover in visit.movers()]
     matrices = [a.reshape(-1, *a.shape[-2:])[0] for a in after]
     if np.array_equal(matrices[0], ids.reshape(-1, rows, columns)[0]):
-        return [Chosen(source.stack, a.shape) for a in after]
+        return [ExpertWeights(source.stack, a.shape) for a in after]
     if np.array_equal(matrices[0], ids.reshape(-1, rows, columns)[0].T):
-        return [Chosen(_transposed(source.stack), a.shape) for a in after]
+        return [ExpertWeights(_transposed(source.stack), a.shape) for a in after]
     raise CannotFollow("cuts the matrices of experts into pieces")
 
 
@@ -43,12 +43,12 @@ def _transposed(stack: Weight) -> Weight:
 
 def multiplied(a: Value | None, b: Value | None) -> View:
     """A matrix product of which one side is matrices that the data chooses."""
-    if isinstance(a, Chosen) and isinstance(b, View):
+    if isinstance(a, ExpertWeights) and isinstance(b, View):
         expr = through_experts(row(b, axis=-2), _transposed(a.stack))
         ids = np.arange(expr.channels, dtype=np.int32)[:, None]
         shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), expr.channels, b.shape[-1])
         return View(expr, np.broadcast_to(ids, shape))
-    if isinstance(b, Chosen) and isinstance(a, View):
+    if isinstance(b, ExpertWeights) and isinstance(a, View):
         expr = through_experts(row(a), b.stack)
         lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         return row_view(expr, (*lead, a.shape[-2], expr.channels))
@@ -62,24 +62,24 @@ def through_experts(x: Expr, stack: Weight) -> Expr:
     return Experts(stack.shape[2], x, stack)
 
 
-def _moe(step: Step) -> list[Value]:
+def _moe(visit: Visit) -> list[Value]:
     """com.microsoft MoE: router, two or three stacks of matrices with their biases."""
-    x = step.view(0)
-    inner = _layer(step, 2, row(x))
-    kind = str(step.attributes.get("activation_type", "relu"))
-    if kind == "swiglu" and step.value(6) is None:
-        gate, value = _halves(inner, int(step.attributes.get("swiglu_fusion", 1)))
-        alpha = float(step.attributes.get("activation_alpha", 1.0))
-        beta = float(step.attributes.get("activation_beta", 0.0))
+    x = visit.view(0)
+    inner = _layer(visit, 2, row(x))
+    kind = str(visit.attributes.get("activation_type", "relu"))
+    if kind == "swiglu" and visit.value(6) is None:
+        gate, value = _halves(inner, int(visit.attributes.get("swiglu_fusion", 1)))
+        alpha = float(visit.attributes.get("activation_alpha", 1.0))
+        beta = float(visit.attributes.get("activation_beta", 0.0))
         gate = Apply(gate.channels, "Swish", gate, (alpha,))
         shifted = combine(Sum, _view(value), as_view(Const(np.array(beta, np.float32))))
         hidden = combine(Product, _view(gate), shifted).expr
     else:
         hidden = _activated(kind, inner)
-        if step.value(6) is not None:
-            other = _layer(step, 6, row(x))
+        if visit.value(6) is not None:
+            other = _layer(visit, 6, row(x))
             hidden = Product(hidden.channels, hidden, other)
-    return [row_view(_layer(step, 4, hidden), x.shape)]
+    return [row_view(_layer(visit, 4, hidden), x.shape)]
 
 
 def _view(expr: Expr) -> View:
@@ -105,9 +105,9 @@ def _activated(kind: str, expr: Expr) -> Expr:
     return Apply(expr.channels, names[kind], expr, parameters)
 
 
-def _layer(step: Step, position: int, x: Expr) -> Expr:
+def _layer(visit: Visit, position: int, x: Expr) -> Expr:
     """A row through one stack, [experts, out, in] or [experts, in, out], and its bias."""
-    stack, bias = step.known(position), step.value(position + 1)
+    stack, bias = visit.known(position), visit.value(position + 1)
     if not isinstance(stack, Weight) or len(stack.shape) != 3:
         raise CannotFollow("has experts that are no constants")
     if stack.shape[2] == x.channels:

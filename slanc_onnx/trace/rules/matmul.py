@@ -6,17 +6,17 @@ import numpy as np
 
 from slanc_onnx.trace.movement import CannotFollow
 from slanc_onnx.trace.rules.experts import multiplied
-from slanc_onnx.trace.step import Step, is_shares, linear, matrix, mixed, mixed_by_head, scaled
-from slanc_onnx.trace.values import Chosen, Unknown, Value, View
+from slanc_onnx.trace.values import ExpertWeights, Unknown, Value, View
+from slanc_onnx.trace.visit import Visit, is_shares, linear, matrix, mixed, mixed_by_head, scaled
 
 
-def matmul(step: Step) -> list[Value]:
-    if any(isinstance(v, Chosen) for v in step.inputs):
-        return [multiplied(step.value(0), step.value(1))]
-    b = step.known(1)
-    unknown = isinstance(step.value(0), Unknown) and not isinstance(b, View) and len(b.shape) > 1
-    a = step.rows(0, b.shape[-2]) if unknown else step.known(0)
-    attributes = step.attributes
+def matmul(visit: Visit) -> list[Value]:
+    if any(isinstance(v, ExpertWeights) for v in visit.inputs):
+        return [multiplied(visit.value(0), visit.value(1))]
+    b = visit.known(1)
+    unknown = isinstance(visit.value(0), Unknown) and not isinstance(b, View) and len(b.shape) > 1
+    a = visit.rows(0, b.shape[-2]) if unknown else visit.known(0)
+    attributes = visit.attributes
     alpha = float(attributes.get("alpha", 1.0))
     if isinstance(a, View) and not isinstance(b, View):
         weight = matrix(b, bool(attributes.get("transB", 0)))
@@ -40,14 +40,14 @@ def matmul(step: Step) -> list[Value]:
     raise CannotFollow("multiplies two constants")
 
 
-def einsum(step: Step) -> list[Value]:
+def einsum(visit: Visit) -> list[Value]:
     """A product with a weight matrix, or a convex mix of rows."""
-    equation = str(step.attributes["equation"]).replace(" ", "")
+    equation = str(visit.attributes["equation"]).replace(" ", "")
     terms, _, result = equation.partition("->")
     letters = terms.split(",")
     if len(letters) != 2 or not result or "." in equation:
         raise CannotFollow(f"sums over {equation}")
-    a, b = step.known(0), step.known(1)
+    a, b = visit.known(0), visit.known(1)
     if isinstance(b, View) and not isinstance(a, View):
         a, b, letters = b, a, letters[::-1]
     if not isinstance(a, View):

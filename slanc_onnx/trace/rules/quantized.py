@@ -17,8 +17,8 @@ from slanc_onnx.graph import Array
 from slanc_onnx.trace.expression import Embedding, Product, Sum, Weight
 from slanc_onnx.trace.movement import CannotFollow
 from slanc_onnx.trace.rules.conv import convolved
-from slanc_onnx.trace.step import Rule, Step, is_shares, linear, matrix, mixed
 from slanc_onnx.trace.values import Const, Value, View, as_view, combine, row_view
+from slanc_onnx.trace.visit import Rule, Visit, is_shares, linear, matrix, mixed
 from slanc_onnx.weights import Stored, whole
 
 
@@ -128,32 +128,32 @@ class _Blocks:
         return self
 
 
-def _matmul_nbits(step: Step) -> list[Value]:
+def _matmul_nbits(visit: Visit) -> list[Value]:
     """com.microsoft MatMulNBits: x times the transpose of [N, K] blocks, plus a bias."""
-    attributes = step.attributes
+    attributes = visit.attributes
     k, n = int(attributes["K"]), int(attributes["N"])
     bits, block = int(attributes.get("bits", 4)), int(attributes["block_size"])
-    packed, scales, zero = step.known(1), step.known(2), step.value(3)
-    layout = Layout(bits, block, k, step.array(4))
+    packed, scales, zero = visit.known(1), visit.known(2), visit.value(3)
+    layout = Layout(bits, block, k, visit.array(4))
 
     def read() -> Array:
         zeros = None if zero is None else _values(zero)
         values = _values(packed), _values(scales)
         return dequantize_blocks(*values, zeros, layout).T
 
-    name, stored = step.node.inputs[1].name, None
+    name, stored = visit.node.inputs[1].name, None
     constants = [v for v in (packed, scales, zero) if isinstance(v, (Const, Weight))]
     if len(constants) == 2 + (zero is not None):
         stored = _Blocks(constants[0], constants[1], (*constants, None)[2], n, layout)
-    result = linear(step.rows(0, k), Weight(name, (k, n), read, stored=stored))
-    bias = step.value(5)
+    result = linear(visit.rows(0, k), Weight(name, (k, n), read, stored=stored))
+    bias = visit.value(5)
     return [result if bias is None else combine(Sum, result, as_view(bias))]
 
 
-def _gather_block_quantized(step: Step) -> list[Value]:
+def _gather_block_quantized(visit: Visit) -> list[Value]:
     """com.microsoft GatherBlockQuantized: rows of a quantised table."""
-    attributes = step.attributes
-    data, scales, zero = _values(step.known(0)), step.known(2), step.value(3)
+    attributes = visit.attributes
+    data, scales, zero = _values(visit.known(0)), visit.known(2), visit.value(3)
     bits, block = int(attributes.get("bits", 4)), int(attributes["block_size"])
     unsigned = data.dtype == np.uint8
     width = data.shape[-1] * (8 // bits if unsigned else 1)
@@ -168,14 +168,14 @@ def _gather_block_quantized(step: Step) -> list[Value]:
     def spread(per_block: Array) -> Array:
         return np.repeat(per_block.astype(np.float32), block, axis=-1)[..., :width]
 
-    table = Weight(step.node.inputs[0].name, (data.shape[0], width), read)
-    return [row_view(Embedding(width, table), (*step.known(1).shape, width))]
+    table = Weight(visit.node.inputs[0].name, (data.shape[0], width), read)
+    return [row_view(Embedding(width, table), (*visit.known(1).shape, width))]
 
 
-def _spread(values: Array, shape: tuple[int, ...], step: Step) -> Array:
+def _spread(values: Array, shape: tuple[int, ...], visit: Visit) -> Array:
     """Scales or zero points for every element: per tensor, per axis or in blocks."""
-    axis = int(step.attributes.get("axis", 1))
-    block = int(step.attributes.get("block_size", 0))
+    axis = int(visit.attributes.get("axis", 1))
+    block = int(visit.attributes.get("block_size", 0))
     if values.size == 1:
         return values.reshape(()).astype(np.float32)
     if block:
@@ -185,32 +185,32 @@ def _spread(values: Array, shape: tuple[int, ...], step: Step) -> Array:
     return values.astype(np.float32).reshape(where)
 
 
-def _dequantize_linear(step: Step) -> list[Value]:
+def _dequantize_linear(visit: Visit) -> list[Value]:
     """DequantizeLinear of a constant."""
-    source, scales, zero = step.known(0), step.known(1), step.value(2)
+    source, scales, zero = visit.known(0), visit.known(1), visit.value(2)
 
     def read() -> Array:
-        shift = 0.0 if zero is None else _spread(_values(zero), source.shape, step)
+        shift = 0.0 if zero is None else _spread(_values(zero), source.shape, visit)
         values = _values(source).astype(np.float32) - shift
-        return np.asarray(values * _spread(_values(scales), source.shape, step))
+        return np.asarray(values * _spread(_values(scales), source.shape, visit))
 
     _values(scales)
     if not isinstance(source, (Const, Weight)):
         return [source]  # an activation that was quantised and comes back
-    return [Weight(step.node.inputs[0].name, source.shape, read)]
+    return [Weight(visit.node.inputs[0].name, source.shape, read)]
 
 
-def _quantize_linear(step: Step) -> list[Value]:
+def _quantize_linear(visit: Visit) -> list[Value]:
     """QuantizeLinear: activations pass, a constant is rounded and clipped to the 8 or 16 bits."""
-    source, scales, zero = step.known(0), step.known(1), step.value(2)
+    source, scales, zero = visit.known(0), visit.known(1), visit.value(2)
     if not isinstance(source, (Const, Weight)):
         return [source]
 
     def scaled_down() -> Array:
         values = _values(source).astype(np.float32)
-        return np.asarray(values / _spread(_values(scales), source.shape, step))
+        return np.asarray(values / _spread(_values(scales), source.shape, visit))
 
-    kind = step.attributes.get("output_dtype") or TensorProto.UINT8
+    kind = visit.attributes.get("output_dtype") or TensorProto.UINT8
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(int(kind)))
     if zero is not None:
         dtype = _values(zero).dtype
@@ -218,26 +218,26 @@ def _quantize_linear(step: Step) -> list[Value]:
     limits = (ml_dtypes.iinfo if whole else ml_dtypes.finfo)(dtype)
 
     def read() -> Array:
-        shift = 0.0 if zero is None else _spread(_values(zero), source.shape, step)
+        shift = 0.0 if zero is None else _spread(_values(zero), source.shape, visit)
         values = scaled_down() + shift if not whole else np.rint(scaled_down()) + shift
         clipped = np.clip(values, float(limits.min), float(limits.max))
         return clipped if whole else np.asarray(clipped.astype(dtype).astype(np.float32))
 
-    return [Weight(step.node.inputs[0].name, source.shape, read)]
+    return [Weight(visit.node.inputs[0].name, source.shape, read)]
 
 
 def _real(
-    step: Step, value: int, scale: int | None, zero: int | None, rows_first: bool = False
+    visit: Visit, value: int, scale: int | None, zero: int | None, rows_first: bool = False
 ) -> Value:
     """A quantised operand as the real numbers it stands for: an activation, or a constant.
 
     `rows_first` says that the first axis holds the output channels.
     """
-    source = step.known(value)
+    source = visit.known(value)
     if isinstance(source, View):
         return source
-    scales = None if scale is None else step.value(scale)
-    shift = None if zero is None else step.value(zero)
+    scales = None if scale is None else visit.value(scale)
+    shift = None if zero is None else visit.value(zero)
 
     def read() -> Array:
         values = _values(source).astype(np.float32)
@@ -247,7 +247,7 @@ def _real(
             return values
         return values * _per_channel(_values(scales), values, rows_first)
 
-    return Weight(step.node.inputs[value].name, source.shape, read)
+    return Weight(visit.node.inputs[value].name, source.shape, read)
 
 
 def _per_channel(values: Array, like: Array, rows_first: bool) -> Array:
@@ -258,10 +258,10 @@ def _per_channel(values: Array, like: Array, rows_first: bool) -> Array:
     return flat.reshape(-1, *([1] * (like.ndim - 1))) if rows_first else flat
 
 
-def _dynamic_quantize(step: Step) -> list[Value]:
+def _dynamic_quantize(visit: Visit) -> list[Value]:
     """DynamicQuantizeLinear: the activation itself, with the scale 1 and the zero point 0."""
     scale: Value = Const(np.array(1.0, np.float32))
-    return [step.view(0), scale, Const(np.array(0, np.uint8))][: len(step.node.outputs)]
+    return [visit.view(0), scale, Const(np.array(0, np.uint8))][: len(visit.node.outputs)]
 
 
 # Positions of (values, scale, zero point) of both operands, and of the bias.
@@ -275,14 +275,14 @@ _PRODUCTS: dict[str, tuple[_Operand, _Operand, int]] = {
 }
 
 
-def _product(step: Step) -> list[Value]:
+def _product(visit: Visit) -> list[Value]:
     """A matrix product of quantised operands: two activations, or one and a weight."""
-    first, second, bias = _PRODUCTS[step.node.op]
-    transposed = bool(step.attributes.get("transB", 0))
-    a, b = _real(step, *first), _real(step, *second, rows_first=transposed)
-    shift = step.value(bias) if bias >= 0 else None
-    if step.node.op == "QGemm" and shift is not None:
-        shift = _bias(step, bias, first, second)
+    first, second, bias = _PRODUCTS[visit.node.op]
+    transposed = bool(visit.attributes.get("transB", 0))
+    a, b = _real(visit, *first), _real(visit, *second, rows_first=transposed)
+    shift = visit.value(bias) if bias >= 0 else None
+    if visit.node.op == "QGemm" and shift is not None:
+        shift = _bias(visit, bias, first, second)
     if isinstance(a, View) and isinstance(b, View):
         if not is_shares(a.expr):
             raise CannotFollow("multiplies two activations")
@@ -294,29 +294,29 @@ def _product(step: Step) -> list[Value]:
     return [linear(a, weight, shift)]
 
 
-def _bias(step: Step, position: int, first: _Operand, second: _Operand) -> Value:
+def _bias(visit: Visit, position: int, first: _Operand, second: _Operand) -> Value:
     """A bias in units of the product of both scales."""
-    values, scale = step.known(position), step.value(second[1] or 0)
-    unit = step.value(first[1] or 0)
+    values, scale = visit.known(position), visit.value(second[1] or 0)
+    unit = visit.value(first[1] or 0)
 
     def read() -> Array:
         return np.asarray(_values(values).astype(np.float32) * _values(scale) * _values(unit))
 
-    return Weight(step.node.inputs[position].name, values.shape, read)
+    return Weight(visit.node.inputs[position].name, values.shape, read)
 
 
-def _elementwise(step: Step) -> list[Value]:
+def _elementwise(visit: Visit) -> list[Value]:
     """com.microsoft QLinearAdd and QLinearMul."""
-    a, b = (as_view(_real(step, i, i + 1, i + 2)) for i in (0, 3))
-    return [combine(Sum if step.node.op == "QLinearAdd" else Product, a, b)]
+    a, b = (as_view(_real(visit, i, i + 1, i + 2)) for i in (0, 3))
+    return [combine(Sum if visit.node.op == "QLinearAdd" else Product, a, b)]
 
 
-def _convolution(step: Step) -> list[Value]:
-    whole = step.node.op == "ConvInteger"
+def _convolution(visit: Visit) -> list[Value]:
+    whole = visit.node.op == "ConvInteger"
     value, scale, zero = (1, None, 3) if whole else (3, 4, 5)
-    weight = _real(step, value, scale, zero, rows_first=True)
-    bias = None if whole or step.value(8) is None else _bias(step, 8, (0, 1, 2), (3, 4, 5))
-    return [convolved(step, step.view(0), weight, bias)]
+    weight = _real(visit, value, scale, zero, rows_first=True)
+    bias = None if whole or visit.value(8) is None else _bias(visit, 8, (0, 1, 2), (3, 4, 5))
+    return [convolved(visit, visit.view(0), weight, bias)]
 
 
 QUANTIZED: dict[str, Rule] = {

@@ -10,8 +10,8 @@ import numpy as np
 from slanc_onnx.graph import Array
 from slanc_onnx.trace.expression import Apply, Mix, Weight
 from slanc_onnx.trace.movement import CannotFollow
-from slanc_onnx.trace.step import Rule, Step, scaled
 from slanc_onnx.trace.values import Const, Value, View
+from slanc_onnx.trace.visit import Rule, Visit, scaled
 
 _ON_CONSTANTS: dict[str, Callable[..., Array]] = {
     "ReduceMean": np.mean,
@@ -26,17 +26,17 @@ _ON_CONSTANTS: dict[str, Callable[..., Array]] = {
 }
 
 
-def _axes(step: Step) -> tuple[int, ...] | None:
-    given = step.array(1) if len(step.inputs) > 1 else step.attributes.get("axes")
+def _axes(visit: Visit) -> tuple[int, ...] | None:
+    given = visit.array(1) if len(visit.inputs) > 1 else visit.attributes.get("axes")
     return None if given is None else tuple(int(a) for a in np.asarray(given).reshape(-1))
 
 
-def _reduce(step: Step) -> list[Value]:
+def _reduce(visit: Visit) -> list[Value]:
     """Over positions, rows mix, or add up in quadrature; over channels it is no longer a row."""
-    value, axes = step.known(0), _axes(step)
-    keep = bool(step.attributes.get("keepdims", 1))
+    value, axes = visit.known(0), _axes(visit)
+    keep = bool(visit.attributes.get("keepdims", 1))
     if not isinstance(value, View):
-        return [_of_constant(step.node.op, value, axes, keep)]
+        return [_of_constant(visit.node.op, value, axes, keep)]
     if axes is None:
         raise CannotFollow("reduces over all axes")
     wanted = {axis % value.ids.ndim for axis in axes}
@@ -44,22 +44,22 @@ def _reduce(step: Step) -> list[Value]:
     for axis in wanted:
         first = np.take(ids, [0], axis=axis)
         if not (ids == first).all():
-            return [_total(step, value, tuple(wanted), keep)]
+            return [_total(visit, value, tuple(wanted), keep)]
         count *= ids.shape[axis]
         ids = first
     if not keep:
         ids = np.squeeze(ids, tuple(wanted))
-    if step.node.op == "ReduceSum":
+    if visit.node.op == "ReduceSum":
         return [scaled(View(value.expr, ids), math.sqrt(count))]
-    if step.node.op == "ReduceMean":
+    if visit.node.op == "ReduceMean":
         return [View(Mix(value.expr.channels, value.expr), ids)]
     return [View(value.expr, ids)]  # the largest, say: a row of the same kind
 
 
-def _total(step: Step, value: View, axes: tuple[int, ...], keep: bool) -> View:
+def _total(visit: Visit, value: View, axes: tuple[int, ...], keep: bool) -> View:
     """The sum of a row: what routing weights are divided by."""
     last = value.ids.ndim - 1
-    if step.node.op != "ReduceSum" or axes != (last,) or value.expr.channels != value.shape[-1]:
+    if visit.node.op != "ReduceSum" or axes != (last,) or value.expr.channels != value.shape[-1]:
         raise CannotFollow("reduces over channels")
     shape = (*value.shape[:-1], 1) if keep else value.shape[:-1]
     return View(Apply(1, "ReduceSum", value.expr), np.zeros(shape, np.int32))
@@ -87,18 +87,18 @@ def _of_constant(op: str, value: Const | Weight, axes: tuple[int, ...] | None, k
     )
 
 
-def _pool(step: Step) -> list[Value]:
+def _pool(visit: Visit) -> list[Value]:
     """Channels in axis 1 stay what they are, at other positions."""
-    view = step.view(0)
-    shape = step.shape()
+    view = visit.view(0)
+    shape = visit.shape()
     if shape is None or shape[:2] != view.shape[:2] or len(shape) != view.ids.ndim:
-        whole = step.node.op.startswith("Global")
+        whole = visit.node.op.startswith("Global")
         shape = (*view.shape[:2], *(1 if whole else n for n in view.shape[2:]))
     first = view.ids[(slice(None), slice(None), *([slice(0, 1)] * (view.ids.ndim - 2)))]
     if not (view.ids == first).all():
         raise CannotFollow("puts channels together that differ from position to position")
     expr = view.expr
-    if "Average" in step.node.op or step.node.op == "Resize":
+    if "Average" in visit.node.op or visit.node.op == "Resize":
         expr = Mix(expr.channels, expr)
     return [View(expr, np.broadcast_to(first, shape))]
 

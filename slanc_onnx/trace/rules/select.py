@@ -8,10 +8,9 @@ import numpy as np
 
 from slanc_onnx.trace.expression import Embedding, Input, Join, Known, Shares, Weight
 from slanc_onnx.trace.movement import CannotFollow
-from slanc_onnx.trace.step import Rule, Step, added, scaled
 from slanc_onnx.trace.values import (
-    Chosen,
     Const,
+    ExpertWeights,
     Items,
     Unknown,
     Value,
@@ -24,28 +23,29 @@ from slanc_onnx.trace.values import (
     row,
     row_view,
 )
+from slanc_onnx.trace.visit import Rule, Visit, added, scaled
 
 
-def gathered(step: Step) -> list[Value] | None:
+def gathered(visit: Visit) -> list[Value] | None:
     """Rows of a table or matrices of a stack at positions that the data gives; else None."""
-    data, indices = step.known(0), step.known(1)
-    axis = int(step.attributes.get("axis", 0))
+    data, indices = visit.known(0), visit.known(1)
+    axis = int(visit.attributes.get("axis", 0))
     if isinstance(indices, Weight):
         raise CannotFollow("gathers at positions that are not known")
     by_data = isinstance(indices, View) or indices.varies
     if isinstance(data, Weight) and len(data.shape) > 1 and axis == 0 and by_data:
         positions = indices.shape
-        if step.node.op == "GatherND":
+        if visit.node.op == "GatherND":
             positions = positions[:-1]
         if len(data.shape) == 3 and isinstance(indices, View) and not _is_position(indices):
-            return [Chosen(data, (*positions, *data.shape[1:]))]
+            return [ExpertWeights(data, (*positions, *data.shape[1:]))]
         return [looked_up(data, positions, indices)]
     if isinstance(data, View) and isinstance(indices, View):
         # Rows at positions that depend on the input: the same kind of row.
         where = np.zeros(indices.shape, np.int64)
         return [View(data.expr, np.take(data.ids, where, axis=axis))]
     if isinstance(data, Const) and isinstance(indices, View):
-        return [_some_of(data, indices, axis, step.node.op)]
+        return [_some_of(data, indices, axis, visit.node.op)]
     return None
 
 
@@ -81,10 +81,10 @@ def looked_up(table: Weight, shape: tuple[int, ...], positions: Const | View) ->
     return View(expr, np.broadcast_to(ids, (*shape, *rest)))
 
 
-def _gather_elements(step: Step) -> list[Value]:
+def _gather_elements(visit: Visit) -> list[Value]:
     """As Gather, with an index per element."""
-    data, indices = step.known(0), step.known(1)
-    axis = int(step.attributes.get("axis", 0))
+    data, indices = visit.known(0), visit.known(1)
+    axis = int(visit.attributes.get("axis", 0))
     if isinstance(data, Const) and isinstance(indices, Const):
         return [Const(np.take_along_axis(data.array, indices.array.astype(np.int64), axis), True)]
     if isinstance(data, Const) and (data.array == data.array.reshape(-1)[:1]).all():
@@ -99,12 +99,12 @@ def _gather_elements(step: Step) -> list[Value]:
     return [View(view.expr, np.broadcast_to(start[inside], indices.shape))]
 
 
-def _scatter(step: Step) -> list[Value]:
+def _scatter(visit: Visit) -> list[Value]:
     """Rows with some of them replaced, or added to."""
-    data, updates = step.known(0), step.known(2)
+    data, updates = visit.known(0), visit.known(2)
     if isinstance(data, Const) and isinstance(updates, Const):
         return [Const(data.array, True)]
-    adds = step.attributes.get("reduction", "none") == "add"
+    adds = visit.attributes.get("reduction", "none") == "add"
     blank = isinstance(data, Const) and not data.array.any()
     fresh = as_view(updates)
     if fresh.shape[-1:] != data.shape[-1:]:
@@ -123,56 +123,56 @@ def _scatter(step: Step) -> list[Value]:
     return [either(as_view(data), filled)]
 
 
-def _indices(step: Step, output: int, shape: tuple[int, ...]) -> View:
-    return ids_view(step.node.outputs[output].name, shape)
+def _indices(visit: Visit, output: int, shape: tuple[int, ...]) -> View:
+    return ids_view(visit.node.outputs[output].name, shape)
 
 
-def _top_k(step: Step) -> list[Value]:
-    view, count = step.view(0), step.array(1)
-    axis = int(step.attributes.get("axis", -1))
+def _top_k(visit: Visit) -> list[Value]:
+    view, count = visit.view(0), visit.array(1)
+    axis = int(visit.attributes.get("axis", -1))
     if count is None:
         raise CannotFollow("keeps a number of elements that is not known")
     k = max(1, min(int(np.asarray(count).reshape(-1)[0]), view.shape[axis]))
     ids = np.take(view.ids, range(k), axis=axis)
     if isinstance(view.expr, Shares):
-        return [View(Shares(1, k), ids), _indices(step, 1, ids.shape)]
-    return [View(view.expr, ids), _indices(step, 1, ids.shape)]
+        return [View(Shares(1, k), ids), _indices(visit, 1, ids.shape)]
+    return [View(view.expr, ids), _indices(visit, 1, ids.shape)]
 
 
-def _positions_of(step: Step) -> list[Value]:
+def _positions_of(visit: Visit) -> list[Value]:
     """NonZero, ArgMax and their like: indices that the data gives."""
-    source = step.known(0)
-    if step.node.op == "NonZero":
+    source = visit.known(0)
+    if visit.node.op == "NonZero":
         if isinstance(source, Const) and not source.varies:
             return [Const(np.array(np.nonzero(source.array)))]
-        return [_indices(step, 0, (max(1, len(source.shape)), 1))]
-    axis = int(step.attributes.get("axis", 0)) % max(1, len(source.shape))
-    keep = step.attributes.get("keepdims", 1)
+        return [_indices(visit, 0, (max(1, len(source.shape)), 1))]
+    axis = int(visit.attributes.get("axis", 0)) % max(1, len(source.shape))
+    keep = visit.attributes.get("keepdims", 1)
     shape = [n for i, n in enumerate(source.shape) if i != axis or keep]
     if keep and shape:
         shape[axis] = 1
-    return [_indices(step, 0, tuple(shape))]
+    return [_indices(visit, 0, tuple(shape))]
 
 
-def _one_hot(step: Step) -> list[Value]:
-    depth = step.array(1)
-    shape = step.known(0).shape
-    axis = int(step.attributes.get("axis", -1)) % (len(shape) + 1)
+def _one_hot(visit: Visit) -> list[Value]:
+    depth = visit.array(1)
+    shape = visit.known(0).shape
+    axis = int(visit.attributes.get("axis", -1)) % (len(shape) + 1)
     full = (*shape[:axis], int(np.asarray(depth).reshape(-1)[0]), *shape[axis:])
-    return [_indices(step, 0, full)]
+    return [_indices(visit, 0, full)]
 
 
-def _pad(step: Step) -> list[Value]:
+def _pad(visit: Visit) -> list[Value]:
     """Padding along positions repeats a row; along channels it adds zeros."""
-    source = step.known(0)
-    pads = step.array(1) if len(step.inputs) > 1 else step.attributes.get("pads")
+    source = visit.known(0)
+    pads = visit.array(1) if len(visit.inputs) > 1 else visit.attributes.get("pads")
     if pads is None:
         raise CannotFollow("pads by numbers that are not known")
     numbers = [int(n) for n in np.asarray(pads).reshape(-1)]
     rank = len(source.shape)
     axes = list(range(rank))
-    if step.value(3) is not None:
-        axes = [int(a) % rank for a in np.asarray(step.array(3)).reshape(-1)]
+    if visit.value(3) is not None:
+        axes = [int(a) % rank for a in np.asarray(visit.array(3)).reshape(-1)]
     before, after = [0] * rank, [0] * rank
     for i, axis in enumerate(axes):
         before[axis], after[axis] = numbers[i], numbers[i + len(axes)]
@@ -206,10 +206,10 @@ def _padded_channels(view: View, before: int, after: int) -> View:
     return View(Join(view.expr.channels + 1, (view.expr, blank)), ids)
 
 
-def _split_to_sequence(step: Step) -> list[Value]:
-    source = step.view(0)
-    axis = int(step.attributes.get("axis", 0))
-    lengths, size = step.array(1), source.shape[axis]
+def _split_to_sequence(visit: Visit) -> list[Value]:
+    source = visit.view(0)
+    axis = int(visit.attributes.get("axis", 0))
+    lengths, size = visit.array(1), source.shape[axis]
     if lengths is None:
         sizes = [1] * size
     elif lengths.ndim == 0:
@@ -221,20 +221,20 @@ def _split_to_sequence(step: Step) -> list[Value]:
         np.take(source.ids, range(a, a + n), axis=axis)
         for a, n in zip(starts[:-1], sizes, strict=True)
     ]
-    if lengths is None and not step.attributes.get("keepdims", 1):
+    if lengths is None and not visit.attributes.get("keepdims", 1):
         pieces = [np.squeeze(piece, axis) for piece in pieces]
     return [Items(tuple(View(source.expr, piece) for piece in pieces))]
 
 
-def _sequence_at(step: Step) -> list[Value]:
-    items, index = step.value(0), step.array(1)
+def _sequence_at(visit: Visit) -> list[Value]:
+    items, index = visit.value(0), visit.array(1)
     if not isinstance(items, Items) or index is None:
         raise CannotFollow("reads a sequence that is not known")
     return [items.values[int(index)]]
 
 
-def _sequence_construct(step: Step) -> list[Value]:
-    return [Items(tuple(v or Unknown(step.node.op, "") for v in step.inputs))]
+def _sequence_construct(visit: Visit) -> list[Value]:
+    return [Items(tuple(v or Unknown(visit.node.op, "") for v in visit.inputs))]
 
 
 SELECTIONS: dict[str, Rule] = {

@@ -14,16 +14,15 @@ from slanc_onnx.trace.expression import Embedding, Join, Sum, Weight, is_ids
 from slanc_onnx.trace.movement import FOLDS, MOVERS, CannotFollow, Mover
 from slanc_onnx.trace.rules.attention import ATTENTION
 from slanc_onnx.trace.rules.conv import batch_norm, convolved
-from slanc_onnx.trace.rules.elementwise import ELEMENTWISE_RULES, applied
+from slanc_onnx.trace.rules.elementwise import ELEMENTWISE_RULES, function_of
 from slanc_onnx.trace.rules.experts import EXPERTS, moved
 from slanc_onnx.trace.rules.matmul import einsum, matmul
 from slanc_onnx.trace.rules.quantized import QUANTIZED
 from slanc_onnx.trace.rules.reduce import REDUCTIONS
 from slanc_onnx.trace.rules.select import SELECTIONS, first_row, gathered, looked_up
-from slanc_onnx.trace.step import Rule, Step, linear, matrix, scaled
 from slanc_onnx.trace.values import (
-    Chosen,
     Const,
+    ExpertWeights,
     Items,
     Value,
     View,
@@ -33,15 +32,16 @@ from slanc_onnx.trace.values import (
     combine,
     row_view,
 )
+from slanc_onnx.trace.visit import Rule, Visit, linear, matrix, scaled
 
 
-def _move(step: Step) -> list[Value]:
-    chosen = step.value(0)
-    if isinstance(chosen, Chosen):
-        return moved(step, chosen)
-    source = step.known(0)
-    others = [v for v in step.inputs if isinstance(v, Const)]
-    return [_moved(source, mover, any(v.varies for v in others)) for mover in step.movers()]
+def _move(visit: Visit) -> list[Value]:
+    chosen = visit.value(0)
+    if isinstance(chosen, ExpertWeights):
+        return moved(visit, chosen)
+    source = visit.known(0)
+    others = [v for v in visit.inputs if isinstance(v, Const)]
+    return [_moved(source, mover, any(v.varies for v in others)) for mover in visit.movers()]
 
 
 def _moved(source: Value, mover: Mover, varies: bool) -> Value:
@@ -55,11 +55,11 @@ def _moved(source: Value, mover: Mover, varies: bool) -> Value:
     return Weight(weight.name, shape, lambda: mover(weight.read()))
 
 
-def _same(step: Step) -> list[Value]:
+def _same(visit: Visit) -> list[Value]:
     """Casts and their like: the same value, and Weights stay readable row by row."""
-    value = step.known(0)
-    if step.node.op == "Cast" and isinstance(value, Const):
-        dtype = _CASTS.get(int(step.attributes["to"]), np.dtype(np.float32))
+    value = visit.known(0)
+    if visit.node.op == "Cast" and isinstance(value, Const):
+        dtype = _CASTS.get(int(visit.attributes["to"]), np.dtype(np.float32))
         with np.errstate(invalid="ignore"):
             return [Const(value.array.astype(dtype), value.varies)]
     return [value]
@@ -72,16 +72,16 @@ _CASTS: dict[int, np.dtype[Any]] = {
 }
 
 
-def _gather(step: Step) -> list[Value]:
+def _gather(visit: Visit) -> list[Value]:
     """Rows of a table, or channels of a row."""
-    return gathered(step) or _move(step)
+    return gathered(visit) or _move(visit)
 
 
-def _slice(step: Step) -> list[Value]:
+def _slice(visit: Visit) -> list[Value]:
     """As data movement, but rows of a table up to the sequence's length are rows of that table."""
-    data, starts = step.known(0), step.value(1)
-    bounds = [v for v in step.inputs[1:] if isinstance(v, Const)]
-    moved = _move(step)
+    data, starts = visit.known(0), visit.value(1)
+    bounds = [v for v in visit.inputs[1:] if isinstance(v, Const)]
+    moved = _move(visit)
     if isinstance(data, Weight) and any(v.varies for v in bounds) and len(data.shape) > 1:
         rows, after = int(np.prod(data.shape[:-1])), moved[0]
         if rows > 1 and isinstance(after, Weight) and after.shape[-1] == data.shape[-1]:
@@ -91,31 +91,31 @@ def _slice(step: Step) -> list[Value]:
     return moved
 
 
-def _shape(step: Step) -> list[Value]:
-    shape = step.known(0).shape[step.attributes.get("start", 0) : step.attributes.get("end")]
+def _shape(visit: Visit) -> list[Value]:
+    shape = visit.known(0).shape[visit.attributes.get("start", 0) : visit.attributes.get("end")]
     return [Const(np.array(shape, dtype=np.int64), varies=True)]
 
 
-def _gemm(step: Step) -> list[Value]:
-    weight = matrix(step.known(1), bool(step.attributes.get("transB", 0)))
-    if weight is None or step.attributes.get("transA", 0):
+def _gemm(visit: Visit) -> list[Value]:
+    weight = matrix(visit.known(1), bool(visit.attributes.get("transB", 0)))
+    if weight is None or visit.attributes.get("transA", 0):
         raise CannotFollow("transposes its first input")
-    x = step.rows(0, weight.shape[0])
-    result = scaled(linear(x, weight), float(step.attributes.get("alpha", 1.0)))
-    if step.value(2) is not None:
-        beta = float(step.attributes.get("beta", 1.0))
-        result = combine(Sum, result, scaled(step.view(2), beta))
-    return [_after(step, result)]
+    x = visit.rows(0, weight.shape[0])
+    result = scaled(linear(x, weight), float(visit.attributes.get("alpha", 1.0)))
+    if visit.value(2) is not None:
+        beta = float(visit.attributes.get("beta", 1.0))
+        result = combine(Sum, result, scaled(visit.view(2), beta))
+    return [_after(visit, result)]
 
 
-def _concat(step: Step) -> list[Value]:
-    values = [step.known(i) for i in range(len(step.inputs)) if step.node.op == "Concat"]
-    sequence = step.value(0)
+def _concat(visit: Visit) -> list[Value]:
+    values = [visit.known(i) for i in range(len(visit.inputs)) if visit.node.op == "Concat"]
+    sequence = visit.value(0)
     if isinstance(sequence, Items):
-        if step.attributes.get("new_axis", 0):
+        if visit.attributes.get("new_axis", 0):
             raise CannotFollow("stacks the tensors of a sequence")
         values = [as_view(value) for value in sequence.values]
-    axis = int(step.attributes["axis"])
+    axis = int(visit.attributes["axis"])
     if all(isinstance(v, Const) for v in values):
         consts = [v for v in values if isinstance(v, Const)]
         joined = np.concatenate([np.atleast_1d(c.array) for c in consts], axis=axis)
@@ -140,34 +140,34 @@ def _concat(step: Step) -> list[Value]:
     return [View(join, np.concatenate(ids, axis=axis).astype(np.int32))]
 
 
-def _conv(step: Step) -> list[Value]:
-    last = step.node.op == "NhwcConv"
-    result = convolved(step, step.view(0), step.known(1), step.value(2), channels_last=last)
-    return [_after(step, result)]
+def _conv(visit: Visit) -> list[Value]:
+    last = visit.node.op == "NhwcConv"
+    result = convolved(visit, visit.view(0), visit.known(1), visit.value(2), channels_last=last)
+    return [_after(visit, result)]
 
 
-def _after(step: Step, view: View) -> View:
+def _after(visit: Visit, view: View) -> View:
     """The activation that ONNX Runtime fused into an op."""
-    name = step.attributes.get("activation")
+    name = visit.attributes.get("activation")
     if not name:
         return view
     if name not in ELEMENTWISE:
         raise CannotFollow(f"has the activation {name}, which has no rule")
     defaults = ELEMENTWISE[name].attributes
-    given = list(step.attributes.get("activation_params") or [])  # FusedConv
-    named = [step.attributes.get(f"activation_{key}", value) for key, value in defaults.items()]
-    return applied(str(name), view, *(given[: len(named)] + named[len(given) :]))
+    given = list(visit.attributes.get("activation_params") or [])  # FusedConv
+    named = [visit.attributes.get(f"activation_{key}", value) for key, value in defaults.items()]
+    return function_of(str(name), view, *(given[: len(named)] + named[len(given) :]))
 
 
-def _embed_layer_norm(step: Step) -> list[Value]:
+def _embed_layer_norm(visit: Visit) -> list[Value]:
     """The sum of rows that EmbedLayerNormalization normalises."""
     total: View | None = None
     for position in (2, 3, 4):
-        table = step.value(position)
+        table = visit.value(position)
         if isinstance(table, Weight):
             # Positions count from 0 up; at sequence length 1 there is that one.
-            start = Const(np.zeros(step.known(0).shape, np.int64), varies=True)
-            rows = looked_up(table, start.shape, start if position == 3 else step.view(0))
+            start = Const(np.zeros(visit.known(0).shape, np.int64), varies=True)
+            rows = looked_up(table, start.shape, start if position == 3 else visit.view(0))
             total = rows if total is None else combine(Sum, total, rows)
     if total is None:
         raise CannotFollow("looks up a table that is not known")
@@ -177,23 +177,23 @@ def _embed_layer_norm(step: Step) -> list[Value]:
 def _const(function: Callable[..., Array]) -> Rule:
     """A function of known values only."""
 
-    def rule(step: Step) -> list[Value]:
-        consts = [step.known(i) for i in range(len(step.inputs))]
-        arrays = [step.array(i) for i in range(len(consts))]
+    def rule(visit: Visit) -> list[Value]:
+        consts = [visit.known(i) for i in range(len(visit.inputs))]
+        arrays = [visit.array(i) for i in range(len(consts))]
         varies = any(c.varies for c in consts if isinstance(c, Const))
-        return [Const(np.asarray(function(step.attributes, *arrays)), varies)]
+        return [Const(np.asarray(function(visit.attributes, *arrays)), varies)]
 
     return rule
 
 
-def _cumulative(step: Step) -> list[Value]:
+def _cumulative(visit: Visit) -> list[Value]:
     """Of known numbers their running sums; positions counted along a mask stay positions."""
-    source = step.known(0)
+    source = visit.known(0)
     if isinstance(source, View):
         if is_ids(source.expr):
             return [source]
         raise CannotFollow("adds up activations")
-    return _const(lambda attributes, x, axis: np.cumsum(x, axis=int(axis)))(step)
+    return _const(lambda attributes, x, axis: np.cumsum(x, axis=int(axis)))(visit)
 
 
 def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
@@ -248,5 +248,5 @@ RULES: dict[str, Rule] = {
     **EXPERTS,
     "Range": _const(lambda attributes, a, b, c: np.arange(a.item(), b.item(), c.item())),
     "ConstantOfShape": _const(_constant_of_shape),
-    "Size": lambda step: [Const(np.array(np.prod(step.known(0).shape)), varies=True)],
+    "Size": lambda visit: [Const(np.array(np.prod(visit.known(0).shape)), varies=True)],
 }

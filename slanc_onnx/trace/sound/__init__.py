@@ -5,8 +5,8 @@ estimate alone. A rule is a proof only where `provable` says so. The reasons fol
 norms that read it.
 """
 
-from slanc_onnx.trace.sound.proofs import Proofs
+from slanc_onnx.trace.sound.doubts import Doubts
 
 __all__ = [
-    "Proofs",
+    "Doubts",
 ]

@@ -23,8 +23,8 @@ from slanc_onnx.trace.expression import (
     walk,
 )
 from slanc_onnx.trace.sound.checks import channel_axes, views_in
-from slanc_onnx.trace.step import Step
 from slanc_onnx.trace.values import Const, Value, View
+from slanc_onnx.trace.visit import Visit
 
 Moves = frozenset[str]
 
@@ -62,40 +62,40 @@ def carries_rows(value: Value) -> bool:
     return any(not isinstance(v.expr, kinds) and not is_ids(v.expr) for v in views_in([value]))
 
 
-def moves(step: Step, output: Value, before: Moves) -> Moves:
+def moves(visit: Visit, output: Value, before: Moves) -> Moves:
     """The names of what moved the positions of an output, given those of the op's inputs."""
-    op = op_of(step.node)
-    source = step.value(0)
-    if op not in _MOVERS or not any(True for _ in views_in(step.inputs)):
+    op = op_of(visit.node)
+    source = visit.value(0)
+    if op not in _MOVERS or not any(True for _ in views_in(visit.inputs)):
         return before
     if not isinstance(source, View) or not isinstance(output, View):
-        return before | {f"{op} {step.node.outputs[0].name}"}
-    name = f"{op} {step.node.outputs[0].name}"
+        return before | {f"{op} {visit.node.outputs[0].name}"}
+    name = f"{op} {visit.node.outputs[0].name}"
     channels = {axis - source.ids.ndim for axis in channel_axes(source)}
     match op:
         case "Transpose":
-            order = step.attributes.get("perm") or list(range(source.ids.ndim))[::-1]
+            order = visit.attributes.get("perm") or list(range(source.ids.ndim))[::-1]
             kept = [a for a in order if a - source.ids.ndim not in channels]
             return before if kept == sorted(kept) else before | {name}
         case "Unsqueeze" | "Squeeze":
-            return _inserted(step, source, output, before)
+            return _inserted(visit, source, output, before)
         case "Reshape":
-            return before | {f"one {a}" for a in _ones(step, output)}
+            return before | {f"one {a}" for a in _ones(visit, output)}
         case "Slice" | "Split" | "Gather":
-            return before if _cut_axes(step, source) <= channels else before | {name}
+            return before if _cut_axes(visit, source) <= channels else before | {name}
         case "Concat":
-            axis = int(step.attributes["axis"])
-            every = all(isinstance(v, View) and v.shape[axis] > 1 for v in step.inputs)
+            axis = int(visit.attributes["axis"])
+            every = all(isinstance(v, View) and v.shape[axis] > 1 for v in visit.inputs)
             rank = source.ids.ndim
             return before if every and axis % rank - rank in channels else before | {name}
     return before | {name}
 
 
-def _inserted(step: Step, source: View, output: View, before: Moves) -> Moves:
+def _inserted(visit: Visit, source: View, output: View, before: Moves) -> Moves:
     """An axis that a Squeeze takes away again was none; one in front of all moves nothing."""
-    given = step.array(1) if len(step.inputs) > 1 else step.attributes.get("axes")
+    given = visit.array(1) if len(visit.inputs) > 1 else visit.attributes.get("axes")
     if given is None:
-        return before | {f"Squeeze {step.node.outputs[0].name}"}
+        return before | {f"Squeeze {visit.node.outputs[0].name}"}
     wide = max(source.ids.ndim, output.ids.ndim)
     axes = {int(a) % wide for a in np.asarray(given).reshape(-1)}
     names = {f"one {a - wide}" for a in axes if not set(range(a)) <= axes}
@@ -105,9 +105,9 @@ def _inserted(step: Step, source: View, output: View, before: Moves) -> Moves:
     return before | names
 
 
-def _ones(step: Step, output: View) -> list[int]:
+def _ones(visit: Visit, output: View) -> list[int]:
     """Axes of length 1 that a Reshape asks for behind others, as an Unsqueeze does."""
-    asked = step.value(1)
+    asked = visit.value(1)
     if not isinstance(asked, Const) or asked.varies:
         return []
     sizes = [int(n) for n in asked.array.reshape(-1)]
@@ -116,11 +116,11 @@ def _ones(step: Step, output: View) -> list[int]:
     ]
 
 
-def _cut_axes(step: Step, source: View) -> set[int]:
+def _cut_axes(visit: Visit, source: View) -> set[int]:
     rank = source.ids.ndim
-    if step.node.op != "Slice":
-        return {int(step.attributes.get("axis", 0)) % rank - rank}
-    given = step.array(3) if step.value(3) is not None else step.attributes.get("axes")
+    if visit.node.op != "Slice":
+        return {int(visit.attributes.get("axis", 0)) % rank - rank}
+    given = visit.array(3) if visit.value(3) is not None else visit.attributes.get("axes")
     axes = range(rank) if given is None else np.asarray(given).reshape(-1)
     return {int(a) % rank - rank for a in axes}
 

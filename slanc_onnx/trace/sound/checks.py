@@ -32,10 +32,10 @@ from slanc_onnx.trace.expression import (
 from slanc_onnx.trace.ranges import never_negative, value_range
 from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.rules import is_total_of
-from slanc_onnx.trace.step import Step, is_shares
-from slanc_onnx.trace.values import Chosen, Const, Items, Value, View
+from slanc_onnx.trace.values import Const, ExpertWeights, Items, Value, View
+from slanc_onnx.trace.visit import Visit, is_shares
 
-Check = Callable[[Step, Sequence[Value]], str | None]
+Check = Callable[[Visit, Sequence[Value]], str | None]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
@@ -98,32 +98,32 @@ def has_zero(expr: Expr) -> Reading[bool]:
     return False
 
 
-def always(step: Step, outputs: Sequence[Value]) -> str | None:
+def always(visit: Visit, outputs: Sequence[Value]) -> str | None:
     return None
 
 
 def of_constants(reason: str) -> Check:
     """Sound for constants alone."""
 
-    def check(step: Step, outputs: Sequence[Value]) -> str | None:
-        return reason if any(True for _ in views_in(step.inputs)) else None
+    def check(visit: Visit, outputs: Sequence[Value]) -> str | None:
+        return reason if any(True for _ in views_in(visit.inputs)) else None
 
     return check
 
 
-def elementwise(step: Step, outputs: Sequence[Value]) -> str | None:
-    views = list(views_in(step.inputs))
+def elementwise(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    views = list(views_in(visit.inputs))
     if not views:
         return None
     try:
-        known = [step.known(i) for i in range(len(step.inputs))]
+        known = [visit.known(i) for i in range(len(visit.inputs))]
         np.broadcast_shapes(*(v.shape for v in known))
     except ValueError:
         return "combines rows whose numbers differ"
     if any(isinstance(o.expr, Mixture) for o in views_in(outputs)):
         return "adds rows with shares that may come from several softmaxes"
-    if op_of(step.node) == "Div":
-        total = step.value(1)
+    if op_of(visit.node) == "Div":
+        total = visit.value(1)
         if isinstance(total, View) and is_total_of(total, views[0]):
             return _quotient(views[0])
         if any(is_ids(view.expr) for view in views):
@@ -156,20 +156,20 @@ def _is_clip(value: Value) -> bool:
     )
 
 
-def limited(step: Step, outputs: Sequence[Value]) -> str | None:
+def limited(visit: Visit, outputs: Sequence[Value]) -> str | None:
     """Limits are left out of the expression: only those that never bind are no change."""
-    views = list(views_in(step.inputs))
+    views = list(views_in(visit.inputs))
     if not views or _is_clip(outputs[0]):
         return None
     limits = value_range(views[0].expr)
-    op = step.node.op
-    numbers = [v.array for v in step.inputs if isinstance(v, Const)]
-    if limits is None or len(views) > 1 or len(numbers) != len(step.inputs) - 1:
+    op = visit.node.op
+    numbers = [v.array for v in visit.inputs if isinstance(v, Const)]
+    if limits is None or len(views) > 1 or len(numbers) != len(visit.inputs) - 1:
         return "a limit that is not in the expression"
     lowest, highest = limits
     if op == "Clip":
-        low = step.attributes.get("min", -np.inf) if step.array(1) is None else step.array(1)
-        high = step.attributes.get("max", np.inf) if step.array(2) is None else step.array(2)
+        low = visit.attributes.get("min", -np.inf) if visit.array(1) is None else visit.array(1)
+        high = visit.attributes.get("max", np.inf) if visit.array(2) is None else visit.array(2)
         binds = bool(np.any(np.asarray(low) > lowest) or np.any(np.asarray(high) < highest))
     elif op == "Min":
         binds = any(bool(np.any(n < highest)) for n in numbers)
@@ -178,8 +178,8 @@ def limited(step: Step, outputs: Sequence[Value]) -> str | None:
     return "a limit that is not in the expression" if binds else None
 
 
-def where(step: Step, outputs: Sequence[Value]) -> str | None:
-    condition, *branches = (step.value(i) for i in range(3))
+def where(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    condition, *branches = (visit.value(i) for i in range(3))
     views = [v for v in branches if isinstance(v, View)]
     if not views or isinstance(getattr(outputs[0], "expr", None), Select):
         return None
@@ -206,20 +206,20 @@ def where(step: Step, outputs: Sequence[Value]) -> str | None:
     return None
 
 
-def cast(step: Step, outputs: Sequence[Value]) -> str | None:
-    source = step.value(0)
+def cast(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    source = visit.value(0)
     if isinstance(source, View) and not is_ids(source.expr):
-        if step.node.op == "Cast" and int(step.attributes["to"]) not in _FLOATS:
+        if visit.node.op == "Cast" and int(visit.attributes["to"]) not in _FLOATS:
             return "rounds numbers"
-        like = step.value(1)
-        if step.node.op == "CastLike" and not (
+        like = visit.value(1)
+        if visit.node.op == "CastLike" and not (
             isinstance(like, Weight)
             or (isinstance(like, View) and not is_ids(like.expr))
             or (isinstance(like, Const) and like.array.dtype.kind in "fV")
         ):
             return "casts to an unknown type"
-    if isinstance(source, Const) and step.node.op == "Cast" and source.array.dtype.kind == "f":
-        known = int(step.attributes["to"]) in {
+    if isinstance(source, Const) and visit.node.op == "Cast" and source.array.dtype.kind == "f":
+        known = int(visit.attributes["to"]) in {
             *_FLOATS,
             TensorProto.BOOL,
             TensorProto.INT32,
@@ -229,41 +229,41 @@ def cast(step: Step, outputs: Sequence[Value]) -> str | None:
     return None
 
 
-def dropout(step: Step, outputs: Sequence[Value]) -> str | None:
-    training = step.value(2)
+def dropout(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    training = visit.value(2)
     off = training is None or (isinstance(training, Const) and not training.array.any())
     return None if off else "may drop elements"
 
 
-def softmax(step: Step, outputs: Sequence[Value]) -> str | None:
+def softmax(visit: Visit, outputs: Sequence[Value]) -> str | None:
     """Before opset 13 an axis stands for it and all later ones: the last one's sum is less."""
-    rank = len(step.known(0).shape)
-    axis = int(step.attributes.get("axis", -1))
+    rank = len(visit.known(0).shape)
+    axis = int(visit.attributes.get("axis", -1))
     return None if axis in (-1, rank - 1) else "adds up to 1 along another axis than the last"
 
 
-def matmul(step: Step, outputs: Sequence[Value]) -> str | None:
-    a, b = step.value(0), step.value(1)
+def matmul(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    a, b = visit.value(0), visit.value(1)
     if isinstance(a, View) and isinstance(b, View):
         return None  # shares times rows: those of a row add up to 1 along the last axis
-    if isinstance(a, View) and not isinstance(b, Chosen):
+    if isinstance(a, View) and not isinstance(b, ExpertWeights):
         return repeats(a)
     if isinstance(b, View):
-        return repeats(b, -1 if step.attributes.get("transB", 0) else -2)
+        return repeats(b, -1 if visit.attributes.get("transB", 0) else -2)
     return repeats(a) if isinstance(a, View) else None
 
 
-def gemm(step: Step, outputs: Sequence[Value]) -> str | None:
-    views = list(views_in(step.inputs[:1]))
+def gemm(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    views = list(views_in(visit.inputs[:1]))
     return repeats(views[0]) if views else None
 
 
-def einsum(step: Step, outputs: Sequence[Value]) -> str | None:
-    a, b = step.value(0), step.value(1)
+def einsum(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    a, b = visit.value(0), visit.value(1)
     if not isinstance(a, View) or not isinstance(b, View):
         view = a if isinstance(a, View) else b
         return repeats(view) if isinstance(view, View) else None
-    letters = str(step.attributes["equation"]).replace(" ", "").partition("->")
+    letters = str(visit.attributes["equation"]).replace(" ", "").partition("->")
     first, second = letters[0].split(",")
     if is_shares(b.expr):
         a, b, first, second = b, a, second, first
@@ -275,50 +275,50 @@ def einsum(step: Step, outputs: Sequence[Value]) -> str | None:
     return None
 
 
-def conv(step: Step, outputs: Sequence[Value]) -> str | None:
-    source = step.value(0)
+def conv(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    source = visit.value(0)
     if not isinstance(source, View):
         return None
-    return repeats(source, -1 if step.node.op == "NhwcConv" else 1)
+    return repeats(source, -1 if visit.node.op == "NhwcConv" else 1)
 
 
-def batch_norm(step: Step, outputs: Sequence[Value]) -> str | None:
-    return "takes the statistics of its input" if step.attributes.get("training_mode") else None
+def batch_norm(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    return "takes the statistics of its input" if visit.attributes.get("training_mode") else None
 
 
-def embed(step: Step, outputs: Sequence[Value]) -> str | None:
-    tables = [step.value(i) for i in (2, 3, 4)]
+def embed(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    tables = [visit.value(i) for i in (2, 3, 4)]
     every = all(v is None or isinstance(v, Weight) for v in tables)
     return None if every else "looks up a table that is no constant"
 
 
-def total(step: Step, outputs: Sequence[Value]) -> str | None:
+def total(visit: Visit, outputs: Sequence[Value]) -> str | None:
     """Of a row's channels there is an expression; of positions the length decides."""
-    for source, made in zip(views_in(step.inputs), views_in(outputs), strict=False):
+    for source, made in zip(views_in(visit.inputs), views_in(outputs), strict=False):
         whole = isinstance(made.expr, Apply) and made.expr.function == "ReduceSum"
         if not whole or made.expr is source.expr or repeats(source) is not None:
             return "reduces activations"
     return None
 
 
-def attention(step: Step, outputs: Sequence[Value]) -> str | None:
+def attention(visit: Visit, outputs: Sequence[Value]) -> str | None:
     """Of a convex mix of rows of V; past rows are `past_values`."""
-    op, domain = step.node.op, step.node.domain
-    if str(step.attributes.get("v_quant_type", "NONE")) != "NONE":
+    op, domain = visit.node.op, visit.node.domain
+    if str(visit.attributes.get("v_quant_type", "NONE")) != "NONE":
         return "rounds its values"
-    values = step.value(0 if op == "Attention" and domain == "com.microsoft" else 2)
+    values = visit.value(0 if op == "Attention" and domain == "com.microsoft" else 2)
     if isinstance(values, Const) and values.varies:
         return "computes with numbers that depend on the sequence length"
     return repeats(values) if isinstance(values, View) and op == "Attention" else None
 
 
-def nbits(step: Step, outputs: Sequence[Value]) -> str | None:
-    if int(step.attributes.get("accuracy_level", 0)) == 4:
+def nbits(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    if int(visit.attributes.get("accuracy_level", 0)) == 4:
         return "may round its input to 8 bits (accuracy_level 4)"
-    return gemm(step, outputs)
+    return gemm(visit, outputs)
 
 
-def mean(step: Step, outputs: Sequence[Value]) -> str | None:
+def mean(visit: Visit, outputs: Sequence[Value]) -> str | None:
     views = list(views_in(outputs))
     if views and not isinstance(views[0].expr, Mix):
         return "reduces channels"

@@ -13,8 +13,8 @@ import numpy as np
 from slanc_onnx.graph import Array
 from slanc_onnx.trace.expression import Shares
 from slanc_onnx.trace.sound.checks import channel_axes, has_zero, views_in
-from slanc_onnx.trace.step import Step, is_shares
 from slanc_onnx.trace.values import Const, Items, Value, View
+from slanc_onnx.trace.visit import Visit, is_shares
 
 
 def _dynamic(shape: Sequence[int], declared: object) -> list[int]:
@@ -29,99 +29,99 @@ def _before(shape: Sequence[int], axes: Sequence[int]) -> set[int]:
     return {int(np.prod(shape[:axis], dtype=int)) for axis in axes} - {1}
 
 
-def reshape(step: Step, outputs: Sequence[Value]) -> str | None:
-    source, target = step.value(0), outputs[0]
+def reshape(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    source, target = visit.value(0), outputs[0]
     if not isinstance(source, View) or not isinstance(target, View):
         return None
     if source.ids.size != target.ids.size:
         return "repeats what the file has more positions of"
-    before = _dynamic(source.shape, step.node.inputs[0].shape)
-    after = _dynamic(target.shape, step.node.outputs[0].shape)
-    asked = step.value(1)
+    before = _dynamic(source.shape, visit.node.inputs[0].shape)
+    after = _dynamic(target.shape, visit.node.outputs[0].shape)
+    asked = visit.value(1)
     if isinstance(asked, Const) and not asked.varies and asked.array.size == target.ids.ndim:
         after = [a for a in after if asked.array.reshape(-1)[a] != 1]
-    if step.node.op == "Flatten":
+    if visit.node.op == "Flatten":
         after = [a for a in after if target.shape[a] == 1]
     if _before(source.shape, before) != _before(target.shape, after):
         return "may mix positions and channels"
     return None
 
 
-def transpose(step: Step, outputs: Sequence[Value]) -> str | None:
-    source = step.value(0)
+def transpose(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    source = visit.value(0)
     if isinstance(source, View) and is_shares(source.expr):
-        order = step.attributes.get("perm") or [0]
+        order = visit.attributes.get("perm") or [0]
         return None if order[-1] == source.ids.ndim - 1 else "turns shares"
     return None
 
 
-def insert(step: Step, outputs: Sequence[Value]) -> str | None:
+def insert(visit: Visit, outputs: Sequence[Value]) -> str | None:
     """Axes of shares stay in front of the one along which they add up."""
-    source, target = step.value(0), outputs[0]
+    source, target = visit.value(0), outputs[0]
     if not isinstance(source, View) or not isinstance(target, View) or not is_shares(source.expr):
         return None
-    axes = step.array(1) if len(step.inputs) > 1 else step.attributes.get("axes")
+    axes = visit.array(1) if len(visit.inputs) > 1 else visit.attributes.get("axes")
     rank = max(source.ids.ndim, target.ids.ndim)
     last = axes is None or any(int(a) % rank == rank - 1 for a in np.asarray(axes).reshape(-1))
     return "turns shares" if last and target.ids.ndim < source.ids.ndim else None
 
 
-def tile(step: Step, outputs: Sequence[Value]) -> str | None:
-    if any(is_shares(view.expr) for view in views_in(step.inputs)):
+def tile(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    if any(is_shares(view.expr) for view in views_in(visit.inputs)):
         return "repeats shares"
     return None
 
 
-def cut(step: Step, outputs: Sequence[Value]) -> str | None:
+def cut(visit: Visit, outputs: Sequence[Value]) -> str | None:
     """Slice and Split: channels are cut at fixed places; any positions may go."""
-    source = step.value(0)
-    varies = any(isinstance(v, Const) and v.varies for v in step.inputs[1:])
+    source = visit.value(0)
+    varies = any(isinstance(v, Const) and v.varies for v in visit.inputs[1:])
     if not isinstance(source, View) or not varies:
         return None
     axes: Array | None = None
-    if step.node.op == "Slice":
-        axes = step.array(3) if step.value(3) is not None else None
+    if visit.node.op == "Slice":
+        axes = visit.array(3) if visit.value(3) is not None else None
     else:
-        axes = np.array(step.attributes.get("axis", 0))
+        axes = np.array(visit.attributes.get("axis", 0))
     every = range(source.ids.ndim) if axes is None else np.asarray(axes).reshape(-1)
     if any(int(a) % source.ids.ndim in channel_axes(source) for a in every):
         return "cuts channels by the sequence length"
     return None
 
 
-def gather(step: Step, outputs: Sequence[Value]) -> str | None:
-    data, indices = step.value(0), step.value(1)
+def gather(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    data, indices = visit.value(0), visit.value(1)
     if isinstance(data, Const) and isinstance(indices, View) and not isinstance(outputs[0], Const):
         return "gives numbers that the data picks"
     if not isinstance(data, View):
         return None
     fixed = isinstance(indices, Const) and not indices.varies
-    if step.node.op == "GatherND":
+    if visit.node.op == "GatherND":
         return None if fixed else "picks elements by data"
-    axis = int(step.attributes.get("axis", 0)) % max(1, data.ids.ndim)
+    axis = int(visit.attributes.get("axis", 0)) % max(1, data.ids.ndim)
     if is_shares(data.expr):
         return "may repeat shares"
     return "picks channels by data" if not fixed and axis in channel_axes(data) else None
 
 
-def concat(step: Step, outputs: Sequence[Value]) -> str | None:
-    views = [v for v in views_in(step.inputs) if v.ids.size]  # others are past values
+def concat(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    views = [v for v in views_in(visit.inputs) if v.ids.size]  # others are past values
     if not views or not isinstance(outputs[0], View):
         return None
     if any(is_shares(view.expr) for view in views):
         return "puts shares together"
-    if any(isinstance(v, Const) and v.varies and v.array.any() for v in step.inputs):
+    if any(isinstance(v, Const) and v.varies and v.array.any() for v in visit.inputs):
         return "computes with numbers that depend on the sequence length"
-    if isinstance(step.value(0), Items):
+    if isinstance(visit.value(0), Items):
         return None
-    axis = int(step.attributes["axis"])
+    axis = int(visit.attributes["axis"])
     if (
         len({(v.expr.serial, np.take(v.ids, 0, axis=axis).tobytes()) for v in views})
         == 1
-        == len({type(v) for v in step.inputs})
+        == len({type(v) for v in visit.inputs})
     ):
         return None
-    for value, tensor in zip(step.inputs, step.node.inputs, strict=True):
+    for value, tensor in zip(visit.inputs, visit.node.inputs, strict=True):
         if isinstance(value, View) and axis % value.ids.ndim in _dynamic(value.shape, tensor.shape):
             return "puts positions of several kinds together, of which length 1 shows few"
         if isinstance(value, Const) and value.varies:
@@ -129,16 +129,16 @@ def concat(step: Step, outputs: Sequence[Value]) -> str | None:
     return None
 
 
-def pad(step: Step, outputs: Sequence[Value]) -> str | None:
-    source = step.value(0)
+def pad(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    source = visit.value(0)
     if not isinstance(source, View) or not isinstance(outputs[0], View):
         return None
-    value = step.array(2) if step.value(2) is not None else step.attributes.get("value", 0.0)
-    mode = step.attributes.get("mode", "constant")
+    value = visit.array(2) if visit.value(2) is not None else visit.attributes.get("value", 0.0)
+    mode = visit.attributes.get("mode", "constant")
     if mode == "constant" and np.any(np.asarray(value)):
         return "pads with another number than zero"
     on_channels = outputs[0].expr is not source.expr
-    pads = step.value(1)
+    pads = visit.value(1)
     if (mode != "constant" and on_channels) or (isinstance(pads, Const) and pads.varies):
         return "pads channels with others, or by the sequence length"
     if mode == "constant" and not on_channels and not has_zero(source.expr):
@@ -150,41 +150,41 @@ def pad(step: Step, outputs: Sequence[Value]) -> str | None:
     )
 
 
-def block_table(step: Step, outputs: Sequence[Value]) -> str | None:
-    rank = len(step.known(0).shape)
-    rows = int(step.attributes.get("gather_axis", 0)) == 0
-    last = int(step.attributes.get("quantize_axis", 1)) in (-1, rank - 1)
+def block_table(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    rank = len(visit.known(0).shape)
+    rows = int(visit.attributes.get("gather_axis", 0)) == 0
+    last = int(visit.attributes.get("quantize_axis", 1)) in (-1, rank - 1)
     return None if rows and last and rank == 2 else "looks up along another axis"
 
 
-def resize(step: Step, outputs: Sequence[Value]) -> str | None:
-    source = step.value(0)
+def resize(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    source = visit.value(0)
     if not isinstance(source, View):
         return None
-    attributes = step.attributes
+    attributes = visit.attributes
     mode = attributes.get("mode", "nearest")
     plain = attributes.get("coordinate_transformation_mode", "") != "tf_crop_and_resize"
     if mode not in ("nearest", "linear") or not plain or attributes.get("axes"):
         return f"is no convex combination in mode {mode}"
-    shape, scales = step.shape(), step.value(1 if step.node.op == "Upsample" else 2)
+    shape, scales = visit.shape(), visit.value(1 if visit.node.op == "Upsample" else 2)
     fixed = isinstance(scales, Const) and bool((scales.array.reshape(-1)[:2] == 1).all())
     kept = shape is not None and tuple(shape[:2]) == source.shape[:2]
     by_scales = fixed and isinstance(scales, Const) and scales.array.size > 2
     return None if kept or by_scales else "may resize channels"
 
 
-def top_k(step: Step, outputs: Sequence[Value]) -> str | None:
-    source = step.value(0)
+def top_k(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    source = visit.value(0)
     rank = source.ids.ndim if isinstance(source, View) else 0
-    last = int(step.attributes.get("axis", -1)) in (-1, rank - 1)
+    last = int(visit.attributes.get("axis", -1)) in (-1, rank - 1)
     if isinstance(source, View) and isinstance(source.expr, Shares) and last:
         return None
     return "orders elements by size"
 
 
-def split_sequence(step: Step, outputs: Sequence[Value]) -> str | None:
-    source = step.value(0)
-    axis = int(step.attributes.get("axis", 0))
+def split_sequence(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    source = visit.value(0)
+    axis = int(visit.attributes.get("axis", 0))
     if isinstance(source, View) and axis % source.ids.ndim in channel_axes(source):
         return None
     return "splits positions"

@@ -29,37 +29,37 @@ from slanc_onnx.trace.rules import ATTENTION, LOGIC
 from slanc_onnx.trace.sound import checks as compute
 from slanc_onnx.trace.sound import moves as moving
 from slanc_onnx.trace.sound.checks import views_in
-from slanc_onnx.trace.step import Step
 from slanc_onnx.trace.values import Const, Value, View
+from slanc_onnx.trace.visit import Visit
 
 
-def unproven(step: Step, outputs: Sequence[Value]) -> str | None:
+def unproven(visit: Visit, outputs: Sequence[Value]) -> str | None:
     """Why the outputs of a rule hold only as an estimate; None where they are sound.
 
     Args:
-        step: The node and the values of its inputs.
+        visit: The node and the values of its inputs.
         outputs: What the rule gave for it.
     """
-    op = op_of(step.node)
-    if op not in PROOFS:
+    op = op_of(visit.node)
+    if op not in CHECK_OF:
         return "read as an estimate"
     try:
-        return _of_any_op(op, step, outputs) or PROOFS[op](step, outputs)
+        return _of_any_op(op, visit, outputs) or CHECK_OF[op](visit, outputs)
     except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
         return f"depends on what is not known ({reason})"
 
 
-def _of_any_op(op: str, step: Step, outputs: Sequence[Value]) -> str | None:
+def _of_any_op(op: str, visit: Visit, outputs: Sequence[Value]) -> str | None:
     """What makes any op an estimate: values and positions that length 1 does not show."""
     # A condition is 0 or 1 whatever it is made of, and so are the numbers of a softmax shares.
     if op == "Softmax" or op in LOGIC:
         return None
     # Past values are empty too, and `past_values` tells of them.
-    if any(_vanishes(v) for v in views_in(step.inputs[:3] if op in ATTENTION else step.inputs)):
+    if any(_vanishes(v) for v in views_in(visit.inputs[:3] if op in ATTENTION else visit.inputs)):
         return "reads a tensor that is empty at sequence length 1"
     if any(_vanishes(v) for v in views_in(outputs)):
         return "gives a tensor that is empty at sequence length 1"
-    varies = any(isinstance(v, Const) and v.varies for v in step.inputs)
+    varies = any(isinstance(v, Const) and v.varies for v in visit.inputs)
     if varies and op not in _BY_LENGTH and any(isinstance(v, View) for v in outputs):
         return "computes with numbers that depend on the sequence length"
     if varies and op != "Expand" and any(isinstance(v, Weight) for v in outputs):
@@ -71,18 +71,18 @@ def _vanishes(view: View) -> bool:
     return not view.ids.size and not isinstance(view.expr, Input)
 
 
-def past_values(step: Step) -> str | None:
+def past_values(visit: Visit) -> str | None:
     """The graph input with earlier rows that an op puts in front of its own, which are of the same
     kind if the model made them; at length 1 there are none."""
-    op = op_of(step.node)
+    op = op_of(visit.node)
     if op in ATTENTION:
         position = {"GroupQueryAttention": 4, "MultiHeadAttention": 7}.get(op)
         if position is None:
-            position = 4 if step.node.domain == "com.microsoft" else 5
-        return step.node.inputs[position].name if step.value(position) is not None else None
+            position = 4 if visit.node.domain == "com.microsoft" else 5
+        return visit.node.inputs[position].name if visit.value(position) is not None else None
     if op not in ("Concat", "ConcatFromSequence"):
         return None
-    views = [v for v in views_in(step.inputs) if not v.ids.size and isinstance(v.expr, Input)]
+    views = [v for v in views_in(visit.inputs) if not v.ids.size and isinstance(v.expr, Input)]
     return next((v.expr.name for v in views if isinstance(v.expr, Input)), None)
 
 
@@ -108,7 +108,7 @@ _REDUCES = compute.of_constants("reduces activations")
 _INDICES = compute.of_constants("gives indices")
 
 # Op -> why its outputs are no proof, None where they are; ops that are not here never are.
-PROOFS: dict[str, compute.Check] = {
+CHECK_OF: dict[str, compute.Check] = {
     **dict.fromkeys(FOLDS, compute.of_constants("has no rule for activations")),
     **dict.fromkeys(LOGIC, compute.always),
     **dict.fromkeys(UNARY, compute.elementwise),

@@ -26,8 +26,8 @@ from slanc_onnx.trace.movement import MOVERS, CannotFollow, Mover
 from slanc_onnx.trace.ranges import value_range
 from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.values import (
-    Chosen,
     Const,
+    ExpertWeights,
     Items,
     Readable,
     Unknown,
@@ -43,7 +43,7 @@ from slanc_onnx.trace.values import (
 
 
 @dataclass(frozen=True)
-class Step:
+class Visit:
     """One node with the values of its inputs; None for an optional input that is left out.
 
     `shapes` are those that shape inference gives at batch 1 and sequence length 1.
@@ -64,7 +64,7 @@ class Step:
     def known(self, position: int) -> Readable:
         """The value of an input that must be there."""
         value = self.value(position)
-        if value is None or isinstance(value, (Unknown, Chosen, Items)):
+        if value is None or isinstance(value, (Unknown, ExpertWeights, Items)):
             raise CannotFollow("reads a value that is not known")
         return value
 
@@ -96,7 +96,7 @@ class Step:
         return value.array
 
 
-Rule = Callable[[Step], list[Value]]
+Rule = Callable[[Visit], list[Value]]
 
 
 @reader

@@ -14,8 +14,8 @@ from slanc_onnx.trace.rules import ATTENTION, LOGIC
 from slanc_onnx.trace.sound.alignment import Moves, carries_rows, misaligned, moves
 from slanc_onnx.trace.sound.checks import repeats, views_in
 from slanc_onnx.trace.sound.provable import past_values, unproven
-from slanc_onnx.trace.step import Step, is_shares
 from slanc_onnx.trace.values import Const, Items, Unknown, Value, View
+from slanc_onnx.trace.visit import Visit, is_shares
 
 _NOWHERE: Moves = frozenset()
 # Ops that combine rows of any positions, and those whose output tells nothing of its inputs.
@@ -23,8 +23,8 @@ _ANYWHERE = {"MatMul", "FusedMatMul", "Einsum", *ATTENTION}
 _RESTARTS = {*LOGIC, "Softmax", "Shape", "Size"}
 
 
-class Proofs:
-    """Reasons by the serial of an expression; constants and positions by the value itself.
+class Doubts:
+    """Why expressions hold only as estimates, by their serial; of constants, by the value itself.
 
     `past` names by serial the graph input with past rows that an expression stands for too.
     """
@@ -45,39 +45,39 @@ class Proofs:
             elif not isinstance(value, Unknown):
                 self._constants.setdefault(value, reason)
 
-    def step(self, step: Step, outputs: Sequence[Value]) -> None:
+    def visit(self, visit: Visit, outputs: Sequence[Value]) -> None:
         """One node that a rule has read; where this cannot be judged, it is an estimate."""
         try:
-            self._judge(step, outputs)
+            self._judge(visit, outputs)
         except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
-            self.mark(outputs, f"{step.node.op} ({step.node.outputs[0].name}): {reason}")
+            self.mark(outputs, f"{visit.node.op} ({visit.node.outputs[0].name}): {reason}")
             for output in outputs:
-                self._moved[output] = frozenset({f"{step.node.op} {step.node.outputs[0].name}"})
+                self._moved[output] = frozenset({f"{visit.node.op} {visit.node.outputs[0].name}"})
 
-    def _judge(self, step: Step, outputs: Sequence[Value]) -> None:
-        op = op_of(step.node)
-        inputs = [v for v in step.inputs if v is not None]
+    def _judge(self, visit: Visit, outputs: Sequence[Value]) -> None:
+        op = op_of(visit.node)
+        inputs = [v for v in visit.inputs if v is not None]
         moved = [self._moved.get(v, _NOWHERE) for v in inputs]
-        reason = unproven(step, outputs)
+        reason = unproven(visit, outputs)
         if reason is None and op not in _RESTARTS:
             if op not in _ANYWHERE:
                 reason = misaligned(inputs, moved)
-            reason = reason or self._inherited(_told_by(step, inputs), outputs)
+            reason = reason or self._inherited(_told_by(visit, inputs), outputs)
         if reason is not None:
-            self.mark(outputs, f"{step.node.op} ({step.node.outputs[0].name}): {reason}")
-        self._keep_past(step, outputs)
+            self.mark(outputs, f"{visit.node.op} ({visit.node.outputs[0].name}): {reason}")
+        self._keep_past(visit, outputs)
         # Masks, shares and constants among several inputs come from elsewhere.
         views = [(v, m) for v, m in zip(inputs, moved, strict=True) if isinstance(v, (View, Items))]
         before = _NOWHERE.union(*(m for v, m in views if len(views) == 1 or carries_rows(v)))
         for output in outputs:
             if isinstance(output, (View, Items)):
-                after = moves(step, output, before)
+                after = moves(visit, output, before)
                 self._moved[output] = self._moved.get(output, _NOWHERE) | after
 
-    def _keep_past(self, step: Step, outputs: Sequence[Value]) -> None:
+    def _keep_past(self, visit: Visit, outputs: Sequence[Value]) -> None:
         """Past rows: those that an op joins, and those of what picking channels leaves out."""
-        names = [past_values(step)]
-        for view in views_in(step.inputs):
+        names = [past_values(visit)]
+        for view in views_in(visit.inputs):
             expr = view.expr
             while isinstance(expr, Pick):
                 names.append(self.past.get(expr.serial))
@@ -113,7 +113,7 @@ class Proofs:
         return None
 
     def _dropped(self, source: Expr, made: Sequence[Expr]) -> str | None:
-        """The reason of an expression that picking its channels has left out of what was made."""
+        """Why an expression is an estimate whose channels were picked, if nothing made holds it."""
         chain = [source]
         while isinstance(chain[-1], Pick):
             chain.append(chain[-1].x)
@@ -174,16 +174,16 @@ class Proofs:
                 self.mark([output], f"{op}: the branch that the data takes is not known")
 
 
-def _told_by(step: Step, inputs: Sequence[Value]) -> Sequence[Value]:
+def _told_by(visit: Visit, inputs: Sequence[Value]) -> Sequence[Value]:
     """The inputs that an output tells of: not the scores and masks of an attention op."""
-    if op_of(step.node) not in ATTENTION:
+    if op_of(visit.node) not in ATTENTION:
         return inputs
-    projects = step.node.op == "Attention" and step.node.domain == "com.microsoft"
+    projects = visit.node.op == "Attention" and visit.node.domain == "com.microsoft"
     if projects:
         return inputs[:3]
-    values = [step.value(0) if step.value(2) is None else step.value(2)]
-    if step.node.op == "MultiHeadAttention":
-        values.append(step.value(3))
+    values = [visit.value(0) if visit.value(2) is None else visit.value(2)]
+    if visit.node.op == "MultiHeadAttention":
+        values.append(visit.value(3))
     return [v for v in values if v is not None]
 
 
