@@ -214,6 +214,7 @@ ELEMENTWISE: dict[str, Elementwise] = {
         {"min": -math.inf, "max": math.inf},
         from_inputs=True,
         slope=_clip_slope,
+        growth=lambda x, low, high: np.maximum(x, max(low, -high, 0.0)),
         degree=lambda low, high: 1.0 if {low, high} <= {-math.inf, 0.0, math.inf} else None,
         range=lambda low, high: (min(low, high), high),
     ),

@@ -20,6 +20,7 @@ from slanc_onnx.trace.expression import (
     is_ids,
 )
 from slanc_onnx.trace.movement import FOLDS, CannotFollow
+from slanc_onnx.trace.ranges import value_range
 from slanc_onnx.trace.rules.reduce import is_total_of
 from slanc_onnx.trace.values import (
     Const,
@@ -33,7 +34,7 @@ from slanc_onnx.trace.values import (
     ids_view,
     shares_view,
 )
-from slanc_onnx.trace.visit import Rule, Visit, added, scaled
+from slanc_onnx.trace.visit import Rule, Visit, added, is_shares, scaled
 
 # Ops whose output is a condition.
 LOGIC = {*COMPARISONS, "Equal", "And", "Or", "Not", "Xor", "IsNaN", "IsInf"}
@@ -107,14 +108,26 @@ def _limit(values: Sequence[Readable], low: bool) -> View:
     view, *others = (v for v in values if isinstance(v, View))
     if others:
         return either(view, others[0])
-    numbers = [v.array for v in values if isinstance(v, Const)]
-    if len(numbers) == len(values) - 1 and all(number.size == 1 for number in numbers):
-        limits = [float(number.reshape(-1)[0]) for number in numbers]
-        return function_of(
-            "Clip", view, *((max(limits), math.inf) if low else (-math.inf, min(limits)))
-        )
     shape = np.broadcast_shapes(*(v.shape for v in values))
-    return View(view.expr, np.broadcast_to(view.ids, shape))
+    view = View(view.expr, np.broadcast_to(view.ids, shape))
+    numbers = [v.array for v in values if isinstance(v, Const)]
+    if not numbers or len(numbers) < len(values) - 1 or any(n.size != 1 for n in numbers):
+        return view
+    limits = [float(number.reshape(-1)[0]) for number in numbers]
+    return _clipped(view, *((max(limits), math.inf) if low else (-math.inf, min(limits))))
+
+
+def _clipped(view: View, low: float, high: float) -> View:
+    """Rows with every element between two numbers, where these can change one.
+
+    Limits on shares, on ids and on one number per row are left out of the expression: they guard a
+    division or a mask, whose sizes the expression does not tell.
+    """
+    known = value_range(view.expr)
+    unbound = known is not None and low <= known[0] and known[1] <= high
+    if unbound or view.expr.channels == 1 or is_ids(view.expr) or is_shares(view.expr):
+        return view
+    return function_of("Clip", view, low, high)
 
 
 _ARITHMETIC: dict[str, Callable[[Sequence[Readable]], View]] = {
@@ -192,30 +205,42 @@ def parameters_of(name: str, given: Mapping[str, Parameter]) -> list[Parameter]:
 def _activation(visit: Visit) -> list[Value]:
     name, value = visit.node.op, visit.known(0)
     parameters = parameters_of(name, visit.attributes)
+    biased = name in ("BiasGelu", "FastGelu") and visit.value(1) is not None
     if not isinstance(value, View):
+        if biased:
+            raise CannotFollow("adds a bias to a constant")
         return [_fold(name, [value], parameters)]
     if name == "Neg":
         return [scaled(value, -1.0)]
-    if name in ("BiasGelu", "FastGelu") and visit.value(1) is not None:
+    if biased:
         value = combine(Sum, value, visit.view(1))
     return [function_of(name, value, *parameters)]
 
 
 def _clip(visit: Visit) -> list[Value]:
     """Limits that are one number each are a function; others are left out of the expression."""
-    value = visit.known(0)
-    limits = []
-    for position, (name, default) in enumerate(ELEMENTWISE["Clip"].attributes.items(), 1):
-        given = visit.array(position)
-        missing = given is None and visit.value(position) is None
-        limits.append(visit.attributes.get(name, default) if missing else given)
-    known = [np.asarray(limit) for limit in limits if limit is not None]
-    if len(known) < len(limits) or any(limit.size != 1 for limit in known):
+    value, limits = visit.known(0), [_limit_of(visit, 1, "min"), _limit_of(visit, 2, "max")]
+    if not isinstance(value, View):  # in its own type, which integers keep
+        constant: Value = value
+        for op, limit in zip(("Max", "Min"), limits, strict=True):
+            constant = constant if limit is None else _fold(op, [constant, Const(limit)])
+        return [constant]
+    if any(limit is not None and limit.size != 1 for limit in limits):
         return [value]
-    low, high = (float(limit.reshape(-1)[0]) for limit in known)
-    if not isinstance(value, View):
-        return [_fold("Clip", [value], [low, high])]
-    return [function_of("Clip", value, low, high)]
+    defaults = (-math.inf, math.inf)
+    low, high = (
+        default if limit is None else float(limit.reshape(-1)[0])
+        for limit, default in zip(limits, defaults, strict=True)
+    )
+    return [_clipped(value, low, high)]
+
+
+def _limit_of(visit: Visit, position: int, name: str) -> Array | None:
+    """A limit of a Clip: an input, or before opset 11 an attribute; None where there is none."""
+    if visit.value(position) is not None:
+        return visit.array(position)
+    given = visit.attributes.get(name)
+    return None if given is None else np.asarray(given, np.float32)
 
 
 def _softmax(visit: Visit) -> list[Value]:

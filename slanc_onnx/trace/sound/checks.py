@@ -149,17 +149,20 @@ def _quotient(part: View) -> str | None:
     return None
 
 
-def _is_clip(value: Value) -> bool:
-    """Whether limits are in the expression."""
+def _is_in(made: Value, limited: View) -> bool:
+    """Whether what a node made has the limit in its expression."""
     return (
-        isinstance(value, View) and isinstance(value.expr, Apply) and value.expr.function == "Clip"
+        isinstance(made, View)
+        and isinstance(made.expr, Apply)
+        and made.expr.function == "Clip"
+        and made.expr.x is limited.expr
     )
 
 
 def limited(visit: Visit, outputs: Sequence[Value]) -> str | None:
     """Limits are left out of the expression: only those that never bind are no change."""
     views = list(views_in(visit.inputs))
-    if not views or _is_clip(outputs[0]):
+    if not views or _is_in(outputs[0], views[0]):
         return None
     limits = value_range(views[0].expr)
     op = visit.node.op
