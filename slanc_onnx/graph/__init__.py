@@ -15,7 +15,7 @@ from slanc_onnx.graph.edits import (
     graph_at,
     node_at,
 )
-from slanc_onnx.graph.facts import constant_made, dims, element_type, last_dim, product
+from slanc_onnx.graph.facts import constant_made, dims, element_count, element_type, last_dim
 from slanc_onnx.graph.flow import FLOATS, Flow, Tensor, Use, known_op, read_flow, runtime_inputs
 from slanc_onnx.graph.inputs import InputSpec, input_specs
 from slanc_onnx.graph.load import (
@@ -68,6 +68,7 @@ __all__ = [
     "concrete_shapes",
     "constant_made",
     "dims",
+    "element_count",
     "element_type",
     "every_node",
     "external_location",
@@ -81,7 +82,6 @@ __all__ = [
     "load_model",
     "node_at",
     "op_of",
-    "product",
     "read_flow",
     "read_graph",
     "read_tensor",

@@ -75,7 +75,7 @@ def dims(scope: Scope, tensor: gs.Tensor) -> Dims | None:
     return read_through(tensor, read, scope.dims_read, key=id)
 
 
-def product(shape: tuple[int | str, ...]) -> int | None:
+def element_count(shape: tuple[int | str, ...]) -> int | None:
     """The number of elements of a shape, None where a size is dynamic."""
     sizes = [d for d in shape if isinstance(d, int)]
     return math.prod(sizes) if len(sizes) == len(shape) else None

@@ -33,7 +33,7 @@ class InputSpec:
         dims: Sizes, or names (possibly empty) for dynamic ones.
         rows: Rows of the smallest table that this input's values look up; 0 if none.
         head_width: Last dimension that an attention op asks of this cache; 0 if unknown.
-        window: Rows that an attention op asks of this cache before the first token.
+        sliding_window: Rows that an attention op asks of this cache before the first token.
     """
 
     name: str
@@ -41,7 +41,7 @@ class InputSpec:
     dims: tuple[int | str, ...]
     rows: int
     head_width: int = 0
-    window: int = 0
+    sliding_window: int = 0
 
     @property
     def is_float(self) -> bool:
@@ -73,8 +73,8 @@ def input_specs(main: Scope) -> list[InputSpec]:
         rows = min(_table_rows(main, tensors[info.name]), default=0)
         width = _head_width(main, tensors[info.name])
         element_type = kind.elem_type or TensorProto.FLOAT  # left undefined by some exporters
-        window = _window(tensors[info.name])
-        specs.append(InputSpec(info.name, element_type, sizes, rows, width, window))
+        sliding_window = _sliding_window(tensors[info.name])
+        specs.append(InputSpec(info.name, element_type, sizes, rows, width, sliding_window))
     return specs
 
 
@@ -127,7 +127,7 @@ def _columns(main: Scope, tensor: gs.Tensor, depth: int = 0) -> int:
     return max(_columns(main, t, depth + 1) for t in maker.inputs)
 
 
-def _window(tensor: gs.Tensor) -> int:
+def _sliding_window(tensor: gs.Tensor) -> int:
     """The rows that a cache of a sliding window must have from the start."""
     node = _attention_of(tensor)
     sliding = node is not None and node.attrs.get("sliding_window_cache", 0)

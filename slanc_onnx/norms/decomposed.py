@@ -11,11 +11,11 @@ from slanc_onnx.graph import (
     Scope,
     constant_made,
     dims,
+    element_count,
     element_type,
     is_quantised,
     last_dim,
     op_of,
-    product,
 )
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.norms.pattern import Match
@@ -139,7 +139,7 @@ def _along(scope: Scope, source: gs.Tensor, axes: RowAxes) -> int | None:
     shape = source.shape or ()
     if axes.axes[0] >= len(shape) or -axes.axes[0] > len(shape):
         return None
-    return product(
+    return element_count(
         tuple(
             d if isinstance(d, int) and d >= 0 else str(d)
             for d in (shape[axis] for axis in axes.axes)
@@ -155,7 +155,7 @@ def _row_size(scope: Scope, constant: gs.Tensor | None, axes: RowAxes) -> int | 
         return last_dim(scope, constant)
     shape = dims(scope, constant) or ()
     whole = axes.axes == (1,) or (len(shape) == axes.trailing and 1 not in shape)
-    return product(shape) if shape and whole else None
+    return element_count(shape) if shape and whole else None
 
 
 def _quantised(match: Match) -> str | None:
@@ -199,7 +199,7 @@ def _next_constant(
     node = end.outputs[0]
     other = node.inputs[1] if node.inputs[0] is end else node.inputs[0]
     sizes = dims(scope, other) or (0,)
-    size = sizes[-1] if axes.last_axis else product(sizes)
+    size = sizes[-1] if axes.last_axis else element_count(sizes)
     if isinstance(size, int) and size > 1 and constant_made(scope, other):
         return node.outputs[0], other
     return tensor, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from slanc_onnx.graph import Scope, dims, element_type, last_dim, op_of, product, see_through
+from slanc_onnx.graph import Scope, dims, element_count, element_type, last_dim, op_of, see_through
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.norms.pattern import Match, Read
 from slanc_onnx.norms.reads import leaks, places, with_known_scale
@@ -117,7 +117,7 @@ def _width(scope: Scope, axes: RowAxes | None, source: gs.Tensor, gamma: gs.Tens
         return None
     shapes = [dims(scope, source), dims(scope, gamma)]
     ends = [shape[-axes.trailing :] for shape in shapes if shape and len(shape) >= axes.trailing]
-    widths = [product(end) for end in ends if 1 not in end]  # gamma may broadcast
+    widths = [element_count(end) for end in ends if 1 not in end]  # gamma may broadcast
     known = last_dim(scope, source) if axes.last_axis else None
     return next((width for width in (known, *widths) if width is not None), None)
 

@@ -101,7 +101,7 @@ def _shape(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:
         if "+" in dim or "total" in low:
             return sequence
         if "past" in low:
-            return spec.window
+            return spec.sliding_window
         if axis == 0:
             return sizes.batch
         if spec.is_cache:

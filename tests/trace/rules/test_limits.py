@@ -54,9 +54,9 @@ MODELS: dict[str, tuple[str, Mapping[str, ArrayLike]]] = {
         {"none": np.zeros(D, F), "bias": np.full(D, 1e5, F)},
     ),
     "Clip of whole numbers": (
-        "a = MatMul(x, w) seven = Clip(n, one) half = Div(seven, two) upto = Range(none, half, one) "
-        "rows = Gather<axis = 0>(tab, upto) sum = ReduceSum<keepdims = 0>(rows, zero) "
-        "total = Add(a, sum)",
+        "a = MatMul(x, w) seven = Clip(n, one) half = Div(seven, two) "
+        "upto = Range(none, half, one) some = Gather<axis = 0>(tab, upto) "
+        "sum = ReduceSum<keepdims = 0>(some, zero) total = Add(a, sum)",
         {
             "n": np.int64(7),
             "one": np.int64(1),
