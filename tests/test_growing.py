@@ -1,5 +1,7 @@
 """Models as deep as they come: every stage ends, in sizes that recursion or 2^n walks would not."""
 
+from collections.abc import Callable
+
 import onnx
 import pytest
 
@@ -15,14 +17,15 @@ from tests.models.growing import (
     shifted,
 )
 
-DEEP = {
-    "10 000 Relu": relus(10_000),
-    "10 000 Add": adds(10_000),
-    "a weight behind 10 000 Identity": identities(10_000),
-    "x + x, 100 times": doubled(100),
-    "x + c x, 200 times": shifted(200),
-    "400 layers": decoder(400),
-    "loops in loops, 6 deep": nested_loops(6),
+# Made when a test asks: as long as they live, every garbage collection looks at them.
+DEEP: dict[str, Callable[[], onnx.ModelProto]] = {
+    "10 000 Relu": lambda: relus(10_000),
+    "10 000 Add": lambda: adds(10_000),
+    "a weight behind 10 000 Identity": lambda: identities(10_000),
+    "x + x, 100 times": lambda: doubled(100),
+    "x + c x, 200 times": lambda: shifted(200),
+    "400 layers": lambda: decoder(400),
+    "loops in loops, 6 deep": lambda: nested_loops(6),
 }
 
 
@@ -31,13 +34,13 @@ SOME = ("a weight behind 10 000 Identity", "x + x, 100 times", "400 layers")
 
 @pytest.mark.parametrize("name", DEEP)
 def test_deep_models_are_scaled(name: str) -> None:
-    decided = compute_scales(DEEP[name])
+    decided = compute_scales(DEEP[name]())
     assert {norm.status for norm in decided} == {"scaled"}
 
 
 @pytest.mark.parametrize("name", DEEP)
 def test_deep_models_are_read_from_their_weights(name: str) -> None:
-    decided = compute_scales(DEEP[name], Options(estimate="weights"))
+    decided = compute_scales(DEEP[name](), Options(estimate="weights"))
     assert {norm.status for norm in decided} == {"scaled"}
 
 
@@ -51,15 +54,14 @@ def test_a_loop_whose_rows_change_their_width_from_run_to_run_is_listed() -> Non
 
 @pytest.mark.parametrize("name", SOME)
 def test_deep_models_are_folded(name: str) -> None:
-    model = onnx.ModelProto()
-    model.CopyFrom(DEEP[name])
+    model = DEEP[name]()
     decided = protect(model, Options(estimate="weights", apply="fold"))
     assert {norm.status for norm in decided} == {"scaled"}
 
 
 @pytest.mark.parametrize("name", SOME)
 def test_deep_models_have_the_papers_scales(name: str) -> None:
-    decided = compute_scales(DEEP[name], Options(scale="paper"))
+    decided = compute_scales(DEEP[name](), Options(scale="paper"))
     assert {norm.status for norm in decided} == {"scaled"}
 
 
