@@ -1,4 +1,4 @@
-"""Applying: decisions become edits of the model.
+"""Applying scales: decisions become edits of the model.
 
 Takes a model and the scales of its norms and gives the model with a Div in front of each norm and
 epsilon divided to match. Weights, names, metadata and the order of nodes stay. `apply.fold` puts

@@ -1,4 +1,4 @@
-"""Rewrite: a Div before each norm and epsilon divided to match, patched into the ModelProto.
+"""Scale norms by nodes: a Div before each norm, and epsilon divided to match.
 
 Nothing else of the model changes: weights, names, metadata and the order of nodes stay.
 """
@@ -42,7 +42,7 @@ def apply_scales_in(
 
 
 def plan_edits(model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]) -> Edits:
-    """What `apply_scales_in` does to a model, without doing it."""
+    """The edits that `apply_scales_in` carries out; the model is not changed."""
     planner = Planner(model)
     for norm in norms:
         if norm.name in scales and norm.skip_reason is None and norm.places:
@@ -51,7 +51,7 @@ def plan_edits(model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[st
 
 
 class Planner:
-    """Collects edits; gives out unused names and one constant per value and element type."""
+    """Collects the edits of a model, with unused names and one constant per value and type."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.edits = Edits()
@@ -60,9 +60,9 @@ class Planner:
         self._scalars: dict[tuple[float, int], str] = {}
 
     def scale(self, norm: Norm, scale: float) -> None:
-        """A Div before each read of the input, and epsilon divided to match.
+        """Plan a Div before each read of the input, and epsilon divided to match.
 
-        The scale 1 leaves only a note, so that the next run knows that it was decided.
+        The scale 1 leaves only a note, which tells the next run that it was decided.
         """
         if scale == 1.0:
             at = NodeAt(norm.path, norm.nodes[-1])
@@ -83,7 +83,7 @@ class Planner:
         self._residual(norm, scale)
 
     def epsilon(self, norm: Norm, scale: float) -> None:
-        """Epsilon divided to match the scale."""
+        """Plan epsilon divided to match the scale."""
         epsilon = scaled_epsilon(norm, scale)
         if epsilon is None or (norm.form == "decomposed" and norm.epsilon_place is None):
             return  # it has none
@@ -98,7 +98,7 @@ class Planner:
         self.edits.inputs[NodeAt(norm.path, index), position] = constant
 
     def _divided_epsilon(self, norm: Norm, scale: float) -> None:
-        """An epsilon that a caller may override is divided when the model runs."""
+        """Plan a Div of an epsilon that a caller may override, for when the model runs."""
         assert norm.epsilon_place is not None
         index, position, element_type = norm.epsilon_place
         tensor = node_at(self._model, NodeAt(norm.path, index)).input[position]
@@ -108,7 +108,7 @@ class Planner:
         self._insert(index, "Div", (tensor, divisor), divided, norm, scale)
 
     def _residual(self, norm: Norm, scale: float) -> None:
-        """The sum of addends that a Skip op gives out keeps its name and value."""
+        """Plan a Mul so that the sum that a Skip op gives out keeps its name and value."""
         at = NodeAt(norm.path, norm.nodes[-1])
         residual = residual_name(node_at(self._model, at), norm)
         if residual and norm.residual is not None:
@@ -126,7 +126,7 @@ class Planner:
         self.edits.nodes.append(NewNode(at, op, inputs, output, name, metadata))
 
     def unused(self, wanted: str) -> str:
-        """A name that nothing in the model has yet: the wanted one, or one that begins with it."""
+        """A name that is new in the model: the wanted one, or one that begins with it."""
         name, count = wanted, 1
         while name in self._used:
             count += 1
@@ -135,7 +135,7 @@ class Planner:
         return name
 
     def scalar(self, what: str, value: float, element_type: int) -> str:
-        """The initializer with that value, one per value and element type."""
+        """The name of the initializer with a value; there is one per value and element type."""
         key = (value, element_type)
         if key not in self._scalars:
             self._scalars[key] = self.unused(f"slanc.{what}_{value:g}")

@@ -1,4 +1,4 @@
-"""Estimates: how large the rows of each norm's input are.
+"""Estimates of how large the rows of each norm's input are.
 
 Takes a model, its norms and their expressions, and gives one `Estimate` per norm: a typical sum of
 squares and an upper one. They come from a run on random ids, from sample rows through the weights,

@@ -1,13 +1,13 @@
-"""Calibrate: the alternative to a static scale, which takes it from the user's own data.
+"""Calibrate: estimates from the user's own data, as the alternative to static ones.
 
-The paper names it as what SLaNC is measured against (section 3.1, dynamic calibration): run the
-model over a data set, keep each norm's median and largest sum of squares, and place the scale by
-these two. Here both go through the same placement as the static figures (`window.py`),
+The paper compares SLaNC with it (section 3.1, dynamic calibration): run the model over a data set,
+keep the median and the largest sum of squares of each norm, and place the scale by these two. Here
+they go through the same placement as the static figures (`window.py`),
 
     max / largest  <=  s^2  <=  median / (d * smallest normal),
 
-so that a comparison shows where the figures come from and nothing else. It holds for rows like
-those that were seen: no allowance is made for larger ones.
+so that a comparison differs in the source of the figures alone. The scale holds for rows like those
+that were seen, without allowance for larger ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def calibrate(
     folder: Path | None,
     progress: Progress = no_progress,
 ) -> dict[str, Estimate]:
-    """Estimates by norm name from the rows of these inputs, for the norms that they reach.
+    """Estimates by norm name from runs on these inputs, for the norms that the runs reach.
 
     Args:
         model: The original model.
@@ -57,7 +57,9 @@ def calibrate(
 
 
 def from_data(sums: Array, width: int | None = None) -> Estimate | None:
-    """Median and maximum as `typical` and `upper`; None where no row is finite and above zero.
+    """The estimate of a data set: the median is `typical`, the maximum `upper`.
+
+    None where no row is finite and above zero.
 
     Args:
         sums: Sums of squares of the rows of a data set, shape [rows].

@@ -1,4 +1,4 @@
-"""A map that is one matrix between two diagonals, as that of a gate is: read without a product."""
+"""Maps of one matrix between two diagonals, like a gate's: they are read without a product."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from slanc_onnx.trace import Apply, Expr, Linear, Mix, Product, Weight, constant
 
 @dataclass(frozen=True)
 class Chain:
-    """A map that is one matrix with a diagonal before and behind it.
+    """A linear map: a diagonal, a matrix, a diagonal.
 
     Attributes:
-        before: The diagonal before the matrix; None for the identity, as behind it.
-        weight: The matrix.
-        behind: The diagonal behind it.
+        before: The diagonal before the matrix, [in]; None for the identity.
+        weight: The matrix, [in, out].
+        behind: The diagonal behind it, [out]; None for the identity.
     """
 
     before: Array | None
@@ -26,7 +26,7 @@ class Chain:
 
     @staticmethod
     def of(expr: Expr, source: Expr) -> Chain | None:
-        """What an expression of one source is; None where it is something else."""
+        """The chain from a source to an expression of it; None where the map is no chain."""
         diagonals: list[Array | None] = [None, None]
         weight: Weight | None = None
         while expr is not source:
@@ -60,9 +60,10 @@ class Chain:
 
 
 def _constant_first(a: Expr, b: Expr) -> tuple[Array | None, Expr]:
-    """The factor of a product that multiplies a row by known numbers, and the row.
+    """The known factor of a product, and its other part; None and a where no factor is known.
 
-    An activation written out, z times a factor in [lo, hi], counts as its largest magnitude.
+    In an activation written out, z times a factor in [lo, hi], the factor counts as its largest
+    magnitude.
     """
     for factor, other in ((a, b), (b, a)):
         values = constant_values(factor)

@@ -1,4 +1,4 @@
-"""Which estimate each norm gets: by a run, by its weights, by the paper, or by the user's data."""
+"""The choice of each norm's estimate: from a run, its weights, the paper or the user's data."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from slanc_onnx.weights import check_weights
 
 @dataclass(frozen=True)
 class Estimates:
-    """What is known of the rows of a model's norms.
+    """The estimates of a model's norms.
 
     Attributes:
-        found: By norm name.
-        reasons: Why a norm has none, or not the one that was tried first, by norm name.
+        found: The estimates by norm name.
+        reasons: Why a norm has no estimate, or not the one that was tried first, by norm name.
     """
 
     found: dict[str, Estimate] = field(default_factory=dict)
@@ -45,9 +45,9 @@ def estimate_norms(
 
     Args:
         read: The model, its norms as the device computes them.
-        traced: What each norm reads.
-        options: The rule and the estimate, the inputs whose shapes the probe takes over, and what
-            works on blocks of large matrices.
+        traced: The expressions of the norms' inputs.
+        options: The rule and the estimate, the inputs whose shapes the probe takes over, and the
+            executor for blocks of large matrices.
         multiply: Gives the product of sample rows with a stored matrix.
         calibration: The data set of the rule "calibrated", one dict of inputs per run.
         progress: Called with what is being done and the finished share.

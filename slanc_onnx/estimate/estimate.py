@@ -1,4 +1,4 @@
-"""What is known of the rows at a norm's input: the two figures from which a scale is placed."""
+"""The estimate of a norm's input rows: two figures from which a scale is placed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from slanc_onnx.graph import Array
 
 TYPICAL_QUANTILE = 0.05
-# `upper` stands for the largest of so many times the rows that were seen: of the largest that was
-# at least so much, because rows of random ids can be more alike than those of real inputs, and at
-# most so much.
+# `upper` stands for the largest of REACH times as many rows as were seen. It is at least
+# LEAST_BEYOND times the largest that was seen, because rows of random ids can be more alike than
+# those of real inputs, and at most MOST_BEYOND times.
 REACH, LEAST_BEYOND, MOST_BEYOND = 10.0, 1.0625, 2.0
 TAIL = 0.05
 
@@ -22,14 +22,14 @@ class Estimate:
 
     Attributes:
         typical: An ordinary row, on the low side.
-        upper: A row that is not exceeded, even among ten times as many as were seen.
-        lowest: The smallest row that was seen; equals `typical` where no rows were.
-        by: Where the figures come from: "paper", "weights" or "probe".
-        width: Elements of the rows that were seen; None where the figures do not tell.
-        largest: The largest row that was seen; None where `upper` is all that is known.
-        error: Standard error of the figures, relative to them, where rows were sampled to compute
-            an expectation; 0 where that is exact.
-        assumes: What was assumed of parts that could not be read; "" where all was read.
+        upper: The largest row expected among ten times as many as were seen.
+        lowest: The smallest row that was seen; `typical` where none was.
+        by: The source of the figures: "paper", "weights", "probe" or "calibrated".
+        width: Elements per row of the rows that were seen; None where that is not known.
+        largest: The largest row that was seen; None where none was.
+        error: Relative standard error of the figures, where an expectation was computed from
+            samples; 0 where it is exact.
+        assumes: The assumption about parts that could not be read; "" where all was read.
     """
 
     typical: float
@@ -43,7 +43,7 @@ class Estimate:
 
     @property
     def seen(self) -> float:
-        """The largest row that is known to occur."""
+        """The largest row that was seen; `upper` where none was."""
         return self.upper if self.largest is None else self.largest
 
 
@@ -53,9 +53,9 @@ def from_rows(
     """The estimate that sample rows give; None where no row is finite and above zero.
 
     Args:
-        ordinary: Sums of squares of ordinary rows, any shape: `typical` is their 5 % quantile.
-        extreme: Sums of squares of rows that may be larger: `upper` comes from all of both.
-        by: Where the rows come from.
+        ordinary: Sums of squares of ordinary rows, any shape; `typical` is their 5 % quantile.
+        extreme: Sums of squares of rows that may be larger; `upper` comes from both.
+        by: The source of the rows, for `Estimate.by`.
         width: Elements per row, where it is known.
     """
 
@@ -72,7 +72,7 @@ def from_rows(
 
 
 def beyond(sums: Array) -> float:
-    """The largest of `REACH` times as many rows as these, by the tail of these.
+    """The expected largest of `REACH` times as many rows, extrapolated from the tail of these.
 
     The logarithm of a large row above a threshold is taken to fall off exponentially, with the
     mean excess over the threshold as its scale (Hill 1975, "A simple general approach to inference

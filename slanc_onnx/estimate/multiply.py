@@ -1,4 +1,4 @@
-"""Sample rows times a weight: the one way in which the estimates read matrices."""
+"""Products of sample rows with a weight; estimates read matrices in no other way."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from slanc_onnx.graph import Array
 from slanc_onnx.trace import Linear, Weight
 from slanc_onnx.weights import holds_nan, read_once
 
-NAN_COLUMNS = 1024  # that are searched at a time
+NAN_COLUMNS = 1024  # searched at a time
 
-# Rows times the matrix of an expression.
+# Gives rows times the matrix of an expression.
 Multiply = Callable[[Linear, Array], Array]
 
 
@@ -25,10 +25,10 @@ def product_of(expr: Linear, rows: Array, executor: Executor | None = None) -> A
 
 
 def checked_product_of(expr: Linear, rows: Array, executor: Executor | None = None) -> Array:
-    """The same, of a matrix without nan.
+    """As `product_of`, with a check for nan.
 
     Raises:
-        SlancError: it holds nan.
+        SlancError: the matrix holds nan.
     """
     product = product_of(expr, rows, executor)
     refuse_nan(product, expr.weight)
@@ -36,10 +36,10 @@ def checked_product_of(expr: Linear, rows: Array, executor: Executor | None = No
 
 
 def refuse_nan(product: Array, weight: Weight) -> None:
-    """Check a weight by its product with rows, which cannot be without nan where it has one.
+    """Refuse a weight that holds nan, if its product with rows shows that it may.
 
     Raises:
-        SlancError: it holds nan.
+        SlancError: the weight holds nan.
     """
     if not np.isnan(product).any():
         return

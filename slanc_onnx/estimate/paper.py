@@ -56,20 +56,22 @@ VECTORS, STEPS = 8, 8  # of that space
 TABLE_CHUNK = 8192
 
 
-@np.errstate(all="ignore")  # figures that are not finite are found and reported
+@np.errstate(all="ignore")  # figures that are not finite get a reason
 def paper_estimates(
     trace: Trace,
     norms: Sequence[Norm],
     progress: Progress = no_progress,
     executor: Executor | None = None,
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
-    """s^2 = |M|_F^2 by norm name, as both figures of an estimate; and the norms without one, why.
+    """Estimates by norm name, and the reasons of the norms without one.
+
+    Both figures of an estimate are the paper's s^2 = |M|_F^2.
 
     Args:
         trace: What lies between the norms.
         norms: In topological order.
         progress: Called with the share of the norms that are done.
-        executor: What works on blocks of large matrices; None for this thread.
+        executor: Works on blocks of large matrices; None for this thread.
     """
     estimates: dict[str, Estimate] = {}
     reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
@@ -116,10 +118,14 @@ def _sampling_error(images: Sequence[Array]) -> float:
 
 
 class _Isotropic:
-    """Applies an expression, read as a linear map, to rows at one of its sources.
+    """Reads an expression as a linear map, and applies it to rows at one of its sources.
 
-    `residuals`: for the input of an earlier norm (by serial), that norm's x, the input's predicted
-    length, and the standard error of its square. `error` is that of what `expected_square` gives.
+    Attributes:
+        residuals: By the serial of an earlier norm's input: that norm's x, the predicted length of
+            the input, and the relative standard error of its square.
+        executor: Works on blocks of large matrices; None for this thread.
+        error: Standard error of the last `expected_square`, from sampled sources.
+        inherited: Relative standard error that comes with residuals.
     """
 
     def __init__(
@@ -134,7 +140,7 @@ class _Isotropic:
         self.cache: dict[Expr, Array | None] = {}
 
     def expected_square(self, expr: Expr) -> float:
-        """E |row|^2 over all sources: squared Frobenius norms, in quadrature."""
+        """E |row|^2: the sum of the squared Frobenius norms of the maps from all sources."""
         if isinstance(expr, Alternatives):  # heads: the mean over the groups
             parts = zip(expr.kinds, expr.shares, strict=True)
             return sum(share * self.expected_square(kind) for kind, share in parts)
@@ -163,7 +169,7 @@ class _Isotropic:
         return list(found.values())
 
     def _images(self, expr: Expr, source: Expr) -> list[Array]:
-        """The expression's rows for rows at `source` whose squares add up to its expectation."""
+        """The images of unit rows at a source; their squares add up to the expectation."""
         images = []
         for rows in _unit_rows(source):
             image = self._apply(expr, source, rows)
@@ -176,7 +182,7 @@ class _Isotropic:
         return self.image(expr)
 
     def image(self, expr: Expr) -> Array | None:
-        """Rows of the expression, None where it does not depend on the source."""
+        """The image of the current rows; None where it does not depend on their source."""
         return read_through(expr, self._image, self.cache)
 
     def _image(self, expr: Expr) -> Reading[Array | None]:
@@ -221,7 +227,7 @@ class _Isotropic:
         raise TypeError(f"no linear reading of {type(expr).__name__}")
 
     def _multiplied(self, x: Array, expr: Linear) -> Array:
-        """In FP64 where the source is exact, in FP32 where it is sampled."""
+        """Rows times a weight, in FP64 where the source is exact, in FP32 where it is sampled."""
         rows = x.astype(self.rows.dtype, copy=False)
         product, _ = read_once(expr.weight.blocks(), rows, None, self.executor)
         assert product is not None
@@ -245,7 +251,7 @@ class _Isotropic:
         return image * self._gate_norm(gate)
 
     def _gate_norm(self, gate: Expr) -> float:
-        """The spectral norm of the gate's map (equation 8), over its sources in quadrature."""
+        """The spectral norm of a gate's map (equation 8); several sources add in quadrature."""
         inner = _Isotropic(self.residuals, self.executor)
         square = 0.0
         for source in inner._sources(gate):
@@ -261,7 +267,10 @@ class _Isotropic:
         return math.sqrt(square)
 
     def _spectral_norm_of_chain(self, gate: Expr, source: Expr) -> float:
-        """The spectral norm of a map of a wide source: of one matrix, where the map is no more."""
+        """The spectral norm of the map from a wide source to a gate.
+
+        It is read off the map's one matrix where the map is a chain, else off the identity's image.
+        """
         chain = Chain.of(gate, source)
         if chain is not None:
             return spectral_norm(chain.matrix())
@@ -283,7 +292,7 @@ class _Isotropic:
         return np.concatenate(filled, axis=1)
 
     def _convolution(self, expr: Convolution, x: Array) -> Array:
-        """Taps read independent positions: their squares add up."""
+        """The root of the summed squares of all taps, as taps read independent positions."""
         weight = np.asarray(expr.weight.read(), dtype=np.float64)
         grouped = x.reshape(len(x), expr.groups, -1)
         square = np.zeros((len(x), expr.channels))
@@ -294,7 +303,10 @@ class _Isotropic:
 
 
 def _unit_rows(source: Expr) -> list[Array]:
-    """Rows whose images' squares add up to E |image|^2: the identity, signs, or a whole table."""
+    """Rows at a source whose images' squares add up to E |image|^2.
+
+    They are the identity, random signs for a wide source, or a whole table.
+    """
     if isinstance(source, Embedding):
         count = source.table.shape[0]
         starts = range(0, count, TABLE_CHUNK)
@@ -311,11 +323,12 @@ def _unit_rows(source: Expr) -> list[Array]:
 
 
 def spectral_norm(matrix: Array) -> float:
-    """Largest singular value: of the smaller Gram matrix in FP64, or of a projection if large.
+    """The largest singular value, from the smaller Gram matrix in FP64.
 
-    The projection is on the block Krylov space of `VECTORS` random vectors and `STEPS` steps (Musco
+    For a large matrix it is approximated from below by a projection onto the block Krylov space of
+    `VECTORS` random vectors and `STEPS` steps, in the precision of the matrix (Musco
     and Musco, "Randomized block Krylov methods for stronger and faster approximate singular value
-    decomposition", 2015, algorithm 2), in the precision of the matrix. It comes from below.
+    decomposition", 2015, algorithm 2).
     """
     if not np.isfinite(matrix).all():
         return math.inf

@@ -1,7 +1,7 @@
 """Estimate by self-probing: the model's own arithmetic on random token ids, without data.
 
-Random sequences show ordinary rows. Single tokens are what every first position computes, and
-where massive activations are born, so they show the largest rows.
+Random sequences show ordinary rows. Single tokens show the largest ones: every first position
+computes the row of a single token, and massive activations are born there.
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ def probe(
         norms: Its norms.
         specs: Its inputs.
         folder: Where its external data lies.
-        inputs: Inputs that the user gave: their shapes are kept, and the values of all but the
-            token ids.
+        inputs: Inputs that the user gave; only their token ids are replaced by random ones.
         progress: Called with the share of the work that is done.
 
     Raises:
@@ -121,7 +120,7 @@ def _probe(
 
 
 def _joined(runs: Sequence[Mapping[str, Array]], output: str) -> Array:
-    """All values of an output, flat; none where no run has it."""
+    """All values of an output, flat; an empty array where no run has it."""
     return np.concatenate([run[output].reshape(-1) for run in runs if output in run] or [_NONE])
 
 
@@ -132,9 +131,9 @@ def _runs(
     shape: tuple[int, int],
     given: Mapping[str, Array],
 ) -> Iterator[dict[str, Array]]:
-    """The outputs of one run on `shape` = (sequences, length), or of several that add up to it.
+    """The outputs of one run on `shape` = (sequences, length), or of several smaller runs.
 
-    Some exports take a batch of one only, some have few positions or an unrolled length.
+    Some exports take only a batch of one, have few positions, or were unrolled to one length.
     """
     batch, length = shape
     if given:
@@ -157,7 +156,7 @@ def _runs(
 
 
 def _draws(given: Mapping[str, Array], specs: Sequence[InputSpec], tokens: int) -> int:
-    """How many runs on inputs of these shapes add up to so many token ids; 1 without any."""
+    """The number of runs on the given inputs that make up so many token ids; 1 without ids."""
     sizes = [given[spec.name].size for spec in specs if spec.is_text and spec.name in given]
     return max(1, min(tokens // max(1, *sizes), MOST_RUNS)) if sizes else 1
 

@@ -1,7 +1,7 @@
 """Estimate from the weights alone: sample rows carried through the expressions.
 
-Rows start as the model's own embedding rows, so that each channel has the second moment that the
-table gives it, and go through the real arithmetic: gamma, activations, gates, norms. Where the
+Rows start as the model's own embedding rows, so that each channel has its second moment in the
+table. They go through the real arithmetic: gamma, activations, gates, norms. Where the
 graph mixes positions, a row becomes a sparse random combination of those before it in its
 sequence. Sequences of length one need no such assumption: there a softmax has one entry, and the
 row is exactly what the model computes for a first token, which is where massive activations are
@@ -65,7 +65,7 @@ POOLS = 16  # samples of a norm whose rows run over positions
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which rows belong together: single tokens first, then sequences of equal length."""
+    """The order of sample rows: single tokens first, then sequences of equal length."""
 
     singles: int
     sequences: int
@@ -89,7 +89,7 @@ class _Layout:
         return np.concatenate([x[: self.singles], means.reshape(-1, x.shape[1])])
 
     def draw(self, embedding: Embedding) -> Array:
-        """Row numbers of a table: random ids, the probe's for the singles; or positions."""
+        """The rows of a table to start from: random ids, the same as the probe's, or positions."""
         rows = embedding.table.shape[0]
         if embedding.first is not None:
             single = np.full(self.singles, embedding.first)
@@ -100,7 +100,7 @@ class _Layout:
         return np.concatenate([single.reshape(-1), rest.reshape(-1)])
 
     def ordinary(self, sums: Array) -> Array:
-        """Those of rows in the second half of a sequence."""
+        """The sums of rows in the second half of a sequence."""
         in_sequences = sums[self.singles :].reshape(self.sequences, self.length)
         return np.asarray(in_sequences[:, self.length // 2 :].reshape(-1))
 
@@ -112,7 +112,7 @@ def estimate_from_rows(
     progress: Progress = no_progress,
     multiply: Multiply = product_of,
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
-    """Estimates by norm name, and for the norms without one the reason.
+    """Estimates by norm name, and the reasons of the norms without one.
 
     Args:
         trace: What lies between the norms.
@@ -153,7 +153,7 @@ def estimate_from_rows(
 
 
 def stored_matrices(trace: Trace, norms: Sequence[Norm]) -> set[str]:
-    """The names of the weights that `estimate_from_rows` multiplies with, whole."""
+    """The names of the weights of which `estimate_from_rows` reads every element."""
     wanted, _, _ = _readable(trace, norms)
     order, _ = _schedule(list(wanted.values()))
     linear = (e.weight for e in order if isinstance(e, Linear))
@@ -163,7 +163,7 @@ def stored_matrices(trace: Trace, norms: Sequence[Norm]) -> set[str]:
 def _readable(
     trace: Trace, norms: Sequence[Norm]
 ) -> tuple[dict[str, Expr], dict[str, str], dict[str, str]]:
-    """By norm name: the expressions, what is assumed of some, and why others cannot be read."""
+    """By norm name: the expressions, the assumptions of some, and why others cannot be read."""
     reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
     wanted: dict[str, Expr] = {}
     assumed: dict[str, str] = {}
@@ -186,7 +186,7 @@ def _readable(
 
 @reader
 def _unread(expr: Expr) -> Reading[tuple[Opaque, ...]]:
-    """What could not be read of an expression; a norm's output starts anew."""
+    """The opaque parts of an expression, as far back as the norms."""
     found: dict[Opaque, None] = {expr: None} if isinstance(expr, Opaque) else {}
     for part in () if isinstance(expr, Normalised) else expr.parts:
         found.update(dict.fromkeys((yield part)))
@@ -194,7 +194,7 @@ def _unread(expr: Expr) -> Reading[tuple[Opaque, ...]]:
 
 
 def _schedule(targets: Sequence[Expr]) -> tuple[list[Expr], dict[int, list[int]]]:
-    """The expressions in the order to evaluate, and after which one a part is no longer needed."""
+    """The expressions in the order of evaluation, and the serials that each is the last to need."""
     alive: dict[int, Expr] = {}
     for target in targets:
         for expr in list(walk(target, lambda e: e.serial in alive)):
@@ -240,7 +240,7 @@ def _estimate(
 
 
 def _pooled_sums(expr: Pooled, x: Array, centred: bool) -> Array:
-    """Of rows that run over many positions, each made of the sample rows of one part."""
+    """Sums of squares of rows that run over positions, each made of a few sample rows."""
     pieces = np.stack(np.array_split(x[: len(x) // POOLS * POOLS], POOLS)).astype(np.float64)
     flat = pieces.reshape(POOLS, -1)
     if centred:
@@ -249,7 +249,7 @@ def _pooled_sums(expr: Pooled, x: Array, centred: bool) -> Array:
 
 
 def sums_of_squares(x: Array, centred: bool) -> Array:
-    """Of each row, FP64, shape [rows]; after subtracting the row's mean for a LayerNorm."""
+    """The sum of squares of each row, FP64, [rows]; of the row without its mean if `centred`."""
     x = x.astype(np.float64)
     if centred:
         x = x - x.mean(axis=1, keepdims=True)
@@ -269,7 +269,7 @@ def _evaluate(
 
 
 def _mapped(expr: Mapped, x: Array, layout: _Layout, rng: np.random.Generator) -> Array:
-    """What becomes of the sample rows x of one expression."""
+    """The sample rows of an expression that is made of the rows x."""
     match expr:
         case Pooled():
             return x
@@ -294,7 +294,7 @@ def _mapped(expr: Mapped, x: Array, layout: _Layout, rng: np.random.Generator) -
 def _combined(
     expr: Combined, rows: dict[int, Array], layout: _Layout, rng: np.random.Generator
 ) -> Array:
-    """The sample rows of several expressions put together."""
+    """The sample rows of an expression that is made of several."""
     match expr:
         case Select():
             chosen = rows[expr.condition.serial] > 0
@@ -316,7 +316,7 @@ def _combined(
 def _source(
     expr: Source, rows: dict[int, Array], layout: _Layout, rng: np.random.Generator
 ) -> Array:
-    """The sample rows of what an expression begins with: drawn, or the same in every row."""
+    """The sample rows of a source: drawn at random, or the same in every row."""
     n = layout.rows
     match expr:
         case Normalised():
@@ -345,7 +345,7 @@ def _normalised(expr: Normalised, x: Array) -> Array:
 
 
 def normalised(x: Array, centred: bool) -> Array:
-    """Rows scaled to length sqrt(channels), after subtracting their mean for a LayerNorm."""
+    """Rows scaled to length sqrt(channels), without their mean if `centred`."""
     x = x.astype(np.float32)
     if centred:
         x = x - x.mean(axis=1, keepdims=True)
@@ -354,7 +354,7 @@ def normalised(x: Array, centred: bool) -> Array:
 
 
 def _convolve(expr: Convolution, x: Array, layout: _Layout) -> Array:
-    """Taps read rows at other positions: other sample rows stand for them."""
+    """A convolution of sample rows; other sample rows stand for those at other positions."""
     weight = np.asarray(expr.weight.read(), dtype=np.float32)  # [out, in / groups, taps]
     total = np.zeros((layout.rows, expr.channels), np.float32)
     for tap in range(weight.shape[2]):

@@ -1,9 +1,9 @@
 """The file as it is: read, viewed as scopes, edited and written.
 
 Takes a path or a ModelProto, and gives the model without its external weights, its graphs as
-scopes of nodes and tensors, and single tensors on demand. What a later stage wants changed comes
-back as `Edits`, plain values that are patched into the ModelProto. Writing is atomic, and the data
-files of the input stay as they are.
+scopes of nodes and tensors, and single tensors on demand. A later stage asks for changes by
+`Edits`, plain values that are patched into the ModelProto. Writing is atomic, and the data files of
+the input stay as they are.
 """
 
 from slanc_onnx.graph.edits import (

@@ -33,15 +33,15 @@ class NewNode(NamedTuple):
 
 @dataclass
 class Edits:
-    """What scaling changes, in plain values; `apply_edits` says in which order.
+    """The changes that scaling makes to a model, as plain values.
 
     Attributes:
-        constants: New rank-0 initializers of the main graph, which every subgraph can read.
-        nodes: New nodes; those with the same place in this order.
-        inputs: What a node reads from now on, by node and position.
-        outputs: What a node's output is called from now on, by node and position.
-        epsilons: The epsilon attribute of fused norms.
-        stamps: The scale and the norm's name, as metadata on a node, where nothing is inserted.
+        constants: New initializers of the main graph by name; every subgraph can read them.
+        nodes: New nodes; those before the same node keep this order.
+        inputs: The new name of the tensor that a node reads, by node and input position.
+        outputs: The new name of a tensor that a node makes, by node and output position.
+        epsilons: The new epsilon attribute of fused norms.
+        stamps: Metadata for a node that stays: the scale and the norm's name.
     """
 
     constants: dict[str, Array] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Edits:
 
 
 def apply_edits(model: onnx.ModelProto, edits: Edits) -> None:
-    """Carry out edits that were planned for this model."""
+    """Carry out edits in place, on the model that they were planned for."""
     for name, value in edits.constants.items():
         add_constant(model, name, value)
     for (at, position), name in edits.inputs.items():
@@ -84,7 +84,7 @@ def _add_metadata(node: onnx.NodeProto, metadata: Mapping[str, str]) -> None:
 
 
 def add_constant(model: onnx.ModelProto, name: str, value: Array) -> None:
-    """One more initializer of the main graph; before IR version 4 those have to be inputs too."""
+    """Add an initializer to the main graph; before IR version 4 it has to be an input as well."""
     tensor = numpy_helper.from_array(value, name)
     model.graph.initializer.append(tensor)
     if model.ir_version < 4:

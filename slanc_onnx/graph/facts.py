@@ -1,4 +1,4 @@
-"""What the file tells of a tensor: element type, width, whether it is constant."""
+"""Facts that a file tells of a tensor: element type, shape, whether it is constant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow: who makes and who reads each tensor, over all graphs of a model, as plain values."""
+"""Flow: the nodes that make and read each tensor, over all graphs of a model, as plain values."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Flow:
         order: Every node as (path, index), in topological order within its graph.
         makers: The node and the position of its output that make a tensor.
         uses: Every read of a tensor, those in subgraphs included; a shape is no read.
-        reads: What is read where.
+        reads: The tensor of every read.
         constants: Tensors computed from constants and shapes alone, initializers included.
         data: The initializers and the values of Constant nodes.
         pinned: Runtime tensors whose value has to stay: graph outputs, and what a subgraph reads.
@@ -65,7 +65,7 @@ class Flow:
         return node
 
     def read(self, use: Use) -> Tensor | None:
-        """The tensor that is read there, None where the node leaves that input out."""
+        """The tensor of a read, None where the node leaves that input out."""
         return self.reads.get(use)
 
     def tensor(self, path: GraphPath, name: str) -> Tensor:
@@ -77,7 +77,7 @@ class Flow:
         return Tensor(path, name)
 
     def element_type(self, tensor: Tensor) -> int:
-        """The element type; where the file tells none, that of what the maker reads."""
+        """The element type; where the file tells none, that of an input of the tensor's maker."""
         for _ in range(1000):
             if tensor in self.data:
                 return self.data[tensor].data_type
@@ -108,7 +108,7 @@ def read_flow(scopes: Sequence[Scope]) -> Flow:
 
 
 def _with_makers(scopes: Sequence[Scope]) -> Flow:
-    """Who makes each tensor, and what the file tells of it; nothing of who reads it."""
+    """The flow without its reads: the makers of tensors, and the facts that the file tells."""
     makers: dict[Tensor, tuple[GraphPath, int, int]] = {}
     data, types = {}, {}
     overridable: set[Tensor] = set()
@@ -145,7 +145,7 @@ def _with_makers(scopes: Sequence[Scope]) -> Flow:
 
 
 def _with_reads(flow: Flow) -> Flow:
-    """The flow with its reads, and what follows from them: constants and pinned tensors."""
+    """The flow with its reads, and with the constants and pinned tensors that follow from them."""
     uses: dict[Tensor, list[Use]] = {}
     reads: dict[Use, Tensor] = {}
     pinned: set[Tensor] = set()

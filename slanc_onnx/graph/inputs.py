@@ -1,4 +1,4 @@
-"""The inputs of a graph that have to be fed, and what the file tells of them."""
+"""The inputs of a graph that have to be fed, with the facts that the file tells of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class InputSpec:
         name: As in the graph.
         element_type: onnx.TensorProto element type.
         dims: Sizes, or names (possibly empty) for dynamic ones.
-        rows: Rows of the smallest table that this input's values look up; 0 if none.
+        rows: Rows of the smallest table that the input's values are looked up in; 0 if none.
         head_width: Last dimension that an attention op asks of this cache; 0 if unknown.
         sliding_window: Rows that an attention op asks of this cache before the first token.
     """
@@ -45,11 +45,13 @@ class InputSpec:
 
     @property
     def is_float(self) -> bool:
+        """Whether the values are floats."""
         floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
         return self.element_type in floats
 
     @property
     def is_cache(self) -> bool:
+        """Whether the input holds past keys or values, as the names of its sizes tell."""
         return any(isinstance(dim, str) and "past" in dim for dim in self.dims) and self.is_float
 
     @property
@@ -79,6 +81,7 @@ def input_specs(main: Scope) -> list[InputSpec]:
 
 
 def _table_rows(main: Scope, tensor: gs.Tensor, depth: int = 0) -> Iterator[int]:
+    """The numbers of rows of the tables that a tensor's values are looked up in."""
     for node in tensor.outputs:
         for table, indices in _LOOKUPS.get(op_of(node), ()):
             if len(node.inputs) > indices and node.inputs[indices] is tensor:
@@ -92,12 +95,12 @@ def _table_rows(main: Scope, tensor: gs.Tensor, depth: int = 0) -> Iterator[int]
 
 
 def _attention_of(tensor: gs.Tensor) -> gs.Node | None:
-    """The GroupQueryAttention that reads a cache."""
+    """The GroupQueryAttention that reads a cache, None where none does."""
     return next((n for n in tensor.outputs if op_of(n) == "GroupQueryAttention"), None)
 
 
 def _head_width(main: Scope, tensor: gs.Tensor) -> int:
-    """The width of a cache head: that of the keys, or what the rotary table tells."""
+    """The width of a cache's heads, from the keys or the rotary table; 0 if neither tells."""
     node = _attention_of(tensor)
     if node is None:
         return 0
@@ -111,7 +114,7 @@ def _head_width(main: Scope, tensor: gs.Tensor) -> int:
 
 
 def _columns(main: Scope, tensor: gs.Tensor, depth: int = 0) -> int:
-    """The last dimension of an activation, as far as the file or the weight behind it tells."""
+    """The last dimension of an activation, from the file or the weight behind it; 0 if unknown."""
     shape = dims(main, tensor) or ("?",)
     if isinstance(shape[-1], int):
         return shape[-1]
@@ -128,7 +131,7 @@ def _columns(main: Scope, tensor: gs.Tensor, depth: int = 0) -> int:
 
 
 def _sliding_window(tensor: gs.Tensor) -> int:
-    """The rows that a cache of a sliding window must have from the start."""
+    """The rows that a cache must have from the start for a sliding window; 0 without one."""
     node = _attention_of(tensor)
     sliding = node is not None and node.attrs.get("sliding_window_cache", 0)
     return max(0, int(node.attrs.get("local_window_size", 0))) if sliding and node else 0

@@ -1,4 +1,4 @@
-"""Load: a model from disk, without its external weights, and single weights on demand."""
+"""Load a model from disk without its external weights, and single weights on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 
 from slanc_onnx.errors import SlancError
 
-# Of any element type: weights come in all of ONNX's.
+# Any element type: weights come in all of ONNX's.
 Array = npt.NDArray[Any]
 
 # Two 4-bit values share a byte, so these cannot be viewed in place.
@@ -81,7 +81,7 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 
 
 def float32_bytes(model: onnx.ModelProto) -> int:
-    """What a model's tensors take where FP16 and BF16 become FP32."""
+    """The bytes of all tensors of a model once FP16 and BF16 have become FP32."""
     narrow = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
     return sum(
         math.prod(tensor.dims)
@@ -95,7 +95,7 @@ def float32_bytes(model: onnx.ModelProto) -> int:
 
 
 def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Nodes and those of their subgraphs, each before what lies in it."""
+    """Nodes and the nodes of their subgraphs; a node comes before those inside it."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
@@ -112,7 +112,7 @@ def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
     """File, offset and length in bytes of an external tensor.
 
     Raises:
-        SlancError: they make no sense, or the file does not hold as much.
+        SlancError: they make no sense, or the file is missing or too short.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
@@ -147,11 +147,14 @@ def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
 
 
 def read_tensor(tensor: TensorProto, folder: Path | None) -> Array:
-    """The values of a tensor; a read-only view of the file or message wherever that is possible.
+    """The values of a tensor, as a read-only view of the file or message where possible.
 
     Args:
         tensor: An initializer or a Constant's value, of any element type.
         folder: The folder of the model, for external data; None if the model has none.
+
+    Raises:
+        SlancError: its data is damaged or not there.
     """
     if tensor.data_location != TensorProto.EXTERNAL:
         if tensor.HasField("raw_data") and tensor.data_type not in PACKED:

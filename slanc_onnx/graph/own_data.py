@@ -1,4 +1,4 @@
-"""The data file of an output's own: the tensors that it changed."""
+"""The data file that an output has of its own, for the tensors that it changes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PAGE = 4096  # where large tensors begin, so that they can be mapped
 
 
 class OwnData:
-    """The data file of an output: the changed tensors alone, one after the other.
+    """A data file that holds the changed tensors of an output, one after the other.
 
-    It is written beside its name and takes it with `keep`; without, nothing remains of it.
+    It is written under a temporary name. `keep` gives it its own, `discard` removes it.
 
     Args:
-        output: The .onnx file that it belongs to; it is called after that.
-        taken: Names of data files that the output refers to as well.
+        output: The .onnx file that it belongs to and is named after.
+        taken: Names of other data files that the output refers to.
     """
 
     def __init__(self, output: Path, taken: set[str]) -> None:
@@ -31,7 +31,7 @@ class OwnData:
         self._file: BinaryIO | None = None
 
     def add(self, values: Array) -> tuple[int, int]:
-        """Append a tensor; offset and length in bytes."""
+        """Append a tensor; returns its offset and length in bytes."""
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=f".{self.name}.", dir=self.path.parent)
@@ -44,7 +44,7 @@ class OwnData:
         return offset, len(data)
 
     def keep(self) -> None:
-        """Give the file its name, where there is one."""
+        """Give the file its name, if anything was added."""
         if self._file is not None and self._temporary is not None:
             self._file.close()
             umask = os.umask(0)

@@ -1,7 +1,7 @@
-"""One walk for all that reads what things are made of: without recursion, and each part once.
+"""One walk for all readers of things made of parts: no recursion, and each part is read once.
 
-A reader is written as if it called itself, but yields a part where it would call: it is sent the
-value of that part, and returns its own. So it may go as deep as a model has layers.
+A reader is written as if it called itself, but where it would call, it yields a part and is sent
+the value of that part. In the end it returns its own value. So a model may be as deep as it likes.
 
     def depth(expr: Expr) -> Reading[Expr, int]:
         deepest = 0
@@ -26,13 +26,13 @@ def read_through(
     known: MutableMapping[Any, Value],
     key: Callable[[Whole], Hashable] = lambda whole: whole,
 ) -> Value:
-    """The value of something that is made of parts, as deep as it may be.
+    """The value of something made of parts, however deep.
 
     Args:
-        whole: What to read.
-        read: Begins to read: it yields the parts whose values it needs.
-        known: Values by key; those of the parts that were needed are added.
-        key: What tells two parts apart, such as `id` for objects that have no hash.
+        whole: The thing to read.
+        read: Makes the generator that reads one thing: it yields the parts whose values it needs.
+        known: Values by key; the values of all parts that are read are added.
+        key: Tells two parts apart, for example `id` for objects without a hash.
     """
     stack = [(whole, read(whole))]
     sent: Value | None = None  # what a generator is sent first

@@ -1,4 +1,4 @@
-"""Save: the rewritten model beside its data, atomically."""
+"""Save a rewritten model beside its data, atomically."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def save_model(
         model: The model.
         source: The file that it was loaded from.
         output: The file to write.
-        own: The output's own data file, which is kept as soon as nothing else can fail.
+        own: The output's own data file; it is kept as soon as nothing else can fail.
+        progress: Called with the share of the data that is copied.
 
     Raises:
         SlancError: the output would replace the input or a data file, a different data file is in
@@ -82,10 +83,15 @@ def _remove(files: Iterable[Path]) -> None:
 
 
 def check_output(source: Path, output: Path, locations: set[str] | None = None) -> None:
-    """Refuse an output that would overwrite what the input consists of.
+    """Refuse an output that would overwrite a file of the input.
+
+    Args:
+        source: The input.
+        output: The file to write.
+        locations: Data files of the input, relative to its folder.
 
     Raises:
-        SlancError: it would, or it is a folder.
+        SlancError: the output would overwrite one, is no file, or its folder cannot be written to.
     """
     if output.exists() and not output.is_file():
         what = "a folder" if output.is_dir() else "no regular file"
@@ -102,7 +108,7 @@ def check_output(source: Path, output: Path, locations: set[str] | None = None) 
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that at any moment it is either the old one or the new one."""
+    """Write a file so that at any moment its content is the old or the new one."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -128,7 +134,11 @@ def _serialized(model: onnx.ModelProto) -> bytes:
 
 
 def _bring(source: Path, target: Path, meter: Meter) -> bool:
-    """Copy a data file; False where it is there already."""
+    """Copy a data file; returns False where it is there already.
+
+    Raises:
+        SlancError: a different file of that name is there.
+    """
     if target.exists():
         if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
             return False
@@ -148,9 +158,9 @@ def _bring(source: Path, target: Path, meter: Meter) -> bool:
 
 
 def _copied(source: int, target: int) -> int:
-    """How many more bytes were copied from one file to another; 0 at the end.
+    """Copy the next bytes from one file to another; returns how many, 0 at the end.
 
-    The kernel copies, and shares the blocks on file systems that can.
+    The kernel copies, and shares the blocks where the file system can.
     """
     try:
         return os.copy_file_range(source, target, COPIED_AT_ONCE)

@@ -1,4 +1,4 @@
-"""The view that matching and tracing walk: graphsurgeon's nodes and tensors, without the weights.
+"""The graphs of a model as matching and tracing walk them: graphsurgeon's view, without weights.
 
 `onnx_graphsurgeon` reads a skeleton of the model (every initializer without its data), so that
 reading costs nothing, cannot touch the caller's model, and cannot write. Node `i` of a scope here
@@ -26,7 +26,7 @@ GraphPath = tuple[tuple[int, str], ...]
 
 Dims = tuple[int | str, ...]  # a dynamic size is its name
 
-# Ops whose output is their first input, as far as values are concerned.
+# Ops whose output has the values of their first input.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
 
 # Domains whose ops are known by name; an op of that name elsewhere may do anything.
@@ -46,7 +46,7 @@ class Scope:
     index: dict[int, int] = field(repr=False)  # id(gs node) -> index in the GraphProto
     overridable: frozenset[str] = frozenset()  # initializers that are graph inputs as well
     skeleton: onnx.ModelProto | None = field(default=None, repr=False)  # of the main graph
-    # What `facts` has read, by id(gs tensor).
+    # The results of `facts`, by id(gs tensor).
     constants_made: dict[int, bool] = field(default_factory=dict, repr=False)
     dims_read: dict[int, Dims | None] = field(default_factory=dict, repr=False)
 
@@ -82,7 +82,7 @@ class Scope:
         return [float(v) for v in values.reshape(-1)]
 
     def _quantised(self, node: gs.Node) -> list[float] | None:
-        """The values of a small constant that is quantised as a whole, or comes back from it."""
+        """The values of a small constant behind a QuantizeLinear or DequantizeLinear, else None."""
         values, scale, *zero = [self.elements(t) for t in node.inputs]
         if values is None or scale is None or len(scale) != 1 or None in zero:
             return None
@@ -162,7 +162,7 @@ def _circle(first: gs.Node, last: gs.Node) -> str:
 
 
 def reads(node: gs.Node) -> Iterator[gs.Tensor]:
-    """The tensors that a node reads, those that only its subgraphs read included."""
+    """The tensors that a node or its subgraphs read."""
     yield from node.inputs
     for value in node.attrs.values():
         if isinstance(value, gs.Graph):
@@ -206,7 +206,7 @@ def _one_back(tensor: gs.Tensor) -> gs.Tensor | None:
 
 
 def is_quantised(tensor: gs.Tensor) -> bool:
-    """Whether a value was rounded to integers on its way, as far as `see_through` sees."""
+    """Whether a value was rounded to integers at an op that `see_through` passes."""
     while tensor.inputs:
         if op_of(tensor.inputs[0]) == "DequantizeLinear":
             return True
@@ -260,7 +260,12 @@ def read_graph(model: onnx.ModelProto, folder: Path | None = None) -> list[Scope
 def concrete_shapes(
     main: Scope, inputs: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
-    """The shapes of tensors, as far as shape inference tells them for given input shapes."""
+    """The inferred shapes of tensors, by name, for given shapes of the inputs.
+
+    Args:
+        main: The main graph.
+        inputs: Shapes by input name.
+    """
     if main.skeleton is None:
         return {}
     model = onnx.ModelProto()
@@ -306,7 +311,7 @@ def _scope(
 
 
 def _inner_scopes(scope: Scope) -> Iterator[Scope]:
-    """The graphs in a graph, each before those in it."""
+    """The subgraphs of a graph; each comes before its own."""
     for i, (node, view) in enumerate(zip(scope.proto.node, scope.graph.nodes, strict=True)):
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:

@@ -1,8 +1,8 @@
-"""Finding: every norm of a model, as plain values.
+"""Finding every norm of a model, as plain values.
 
 Takes the scopes of a model and gives one `Norm` for each LayerNorm, RMSNorm and GroupNorm, by
-indices and names. Functions that hold norms are inlined first. Norms that cannot be scaled are
-among them, with the reason.
+indices and names. Functions that hold norms are inlined first. Norms that cannot be scaled have the
+reason with them.
 """
 
 from slanc_onnx.norms.find import unmatched_means

@@ -27,7 +27,7 @@ _ENDS = {"Div", "Mul", "Add", "Sub"}
 
 
 def decomposed_norm(scope: Scope, node: gs.Node) -> Norm | None:
-    """The norm whose normalised value the node makes, None where it makes none."""
+    """The decomposed norm whose normalised value a node makes; None for any other node."""
     if op_of(node) not in _ENDS or not node.outputs:
         return None
     for form in DECOMPOSED:
@@ -94,7 +94,7 @@ def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> 
 
 
 def _has_factor(match: Match, width: int | None, power: float) -> bool:
-    """Whether the match has the power of the width that makes an L2 norm a root mean square."""
+    """Whether a match has the factor width^power, by which an L2 norm is a root mean square."""
     factor, divisor = match.value("factor"), match.value("divisor")
     if factor is None and divisor is None:
         return True  # a spelling with a mean instead
@@ -111,10 +111,10 @@ def _axes(scope: Scope, match: Match) -> RowAxes | None:
 def _is_over_rows(
     scope: Scope, axes: RowAxes, source: gs.Tensor, gamma: gs.Tensor | None, pooled: bool
 ) -> bool:
-    """Whether what is normalised together are features, not positions of a sequence.
+    """Whether a norm runs over features, not over positions of a sequence.
 
-    That is so for a last axis, for channels in axis 1 of an image or before a gamma that lies along
-    them, for several last axes with a gamma of their shape, and for groups cut out by a Reshape.
+    Features lie in a last axis, in axis 1 of an image or where gamma lies along axis 1, in several
+    last axes with a gamma of their shape, and in groups that a Reshape cuts out.
     """
     if axes.last_axis and not pooled:
         return True
@@ -133,7 +133,7 @@ def _is_over_rows(
 
 
 def _along(scope: Scope, source: gs.Tensor, axes: RowAxes) -> int | None:
-    """The elements of a row, where the input's shape tells them."""
+    """The number of elements of a row, where the input's shape tells it."""
     if axes.last_axis:
         return last_dim(scope, source)
     shape = source.shape or ()
@@ -148,7 +148,7 @@ def _along(scope: Scope, source: gs.Tensor, axes: RowAxes) -> int | None:
 
 
 def _row_size(scope: Scope, constant: gs.Tensor | None, axes: RowAxes) -> int | None:
-    """The elements of a row, as far as gamma or beta tells them."""
+    """The number of elements of a row, where gamma or beta tells it."""
     if constant is None:
         return None
     if axes.last_axis:
@@ -159,7 +159,7 @@ def _row_size(scope: Scope, constant: gs.Tensor | None, axes: RowAxes) -> int | 
 
 
 def _quantised(match: Match) -> str | None:
-    """Why a norm cannot be scaled between whose steps values are rounded to integers."""
+    """Why a norm cannot be scaled if an inner value is rounded to integers; else None."""
     own = {
         id(place.node.inputs[place.position])
         for name in ("x", "gamma", "beta", "epsilon")
@@ -178,7 +178,7 @@ def _quantised(match: Match) -> str | None:
 def _affine(
     scope: Scope, normalised: gs.Tensor, axes: RowAxes
 ) -> tuple[gs.Tensor | None, gs.Tensor | None, gs.Tensor]:
-    """Gamma and beta behind a normalised value, and the tensor after them."""
+    """Gamma and beta that follow a normalised value, and the tensor after them."""
     tensor, found = normalised, []
     for op in ("Mul", "Add"):
         end, operand = _next_constant(scope, tensor, op, axes)

@@ -1,4 +1,4 @@
-"""Find: every norm of a model."""
+"""Find every norm of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slanc_onnx.norms.spellings import reduced_axes
 
 
 def find_norms_in(scopes: Sequence[Scope]) -> list[Norm]:
-    """Every norm of the given scopes, in topological order, those of a subgraph after its node."""
+    """Every norm of some scopes, in topological order; a subgraph's follow the node that has it."""
     by_path = {scope.path: scope for scope in scopes}
 
     def of(scope: Scope) -> list[Norm]:
@@ -38,9 +38,9 @@ def find_norms_in(scopes: Sequence[Scope]) -> list[Norm]:
 
 
 def unmatched_means(scopes: Sequence[Scope], norms: Sequence[Norm]) -> list[str]:
-    """Names of the means over a last axis that belong to no norm: where one may be hidden.
+    """Names of the means over a last axis that belong to no norm.
 
-    An optimiser or a quantiser can leave a norm in a spelling that no pattern fits.
+    A norm may hide there: an optimiser or a quantiser can leave it in a spelling without pattern.
     """
     claimed = {(norm.path, index) for norm in norms for index in norm.nodes}
     return [

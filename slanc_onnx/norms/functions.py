@@ -1,7 +1,6 @@
 """Inline the model-local functions that hold norms, so that their norms can be found and scaled.
 
-Only those: every other function stays as it is, and so do the weights, which are not even looked
-at.
+Every other function stays as it is. The weights are not read.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from slanc_onnx.ops import FUSED, INTERNAL
 
 _Key = tuple[str, str]  # domain and name of a function
 
-# What a norm that is written out has at least; which functions really hold one is tried out.
+# Ops of which a decomposed norm has at least one. Which functions hold a norm is then tried out.
 _OPS = {*REDUCTIONS, "Einsum", "MatMul", "Sqrt", "Pow", "Reciprocal"}
 
 
@@ -38,8 +37,8 @@ def inline_norm_functions(
         folder: Where its external data lies, if it has any.
 
     Returns:
-        The model, or a copy in which nothing but the calls of these functions differs; and the
-        names of the functions.
+        The model, or a copy that differs only in the calls of these functions; and the names of the
+        functions.
 
     Raises:
         SlancError: onnx.inliner cannot inline them.
@@ -75,7 +74,7 @@ def inline_norm_functions(
 
 
 def _called(model: onnx.ModelProto, bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:
-    """The functions that the graph calls, directly or not, but for those that are norms."""
+    """The functions that the graph calls, directly or not, except functions that are norms."""
     called: dict[_Key, None] = {}
     waiting = list(every_node(model.graph.node))
     while waiting:
@@ -97,7 +96,7 @@ def _may_hold_a_norm(body: Sequence[NodeProto]) -> bool:
 
 
 def _with_callers(holders: Sequence[_Key], bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:
-    """The functions, and those whose bodies call them: a call inside a body has to come out too."""
+    """Some functions, and all whose bodies call them: those have to be inlined as well."""
     chosen = list(holders)
     while True:
         more = [
@@ -111,7 +110,7 @@ def _with_callers(holders: Sequence[_Key], bodies: dict[_Key, list[NodeProto]]) 
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose large initializers have no data: the inliner passes models as bytes."""
+    """A copy of a model whose large initializers have no data, as the inliner serialises it."""
     copy = onnx.ModelProto()
     for field, value in model.ListFields():
         if field.name == "graph":
@@ -134,7 +133,11 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _inlined(model: onnx.ModelProto, functions: Sequence[_Key]) -> onnx.ModelProto:
-    """The model with all calls of some functions inlined, in the model's opset; no other call."""
+    """The model with all calls of some functions inlined, in the model's opset.
+
+    Raises:
+        SlancError: onnx.inliner cannot inline them.
+    """
     chosen, others = onnx.ModelProto(), []
     chosen.CopyFrom(model)
     for function in model.functions:
@@ -163,9 +166,9 @@ def _inlined(model: onnx.ModelProto, functions: Sequence[_Key]) -> onnx.ModelPro
 
 
 def _types_of_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the types of all tensors, for a conversion to another opset.
+    """The model with inferred types, as a conversion to another opset needs them.
 
-    Only its nodes are taken over, so that the weights may be graph inputs here.
+    Only its nodes are used, so its weights may be graph inputs here.
     """
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
@@ -176,7 +179,7 @@ def _types_of_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _give_defaults(model: onnx.ModelProto) -> None:
-    """Write the attributes that calls leave out into the calls: the inliner forgets defaults."""
+    """Write default attributes into the calls that leave them out: the inliner forgets them."""
     defaults = {(f.domain, f.name): list(f.attribute_proto) for f in model.functions}
     bodies = [model.graph.node, *(function.node for function in model.functions)]
     for node in (node for body in bodies for node in every_node(body)):

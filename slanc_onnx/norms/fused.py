@@ -1,4 +1,4 @@
-"""Find the norms that are one op, or lie inside one."""
+"""Find the norms that are one op, or lie inside another op."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slanc_onnx.ops import FUSED, INTERNAL, Fused, Internal
 
 
 def fused_norms(scope: Scope, node: gs.Node) -> list[Norm]:
-    """The norm that a node is, or the norms that it holds; [] for any other node."""
+    """The norm that a node is, or the norms inside it; [] for any other node."""
     op = op_of(node)
     if not node.outputs:
         return []
@@ -99,7 +99,7 @@ def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
 
 
 def _axes(node: gs.Node, kind: str, gamma: gs.Tensor) -> RowAxes | None:
-    """How the op's rows lie; None where its `axis` cannot be counted from the end."""
+    """The rows of a fused norm; None where its `axis` cannot be counted from the end."""
     if kind == "group":
         count = int(node.attrs.get("num_groups", node.attrs.get("groups", 0)))
         last = node.domain == "com.microsoft" and bool(node.attrs.get("channels_last", 1))
@@ -112,7 +112,7 @@ def _axes(node: gs.Node, kind: str, gamma: gs.Tensor) -> RowAxes | None:
 
 
 def _width(scope: Scope, axes: RowAxes | None, source: gs.Tensor, gamma: gs.Tensor) -> int | None:
-    """The elements of a row, where gamma or the input's shape tells them."""
+    """The number of elements of a row, where gamma or the input's shape tells it."""
     if axes is None or axes.trailing is None:
         return None
     shapes = [dims(scope, source), dims(scope, gamma)]
@@ -123,6 +123,7 @@ def _width(scope: Scope, axes: RowAxes | None, source: gs.Tensor, gamma: gs.Tens
 
 
 def _obstacle(scope: Scope, node: gs.Node, axes: RowAxes | None) -> str | None:
+    """Why a fused norm cannot be scaled; None where it can."""
     if axes is None:
         return (
             f"normalises from axis {node.attrs.get('axis')} on, of an input whose rank the file "

@@ -1,4 +1,4 @@
-"""The model as it was read: made once a job, and handed on to every stage."""
+"""The model as it was read, once per job, for every stage."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from slanc_onnx.norms.norm import Norm
 
 @dataclass(frozen=True, eq=False)
 class ReadModel:
-    """A model with what was read of it.
+    """A model with its graphs, norms and inputs.
 
     Attributes:
         loaded: The model as it was given.
-        model: The same with the functions inlined that hold norms; `loaded` itself if none do.
+        model: The model with its functions that hold norms inlined; `loaded` itself without any.
         inlined: The names of these functions.
         scopes: The graphs of `model`, the main graph first.
         norms: Every norm, in topological order.

@@ -1,4 +1,4 @@
-"""One norm of a model, as plain values: what scaling, emulating and reporting need to know."""
+"""One norm of a model, as plain values for scaling, emulating and reporting."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ class Norm:
         form: The fused op's type, or "decomposed".
         path: The subgraph that holds it; () for the main graph.
         input: The tensor that is normalised. For a Skip op the first addend.
-        axes: Which elements of it make one row.
+        axes: Which elements of the input make one row.
         normalised: The tensor after the division; for fused ops the op's output.
         output: The tensor after gamma and beta.
-        width: Number of elements per row, None where neither gamma nor a shape tells, and where the
-            size of the data decides.
+        width: Number of elements per row; None where neither gamma nor a shape tells it, or the
+            data decides.
         element_type: ONNX element type of the input (onnx.TensorProto.FLOAT, ...).
-        output_type: That of the output, which another Cast may precede.
-        epsilon: As the graph has it, None where it is no constant.
-        epsilon_place: Where a decomposed norm reads it; None for a fused op's attribute.
+        output_type: ONNX element type of the output; another Cast may precede it.
+        epsilon: Epsilon as in the graph; None where it is no constant.
+        epsilon_place: Where a decomposed norm reads epsilon; None for a fused op's attribute.
         epsilon_power: Power of the scale that divides epsilon (2, or 1 outside the root).
         unbiased: Whether the mean square divides by width - 1 (Bessel's correction).
-        one_pass: Whether a LayerNorm's variance is spelled E[x^2] - mean^2, so that what is summed
-            are the squares of the input as it is, not of the centred input.
-        gamma: Tensor names of the affine part, None where absent.
-        beta: Likewise.
-        places: What to divide: every read of the input inside the norm. Empty for a norm inside
+        one_pass: Whether a LayerNorm's variance is spelled E[x^2] - mean^2, which sums squares of
+            the input as it is, not of the centred input.
+        gamma: Tensor name of gamma, None where the norm has none.
+        beta: Tensor name of beta, likewise.
+        places: Every read of the input inside the norm, to be divided. Empty for a norm inside
             another op.
         nodes: The norm's own nodes, by index, in topological order.
-        channels: Of a norm over groups, the length of gamma; None for every other norm.
-        residual: Of an op that adds before it normalises, the position of the output that has the
-            sum of the addends; None for every other norm.
-        silu: Whether the op applies SiLU to what it normalised.
-        overridable_epsilon: The graph input behind a decomposed norm's epsilon, whose default
-            `epsilon` is; None where no caller can give another.
-        scaled_by: The scale that an earlier run put in, None for a norm that has none.
-        skip_reason: Why it cannot be scaled, None where it can.
+        channels: The length of gamma, for a norm over groups; None for every other norm.
+        residual: The position of the output that has the sum of the addends, for an op that adds
+            before it normalises; None for every other norm.
+        silu: Whether the op applies SiLU to its normalised value.
+        overridable_epsilon: The graph input behind a decomposed norm's epsilon, with `epsilon` as
+            its default; None where no caller can give another.
+        scaled_by: The scale that an earlier run put in, None without one.
+        skip_reason: Why the norm cannot be scaled, None where it can.
     """
 
     name: str
@@ -96,19 +96,21 @@ class Norm:
 
     @property
     def joined_epsilon(self) -> float:
-        """Epsilon as it joins the mean square; 0 where it is no constant."""
+        """Epsilon as it is added to the mean square; 0 where it is no constant."""
         return (self.epsilon or 0.0) ** (2 // self.epsilon_power)
 
     @property
     def sums_centred(self) -> bool:
-        """Whether the squares that are summed are those of the centred input."""
+        """Whether the sum of squares is of the centred input."""
         return self.centred and not self.one_pass
 
 
 def as_computed(norms: Sequence[Norm], one_pass: bool) -> list[Norm]:
-    """The norms as a device computes them that forms LayerNorm's variance in one pass, or two.
+    """The norms as a device computes them: LayerNorm's variance in one pass, or as it is spelled.
 
-    A one-pass spelling stays one.
+    Args:
+        norms: The norms.
+        one_pass: Whether the device computes E[x^2] - mean^2 whatever the spelling.
     """
     if not one_pass:
         return list(norms)

@@ -22,26 +22,27 @@ COMMUTATIVE = {"Add", "Mul", "Max"}
 
 @dataclass(frozen=True)
 class Read:
-    """One place where a node reads a tensor."""
+    """An input of a graphsurgeon node."""
 
     node: gs.Node
     position: int
 
     @property
     def tensor(self) -> gs.Tensor:
+        """The tensor that the node reads there."""
         return self.node.inputs[self.position]
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a pattern found: the nodes it covers and, per name, where they read that value."""
+    """A match of a pattern: the nodes it covers, and the inputs that read each named value."""
 
     scope: Scope
     nodes: tuple[gs.Node, ...] = ()
     uses: tuple[tuple[str, Read], ...] = ()
 
     def places(self, name: str) -> list[Read]:
-        """The distinct places where the value called `name` is read."""
+        """The distinct inputs that read the value called `name`."""
         found: dict[tuple[int, int], Read] = {}
         for key, use in self.uses:
             if key == name:
@@ -64,17 +65,17 @@ class Match:
 
 
 class Pattern:
-    """Base of all patterns."""
+    """Base of all patterns: a pattern matches a tensor by the nodes that made it."""
 
     def __or__(self, other: Pattern) -> Pattern:
         return Or((self, other))
 
     def at(self, use: Read, match: Match) -> Iterator[Match]:
-        """The ways in which the value read at `use` fits, each extending `match`."""
+        """All extensions of `match` by which the tensor read at `use` fits the pattern."""
         return self.of(see_through(use.tensor), match)
 
     def of(self, tensor: gs.Tensor, match: Match) -> Iterator[Match]:
-        """The ways in which `tensor` fits, each extending `match`."""
+        """All extensions of `match` by which a tensor fits the pattern."""
         raise NotImplementedError
 
 
@@ -99,7 +100,7 @@ class Or(Pattern):
 def _same(scope: Scope, one: gs.Tensor, other: gs.Tensor) -> bool:
     """Whether two tensors are one behind their casts, or one divided by the same constant.
 
-    The latter is what scaling leaves where a norm reads its input in two element types.
+    Scaling leaves such quotients where a norm reads its input in two element types.
     """
     one, other = see_through(one), see_through(other)
     if one is other:

@@ -1,4 +1,4 @@
-"""Around a norm: where it reads its input, who else reads its inner values, and earlier runs."""
+"""The surroundings of a norm: reads of its input and of its inner values, marks of earlier runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slanc_onnx.norms.pattern import Read
 
 
 def with_known_scale(scope: Scope, norm: Norm) -> Norm:
-    """The norm with the scale that an earlier run left: on a Div before it, or on its last node."""
+    """The norm with the scale that an earlier run noted on a Div before it or on its last node."""
     stamps = [scope.proto.node[norm.nodes[-1]]]
     if norm.places:
         node, position, _ = norm.places[0]
@@ -21,8 +21,8 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
             stamps.insert(0, scope.proto.node[scope.index[id(makers[0])]])
     for node in stamps:
         found = [float(p.value) for p in node.metadata_props if p.key == SCALE_KEY]
-        # A Div with the note of scale 1, or of how a scale is applied, ends another norm, or its
-        # own norm has the note as well.
+        # A Div with a note of scale 1, or of how a scale is applied, is the last node of another
+        # norm, or this norm has the note as well.
         note = found == [1.0] or any(p.key == APPLIED_KEY for p in node.metadata_props)
         if found and (not note or node is stamps[-1]):
             return replace(norm, scaled_by=found[0])
@@ -30,7 +30,13 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
 
 
 def places(scope: Scope, uses: list[Read], like: gs.Tensor) -> tuple[Place, ...]:
-    """The places of some reads, with the element type of `like` where the file tells none."""
+    """Inputs of nodes as plain values.
+
+    Args:
+        scope: The graph.
+        uses: The inputs.
+        like: A tensor whose element type counts where the file tells none.
+    """
     return tuple(
         Place(scope.index[id(u.node)], u.position, element_type(scope, u.tensor, like))
         for u in uses
@@ -38,7 +44,13 @@ def places(scope: Scope, uses: list[Read], like: gs.Tensor) -> tuple[Place, ...]
 
 
 def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> str | None:
-    """Why an inner value of the norm is also used outside, None if none is."""
+    """Why a norm cannot be scaled if an inner value is read outside of it; else None.
+
+    Args:
+        scope: The graph.
+        nodes: The norm's nodes.
+        last: Nodes of it whose outputs may be read.
+    """
     inside = {id(n) for n in (*nodes, *last)}
     outputs = {id(t) for t in scope.graph.outputs}
 

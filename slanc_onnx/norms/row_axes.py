@@ -1,4 +1,4 @@
-"""Which elements of a norm's input make one row: those that share a mean and a deviation."""
+"""The rows of a norm's input: the elements of one row share a mean and a deviation."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from slanc_onnx.graph import Array
 
 @dataclass(frozen=True)
 class RowAxes:
-    """How rows lie in a norm's input.
+    """How the rows of a norm lie in its input.
 
     Attributes:
         axes: The axes that are normalised together, ascending: (-1,) for most norms, (-2, -1) and
             so on for several last ones, (1,) for a LayerNorm of [batch, channels, ...]. Any other
             set counts from the first axis and needs `rank`. Unused where there are groups.
-        rank: Of the input, where `axes` needs it.
-        groups: Into how many groups axis 1 is cut, so that a row is one group at all positions of
-            a sample, as in GroupNormalization; 0 for every channel its own, as in
-            InstanceNormalization; None for norms without groups.
-        channels_last: Whether the channels of the groups are the last axis.
+        rank: Rank of the input, where `axes` needs it.
+        groups: The number of groups that axis 1 is cut into: a row is one group at all positions
+            of a sample, as in GroupNormalization. 0 makes every channel a group, as in
+            InstanceNormalization; None is for norms without groups.
+        channels_last: Whether the groups are of the last axis, not of axis 1.
     """
 
     axes: tuple[int, ...] = (-1,)
@@ -33,11 +33,12 @@ class RowAxes:
 
     @property
     def last_axis(self) -> bool:
-        """Whether a row is the last axis alone: the usual case, in which nothing moves."""
+        """Whether a row is the last axis alone, the usual case."""
         return self.groups is None and self.axes == (-1,)
 
     @property
     def grouped(self) -> bool:
+        """Whether a row is a group of channels."""
         return self.groups is not None
 
     @property
@@ -46,12 +47,12 @@ class RowAxes:
         return -self.axes[0] if self.groups is None and self.axes[0] < 0 else None
 
     def permutation(self, rank: int) -> list[int]:
-        """The axes of an input in an order with those of a row at its end."""
+        """The axes of an input of that rank in an order that ends with the axes of a row."""
         own = [axis % rank for axis in self.axes]
         return [axis for axis in range(rank) if axis not in own] + own
 
     def rows(self, x: Array) -> Array:
-        """The rows of an array of the input's shape, [rows, elements]."""
+        """The rows of an array x of the input's shape, as [rows, elements]."""
         if self.groups is None:
             moved = x.transpose(self.permutation(x.ndim))
             return moved.reshape(math.prod(moved.shape[: x.ndim - len(self.axes)]), -1)
@@ -60,7 +61,7 @@ class RowAxes:
         return x.reshape(x.shape[0] * (self.groups or x.shape[1]), -1)
 
     def restore(self, rows: Array, shape: tuple[int, ...]) -> Array:
-        """The array of the input's shape whose rows are `rows`."""
+        """The array of that shape whose rows, as `rows` gives them, are these."""
         places = self.rows(np.arange(math.prod(shape)).reshape(shape))
         flat = np.empty(places.size, rows.dtype)
         flat[places] = rows
@@ -68,9 +69,13 @@ class RowAxes:
 
 
 def row_axes(axes: Sequence[int], rank: int | None) -> RowAxes | None:
-    """The rows of a reduction over some axes of an input; None where its rank is missing for that.
+    """The rows of a reduction over some axes; None where only the input's rank could tell them.
 
-    A set of last axes is counted from the end, whichever way it is written.
+    Last axes are counted from the end, whichever way they are written.
+
+    Args:
+        axes: The axes, as the file has them.
+        rank: Rank of the input, None where it is not known.
     """
     if rank is not None:
         if any(not -rank <= axis < rank for axis in axes):

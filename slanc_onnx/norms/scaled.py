@@ -1,4 +1,4 @@
-"""What dividing a norm's input asks of the rest of the norm."""
+"""How the rest of a norm changes when its input is divided: epsilon, and a Skip op's sum."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from slanc_onnx.norms.norm import Norm
 
 
 def residual_name(node: onnx.NodeProto, norm: Norm) -> str:
-    """The output with the sum of a Skip op's addends, "" where the node has none."""
+    """The name of the output with the sum of a Skip op's addends; "" without one."""
     there = norm.residual is not None and norm.residual < len(node.output)
     return str(node.output[norm.residual]) if there else ""
 
 
 def scaled_epsilon(norm: Norm, scale: float) -> float | None:
-    """Epsilon as the scaled norm needs it: epsilon / s^2, or epsilon / s outside the root."""
+    """The epsilon of the scaled norm: epsilon / s^2, or epsilon / s outside the root."""
     return None if norm.epsilon is None else norm.epsilon / scale**norm.epsilon_power
 
 
 def rounded(value: float, dtype: np.dtype[np.generic]) -> Array:
-    """The value in the element type, but not zero, as 0 * rsqrt(0) is nan, and not infinite."""
+    """The value in an element type; never infinite, nor 0 for one above it: 0 * rsqrt(0) is nan."""
     with np.errstate(over="ignore"):
         rounded = np.asarray(value).astype(dtype)
     if np.isinf(rounded):

@@ -1,4 +1,4 @@
-"""The spellings of a norm, as data: the fused ops and the decomposed sequences.
+"""The spellings of a decomposed norm, as data.
 
 A decomposed pattern ends at the normalised value, before gamma. `power` is the power of the scale
 that divides epsilon when the input is divided by s: 2 where epsilon joins the mean square, 1 where
@@ -31,7 +31,7 @@ class Decomposed:
     obstacle: str | None = None  # why this spelling cannot be scaled
 
 
-# Ops that a norm's sums and means are made with.
+# Ops that give the sums and means of a norm.
 REDUCTIONS = {
     "ReduceMean",
     "ReduceSum",
@@ -43,7 +43,7 @@ REDUCTIONS = {
 
 
 def reduced_axes(scope: Scope, node: gs.Node) -> RowAxes | None:
-    """The axes that a reduction runs over; None where the file does not tell, or for all axes."""
+    """The rows of a reduction; None where the file does not tell its axes, or it runs over all."""
     shape = node.inputs[0].shape
     rank = None if shape is None else len(shape)
     if op_of(node) == "GlobalAveragePool":  # over the last axis of a tensor of rank 3
@@ -58,7 +58,7 @@ def reduced_axes(scope: Scope, node: gs.Node) -> RowAxes | None:
 
 
 def known_axes(scope: Scope, node: gs.Node) -> bool:
-    """Whether a reduction may be a norm's; that all of a norm's agree is checked on the match."""
+    """Whether the axes of a reduction are known; a match checks later that all of them agree."""
     return reduced_axes(scope, node) is not None
 
 
@@ -74,7 +74,7 @@ def inner_product(_: Scope, node: gs.Node) -> bool:
 
 
 def row_by_column(scope: Scope, node: gs.Node) -> bool:
-    """Whether a MatMul multiplies each row of a tensor, made a matrix, with itself."""
+    """Whether a MatMul multiplies each row, as a matrix of one row, with itself as a column."""
     makers = [tensor.inputs[0] for tensor in node.inputs]
     axes = [m.attrs.get("axes") or scope.elements(m.inputs[1]) for m in makers]
     return axes == [[-2], [-1]]
@@ -85,7 +85,7 @@ def _square(v: Pattern) -> Pattern:
 
 
 def _over_count(total: Pattern) -> Pattern:
-    """A sum divided by how many were added."""
+    """A sum divided by the number of its addends."""
     through = Through(total)
     return Op("Div", through, Scalar("count")) | Op("Mul", through, Scalar("inverse count"))
 
@@ -128,7 +128,7 @@ def _inverse(deviation: Pattern) -> Pattern:
 
 
 def _multiplied(numerator: Pattern, inverse: Pattern) -> Pattern:
-    """A product with the inverse deviation, which may have gamma in it already."""
+    """A product with the inverse deviation, or with that times gamma."""
     factor = Through(inverse)
     return Op("Mul", numerator, factor | Op("Mul", factor, Constant("gamma")))
 

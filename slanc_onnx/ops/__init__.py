@@ -1,8 +1,8 @@
-"""What an op is: which ops are norms, and how scales pass through the others.
+"""Records of ops: which are norms, what functions compute, how scales pass through the others.
 
-Takes a node of a graph and gives the record of its op, or None where no table has it. The records
-are data: another stage reads them and never asks for an op by its name. An op without a record is
-unknown, which is safe.
+Takes a node of a graph and gives the record of its op, or None where no table has it. Later stages
+read the records and do not ask for an op by its name. An op without a record counts as unknown,
+which is safe.
 """
 
 from slanc_onnx.ops.elementwise import (

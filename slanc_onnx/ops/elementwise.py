@@ -1,7 +1,7 @@
-"""What an elementwise function of one tensor is: one record each, and no other place says it.
+"""One record per elementwise function of one tensor: all that the library knows of it.
 
-The trace reads which functions there are and their attributes, sample rows their arithmetic, bounds
-their slope, range, growth and domain, folds their degree. Adding an activation is one record.
+The trace reads the names and attributes, sample rows use the arithmetic, bounds the slope, range,
+growth and domain, folding the degree. To add an activation is to add a record.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ REAL: Interval = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Elementwise:
-    """One elementwise function F. Every fact is a function of its attributes p, in their order.
+    """One elementwise function F; each fact is a function of F's attributes p, in their order.
 
     Attributes:
-        arithmetic: F of an array of any shape and p; FP32 for FP32.
+        arithmetic: Gives F(x) for an array x of any shape and p; FP32 for FP32.
         attributes: The attributes that change F, with ONNX's defaults.
         from_inputs: Whether a node has them as further inputs instead.
-        slope: A c with |F(z)| <= c |z| for all z of the domain; None where there is none.
-        range: An interval that holds F(z) for all z of the domain.
-        growth: Of an array x >= 0 and p, what |F(z)| never exceeds for |z| <= x in the domain; None
-            where the slope or the range says it, or nothing does.
-        domain: Where F is a finite number; elsewhere it is nan or infinite.
-        degree: k where F(c z) = c^k F(z) for every c > 0; None where there is no such k.
+        slope: Gives c with |F(z)| <= c |z| for all z of the domain; None for no such c.
+        range: Gives an interval that holds F(z) for all z of the domain.
+        growth: Gives, for an array x >= 0 and p, a bound of |F(z)| over all |z| <= x in the domain;
+            None where slope or range bound F, or nothing does.
+        domain: Gives the z for which F(z) is finite; elsewhere it is nan or infinite.
+        degree: Gives k with F(c z) = c^k F(z) for every c > 0; None for no such k.
     """
 
     arithmetic: Callable[..., Array]
@@ -57,7 +57,7 @@ class Elementwise:
 
 
 def apply_function(name: str, x: Array, parameters: tuple[Parameter, ...] = ()) -> Array:
-    """An elementwise function on FP32 rows.
+    """Apply an elementwise function to FP32 rows.
 
     Args:
         name: A key of `ELEMENTWISE`.
@@ -228,7 +228,7 @@ ELEMENTWISE: dict[str, Elementwise] = {
 COMPARISONS = tuple(name for name, record in ELEMENTWISE.items() if "limit" in record.attributes)
 # Functions that a node applies to its first input alone.
 UNARY = tuple(name for name, record in ELEMENTWISE.items() if not record.from_inputs)
-# Those of them that keep a common positive factor.
+# Those among them with F(c z) = c F(z) for every c > 0.
 HOMOGENEOUS = tuple(
     name for name in UNARY if ELEMENTWISE[name].degree(*ELEMENTWISE[name].attributes.values()) == 1
 )

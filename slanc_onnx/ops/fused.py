@@ -1,4 +1,4 @@
-"""The fused ops that are norms, and those that hold one, as a table."""
+"""Tables of the fused ops that are norms, and of the ops that hold one inside."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Kind = Literal["layer", "rms", "group"]
 
 @dataclass(frozen=True)
 class Fused:
-    """Where a fused op keeps its parts: input positions, -1 for a part that it does not have."""
+    """A fused op that is a norm: the input positions of its parts, -1 for one it does not have."""
 
     kind: Kind
     addends: tuple[int, ...]
     gamma: int
     beta: int = -1
-    epsilon: float = 1e-5  # of the attribute, where it is left out
-    residual: int | None = None  # of an op that adds first: the output that has the sum
+    epsilon: float = 1e-5  # the attribute's default
+    residual: int | None = None  # position of the output that has the sum of the addends
 
 
 FUSED: dict[str, Fused] = {
@@ -35,14 +35,14 @@ FUSED: dict[str, Fused] = {
 
 @dataclass(frozen=True)
 class Internal:
-    """A norm inside another op, whose input is no tensor of the graph: nothing to divide."""
+    """A norm inside another op: its input is no tensor of the graph, so nothing can be divided."""
 
     kind: Kind
     gamma: int
     reason: str
     beta: int = -1
     epsilon: str = "epsilon"
-    part: str = ""  # of the op, where it may hold several norms
+    part: str = ""  # tells the norms of an op apart that may hold several
 
 
 _EMBEDDING = Internal(

@@ -1,9 +1,10 @@
-"""How the scale of a node's output follows from those of its inputs and weights, as a table.
+"""Tables of how the scale of a node's output follows from those of its inputs and weights.
 
 Every tensor t may be stored as t / 2^k; k is its exponent. A node ties exponents together:
-- a join gives out what it reads: all its inputs and outputs have one exponent (Add, Reshape, ...);
+- a join keeps the exponent: all its inputs and outputs have the same (Add, Reshape, ...);
 - a product adds the exponents of its factors: k(y) = k(x) + k(W), and its bias has k(y);
-- an absorbing node gives out the same for any exponent of its input, if its weight makes up for it.
+- an absorbing node gives the same output for any exponent of its input, if its weight makes up
+  for it.
 Every other node computes as before: all its exponents are 0. All of it is exact for powers of two.
 """
 
@@ -16,7 +17,7 @@ from slanc_onnx.ops.elementwise import HOMOGENEOUS
 
 EVERY = (-1,)
 
-# Op -> positions of the inputs that it joins. They are linear, or keep a common positive factor.
+# Op -> positions of the inputs that it joins. The op is linear in them, or homogeneous of degree 1.
 JOINS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("Add", "Sub", "Sum", "Mean", "Max", "Min", "Concat"), EVERY),
     **dict.fromkeys(
@@ -61,13 +62,13 @@ JOINS: dict[str, tuple[int, ...]] = {
     "ScatterElements": (0, 2),
     "DynamicQuantizeLinear": (0,),
 }
-# The outputs that a join joins, where that is not the first alone.
+# Joins -> positions of the outputs that they join, where these are not the first alone.
 JOINED_OUTPUTS: dict[str, tuple[int, ...]] = {"Split": EVERY, "DynamicQuantizeLinear": (1,)}
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Input positions of a product: factors, a divisor, and what is added to the product."""
+    """The input positions of a product: its factors, its divisors, and addends of the product."""
 
     factors: tuple[int, ...]
     divisors: tuple[int, ...] = ()
@@ -89,7 +90,7 @@ PRODUCTS: dict[str, Factors] = {
     "MoE": Factors((4,), addends=(5,)),  # the experts' second layers
     "QMoE": Factors((6,), addends=(7,)),
 }
-# Op -> the input, and the weight that makes up for its exponent: as a factor, or as a divisor.
+# Op -> the position of its input, and the weight that makes up for the exponent of that.
 ABSORBERS: dict[str, tuple[int, Factors]] = {
     "Attention": (0, Factors((1,))),  # com.microsoft, whose weights are inside
     "QuantizeLinear": (0, Factors((), divisors=(1,))),
@@ -98,7 +99,7 @@ ABSORBERS: dict[str, tuple[int, Factors]] = {
 
 @dataclass(frozen=True)
 class Relation:
-    """What ties the exponents of one node.
+    """How one node ties exponents together.
 
     Attributes:
         kind: "join", "product" or "absorb".
@@ -121,15 +122,17 @@ class Relation:
     addends: tuple[int, ...] = ()
 
     def use(self, position: int) -> Use:
+        """The read of an input of the node."""
         return Use(self.path, self.node, position)
 
     @property
     def constants(self) -> tuple[int, ...]:
+        """Positions of all constant inputs."""
         return (*self.factors, *self.divisors, *self.addends)
 
 
 def relation(flow: Flow, path: GraphPath, index: int) -> Relation | None:
-    """What ties the exponents of a node that belongs to no norm; None where all are 0."""
+    """How a node outside all norms ties exponents; None where all its exponents are 0."""
     node = flow.node(path, index)
     op, size = known_op(node), len(node.input)
     runtime = set(runtime_inputs(flow, path, index))

@@ -1,7 +1,7 @@
-"""Certificates: how large a row can be, whatever the data, and what that proves.
+"""Certificates: proofs that no input drives a norm's arithmetic to inf or nan.
 
 Takes expressions and an accelerator and gives a bound on each norm's input, and from it the largest
-number in every step of its arithmetic. Sets of rows stand for all rows that an expression can give.
+number in every step of its arithmetic. Sets of rows stand for all rows that an expression can have.
 Every rounding counts, in the device and in the bounds themselves.
 """
 

@@ -1,4 +1,4 @@
-"""How large a function makes what it is image_of to: slopes, limits, growth."""
+"""Bounds of elementwise functions, by slope, limit or growth."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class NoBound(Exception):
 
 
 def image_of(expr: Apply, x: Reach, inputs: Collection[str] = ()) -> Reach:
-    """Where an elementwise function takes rows; or their sum, for ReduceSum.
+    """The set of rows that an elementwise function, or ReduceSum, makes of a set of rows.
 
     Args:
         expr: The function.
         x: The set of rows that it reads.
-        inputs: Graph inputs that have no element below zero.
+        inputs: Names of graph inputs that have no element below zero.
 
     Raises:
-        NoBound: nothing limits the function, or it may read what it has no value for.
+        NoBound: nothing limits the function, or a row may lie outside its domain.
     """
     name, parameters = expr.function, expr.parameters
     if name == "ReduceSum":

@@ -1,8 +1,8 @@
 """Bound: how large a norm's input can be, whatever the data.
 
-A second evaluation of the expressions that the scales come from: every expression becomes the set
-of rows that it can give (`sets.py`), starting from norms, whose outputs are no longer than
-sqrt(channels), and from the largest rows of tables.
+The expressions that the scales come from are evaluated a second time, as sets of rows (`sets.py`).
+Sets start from norms, whose outputs are no longer than sqrt(channels), and from the largest rows of
+tables.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Bound:
     """How large a norm's input can be.
 
     Attributes:
-        length: Upper bound of its L2 norm; None where there is none.
-        conditions: What has to hold for graph inputs, for example "pixel_values in [-3, 3]".
+        length: Upper bound of a row's L2 norm; None where there is none.
+        conditions: Conditions on graph inputs, for example "pixel_values in [-3, 3]".
         reason: Why there is no bound; "" where there is one.
-        loose: Whether norms of large matrices were taken the cheap way.
-        width: Elements of the row.
+        loose: Whether cheap norms of large matrices were used instead of tight ones.
+        width: Elements per row.
     """
 
     length: float | None
@@ -53,14 +53,14 @@ def bounds_of(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     exact: bool = False,
 ) -> dict[str, Bound]:
-    """A bound in exact arithmetic by norm name; where there is none it says why. See `Bounds`."""
+    """The bounds of norms in exact arithmetic, by norm name; see `Bounds`."""
     return Bounds(trace, norms, EXACT, ranges or {}, exact).all()
 
 
 class Bounds:
     """The bounds of a model's norms, made one after another.
 
-    Where sample rows go through the same matrices, `multiply` reads each of them once for both.
+    `multiply` also carries sample rows through the matrices, so that each is read once for both.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Bounds:
         Args:
             trace: What lies between the norms.
             norms: In topological order.
-            outputs: What norms give out.
+            outputs: Bounds of the norms' outputs.
             ranges: Least and largest element of float graph inputs, by name.
             exact: Whether large matrices get their tight norms too.
-            executor: What works on blocks of large matrices.
+            executor: Works on blocks of large matrices; None for this thread.
         """
         self._evaluator = Evaluator(trace, outputs, ranges, exact, executor)
         self._trace, self._norms, self._executor = trace, norms, executor
@@ -95,11 +95,14 @@ class Bounds:
         return self._found
 
     def multiply(self, expr: Linear, rows: Array) -> Array:
-        """Rows times the matrix of an expression, whose sizes are taken from the same read.
+        """Rows times the matrix of an expression; the same read gives the sizes of the matrix.
 
         Args:
-            expr: The expression; those that are made before it were given before.
+            expr: The expression; calls have to come in the order of serials.
             rows: FP32, [n, channels of expr.x].
+
+        Raises:
+            SlancError: the matrix holds nan.
         """
         self._up_to(expr.serial)
         inside: Array | None = None
@@ -123,7 +126,7 @@ class Bounds:
             self._evaluator.made.pop(serial, None)
 
     def _up_to(self, serial: int) -> None:
-        """The bounds of the norms whose inputs are made before an expression."""
+        """Make the bounds of the norms whose inputs come before an expression."""
         while len(self._found) < len(self._norms):
             expr = self._trace.inputs.get(self._norms[len(self._found)].name)
             if expr is not None and expr.serial > serial:
@@ -132,7 +135,7 @@ class Bounds:
 
 
 def _last_uses(trace: Trace, norms: Sequence[Norm]) -> dict[str, list[int]]:
-    """By norm name the serials of the expressions that no later norm needs."""
+    """By norm name, the serials of the expressions that this norm is the last to need."""
     last: dict[int, str] = {}
     inputs: set[int] = set()
     for norm in norms:

@@ -24,12 +24,12 @@ from slanc_onnx.trace import Const, Trace, Value, Weight
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is proved of one norm at one scale.
+    """The result of a proof for one norm at one scale.
 
     Attributes:
-        certified: No row within the bound gives inf or nan.
-        reason: Why it is not certified; "" where it is.
-        bound: The bound it holds for.
+        certified: Whether it is proved that no row within the bound gives inf or nan.
+        reason: Why the norm is not certified; "" where it is.
+        bound: The bound of the norm's input.
         overflow_bits: log2 of the largest number over the largest partial sum of squares that any
             row can give; below 0 where one may overflow, None without a bound.
         underflow_bits: log2 of a typical row's mean square over the smallest normal number; None
@@ -47,11 +47,11 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Proof:
-    """What a certificate of a norm rests on.
+    """The premises of a norm's certificate, at whatever scale.
 
     Attributes:
         norm: The norm.
-        bound: Of its input.
+        bound: The bound of its input.
         affine: Largest |gamma| and largest |beta|; None where one is no constant.
     """
 
@@ -67,13 +67,13 @@ def certify(
     accelerator: Accelerator,
     affine: tuple[float, float] = (1.0, 0.0),
 ) -> Certificate:
-    """What a bound proves of a norm that is divided by `scale`.
+    """The certificate that a bound gives a norm at a scale.
 
     Args:
         norm: The norm as it is before scaling.
-        bound: Of its input.
-        scale: What its input is divided by.
-        accelerator: Whose arithmetic it is.
+        bound: The bound of its input.
+        scale: The divisor of its input.
+        accelerator: The device.
         affine: Largest |gamma| and largest |beta|.
     """
     if bound.length is None:
@@ -99,10 +99,10 @@ def certify_at(
     """As `certify`, with the margin of a typical row to underflow.
 
     Args:
-        proof: What is known of the norm.
-        scale: What its input is divided by.
+        proof: The premises.
+        scale: The divisor of the norm's input.
         typical: Sum of squares of an ordinary row before the division, None where it is not known.
-        device: Whose arithmetic it is.
+        device: The device.
     """
     if proof.affine is None:
         reason = "its gamma or beta is no constant"
@@ -123,7 +123,7 @@ def bounds_for(
     exact: bool,
     executor: Executor | None = None,
 ) -> Bounds:
-    """The bounds of norms whose outputs are as long as a device makes them; see `Bounds`."""
+    """The bounds of norms whose outputs come from a device, which rounds them; see `Bounds`."""
     by_name = {norm.name: norm for norm in norms}
 
     def radius(name: str, width: int) -> float:
@@ -136,7 +136,7 @@ def bounds_for(
 def proofs(
     bounds: Bounds, traced: Trace, norms: Sequence[Norm], progress: Progress
 ) -> dict[str, Proof]:
-    """What is known of each norm, by its name."""
+    """The premises of each norm's certificate, by norm name."""
     found = bounds.all(progress)
     return {
         norm.name: Proof(norm, found[norm.name], _affine(traced.affine.get(norm.name)))

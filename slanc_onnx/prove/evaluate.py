@@ -1,4 +1,4 @@
-"""The set of rows of every expression, made once: what bounds are read off."""
+"""The set of rows of every expression, made once; bounds are read off these sets."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ EXACT_SIZE = 3 << 18
 
 @dataclass(frozen=True)
 class Outputs:
-    """What norms give out, on a device or in exact arithmetic.
+    """Bounds of norms' outputs, on a device or in exact arithmetic.
 
     Attributes:
-        radius: How long a norm's output before gamma can be, by its name and width.
-        affine: How far gamma, beta and what they give may be rounded, relative to each.
+        radius: Gives the greatest length of a norm's output before gamma, by norm name and width.
+        affine: Relative rounding of gamma, of beta and of the results with them.
     """
 
     radius: Callable[[str, int], float]
@@ -90,7 +90,7 @@ EXACT = Outputs(_root_of_width, 0.0)
 
 
 def row_width(expr: Expr) -> int:
-    """Elements of a norm's row: that of a GroupNorm runs over positions."""
+    """The elements of a norm's row, which for a GroupNorm runs over positions."""
     kinds = expr.kinds if isinstance(expr, Alternatives) else (expr,)
     positions = max(kind.positions if isinstance(kind, Pooled) else 1 for kind in kinds)
     return expr.channels * positions
@@ -112,11 +112,11 @@ class Evaluator:
     ) -> None:
         self.trace, self.outputs, self.ranges = trace, outputs, ranges
         self.exact, self.executor = exact, executor
-        self.sizes: dict[int, MatrixSizes] = {}  # of what was read for the sample rows already
+        self.sizes: dict[int, MatrixSizes] = {}  # of matrices that were read for the sample rows
         self.made: dict[int, Reach] = {}
         self.conditions: dict[int, str] = {}
         self.loose: set[int] = set()
-        self._refused: dict[int, tuple[int, str]] = {}  # which part has no bound, and why
+        self._refused: dict[int, tuple[int, str]] = {}  # serial of the part without bound, and why
         self._facts: dict[Expr, Facts] = {}
 
     def reach(self, expr: Expr) -> Reach:
@@ -134,9 +134,9 @@ class Evaluator:
         return self.made[expr.serial]
 
     def _unmade(self, expr: Expr) -> list[tuple[int, Expr]]:
-        """The parts that are not made yet, before what uses them; a norm's input is not needed.
+        """The parts whose sets are missing, in order, each with its place; norms end the search.
 
-        What is known to have no bound stands where the part does that has none.
+        An expression without bound takes the place of its part that has none.
         """
         known = self.made.keys() | self._refused.keys()
         parts = walk(expr, lambda e: isinstance(e, (Normalised, Opaque)) or e.serial in known)
@@ -145,7 +145,11 @@ class Evaluator:
         return sorted(places, key=lambda place: (place[0], place[1].serial))
 
     def _make(self, part: Expr) -> None:
-        """The set of rows of an expression whose parts have theirs."""
+        """Make the set of rows of an expression, from the sets of its parts.
+
+        Raises:
+            NoBound: the expression is not bounded.
+        """
         if part.serial in self._refused:
             raise NoBound(self._refused[part.serial][1])
         why = self.trace.estimated.get(part.serial)
@@ -158,7 +162,7 @@ class Evaluator:
         self.made[part.serial] = self._rounded(reach) if _is_affine(part) else reach
 
     def _rounded(self, reach: Reach) -> Reach:
-        """What gamma or beta make of a norm's output, each rounded and the result too."""
+        """A set of a norm's output times gamma or plus beta, widened by the device's rounding."""
         affine = self.outputs.affine
         if not affine or not isinstance(reach, Ellipsoids):
             return reach
@@ -170,14 +174,14 @@ class Evaluator:
         return Ellipsoids(reach.each * grow, terms, reach.slack * grow + moved)
 
     def simplify(self, expr: Expr, reach: Reach) -> None:
-        """What stands at a norm's input is a residual stream: keep its outline only."""
+        """Keep only the outline of the set at a norm's input, which is a residual stream."""
         if isinstance(reach, Ellipsoids):
             self.made[expr.serial] = reach.simplified()
 
     def facts(self, expr: Expr) -> tuple[tuple[str, ...], bool]:
-        """Conditions, and whether cheap norms were used, of an expression and what is behind it.
+        """The conditions of an expression and its parts, and whether cheap norms were used.
 
-        A norm's output needs no condition: it is no longer than it is, whatever comes in.
+        A norm's output needs no condition, as its length is bounded for every input.
         """
         conditions, loose = read_through(expr, self._facts_of, self._facts)
         return tuple(sorted(conditions)), loose
@@ -203,7 +207,7 @@ class Evaluator:
         return self._combined(kind)
 
     def _mapped(self, expr: Mapped, x: Reach) -> Reach:
-        """What becomes of the set x of rows of one expression."""
+        """The set of an expression that is made of rows of the set x."""
         match expr:
             case Linear():
                 return self._linear(expr)
@@ -225,7 +229,7 @@ class Evaluator:
                 assert_never(expr)
 
     def _combined(self, expr: Combined) -> Reach:
-        """The sets of several expressions put together."""
+        """The set of an expression that is made of several."""
         match expr:
             case Sum():
                 return total([self._wide(part, expr.channels) for part in expr.parts])
@@ -244,7 +248,7 @@ class Evaluator:
                 assert_never(expr)
 
     def _source(self, expr: Source) -> Reach:
-        """The set of rows of what an expression begins with: norms, tables, graph inputs."""
+        """The set of rows of a source: a norm, a table, a graph input."""
         match expr:
             case Normalised():
                 return ball(expr.channels, self.outputs.radius(expr.norm, row_width(expr.input)))
@@ -282,9 +286,9 @@ class Evaluator:
         return through_measured(x, sizes)
 
     def _wide(self, part: Expr, channels: int) -> Reach:
-        """A row as long as the one it is combined with; one number counts for all channels.
+        """The set of a part, widened to so many channels where it has one.
 
-        Ids, masks and shapes of low rank stand for as many numbers as there are channels.
+        One channel stands for as many different numbers, unless it is a constant.
         """
         reach = self.made[part.serial]
         if part.channels == channels:

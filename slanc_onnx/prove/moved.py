@@ -24,7 +24,7 @@ TABLE_BLOCK = 1 << 19  # elements
 
 
 def scaled_by(reach: Reach, factors: Array) -> Reach:
-    """Each channel times a constant of its own; gamma, a scalar."""
+    """A set of rows with each channel times a constant of its own, like gamma."""
     if isinstance(reach, Ellipsoids):
         return reach.scaled(factors)
     sizes = np.broadcast_to(np.abs(factors), (reach.channels,)).astype(np.float64)
@@ -35,10 +35,10 @@ def scaled_by(reach: Reach, factors: Array) -> Reach:
 
 
 def picked(reach: Reach, index: Array) -> Reach:
-    """Channels in another order. One that is repeated stands for other rows of the same kind.
+    """A set of rows with the channels at `index`; repeated ones belong to other rows of the set.
 
-    Whole rows may lie end to end, as joined heads do, or interleaved, as merged patches do; else
-    every run of neighbouring channels counts as a part of a row of its own.
+    Whole rows may lie end to end, like joined heads, or interleaved, like merged patches. Otherwise
+    every run of neighbouring channels counts as part of another row.
     """
     if len(np.unique(index)) == len(index):
         return reach.pick(index)
@@ -57,7 +57,7 @@ def picked(reach: Reach, index: Array) -> Reach:
 
 
 def mixed(expr: Mix, x: Reach) -> Reach:
-    """Every head mixes positions with shares of its own."""
+    """The set of mixed rows; heads are independent, as each has shares of its own."""
     if expr.heads is None:
         return x
     heads = [np.flatnonzero(expr.heads == head) for head in np.unique(expr.heads)]
@@ -67,7 +67,7 @@ def mixed(expr: Mix, x: Reach) -> Reach:
 
 
 def rows_of_table(expr: Embedding) -> Reach:
-    """The largest row and the largest element of each channel."""
+    """The set of a table's rows, by the longest row and the largest element of each channel."""
     each, longest = np.zeros(expr.channels), 0.0
     count, stored = expr.table.shape[0], expr.table.stored
     columns = None if stored is None else stored.turned().opened()

@@ -1,10 +1,9 @@
-"""Where a row can be, whatever the data: sets that contain every row an expression can give.
+"""Sets that contain every row an expression can have, whatever the data.
 
-A norm's output is a ball, and what a linear map makes of a ball is an ellipsoid. Rows that do not
-depend on each other (another head's mix of positions, another norm) add up as sets, and so do rows
-that may depend on each other: the sum of sets allows for every combination. After an activation or
-a gate only sizes are known. All sets are symmetric and convex, so that a convex or sub-convex
-combination of rows (attention) stays inside.
+A norm's output is a ball, and a linear map makes an ellipsoid of a ball. Sums of rows lie in the
+sum of their sets, which allows for every combination, whether or not the rows depend on each other.
+After an activation or a gate only sizes are known. All sets are symmetric and convex, so that a
+convex or sub-convex combination of rows (attention) stays inside.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from slanc_onnx.weights import (
     spectral_bound,
 )
 
-# What a product in FP32 on the device may be off by, per addend; FP64 here counts for nothing.
+# Relative error of an FP32 product on the device, per addend; that of FP64 here counts for nothing.
 DEVICE_UNIT = 2.0**-24
 DEVICE_SLACK = 1 + 2.0**-20  # of one elementwise op there, activations included: 16 units
 SLACK = 1 + 1e-9  # of a figure computed in FP64 with fewer than 10^6 operations
@@ -53,11 +52,11 @@ class Reach:
         raise NotImplementedError
 
     def pick(self, index: Array) -> Reach:
-        """Of other channels, each of which is taken once."""
+        """The set of the channels at `index`, none of which repeats."""
         raise NotImplementedError
 
     def through(self, matrix: Array, exact: bool) -> Reach:
-        """r times a matrix [channels, out]; `exact` takes the time for tight norms."""
+        """The set of r times a matrix [channels, out]; `exact` takes the time for tight norms."""
         raise NotImplementedError
 
     def outline(self) -> float:
@@ -71,11 +70,11 @@ class Reach:
 
 @dataclass(frozen=True, eq=False)
 class Ellipsoids(Reach):
-    """Sums of rows u_i N_i with |u_i| <= 1, and of one of length at most `slack`.
+    """All sums of rows u_i N_i with |u_i| <= 1, plus a row of length at most `slack`.
 
     Attributes:
         terms: The N_i: matrices [any, channels], or diagonals [channels].
-        slack: For what the arithmetic rounds.
+        slack: Allowance for rounding.
     """
 
     terms: tuple[Array, ...]
@@ -92,7 +91,7 @@ class Ellipsoids(Reach):
 
     @cached_property
     def _matrices(self) -> float:
-        """The length of the part that is no diagonal."""
+        """The length of the sum of the terms that are no diagonals."""
         matrices = tuple(t for t in self.terms if t.ndim > 1)
         return sum_of_ellipsoids(matrices) if matrices else 0.0
 
@@ -117,7 +116,7 @@ class Ellipsoids(Reach):
         return rows * DEVICE_UNIT * self.outline() * size
 
     def scaled(self, factors: Array) -> Ellipsoids:
-        """Each channel times a number of its own (or all times one), of either sign."""
+        """The set with each channel times a number of its own, or all times one."""
         factors = np.asarray(factors, dtype=np.float64)
         each = self.each * np.abs(factors) * DEVICE_SLACK
         widest = float(np.abs(factors).max(initial=0.0))
@@ -126,7 +125,7 @@ class Ellipsoids(Reach):
         return Ellipsoids(each, terms, self.slack * widest + device)
 
     def simplified(self) -> Ellipsoids:
-        """One diagonal around it: so does a residual stream stay small from layer to layer."""
+        """A set of one diagonal around this one, so that a residual stream stays small."""
         ball = self.slack + self._matrices
         diagonals = [t for t in self.terms if t.ndim == 1]
         if ball > 0.0:
@@ -139,10 +138,10 @@ class Ellipsoids(Reach):
 
 @dataclass(frozen=True, eq=False)
 class Blocks(Reach):
-    """Groups of channels that do not depend on each other, as far as is known: heads, pieces.
+    """Rows whose groups of channels, like heads or pieces, count as independent.
 
     Attributes:
-        pieces: For each group the places of its channels, and its set.
+        pieces: The places of each group's channels, and its set.
     """
 
     pieces: tuple[tuple[Array, Reach], ...]
@@ -172,7 +171,7 @@ class Blocks(Reach):
 
 @dataclass(frozen=True, eq=False)
 class Gate(Reach):
-    """Products of the elements of two rows."""
+    """Elementwise products of a row of one set and a row of another."""
 
     a: Reach
     b: Reach
@@ -209,7 +208,7 @@ class Bounded(Reach):
 
 @dataclass(frozen=True, eq=False)
 class OneOf(Reach):
-    """Rows of which each is in one of several sets, or between them."""
+    """Rows that lie in one of several sets, or between them."""
 
     kinds: tuple[Reach, ...]
 
@@ -225,7 +224,7 @@ class OneOf(Reach):
 
 @dataclass(frozen=True, eq=False)
 class Box(Reach):
-    """Rows of which only the elements are bounded."""
+    """Rows with bounded elements, and no other bound."""
 
     def length(self, weights: Array | None = None) -> float:
         return self._box(weights)
@@ -238,25 +237,25 @@ class Box(Reach):
 
 
 def ball(channels: int, radius: float) -> Ellipsoids:
-    """Rows of a length of at most `radius`."""
+    """The set of rows no longer than `radius`."""
     radii = np.full(channels, radius)
     return Ellipsoids(radii, (radii,))
 
 
 def constant(values: Array) -> Ellipsoids:
-    """One row, and all between it and its negative."""
+    """The set of one row, and of all rows between it and its negative."""
     values = np.asarray(values, dtype=np.float64).reshape(1, -1)
     return Ellipsoids(np.abs(values[0]), (values,))
 
 
 def one_of(kinds: Sequence[Reach]) -> Reach:
-    """Rows of several kinds."""
+    """The set of rows of several kinds."""
     each = np.max([kind.each for kind in kinds], axis=0)
     return kinds[0] if len(kinds) == 1 else OneOf(each, tuple(kinds))
 
 
 def joined(pieces: Sequence[tuple[Array, Reach]], channels: int) -> Blocks:
-    """Groups of channels by their places in a row."""
+    """The set of rows made of pieces, each with its places in the row."""
     each = np.zeros(channels)
     for places, reach in pieces:
         each[places] = reach.each
@@ -264,7 +263,7 @@ def joined(pieces: Sequence[tuple[Array, Reach]], channels: int) -> Blocks:
 
 
 def total(sets: Sequence[Reach]) -> Ellipsoids:
-    """The sum of rows, one from each set."""
+    """The set of sums of rows, one from each set."""
     parts = [_as_ellipsoids(reach) for reach in sets]
     terms = tuple(t for part in parts for t in part.terms)
     each = np.sum([part.each for part in parts], axis=0) * DEVICE_SLACK
@@ -327,7 +326,7 @@ def _is_ball(term: Array) -> bool:
 
 
 def _both(a: Array, b: Array) -> Array:
-    """The radii of one diagonal around the sum of two, by the same choice of weights."""
+    """The diagonal around the sum of two, with the weights of `sum_of_ellipsoids`."""
     sizes = float(a.max()), float(b.max())
     if min(sizes) == 0.0:
         return a + b
@@ -336,14 +335,14 @@ def _both(a: Array, b: Array) -> Array:
 
 
 def _slim(matrix: Array) -> Array:
-    """The triangular factor of a tall matrix: it makes the same ellipsoid of the unit ball."""
+    """The triangular factor of a tall matrix, which maps the unit ball to the same ellipsoid."""
     if matrix.shape[0] <= matrix.shape[1]:
         return matrix
     return np.asarray(np.linalg.qr(matrix, mode="r"))
 
 
 def sides(reach: Reach) -> Array:
-    """What `through_measured` needs: the elements of each kind of rows, shape [kinds, channels]."""
+    """The bounds of the elements, per kind of rows, for `through_measured`: [kinds, channels]."""
     return np.stack([kind.each for kind in _kinds(reach)])
 
 
@@ -354,13 +353,13 @@ def _kinds(reach: Reach) -> list[Reach]:
 
 
 def through_measured(reach: Reach, sizes: MatrixSizes) -> Reach:
-    """r times a matrix of which only the sizes are known, those for the `sides` of `reach`."""
+    """The set of r times a matrix, from the sizes that were measured for `sides(reach)`."""
     kinds = zip(_kinds(reach), sizes.through, strict=True)
     return one_of([_measured(kind, sizes, elements) for kind, elements in kinds])
 
 
 def _measured(reach: Reach, sizes: MatrixSizes, elements: Array) -> Ellipsoids:
-    """All elements at once, sum |r_j| |w_j|; or the length times the norm that costs least."""
+    """The smaller of two bounds: sum |r_j| |w_j|, and the length times the cheap spectral norm."""
     by_rows = float(sizes.rows @ reach.each) * SLACK
     return _round(
         reach, min(by_rows, reach.length() * sizes.spectral), sizes.frobenius, elements * SLACK
@@ -368,11 +367,11 @@ def _measured(reach: Reach, sizes: MatrixSizes, elements: Array) -> Ellipsoids:
 
 
 def _through_sizes(reach: Reach, matrix: Array, exact: bool) -> Ellipsoids:
-    """What a linear map makes of rows of which only sizes are known.
+    """The set of r times a matrix W, for rows of which only sizes are known.
 
-    The smaller of: all elements at once, sum |r_j| |w_j|; and the length times the spectral norm,
-    with the neurons balanced against the rows of W that they meet, |r / D| |D W| with
-    D_j^2 = each_j / |w_j|. The cheap norm takes D = 1.
+    Its radius is the smaller of sum |r_j| |w_j| and the length times the spectral norm. For the
+    latter the elements are balanced against the rows of W: |r / D| |D W| with D_j^2 = each_j /
+    |w_j|. The cheap norm takes D = 1.
     """
     rows = lengths(matrix, axis=1)
     elements = reach.each @ np.abs(matrix)
@@ -390,9 +389,10 @@ def _through_sizes(reach: Reach, matrix: Array, exact: bool) -> Ellipsoids:
 
 
 def _round(reach: Reach, radius: float, frobenius: float, elements: Array) -> Ellipsoids:
-    """A ball around rows that are products of the rows of `reach` with a matrix in FP32.
+    """A ball around the products of the rows of `reach` with a matrix, computed in FP32.
 
-    A product of n addends is off by at most n u |x| |W|_F.
+    A product of n addends is off by at most n u |x| |W|_F. `radius` and `elements`
+    bound the length and the elements of an exact product.
     """
     device = reach.channels * DEVICE_UNIT * reach.outline() * frobenius
     radius = (radius + device) * SLACK

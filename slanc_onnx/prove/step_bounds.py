@@ -1,7 +1,7 @@
-"""Step bounds: the steps of one norm on a device, each as the largest magnitude it can give.
+"""Step bounds: the largest magnitude that each step of a norm can give on a device.
 
 They follow the emulated steps one by one (`emulate.py`), rounding included: with u the unit
-roundoff, a rounded step gives at most |z| (1 + u) + eta, where eta is what underflow can cost.
+roundoff, a rounded step gives at most |z| (1 + u) + eta, where eta is the most underflow can cost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from slanc_onnx.norms import Norm
 DIVISION = 1 + 2.0**-23  # x / s in FP32, which is exact where s is a power of two
 # A step's operation is done in FP32 first: where it reads FP32, that rounds too.
 IN_FP32 = 1 + 2.0**-23
-MOST_SCALE = 2.0**40  # that the length of an output holds for
+MOST_SCALE = 2.0**40  # up to which `output_radius` holds
 
 
 class StepFails(Exception):
@@ -28,9 +28,9 @@ class Rounding:
 
     Attributes:
         grow: 1 + u.
-        eta: What underflow may change a number by.
-        normal: From here on it changes none.
-        flushes: Whether below that every number becomes zero.
+        eta: The most that underflow changes a number by.
+        normal: The smallest number that underflow cannot change.
+        flushes: Whether every number below `normal` becomes zero.
     """
 
     grow: float
@@ -49,14 +49,14 @@ class Rounding:
 
 
 def rounding_to(target: Format, flush: bool) -> Rounding:
-    """Of results that are rounded to `target`."""
+    """The rounding of results to a format, with or without a flush of subnormals."""
     eta = target.smallest_normal if flush else target.smallest_subnormal / 2
     grow = (1 + target.unit_roundoff) * IN_FP32
     return Rounding(grow, eta, target.smallest_normal, flush)
 
 
 def rounding_of(accelerator: Accelerator, step: Step) -> Rounding:
-    """Of the results of a step of the device; of its input, as it is stored and then as read."""
+    """The rounding of a step's results; the input is rounded as it is stored and as it is read."""
     if step in accelerator.fp32_steps:
         return rounding_to(FLOAT32, False)
     rounding = rounding_to(accelerator.format, accelerator.flush_subnormals)
@@ -83,10 +83,16 @@ def sum_error(accelerator: Accelerator, width: int) -> float:
 
 
 def lost_in_sum(accelerator: Accelerator, width: int, addend: Step, signed: bool) -> float:
-    """What underflow can take from the sum of results of a step.
+    """The most that underflow takes from a sum.
 
-    Sums of numbers of the same format lose nothing to it: below the smallest normal number they
-    are exact. But where that is flushed, numbers of different signs may cancel to it.
+    A sum of numbers of its own format loses nothing: below the smallest normal number it is exact.
+    But where subnormals are flushed, numbers of different signs may cancel to one.
+
+    Args:
+        accelerator: The device.
+        width: Number of addends.
+        addend: The step whose results are added.
+        signed: Whether they may have different signs.
     """
     kept_as = ("sum" in accelerator.fp32_steps, addend in accelerator.fp32_steps)
     if kept_as[0] == kept_as[1] and not (signed and accelerator.flush_subnormals):
@@ -95,9 +101,9 @@ def lost_in_sum(accelerator: Accelerator, width: int, addend: Step, signed: bool
 
 
 def smallest_epsilon(norm: Norm, accelerator: Accelerator, scale: float | None) -> float:
-    """The least that the device may add as epsilon: at any scale, where none is given.
+    """The smallest epsilon that the device may add, at a scale or at all scales.
 
-    A step in FP32 adds it as it is; any other holds it at the smallest number that is kept.
+    A step in FP32 adds epsilon as it is; any other holds it at the smallest number that is kept.
     """
     joins: Step = "variance" if norm.epsilon_power == 2 else "deviation"
     divided = (norm.epsilon or 0.0) / (scale or MOST_SCALE) ** norm.epsilon_power
@@ -111,15 +117,15 @@ def output_radius(
 ) -> float:
     """How long the output of a norm before gamma can be on a device: about sqrt(width).
 
-    Longer by what the mean square can come out too small: the sum of positive numbers by its error,
-    each square and the mean by underflow. Epsilon makes up for that where it stands inside the
-    root and is held at the smallest number that is kept. Elsewhere it does so less.
+    It is longer where the mean square comes out too small: the sum by its error, each square and
+    the mean by underflow. Epsilon makes up for that where it stands inside the root and is held at
+    the smallest number that is kept. Elsewhere it does so less.
 
     Args:
         norm: The norm as it is before scaling.
         width: Elements per row.
-        accelerator: Whose arithmetic it is.
-        scale: What its input is divided by; None for all scales up to `MOST_SCALE`.
+        accelerator: The device.
+        scale: The divisor of the input; None for all scales up to `MOST_SCALE`.
     """
     if norm.one_pass:  # cancellation may take all of the variance
         return math.inf
@@ -147,10 +153,10 @@ def output_radius(
 
 
 def _rounded_below_normal(norm: Norm, accelerator: Accelerator) -> list[Step]:
-    """Steps whose result may be no normal number, and so up to twice what it should be, or half.
+    """Steps whose result may be subnormal, and so off by a factor of up to 2.
 
-    All in one format, the root of a number that is kept is normal, and so is its inverse. Only an
-    epsilon outside the root is unlike any root.
+    If all are in one format, the root of a number that is kept is normal, and so is its inverse.
+    The exception is an epsilon outside the root.
     """
     steps: tuple[Step, ...] = ("variance", "deviation", "inverse")
     narrow = [step for step in steps if step not in accelerator.fp32_steps]
@@ -165,8 +171,8 @@ class Arithmetic:
     Args:
         norm: The norm as it is before scaling.
         width: Elements per row.
-        accelerator: Whose arithmetic it is.
-        scale: What the input is divided by.
+        accelerator: The device.
+        scale: The divisor of the input.
     """
 
     def __init__(self, norm: Norm, width: int, accelerator: Accelerator, scale: float) -> None:
@@ -179,9 +185,15 @@ class Arithmetic:
         self.mean_square = 0.0
 
     def rounding(self, step: Step) -> Rounding:
+        """The rounding of a step's results."""
         return rounding_of(self.accelerator, step)
 
     def fits(self, value: float, what: str, step: Step) -> None:
+        """Check that a magnitude fits into the format of a step.
+
+        Raises:
+            StepFails: it may overflow.
+        """
         largest = (
             FLOAT32 if step in self.accelerator.fp32_steps else self.accelerator.format
         ).largest
@@ -189,7 +201,10 @@ class Arithmetic:
             raise StepFails(f"{what} may overflow: up to {value:.3g}")
 
     def overflow_bits(self, length: float) -> float:
-        """Room above the largest partial sum of squares, from the L2 norm of the row.
+        """log2 of the largest number over the largest partial sum of squares.
+
+        Args:
+            length: Upper bound of the row's L2 norm before the division.
 
         Raises:
             StepFails: a step before the squares may overflow.
@@ -212,7 +227,7 @@ class Arithmetic:
         return math.log2(room / total) - 2.0**-30
 
     def _input(self, length: float) -> None:
-        """The row as the device reads it."""
+        """Set the length of the row as the device reads it."""
         device, rounding = self.accelerator, self.rounding("input")
         element = length
         if device.input_format is not None and "input" not in device.fp32_steps:
@@ -224,7 +239,7 @@ class Arithmetic:
         self.length = length * rounding.grow + self.root * rounding.eta
 
     def _centred(self) -> float:
-        """The mean, and what is left without it; returns the L2 norm of what is squared."""
+        """Check the mean and its subtraction; returns the L2 norm of the row that is squared."""
         magnitudes = self.root * self.length
         self.fits(magnitudes * (1 + self.error), "the sum of a row", "sum")
         mean = self.rounding("mean")
@@ -243,7 +258,7 @@ class Arithmetic:
         return self.length
 
     def after_the_sum(self, affine: tuple[float, float]) -> None:
-        """Epsilon, the reciprocal root, gamma and beta.
+        """Check the steps after the mean square: epsilon, the reciprocal root, gamma and beta.
 
         Raises:
             StepFails: a step may give inf or nan.
@@ -276,7 +291,11 @@ class Arithmetic:
         self.fits(rounding(radius * gamma) + beta, "gamma and beta", "affine")
 
     def _least_deviation(self, epsilon: float) -> float:
-        """The smallest that the root with epsilon can come out as; 0 where it may vanish."""
+        """The smallest value of the deviation with epsilon; 0 where it may vanish.
+
+        Raises:
+            StepFails: the root may be of a negative number.
+        """
         deviation = self.rounding("deviation")
         below = self._below_zero() if self.norm.one_pass else 0.0
         if self.norm.epsilon_power == 1:
@@ -296,7 +315,7 @@ class Arithmetic:
         return deviation.least(math.sqrt(least) / IN_FP32)
 
     def _below_zero(self) -> float:
-        """How far below zero E[x^2] - mean^2 can come out of a row of this length."""
+        """How far below zero E[x^2] - mean^2 can come out for a row of this length."""
         device, width = self.accelerator, self.width
         square, mean_square = self.rounding("square"), self.rounding("mean_square")
         exact = self.length**2 / width

@@ -1,4 +1,4 @@
-"""What goes into the bodies of If, Loop and Scan, and what comes out."""
+"""The values that go into the bodies of If, Loop and Scan, and those that come out."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ITERATIONS, MOST_ITERATIONS = 4, 16
 
 
 def taken(condition: Value | None) -> str | None:
-    """The branch of an If that the file decides for, None where the data does."""
+    """The branch that an If takes by a constant condition; None where the data decides."""
     if isinstance(condition, Const) and not condition.varies and condition.array.size == 1:
         return "then_branch" if condition.array.reshape(-1)[0] else "else_branch"
     return None
 
 
 def either_branch(a: Value, b: Value) -> Value:
-    """What comes out of an If whose branches give `a` and `b`."""
+    """The output of an If whose branches give `a` and `b`."""
     if isinstance(a, View) and isinstance(b, View) and a.shape == b.shape and a.shape:
         with suppress(CannotFollow, ValueError):
             return either(a, b)
@@ -29,14 +29,14 @@ def either_branch(a: Value, b: Value) -> Value:
 
 
 def trips(count: Value | None) -> int:
-    """How often a Loop runs, as far as that matters."""
+    """How many iterations of a Loop the tracer walks."""
     if isinstance(count, Const) and not count.varies and count.array.size == 1:
         return max(1, min(int(count.array.reshape(-1)[0]), MOST_ITERATIONS))
     return ITERATIONS
 
 
 def slice_of(value: Value | None, node: gs.Node, index: int) -> Value | None:
-    """What a Scan's body sees of an input that is scanned: one element of its first axis."""
+    """What a Scan's body reads of a scanned input: one element along its scan axis."""
     axes = node.attrs.get("scan_input_axes") or []
     axis = int(axes[index]) if index < len(axes) else 0
     if isinstance(value, View):
@@ -47,7 +47,7 @@ def slice_of(value: Value | None, node: gs.Node, index: int) -> Value | None:
 
 
 def stacked(value: Value | None) -> Value | None:
-    """The outputs of all iterations, of which each is like the last."""
+    """The outputs of all iterations stacked, each read as the last one."""
     if isinstance(value, View):
         return View(value.expr, value.ids[None])
     return Const(value.array[None], True) if isinstance(value, Const) else value

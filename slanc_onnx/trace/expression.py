@@ -34,8 +34,8 @@ class Weight:
         name: The initializer it comes from.
         shape: Its shape after the constant ops that the graph applies to it.
         read: Gives the values, FP32 or FP64.
-        take: Gives the rows (first axis) of the given indices without reading the others.
-        stored: A matrix as it is stored, of which blocks can be read; None where it is not.
+        take: Gives the rows (first axis) at some indices without reading the others.
+        stored: The matrix in its file, to be read by blocks; None where it cannot be.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Weight:
 
     @property
     def nbytes(self) -> int:
-        """How much there is to read."""
+        """Bytes to read for all of it."""
         return 4 * math.prod(self.shape) if self.stored is None else self.stored.nbytes
 
     def blocks(self) -> Stored:
-        """A matrix of which blocks can be read; it is read now where it is not stored as one."""
+        """The matrix, to be read by blocks; it is read as a whole now where it has no `stored`."""
         return self.stored or whole(np.asarray(self.read()))
 
     def rows(self, indices: Array) -> Array:
@@ -61,7 +61,12 @@ class Weight:
 
 @dataclass(frozen=True, eq=False)
 class Expr:
-    """Base of all expressions. `serial` grows with creation: parts have smaller ones."""
+    """Base of all expressions.
+
+    Attributes:
+        channels: Elements of the row.
+        serial: Unique number; a part has a smaller one than what is made of it.
+    """
 
     channels: int
     serial: int = field(default_factory=lambda: next(_serial), init=False)
@@ -74,7 +79,7 @@ class Expr:
 
 @dataclass(frozen=True, eq=False)
 class OfRow(Expr):
-    """Base of what is made of one row."""
+    """Base of expressions with one part, x."""
 
     x: Expr
 
@@ -85,7 +90,7 @@ class OfRow(Expr):
 
 @dataclass(frozen=True, eq=False)
 class OfTwoRows(Expr):
-    """Base of what is made of two rows."""
+    """Base of expressions with two parts, a and b."""
 
     a: Expr
     b: Expr
@@ -110,14 +115,18 @@ class Normalised(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Pooled(OfRow):
-    """A row that runs over `positions` rows of x, as that of a GroupNorm does."""
+    """One row made of `positions` rows of x end to end, as a GroupNorm reads them."""
 
     positions: int
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding(Expr):
-    """A row of a table: any one, or the one at a position, which is `first` at position 0."""
+    """A row of a table.
+
+    Attributes:
+        first: The row at position 0 where positions index the table; None where ids do.
+    """
 
     table: Weight
     first: int | None = None
@@ -135,7 +144,7 @@ CONDITION = "(condition)"  # the name of a comparison's result, 0 or 1, which no
 
 
 def is_ids(expr: Expr) -> bool:
-    """Whether a value is ids, indices or a mask that the data gives."""
+    """Whether an expression stands for ids, indices or a mask, and not for numbers."""
     return isinstance(expr, Input) and not expr.floats
 
 
@@ -144,7 +153,7 @@ class Opaque(Expr):
     """A row that could not be read: `op` is the op that stopped the trace, `tensor` its output.
 
     Attributes:
-        reads: What the op reads, as far as that is known; its size is all that is taken from it.
+        reads: The inputs of the op that are known; only their size is used.
     """
 
     op: str
@@ -172,7 +181,7 @@ class Linear(OfRow):
 
 @dataclass(frozen=True, eq=False)
 class Experts(OfRow):
-    """x times one matrix of a stack [experts, x.channels, channels], which the data chooses.
+    """x times one matrix of a stack [experts, x.channels, channels]; the data chooses which.
 
     A mixture of experts is a convex combination of such rows.
     """
@@ -182,7 +191,12 @@ class Experts(OfRow):
 
 @dataclass(frozen=True, eq=False)
 class Convolution(OfRow):
-    """x at neighbouring positions, each times its tap of a weight [channels, in / groups, taps]."""
+    """The sum of x at neighbouring positions, each times its tap of the weight.
+
+    Attributes:
+        weight: Shape [channels, x.channels / groups, taps].
+        groups: Blocks of channels that do not mix.
+    """
 
     weight: Weight
     groups: int
@@ -236,8 +250,8 @@ class Mix(OfRow):
     """A convex combination of rows of x at several positions.
 
     Attributes:
-        heads: Of each channel its head, [channels]: every head has shares of its own. None where
-            all channels have the same.
+        heads: The head of each channel, [channels]: every head has shares of its own. None where
+            all channels have the same shares.
     """
 
     heads: Array | None = None
@@ -245,7 +259,11 @@ class Mix(OfRow):
 
 @dataclass(frozen=True, eq=False)
 class Pick(OfRow):
-    """Channels of x in another order, some left out or repeated. index: [channels]."""
+    """Channels of x in another order; some may be left out or repeated.
+
+    Attributes:
+        index: For each channel the one of x that it is, [channels].
+    """
 
     index: Array
 
@@ -263,7 +281,12 @@ class Join(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Alternatives(Expr):
-    """Rows of several kinds, each with its share: heads, class token and patches, branches."""
+    """A row of one of several kinds: of a head, a class token or a patch, a branch.
+
+    Attributes:
+        kinds: Expressions with equally many channels.
+        shares: The share of all rows that each kind has; they add up to 1.
+    """
 
     kinds: tuple[Expr, ...]
     shares: tuple[float, ...]
@@ -275,11 +298,11 @@ class Alternatives(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Mixture(Alternatives):
-    """A convex combination of rows of several kinds, read as one of them: a mixture of experts."""
+    """A mixture of experts: a convex combination of rows of several kinds, read as one of them."""
 
 
-# The closed set of kinds, in three parts: what an expression begins with, what becomes of one row,
-# and what several are put together to. A reader matches on each and ends in `assert_never`.
+# The closed set of kinds, in three parts: expressions without rows to be made of, those made of one
+# row, and those made of several. A reader matches on each part and ends in `assert_never`.
 Source = Normalised | Embedding | Input | Opaque | Shares | Known
 Mapped = Linear | Experts | Convolution | Apply | Mix | Pick | Pooled
 Combined = Sum | Product | Select | Join | Alternatives
@@ -297,7 +320,7 @@ def kind_of(expr: Expr) -> Source | Mapped | Combined:
 
 
 def walk(expr: Expr, stop: Callable[[Expr], bool] = lambda e: False) -> Iterator[Expr]:
-    """The expression and its parts, each once, not going into what `stop` names."""
+    """The expression and its parts, each once; expressions that `stop` accepts are not entered."""
     seen: set[int] = set()
     stack = [expr]
     while stack:

@@ -1,4 +1,4 @@
-"""Data movement: what ops that only rearrange do to an array, and integer arithmetic on shapes.
+"""Data movement: ops that only rearrange an array, and arithmetic on constants.
 
 The tracer runs these on concrete arrays (of channel numbers, of shape values), so that a reshape
 is followed by doing it.
@@ -136,7 +136,7 @@ def _gather_nd(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     return [lambda x: x[tuple(where)]]
 
 
-# Op -> how to move its first input, one mover per output. A missing constant raises CannotFollow.
+# Op -> the movers of its first input, one per output. A missing constant raises CannotFollow.
 MOVERS: dict[str, Callable[[Attributes, Parameters], list[Mover]]] = {
     "Reshape": _reshape,
     "Transpose": _transpose,

@@ -1,4 +1,4 @@
-"""What a norm does to the tracer's views: the rows it reads and the rows it gives."""
+"""The rows that a norm reads from a view, and the view that it gives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from slanc_onnx.trace.values import View, pick, row, row_view
 
 
 def normalise(view: View, norm: Norm) -> tuple[Expr, View]:
-    """The row that a norm reads, and its input normalised, before gamma."""
+    """The row that a norm reads, and its normalised output before gamma.
+
+    Args:
+        view: The norm's input.
+        norm: The norm.
+    """
     if norm.axes.last_axis and not _repeats(view):
         expr = row(view)
         x = Normalised(expr.channels, norm.name, norm.centred, expr)
@@ -40,7 +45,7 @@ def normalise(view: View, norm: Norm) -> tuple[Expr, View]:
 
 
 def _repeats(view: View) -> bool:
-    """Whether a row of the last axis holds a channel more than once: at several positions."""
+    """Whether a row of the last axis holds a channel at several positions."""
     first = view.ids.reshape(-1, view.shape[-1])[:1] if view.ids.size else view.ids
     return len(np.unique(first)) < first.size
 
@@ -52,7 +57,7 @@ def _row_of(view: View, distinct: np.ndarray, elements: int) -> Expr:
 
 
 def along_channels(constant: View, norm: Norm, x: View) -> View:
-    """Gamma or beta, so that it broadcasts to the norm's input."""
+    """Gamma or beta in a shape that broadcasts to the norm's input x."""
     if not norm.axes.grouped or norm.axes.channels_last:
         return constant
     ids = constant.ids.reshape(-1)

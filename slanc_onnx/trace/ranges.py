@@ -25,7 +25,7 @@ from slanc_onnx.trace.reading import Reading, reader
 
 @reader
 def value_range(expr: Expr) -> Reading[Interval | None]:
-    """Bounds that hold for every element whatever the data, None where there are none.
+    """An interval that holds every element, whatever the data; None where there is none.
 
     This is how an activation written out is seen: z * 0.5 * (1 + erf(z / sqrt 2)) is z times a
     factor in [0, 1], and so is z * sigmoid(z).
@@ -53,7 +53,7 @@ def value_range(expr: Expr) -> Reading[Interval | None]:
 
 
 def function_range(expr: Apply) -> tuple[float, float]:
-    """Bounds of what an elementwise function gives, infinite where it has none."""
+    """An interval that holds all values of an elementwise function; its ends may be infinite."""
     record = ELEMENTWISE.get(expr.function)
     return (-math.inf, math.inf) if record is None else record.range(*expr.parameters)
 
@@ -67,7 +67,7 @@ def never_negative(expr: Expr, inputs: Collection[str] = ()) -> bool:
 
     Args:
         expr: The expression.
-        inputs: Graph inputs that have no element below zero.
+        inputs: Names of graph inputs that have no element below zero.
     """
 
     def read(expr: Expr) -> Reading[bool]:

@@ -52,12 +52,13 @@ class Trace:
 
     Attributes:
         inputs: The expression of each norm's input, by norm name.
-        blocked: Why there is none, by norm name.
-        estimated: Of expressions that hold only as an estimate, by serial, why: their rows are not
-            all rows that the expression stands for (`provable`). So does what is made of them.
-        past: Graph inputs with past rows of an expression, by its serial: the expression holds if
-            the model itself made them.
-        affine: What gamma and beta of each norm are, by norm name; None where it has none.
+        blocked: Why a norm's input has no expression, by norm name.
+        estimated: Why an expression holds only as an estimate, by its serial: the tensor may have
+            rows that the expression does not stand for (`sound/provable.py`). What is made of it
+            holds only as an estimate, too.
+        past: The graph input with past rows of an expression, by its serial: the expression holds
+            if the model itself made them.
+        affine: The values of gamma and beta by norm name; None for one that the norm lacks.
     """
 
     inputs: dict[str, Expr]
@@ -100,13 +101,13 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
 
 
 def _weights_fix_width(scope: Scope, name: str) -> bool:
-    """Whether an input is read by weights alone, which take rows of one width."""
+    """Whether all ops that read an input multiply it by weights, which fix its width."""
     readers = {op_of(node) for node in scope.sorted_nodes for t in node.inputs if t.name == name}
     return readers <= {"Conv", "FusedConv", "NhwcConv", "MatMul", "Gemm", "Shape"}
 
 
 def _any_of(exprs: Sequence[Expr]) -> Expr:
-    """One of several rows of a norm, each as likely."""
+    """One of several input rows of a norm, each as likely."""
     if len(exprs) == 1:
         return exprs[0]
     kinds = tuple(kind for expr in exprs for kind in _kinds(expr))
@@ -118,7 +119,7 @@ def _kinds(expr: Expr) -> tuple[Expr, ...]:
 
 
 def _input_value(name: str, shape: tuple[int, ...], is_float: bool) -> View:
-    """A graph input: a row of numbers in its last axis, or in axis 1 of an image."""
+    """The value of a graph input: its rows lie along the last axis, or axis 1 of an image."""
     axis = _channels_of(shape) if is_float else None
     if axis is None:
         return View(Input(1, name, is_float), np.zeros(shape, np.int32))
@@ -128,11 +129,13 @@ def _input_value(name: str, shape: tuple[int, ...], is_float: bool) -> View:
 
 
 def _channels_of(shape: tuple[int, ...]) -> int | None:
-    """The axis of the channels of an input of floats."""
+    """The axis of the channels of an input of floats; None where the rank tells of none."""
     return {3: 2, 4: 1, 5: 1}.get(len(shape))
 
 
 class _Tracer:
+    """One walk through the graphs of a model: it gives every tensor its value."""
+
     def __init__(
         self,
         scopes: Sequence[Scope],
@@ -142,14 +145,14 @@ class _Tracer:
         self.shapes = shapes
         self.scopes = {scope.path: scope for scope in scopes}
         self.norms = {(norm.path, norm.normalised): norm for norm in norms}
-        self.seen: dict[str, list[Expr]] = {}  # one for each pass through a loop's body
+        self.seen: dict[str, list[Expr]] = {}  # by norm name, one per pass of a loop
         self.blocked: dict[str, str] = {}
         self.affine: dict[str, tuple[Value | None, Value | None]] = {}
         self.doubts = Doubts()
-        self.loops = 0  # how many the walk is inside of
+        self.loops = 0  # that the walk is inside of
 
     def run(self, scope: Scope, values: dict[str, Value]) -> dict[str, Value]:
-        """Give every tensor of a scope its value; `values` holds the inputs' and outer ones."""
+        """Give every tensor of a scope its value; `values` has those of inputs and outer scopes."""
         for name, proto in scope.initializers.items():
             values[name] = _constant(proto, scope, name)
             if name in scope.overridable:
@@ -225,7 +228,7 @@ class _Tracer:
         return outputs
 
     def _summed(self, norm: Norm, addends: Sequence[Value]) -> View:
-        """The norm's input: the sum of what a Skip op adds."""
+        """The norm's input: the sum of its addends."""
         unknown = next((v for v in addends if isinstance(v, Unknown)), None)
         if unknown is not None:
             if norm.width is None or not norm.axes.last_axis:
@@ -244,7 +247,7 @@ class _Tracer:
         inputs: Sequence[Value | None],
         values: Mapping[str, Value],
     ) -> list[Value]:
-        """Walk the bodies of an If once each, and that of a Loop or Scan several times."""
+        """The outputs of an If, Loop or Scan; a loop's body is walked several times."""
         outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
         given: list[list[Value]] = []
         for attribute, graph in bodies.items():
@@ -273,9 +276,9 @@ class _Tracer:
         inputs: Sequence[Value | None],
         values: Mapping[str, Value],
     ) -> list[Value]:
-        """The first iterations of a loop, each with what the one before carries on.
+        """The outputs after the first iterations of a loop; each reads what the last one carried.
 
-        As many as the file says, `ITERATIONS` where it does not.
+        There are as many as the file says, `ITERATIONS` where it does not say.
         """
         loop = node.op == "Loop"
         graph_inputs, graph_outputs = body.graph.inputs, body.graph.outputs

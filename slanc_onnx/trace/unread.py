@@ -1,4 +1,4 @@
-"""The outputs of ops that no rule reads: sources of their own, as large as what they read."""
+"""Outputs of ops that no rule can read: opaque sources, as large as the inputs of the op."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def opaque(
     inputs: Sequence[Value | None],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Value:
-    """An output that no rule gave: a source of its own where its shape is known."""
+    """The value of an output that no rule gave: opaque, or unknown where its shape is."""
     culprit = next((v for v in inputs if isinstance(v, Unknown)), None)
     op, name = (culprit.op, culprit.tensor) if culprit else (node.op, tensor.name)
     views = [v.expr for v in inputs if isinstance(v, View) and _has_a_size(v.expr)]
@@ -35,7 +35,7 @@ def opaque(
 
 
 def _has_a_size(expr: Expr) -> bool:
-    """Whether the numbers of a row say how large what is made of it may be: not ids and masks."""
+    """Whether the size of a row matters to an op's output; that of ids and shares does not."""
     return not isinstance(expr, Shares) and not is_ids(expr)
 
 

@@ -1,4 +1,4 @@
-"""What the tracer knows of a tensor."""
+"""The values that the tracer gives to tensors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Const:
 
     Attributes:
         array: The values.
-        varies: Whether they would be others at another sequence length.
+        varies: Whether they depend on the sequence length.
     """
 
     array: Array
@@ -60,9 +60,12 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Unknown:
-    """A tensor of which not even the shape is known, because of the op that stopped the trace.
+    """A tensor of unknown shape.
 
-    `reads` is what that op reads, as far as it is known.
+    Attributes:
+        op: The op that stopped the trace.
+        tensor: The output of that op.
+        reads: The inputs of that op that are known.
     """
 
     op: str
@@ -70,7 +73,7 @@ class Unknown:
     reads: tuple[Expr, ...] = ()
 
     def row(self, channels: int) -> View:
-        """A row of it, where something else tells how long it is: of the usual rank."""
+        """The tensor as rows of so many channels, in the usual rank 3."""
         expr = Opaque(channels, self.op, self.tensor, self.reads)
         return row_view(expr, (1, 1, channels))
 
@@ -80,8 +83,8 @@ class ExpertWeights:
     """Matrices that the data picks out of a stack: the weights of the experts of each token.
 
     Attributes:
-        stack: Of shape [experts, rows, columns].
-        shape: That of the tensor, ending in rows and columns.
+        stack: All matrices, shape [experts, rows, columns].
+        shape: Shape of the tensor, [..., rows, columns].
     """
 
     stack: Weight
@@ -105,7 +108,7 @@ def row_view(expr: Expr, shape: tuple[int, ...]) -> View:
 
 
 def ids_view(name: str, shape: tuple[int, ...]) -> View:
-    """Ids, indices or a mask that the data gives: no numbers that tell how large a row is."""
+    """A tensor of ids, indices or a mask, whose values the data gives."""
     return View(Input(1, name, floats=False), np.zeros(shape, np.int32))
 
 
@@ -115,7 +118,7 @@ def shares_view(shape: tuple[int, ...], axis: int = -1) -> View:
 
 
 def as_weight(value: Const | Weight) -> Weight:
-    """A constant, FP32 where its values are known already."""
+    """A constant as a weight; one whose values are known becomes FP32."""
     if isinstance(value, Weight):
         return value
     array = value.array.astype(np.float32)
@@ -123,7 +126,11 @@ def as_weight(value: Const | Weight) -> Weight:
 
 
 def as_view(value: Value) -> View:
-    """A constant as an activation that does not depend on anything."""
+    """A value as an activation; a constant becomes one that depends on nothing.
+
+    Raises:
+        CannotFollow: the value is unknown, a sequence, or weights that the data chooses.
+    """
     if isinstance(value, View):
         return value
     if isinstance(value, Const):
@@ -150,7 +157,11 @@ def as_table(weight: Weight, rows: int) -> Weight:
 
 
 def row(view: View, axis: int = -1) -> Expr:
-    """The row along `axis`; where it differs from position to position, the alternatives."""
+    """The row along an axis; Alternatives where it differs between positions.
+
+    Raises:
+        CannotFollow: the tensor is empty at sequence length 1.
+    """
     ids = np.moveaxis(view.ids, axis, -1) if view.ids.ndim else view.ids.reshape(1)
     rows = ids.reshape(-1, ids.shape[-1])
     if not rows.size:
@@ -163,7 +174,7 @@ def row(view: View, axis: int = -1) -> Expr:
 
 
 def pick(expr: Expr, index: Array) -> Expr:
-    """The expression's channels in the order of `index`, itself where that changes nothing."""
+    """The channels of an expression at `index`, or itself where these are all in order."""
     index = np.asarray(index)
     if len(index) == expr.channels and bool((index == np.arange(expr.channels)).all()):
         return expr
@@ -198,7 +209,10 @@ def combine(kind: type[Sum] | type[Product], a: View, b: View) -> View:
 
 
 def _row_by_row(kind: type[Sum] | type[Product], a: View, b: View) -> View:
-    """Sum or product of rows whose numbers differ, as when a table is for another image size."""
+    """Sum or product of tensors with different numbers of rows, read row by row.
+
+    They differ where a table is for another image size, say.
+    """
     if not a.shape or a.shape[-1:] != b.shape[-1:]:
         raise CannotFollow(f"combines the shapes {a.shape} and {b.shape}")
     shape = max(a.shape, b.shape, key=lambda s: (len(s), s))
@@ -206,7 +220,7 @@ def _row_by_row(kind: type[Sum] | type[Product], a: View, b: View) -> View:
 
 
 def either(a: View, b: View) -> View:
-    """Rows of which each is one or the other."""
+    """A tensor each of whose rows is one of a or one of b, equally often."""
     first, second = row(a), row(b)
     shape = np.broadcast_shapes(a.shape, b.shape)
     if first.channels != second.channels:  # one number for the whole row

@@ -1,5 +1,7 @@
-"""What the rules of the tracer are made of: a node with the values of its inputs, and the linear
-maps that several ops share."""
+"""What rules have in common: a node with the values of its inputs, and maps that several ops share.
+
+The maps are matrix products, mixtures of rows and multiples.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,12 @@ from slanc_onnx.trace.values import (
 
 @dataclass(frozen=True)
 class Visit:
-    """One node with the values of its inputs; None for an optional input that is left out.
+    """One node with the values of its inputs, as a rule reads it.
 
-    `shapes` are those that shape inference gives at batch 1 and sequence length 1.
+    Attributes:
+        node: The node.
+        inputs: The value of each input; None for an optional one that is left out.
+        shapes: Shapes by tensor name, inferred at batch 1 and sequence length 1.
     """
 
     node: gs.Node
@@ -62,7 +67,11 @@ class Visit:
         return self.inputs[position] if position < len(self.inputs) else None
 
     def known(self, position: int) -> Readable:
-        """The value of an input that must be there."""
+        """The value of an input.
+
+        Raises:
+            CannotFollow: the input is absent, or no rule can read its value.
+        """
         value = self.value(position)
         if value is None or isinstance(value, (Unknown, ExpertWeights, Items)):
             raise CannotFollow("reads a value that is not known")
@@ -73,21 +82,26 @@ class Visit:
         return self.shapes.get(self.node.outputs[output].name)
 
     def view(self, position: int) -> View:
+        """An input as an activation; raises as `known` does."""
         return as_view(self.known(position))
 
     def rows(self, position: int, channels: int) -> View:
-        """An input whose rows have so many channels, as the weight behind it tells."""
+        """An input as an activation; one of unknown shape gets rows of so many channels."""
         value = self.value(position)
         return value.row(channels) if isinstance(value, Unknown) else self.view(position)
 
     def movers(self) -> list[Mover]:
-        """For each output, how the op moves the elements of its first input."""
+        """The functions that move the elements of the first input, one per output."""
         parameters = [self.array(i) for i in range(1, len(self.inputs))]
         attributes = {**self.attributes, "outputs": len(self.node.outputs)}
         return MOVERS[self.node.op](attributes, parameters)
 
     def array(self, position: int) -> Array | None:
-        """The values of a constant input, None where it is absent."""
+        """The values of a constant input, None where it is absent.
+
+        Raises:
+            CannotFollow: it is no constant.
+        """
         value = self.value(position)
         if value is None:
             return None
@@ -101,7 +115,7 @@ Rule = Callable[[Visit], list[Value]]
 
 @reader
 def is_shares(expr: Expr) -> Reading[bool]:
-    """Whether a value is the output of a softmax, masked or dropped out at most."""
+    """Whether a value is the output of a softmax, at most masked or dropped out."""
     if isinstance(expr, Shares):
         return True
     if isinstance(expr, (Pick, Mix)):
@@ -114,7 +128,11 @@ def is_shares(expr: Expr) -> Reading[bool]:
 
 
 def linear(x: View, weight: Weight, bias: Value | None = None) -> View:
-    """x W + bias over the last axis, W of shape [in, out]."""
+    """x W + bias over the last axis, W of shape [in, out].
+
+    Raises:
+        CannotFollow: the rows of x have another length.
+    """
     source = row(x)
     if source.channels != weight.shape[0]:
         raise CannotFollow(f"multiplies rows of {source.channels} with a weight {weight.shape}")
@@ -123,9 +141,12 @@ def linear(x: View, weight: Weight, bias: Value | None = None) -> View:
 
 
 def mixed(x: View, rows: int, heads: int = 1) -> View:
-    """Convex combinations of the rows in axis -2, `rows` of them.
+    """Convex combinations of the rows in axis -2 of x.
 
-    Every combination of the axes before is a head of its own; `heads` lie side by side in a row.
+    Args:
+        x: Shape [..., positions, channels]; every index of the axes before is a head of its own.
+        rows: How many combinations there are.
+        heads: How many heads lie side by side in a row.
     """
     shape = (*x.shape[:-2], rows, x.shape[-1])
     if not (x.ids == x.ids[..., :1, :]).all():
@@ -137,9 +158,9 @@ def mixed(x: View, rows: int, heads: int = 1) -> View:
 
 
 def mixed_by_head(x: View, axes: int) -> View:
-    """Rows that are mixed with shares of their own for each index of the first `axes` axes.
+    """Mixed rows, in which each index of the first `axes` axes is a head with its own shares.
 
-    Axes along which the rows are the same kind stay positions.
+    An axis along which all rows are the same stays an axis of positions.
     """
     ids = x.ids
     for axis in range(axes):
@@ -154,7 +175,11 @@ def mixed_by_head(x: View, axes: int) -> View:
 
 
 def matrix(value: Value, transposed: bool = False) -> Weight | None:
-    """A constant as a matrix; leading axes of length 1 are dropped."""
+    """A constant as a matrix, without leading axes of length 1; None where it is no matrix.
+
+    Raises:
+        CannotFollow: it is a stack of several matrices.
+    """
     if isinstance(value, Const) and value.array.dtype.kind == "f":
         value = as_weight(value)
     if not isinstance(value, Weight) or len(value.shape) < 2:
@@ -182,7 +207,7 @@ def scaled(view: View, factor: float) -> View:
 
 @reader
 def has_shares(expr: Expr) -> Reading[bool]:
-    """Whether a row was multiplied by shares: an addend of a convex combination."""
+    """Whether a row was multiplied by shares, as the addends of a convex combination are."""
     if isinstance(expr, (Shares, Mixture)):
         return True
     if isinstance(expr, (Pick, Mix)):
@@ -191,7 +216,7 @@ def has_shares(expr: Expr) -> Reading[bool]:
 
 
 def added(a: View, b: View) -> View:
-    """A sum; of rows with shares, like those of experts in nodes of their own, a mixture."""
+    """The sum of two activations; a mixture of experts where both were multiplied by shares."""
     shared = a.shape == b.shape and bool(a.shape) and has_shares(a.expr) and has_shares(b.expr)
     if not shared or a.expr.channels == 1 or a.expr is b.expr:
         return combine(Sum, a, b)

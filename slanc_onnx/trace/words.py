@@ -1,4 +1,4 @@
-"""Say in words what an expression is, with the paper's letters and the weights' names."""
+"""Words for an expression, with the paper's letters and the weights' names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,12 @@ def describe(expr: Expr, residuals: dict[int, str]) -> str:
 
 
 def source_names(expr: Expr, residuals: dict[int, str]) -> list[str]:
-    """Names of what the expression starts from, nearest first."""
+    """Names of the norms, tables and inputs that an expression starts from, nearest first.
+
+    Args:
+        expr: The input of a norm.
+        residuals: Names of earlier norms by the serial of their input expression.
+    """
     names = []
     kinds = (Normalised, Embedding, Input, Opaque)
     inner = {serial for serial in residuals if serial != expr.serial}
@@ -117,7 +122,7 @@ def _term(expr: Expr, residuals: dict[int, str]) -> str:
 
 
 def _block(outer: Linear, residuals: dict[int, str]) -> str:
-    """An attention, an MLP, a gated MLP or a plain projection, ending in a matrix."""
+    """Words for a block that ends in a matrix: attention, MLP, gated MLP or projection."""
     last = outer.weight.name
     inner = outer.x
     stop = (Linear, Normalised, Embedding, Input, Opaque)

@@ -1,4 +1,4 @@
-"""Weights as references: read once, block by block, when a stage asks for their numbers.
+"""Weights as references, read once and block by block when a stage asks for their numbers.
 
 Takes initializers and gives products with rows, upper bounds of matrix norms and a check for nan,
 each from one read. Memory is that of a block, whatever the size of the matrix. Any executor may

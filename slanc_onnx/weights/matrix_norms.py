@@ -17,7 +17,7 @@ from slanc_onnx.graph import Array
 _UNIT = 2.0**-53
 ITERATIONS = 24
 FP32_SIZE = 1 << 17  # elements from which a Gram matrix is computed in FP32
-# How far above the proposed value the proof is tried, in turn.
+# The factors above the proposed value at which the proof is tried, in turn.
 MARGINS = (1.01, 1.03)
 
 
@@ -58,10 +58,10 @@ def spectral_bound(matrix: Array) -> float:
 
 
 def _gram(matrix: Array) -> tuple[Array, float]:
-    """The matrix times its transpose, FP64, and the unit roundoff with which that was computed.
+    """The matrix times its transpose, FP64, and the unit roundoff of that computation.
 
-    FP32 takes half the time, and what it may be off by, k u |M|_F^2, is still small beside the
-    largest eigenvalue. The elements are at most 2; what underflows is far below that.
+    FP32 takes half the time, and its error k u |M|_F^2 is still small beside the largest
+    eigenvalue. The elements are at most 2; numbers that underflow are far below that error.
     """
     if matrix.size < FP32_SIZE:
         return matrix @ matrix.T, _UNIT
@@ -92,7 +92,7 @@ def largest_eigenvalue_bound(gram: Array) -> float:
 
 
 def _by_power_iteration(gram: Array) -> float:
-    """About the largest eigenvalue, but for a start that has next to nothing of its direction."""
+    """About the largest eigenvalue, unless the start is almost orthogonal to its eigenvector."""
     size = len(gram)
     vector = gram @ np.full(size, 1 / math.sqrt(size)) + gram[:, int(np.argmax(np.diag(gram)))]
     for _ in range(ITERATIONS):
@@ -104,7 +104,7 @@ def _by_power_iteration(gram: Array) -> float:
 
 
 def _by_lapack(gram: Array) -> float:
-    """The largest eigenvalue, but for rounding; takes the time of ten factorisations."""
+    """The largest eigenvalue up to rounding, in the time of ten factorisations."""
     try:
         return float(np.linalg.eigvalsh(gram)[-1])
     except np.linalg.LinAlgError:
@@ -123,7 +123,7 @@ def _is_above(gram: Array, value: float) -> bool:
 
 
 def about(matrix: Array) -> float:
-    """Roughly the largest singular value, above zero: of use where any number will do."""
+    """Roughly the largest singular value, for uses in which any positive number is valid."""
     vector = matrix[int(np.argmax(lengths(matrix, axis=1)))]
     for _ in range(3):
         vector = (matrix @ (vector / np.linalg.norm(vector))) @ matrix
@@ -138,7 +138,7 @@ class MatrixSizes:
         rows: Lengths of its rows, FP64.
         spectral: The largest singular value, often several times too high.
         frobenius: The Frobenius norm.
-        through: For each row s >= 0 of numbers that was asked for, s |M|, shape [k, columns].
+        through: s |M| for each of the k rows s >= 0 that were asked for, shape [k, columns].
     """
 
     rows: Array
@@ -148,10 +148,10 @@ class MatrixSizes:
 
 
 def cheap_spectral_bound(matrix: Array) -> float:
-    """An upper bound of the largest singular value from one pass: often several times too high.
+    """An upper bound of the largest singular value from one pass, often several times too high.
 
-    The smaller of the Frobenius norm and sqrt(|M|_1 |M|_inf) (Higham, 6.3: |M|_2^2 <= |M|_1
-    |M|_inf).
+    It is the smaller of the Frobenius norm and sqrt(|M|_1 |M|_inf), as |M|_2^2 <= |M|_1 |M|_inf
+    (Higham, 6.3).
     """
     magnitudes = np.abs(matrix)
     sums = [float(np.sum(magnitudes, axis=axis, dtype=np.float64).max()) for axis in (0, 1)]
@@ -160,13 +160,13 @@ def cheap_spectral_bound(matrix: Array) -> float:
 
 
 def frobenius_norm(matrix: Array) -> float:
-    """Root of the sum of squares, accumulated in FP64 and rounded up."""
+    """The Frobenius norm, accumulated in FP64 and rounded up."""
     square = float(np.einsum("ij,ij->", matrix, matrix, dtype=np.float64))
     return upward(math.sqrt(square), matrix.size)
 
 
 def lengths(matrix: Array, axis: int) -> Array:
-    """L2 norms of rows (axis 1) or columns (axis 0), rounded up, FP64."""
+    """The L2 norms of rows (axis 1) or columns (axis 0), rounded up, FP64."""
     terms = "ij,ij->j" if axis == 0 else "ij,ij->i"
     if matrix.dtype == np.float32:  # as it is: a table of embeddings is large
         square = np.einsum(terms, matrix, matrix).astype(np.float64)
@@ -177,7 +177,7 @@ def lengths(matrix: Array, axis: int) -> Array:
 
 
 def upward(value: float, operations: int) -> float:
-    """A value that was computed with so many FP64 additions of positive numbers, rounded up.
+    """A sum of positive numbers that took so many FP64 additions, rounded up to an upper bound.
 
     A sum of n positive numbers is off by at most (n - 1) u of it (Rump, "Error estimation of
     floating-point summation and dot product", BIT 52, 2012).

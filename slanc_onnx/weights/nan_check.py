@@ -14,7 +14,7 @@ from onnx import TensorProto
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import all_tensors, read_tensor
 
-# Integers of the same size, and the bits of infinity.
+# Element type -> integers of the same size, signed and not, and the bits of infinity.
 _FLOATS: dict[int, tuple[np.dtype[Any], np.dtype[Any], int]] = {
     TensorProto.FLOAT: (np.dtype(np.int32), np.dtype(np.uint32), 0x7F800000),
     TensorProto.FLOAT16: (np.dtype(np.int16), np.dtype(np.uint16), 0x7C00),
@@ -29,15 +29,15 @@ def check_weights(
 ) -> None:
     """Refuse weights that hold nan; 0.1 s per gigabyte.
 
-    A scalar, or what a Where puts in, may well be nan on purpose.
+    A scalar, or a constant that a Where puts in, may well be nan on purpose.
 
     Args:
         model: The model.
         folder: Where its external data lies.
-        others: Names of those that are checked when they are read for something else.
+        others: Names of weights that are checked when they are read for something else.
 
     Raises:
-        SlancError: one holds nan.
+        SlancError: a weight holds nan.
     """
     fills = {name for node in model.graph.node if node.op_type == "Where" for name in node.input}
     for tensor in all_tensors(model):
@@ -56,7 +56,7 @@ def check_weights(
 
 
 def holds_nan(name: str) -> SlancError:
-    """What is wrong with a weight that holds nan."""
+    """The error for a weight that holds nan."""
     return SlancError(
         f"weight {name!r} holds nan. The checkpoint or its conversion is damaged: export the model "
         "again."

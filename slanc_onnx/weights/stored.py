@@ -1,4 +1,4 @@
-"""Stored: a large constant matrix as a reference that a block can be read of, here or elsewhere.
+"""A large constant matrix as a reference, of which blocks can be read.
 
 References are plain values: they can be pickled, and another process reads the same file.
 """
@@ -15,15 +15,15 @@ from onnx import TensorProto, helper
 
 from slanc_onnx.graph import PACKED, Array, external_range, read_tensor
 
-# Of the bits of an FP16 number: what a sign-extended one has beyond sign, exponent and mantissa
-# after a shift by 13; and the difference of the exponents' biases.
+# The mask of sign, exponent and mantissa of an FP16 number after its sign-extended bits are shifted
+# by 13; and 2 to the difference of the exponents' biases.
 _EXTENDED = np.int32(~0x70000000)
 _BIASES = np.float32(2.0**112)
-_INFINITY = np.float32(2.0**16)  # what becomes of inf; nan becomes a larger number
+_INFINITY = np.float32(2.0**16)  # the image of inf; nan becomes a larger number
 
 
 class Stored(Protocol):
-    """A matrix of which columns can be read."""
+    """A matrix whose columns can be read."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -31,19 +31,19 @@ class Stored(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """How much there is to read."""
+        """Bytes to read for all of it."""
 
     def columns(self, start: int, stop: int) -> Array:
         """Columns start to stop, FP32, shape [rows, stop - start]; not to be written to."""
 
     def part(self, start: int, stop: int) -> Stored:
-        """The matrix of these columns, which holds no more than it needs."""
+        """The matrix of columns start to stop, without the data of the others."""
 
     def turned(self) -> Stored:
         """The transpose."""
 
     def opened(self) -> Stored:
-        """The same, with its file mapped until it is dropped: for reading many columns."""
+        """The same matrix with its file mapped for as long as it lives, to read many columns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +52,9 @@ class Filed:
 
     Attributes:
         file: The file.
-        offset: Where it starts, in bytes.
-        dtype: Its element type.
-        dims: Its shape.
+        offset: Where the array starts, in bytes.
+        dtype: Element type.
+        dims: Shape.
     """
 
     file: Path
@@ -63,7 +63,7 @@ class Filed:
     dims: tuple[int, int]
 
     def open(self) -> Array:
-        """The array, as a view of the file that lives as long as it is used."""
+        """The array as a view of the file, which stays mapped for as long as the view is used."""
         start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
         count = self.dims[0] * self.dims[1]
         size = self.offset - start + count * self.dtype.itemsize
@@ -80,10 +80,10 @@ class Dense:
     """Some columns of an array, or of its transpose.
 
     Attributes:
-        data: The array, [rows, columns] as it is stored.
+        data: The array as it is stored.
         first: The first of the columns.
-        stop: The one after the last.
-        transposed: Whether the columns are the rows of what is stored.
+        stop: The column after the last.
+        transposed: Whether the columns are rows of the stored array.
     """
 
     data: Filed | Array
@@ -128,7 +128,7 @@ def whole(data: Filed | Array) -> Dense:
 
 
 def stored_matrix(tensor: TensorProto, folder: Path | None) -> Stored | None:
-    """A tensor in a data file or in the message; None where it is no matrix.
+    """The matrix that a tensor holds, in a data file or the message; None where it is no matrix.
 
     Raises:
         SlancError: its data is not there.
@@ -145,8 +145,8 @@ def stored_matrix(tensor: TensorProto, folder: Path | None) -> Stored | None:
 def as_float32(values: Array) -> Array:
     """The same numbers in FP32; a view where they are FP32.
 
-    FP16 is moved into place by its bits, which takes a third of the time of NumPy's conversion: the
-    exponent of an FP32 number is the FP16 one's, with another bias, and subnormals fit in, too.
+    FP16 is converted by shifting its bits, in a third of the time that NumPy takes. The exponent
+    then has another bias, which a multiplication puts right, for subnormals as well.
     """
     if values.dtype != np.float16:
         return values.astype(np.float32, copy=False)

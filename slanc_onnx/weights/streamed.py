@@ -1,8 +1,8 @@
-"""One read of a matrix: its product with sample rows, and the sizes that bounds are made of.
+"""One read of a matrix for two uses: its product with sample rows, and its sizes for bounds.
 
-A matrix is worked on in units of neighbouring columns, which do not depend on each other: any
+The work is cut into units of neighbouring columns. They are independent, so that any
 `concurrent.futures.Executor` can take them. A unit converts a block that fits into a processor's
-cache, uses it and drops it. What comes out depends on neither the executor nor its workers.
+cache, uses it and drops it. The result depends on neither the executor nor its workers.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ from slanc_onnx.weights.matrix_norms import MatrixSizes, upward
 from slanc_onnx.weights.stored import Stored
 
 UNIT, BLOCK = 1 << 23, 1 << 19  # elements
-# Where the largest sum of squares of a block is between these, squares in FP32 do not overflow, nor
-# do those that matter underflow.
+# Where the largest sum of squares of a block lies between these, no square overflows in FP32, and
+# none that matters underflows.
 _LEAST, _MOST = 2.0**-80, 2.0**120
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """Work on some columns of a matrix M.
+    """A unit of work: some columns of a matrix M.
 
     Attributes:
-        matrix: Those columns.
-        rows: To be multiplied with them, [n, rows of M], or None.
-        sides: Numbers s >= 0 to be multiplied with |M|, FP64, [k, rows of M], or None where no
-            sizes are asked for.
+        matrix: The columns.
+        rows: Sample rows to multiply with them, [n, rows of M]; None for no product.
+        sides: Rows s >= 0 to multiply with |M|, FP64, [k, rows of M]; None for no sizes.
     """
 
     matrix: Stored
@@ -46,12 +45,12 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """What came out of a unit; sums and squares are rounded up.
+    """The result of a unit; all sums are rounded up.
 
     Attributes:
-        product: [n, columns].
-        squares: Of each row of the matrix the sum of squares, and
-        sums: that of magnitudes, FP64.
+        product: rows times the columns, [n, columns]; None where it was not asked for.
+        squares: The sum of squares of each row of the columns, FP64, [rows of M].
+        sums: The sum of magnitudes of each row, likewise.
         tallest: The largest sum of magnitudes of a column.
         through: sides times |M|, FP64, [k, columns].
     """
@@ -64,7 +63,7 @@ class Done:
 
 
 def work(unit: Unit) -> Done:
-    """Do one unit."""
+    """Do the work of one unit."""
     matrix = unit.matrix.opened()
     height, width = matrix.shape
     step = max(16, BLOCK // max(1, height))
@@ -87,8 +86,8 @@ class _Sizes:
     """Sums over the magnitudes of a unit's elements, block by block.
 
     A sum of n products of positive numbers is off by at most n u of it (Higham, "Accuracy and
-    stability of numerical algorithms", 3.1), and by what underflows. What is off is made up for at
-    the end, with the unit roundoff of FP32 even where FP64 was taken.
+    stability of numerical algorithms", 3.1), and by the numbers that underflow. In the end the sums
+    are rounded up by as much, with the unit roundoff of FP32 even where FP64 was used.
     """
 
     def __init__(self, sides: Array, height: int, width: int, step: int) -> None:
@@ -101,11 +100,11 @@ class _Sizes:
         narrow = (sides / self._units[:, None]).astype(np.float32)
         self._narrow = np.nextafter(narrow, np.float32(np.inf), where=sides > 0, out=narrow)
         self._squares, self._sums = np.zeros(height), np.zeros(height)
-        self._least = 0.0  # what underflows, of one addend
+        self._least = 0.0  # the most that underflow takes from one addend
         self._columns, self._through = np.zeros(width), np.zeros((len(sides), width))
 
     def add(self, block: Array, start: int) -> None:
-        """The columns from `start` on."""
+        """Add a block: the columns from `start` on."""
         squares = np.einsum("ij,ij->i", block, block)
         largest = float(squares.max(initial=0.0))
         tall, wide = np.ones(self._height, np.float32), np.ones(block.shape[1], np.float32)
@@ -125,10 +124,10 @@ class _Sizes:
             self._through[i, start:stop] = side @ magnitudes
 
     def done(self, product: Array | None) -> Done:
-        """All of the unit."""
+        """The result of the whole unit."""
 
         def up(total: Array, addends: int, apart: int) -> Array:
-            """Sums of so many addends at a time, `apart` of them in all."""
+            """Sums rounded up: `addends` at a time were added, `apart` in all."""
             return np.asarray(total * (1 + (addends + 4) * 2.0**-24) + apart * self._least)
 
         return Done(
@@ -143,13 +142,13 @@ class _Sizes:
 def read_once(
     matrix: Stored, rows: Array | None, sides: Array | None, executor: Executor | None = None
 ) -> tuple[Array | None, MatrixSizes | None]:
-    """rows times a matrix, and the matrix's sizes.
+    """The product of rows with a matrix, [n, out], and the sizes of the matrix, from one read.
 
     Args:
         matrix: M, of shape [in, out].
-        rows: [n, in], or None where no product is asked for.
-        sides: FP64, [k, in]; None where no sizes are asked for.
-        executor: What does the work; None for this thread.
+        rows: [n, in]; None for no product.
+        sides: Rows s >= 0 for `MatrixSizes.through`, FP64, [k, in]; None for no sizes.
+        executor: Does the units; None for this thread.
     """
     if executor is None or isinstance(executor, ThreadPoolExecutor):
         matrix = matrix.opened()  # once for all units; another process maps the file itself
@@ -190,9 +189,9 @@ def _blas() -> ThreadpoolController:
 
 @contextmanager
 def workers(given: Executor | None = None, jobs: int | None = None) -> Iterator[Executor]:
-    """What takes units: the given executor, or threads.
+    """An executor for units: the given one, or threads.
 
-    BLAS keeps to one thread here: a block is too small to share, and the threads have one each.
+    BLAS keeps to one thread meanwhile: a block is too small to share, and each thread has its own.
 
     Args:
         given: An executor of the caller's, which stays open.

@@ -1,8 +1,8 @@
-"""Folding: the scales of norms go into the weights before them.
+"""Folding the scales of norms into the weights before them.
 
-Takes a model with the scales of its norms and gives a `Fold`: which weights are divided, and which
-few nodes are inserted where none can be. Tensors that are added or rearranged into each other form
-a group with one power of two. All of it is exact.
+Takes a model with the scales of its norms and gives a `Fold`: the weights to divide, and the few
+nodes to insert where no weight can be divided. Tensors that are added or rearranged into each other
+form a group with one power of two. All of it is exact.
 """
 
 from slanc_onnx.apply.fold.folding import Fold, apply_fold, fold, save_folded

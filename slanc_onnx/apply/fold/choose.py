@@ -1,4 +1,4 @@
-"""Choose: the exponent of every group, and where a stream is better cut in two."""
+"""Choose the exponent of every group, and the tensors at which a stream is cut in two."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from slanc_onnx.norms import Norm
 PUSHES = 6  # groups without norms through which an exponent is handed on to a weight
 # Exponents of groups -> exponents of norms that all follow their groups.
 _Following = Callable[[Sequence[int]], dict[str, int]]
-TRIED_CUTS = 4  # of the tensors at which a stream may be cut, the most promising
+TRIED_CUTS = 4  # the most promising tensors at which a stream may be cut
 
 
 @dataclass(frozen=True)
 class Exponents:
-    """The exponents of groups and norms, and what follows.
+    """The exponents that were chosen for groups and norms, and the divisors that follow.
 
     Attributes:
         parts: The groups.
-        groups: The exponent of each.
+        groups: The exponent of each group.
         norms: The exponent of each norm's input, by norm name.
-        solved: What each tensor and weight is divided by.
+        solved: The divisors of tensors and weights.
     """
 
     parts: Partition
@@ -38,7 +38,7 @@ class Exponents:
 
     @property
     def applied(self) -> dict[str, str]:
-        """By norm name, "fold" where the norm has its group's scale, or "div"."""
+        """By norm name, "fold" for a norm with its group's scale, else "div"."""
         return {s.norm.name: "fold" if self._is_folded(s) else "div" for s in self.parts.sites}
 
     def _is_folded(self, site: Site) -> bool:
@@ -48,6 +48,7 @@ class Exponents:
 
     @property
     def cost(self) -> tuple[int, int]:
+        """Nodes inserted, then bytes rewritten."""
         return self.solved.cost
 
 
@@ -59,7 +60,7 @@ def choose_exponents(
     Args:
         flow: The model's tensors.
         norms: The norms that may be scaled.
-        windows: What each asks for, by norm name.
+        windows: The window of each norm, by norm name.
         weights: The model's weights.
     """
     best = _chosen(partition(flow, norms), windows, weights)
@@ -80,7 +81,7 @@ def _chosen(
     weights: Weights,
     known: Exponents | None = None,
 ) -> Exponents:
-    """The best exponents; those of groups that were `known` with the same norms stay."""
+    """The best exponents of groups; those whose norms are a group of `known` keep its exponent."""
     by_group: dict[int, list[str]] = {}
     for site in parts.sites:
         if site.group is not None:
@@ -103,8 +104,10 @@ def _chosen(
         return _pushed(parts, weights, trial, following, free)[1]
 
     def overhead(group: int, middle: int) -> Callable[[int], int]:
-        """Nodes that an exponent inserts at the ends of a group: as many as any other, unless it
-        depends on the exponent which weights stay exact."""
+        """The nodes that an exponent inserts at the ends of a group, as a function of the exponent.
+
+        It is constant unless some weights stay exact for a few exponents only.
+        """
         none, usual = tried(group, 0).nodes, tried(group, middle)
         if any(LOSES in why for why in usual.refused.values()):
             return functools.cache(lambda exponent: tried(group, exponent).nodes - none)
@@ -147,7 +150,15 @@ def _pushed(
     following: _Following,
     free: Sequence[bool],
 ) -> tuple[list[int], Solved]:
-    """The exponents, where groups without norms hand on to a weight what would cost a node."""
+    """Exponents with fewer nodes: a group without norms takes one that a weight can make up for.
+
+    Args:
+        parts: The groups.
+        weights: The model's weights.
+        groups: The exponents to start from.
+        following: Gives the exponents of norms that follow their groups.
+        free: Whether a group has no norms.
+    """
     best = list(groups)
     solved = solve(parts, weights, best, following(best))
     for _ in range(PUSHES):
@@ -176,9 +187,9 @@ def _pushed(
 
 
 def _promising(chosen: Exponents, windows: Mapping[str, Window]) -> list[Tensor]:
-    """Inputs of norms behind which another exponent may save more than the node it costs.
+    """Inputs of norms at which a cut may save more nodes than the one it costs, best first.
 
-    Norms stand in topological order, so that those before a cut are those before it in the list.
+    Norms are in topological order: those before a cut come before it in the list.
     """
     parts = chosen.parts
     scored: list[tuple[int, Tensor]] = []

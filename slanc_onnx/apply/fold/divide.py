@@ -1,4 +1,4 @@
-"""Data: divided weights go into the model, or into a data file of the output's own."""
+"""Divide weights, in the model or into the output's own data file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def divide_weights(
     """Divide weights by powers of two, one at a time.
 
     Args:
-        model: The model, in place.
+        model: The model; it is changed in place.
         exponents: k of the divisor 2^k, by initializer or output of a Constant node.
-        folder: Where its external data lies; those files are not written to.
-        data: Where external tensors go to; None to take them into the model.
+        folder: Where the external data lies; these files are not written to.
+        data: The file that divided external tensors go to; None to take them into the model.
     """
     for graph, names in _by_graph(model, exponents):
         found = {t.name: t for t in graph.initializer if t.name in names}
@@ -47,7 +47,7 @@ def _by_graph(
 
 
 def _value(node: onnx.NodeProto) -> TensorProto:
-    """The tensor of a Constant node, which it has from now on where it had a number or a list."""
+    """The tensor of a Constant node; a number or a list is turned into one in place."""
     attribute = node.attribute[0]
     if attribute.name != "value":
         number = helper.get_attribute_value(attribute)

@@ -1,4 +1,4 @@
-"""Edits: what a solved fold changes in the file, besides the weights themselves."""
+"""The edits of a fold: all its changes to a model but those of the weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plan_fold(
         model: The model.
         chosen: The exponents.
         weights: The model's weights.
-        known: Names of the norms whose scale was decided, even if it is 1; a note says so.
+        known: Names of the norms whose scale was decided, even if it is 1; each gets a note.
     """
     planner = _FoldPlanner(model, chosen, weights)
     planner.plan(known)
@@ -31,6 +31,8 @@ def plan_fold(
 
 
 class _FoldPlanner(Planner):
+    """Collects the edits of a fold."""
+
     def __init__(self, model: onnx.ModelProto, chosen: Exponents, weights: Weights) -> None:
         super().__init__(model)
         self._chosen, self._weights = chosen, weights
@@ -38,6 +40,7 @@ class _FoldPlanner(Planner):
         self._readers = {u: site.norm for site in chosen.parts.sites for u in site.uses}
 
     def plan(self, known: Collection[str]) -> None:
+        """Plan all edits; see `plan_fold`."""
         solved = self._chosen.solved
         for cut, uses in mismatches(self._chosen.parts, solved.produced, solved.needed).items():
             self._cut(cut, uses)
@@ -51,7 +54,7 @@ class _FoldPlanner(Planner):
                 self.edits.stamps[NodeAt(norm.path, norm.nodes[-1])] = self._note(norm)
 
     def _cut(self, cut: Cut, uses: list[Use]) -> None:
-        """One node that divides or multiplies a tensor for some of its reads."""
+        """Plan one node that divides or multiplies a tensor for some of its reads."""
         tensor = cut.tensor
         made = self._chosen.solved.produced.get(tensor, 0)
         if tensor.path == cut.path and made and tensor in self._flow.pinned:
@@ -64,7 +67,13 @@ class _FoldPlanner(Planner):
             self.edits.inputs[NodeAt(use.path, use.node), use.position] = name
 
     def _pinned(self, cut: Cut, made: int, uses: list[Use]) -> None:
-        """A tensor that keeps its name and value; what its node makes now has another name."""
+        """Plan a cut of a tensor that keeps its name and value: its node gives another name.
+
+        Args:
+            cut: The cut.
+            made: Exponent of the tensor as its node makes it.
+            uses: The reads to cut.
+        """
         tensor = cut.tensor
         path, index, position = self._flow.makers[tensor]
         key = (NodeAt(path, index), position)
@@ -94,7 +103,10 @@ class _FoldPlanner(Planner):
         uses: list[Use],
         output: str = "",
     ) -> str:
-        """A node that divides `source` by 2^power: a norm's own Div, or a Mul of the stream."""
+        """Plan a node that divides `source` by 2^power; returns the name of its output.
+
+        It is a Div where norms alone read it, else a Mul of the stream.
+        """
         norms = [self._readers[use] for use in uses if use in self._readers]
         if len(norms) < len(uses):
             norms = []
@@ -108,7 +120,7 @@ class _FoldPlanner(Planner):
         return result
 
     def _constants(self, uses: dict[Use, int], *, copy: bool) -> None:
-        """Constants that some read divided and others do not: a copy, or a node that divides."""
+        """Plan the reads of constants that are divided for them alone, by a copy or by a node."""
         names: dict[tuple[Tensor, int, GraphPath], str] = {}
         for use, exponent in uses.items():
             tensor = self._flow.read(use)
@@ -126,7 +138,7 @@ class _FoldPlanner(Planner):
             self.edits.inputs[NodeAt(use.path, use.node), use.position] = names[key]
 
     def _note(self, norm: Norm) -> dict[str, str]:
-        """What the next run reads on the norm's last node."""
+        """The metadata on a norm's last node, which the next run reads."""
         scale = 2.0 ** self._chosen.norms[norm.name]
         applied = self._chosen.applied[norm.name]
         return {SCALE_KEY: repr(scale), NORM_KEY: norm.name, APPLIED_KEY: applied}

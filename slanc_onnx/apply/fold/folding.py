@@ -1,9 +1,10 @@
-"""Fold: the scales of the norms go into the weights before them, instead of into Div nodes.
+"""Fold the scales of norms into the weights before them, instead of into Div nodes.
 
-    norm(x; eps) = norm(x / s; eps / s^2)   with x / s for nothing, because all that x is the sum of
-    is a weight times something: down and output projections, embeddings, gamma and beta.
+    norm(x; eps) = norm(x / s; eps / s^2)
 
-Powers of two only, so that an FP32 run gives the same bits.
+The division costs nothing at run time: x is a sum of products with weights (down and output
+projections, embeddings, gamma and beta), and these are divided once. Scales are powers of two, so
+that an FP32 run gives the same bits.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ from slanc_onnx.scale import ScaledNorm
 
 @dataclass(frozen=True)
 class Fold:
-    """What folding does to a model.
+    """The changes that folding makes to a model.
 
     Attributes:
-        edits: The nodes, epsilons and notes.
+        edits: Its nodes, epsilons and notes.
         weights: The exponent k of each weight that is divided by 2^k in place.
         groups: The scale groups that hold norms.
         applied: "fold" or "div" by the name of each norm that is scaled.
-        inserted: Nodes that are inserted.
-        rewritten_bytes: Of the weights that are divided.
-        copied: Small weights of which a divided copy is added, because others read them undivided.
-        notes: Weights that could not be the place, and why, so that a node or another weight is.
+        inserted: Number of inserted nodes.
+        rewritten_bytes: Bytes of the weights that are divided or copied.
+        copied: Number of small weights that get a divided copy, as others read them undivided.
+        notes: Which weights could not be divided, and why.
     """
 
     edits: Edits
@@ -80,11 +81,11 @@ def fold(
         model: The model.
         scopes: Its graphs.
         decided: Its norms with the scales that they would have by themselves.
-        accelerator: Whose limits bound the scales.
+        accelerator: The device whose limits bound the scales.
         folder: Where its external data lies.
 
     Returns:
-        What to do, and the norms with the scales that they have then.
+        The fold, and the norms with the scales that they have after it.
 
     Raises:
         SlancError: a scale is no power of two.
@@ -122,10 +123,10 @@ def apply_fold(
     """Carry out a fold that was decided for this model.
 
     Args:
-        model: The model, in place.
-        folded: What to do.
-        folder: Where its external data lies; those files stay as they are.
-        data: Where divided external weights go to; None to take them into the model.
+        model: The model; it is changed in place.
+        folded: The fold.
+        folder: Where the external data lies; these files stay as they are.
+        data: The file that divided external weights go to; None to take them into the model.
     """
     divide_weights(model, folded.weights, folder, data)
     apply_edits(model, folded.edits)
@@ -138,10 +139,12 @@ def save_folded(
     output: Path,
     progress: Progress = no_progress,
 ) -> None:
-    """Fold a model that was loaded from `source` and write it, its changed external weights apart.
+    """Fold a model that was loaded from `source` and write it.
+
+    External weights that change go to a data file of the output's own.
 
     Raises:
-        SlancError: as `save_model`; no file has changed then.
+        SlancError: as for `save_model`; no file has changed then.
     """
     external = {external_location(t) for t in all_tensors(model) if t.external_data}
     check_output(source, output, external)
@@ -156,7 +159,7 @@ def save_folded(
 
 
 def fold_windows(decided: Sequence[ScaledNorm], accelerator: Accelerator) -> dict[str, Window]:
-    """What each norm asks of its group; a norm that keeps its place asks nothing and is left out.
+    """The window of each norm for its group's exponent, without norms that cannot be scaled.
 
     Raises:
         SlancError: a scale is no power of two.
@@ -212,12 +215,12 @@ def _made(norm: Norm) -> Tensor:
 
 
 def _proved(found: ScaledNorm, produced: int, accelerator: Accelerator) -> ScaledNorm:
-    """The norm with the certificate that holds at the scale it has now.
+    """The norm with a certificate for its scale after the fold.
 
     Args:
-        found: The norm.
-        produced: k of the 2^k by which its output, so gamma and beta, is divided.
-        accelerator: Whose arithmetic it is.
+        found: The norm, with the certificate from before.
+        produced: k of the 2^k that divides its output, and so gamma and beta.
+        accelerator: The device.
     """
     before = found.certificate
     if before is None:
@@ -232,6 +235,7 @@ def _proved(found: ScaledNorm, produced: int, accelerator: Accelerator) -> Scale
 
 
 def _notes(chosen: Exponents, weights: Weights) -> list[str]:
+    """Which weights could not be divided, and why, in words."""
     divided = chosen.solved.divided
     by_reason: dict[str, list[str]] = {}
     for tensor, why in chosen.solved.refused.items():

@@ -1,6 +1,6 @@
-"""One power of two for a whole scale group, and the norms that it does not serve.
+"""Choose one power of two for a whole scale group, and find the norms that it does not serve.
 
-Exponents, not factors: a group with exponent k is stored divided by 2^k.
+All figures are exponents: a group with exponent k is stored divided by 2^k.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ FARTHEST = 1000  # an exponent that no estimate reaches
 
 @dataclass(frozen=True)
 class Window:
-    """What one norm asks of its group.
+    """The exponents that serve one norm, and the one that it prefers.
 
     Attributes:
         low: Least exponent with which no row's sum of squares overflows.
-        high: Greatest with which no ordinary row underflows.
-        best: What the norm would choose for itself.
+        high: Greatest exponent with which no ordinary row underflows.
+        best: The exponent that the norm would have by itself.
         nodes: Nodes that scaling the norm by itself inserts.
-        least: Least exponent with which the largest row itself, as a tensor, does not overflow.
-        most: Greatest with which the elements of an ordinary row, as a tensor, stay normal numbers.
-        proved: Least with which the norm keeps its certificate.
-        faint: Greatest with which rows far below the typical one keep their squares.
+        least: Least exponent with which the elements of the largest row do not overflow.
+        most: Greatest exponent with which the elements of an ordinary row stay normal numbers.
+        proved: Least exponent with which the norm keeps its certificate.
+        faint: Greatest exponent with which rows far below the typical one keep their squares.
     """
 
     low: int
@@ -53,8 +53,8 @@ class Choice:
 
     Attributes:
         exponent: k of the divisor 2^k.
-        outside: Positions of the windows that it misses: these norms keep a Div.
-        nodes: Nodes that all of it inserts.
+        outside: Positions of the norms that it does not serve, which keep a Div.
+        nodes: Nodes that are inserted in all.
     """
 
     exponent: int
@@ -70,18 +70,18 @@ def window(
     spare: float | None = None,
     epsilon: float = 0.0,
 ) -> Window:
-    """The exponents that serve a norm: the limits of `window.place`, its choice always included.
+    """The window of a norm, with the limits of `window.place`; `best` always serves.
 
-    The stream itself holds elements up to the norm of the largest row, sqrt(upper), and an eighth
-    of the root mean square of an ordinary row has to stay a normal number in it.
+    The tensors of the group hold elements up to the length of the largest row, sqrt(upper). An
+    eighth of the root mean square of an ordinary row has to stay a normal number in them.
 
     Args:
         estimate: Sums of squares of the norm's input.
         width: Elements per row.
         best: The exponent that `window.place` chose.
-        accelerator: Whose limits bound the window.
-        spare: Bits to overflow that its certificate leaves at `best`; None where it has none.
-        epsilon: The norm's, as it joins the mean square.
+        accelerator: The device whose limits count.
+        spare: Bits to overflow that the norm's certificate leaves at `best`; None without one.
+        epsilon: Epsilon as it is added to the mean square.
     """
     largest, smallest = accelerator.square_limits(width)
     exact = math.log2(estimate.upper / largest) / 2
@@ -107,9 +107,9 @@ def window(
 def choose(windows: Sequence[Window], overhead: Callable[[int], int]) -> Choice:
     """The exponent of a group.
 
-    No overflow of the stream comes first, because it loses whole rows; then few nodes, no underflow
-    of the stream, faint rows, certificates, weights that stay as they are, and the windows' own
-    choices.
+    No overflow of the group's tensors comes first, because it loses whole rows. Then count, in this
+    order: few nodes, no underflow of the tensors, faint rows, certificates, weights that stay as
+    they are, and the exponents that the norms prefer.
 
     Args:
         windows: One per norm of the group.

@@ -1,7 +1,7 @@
-"""Scale groups: the tensors that have to be divided together (issue: fold the scale into weights).
+"""Scale groups: the tensors that have to be divided together.
 
-Tensors that are added, or of which one is a rearrangement of the other, form a group: if one is
-stored as t / 2^k, all are. Whatever else a node does ties groups to each other (`relations.py`).
+Tensors that are added or rearranged into each other form a group: if one is stored as t / 2^k, all
+are. Other nodes tie the exponents of several groups together (`ops/relations.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from slanc_onnx.graph import Flow, GraphPath, Tensor, Use
 from slanc_onnx.norms import Norm
 from slanc_onnx.ops import FUSED, Relation, relation
 
-# A tensor and the graph that has it: as it is made, or (at a cut) as what lies behind it reads it.
+# A tensor in a graph: as its node makes it, or (True, at a cut) as its readers read it.
 _Vertex = tuple[Tensor, GraphPath, bool]
 
 
@@ -24,9 +24,9 @@ class Site:
     Attributes:
         norm: The norm.
         uses: Its reads of runtime tensors.
-        addends: Its reads of constants that a Skip op adds before it normalises.
-        residual: The output with that sum, where somebody reads it.
-        group: The group of all of its inputs; None where they lie in several.
+        addends: Its reads of constants, which a Skip op adds before it normalises.
+        residual: The output with the sum of a Skip op, where something reads it.
+        group: The group of all its inputs; None where they lie in several, or it has none.
     """
 
     norm: Norm
@@ -42,11 +42,11 @@ class Partition:
 
     Attributes:
         flow: Its tensors.
-        relations: What ties exponents, node by node, in topological order.
+        relations: How nodes tie exponents, in topological order.
         made: The tensors that each relation's node makes.
         sites: The norms that can be scaled.
-        of_use: The group in which a relation or a norm reads its input.
-        of_output: The group of a tensor as it is made.
+        of_use: The group of an input as a relation or a norm reads it.
+        of_output: The group of a tensor as its node makes it.
         sizes: Tensors per group.
         cuts: Tensors behind which another group begins.
     """
@@ -90,7 +90,7 @@ def partition(
 
 
 class _Joins:
-    """Vertices that relations and norms join, as trees: those with one root are one group."""
+    """Sets of vertices that relations and norms join, as trees; each tree is a group."""
 
     def __init__(self, flow: Flow, cuts: Collection[Tensor]) -> None:
         self._flow, self._cuts = flow, cuts
@@ -99,7 +99,7 @@ class _Joins:
         self._made: dict[Tensor, _Vertex] = {}
 
     def relation(self, tie: Relation) -> None:
-        """What a node reads and makes, which a join puts into one group."""
+        """Add the tensors that a node reads and makes; a join puts them into one group."""
         vertices = [self._read(tie.use(position)) for position in tie.terms]
         if tie.kind != "absorb":
             vertices += [self._make(tensor) for tensor in outputs(self._flow, tie)]
@@ -107,7 +107,7 @@ class _Joins:
             self._join(vertices)
 
     def site(self, site: Site) -> None:
-        """What a norm reads, and the sum that a Skip op gives out before it normalises."""
+        """Add the tensors that a norm reads, and the sum that a Skip op gives out, in one group."""
         vertices = [self._read(use) for use in site.uses]
         if site.residual is not None:
             vertices.append(self._make(site.residual))
@@ -115,7 +115,7 @@ class _Joins:
             self._join(vertices)
 
     def numbered(self) -> tuple[dict[Use, int], dict[Tensor, int], tuple[int, ...]]:
-        """The groups of reads and of tensors as they are made, and the tensors of each group."""
+        """The group numbers of reads and of made tensors, and the number of tensors per group."""
         numbers: dict[_Vertex, int] = {}
         for vertex in (*self._reads.values(), *self._made.values()):
             numbers.setdefault(self._root(vertex), len(numbers))
@@ -187,7 +187,7 @@ def _site(flow: Flow, norm: Norm) -> Site:
 
 
 def norm_relation(norm: Norm) -> Relation | None:
-    """What a fused norm gives out: gamma and beta times what has no exponent."""
+    """The relation of a fused norm's output, a product with gamma plus beta; None for others."""
     form = FUSED.get(norm.form)
     if form is None or norm.silu or norm.form == "decomposed":
         return None

@@ -1,7 +1,7 @@
-"""Solve: exponents of groups and norms → what each tensor and weight has to be divided by.
+"""Solve: from the exponents of groups and norms to the divisors of all tensors and weights.
 
-A pure reading of the relations: nothing of the model changes here. Where a weight cannot make up
-for the difference between two groups, one node does: a cut.
+The model does not change here. Where no weight can make up for the difference between two groups,
+a node does, at a cut.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import GraphPath, Tensor, Use
 from slanc_onnx.ops import Relation
 
-LOSES = "would lose bits"  # why a weight is no place
+LOSES = "would lose bits"  # why a weight is not divided
 
 
 @dataclass(frozen=True)
 class Solved:
-    """What each tensor, read and weight is divided by, as exponents; what is missing is 0.
+    """The exponents k of all divisors 2^k; an exponent that is missing is 0.
 
     Attributes:
-        produced: Of runtime tensors as their node makes them.
-        needed: Of the reads of runtime tensors.
-        divided: Of weights that are rewritten in place.
-        copied: Of reads of small weights that others read undivided: they get a copy of their own.
-        cut: Of reads of constants that are divided when the model runs.
-        nodes: Nodes that this inserts.
-        bytes: Of the weights that are rewritten or copied.
-        failed: Relations that no weight could satisfy, by position.
-        refused: Weights that would have been the place, and why they are not.
+        produced: Exponents of runtime tensors as their node makes them.
+        needed: Exponents of the reads of runtime tensors.
+        divided: Exponents of weights that are rewritten in place.
+        copied: Exponents of reads of small weights that others read undivided; each gets a copy.
+        cut: Exponents of reads of constants that are divided when the model runs.
+        nodes: Number of inserted nodes.
+        bytes: Bytes of the weights that are rewritten or copied.
+        failed: Positions of the relations that no weight could satisfy.
+        refused: Weights that a relation asked to divide, and why they are not divided.
     """
 
     produced: dict[Tensor, int]
@@ -46,6 +46,7 @@ class Solved:
 
     @property
     def cost(self) -> tuple[int, int]:
+        """Nodes inserted, then bytes rewritten."""
         return self.nodes, self.bytes
 
 
@@ -77,7 +78,7 @@ def solve(
 
 
 class _State:
-    """The demands on weights under an assumption on which relations fail."""
+    """The exponents that all reads and weights need, if certain relations are known to fail."""
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class _State:
             self.demands[tie.use(places[0][0])] = places[0][1]
 
     def bad(self, tie: Relation, index: int) -> bool:
-        """Whether a relation that has not failed for good is not satisfied."""
+        """Whether a relation is not satisfied, and has not failed for good."""
         level = self.failed.get(index, 0)
         if level == 2:
             return False
@@ -150,10 +151,10 @@ class _State:
         return "fail" in ways or (ways.count("cut") > 1 and tie.kind != "join")
 
     def how(self, use: Use) -> str:
-        """How a weight meets a demand: keep, divide, copy, cut (when it runs) or fail.
+        """How a weight meets a demand: keep, divide, copy, cut or fail.
 
-        A vector is copied or divided when the model runs rather than what it is a weight of: it
-        costs less than an activation. A matrix is not.
+        A cut divides it by a node when the model runs. A vector may be copied or cut, which costs
+        less than a node at an activation; a matrix may not.
         """
         if use not in self._how:
             self._how[use] = self._decide(use)
@@ -182,6 +183,7 @@ class _State:
         return "cut" if small else "fail"
 
     def solved(self, refused: dict[Tensor, str]) -> Solved:
+        """The result, once no further relation fails."""
         flow = self.parts.flow
         divided: dict[Tensor, int] = {}
         copied: dict[Use, int] = {}
@@ -193,7 +195,7 @@ class _State:
                 divided[root] = exponent
             elif way == "copy":
                 copied[use] = exponent
-            elif way != "keep":  # what fails still is what a norm itself reads
+            elif way != "keep":  # a demand that still fails is a norm's own
                 cut[use] = exponent
         copies = {(flow.read(use), exponent) for use, exponent in copied.items()}
         size = sum(self.weights.bytes(root) for root in divided)
@@ -214,7 +216,7 @@ class _State:
 
 
 class Cut(NamedTuple):
-    """A tensor that is read in a graph with another exponent than it has there."""
+    """A tensor, a graph that reads it, and the exponent that the reads need but it has not."""
 
     tensor: Tensor
     path: GraphPath
@@ -224,9 +226,10 @@ class Cut(NamedTuple):
 def mismatches(
     parts: Partition, produced: Mapping[Tensor, int], needed: Mapping[Use, int]
 ) -> dict[Cut, list[Use]]:
-    """The reads for which a tensor has to be divided or multiplied: each key costs one node.
+    """The reads for which a tensor has to be divided or multiplied; each key costs one node.
 
-    A graph output and what a subgraph reads has exponent 0, by a node and no read of this graph.
+    A graph output, or a tensor that a subgraph reads, has to have exponent 0. Its node may have an
+    empty list of reads.
     """
     flow = parts.flow
     found: dict[Cut, list[Use]] = {}

@@ -1,4 +1,4 @@
-"""The weights behind constant tensors: which can be divided in place, and what that costs."""
+"""The weights behind constant tensors: which can be divided in place, and at what loss."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from slanc_onnx.graph import (
     read_through,
 )
 
-# Ops through which a weight may come, and the input that it comes in by: what is divided there is
-# divided at the output. Of a quantised weight that is the scale, not the integers.
+# Ops that a weight may pass, and the position of the input that it comes in by: if that is divided,
+# so is the output. For a quantised weight it is the scale, not the integers.
 CHAIN: dict[str, int] = {
     **dict.fromkeys(
         (
@@ -45,12 +45,22 @@ CHAIN: dict[str, int] = {
     ),
     "DequantizeLinear": 1,
 }
-CHUNK = 1 << 22  # elements of a weight that are looked at together
+CHUNK = 1 << 22  # elements of a weight that are checked at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of a model; each is read at most once per exponent."""
+    """The weights of a model; each is read at most once per exponent.
+
+    Attributes:
+        flow: The model's tensors.
+        folder: Where the external data lies.
+        losses: Known results of `loss`, by weight and exponent.
+        zeros: Known results of `is_zero`.
+        ranges: Known results of `range_of`.
+        roots: Known results of `root`.
+        readers: Known results of `uses`.
+    """
 
     flow: Flow
     folder: Path | None
@@ -61,7 +71,7 @@ class Weights:
     readers: dict[Tensor, tuple[Use | None, ...]] = field(default_factory=dict)
 
     def root(self, tensor: Tensor) -> Tensor | None:
-        """The initializer or Constant that may be divided in place of a constant tensor."""
+        """The initializer or Constant to divide for a constant tensor; None where none can be."""
         if tensor not in self.roots:
             self.roots[tensor] = self._root(tensor)
         return self.roots[tensor]
@@ -81,7 +91,7 @@ class Weights:
         return tensor if fits else None
 
     def uses(self, root: Tensor) -> tuple[Use | None, ...]:
-        """Every read of a weight, behind its chain; None for one that no relation can cover."""
+        """Every read of a weight behind the ops that it passes; None for a read by any other op."""
         return read_through(root, self._uses, self.readers)
 
     def _uses(self, tensor: Tensor) -> Reading[Tensor, tuple[Use | None, ...]]:
@@ -104,7 +114,7 @@ class Weights:
         return tuple(found)
 
     def is_vector(self, tensor: Tensor) -> bool:
-        """Whether a constant tensor has at most one dimension that counts, and that is known."""
+        """Whether a constant tensor has at most one dimension other than 1, as the file tells."""
         flow = self.flow
         shape: tuple[int, ...] | None = None
         if tensor in flow.data:
@@ -118,15 +128,17 @@ class Weights:
         return shape is not None and math.prod(shape) == max(shape, default=1)
 
     def bytes(self, root: Tensor) -> int:
+        """Size of a weight in bytes."""
         proto = self.flow.data[root]
         itemsize = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)).itemsize
         return int(math.prod(proto.dims) * itemsize)
 
     def read(self, root: Tensor) -> Array:
+        """The values of a weight."""
         return read_tensor(self.flow.data[root], self.folder)
 
     def loss(self, root: Tensor, exponent: int) -> int:
-        """How many elements of a weight are no longer exact when divided by 2^exponent."""
+        """The number of elements of a weight that 2^exponent does not divide exactly."""
         key = (root, exponent)
         if key not in self.losses:
             values = self.read(root)
@@ -140,7 +152,7 @@ class Weights:
         return self.losses[key]
 
     def is_zero(self, root: Tensor) -> bool:
-        """Whether a vector holds zeros and infinities alone, which nothing divides."""
+        """Whether a weight is a vector of zeros, infinities and nan, which no division changes."""
         if root not in self.zeros:
             self.zeros[root] = False
             if self.is_vector(root):
@@ -150,7 +162,7 @@ class Weights:
 
 
 def divided(values: Array, exponent: int) -> Array:
-    """Values / 2^exponent in their own element type, rounded where that is not exact."""
+    """Values / 2^exponent in their own element type, rounded where they are not exact."""
     if values.dtype in (np.float32, np.float64):
         with np.errstate(over="ignore", under="ignore"):
             return np.asarray(np.ldexp(values, -exponent))
@@ -173,7 +185,7 @@ def range_of(values: Array) -> tuple[float, float]:
 
 
 def lost_elements(values: Array, exponent: int) -> int:
-    """How many elements change when an array is divided by 2^exponent, against FP64."""
+    """The number of finite elements that 2^exponent does not divide exactly."""
     count, flat = 0, values.reshape(-1)
     for start in range(0, flat.size, CHUNK):
         part = flat[start : start + CHUNK]

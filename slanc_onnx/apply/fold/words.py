@@ -1,4 +1,4 @@
-"""What folding does to each scale group."""
+"""The account of a fold, per scale group."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class FoldedGroup:
     """A scale group that holds norms.
 
     Attributes:
-        sigma: What all its tensors are divided by.
-        tensors: How many they are.
+        sigma: The divisor of all its tensors.
+        tensors: The number of its tensors.
         folded: The norms with this scale.
         divided: The norms that keep a Div, because this scale does not serve them.
-        enters: Where what enters is divided: a weight and its place, or a node.
-        leaves: Where what leaves is multiplied, norms apart.
+        enters: The weights or nodes that divide the terms of the group.
+        leaves: The weights or nodes that undo the division for readers other than norms.
     """
 
     sigma: float
@@ -80,7 +80,7 @@ def _names(chosen: Exponents, group: int, *, inside: bool) -> Iterator[str]:
 
 
 def _place(chosen: Exponents, weights: Weights, tie: Relation) -> str:
-    """The weights of a relation that are divided, or the node with the ones that are not."""
+    """Words for the divided weights of a relation, or for its node where none is divided."""
     solved, flow = chosen.solved, chosen.parts.flow
     found = []
     for position in tie.constants:

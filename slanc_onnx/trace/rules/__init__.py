@@ -1,8 +1,7 @@
 """The rules of the trace: one per op, one file per kind of op.
 
-A rule takes a node with the values that it reads and gives the value that it makes, built from the
-kinds of expressions that there are. `RULES` is the table of all of them. An op without a rule ends
-the trace there.
+A rule takes a node with the values of its inputs and gives the values of its outputs. `RULES` is
+the table of all rules. An op without a rule ends the trace there.
 """
 
 from slanc_onnx.trace.rules.attention import ATTENTION

@@ -1,4 +1,4 @@
-"""Rules for the attention ops: what leaves one is, per head, a convex mix of rows of V."""
+"""Rules for the attention ops: the output is, per head, a convex combination of rows of V."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from slanc_onnx.trace.visit import Rule, Visit, linear, matrix, mixed
 
 
 def _outputs(visit: Visit, first: View) -> list[Value]:
-    """The op's output; its caches and score outputs lead to no norm."""
+    """The outputs of an attention op: caches and scores stay unknown, as they lead to no norm."""
     return [first, *(Unknown(visit.node.op, t.name) for t in visit.node.outputs[1:])]
 
 
 def _repeated(values: View, heads: int, value_heads: int) -> View:
-    """Rows of value_heads heads, each head repeated for the query heads that share it."""
+    """Rows of `value_heads` heads, each repeated for the query heads that share it."""
     if value_heads == heads:
         return values
     width = values.shape[-1] // value_heads
@@ -26,7 +26,7 @@ def _repeated(values: View, heads: int, value_heads: int) -> View:
 
 
 def _group_query_attention(visit: Visit) -> list[Value]:
-    """com.microsoft GroupQueryAttention: separate q, k, v, or packed in the first input."""
+    """com.microsoft GroupQueryAttention: v is the third input, or packed in the first."""
     heads = int(visit.attributes["num_heads"])
     value_heads = int(visit.attributes["kv_num_heads"])
     if visit.value(2) is not None:

@@ -14,7 +14,15 @@ from slanc_onnx.trace.visit import Visit
 def convolved(
     visit: Visit, view: View, weight: Value | None, bias: Value | None, channels_last: bool = False
 ) -> View:
-    """The rows of a convolution, in the shape that it gives them."""
+    """The output of a convolution.
+
+    Args:
+        visit: The op, for its attributes.
+        view: Its input, channels in axis 1.
+        weight: The kernel, [out, in / groups, ...].
+        bias: One number per output channel, or None.
+        channels_last: Whether the channels of input and kernel lie in the last axis instead.
+    """
     if channels_last:
         first = View(view.expr, np.moveaxis(view.ids, -1, 1))
         made = convolved(visit, first, _channels_second(weight), bias)

@@ -1,4 +1,4 @@
-"""Rules of the ops that work element by element: arithmetic, conditions, activations, limits."""
+"""Rules of elementwise ops: arithmetic, conditions, activations, limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LOGIC = {*COMPARISONS, "Equal", "And", "Or", "Not", "Xor", "IsNaN", "IsInf"}
 
 
 def _elementwise(visit: Visit) -> list[Value]:
-    """Arithmetic on activations, one rule per op; what else there is for constants."""
+    """Arithmetic on activations has a rule per op; constants are computed."""
     values = [visit.known(i) for i in range(len(visit.inputs))]
     op = op_of(visit.node)
     if not any(isinstance(v, View) for v in values):
@@ -118,7 +118,7 @@ def _limit(values: Sequence[Readable], low: bool) -> View:
 
 
 def _clipped(view: View, low: float, high: float) -> View:
-    """Rows with every element between two numbers, where these can change one.
+    """Rows with elements limited to [low, high], or the same rows where no limit can bind.
 
     Limits on shares, on ids and on one number per row are left out of the expression: they guard a
     division or a mask, whose sizes the expression does not tell.
@@ -193,7 +193,7 @@ def _where(visit: Visit) -> list[Value]:
 
 
 def function_of(op: str, view: View, *parameters: Parameter) -> View:
-    """A function of each element, with its attributes in the order of its record."""
+    """An elementwise function of an activation; its attributes come in the order of its record."""
     return View(Apply(view.expr.channels, op, view.expr, parameters), view.ids)
 
 

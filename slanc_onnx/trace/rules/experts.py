@@ -1,6 +1,6 @@
-"""Rules for mixtures of experts: a token's row goes through the matrices of the experts it gets.
+"""Rules for mixtures of experts: a token's row goes through the matrices of a few experts.
 
-What comes out is a convex combination of the experts' rows, read as the row of one of them.
+The output is a convex combination of the experts' rows, read as the row of one of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from slanc_onnx.trace.visit import Rule, Visit
 
 
 def moved(visit: Visit, source: ExpertWeights) -> list[Value]:
-    """Data movement of the chosen matrices: their rows and columns may change places."""
+    """Experts' matrices after an op that moves data: at most their rows and columns swap."""
     rows, columns = source.shape[-2:]
     ids = np.broadcast_to(np.arange(rows * columns).reshape(rows, columns), source.shape)
     after = [mover(ids) for mover in visit.movers()]
@@ -42,7 +42,7 @@ def _transposed(stack: Weight) -> Weight:
 
 
 def multiplied(a: Value | None, b: Value | None) -> View:
-    """A matrix product of which one side is matrices that the data chooses."""
+    """A matrix product with experts' matrices on one side."""
     if isinstance(a, ExpertWeights) and isinstance(b, View):
         expr = through_experts(row(b, axis=-2), _transposed(a.stack))
         ids = np.arange(expr.channels, dtype=np.int32)[:, None]
@@ -63,7 +63,7 @@ def through_experts(x: Expr, stack: Weight) -> Expr:
 
 
 def _moe(visit: Visit) -> list[Value]:
-    """com.microsoft MoE: router, two or three stacks of matrices with their biases."""
+    """com.microsoft MoE: two or three stacks of matrices with their biases."""
     x = visit.view(0)
     inner = _layer(visit, 2, row(x))
     kind = str(visit.attributes.get("activation_type", "relu"))
@@ -87,7 +87,7 @@ def _view(expr: Expr) -> View:
 
 
 def _halves(expr: Expr, fusion: int) -> tuple[Expr, Expr]:
-    """Gate and value of a fused first layer: interleaved, or one after the other."""
+    """Gate and value of a fused first layer; with `fusion` 1 they are interleaved."""
     numbers = np.arange(expr.channels)
     if fusion == 1:
         return pick(expr, numbers[::2]), pick(expr, numbers[1::2])
@@ -106,7 +106,10 @@ def _activated(kind: str, expr: Expr) -> Expr:
 
 
 def _layer(visit: Visit, position: int, x: Expr) -> Expr:
-    """A row through one stack, [experts, out, in] or [experts, in, out], and its bias."""
+    """A row times one matrix of the stack at an input position, plus the bias behind it.
+
+    The stack is [experts, out, in] or [experts, in, out].
+    """
     stack, bias = visit.known(position), visit.value(position + 1)
     if not isinstance(stack, Weight) or len(stack.shape) != 3:
         raise CannotFollow("has experts that are no constants")

@@ -1,6 +1,6 @@
-"""Rules for quantised weights: read as the matrix or table that they stand for.
+"""Rules for quantised weights, which are read as the matrix or table that they stand for.
 
-Quantised activations are read as the numbers that they stand for, too: their scales count as 1.
+Quantised activations are read as the numbers that they stand for, too; their scales count as 1.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def dequantize_blocks(
         packed: Bytes, [rows, blocks * block * bits / 8] in any shape with that first axis.
         scales: [rows, blocks], in any shape.
         zero_points: Packed like the values, or as floats; None for the middle of the range.
-        layout: Of each row.
+        layout: How the numbers of a row lie.
     """
     bits, block, width, groups = layout
     rows = packed.shape[0]
@@ -92,7 +92,8 @@ class _Blocks:
         packed: Bytes, of N rows in any shape; the scales and zero points likewise.
         scales: FP32 or FP16; a weight is read when a part is taken.
         zeros: None for the middle of the range.
-        layout: Of each row, whose width is K.
+        rows: N.
+        layout: How the K numbers of a row lie.
     """
 
     packed: Const | Weight
@@ -201,7 +202,7 @@ def _dequantize_linear(visit: Visit) -> list[Value]:
 
 
 def _quantize_linear(visit: Visit) -> list[Value]:
-    """QuantizeLinear: activations pass, a constant is rounded and clipped to the 8 or 16 bits."""
+    """QuantizeLinear: an activation stays, a constant is rounded and clipped to its type."""
     source, scales, zero = visit.known(0), visit.known(1), visit.value(2)
     if not isinstance(source, (Const, Weight)):
         return [source]
@@ -231,7 +232,12 @@ def _real(
 ) -> Value:
     """A quantised operand as the real numbers it stands for: an activation, or a constant.
 
-    `rows_first` says that the first axis holds the output channels.
+    Args:
+        visit: The op.
+        value: Position of the operand among the inputs.
+        scale: Position of its scale; None for 1.
+        zero: Position of its zero point; None for 0.
+        rows_first: Whether the first axis holds the output channels.
     """
     source = visit.known(value)
     if isinstance(source, View):

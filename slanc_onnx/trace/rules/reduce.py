@@ -1,4 +1,4 @@
-"""Rules for ops that put several rows or elements into one: reductions, pooling, resizing."""
+"""Rules for ops that reduce several rows or elements to one: reductions, pooling, resizing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _axes(visit: Visit) -> tuple[int, ...] | None:
 
 
 def _reduce(visit: Visit) -> list[Value]:
-    """Over positions, rows mix, or add up in quadrature; over channels it is no longer a row."""
+    """A reduction over positions mixes rows, or adds them in quadrature."""
     value, axes = visit.known(0), _axes(visit)
     keep = bool(visit.attributes.get("keepdims", 1))
     if not isinstance(value, View):
@@ -57,7 +57,7 @@ def _reduce(visit: Visit) -> list[Value]:
 
 
 def _total(visit: Visit, value: View, axes: tuple[int, ...], keep: bool) -> View:
-    """The sum of a row: what routing weights are divided by."""
+    """The sum over the channels of a row, by which routing weights are divided."""
     last = value.ids.ndim - 1
     if visit.node.op != "ReduceSum" or axes != (last,) or value.expr.channels != value.shape[-1]:
         raise CannotFollow("reduces over channels")
@@ -66,7 +66,7 @@ def _total(visit: Visit, value: View, axes: tuple[int, ...], keep: bool) -> View
 
 
 def is_total_of(total: View, part: View) -> bool:
-    """Whether one tensor is the sum over the rows of another: their quotient adds up to 1."""
+    """Whether `total` is the sum over the channels of `part`, so that their quotient sums to 1."""
     return (
         isinstance(total.expr, Apply)
         and total.expr.function == "ReduceSum"
@@ -88,7 +88,7 @@ def _of_constant(op: str, value: Const | Weight, axes: tuple[int, ...] | None, k
 
 
 def _pool(visit: Visit) -> list[Value]:
-    """Channels in axis 1 stay what they are, at other positions."""
+    """Pooling and resizing keep the channels in axis 1 and change the positions."""
     view = visit.view(0)
     shape = visit.shape()
     if shape is None or shape[:2] != view.shape[:2] or len(shape) != view.ids.ndim:

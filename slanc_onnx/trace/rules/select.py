@@ -27,7 +27,7 @@ from slanc_onnx.trace.visit import Rule, Visit, added, scaled
 
 
 def gathered(visit: Visit) -> list[Value] | None:
-    """Rows of a table or matrices of a stack at positions that the data gives; else None."""
+    """The output of a Gather by data: rows of a table, matrices of a stack; None for any other."""
     data, indices = visit.known(0), visit.known(1)
     axis = int(visit.attributes.get("axis", 0))
     if isinstance(indices, Weight):
@@ -50,7 +50,7 @@ def gathered(visit: Visit) -> list[Value] | None:
 
 
 def _some_of(data: Const, indices: View, axis: int, op: str) -> Value:
-    """Elements of a small constant that the data picks."""
+    """The elements of a small constant at positions that the data gives."""
     if op != "Gather" or data.array.ndim == 0:
         raise CannotFollow("gathers at positions that are not known")
     taken = np.take(data.array, np.zeros(indices.shape, np.int64), axis=axis)
@@ -64,7 +64,7 @@ def _is_position(indices: View) -> bool:
 
 
 def first_row(position: Const | View) -> int | None:
-    """The row that a position index names at sequence length 1; None for token ids."""
+    """The row of a table that a position has at sequence length 1; None for token ids."""
     if isinstance(position, Const) and position.array.size == 1:
         return int(position.array.reshape(-1)[0])
     if isinstance(position, View) and isinstance(position.expr, Input):
@@ -73,7 +73,7 @@ def first_row(position: Const | View) -> int | None:
 
 
 def looked_up(table: Weight, shape: tuple[int, ...], positions: Const | View) -> View:
-    """Rows of a table, for indices of a shape."""
+    """Rows of a table at `positions`, whose shape is `shape`."""
     rest = table.shape[1:]
     rows = as_table(table, table.shape[0])
     ids = np.arange(rows.shape[1], dtype=np.int32).reshape(rest)
@@ -82,7 +82,7 @@ def looked_up(table: Weight, shape: tuple[int, ...], positions: Const | View) ->
 
 
 def _gather_elements(visit: Visit) -> list[Value]:
-    """As Gather, with an index per element."""
+    """GatherElements: a Gather with an index per element."""
     data, indices = visit.known(0), visit.known(1)
     axis = int(visit.attributes.get("axis", 0))
     if isinstance(data, Const) and isinstance(indices, Const):
@@ -140,7 +140,7 @@ def _top_k(visit: Visit) -> list[Value]:
 
 
 def _positions_of(visit: Visit) -> list[Value]:
-    """NonZero, ArgMax and their like: indices that the data gives."""
+    """NonZero, ArgMax and ArgMin give indices."""
     source = visit.known(0)
     if visit.node.op == "NonZero":
         if isinstance(source, Const) and not source.varies:
@@ -163,7 +163,7 @@ def _one_hot(visit: Visit) -> list[Value]:
 
 
 def _pad(visit: Visit) -> list[Value]:
-    """Padding along positions repeats a row; along channels it adds zeros."""
+    """Pad repeats a row along positions and adds zeros along channels."""
     source = visit.known(0)
     pads = visit.array(1) if len(visit.inputs) > 1 else visit.attributes.get("pads")
     if pads is None:
@@ -195,7 +195,7 @@ def _pad(visit: Visit) -> list[Value]:
 
 
 def _padded_channels(view: View, before: int, after: int) -> View:
-    """Zeros on both sides of a row, or fewer channels where the numbers are negative."""
+    """A row with zeros added on both sides; negative numbers take channels away."""
     kept = view.ids[..., max(0, -before) : view.shape[-1] - max(0, -after)]
     count = max(0, before) + max(0, after)
     if not count:

@@ -1,4 +1,4 @@
-"""One rule per op: from the values of its inputs to the values of its outputs."""
+"""The table of rules, and the rules of ops that need few lines."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _moved(source: Value, mover: Mover, varies: bool) -> Value:
 
 
 def _same(visit: Visit) -> list[Value]:
-    """Casts and their like: the same value, and Weights stay readable row by row."""
+    """Casts and their like give their input; a weight can still be read row by row."""
     value = visit.known(0)
     if visit.node.op == "Cast" and isinstance(value, Const):
         dtype = _CASTS.get(int(visit.attributes["to"]), np.dtype(np.float32))
@@ -65,7 +65,7 @@ def _same(visit: Visit) -> list[Value]:
     return [value]
 
 
-# Element types other than floats, in which divisions and comparisons differ.
+# Element types other than floats: divisions and comparisons give other results in them.
 _CASTS: dict[int, np.dtype[Any]] = {
     TensorProto.BOOL: np.dtype(bool),
     **dict.fromkeys((TensorProto.INT32, TensorProto.INT64), np.dtype(np.int64)),
@@ -78,7 +78,7 @@ def _gather(visit: Visit) -> list[Value]:
 
 
 def _slice(visit: Visit) -> list[Value]:
-    """As data movement, but rows of a table up to the sequence's length are rows of that table."""
+    """Data movement; but a table cut at the sequence length gives rows of the whole table."""
     data, starts = visit.known(0), visit.value(1)
     bounds = [v for v in visit.inputs[1:] if isinstance(v, Const)]
     moved = _move(visit)
@@ -147,7 +147,7 @@ def _conv(visit: Visit) -> list[Value]:
 
 
 def _after(visit: Visit, view: View) -> View:
-    """The activation that ONNX Runtime fused into an op."""
+    """The output of an op with the activation that ONNX Runtime fused into it."""
     name = visit.attributes.get("activation")
     if not name:
         return view
@@ -160,7 +160,7 @@ def _after(visit: Visit, view: View) -> View:
 
 
 def _embed_layer_norm(visit: Visit) -> list[Value]:
-    """The sum of rows that EmbedLayerNormalization normalises."""
+    """The sum of embedding rows that EmbedLayerNormalization normalises."""
     total: View | None = None
     for position in (2, 3, 4):
         table = visit.value(position)
@@ -175,7 +175,11 @@ def _embed_layer_norm(visit: Visit) -> list[Value]:
 
 
 def _const(function: Callable[..., Array]) -> Rule:
-    """A function of known values only."""
+    """A rule for an op whose inputs are all constants.
+
+    Args:
+        function: Gives the output from the op's attributes and its input arrays.
+    """
 
     def rule(visit: Visit) -> list[Value]:
         consts = [visit.known(i) for i in range(len(visit.inputs))]
@@ -187,7 +191,7 @@ def _const(function: Callable[..., Array]) -> Rule:
 
 
 def _cumulative(visit: Visit) -> list[Value]:
-    """Of known numbers their running sums; positions counted along a mask stay positions."""
+    """The running sum of constants; along a mask it counts positions, which stay ids."""
     source = visit.known(0)
     if isinstance(source, View):
         if is_ids(source.expr):

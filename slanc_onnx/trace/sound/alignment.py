@@ -1,8 +1,8 @@
-"""Whether two tensors that an op combines are at the same positions, as their shared parts assume.
+"""Whether the tensors that an op combines lie at the same positions.
 
 At sequence length 1 a token's row and its neighbour's are the same expression: `x[:-1] + x[1:]`
-reads as `x + x`. So each tensor carries the names of what has moved its positions since; where
-those differ, rows that share a part may be rows of different positions.
+reads as `x + x`. So each tensor carries the names of the ops that moved its positions. Where those
+names differ, rows that share a part may be rows of different positions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from slanc_onnx.trace.visit import Visit
 
 Moves = frozenset[str]
 
-# Ops that leave each position where it is; what shares and convolutions make has new rows anyway.
+# Ops that may move positions. Every other op leaves each position where it is, or gives new rows,
+# as shares and convolutions do.
 _MOVERS = {
     "Slice",
     "Split",
@@ -57,13 +58,19 @@ _MOVERS = {
 
 
 def carries_rows(value: Value) -> bool:
-    """Whether a value is made of rows, and not of ids, shares and constants."""
+    """Whether a value holds rows of activations, not only ids, shares and constants."""
     kinds = (Known, Shares)
     return any(not isinstance(v.expr, kinds) and not is_ids(v.expr) for v in views_in([value]))
 
 
 def moves(visit: Visit, output: Value, before: Moves) -> Moves:
-    """The names of what moved the positions of an output, given those of the op's inputs."""
+    """The names of the ops that moved the positions of an output.
+
+    Args:
+        visit: The op.
+        output: One of its outputs.
+        before: The names for its inputs.
+    """
     op = op_of(visit.node)
     source = visit.value(0)
     if op not in _MOVERS or not any(True for _ in views_in(visit.inputs)):
@@ -92,7 +99,10 @@ def moves(visit: Visit, output: Value, before: Moves) -> Moves:
 
 
 def _inserted(visit: Visit, source: View, output: View, before: Moves) -> Moves:
-    """An axis that a Squeeze takes away again was none; one in front of all moves nothing."""
+    """As `moves`, for an Unsqueeze or a Squeeze: a Squeeze may undo what an Unsqueeze did.
+
+    An axis in front of all others moves nothing.
+    """
     given = visit.array(1) if len(visit.inputs) > 1 else visit.attributes.get("axes")
     if given is None:
         return before | {f"Squeeze {visit.node.outputs[0].name}"}
@@ -106,7 +116,7 @@ def _inserted(visit: Visit, source: View, output: View, before: Moves) -> Moves:
 
 
 def _ones(visit: Visit, output: View) -> list[int]:
-    """Axes of length 1 that a Reshape asks for behind others, as an Unsqueeze does."""
+    """Axes of length 1 that a Reshape puts behind others, counted from the end."""
     asked = visit.value(1)
     if not isinstance(asked, Const) or asked.varies:
         return []
@@ -117,6 +127,7 @@ def _ones(visit: Visit, output: View) -> list[int]:
 
 
 def _cut_axes(visit: Visit, source: View) -> set[int]:
+    """The axes that a Slice, Split or Gather cuts, counted from the end."""
     rank = source.ids.ndim
     if visit.node.op != "Slice":
         return {int(visit.attributes.get("axis", 0)) % rank - rank}
@@ -126,11 +137,11 @@ def _cut_axes(visit: Visit, source: View) -> set[int]:
 
 
 def misaligned(inputs: Sequence[Value | None], moved: Sequence[Moves]) -> str | None:
-    """Why tensors that an op combines may be rows of different positions; None where they are not.
+    """Why an op may combine rows of different positions; None where it does not.
 
     Args:
-        inputs: The values.
-        moved: What moved each of them, as `moves` gave it.
+        inputs: The values that it combines.
+        moved: For each value the ops that moved its positions, from `moves`.
     """
     pairs = [(v, m) for value, m in zip(inputs, moved, strict=True) for v in views_in([value])]
     for i, (a, first) in enumerate(pairs):
@@ -142,7 +153,7 @@ def misaligned(inputs: Sequence[Value | None], moved: Sequence[Moves]) -> str | 
 
 
 def _at_positions(view: View) -> set[int]:
-    """The parts of a row that are rows of its own position."""
+    """Serials of the parts of a view's row that lie at the same position as the row."""
     fresh = (Mix, Mixture, Convolution, Normalised, Shares)
     found = walk(view.expr, lambda e: isinstance(e, fresh))
     return {e.serial for e in found if not isinstance(e, Known) and not is_ids(e)}

@@ -1,6 +1,7 @@
-"""What has to hold of an op's attributes, constants and views, that its rule's output is a proof.
+"""Checks of ops: each says why a rule's output holds only as an estimate, or None if it is sound.
 
-Each check gives the reason why it is not, or None; `provable` has the table and what is claimed.
+A check looks at the op's attributes, at its constant inputs and at the views that the rule read and
+gave. `provable.py` says which op has which check, and what a sound output claims.
 """
 
 from __future__ import annotations
@@ -56,9 +57,14 @@ def channel_axes(view: View) -> set[int]:
 
 
 def repeats(view: View, axis: int = -1) -> str | None:
-    """Refuses rows that hold a channel twice: these may be other positions, not copies.
+    """Why rows that hold a channel twice cannot be read; None where none does.
 
-    Where the rows were mixed (or are one number), each repetition stands for itself.
+    The second one may be of another position and no copy. Rows of a Mix and shares are exempt:
+    there each repetition stands for a number of its own.
+
+    Args:
+        view: The tensor.
+        axis: Along which its rows lie.
     """
     if not view.ids.size:
         return "reads a tensor that is empty at sequence length 1"
@@ -71,7 +77,7 @@ def repeats(view: View, axis: int = -1) -> str | None:
 
 @reader
 def has_zero(expr: Expr) -> Reading[bool]:
-    """Whether a row of zeros is among those that an expression stands for."""
+    """Whether an expression stands for a row of zeros, among others."""
     match expr:
         case Mix() | Mixture() | Shares() | Normalised():
             return True
@@ -99,11 +105,12 @@ def has_zero(expr: Expr) -> Reading[bool]:
 
 
 def always(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """Accept every output."""
     return None
 
 
 def of_constants(reason: str) -> Check:
-    """Sound for constants alone."""
+    """A check that accepts constants and refuses activations, for this reason."""
 
     def check(visit: Visit, outputs: Sequence[Value]) -> str | None:
         return reason if any(True for _ in views_in(visit.inputs)) else None
@@ -112,6 +119,7 @@ def of_constants(reason: str) -> Check:
 
 
 def elementwise(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """Elementwise ops have to combine rows of equal length, and no ids as numbers."""
     views = list(views_in(visit.inputs))
     if not views:
         return None
@@ -136,13 +144,13 @@ def elementwise(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def _is_wide(one: View, many: View) -> bool:
-    """Whether a tensor read as one number per row may differ from channel to channel."""
+    """Whether a tensor that is read as one number per row may differ between channels."""
     axes = {axis - many.ids.ndim for axis in channel_axes(many)}
     return any(-axis <= one.ids.ndim and one.shape[axis] > 1 for axis in axes)
 
 
 def _quotient(part: View) -> str | None:
-    """Numbers divided by their sum are shares where none is negative and each counts once."""
+    """Why numbers divided by their sum are no shares: one may be negative, or counts twice."""
     last = np.sort(part.ids.reshape(-1, part.shape[-1]), axis=-1)
     if not never_negative(part.expr) or (last[:, 1:] == last[:, :-1]).any():
         return "divides by a sum of numbers that may be negative"
@@ -150,7 +158,7 @@ def _quotient(part: View) -> str | None:
 
 
 def _is_in(made: Value, limited: View) -> bool:
-    """Whether what a node made has the limit in its expression."""
+    """Whether the expression of an output holds the limit, as a Clip of the input."""
     return (
         isinstance(made, View)
         and isinstance(made.expr, Apply)
@@ -160,7 +168,7 @@ def _is_in(made: Value, limited: View) -> bool:
 
 
 def limited(visit: Visit, outputs: Sequence[Value]) -> str | None:
-    """Limits are left out of the expression: only those that never bind are no change."""
+    """Limits that the expression leaves out must never bind."""
     views = list(views_in(visit.inputs))
     if not views or _is_in(outputs[0], views[0]):
         return None
@@ -182,6 +190,7 @@ def limited(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def where(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """A Where has to choose whole rows, or be read as a Select."""
     condition, *branches = (visit.value(i) for i in range(3))
     views = [v for v in branches if isinstance(v, View)]
     if not views or isinstance(getattr(outputs[0], "expr", None), Select):
@@ -210,6 +219,7 @@ def where(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def cast(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """A cast of numbers has to be to a float type."""
     source = visit.value(0)
     if isinstance(source, View) and not is_ids(source.expr):
         if visit.node.op == "Cast" and int(visit.attributes["to"]) not in _FLOATS:
@@ -233,19 +243,24 @@ def cast(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def dropout(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """Dropout has to be off, as it is outside training."""
     training = visit.value(2)
     off = training is None or (isinstance(training, Const) and not training.array.any())
     return None if off else "may drop elements"
 
 
 def softmax(visit: Visit, outputs: Sequence[Value]) -> str | None:
-    """Before opset 13 an axis stands for it and all later ones: the last one's sum is less."""
+    """A softmax has to run over the last axis.
+
+    Before opset 13 it runs over all axes from `axis` on; along the last one the sum is less then.
+    """
     rank = len(visit.known(0).shape)
     axis = int(visit.attributes.get("axis", -1))
     return None if axis in (-1, rank - 1) else "adds up to 1 along another axis than the last"
 
 
 def matmul(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """A row times a matrix may hold no channel twice."""
     a, b = visit.value(0), visit.value(1)
     if isinstance(a, View) and isinstance(b, View):
         return None  # shares times rows: those of a row add up to 1 along the last axis
@@ -257,11 +272,13 @@ def matmul(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def gemm(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """As `matmul`, for the first input."""
     views = list(views_in(visit.inputs[:1]))
     return repeats(views[0]) if views else None
 
 
 def einsum(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """Shares have to be summed along their last axis, over rows of one kind."""
     a, b = visit.value(0), visit.value(1)
     if not isinstance(a, View) or not isinstance(b, View):
         view = a if isinstance(a, View) else b
@@ -279,6 +296,7 @@ def einsum(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def conv(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """The channels of a convolution's input may hold none twice."""
     source = visit.value(0)
     if not isinstance(source, View):
         return None
@@ -286,17 +304,19 @@ def conv(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def batch_norm(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """The statistics have to be those of training."""
     return "takes the statistics of its input" if visit.attributes.get("training_mode") else None
 
 
 def embed(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """The tables of EmbedLayerNormalization have to be constants."""
     tables = [visit.value(i) for i in (2, 3, 4)]
     every = all(v is None or isinstance(v, Weight) for v in tables)
     return None if every else "looks up a table that is no constant"
 
 
 def total(visit: Visit, outputs: Sequence[Value]) -> str | None:
-    """Of a row's channels there is an expression; of positions the length decides."""
+    """A sum has to be over the channels of a row; one over positions depends on their number."""
     for source, made in zip(views_in(visit.inputs), views_in(outputs), strict=False):
         whole = isinstance(made.expr, Apply) and made.expr.function == "ReduceSum"
         if not whole or made.expr is source.expr or repeats(source) is not None:
@@ -305,7 +325,7 @@ def total(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def attention(visit: Visit, outputs: Sequence[Value]) -> str | None:
-    """Of a convex mix of rows of V; past rows are `past_values`."""
+    """Attention has to mix rows of V as they are; `past_values` tells of past rows."""
     op, domain = visit.node.op, visit.node.domain
     if str(visit.attributes.get("v_quant_type", "NONE")) != "NONE":
         return "rounds its values"
@@ -316,12 +336,14 @@ def attention(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def nbits(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """As `gemm`, for weights in blocks of integers: the input may not be rounded too."""
     if int(visit.attributes.get("accuracy_level", 0)) == 4:
         return "may round its input to 8 bits (accuracy_level 4)"
     return gemm(visit, outputs)
 
 
 def mean(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """A mean has to be over positions, which is a Mix."""
     views = list(views_in(outputs))
     if views and not isinstance(views[0].expr, Mix):
         return "reduces channels"

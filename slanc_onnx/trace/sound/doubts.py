@@ -1,4 +1,4 @@
-"""The record that the tracer keeps of which expressions hold only as estimates, and why."""
+"""The record of which expressions of a trace hold only as estimates, and why."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ _RESTARTS = {*LOGIC, "Softmax", "Shape", "Size"}
 
 
 class Doubts:
-    """Why expressions hold only as estimates, by their serial; of constants, by the value itself.
+    """Why values of a trace are no proof.
 
-    `past` names by serial the graph input with past rows that an expression stands for too.
+    Attributes:
+        estimated: The reason why an expression holds only as an estimate, by its serial.
+        past: The graph input whose past rows an expression stands for as well, by its serial.
     """
 
     def __init__(self) -> None:
         self.estimated: dict[int, str] = {}
         self.past: dict[int, str] = {}
-        self._constants: dict[Value, str] = {}
-        self._moved: dict[Value, Moves] = {}
+        self._constants: dict[Value, str] = {}  # reasons of constants
+        self._moved: dict[Value, Moves] = {}  # which ops moved the positions of a value
 
     def mark(self, values: Sequence[Value], reason: str) -> None:
-        """Values that hold only as an estimate, from here on."""
+        """Record that values hold only as estimates, for this reason."""
         for value in values:
             if isinstance(value, View):
                 self.estimated.setdefault(value.expr.serial, reason)
@@ -46,7 +48,12 @@ class Doubts:
                 self._constants.setdefault(value, reason)
 
     def visit(self, visit: Visit, outputs: Sequence[Value]) -> None:
-        """One node that a rule has read; where this cannot be judged, it is an estimate."""
+        """Record what the outputs of a rule are worth; those that cannot be judged are estimates.
+
+        Args:
+            visit: The node and the values of its inputs.
+            outputs: The values that the rule gave for its outputs.
+        """
         try:
             self._judge(visit, outputs)
         except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
@@ -75,7 +82,7 @@ class Doubts:
                 self._moved[output] = self._moved.get(output, _NOWHERE) | after
 
     def _keep_past(self, visit: Visit, outputs: Sequence[Value]) -> None:
-        """Past rows: those that an op joins, and those of what picking channels leaves out."""
+        """Record the past rows that outputs stand for, from the op itself or from its inputs."""
         names = [past_values(visit)]
         for view in views_in(visit.inputs):
             expr = view.expr
@@ -89,7 +96,10 @@ class Doubts:
                 self.past.setdefault(view.expr.serial, name)
 
     def _inherited(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> str | None:
-        """What no expression of the outputs shows: estimated constants, and shares."""
+        """The reason of an input that the expressions of the outputs do not show; else None.
+
+        Constants and shares leave no part behind in an expression, and a Pick may be skipped.
+        """
         rows = [v.expr for v in views_in(outputs)]
         looked_up = bool(rows) and all(isinstance(e, Embedding) for e in rows)
         for value in inputs:
@@ -113,7 +123,10 @@ class Doubts:
         return None
 
     def _dropped(self, source: Expr, made: Sequence[Expr]) -> str | None:
-        """Why an expression is an estimate whose channels were picked, if nothing made holds it."""
+        """The reason of a source that is an estimate, if the outputs do not hold it as a part.
+
+        Picking channels of a Pick skips the Pick that carried the reason.
+        """
         chain = [source]
         while isinstance(chain[-1], Pick):
             chain.append(chain[-1].x)
@@ -124,20 +137,20 @@ class Doubts:
         return None if kept.issuperset(marked) else self.estimated[marked[0]]
 
     def behind(self, expr: Expr) -> str | None:
-        """The first reason why an expression, back to the norms, is an estimate; else None."""
+        """The first reason of an expression and its parts, as far back as the norms; else None."""
         parts = walk(expr, lambda e: isinstance(e, Normalised))
         return next((self.estimated[e.serial] for e in parts if e.serial in self.estimated), None)
 
     def norm(
         self, norm: Norm, read: Sequence[Value], expr: Expr, view: View, open_rows: bool
     ) -> None:
-        """One norm.
+        """Record what the input and the output of a norm are worth.
 
         Args:
             norm: The norm.
-            read: What it adds up, gamma and beta included.
-            expr: The row it reads.
-            view: What it gives.
+            read: The values that it reads: its addends, gamma and beta.
+            expr: Its input row.
+            view: Its normalised output.
             open_rows: Whether the file leaves open how many elements a row has.
         """
         addends = [v for v in read if not isinstance(v, Unknown)]
@@ -164,7 +177,13 @@ class Doubts:
         self._moved[view] = _NOWHERE.union(*(m for m in moved))
 
     def branches(self, outputs: Sequence[Value], given: Sequence[Sequence[Value]], op: str) -> None:
-        """What an If gives whose condition the file does not decide: one of its branches' rows."""
+        """Record what an If gives if the data decides: rows of one of its branches.
+
+        Args:
+            outputs: Its outputs.
+            given: For each branch, the values of its outputs.
+            op: The node, for the reason.
+        """
         for output, values in zip(outputs, zip(*given, strict=True), strict=False):
             views = [v for v in values if isinstance(v, View) and v.ids.size]
             rows = isinstance(output, View) and all(
@@ -175,7 +194,7 @@ class Doubts:
 
 
 def _told_by(visit: Visit, inputs: Sequence[Value]) -> Sequence[Value]:
-    """The inputs that an output tells of: not the scores and masks of an attention op."""
+    """The inputs that an op's output is made of: for attention V, not the scores and masks."""
     if op_of(visit.node) not in ATTENTION:
         return inputs
     projects = visit.node.op == "Attention" and visit.node.domain == "com.microsoft"
@@ -188,6 +207,6 @@ def _told_by(visit: Visit, inputs: Sequence[Value]) -> Sequence[Value]:
 
 
 def _either_of(output: Value, views: Sequence[View]) -> bool:
-    """Whether a value stands for all of the branches' rows."""
+    """Whether a value holds the rows of all branches as parts."""
     serials = {e.serial for e in walk(output.expr)} if isinstance(output, View) else set()
     return all(v.expr.serial in serials for v in views)

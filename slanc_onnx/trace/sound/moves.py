@@ -1,6 +1,6 @@
-"""As `checks`, for ops that move, cut, join or pick elements.
+"""Checks, as in `checks.py`, of ops that move, cut, join or pick elements.
 
-A trace at sequence length 1 sees one position where there are many, so what counts is which axes
+A trace at sequence length 1 sees one position where there are many. So these checks ask which axes
 hold channels and which may hold positions.
 """
 
@@ -18,18 +18,19 @@ from slanc_onnx.trace.visit import Visit, is_shares
 
 
 def _dynamic(shape: Sequence[int], declared: object) -> list[int]:
-    """Axes of length 1 that the file does not say to be so: these may hold many positions."""
+    """Axes of length 1 in the trace whose length the file leaves open: they may hold positions."""
     known = list(declared) if isinstance(declared, (list, tuple)) else []
     fits = len(known) == len(shape)
     return [a for a, n in enumerate(shape) if n == 1 and not (fits and known[a] == 1)]
 
 
 def _before(shape: Sequence[int], axes: Sequence[int]) -> set[int]:
-    """How many channels lie behind each of some axes; leading positions do not matter."""
+    """The number of elements in the axes before each of some axes, but for 1."""
     return {int(np.prod(shape[:axis], dtype=int)) for axis in axes} - {1}
 
 
 def reshape(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """A Reshape has to keep positions and channels apart."""
     source, target = visit.value(0), outputs[0]
     if not isinstance(source, View) or not isinstance(target, View):
         return None
@@ -48,6 +49,7 @@ def reshape(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def transpose(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """A Transpose of shares has to leave their last axis the last."""
     source = visit.value(0)
     if isinstance(source, View) and is_shares(source.expr):
         order = visit.attributes.get("perm") or [0]
@@ -56,7 +58,7 @@ def transpose(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def insert(visit: Visit, outputs: Sequence[Value]) -> str | None:
-    """Axes of shares stay in front of the one along which they add up."""
+    """A Squeeze of shares may not take away the last axis, along which they add up."""
     source, target = visit.value(0), outputs[0]
     if not isinstance(source, View) or not isinstance(target, View) or not is_shares(source.expr):
         return None
@@ -67,13 +69,14 @@ def insert(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def tile(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """Shares may not be repeated."""
     if any(is_shares(view.expr) for view in views_in(visit.inputs)):
         return "repeats shares"
     return None
 
 
 def cut(visit: Visit, outputs: Sequence[Value]) -> str | None:
-    """Slice and Split: channels are cut at fixed places; any positions may go."""
+    """Slice and Split have to cut channels at fixed places; they may cut positions anywhere."""
     source = visit.value(0)
     varies = any(isinstance(v, Const) and v.varies for v in visit.inputs[1:])
     if not isinstance(source, View) or not varies:
@@ -90,6 +93,7 @@ def cut(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def gather(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """A Gather may pick rows by data, but no channels, shares or numbers."""
     data, indices = visit.value(0), visit.value(1)
     if isinstance(data, Const) and isinstance(indices, View) and not isinstance(outputs[0], Const):
         return "gives numbers that the data picks"
@@ -105,6 +109,7 @@ def gather(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def concat(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """A Concat has to join channels, or positions of one kind."""
     views = [v for v in views_in(visit.inputs) if v.ids.size]  # others are past values
     if not views or not isinstance(outputs[0], View):
         return None
@@ -130,6 +135,7 @@ def concat(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def pad(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """A Pad has to add zeros: to channels by fixed numbers, between rows that may be zero."""
     source = visit.value(0)
     if not isinstance(source, View) or not isinstance(outputs[0], View):
         return None
@@ -151,6 +157,7 @@ def pad(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def block_table(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """GatherBlockQuantized has to look up rows whose blocks lie along the last axis."""
     rank = len(visit.known(0).shape)
     rows = int(visit.attributes.get("gather_axis", 0)) == 0
     last = int(visit.attributes.get("quantize_axis", 1)) in (-1, rank - 1)
@@ -158,6 +165,7 @@ def block_table(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def resize(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """A Resize has to give convex combinations of positions and leave the channels."""
     source = visit.value(0)
     if not isinstance(source, View):
         return None
@@ -174,6 +182,7 @@ def resize(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def top_k(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """TopK is sound for shares alone: some of them still add up to at most 1."""
     source = visit.value(0)
     rank = source.ids.ndim if isinstance(source, View) else 0
     last = int(visit.attributes.get("axis", -1)) in (-1, rank - 1)
@@ -183,6 +192,7 @@ def top_k(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def split_sequence(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """SplitToSequence has to split channels."""
     source = visit.value(0)
     axis = int(visit.attributes.get("axis", 0))
     if isinstance(source, View) and axis % source.ids.ndim in channel_axes(source):

@@ -1,8 +1,8 @@
-"""Which reads of the tracer are proofs, and which hold only as estimates.
+"""The table of checks: which outputs of rules are sound, and which hold only as estimates.
 
 The tracer reads a graph at batch 1 and sequence length 1 and may approximate. A bound over all
-inputs may use a rule's output only where every row of the true tensor, for every input, batch and
-length, lies in what the expression stands for:
+inputs may use a rule's output only where it is sound: every row of the true tensor, for every
+input, batch and length, lies in what the expression stands for. That is, for
 
 - Linear, Sum, Product, Apply, Pick, Join, Select: exactly that function of the parts, which are
   rows of one position; a part that occurs twice is the same row.
@@ -14,7 +14,7 @@ length, lies in what the expression stands for:
 - Convolution: each tap times a row at any position, or times zero.
 - Normalised: any row of length sqrt(channels) or less, sqrt(channels * positions) over a Pooled.
 
-Ops that are not in the table are no proofs.
+An op that is not in the table is never sound.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def unproven(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
     Args:
         visit: The node and the values of its inputs.
-        outputs: What the rule gave for it.
+        outputs: The values that the rule gave for its outputs.
     """
     op = op_of(visit.node)
     if op not in CHECK_OF:
@@ -50,11 +50,11 @@ def unproven(visit: Visit, outputs: Sequence[Value]) -> str | None:
 
 
 def _of_any_op(op: str, visit: Visit, outputs: Sequence[Value]) -> str | None:
-    """What makes any op an estimate: values and positions that length 1 does not show."""
-    # A condition is 0 or 1 whatever it is made of, and so are the numbers of a softmax shares.
+    """Why an op of any kind is unsound: sequence length 1 hides values or positions."""
+    # Whatever it is made of, a condition is 0 or 1, and what a softmax gives are shares.
     if op == "Softmax" or op in LOGIC:
         return None
-    # Past values are empty too, and `past_values` tells of them.
+    # Past rows are empty as well at length 1; `past_values` names them.
     if any(_vanishes(v) for v in views_in(visit.inputs[:3] if op in ATTENTION else visit.inputs)):
         return "reads a tensor that is empty at sequence length 1"
     if any(_vanishes(v) for v in views_in(outputs)):
@@ -72,8 +72,10 @@ def _vanishes(view: View) -> bool:
 
 
 def past_values(visit: Visit) -> str | None:
-    """The graph input with earlier rows that an op puts in front of its own, which are of the same
-    kind if the model made them; at length 1 there are none."""
+    """The graph input with past rows that an op puts in front of its own; None for no such input.
+
+    They are rows of the same kind if the model made them. At sequence length 1 there are none.
+    """
     op = op_of(visit.node)
     if op in ATTENTION:
         position = {"GroupQueryAttention": 4, "MultiHeadAttention": 7}.get(op)
@@ -86,7 +88,7 @@ def past_values(visit: Visit) -> str | None:
     return next((v.expr.name for v in views if isinstance(v.expr, Input)), None)
 
 
-# Ops that may have a varying constant for a shape, bounds or positions; their checks look at it.
+# Ops whose shape, bounds or positions may depend on the sequence length; their checks look at it.
 _BY_LENGTH = {
     "Reshape",
     "Expand",
@@ -107,7 +109,7 @@ _ROUNDS = compute.of_constants("rounds activations")
 _REDUCES = compute.of_constants("reduces activations")
 _INDICES = compute.of_constants("gives indices")
 
-# Op -> why its outputs are no proof, None where they are; ops that are not here never are.
+# Op -> its check, which says why its outputs are unsound, None where they are sound.
 CHECK_OF: dict[str, compute.Check] = {
     **dict.fromkeys(FOLDS, compute.of_constants("has no rule for activations")),
     **dict.fromkeys(LOGIC, compute.always),
