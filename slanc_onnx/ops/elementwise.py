@@ -113,7 +113,7 @@ def _selu(x: Array, alpha: float, gamma: float) -> Array:
     return np.asarray(gamma * _elu(x, alpha))
 
 
-def _identity(*_: object) -> float:
+def _always_one(*_: object) -> float:
     return 1.0
 
 
@@ -149,22 +149,22 @@ _SHARE = _within(0.0, 1.0)
 
 ELEMENTWISE: dict[str, Elementwise] = {
     "Relu": Elementwise(
-        lambda x: np.maximum(x, 0), slope=_identity, range=_POSITIVE, degree=_identity
+        lambda x: np.maximum(x, 0), slope=_always_one, range=_POSITIVE, degree=_always_one
     ),
     "LeakyRelu": Elementwise(
         lambda x, alpha: np.where(x < 0, alpha * x, x),
         {"alpha": 0.01},
         slope=lambda alpha: max(1.0, abs(alpha)),
         range=lambda alpha: REAL if alpha > 0 else (0.0, math.inf),
-        degree=_identity,
+        degree=_always_one,
     ),
-    "Gelu": Elementwise(_gelu, {"approximate": "none"}, slope=_identity),
-    "BiasGelu": Elementwise(_gelu, slope=_identity),  # the bias is added before
-    "FastGelu": Elementwise(_fast_gelu, slope=_identity),
-    "QuickGelu": Elementwise(_swish, {"alpha": 1.702}, slope=_identity),
-    "Swish": Elementwise(_swish, {"alpha": 1.0}, slope=_identity),
-    "HardSwish": Elementwise(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), slope=_identity),
-    "Mish": Elementwise(lambda x: x * np.tanh(np.logaddexp(x, 0)), slope=_identity),
+    "Gelu": Elementwise(_gelu, {"approximate": "none"}, slope=_always_one),
+    "BiasGelu": Elementwise(_gelu, slope=_always_one),  # the bias is added before
+    "FastGelu": Elementwise(_fast_gelu, slope=_always_one),
+    "QuickGelu": Elementwise(_swish, {"alpha": 1.702}, slope=_always_one),
+    "Swish": Elementwise(_swish, {"alpha": 1.0}, slope=_always_one),
+    "HardSwish": Elementwise(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), slope=_always_one),
+    "Mish": Elementwise(lambda x: x * np.tanh(np.logaddexp(x, 0)), slope=_always_one),
     "Elu": Elementwise(_elu, {"alpha": 1.0}, slope=lambda alpha: max(1.0, abs(alpha))),
     # A negative alpha makes the exponential grow below zero.
     "Celu": Elementwise(_celu, {"alpha": 1.0}, slope=lambda alpha: 1.0 if alpha > 0 else None),
@@ -173,11 +173,11 @@ ELEMENTWISE: dict[str, Elementwise] = {
         {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
         slope=lambda alpha, gamma: abs(gamma) * max(1.0, abs(alpha)),
     ),
-    "Tanh": Elementwise(np.tanh, slope=_identity, range=_ONE),
+    "Tanh": Elementwise(np.tanh, slope=_always_one, range=_ONE),
     # The slope of erf at 0.
     "Erf": Elementwise(erf, slope=lambda: 2 / math.sqrt(math.pi), range=_ONE),
-    "Softsign": Elementwise(lambda x: x / (1 + np.abs(x)), slope=_identity, range=_ONE),
-    "Sin": Elementwise(np.sin, slope=_identity, range=_ONE),
+    "Softsign": Elementwise(lambda x: x / (1 + np.abs(x)), slope=_always_one, range=_ONE),
+    "Sin": Elementwise(np.sin, slope=_always_one, range=_ONE),
     "Cos": Elementwise(np.cos, range=_ONE),
     "Sigmoid": Elementwise(_sigmoid, range=_SHARE),
     "HardSigmoid": Elementwise(
@@ -207,8 +207,8 @@ ELEMENTWISE: dict[str, Elementwise] = {
         degree=lambda exponent: exponent,
     ),
     "Reciprocal": Elementwise(np.reciprocal, domain=lambda: "not zero", degree=lambda: -1.0),
-    "Neg": Elementwise(np.negative, slope=_identity, degree=_identity),
-    "Abs": Elementwise(np.abs, slope=_identity, range=_POSITIVE, degree=_identity),
+    "Neg": Elementwise(np.negative, slope=_always_one, degree=_always_one),
+    "Abs": Elementwise(np.abs, slope=_always_one, range=_POSITIVE, degree=_always_one),
     "Clip": Elementwise(
         lambda x, low, high: np.minimum(np.maximum(x, low), high),
         {"min": -math.inf, "max": math.inf},

@@ -209,9 +209,6 @@ def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
 # Ops whose output has the broadcast shape of their inputs.
 KEEPS_SHAPE = {
     *FOLDS,
-    *ELEMENTWISE,
-    "Sigmoid",
-    "Clip",
     "Softmax",
     "LogSoftmax",
     "CumSum",
