@@ -31,6 +31,7 @@ from slanc_onnx.report import (
     Outcome,
     audit_lines,
     explain_groups,
+    no_norm_line,
     print_audit,
     print_summary,
     print_table,
@@ -120,8 +121,7 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names and Γ on a terminal without them
     if not outcome.norms:
-        told = (note for note in outcome.notes if note.startswith("no norm found"))
-        print(f"{source}: {next(told, 'no norm found')}; nothing to do, nothing written.")
+        print(f"{source}: {no_norm_line(outcome)}; nothing to do, nothing written.")
         return
     # No markup and emoji: brackets and colons in names are just that.
     width = None if sys.stdout.isatty() else 200
@@ -129,7 +129,7 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
     if args.explain_groups and outcome.fold is not None:
         print("\n".join(explain_groups(outcome.fold.groups)))
     if not args.quiet:
-        print_table(console, outcome.norms, outcome.validation)
+        print_table(console, outcome)
         if outcome.audits:
             print_audit(console, outcome.audits)
         print(f"written: {output}")

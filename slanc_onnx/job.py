@@ -18,6 +18,7 @@ from slanc_onnx.graph import check_output, load_model, save_model
 from slanc_onnx.norms import ReadModel, read_model, unmatched_means
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.reasons import Note, Reason
 from slanc_onnx.report import Outcome
 from slanc_onnx.run import (
     CannotRun,
@@ -214,30 +215,20 @@ def decide(read: ReadModel, options: Options, progress: Progress = no_progress) 
         return compute_scales_in(read, replace(options, executor=executor), data, progress)
 
 
-def make_notes(read: ReadModel, options: Options) -> list[str]:
+def make_notes(read: ReadModel, options: Options) -> list[Reason]:
     """What a user should know beyond the norms; see `Outcome`."""
     notes = []
     if options.scale != "window" and options.estimate != "auto":
-        notes.append(f"--estimate {options.estimate} has no effect with --scale {options.scale}")
+        notes.append(Reason(Note.ESTIMATE_UNUSED, (options.estimate, options.scale)))
     if read.inlined:
-        notes.append(f"inlined the functions that hold norms: {_some(read.inlined)}")
+        notes.append(Reason(Note.INLINED, tuple(read.inlined)))
     means = unmatched_means(read.scopes, read.norms)
     if means:
-        notes.append(
-            f"no norm found in {len(means)} ReduceMean sites ({_some(means)}), where an optimiser "
-            "or quantiser may have left a norm that no pattern fits: scale before it runs"
-        )
+        notes.append(Reason(Note.MEANS_UNMATCHED, tuple(means)))
     overridable = sorted({name for scope in read.scopes for name in scope.overridable})
     if overridable:
-        notes.append(
-            f"{len(overridable)} initializers are graph inputs too and were read as their "
-            f"defaults: {_some(overridable)}"
-        )
+        notes.append(Reason(Note.READ_AS_DEFAULTS, tuple(overridable)))
     return notes
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 class _Clock:

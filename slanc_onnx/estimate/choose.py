@@ -15,6 +15,7 @@ from slanc_onnx.graph import float32_bytes
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
+from slanc_onnx.reasons import Decision, Reason
 from slanc_onnx.run import CannotRun, Feeds
 from slanc_onnx.trace import Trace
 from slanc_onnx.weights import check_weights
@@ -30,7 +31,7 @@ class Estimates:
     """
 
     found: dict[str, Estimate] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, tuple[Reason, ...]] = field(default_factory=dict)
 
 
 def estimate_norms(
@@ -65,7 +66,8 @@ def estimate_norms(
         from_rows = options.scale == "window" and not probes
         check_weights(model, folder, stored_matrices(traced, todo) if from_rows else ())
     if options.scale == "paper":
-        return Estimates(*paper_estimates(traced, norms, progress, options.executor))
+        found, why = paper_estimates(traced, norms, progress, options.executor)
+        return Estimates(found, {name: (reason,) for name, reason in why.items()})
     if options.scale == "calibrated":
         return Estimates(calibrate(model, norms, calibration, folder, progress))
     result = Estimates()
@@ -77,12 +79,12 @@ def estimate_norms(
         except CannotRun as error:
             if options.estimate == "probe":
                 raise
-            result.reasons.update({n.name: f"no probe ({error})" for n in norms})
+            no_probe = Reason(Decision.NO_PROBE, (str(error),))
+            result.reasons.update({n.name: (no_probe,) for n in norms})
     missing = [n for n in todo if n.name not in result.found]
     if missing and options.estimate != "probe":
         found, why = estimate_from_rows(traced, missing, progress, multiply)
         result.found.update(found)
         for name, reason in why.items():
-            told = (reason, result.reasons.get(name, ""))
-            result.reasons[name] = "; ".join(filter(None, told))
+            result.reasons[name] = (reason, *result.reasons.get(name, ()))
     return result

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slanc_onnx.graph import Array
+from slanc_onnx.reasons import Reason
 
 TYPICAL_QUANTILE = 0.05
 # `upper` stands for the largest of REACH times as many rows as were seen. It is at least
@@ -29,7 +30,7 @@ class Estimate:
         largest: The largest row that was seen; None where none was.
         error: Relative standard error of the figures, where an expectation was computed from
             samples; 0 where it is exact.
-        assumes: The assumption about parts that could not be read; "" where all was read.
+        assumes: The assumption about parts that could not be read; None where all was read.
     """
 
     typical: float
@@ -38,7 +39,7 @@ class Estimate:
     by: str
     width: int | None = None
     largest: float | None = None
-    assumes: str = ""
+    assumes: Reason | None = None
     error: float = 0.0
 
     @property

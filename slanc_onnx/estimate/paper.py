@@ -20,6 +20,7 @@ from slanc_onnx.estimate.estimate import Estimate
 from slanc_onnx.graph import Array, read_through
 from slanc_onnx.norms import Norm
 from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.reasons import Decision, Reason, Unread
 from slanc_onnx.trace import (
     Alternatives,
     Apply,
@@ -62,7 +63,7 @@ def paper_estimates(
     norms: Sequence[Norm],
     progress: Progress = no_progress,
     executor: Executor | None = None,
-) -> tuple[dict[str, Estimate], dict[str, str]]:
+) -> tuple[dict[str, Estimate], dict[str, Reason]]:
     """Estimates by norm name, and the reasons of the norms without one.
 
     Both figures of an estimate are the paper's s^2 = |M|_F^2.
@@ -74,7 +75,7 @@ def paper_estimates(
         executor: Works on blocks of large matrices; None for this thread.
     """
     estimates: dict[str, Estimate] = {}
-    reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
+    reasons: dict[str, Reason] = {}
     residuals: dict[int, tuple[Normalised, float, float]] = {}
     known = {
         e.norm: e
@@ -85,19 +86,19 @@ def paper_estimates(
     for i, norm in enumerate(norms):
         expr = trace.inputs.get(norm.name)
         if expr is None:
-            reasons.setdefault(norm.name, "the trace did not reach it")
+            reasons[norm.name] = trace.unread(norm.name)
             continue
         try:
             reading = _Isotropic(residuals, executor)
             square = reading.expected_square(expr)
         except _Unreadable as error:
-            reasons[norm.name] = str(error)
+            reasons[norm.name] = error.reason
             continue
         except ValueError as error:  # rows of different lengths, say
-            reasons[norm.name] = f"its input is no linear map of earlier norms ({error})"
+            reasons[norm.name] = Reason(Decision.NOT_LINEAR, (str(error),))
             continue
         if not (math.isfinite(square) and square > 0):
-            reasons[norm.name] = f"the predicted sum of squares is {square:g}"
+            reasons[norm.name] = Reason(Decision.SQUARE_NOT_FINITE, (square,))
             continue
         spread = math.hypot(reading.error / square, reading.inherited)
         estimates[norm.name] = Estimate(square, square, square, "paper", error=spread)
@@ -108,7 +109,11 @@ def paper_estimates(
 
 
 class _Unreadable(Exception):
-    pass
+    """An expression has no expected square; `reason` says why."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def _sampling_error(images: Sequence[Array]) -> float:
@@ -149,7 +154,8 @@ class _Isotropic:
         total = 0.0
         for source in self._sources(expr):
             if isinstance(source, Opaque):
-                raise _Unreadable(f"the trace stopped at {source.op} ({source.tensor})")
+                here = Reason(Unread.NOTHING_SAID).at(source.op, source.tensor)
+                raise _Unreadable(Reason(Unread.STOPPED, behind=here))
             images = self._images(expr, source)
             total += sum(float(np.sum(image.astype(np.float64) ** 2)) for image in images)
             if not isinstance(source, Embedding) and source.channels > EXACT_WIDTH:
@@ -199,7 +205,7 @@ class _Isotropic:
                 x = yield expr.x
                 return None if x is None else self._multiplied(x, expr)
             case Apply(function="ReduceSum"):
-                raise _Unreadable("it depends on a sum over channels")
+                raise _Unreadable(Reason(Decision.NOT_LINEAR, ("ReduceSum",)))
             case Mix() | Apply() | Pooled():
                 return (yield expr.x)
             case Select():

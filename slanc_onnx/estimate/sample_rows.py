@@ -23,6 +23,7 @@ from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
 from slanc_onnx.ops import apply_function
 from slanc_onnx.progress import Meter, Progress, no_progress
+from slanc_onnx.reasons import Decision, Reason, Unread
 from slanc_onnx.run import random_ids
 from slanc_onnx.trace import (
     Alternatives,
@@ -111,7 +112,7 @@ def estimate_from_rows(
     norms: Sequence[Norm],
     progress: Progress = no_progress,
     multiply: Multiply = product_of,
-) -> tuple[dict[str, Estimate], dict[str, str]]:
+) -> tuple[dict[str, Estimate], dict[str, Reason]]:
     """Estimates by norm name, and the reasons of the norms without one.
 
     Args:
@@ -144,9 +145,9 @@ def estimate_from_rows(
         for name in by_serial.get(expr.serial, ()):
             found = _estimate(expr, rows, layout, by_name[name].sums_centred)
             if found is None:
-                reasons[name] = "its rows are not finite or zero"
+                reasons[name] = Reason(Decision.ROWS_NOT_FINITE)
             else:
-                estimates[name] = replace(found, assumes=assumed.get(name, ""))
+                estimates[name] = replace(found, assumes=assumed.get(name))
         for serial in last_use.get(expr.serial, ()):
             rows.pop(serial, None)
     return estimates, reasons
@@ -162,25 +163,26 @@ def stored_matrices(trace: Trace, norms: Sequence[Norm]) -> set[str]:
 
 def _readable(
     trace: Trace, norms: Sequence[Norm]
-) -> tuple[dict[str, Expr], dict[str, str], dict[str, str]]:
+) -> tuple[dict[str, Expr], dict[str, Reason], dict[str, Reason]]:
     """By norm name: the expressions, the assumptions of some, and why others cannot be read."""
-    reasons = {name: f"the trace stopped at {what}" for name, what in trace.blocked.items()}
+    reasons: dict[str, Reason] = {}
     wanted: dict[str, Expr] = {}
-    assumed: dict[str, str] = {}
+    assumed: dict[str, Reason] = {}
     for norm in norms:
         expr = trace.inputs.get(norm.name)
         if expr is None:
-            reasons.setdefault(norm.name, "the trace did not reach it")
+            reasons[norm.name] = trace.unread(norm.name)
             continue
         unread = _unread(expr)
         unknown = next((e for e in unread if not e.reads), None)
         if unknown is not None:
-            reasons[norm.name] = f"the trace stopped at {unknown.op} ({unknown.tensor})"
+            here = Reason(Unread.NOTHING_SAID).at(unknown.op, unknown.tensor)
+            reasons[norm.name] = Reason(Unread.STOPPED, behind=here)
             continue
         wanted[norm.name] = expr
         if unread:
-            names = dict.fromkeys(f"{e.op} ({e.tensor})" for e in unread)
-            assumed[norm.name] = f"assumes that the size of what {', '.join(names)} reads is kept"
+            ops = dict.fromkeys((e.op, e.tensor) for e in unread)
+            assumed[norm.name] = Reason(Decision.SIZE_KEPT, tuple(ops))
     return wanted, assumed, reasons
 
 

@@ -22,6 +22,7 @@ from slanc_onnx.norms.pattern import Match
 from slanc_onnx.norms.reads import leaks, places, with_known_scale
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.norms.spellings import DECOMPOSED, REDUCTIONS, Decomposed, reduced_axes
+from slanc_onnx.reasons import Reason, Unscalable
 
 _ENDS = {"Div", "Mul", "Add", "Sub"}
 
@@ -66,6 +67,7 @@ def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> 
         return None  # an L2 normalisation, not a norm
     like = reads[0].tensor if epsilon is None else epsilon.tensor
     nodes = tuple({id(n): n for n in match.nodes}.values())
+    obstacle = None if form.obstacle is None else Reason(form.obstacle)
     norm = Norm(
         name=node.name,
         kind=form.kind,
@@ -88,7 +90,7 @@ def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> 
         one_pass=form.one_pass,
         axes=axes,
         overridable_epsilon=None if epsilon is None else scope.overridden(epsilon.tensor),
-        skip_reason=form.obstacle or _quantised(match) or leaks(scope, nodes, [node]),
+        skip_reason=obstacle or _quantised(match) or leaks(scope, nodes, [node]),
     )
     return with_known_scale(scope, norm)
 
@@ -158,7 +160,7 @@ def _row_size(scope: Scope, constant: gs.Tensor | None, axes: RowAxes) -> int | 
     return element_count(shape) if shape and whole else None
 
 
-def _quantised(match: Match) -> str | None:
+def _quantised(match: Match) -> Reason | None:
     """Why a norm cannot be scaled if an inner value is rounded to integers; else None."""
     own = {
         id(place.node.inputs[place.position])
@@ -168,10 +170,7 @@ def _quantised(match: Match) -> str | None:
     for node in match.nodes:
         for tensor in node.inputs:
             if id(tensor) not in own and is_quantised(tensor):
-                return (
-                    f"its inner value {tensor.name!r} is quantised with a fixed range; keep the "
-                    "norm's ops out of the quantisation to scale it"
-                )
+                return Reason(Unscalable.QUANTISED, (tensor.name,))
     return None
 
 

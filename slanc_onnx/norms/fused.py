@@ -12,6 +12,7 @@ from slanc_onnx.norms.reads import leaks, places, with_known_scale
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
 from slanc_onnx.norms.spellings import CENTRED
 from slanc_onnx.ops import FUSED, INTERNAL, Fused, Internal
+from slanc_onnx.reasons import Reason, Unscalable
 
 
 def fused_norms(scope: Scope, node: gs.Node) -> list[Norm]:
@@ -52,7 +53,7 @@ def _internal(scope: Scope, node: gs.Node, part: Internal) -> Norm:
         beta=node.inputs[part.beta].name if _has(node, part.beta) else None,
         places=(),
         nodes=(scope.index[id(node)],),
-        skip_reason=part.reason,
+        skip_reason=Reason(part.obstacle),
     )
 
 
@@ -122,18 +123,19 @@ def _width(scope: Scope, axes: RowAxes | None, source: gs.Tensor, gamma: gs.Tens
     return next((width for width in (known, *widths) if width is not None), None)
 
 
-def _obstacle(scope: Scope, node: gs.Node, axes: RowAxes | None) -> str | None:
+def _obstacle(scope: Scope, node: gs.Node, axes: RowAxes | None) -> Reason | None:
     """Why a fused norm cannot be scaled; None where it can."""
     if axes is None:
-        return (
-            f"normalises from axis {node.attrs.get('axis')} on, of an input whose rank the file "
-            "does not tell; run onnx.shape_inference on the file first"
-        )
+        return Reason(Unscalable.AXIS_UNKNOWN, (int(node.attrs.get("axis", -1)),))
     statistics = node.outputs[1:3] if op_of(node).endswith("LayerNormalization") else []
-    for what, tensor in zip(("mean", "inverse deviation"), statistics, strict=False):
+    kinds = (
+        (Unscalable.MEAN_READ, Unscalable.MEAN_OUTPUT),
+        (Unscalable.DEVIATION_READ, Unscalable.DEVIATION_OUTPUT),
+    )
+    for (read, shown), tensor in zip(kinds, statistics, strict=False):
         if tensor.outputs:
             reader = tensor.outputs[0]
-            return f"its {what} is also read by {reader.op} {reader.name!r}"
+            return Reason(read, (reader.op, reader.name))
         if tensor.name and any(tensor is output for output in scope.graph.outputs):
-            return f"its {what} is a graph output"
+            return Reason(shown)
     return None

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from slanc_onnx.graph import GraphPath
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.ops import Kind
+from slanc_onnx.reasons import Reason
 
 SCALE_KEY = "slanc.scale"
 NORM_KEY = "slanc.norm"
@@ -87,7 +88,7 @@ class Norm:
     silu: bool = False
     overridable_epsilon: str | None = None
     scaled_by: float | None = None
-    skip_reason: str | None = None
+    skip_reason: Reason | None = None
 
     @property
     def centred(self) -> bool:

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 from slanc_onnx.graph import SEE_THROUGH, Scope, element_type, op_of
 from slanc_onnx.norms.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
 from slanc_onnx.norms.pattern import Read
+from slanc_onnx.reasons import Reason, Unscalable
 
 
 def with_known_scale(scope: Scope, norm: Norm) -> Norm:
@@ -43,7 +44,7 @@ def places(scope: Scope, uses: list[Read], like: gs.Tensor) -> tuple[Place, ...]
     )
 
 
-def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> str | None:
+def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> Reason | None:
     """Why a norm cannot be scaled if an inner value is read outside of it; else None.
 
     Args:
@@ -54,14 +55,14 @@ def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> str 
     inside = {id(n) for n in (*nodes, *last)}
     outputs = {id(t) for t in scope.graph.outputs}
 
-    def outside(tensor: gs.Tensor) -> str | None:
+    def outside(tensor: gs.Tensor) -> tuple[Unscalable, tuple[str, ...]] | None:
         if id(tensor) in outputs:
-            return "is a graph output"
+            return Unscalable.INNER_VALUE_OUTPUT, ()
         for reader in tensor.outputs:
             if id(reader) in inside or op_of(reader) in ("Shape", "Size"):
                 continue
             if op_of(reader) not in SEE_THROUGH:
-                return f"is also read by {reader.op} {reader.name!r}"
+                return Unscalable.INNER_VALUE_READ, (reader.op, reader.name)
             found = outside(reader.outputs[0])
             if found:
                 return found
@@ -71,5 +72,6 @@ def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> str 
         if node not in last:
             found = next((f for t in node.outputs if (f := outside(t))), None)
             if found:
-                return f"its inner value {node.outputs[0].name!r} {found}"
+                kind, reader = found
+                return Reason(kind, (node.outputs[0].name, *reader))
     return None

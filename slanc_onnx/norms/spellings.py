@@ -17,6 +17,7 @@ from slanc_onnx.graph import Scope, op_of
 from slanc_onnx.norms.pattern import Absent, Constant, Op, Pattern, Scalar, Through, Var
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
 from slanc_onnx.ops import Kind
+from slanc_onnx.reasons import Unscalable
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Decomposed:
     pattern: Pattern
     factor: float | None = None  # power of the width that the scalar called `factor` must equal
     one_pass: bool = False  # the variance is E[x^2] - mean^2
-    obstacle: str | None = None  # why this spelling cannot be scaled
+    obstacle: Unscalable | None = None  # why this spelling cannot be scaled
 
 
 # Ops that give the sums and means of a norm.
@@ -178,10 +179,6 @@ _one_pass = Op("Sub", _of_x, _square(_mu))
 _root_x = Op("Sqrt", Through(_of_x)) | _times_factor(_l2)
 _root_centred = Op("Sqrt", Through(_of_centred))
 
-LOGARITHM = (
-    "its inverse root is exp(-0.5 log(x)), which rounds otherwise at another size, so that scaling "
-    "would change the outputs; export it with a Sqrt"
-)
 # LayerNorm first: its core holds an RMSNorm of the centred input. Forms without epsilon last: with
 # one, they are part of a form that has it. A sum of squares without epsilon and without a power of
 # the width is an L2 normalisation and none of these.
@@ -195,8 +192,10 @@ DECOMPOSED: list[Decomposed] = [
     Decomposed("rms", 1, _divided(_gamma_first(_x), _floored(_root_x)), factor=-0.5),
     Decomposed("rms", 1, _times_factor(_divided(_x, _floored(_l2))), factor=0.5),
     Decomposed("rms", 1, _divided(_times_factor(_x), _floored(_l2)), factor=0.5),
-    Decomposed("layer", 2, _by_logarithm(_centred, _floored(_of_centred)), obstacle=LOGARITHM),
-    Decomposed("rms", 2, _by_logarithm(_x, _floored(_of_x)), obstacle=LOGARITHM),
+    Decomposed(
+        "layer", 2, _by_logarithm(_centred, _floored(_of_centred)), obstacle=Unscalable.LOGARITHM
+    ),
+    Decomposed("rms", 2, _by_logarithm(_x, _floored(_of_x)), obstacle=Unscalable.LOGARITHM),
     Decomposed("layer", 2, _by_variance(_gamma_first(_centred), Through(_of_centred))),
     Decomposed("rms", 2, _by_variance(_x, Through(_of_x))),
     Decomposed("rms", 2, _times_factor(_unit), factor=0.5),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from slanc_onnx.reasons import Unscalable
+
 Kind = Literal["layer", "rms", "group"]
 
 
@@ -39,7 +41,7 @@ class Internal:
 
     kind: Kind
     gamma: int
-    reason: str
+    obstacle: Unscalable
     beta: int = -1
     epsilon: str = "epsilon"
     part: str = ""  # tells the norms of an op apart that may hold several
@@ -48,15 +50,8 @@ class Internal:
 _EMBEDDING = Internal(
     "layer",
     5,
-    "the op adds the embedding rows inside, so its norm has no input tensor to "
-    "divide; export without this fusion to scale it",
+    Unscalable.ADDS_INSIDE,
     beta=6,
-)
-
-
-_HEAD = (
-    "the attention op normalises its heads inside, so this norm has no input tensor to divide; "
-    "export without q_norm and k_norm inside the op to scale it"
 )
 
 
@@ -64,7 +59,7 @@ INTERNAL: dict[str, tuple[Internal, ...]] = {
     "EmbedLayerNormalization": (_EMBEDDING,),
     "QEmbedLayerNormalization": (_EMBEDDING,),
     "GroupQueryAttention": (
-        Internal("rms", 14, _HEAD, epsilon="qk_norm_epsilon", part="q_norm"),
-        Internal("rms", 15, _HEAD, epsilon="qk_norm_epsilon", part="k_norm"),
+        Internal("rms", 14, Unscalable.HEADS_INSIDE, epsilon="qk_norm_epsilon", part="q_norm"),
+        Internal("rms", 15, Unscalable.HEADS_INSIDE, epsilon="qk_norm_epsilon", part="k_norm"),
     ),
 }

@@ -6,9 +6,11 @@ Every rounding counts, in the device and in the bounds themselves.
 """
 
 from slanc_onnx.prove.certificate import Certificate, Proof, bounds_for, certify_at, proofs
+from slanc_onnx.prove.condition import Condition
 
 __all__ = [
     "Certificate",
+    "Condition",
     "Proof",
     "bounds_for",
     "certify_at",

@@ -9,11 +9,20 @@ import numpy as np
 
 from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.prove.sets import DEVICE_SLACK, SLACK, Bounded, Box, Reach
+from slanc_onnx.reasons import Reason, Unproved, reason
 from slanc_onnx.trace import Apply, never_negative
 
 
 class NoBound(Exception):
-    """Nothing bounds an expression; the message says why."""
+    """Nothing bounds an expression.
+
+    Attributes:
+        reason: Why.
+    """
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def image_of(expr: Apply, x: Reach, inputs: Collection[str] = ()) -> Reach:
@@ -33,9 +42,9 @@ def image_of(expr: Apply, x: Reach, inputs: Collection[str] = ()) -> Reach:
     record = ELEMENTWISE.get(name)
     domain = "not zero" if record is None else record.domain(*parameters)
     if record is None or domain in ("not zero", "positive"):
-        raise NoBound(f"nothing limits {name}")
+        raise NoBound(reason(Unproved.NO_LIMIT, name))
     if domain == "not negative" and not never_negative(expr.x, inputs):
-        raise NoBound(f"what {name} reads may be negative")
+        raise NoBound(reason(Unproved.NEGATIVE_ARGUMENT, name))
     limit = max(abs(end) for end in record.range(*parameters))
     slope = record.slope(*parameters)
     if slope is not None:
@@ -44,5 +53,5 @@ def image_of(expr: Apply, x: Reach, inputs: Collection[str] = ()) -> Reach:
     if math.isfinite(limit):
         return Box(np.full(x.channels, limit))
     if record.growth is None:
-        raise NoBound(f"nothing limits {name}")
+        raise NoBound(reason(Unproved.NO_LIMIT, name))
     return Box(record.growth(x.each, *parameters) * DEVICE_SLACK)

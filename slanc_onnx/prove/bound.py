@@ -20,8 +20,10 @@ from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove.activation_bounds import NoBound
+from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.evaluate import EXACT, Evaluator, Outputs, row_width
 from slanc_onnx.prove.sets import sides
+from slanc_onnx.reasons import Reason, Unproved
 from slanc_onnx.trace import Linear, Normalised, Trace, walk
 from slanc_onnx.weights import read_once
 
@@ -32,15 +34,15 @@ class Bound:
 
     Attributes:
         length: Upper bound of a row's L2 norm; None where there is none.
-        conditions: Conditions on graph inputs, for example "pixel_values in [-3, 3]".
-        reason: Why there is no bound; "" where there is one.
+        conditions: What it asks of graph inputs.
+        reason: Why there is no bound; None where there is one.
         loose: Whether cheap norms of large matrices were used instead of tight ones.
         width: Elements per row.
     """
 
     length: float | None
-    conditions: tuple[str, ...] = ()
-    reason: str = ""
+    conditions: tuple[Condition, ...] = ()
+    reason: Reason | None = None
     loose: bool = False
     width: int = 0
 
@@ -154,18 +156,16 @@ def _last_uses(trace: Trace, norms: Sequence[Norm]) -> dict[str, list[int]]:
 def _bound(evaluator: Evaluator, trace: Trace, norm: Norm) -> Bound:
     expr = trace.inputs.get(norm.name)
     if expr is None:
-        what = trace.blocked.get(norm.name)
-        reason = f"the trace stopped at {what}" if what else "the trace did not reach it"
-        return Bound(None, reason=reason)
+        return Bound(None, reason=trace.unread(norm.name))
     try:
         reach = evaluator.reach(expr)
         length = reach.length()
-    except NoBound as reason:
-        return Bound(None, reason=str(reason))
+    except NoBound as error:
+        return Bound(None, reason=error.reason)
     except np.linalg.LinAlgError:
-        return Bound(None, reason="its weights are not finite")
+        return Bound(None, reason=Reason(Unproved.WEIGHTS_NOT_FINITE))
     if not math.isfinite(length):
-        return Bound(None, reason="its bound is not finite")
+        return Bound(None, reason=Reason(Unproved.BOUND_NOT_FINITE))
     conditions, loose = evaluator.facts(expr)
     evaluator.simplify(expr, reach)
     return Bound(length, conditions, loose=loose, width=row_width(expr))

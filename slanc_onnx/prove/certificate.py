@@ -19,6 +19,7 @@ from slanc_onnx.progress import Progress
 from slanc_onnx.prove.bound import Bound, Bounds
 from slanc_onnx.prove.evaluate import Outputs
 from slanc_onnx.prove.step_bounds import Arithmetic, StepFails, output_radius, rounding_of
+from slanc_onnx.reasons import Reason, Unproved, reason
 from slanc_onnx.trace import Const, Trace, Value, Weight
 
 
@@ -28,7 +29,7 @@ class Certificate:
 
     Attributes:
         certified: Whether it is proved that no row within the bound gives inf or nan.
-        reason: Why the norm is not certified; "" where it is.
+        reason: Why the norm is not certified; None where it is.
         bound: The bound of the norm's input.
         overflow_bits: log2 of the largest number over the largest partial sum of squares that any
             row can give; below 0 where one may overflow, None without a bound.
@@ -38,11 +39,16 @@ class Certificate:
     """
 
     certified: bool
-    reason: str
+    reason: Reason | None
     bound: Bound
     overflow_bits: float | None = None
     underflow_bits: float | None = None
     affine: tuple[float, float] | None = (1.0, 0.0)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it holds on conditions only."""
+        return self.certified and bool(self.bound.conditions)
 
 
 @dataclass(frozen=True)
@@ -82,15 +88,13 @@ def certify(
     try:
         bits = arithmetic.overflow_bits(bound.length)
     except StepFails as failure:
-        return Certificate(False, str(failure), bound, affine=affine)
-    reason = ""
-    if bits < 0:
-        reason = f"a row within its bound may overflow the sum of squares by {-bits:.1f} bits"
+        return Certificate(False, failure.reason, bound, affine=affine)
+    found = reason(Unproved.SUM_OVERFLOWS, -bits) if bits < 0 else None
     try:
         arithmetic.after_the_sum(affine)
     except StepFails as failure:
-        reason = reason or str(failure)
-    return Certificate(not reason, reason, bound, bits, affine=affine)
+        found = found or failure.reason
+    return Certificate(found is None, found, bound, bits, affine=affine)
 
 
 def certify_at(
@@ -105,8 +109,8 @@ def certify_at(
         device: The device.
     """
     if proof.affine is None:
-        reason = "its gamma or beta is no constant"
-        return Certificate(False, reason, proof.bound, affine=None)
+        unknown = Reason(Unproved.AFFINE_NOT_CONSTANT)
+        return Certificate(False, unknown, proof.bound, affine=None)
     certificate = certify(proof.norm, proof.bound, scale, device, proof.affine)
     width = proof.norm.width or proof.bound.width
     if not width or typical is None or not typical > 0:

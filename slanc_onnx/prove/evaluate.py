@@ -13,6 +13,7 @@ import numpy as np
 
 from slanc_onnx.graph import read_through
 from slanc_onnx.prove.activation_bounds import NoBound, image_of
+from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.moved import mixed, picked, rows_of_table, scaled_by
 from slanc_onnx.prove.sets import (
     DEVICE_SLACK,
@@ -31,6 +32,7 @@ from slanc_onnx.prove.sets import (
     through_measured,
     total,
 )
+from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 from slanc_onnx.trace import (
     CONDITION,
     Alternatives,
@@ -96,7 +98,7 @@ def row_width(expr: Expr) -> int:
     return expr.channels * positions
 
 
-Facts = tuple[frozenset[str], bool]  # conditions, and whether cheap norms were used
+Facts = tuple[frozenset[Condition], bool]  # conditions, and whether cheap norms were used
 
 
 class Evaluator:
@@ -114,9 +116,11 @@ class Evaluator:
         self.exact, self.executor = exact, executor
         self.sizes: dict[int, MatrixSizes] = {}  # of matrices that were read for the sample rows
         self.made: dict[int, Reach] = {}
-        self.conditions: dict[int, str] = {}
+        self.conditions: dict[int, Condition] = {}
         self.loose: set[int] = set()
-        self._refused: dict[int, tuple[int, str]] = {}  # serial of the part without bound, and why
+        self._refused: dict[
+            int, tuple[int, Reason]
+        ] = {}  # serial of the part without bound, and why
         self._facts: dict[Expr, Facts] = {}
 
     def reach(self, expr: Expr) -> Reach:
@@ -128,8 +132,8 @@ class Evaluator:
         for at, part in self._unmade(expr):
             try:
                 self._make(part)
-            except NoBound as reason:
-                self._refused[part.serial] = self._refused[expr.serial] = at, str(reason)
+            except NoBound as error:
+                self._refused[part.serial] = self._refused[expr.serial] = at, error.reason
                 raise
         return self.made[expr.serial]
 
@@ -141,8 +145,13 @@ class Evaluator:
         known = self.made.keys() | self._refused.keys()
         parts = walk(expr, lambda e: isinstance(e, (Normalised, Opaque)) or e.serial in known)
         left = [e for e in parts if e.serial not in self.made]
-        places = [(self._refused.get(e.serial, (e.serial, ""))[0], e) for e in left]
+        places = [(self._place(e), e) for e in left]
         return sorted(places, key=lambda place: (place[0], place[1].serial))
+
+    def _place(self, part: Expr) -> int:
+        """Where an expression stands in the order: at its part without bound, if it has one."""
+        refused = self._refused.get(part.serial)
+        return part.serial if refused is None else refused[0]
 
     def _make(self, part: Expr) -> None:
         """Make the set of rows of an expression, from the sets of its parts.
@@ -154,10 +163,10 @@ class Evaluator:
             raise NoBound(self._refused[part.serial][1])
         why = self.trace.estimated.get(part.serial)
         if why is not None:
-            raise NoBound(f"read as an estimate only: {why}")
+            raise NoBound(Reason(Unproved.ESTIMATE_ONLY, behind=why))
         past = self.trace.past.get(part.serial)
         if past is not None:
-            self.conditions[part.serial] = f"{past} holds rows that this model made"
+            self.conditions[part.serial] = Condition(past, "made")
         reach = self._evaluate(part)
         self.made[part.serial] = self._rounded(reach) if _is_affine(part) else reach
 
@@ -178,7 +187,7 @@ class Evaluator:
         if isinstance(reach, Ellipsoids):
             self.made[expr.serial] = reach.simplified()
 
-    def facts(self, expr: Expr) -> tuple[tuple[str, ...], bool]:
+    def facts(self, expr: Expr) -> tuple[tuple[Condition, ...], bool]:
         """The conditions of an expression and its parts, and whether cheap norms were used.
 
         A norm's output needs no condition, as its length is bounded for every input.
@@ -257,7 +266,8 @@ class Evaluator:
             case Input():
                 return self._input(expr)
             case Opaque():
-                raise NoBound(f"the trace stopped at {expr.op} ({expr.tensor})")
+                here = Reason(Unread.NOTHING_SAID).at(expr.op, expr.tensor)
+                raise NoBound(Reason(Unread.STOPPED, behind=here))
             case Shares():
                 return ball(1, 1.0)
             case Known():  # constants have a set of their own, without their kind
@@ -294,22 +304,19 @@ class Evaluator:
         if part.channels == channels:
             return reach
         if part.channels != 1:
-            raise NoBound(f"combines rows of {part.channels} and {channels} channels")
+            raise NoBound(reason(Unproved.WIDTHS_DIFFER, part.channels, channels))
         each = np.repeat(reach.each, channels)
         return constant(each) if constant_values(part) is not None else Box(each)
 
     def _input(self, expr: Input) -> Reach:
         if not expr.floats:
             if expr.name != CONDITION:
-                self.conditions[expr.serial] = f"{expr.name} in [0, 1]"
+                self.conditions[expr.serial] = Condition(expr.name, "range", 0.0, 1.0)
             return ball(1, 1.0)
         if expr.name not in self.ranges:
-            raise NoBound(
-                f"nothing limits the graph input {expr.name!r}: give --input-range "
-                f"{expr.name}=LO,HI"
-            )
+            raise NoBound(reason(Unproved.INPUT_UNLIMITED, expr.name))
         low, high = self.ranges[expr.name]
-        self.conditions[expr.serial] = f"{expr.name} in [{low:g}, {high:g}]"
+        self.conditions[expr.serial] = Condition(expr.name, "range", low, high)
         return Box(np.full(expr.channels, max(abs(low), abs(high))))
 
     def _experts(self, expr: Experts) -> Reach:

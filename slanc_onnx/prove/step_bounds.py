@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from slanc_onnx.accelerator import FLOAT32, Accelerator, Format, Step
 from slanc_onnx.norms import Norm
+from slanc_onnx.reasons import Reason, Unproved, reason
 
 DIVISION = 1 + 2.0**-23  # x / s in FP32, which is exact where s is a power of two
 # A step's operation is done in FP32 first: where it reads FP32, that rounds too.
@@ -19,7 +20,15 @@ MOST_SCALE = 2.0**40  # up to which `output_radius` holds
 
 
 class StepFails(Exception):
-    """A step may give inf or nan; the message says which."""
+    """A step may give inf or nan.
+
+    Attributes:
+        reason: Which.
+    """
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -188,7 +197,7 @@ class Arithmetic:
         """The rounding of a step's results."""
         return rounding_of(self.accelerator, step)
 
-    def fits(self, value: float, what: str, step: Step) -> None:
+    def fits(self, value: float, step: Step) -> None:
         """Check that a magnitude fits into the format of a step.
 
         Raises:
@@ -198,7 +207,7 @@ class Arithmetic:
             FLOAT32 if step in self.accelerator.fp32_steps else self.accelerator.format
         ).largest
         if not value <= largest:
-            raise StepFails(f"{what} may overflow: up to {value:.3g}")
+            raise StepFails(reason(Unproved.STEP_OVERFLOWS, step, value))
 
     def overflow_bits(self, length: float) -> float:
         """log2 of the largest number over the largest partial sum of squares.
@@ -212,7 +221,7 @@ class Arithmetic:
         self._input(length / self.scale * DIVISION)
         squared = self._centred() if self.norm.centred else self.length
         if self.width <= self.norm.unbiased:
-            raise StepFails("it divides the sum of squares of one element by zero")
+            raise StepFails(reason(Unproved.ONE_ELEMENT))
         square = self.rounding("square")
         total = squared**2 * square.grow + self.width * square.eta
         total += lost_in_sum(self.accelerator, self.width, "square", signed=False)
@@ -232,29 +241,29 @@ class Arithmetic:
         element = length
         if device.input_format is not None and "input" not in device.fp32_steps:
             if not length <= device.input_format.largest:
-                raise StepFails(f"an element may overflow: up to {length:.3g}")
+                raise StepFails(reason(Unproved.STEP_OVERFLOWS, "input", length))
             stored = rounding_to(device.input_format, False)
             element = min(stored(length), device.input_format.largest)
-        self.fits(element, "an element", "input")
+        self.fits(element, "input")
         self.length = length * rounding.grow + self.root * rounding.eta
 
     def _centred(self) -> float:
         """Check the mean and its subtraction; returns the L2 norm of the row that is squared."""
         magnitudes = self.root * self.length
-        self.fits(magnitudes * (1 + self.error), "the sum of a row", "sum")
+        self.fits(magnitudes * (1 + self.error), "sum")
         mean = self.rounding("mean")
         lost = self.error * magnitudes
         lost += lost_in_sum(self.accelerator, self.width, "input", signed=True)
         self.mean_error = mean(lost / self.width) + (mean.grow - 1) * magnitudes / self.width
         largest_mean = self.length / self.root + self.mean_error
-        self.fits(largest_mean, "the mean of a row", "mean")
+        self.fits(largest_mean, "mean")
         away = self.length + self.root * self.mean_error
-        self.fits(away, "an element without the mean", "centred")
+        self.fits(away, "centred")
         rounding = self.rounding("centred")
         self.away = away * rounding.grow + self.root * rounding.eta
         if not self.norm.one_pass:
             return self.away
-        self.fits(largest_mean**2, "the square of the mean", "square")
+        self.fits(largest_mean**2, "square")
         return self.length
 
     def after_the_sum(self, affine: tuple[float, float]) -> None:
@@ -265,30 +274,30 @@ class Arithmetic:
         """
         norm = self.norm
         if not norm.epsilon or norm.epsilon < 0:
-            raise StepFails("it has no epsilon: a row of zeros is divided by zero")
+            raise StepFails(reason(Unproved.NO_EPSILON))
         if self.scale > MOST_SCALE:
-            raise StepFails(f"its scale is above {MOST_SCALE:.3g}")
+            raise StepFails(reason(Unproved.SCALE_TOO_LARGE, MOST_SCALE))
         epsilon = smallest_epsilon(norm, self.accelerator, self.scale)
         deviation = self.rounding("deviation")
         root = deviation(math.sqrt(self.mean_square))
         if norm.epsilon_power == 2:
-            self.fits(self.mean_square + epsilon * IN_FP32, "the variance with epsilon", "variance")
+            self.fits(self.mean_square + epsilon * IN_FP32, "variance")
             variance = self.rounding("variance")(self.mean_square + epsilon * IN_FP32)
             root = math.sqrt(variance)
         else:
-            self.fits(root + epsilon * IN_FP32, "the deviation with epsilon", "deviation")
-        self.fits(root, "the deviation", "deviation")
+            self.fits(root + epsilon * IN_FP32, "deviation")
+        self.fits(root, "deviation")
         least = self._least_deviation(epsilon)
         inverse = 1 / least if least > 0 else math.inf
-        self.fits(inverse, "the reciprocal root", "inverse")
+        self.fits(inverse, "inverse")
         radius = output_radius(norm, self.width, self.accelerator, self.scale)
         if norm.one_pass:
             radius = self.away * self.rounding("inverse")(inverse)
-        self.fits(radius, "an element of the output", "normalised")
+        self.fits(radius, "normalised")
         radius = self.rounding("normalised")(radius)
         rounding = self.rounding("affine")
         gamma, beta = (rounding(value) for value in affine)
-        self.fits(rounding(radius * gamma) + beta, "gamma and beta", "affine")
+        self.fits(rounding(radius * gamma) + beta, "affine")
 
     def _least_deviation(self, epsilon: float) -> float:
         """The smallest value of the deviation with epsilon; 0 where it may vanish.
@@ -300,16 +309,12 @@ class Arithmetic:
         below = self._below_zero() if self.norm.one_pass else 0.0
         if self.norm.epsilon_power == 1:
             if below:
-                raise StepFails(
-                    f"E[x^2] - mean^2 may come out as {-below:.3g} under the root: that is nan"
-                )
+                raise StepFails(reason(Unproved.NEGATIVE_UNDER_ROOT, -below))
             return (
                 epsilon / deviation.grow if "deviation" in self.accelerator.fp32_steps else epsilon
             )
         if epsilon <= below:
-            raise StepFails(
-                f"E[x^2] - mean^2 may come out as {-below:.3g}, below -epsilon: its root is nan"
-            )
+            raise StepFails(reason(Unproved.BELOW_EPSILON, -below))
         # Adding what is not negative to a number that is held leaves at least that number.
         least = self.rounding("variance").least(epsilon - below) if below else epsilon
         return deviation.least(math.sqrt(least) / IN_FP32)

@@ -8,12 +8,13 @@ from slanc_onnx.report.as_json import write_report
 from slanc_onnx.report.audit import audit_lines, print_audit
 from slanc_onnx.report.fold import explain_groups
 from slanc_onnx.report.outcome import Outcome
-from slanc_onnx.report.terminal import print_summary, print_table
+from slanc_onnx.report.terminal import no_norm_line, print_summary, print_table
 
 __all__ = [
     "Outcome",
     "audit_lines",
     "explain_groups",
+    "no_norm_line",
     "print_audit",
     "print_summary",
     "print_table",

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from slanc_onnx.apply.fold import Fold, FoldedGroup
+from slanc_onnx.report.wording import reason_text
 
 
 def fold_line(count: int, fold: Fold) -> str:
@@ -33,7 +34,7 @@ def fold_entry(fold: Fold) -> dict[str, Any]:
         "rewritten_weights": len(fold.weights),
         "rewritten_bytes": fold.rewritten_bytes,
         "copied_weights": fold.copied,
-        "notes": list(fold.notes),
+        "notes": [reason_text(note) for note in fold.notes],
         "groups": [asdict(group) for group in fold.groups],
     }
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import Fold
+from slanc_onnx.reasons import Reason
 from slanc_onnx.report.as_json import VERSION, Report, norm_entry, validation_entry
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
+from slanc_onnx.report.rows import NormRow, norm_rows
+from slanc_onnx.report.wording import reason_text
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify import Audit, Validation
 
@@ -42,7 +45,7 @@ class Outcome:
     validation: Validation | None
     not_validated: str
     accelerator: Accelerator
-    notes: list[str]
+    notes: list[Reason]
     seconds: Mapping[str, float]
     fold: Fold | None = None
     audits: list[Audit] = field(default_factory=list)
@@ -53,6 +56,11 @@ class Outcome:
         return not self.not_validated and (self.validation is None or self.validation.passed)
 
     @cached_property
+    def rows(self) -> list[NormRow]:
+        """Each norm as reports show it."""
+        return norm_rows(self.norms, self.accelerator, self.validation, self.fold, self.audits)
+
+    @cached_property
     def report(self) -> Report:
         """The report, as written to --report."""
         return Report(
@@ -60,8 +68,8 @@ class Outcome:
             model=str(self.source),
             output=str(self.output),
             options=dict(self.options),
-            norms=[norm_entry(norm, self.validation, self.fold) for norm in self.norms],
-            notes=list(self.notes),
+            norms=[norm_entry(row) for row in self.rows],
+            notes=[reason_text(note) for note in self.notes],
             fold=None if self.fold is None else fold_entry(self.fold),
             audit=audit_entries(self.audits),
             validation=validation_entry(self.validation, self.not_validated),

@@ -2,93 +2,43 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from slanc_onnx.prove import Certificate
+from slanc_onnx.reasons import Note
+from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.outcome import Outcome
+from slanc_onnx.report.wording import condition_text, reason_text
 from slanc_onnx.scale import ScaledNorm
-from slanc_onnx.verify import Observed, Validation
-
-MOST_TERMS = 4  # of a rule, in the table
+from slanc_onnx.verify import Validation
 
 
-def print_table(
-    console: Console, norms: Sequence[ScaledNorm], validation: Validation | None
-) -> None:
+def print_table(console: Console, outcome: Outcome) -> None:
     """One row per norm: what was read, the scale, and the sums of squares before and after."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("norm", "form", "rule"):
-        table.add_column(name, overflow="fold")
-    proved = any(scaled.certificate is not None for scaled in norms)
-    for name in ("scale", "sum of squares", "after", *(["certified"] if proved else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status", overflow="fold")
-    for scaled in norms:
-        seen = None if validation is None else validation.observed.get(scaled.norm.name)
-        before, after = _sums(scaled, seen)
-        table.add_row(
-            scaled.norm.name,
-            scaled.norm.form,
-            _short(scaled.rule),
-            "" if scaled.scale is None else f"{scaled.scale:.6g}",
-            before,
-            after,
-            *([_margin(scaled.certificate)] if proved else []),
-            _status(scaled, seen),
-        )
+    proved = any(row.decided.certificate is not None for row in outcome.rows)
+    columns = [
+        column.terminal
+        for column in COLUMNS
+        if column.terminal is not None and (proved or column.name != "certificate")
+    ]
+    for column in columns:
+        if column.style == "text":
+            table.add_column(column.title, overflow="fold")
+        else:
+            table.add_column(column.title, justify="right", no_wrap=True)
+    for row in outcome.rows:
+        table.add_row(*(column.text(row) for column in columns))
     console.print(table)
 
 
-def _margin(certificate: Certificate | None) -> str:
-    """What is left of the largest row that there can be to overflow."""
-    if certificate is None or certificate.overflow_bits is None:
-        return "no"
-    bits = f"{certificate.overflow_bits:.1f} bits"
-    conditional = certificate.bound.conditions and certificate.certified
-    return f"if, {bits}" if conditional else bits if certificate.certified else f"no, {bits}"
-
-
-def _short(rule: str) -> str:
-    """A rule without the names, which the report has."""
-    without_names = re.sub(r"\((?:[A-Z_]\w*=[^,;()]*(?:, )?)+; (eq\. \d+)\)", r"(\1)", rule)
-    without_gamma = re.sub(r" Γ \(Γ=[^()]*\) of \S+", " Γ", without_names)
-    terms = re.sub(r" = input of \S+", "", without_gamma).split(" + ")
-    if len(terms) > MOST_TERMS:
-        terms = [*terms[:MOST_TERMS], f"{len(terms) - MOST_TERMS} more"]
-    return " + ".join(terms)
-
-
-def _sums(scaled: ScaledNorm, seen: Observed | None) -> tuple[str, str]:
-    if seen is not None:
-        return _range(seen.sum_of_squares), _range(seen.scaled)
-    if scaled.estimate is None or scaled.scale is None:
-        return "", ""
-    figures = np.array([scaled.estimate.typical, scaled.estimate.upper])
-    return f"~{_range(figures)}", f"~{_range(figures / scaled.scale**2)}"
-
-
-def _range(values: Any) -> str:
-    return f"{np.min(values):.2g}..{np.max(values):.2g}" if len(values) else ""
-
-
-def _status(scaled: ScaledNorm, seen: Observed | None) -> str:
-    words: list[str] = [scaled.status]
-    if seen is not None and seen.overflowed_before:
-        words.append(f"{seen.overflowed_before} rows overflowed before")
-    if seen is not None and seen.overflowed:
-        words.append(f"{seen.overflowed} STILL OVERFLOW")
-    if seen is not None and seen.underflowed:
-        words.append(f"{seen.underflowed} underflow")
-    if scaled.reason:
-        words.append(scaled.reason)
-    return ", ".join(words)
+def no_norm_line(outcome: Outcome) -> str:
+    """That no norm was found, and where one may hide."""
+    told = (reason_text(note) for note in outcome.notes if note.kind is Note.MEANS_UNMATCHED)
+    return next(told, "no norm found")
 
 
 def print_summary(console: Console, outcome: Outcome) -> None:
@@ -108,8 +58,8 @@ def _summary(outcome: Outcome) -> Iterator[str]:
     )
     if outcome.fold is not None:
         yield fold_line(len(norms), outcome.fold)
-        yield from (f"note: {note}" for note in outcome.fold.notes)
-    yield from (f"note: {note}" for note in outcome.notes)
+        yield from (f"note: {reason_text(note)}" for note in outcome.fold.notes)
+    yield from (f"note: {reason_text(note)}" for note in outcome.notes)
     yield (
         f"limits of a sum of squares in {device.format}: {device.largest:g} largest, mean square "
         f"{device.smallest_normal:.2g} smallest normal; emulated: {device}"
@@ -125,7 +75,7 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         if n.certificate and n.certificate.certified
         for c in n.certificate.bound.conditions
     }
-    yield from (f"certified if {condition}" for condition in sorted(conditions))
+    yield from (f"certified if {condition_text(c)}" for c in sorted(conditions))
     yield final_line(outcome)
 
 
@@ -147,7 +97,7 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
         return []
     proved = [c for c in asked if c.certified]
     text = f"certified {len(proved)} of {len(norms)} norms"
-    conditional = sum(bool(c.bound.conditions) for c in proved)
+    conditional = sum(c.conditional for c in proved)
     return [f"{text}, {conditional} of them on a condition" if conditional else text]
 
 
@@ -170,4 +120,4 @@ def verdict(validation: Validation) -> str:
     )
     word = "PASSED" if validation.passed else "FAILED"
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
-    return " | ".join([word, fp32, fp16, *apart, *validation.failures])
+    return " | ".join([word, fp32, fp16, *apart, *map(reason_text, validation.failures)])

@@ -32,8 +32,8 @@ def check_norms(norms: Sequence[Norm]) -> None:
             raise SlancError(f"norm {norm.name!r} has the epsilon {norm.epsilon}. Export it again.")
 
 
-def with_checked_inputs(options: Options, specs: Sequence[InputSpec]) -> Options:
-    """The options with inputs that fit the model.
+def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: str = "") -> Options:
+    """The options with inputs that fit the model; `option` is how messages call the inputs.
 
     Raises:
         SlancError: an input is missing, of another type or shape, or names a row that is not
@@ -58,10 +58,11 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec]) -> Options
         missing = sorted(needed - set(options.inputs) - text)
         if missing:
             raise SlancError(
-                f"--inputs lacks {', '.join(missing)}; it holds {', '.join(options.inputs)}."
+                f"{option or '--inputs'} lacks {', '.join(missing)}; it holds "
+                f"{', '.join(options.inputs)}."
             )
         fitted = {
-            spec.name: _fitted(spec, options.inputs[spec.name])
+            spec.name: _fitted(spec, options.inputs[spec.name], option or "--inputs")
             for spec in specs
             if spec.name in options.inputs
         }
@@ -69,24 +70,24 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec]) -> Options
     if options.tokens is not None:
         text_specs = [spec for spec in specs if spec.is_text]
         if not text_specs:
-            raise SlancError("--tokens: the model has no input of token ids.")
+            raise SlancError(f"{option or '--tokens'}: the model has no input of token ids.")
         rows, ids = text_specs[0].rows, options.tokens.ids
         for token in (int(ids.max()), int(ids.min())):
             if not 0 <= token < rows:
                 raise SlancError(
-                    f"--tokens: id {token} is outside the model's vocabulary of {rows}. "
-                    "Use ids of this model's tokenizer."
+                    f"{option or '--tokens'}: id {token} is outside the model's vocabulary of "
+                    f"{rows}. Use ids of this model's tokenizer."
                 )
     return options
 
 
-def _fitted(spec: InputSpec, value: Array) -> Array:
+def _fitted(spec: InputSpec, value: Array, option: str) -> Array:
     wanted = np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
     if value.dtype.kind == "V" and value.dtype.itemsize == wanted.itemsize:
         value = value.view(wanted)  # .npz files do not know bfloat16 by name
     if value.dtype != wanted:
         raise SlancError(
-            f"--inputs: {spec.name} is of type {value.dtype}, but the model takes {wanted}."
+            f"{option}: {spec.name} is of type {value.dtype}, but the model takes {wanted}."
         )
     fits = len(value.shape) == len(spec.dims) and all(
         isinstance(dim, str) or dim == size
@@ -95,12 +96,12 @@ def _fitted(spec: InputSpec, value: Array) -> Array:
     if spec.dims and not fits:
         shape = ", ".join(str(dim) or "?" for dim in spec.dims)
         raise SlancError(
-            f"--inputs: {spec.name} has the shape {list(value.shape)}, but the model takes "
+            f"{option}: {spec.name} has the shape {list(value.shape)}, but the model takes "
             f"[{shape}]."
         )
     for index in (int(value.max()), int(value.min())) if spec.rows and value.size else ():
         if not -spec.rows <= index < spec.rows:
             raise SlancError(
-                f"--inputs: {spec.name} holds {index}, but what it indexes has {spec.rows} rows."
+                f"{option}: {spec.name} holds {index}, but what it indexes has {spec.rows} rows."
             )
     return value

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Array, InputSpec
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
@@ -66,12 +65,8 @@ def observed_feeds(specs: Sequence[InputSpec], options: Options) -> list[Feeds]:
     if data is None:
         return []
     tokens, inputs = (data, options.inputs) if isinstance(data, Tokens) else (None, data)
-    try:
-        audited = with_checked_inputs(replace(options, tokens=tokens, inputs=inputs), specs)
-    except SlancError as error:
-        told = str(error).removeprefix("--inputs").removeprefix("--tokens").lstrip(": ")
-        raise SlancError(f"--observe: {told}") from error
-    return given_feeds(specs, audited)
+    asked = replace(options, tokens=tokens, inputs=inputs)
+    return given_feeds(specs, with_checked_inputs(asked, specs, "--observe"))
 
 
 def _others(inputs: Mapping[str, Array] | None, specs: Sequence[InputSpec]) -> dict[str, Array]:

@@ -16,13 +16,13 @@ from slanc_onnx.norms import Norm, ReadModel, as_computed, scaled_epsilon
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Certificate, Proof, bounds_for, certify_at, proofs
+from slanc_onnx.reasons import Decision, Reason
 from slanc_onnx.run import Feeds
 from slanc_onnx.scale.certified import certified_scale
 from slanc_onnx.scale.window import place
-from slanc_onnx.trace import Trace, describe, source_names, trace
+from slanc_onnx.trace import Term, Trace, source_names, terms_of, trace
 
 Status = Literal["scaled", "unchanged", "skipped"]
-NOTHING_TO_INSERT = "1 is the best scale: nothing to insert"
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,20 @@ class ScaledNorm:
         norm: The norm.
         scale: What its input is divided by; None where it is skipped.
         estimate: From what the scale was placed; None where nothing is known.
-        rule: What the trace read between this norm and the ones before, in words.
+        rule: The terms of its input: what the trace read between it and the norms before.
         sources: What that starts from: norms, tables, graph inputs.
         status: "scaled", "unchanged" (an earlier run did it) or "skipped".
-        reason: Why it is not scaled, or what a user should know; "" otherwise.
+        reasons: Why it is not scaled, or what a user should know.
         certificate: What is proved of it at its scale; None where that was not asked for.
     """
 
     norm: Norm
     scale: float | None
     estimate: Estimate | None
-    rule: str
+    rule: tuple[Term, ...]
     sources: list[str]
     status: Status
-    reason: str
+    reasons: tuple[Reason, ...]
     certificate: Certificate | None = None
 
     @property
@@ -98,9 +98,9 @@ def compute_scales_in(
         calibration,
         progress,
     )
-    texts = _texts(traced, read.norms)
+    rules = _rules(traced, read.norms)
     proved = {} if bounds is None else proofs(bounds, traced, read.norms, progress)
-    decided = [_decide(norm, estimates, texts[norm.name], options) for norm in read.norms]
+    decided = [_decide(norm, estimates, rules[norm.name], options) for norm in read.norms]
     return [_certified(d, proved.get(d.norm.name), options) for d in decided]
 
 
@@ -120,57 +120,58 @@ def _certified(decided: ScaledNorm, proof: Proof | None, options: Options) -> Sc
         if _held(value, decided.norm) != value:
             certificate = certify_at(proof, decided.scale, typical, accelerator)
             return replace(decided, certificate=certificate)
-        reason = decided.reason.removeprefix(NOTHING_TO_INSERT).removeprefix("; ")
-        return replace(decided, scale=value, reason=reason, certificate=certificate)
+        reasons = tuple(r for r in decided.reasons if r.kind is not Decision.ONE_IS_BEST)
+        return replace(decided, scale=value, reasons=reasons, certificate=certificate)
     return replace(decided, certificate=certificate)
 
 
-def _texts(traced: Trace, norms: Sequence[Norm]) -> dict[str, tuple[str, list[str]]]:
-    """Rule and sources by norm name."""
-    texts: dict[str, tuple[str, list[str]]] = {}
+_Rule = tuple[tuple[Term, ...], list[str]]
+
+
+def _rules(traced: Trace, norms: Sequence[Norm]) -> dict[str, _Rule]:
+    """Terms and sources by norm name."""
+    rules: dict[str, _Rule] = {}
     residuals: dict[int, str] = {}
     for norm in norms:
         expr = traced.inputs.get(norm.name)
         if expr is None:
-            texts[norm.name] = ("", [])
+            rules[norm.name] = (), []
             continue
         if expr.serial in residuals:
-            texts[norm.name] = (f"the input of {residuals[expr.serial]}", [residuals[expr.serial]])
+            same = residuals[expr.serial]
+            rules[norm.name] = (Term("input of", same),), [same]
             continue
-        texts[norm.name] = (describe(expr, residuals), source_names(expr, residuals))
+        rules[norm.name] = terms_of(expr, residuals), source_names(expr, residuals)
         residuals[expr.serial] = norm.name
-    return texts
+    return rules
 
 
-def _decide(
-    norm: Norm, estimates: Estimates, text: tuple[str, list[str]], options: Options
-) -> ScaledNorm:
-    estimate, (rule, sources) = estimates.found.get(norm.name), text
+def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> ScaledNorm:
+    estimate, (rule, sources) = estimates.found.get(norm.name), read
 
-    def decided(status: Status, value: float | None, why: str) -> ScaledNorm:
-        return ScaledNorm(norm, value, estimate, rule, sources, status, why)
+    def decided(status: Status, value: float | None, *why: Reason | None) -> ScaledNorm:
+        told = tuple(reason for reason in why if reason is not None)
+        return ScaledNorm(norm, value, estimate, rule, sources, status, told)
 
     if norm.scaled_by is not None:
-        return decided("unchanged", norm.scaled_by, "scaled by an earlier run")
+        return decided("unchanged", norm.scaled_by, Reason(Decision.SCALED_BEFORE))
     if norm.skip_reason is not None:
         return decided("skipped", None, norm.skip_reason)
     if estimate is None:
-        why = (
-            estimates.reasons.get(norm.name)
-            or "no row of its input is known; try --inputs with real inputs"
-        )
-        return decided("skipped", None, why)
+        why = estimates.reasons.get(norm.name, ()) or (Reason(Decision.NO_ROW_KNOWN),)
+        return decided("skipped", None, *why)
     if norm.epsilon is None:
-        return decided("skipped", None, "its epsilon is not a constant")
+        return decided("skipped", None, Reason(Decision.EPSILON_UNKNOWN))
     if options.scale == "paper":
-        return decided("scaled", _held(math.sqrt(estimate.upper), norm), "")
+        return decided("scaled", _held(math.sqrt(estimate.upper), norm))
     width = norm.width or estimate.width
     if width is None:
-        return decided("skipped", None, "its width is not known: no gamma and no shape tells it")
+        return decided("skipped", None, Reason(Decision.WIDTH_UNKNOWN))
     placement = place(estimate, width, options.accelerator, norm.joined_epsilon)
-    plain = NOTHING_TO_INSERT if placement.scale == 1.0 else ""
-    notes = [placement.note or plain, estimate.assumes]
-    return decided("scaled", _held(placement.scale, norm), "; ".join(filter(None, notes)))
+    note = placement.note
+    if note is None and placement.scale == 1.0:
+        note = Reason(Decision.ONE_IS_BEST)
+    return decided("scaled", _held(placement.scale, norm), note, estimate.assumes)
 
 
 def _held(scale: float, norm: Norm) -> float:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate
+from slanc_onnx.reasons import Decision, Reason
 
 # The mean square's room above the smallest normal number with which the squares of elements down
 # to an eighth of the root mean square stay normal; the rest holds 0.05 % of a Gaussian row's sum.
@@ -31,11 +32,11 @@ class Placement:
 
     Attributes:
         scale: A power of two.
-        note: What a user should know, where the limits cross; else "".
+        note: What is lost where the limits cross; else None.
     """
 
     scale: float
-    note: str = ""
+    note: Reason | None = None
 
 
 def place(
@@ -76,13 +77,10 @@ def place(
         exponent = min(exponent, faintest(estimate, width, low, smallest, epsilon))
     else:
         exponent = math.floor(high)
-    note = ""
+    note = None
     if low > high:
-        lost = largest * 4.0**exponent
-        note = (
-            f"no scale serves all rows: rows with a sum of squares over {lost:.3g} overflow "
-            f"(predicted largest {estimate.upper:.3g}, typical {estimate.typical:.3g})"
-        )
+        sums = (largest * 4.0**exponent, estimate.upper, estimate.typical)
+        note = Reason(Decision.ROWS_LOST, sums)
     return Placement(2.0**exponent, note)
 
 

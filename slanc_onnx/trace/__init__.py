@@ -35,9 +35,9 @@ from slanc_onnx.trace.expression import (
 )
 from slanc_onnx.trace.ranges import constant_values, is_nonlinear, never_negative, value_range
 from slanc_onnx.trace.reading import Reading, reader
+from slanc_onnx.trace.terms import Term, source_names, terms_of
 from slanc_onnx.trace.tracing import Trace, trace
 from slanc_onnx.trace.values import Const, Value
-from slanc_onnx.trace.words import describe, source_names
 
 __all__ = [
     "CONDITION",
@@ -65,16 +65,17 @@ __all__ = [
     "Shares",
     "Source",
     "Sum",
+    "Term",
     "Trace",
     "Value",
     "Weight",
     "constant_values",
-    "describe",
     "is_nonlinear",
     "kind_of",
     "never_negative",
     "reader",
     "source_names",
+    "terms_of",
     "trace",
     "value_range",
     "walk",

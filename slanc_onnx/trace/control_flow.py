@@ -23,7 +23,7 @@ def taken(condition: Value | None) -> str | None:
 def either_branch(a: Value, b: Value) -> Value:
     """The output of an If whose branches give `a` and `b`."""
     if isinstance(a, View) and isinstance(b, View) and a.shape == b.shape and a.shape:
-        with suppress(CannotFollow, ValueError):
+        with suppress(CannotFollow):
             return either(a, b)
     return b if isinstance(a, Unknown) else a
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from slanc_onnx.graph import Array
 from slanc_onnx.ops import ELEMENTWISE
+from slanc_onnx.reasons import Fact, Reason, Unread
 
 Attributes = dict[str, Any]
 # Arrays of the constant inputs, None for those that are absent.
@@ -22,7 +23,35 @@ Mover = Callable[[Array], Array]
 
 
 class CannotFollow(Exception):
-    """A rule cannot say what an op does to its input; the message says why."""
+    """A rule cannot say what an op does to its input.
+
+    Attributes:
+        reason: Why.
+    """
+
+    def __init__(self, kind: Unread, *facts: Fact) -> None:
+        super().__init__(kind, *facts)
+        self.reason = Reason(kind, facts)
+
+
+def common_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape to which arrays of these shapes broadcast.
+
+    Raises:
+        CannotFollow: there is none. A trace at length 1 may have read one of them wrongly.
+    """
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise CannotFollow(Unread.SHAPES_DIFFER, *shapes[:2]) from None
+
+
+def broadcast(array: Array, shape: Sequence[int]) -> Array:
+    """An array broadcast to a shape; raises as `common_shape` does."""
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise CannotFollow(Unread.SHAPES_DIFFER, array.shape, tuple(shape)) from None
 
 
 def _ints(value: Array | None, fallback: Any) -> list[int] | None:
@@ -36,7 +65,7 @@ def _ints(value: Array | None, fallback: Any) -> list[int] | None:
 def _reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     shape = _ints(parameters[0], None)
     if shape is None:
-        raise CannotFollow("reshapes to a shape that is not known")
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "shape")
     allow_zero = attributes.get("allowzero", 0)
 
     def move(x: Array) -> Array:
@@ -44,7 +73,10 @@ def _reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
         size = math.prod(wanted)
         if size > x.size > 0 and size % x.size == 0 and -1 not in wanted:
             x = np.resize(x, size)  # the export is for more positions, all of one kind
-        return x.reshape(wanted)
+        try:
+            return x.reshape(wanted)
+        except ValueError:
+            raise CannotFollow(Unread.NO_FIT, x.size, tuple(wanted)) from None
 
     return [move]
 
@@ -71,14 +103,14 @@ def _flatten(attributes: Attributes, parameters: Parameters) -> list[Mover]:
 def _expand(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     shape = _ints(parameters[0], None)
     if shape is None:
-        raise CannotFollow("expands to a shape that is not known")
-    return [lambda x: np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape)))]
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "shape")
+    return [lambda x: broadcast(x, common_shape(x.shape, tuple(shape)))]
 
 
 def _tile(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     repeats = _ints(parameters[0], None)
     if repeats is None:
-        raise CannotFollow("tiles by numbers that are not known")
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "repeats")
     return [lambda x: np.tile(x, repeats)]
 
 
@@ -87,7 +119,7 @@ def _slice(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     starts = _ints(padded[0], attributes.get("starts"))
     ends = _ints(padded[1], attributes.get("ends"))
     if starts is None or ends is None:
-        raise CannotFollow("slices at positions that are not known")
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "starts")
     axes = _ints(padded[2], attributes.get("axes")) or list(range(len(starts)))
     steps = _ints(padded[3], None) or [1] * len(starts)
 
@@ -123,15 +155,27 @@ def _split(attributes: Attributes, parameters: Parameters) -> list[Mover]:
 def _gather(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     indices = parameters[0]
     if indices is None:
-        raise CannotFollow("gathers at positions that are not known")
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
     axis = int(attributes.get("axis", 0))
-    return [lambda x: np.take(x, np.asarray(indices, dtype=np.int64), axis=axis)]
+    return [lambda x: taken_along(x, np.asarray(indices, dtype=np.int64), axis)]
+
+
+def taken_along(x: Array, indices: Array, axis: int) -> Array:
+    """The elements at indices along an axis.
+
+    Raises:
+        CannotFollow: there are fewer, as where a trace at length 1 gathers a later position.
+    """
+    try:
+        return np.take(x, indices, axis=axis)
+    except IndexError:
+        raise CannotFollow(Unread.OUT_OF_RANGE, int(indices.max(initial=0)), x.shape) from None
 
 
 def _gather_nd(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     indices = parameters[0]
     if indices is None or attributes.get("batch_dims", 0):
-        raise CannotFollow("gathers at positions that are not known")
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
     where = np.moveaxis(np.asarray(indices, dtype=np.int64), -1, 0)
     return [lambda x: x[tuple(where)]]
 

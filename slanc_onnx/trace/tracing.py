@@ -17,10 +17,11 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import Array, InputSpec, Scope, concrete_shapes, op_of, read_tensor
 from slanc_onnx.norms import Norm
+from slanc_onnx.reasons import Doubt, Reason, Unread
 from slanc_onnx.run import Sizes, make_feeds
 from slanc_onnx.trace.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
 from slanc_onnx.trace.expression import Alternatives, Apply, Expr, Input, Product, Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, broadcast
 from slanc_onnx.trace.norm_rows import along_channels, normalise, open_rows
 from slanc_onnx.trace.rules import RULES
 from slanc_onnx.trace.sound import Doubts
@@ -62,10 +63,15 @@ class Trace:
     """
 
     inputs: dict[str, Expr]
-    blocked: dict[str, str]
-    estimated: dict[int, str] = field(default_factory=dict)
+    blocked: dict[str, Reason]
+    estimated: dict[int, Reason] = field(default_factory=dict)
     past: dict[int, str] = field(default_factory=dict)
     affine: dict[str, tuple[Value | None, Value | None]] = field(default_factory=dict)
+
+    def unread(self, norm: str) -> Reason:
+        """Why a norm's input has no expression."""
+        blocked = self.blocked.get(norm)
+        return Reason(Unread.NOT_REACHED if blocked is None else Unread.STOPPED, behind=blocked)
 
 
 def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputSpec]) -> Trace:
@@ -86,7 +92,7 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         axis = _channels_of(array.shape)
         known = axis is not None and isinstance(spec.dims[axis], int)
         if spec.is_float and not known and not _weights_fix_width(main, name):
-            tracer.doubts.mark([value], f"{name}: how many channels its rows have is not known")
+            tracer.doubts.mark([value], Reason(Doubt.WIDTH_UNKNOWN, (name,)))
     tracer.run(main, values)
     inputs: dict[str, Expr] = {}
     for name, exprs in tracer.seen.items():
@@ -94,8 +100,7 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         if len(widths) == 1:
             inputs[name] = _any_of(exprs)
         else:  # a loop's first rows may be of a graph input that the file tells nothing of
-            told = " and ".join(str(width) for width in widths)
-            tracer.blocked.setdefault(name, f"rows of {told} channels, from run to run")
+            tracer.blocked.setdefault(name, Reason(Unread.WIDTHS_DIFFER, (tuple(widths),)))
     doubts = tracer.doubts
     return Trace(inputs, tracer.blocked, doubts.estimated, doubts.past, tracer.affine)
 
@@ -125,7 +130,7 @@ def _input_value(name: str, shape: tuple[int, ...], is_float: bool) -> View:
         return View(Input(1, name, is_float), np.zeros(shape, np.int32))
     channels = np.arange(shape[axis], dtype=np.int32)
     spread = channels.reshape([-1 if i == axis else 1 for i in range(len(shape))])
-    return View(Input(shape[axis], name), np.broadcast_to(spread, shape))
+    return View(Input(shape[axis], name), broadcast(spread, shape))
 
 
 def _channels_of(shape: tuple[int, ...]) -> int | None:
@@ -146,7 +151,7 @@ class _Tracer:
         self.scopes = {scope.path: scope for scope in scopes}
         self.norms = {(norm.path, norm.normalised): norm for norm in norms}
         self.seen: dict[str, list[Expr]] = {}  # by norm name, one per pass of a loop
-        self.blocked: dict[str, str] = {}
+        self.blocked: dict[str, Reason] = {}
         self.affine: dict[str, tuple[Value | None, Value | None]] = {}
         self.doubts = Doubts()
         self.loops = 0  # that the walk is inside of
@@ -156,7 +161,7 @@ class _Tracer:
         for name, proto in scope.initializers.items():
             values[name] = _constant(proto, scope, name)
             if name in scope.overridable:
-                self.doubts.mark([values[name]], f"{name}: a caller may give another value")
+                self.doubts.mark([values[name]], Reason(Doubt.MAY_BE_GIVEN, (name,)))
         for node in scope.sorted_nodes:
             if op_of(node) == "Constant":
                 continue
@@ -176,21 +181,21 @@ class _Tracer:
             if norm is not None:
                 return self._norm(scope, norm, node, values)
             if not op_of(node):
-                raise CannotFollow(f"has no rule in the domain {node.domain}")
+                raise CannotFollow(Unread.NO_RULE_IN_DOMAIN, str(node.domain))
             bodies = {k: v for k, v in node.attrs.items() if isinstance(v, gs.Graph)}
             if bodies:
                 return self._control_flow(scope, node, bodies, inputs, values)
             rule = RULES.get(op_of(node))
             if rule is None:
-                raise CannotFollow("has no rule")
+                raise CannotFollow(Unread.NO_RULE)
             visit = Visit(node, inputs, self.shapes)
             outputs = rule(visit)
             self.doubts.visit(visit, outputs)
             return outputs
-        except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
-            log.debug("%s %s %s", node.op, node.outputs[0].name if node.outputs else "", reason)
+        except CannotFollow as error:
+            log.debug("%s %s %s", node.op, node.outputs[0].name if node.outputs else "", error)
             if norm is not None:
-                self.blocked.setdefault(norm.name, f"{node.op} ({norm.normalised}): {reason}")
+                self.blocked.setdefault(norm.name, error.reason.at(node.op, norm.normalised))
             return [opaque(node, tensor, inputs, self.shapes) for tensor in node.outputs]
 
     def _norm(
@@ -213,8 +218,9 @@ class _Tracer:
         affine = [values[name] for name in (norm.gamma, norm.beta) if name and name in values]
         self.doubts.norm(norm, [*addends, *affine], expr, result, open_rows(scope, norm, view))
         if self.loops:
-            self.doubts.mark([view], f"{norm.name}: in a loop, of which a few passes were read")
-            self.doubts.estimated.setdefault(expr.serial, f"{norm.name}: in a loop")
+            in_loop = Reason(Doubt.IN_LOOP, op=norm.form, tensor=norm.normalised)
+            self.doubts.mark([view], in_loop)
+            self.doubts.estimated.setdefault(expr.serial, in_loop)
         self.seen.setdefault(norm.name, []).append(expr)
         # Decomposed norms have their gamma in nodes of their own, except where it comes earlier.
         if norm.form != "decomposed" or (norm.gamma and norm.output == norm.normalised):
@@ -232,7 +238,7 @@ class _Tracer:
         unknown = next((v for v in addends if isinstance(v, Unknown)), None)
         if unknown is not None:
             if norm.width is None or not norm.axes.last_axis:
-                raise CannotFollow(f"reads {unknown.tensor!r}, which {unknown.op} makes")
+                raise CannotFollow(Unread.UNKNOWN_TENSOR, unknown.tensor, unknown.op)
             return unknown.row(norm.width)
         view = as_view(addends[0])
         for addend in addends[1:]:
@@ -256,7 +262,7 @@ class _Tracer:
                 self.loops += 1
                 outputs = self._iterations(node, body, inputs, values)
                 self.loops -= 1
-                self.doubts.mark(outputs, f"{node.op} ({node.outputs[0].name}): a few passes")
+                self.doubts.mark(outputs, Reason(Doubt.IN_LOOP).at(node.op, node.outputs[0].name))
                 return outputs
             inner = self.run(body, dict(values))
             chosen = taken(inputs[0])
@@ -266,7 +272,8 @@ class _Tracer:
             for i, tensor in enumerate(graph.outputs[: len(outputs)]):
                 outputs[i] = either_branch(outputs[i], inner.get(tensor.name) or outputs[i])
         if len(given) > 1:
-            self.doubts.branches(outputs, given, f"{node.op} ({node.outputs[0].name})")
+            branch = Reason(Doubt.BRANCH).at(node.op, node.outputs[0].name)
+            self.doubts.branches(outputs, given, branch)
         return outputs
 
     def _iterations(

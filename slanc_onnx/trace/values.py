@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slanc_onnx.graph import Array
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     Alternatives,
     Embedding,
@@ -21,7 +22,7 @@ from slanc_onnx.trace.expression import (
     Sum,
     Weight,
 )
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, broadcast, common_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ Value = Readable | Unknown | ExpertWeights | Items
 
 def row_view(expr: Expr, shape: tuple[int, ...]) -> View:
     """A tensor of `shape` whose last axis is the expression's row."""
-    return View(expr, np.broadcast_to(np.arange(expr.channels, dtype=np.int32), shape))
+    return View(expr, broadcast(np.arange(expr.channels, dtype=np.int32), shape))
 
 
 def ids_view(name: str, shape: tuple[int, ...]) -> View:
@@ -141,9 +142,9 @@ def as_view(value: Value) -> View:
             table = as_table(weight, int(np.prod(weight.shape[:-1])))
             return row_view(Embedding(weight.shape[-1], table), weight.shape)
     elif isinstance(value, Unknown):
-        raise CannotFollow(f"reads {value.tensor!r}, which {value.op} makes")
+        raise CannotFollow(Unread.UNKNOWN_TENSOR, value.tensor, value.op)
     else:
-        raise CannotFollow("reads weights that the data chooses, or a sequence")
+        raise CannotFollow(Unread.CHOSEN_WEIGHTS)
     size = int(np.prod(weight.shape))
     return View(Known(size, weight), np.arange(size, dtype=np.int32).reshape(weight.shape))
 
@@ -165,7 +166,7 @@ def row(view: View, axis: int = -1) -> Expr:
     ids = np.moveaxis(view.ids, axis, -1) if view.ids.ndim else view.ids.reshape(1)
     rows = ids.reshape(-1, ids.shape[-1])
     if not rows.size:
-        raise CannotFollow("has no elements at sequence length 1")
+        raise CannotFollow(Unread.EMPTY)
     if (rows == rows[0]).all():
         return pick(view.expr, rows[0])
     kinds, counts = np.unique(rows, axis=0, return_counts=True)
@@ -193,13 +194,13 @@ def combine(kind: type[Sum] | type[Product], a: View, b: View) -> View:
     """Elementwise sum or product; shapes broadcast as in NumPy."""
     one, many = sorted((a, b), key=lambda v: v.expr.channels)
     try:
-        shape = np.broadcast_shapes(a.shape, b.shape)
-    except ValueError:
+        shape = common_shape(a.shape, b.shape)
+    except CannotFollow:
         return _row_by_row(kind, a, b)
     if one.expr.channels == 1 and len(shape) == len(many.shape):
-        ids = np.broadcast_to(many.ids, shape)
+        ids = broadcast(many.ids, shape)
         return View(kind(many.expr.channels, a.expr, b.expr), ids)
-    first, second = np.broadcast_to(a.ids, shape), np.broadcast_to(b.ids, shape)
+    first, second = broadcast(a.ids, shape), broadcast(b.ids, shape)
     if a.expr.channels == b.expr.channels and np.array_equal(first, second):
         return View(kind(a.expr.channels, a.expr, b.expr), first)
     keys = first.astype(np.int64) * b.expr.channels + second
@@ -214,7 +215,7 @@ def _row_by_row(kind: type[Sum] | type[Product], a: View, b: View) -> View:
     They differ where a table is for another image size, say.
     """
     if not a.shape or a.shape[-1:] != b.shape[-1:]:
-        raise CannotFollow(f"combines the shapes {a.shape} and {b.shape}")
+        raise CannotFollow(Unread.SHAPES_DIFFER, a.shape, b.shape)
     shape = max(a.shape, b.shape, key=lambda s: (len(s), s))
     return row_view(kind(a.shape[-1], row(a), row(b)), shape)
 
@@ -222,8 +223,8 @@ def _row_by_row(kind: type[Sum] | type[Product], a: View, b: View) -> View:
 def either(a: View, b: View) -> View:
     """A tensor each of whose rows is one of a or one of b, equally often."""
     first, second = row(a), row(b)
-    shape = np.broadcast_shapes(a.shape, b.shape)
+    shape = common_shape(a.shape, b.shape)
     if first.channels != second.channels:  # one number for the whole row
         wider = max(a, b, key=lambda v: v.expr.channels)
-        return View(wider.expr, np.broadcast_to(wider.ids, shape))
+        return View(wider.expr, broadcast(wider.ids, shape))
     return row_view(Alternatives(first.channels, (first, second), (0.5, 0.5)), shape)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Array
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     Expr,
     Linear,
@@ -24,7 +25,7 @@ from slanc_onnx.trace.expression import (
     Sum,
     Weight,
 )
-from slanc_onnx.trace.movement import MOVERS, CannotFollow, Mover
+from slanc_onnx.trace.movement import MOVERS, CannotFollow, Mover, broadcast
 from slanc_onnx.trace.ranges import value_range
 from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.values import (
@@ -74,7 +75,7 @@ class Visit:
         """
         value = self.value(position)
         if value is None or isinstance(value, (Unknown, ExpertWeights, Items)):
-            raise CannotFollow("reads a value that is not known")
+            raise CannotFollow(Unread.UNKNOWN_VALUE)
         return value
 
     def shape(self, output: int = 0) -> tuple[int, ...] | None:
@@ -106,7 +107,7 @@ class Visit:
         if value is None:
             return None
         if not isinstance(value, Const):
-            raise CannotFollow("depends on values that are not known")
+            raise CannotFollow(Unread.UNKNOWN_VALUE)
         return value.array
 
 
@@ -135,7 +136,7 @@ def linear(x: View, weight: Weight, bias: Value | None = None) -> View:
     """
     source = row(x)
     if source.channels != weight.shape[0]:
-        raise CannotFollow(f"multiplies rows of {source.channels} with a weight {weight.shape}")
+        raise CannotFollow(Unread.SHAPES_DIFFER, (source.channels,), weight.shape)
     result = row_view(Linear(weight.shape[1], source, weight), (*x.shape[:-1], weight.shape[1]))
     return result if bias is None else combine(Sum, result, as_view(bias))
 
@@ -154,7 +155,7 @@ def mixed(x: View, rows: int, heads: int = 1) -> View:
     ids = x.ids[..., 0, :]
     split = View(x.expr, ids.reshape(*ids.shape[:-1], heads, -1))
     by_head = mixed_by_head(split, split.ids.ndim - 1)
-    return View(by_head.expr, np.broadcast_to(by_head.ids.reshape(ids.shape)[..., None, :], shape))
+    return View(by_head.expr, broadcast(by_head.ids.reshape(ids.shape)[..., None, :], shape))
 
 
 def mixed_by_head(x: View, axes: int) -> View:
@@ -171,7 +172,7 @@ def mixed_by_head(x: View, axes: int) -> View:
     source = pick(x.expr, ids.reshape(-1))
     mix = Mix(source.channels, source, heads)
     made = np.arange(source.channels, dtype=np.int32).reshape(ids.shape)
-    return View(mix, np.broadcast_to(made, x.shape))
+    return View(mix, broadcast(made, x.shape))
 
 
 def matrix(value: Value, transposed: bool = False) -> Weight | None:
@@ -185,7 +186,7 @@ def matrix(value: Value, transposed: bool = False) -> Weight | None:
     if not isinstance(value, Weight) or len(value.shape) < 2:
         return None
     if int(np.prod(value.shape[:-2])) != 1:
-        raise CannotFollow(f"multiplies with a stack of matrices {value.shape}")
+        raise CannotFollow(Unread.NO_MATRIX, value.shape)
     weight, shape = value, value.shape[-2:]
     stored = weight.stored
     if transposed:

@@ -12,6 +12,7 @@ from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm, ReadModel, rounded, scaled_epsilon
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run import HALF, Feeds
 from slanc_onnx.verify.compare import compare
 from slanc_onnx.verify.perplexity import perplexity
@@ -82,7 +83,7 @@ class Validation:
     rounded_epsilons: int = 0
     unstable: list[str] = field(default_factory=list)
     rounded: str = "FP16 norms"
-    failures: list[str] = field(default_factory=list)
+    failures: list[Reason] = field(default_factory=list)
     rounded_tolerance: float = FP16_TOLERANCE
 
     @property
@@ -148,7 +149,7 @@ def validate_pair(
     )
     result.failures.extend(_failures(result))
     if set(plain.outputs[0]) <= set(unstable):
-        result.failures.append("no output can be compared: each run of the original differs")
+        result.failures.append(Reason(Failure.NOTHING_COMPARED))
     return result
 
 
@@ -171,20 +172,20 @@ def _rounded_epsilons(norms: Sequence[Norm], rewritten: Sequence[Norm]) -> int:
     return count
 
 
-def _failures(result: Validation) -> list[str]:
+def _failures(result: Validation) -> list[Reason]:
     failures = []
     if not result.fp32_identical and result.fp32_tolerance == 0:
-        failures.append("FP32 outputs differ, though every scale is a power of two")
+        failures.append(Reason(Failure.FP32_DIFFERS))
     elif not result.fp32_max_relative_error <= result.fp32_tolerance:
-        failures.append("FP32 outputs differ by more than the tolerance")
+        failures.append(Reason(Failure.FP32_BEYOND_TOLERANCE))
     overflowed = [name for name, o in result.observed.items() if o.overflowed]
     if overflowed:
-        failures.append(f"rows still overflow in {len(overflowed)} norms, first {overflowed[0]!r}")
+        failures.append(Reason(Failure.ROWS_OVERFLOW, (len(overflowed), overflowed[0])))
     if not result.rounded_rms_error <= result.rounded_tolerance:
-        failures.append("outputs with FP16 norms are off by more than the tolerance")
+        failures.append(Reason(Failure.OUTPUTS_OFF))
     table, allowed = result.perplexity, perplexity_tolerance(result.rounded_tolerance)
     if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= allowed:
-        failures.append(f"the perplexity with FP16 norms is off by more than {100 * allowed:.3g} %")
+        failures.append(Reason(Failure.PERPLEXITY_OFF, (100 * allowed,)))
     return failures
 
 

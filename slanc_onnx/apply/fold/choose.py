@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from slanc_onnx.apply.fold.group_scale import ANY, Window, choose
 from slanc_onnx.apply.fold.groups import Partition, Site, partition
-from slanc_onnx.apply.fold.solve import LOSES, Solved, solve
+from slanc_onnx.apply.fold.solve import Solved, solve
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import Flow, Tensor
 from slanc_onnx.norms import Norm
+from slanc_onnx.reasons import Undivided
 
 PUSHES = 6  # groups without norms through which an exponent is handed on to a weight
 # Exponents of groups -> exponents of norms that all follow their groups.
@@ -109,7 +110,7 @@ def _chosen(
         It is constant unless some weights stay exact for a few exponents only.
         """
         none, usual = tried(group, 0).nodes, tried(group, middle)
-        if any(LOSES in why for why in usual.refused.values()):
+        if any(why.kind is Undivided.LOSES_BITS for why in usual.refused.values()):
             return functools.cache(lambda exponent: tried(group, exponent).nodes - none)
         return lambda exponent: usual.nodes - none
 

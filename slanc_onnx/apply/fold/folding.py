@@ -21,7 +21,6 @@ from slanc_onnx.apply.fold.choose import Exponents, choose_exponents
 from slanc_onnx.apply.fold.divide import divide_weights
 from slanc_onnx.apply.fold.edits import plan_fold
 from slanc_onnx.apply.fold.group_scale import ANY, Window, window
-from slanc_onnx.apply.fold.solve import LOSES
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.apply.fold.words import FoldedGroup, folded_groups
 from slanc_onnx.errors import SlancError
@@ -40,6 +39,7 @@ from slanc_onnx.graph import (
 from slanc_onnx.norms import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Proof, certify_at
+from slanc_onnx.reasons import Decision, Note, Reason, Undivided
 from slanc_onnx.scale import ScaledNorm
 
 
@@ -65,7 +65,7 @@ class Fold:
     inserted: int
     rewritten_bytes: int
     copied: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[Reason] = field(default_factory=list)
 
 
 def fold(
@@ -200,14 +200,14 @@ def _with_scale(found: ScaledNorm, chosen: Exponents) -> ScaledNorm:
         return found
     scale = 2.0**exponent
     if found.scale is None:
-        reason = f"folded with its group; {found.reason}"
-        return replace(found, scale=scale, status="scaled", reason=reason)
+        reasons = (Reason(Decision.WITH_ITS_GROUP), *found.reasons)
+        return replace(found, scale=scale, status="scaled", reasons=reasons)
     if scale == found.scale and chosen.applied[found.norm.name] == "fold":
         return found
-    kept = [text for text in found.reason.split("; ") if text and "nothing to insert" not in text]
+    kept = [reason for reason in found.reasons if reason.kind is not Decision.ONE_IS_BEST]
     if scale != found.scale:
-        kept.append(f"{found.scale:g} by itself")
-    return replace(found, scale=scale, reason="; ".join(kept))
+        kept.append(Reason(Decision.ALONE, (found.scale,)))
+    return replace(found, scale=scale, reasons=tuple(kept))
 
 
 def _made(norm: Norm) -> Tensor:
@@ -234,26 +234,20 @@ def _proved(found: ScaledNorm, produced: int, accelerator: Accelerator) -> Scale
     return replace(found, certificate=certify_at(proof, scale, typical, accelerator))
 
 
-def _notes(chosen: Exponents, weights: Weights) -> list[str]:
-    """Which weights could not be divided, and why, in words."""
+def _notes(chosen: Exponents, weights: Weights) -> list[Reason]:
+    """Which weights could not be divided, and why."""
     divided = chosen.solved.divided
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[Reason, list[str]] = {}
     for tensor, why in chosen.solved.refused.items():
-        if tensor not in divided and LOSES not in why:
+        if tensor not in divided and why.kind is not Undivided.LOSES_BITS:
             by_reason.setdefault(why, []).append(tensor.name)
     notes = [
-        f"{len(names)} weights were not the place to fold into, as each {why}: {_some(names)}"
-        for why, names in by_reason.items()
+        Reason(Note.NOT_FOLDED_INTO, tuple(names), behind=why) for why, names in by_reason.items()
     ]
     lossy: dict[str, int] = {}
     for (root, _), count in weights.losses.items():
         if count and root not in divided:
             lossy[root.name] = min(count, lossy.get(root.name, count))
     if lossy:
-        names = [f"{name} ({count} elements)" for name, count in lossy.items()]
-        notes.append(f"{len(names)} weights {LOSES} if divided, and were not: {_some(names)}")
+        notes.append(Reason(Note.WOULD_LOSE_BITS, tuple(lossy.items())))
     return notes
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from enum import IntEnum
+from typing import Literal, NamedTuple
 
 from slanc_onnx.apply.fold.groups import Partition
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import GraphPath, Tensor, Use
 from slanc_onnx.ops import Relation
+from slanc_onnx.reasons import Reason, Undivided
 
-LOSES = "would lose bits"  # why a weight is not divided
+# How a weight meets a demand: a node divides what is cut, when the model runs.
+Way = Literal["keep", "divide", "copy", "cut", "fail"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Solved:
     nodes: int
     bytes: int
     failed: tuple[int, ...]
-    refused: dict[Tensor, str]
+    refused: dict[Tensor, Reason]
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -61,8 +64,8 @@ def solve(
         groups: The exponent of each group.
         norms: The exponent of each norm's input, by norm name.
     """
-    failed: dict[int, int] = {}  # relation -> 1: weights stay; 2: the whole node stays
-    refused: dict[Tensor, str] = {}
+    failed: dict[int, Level] = {}  # by relation
+    refused: dict[Tensor, Reason] = {}
     while True:
         state = _State(parts, weights, groups, norms, failed)
         new = dict(failed)
@@ -71,10 +74,18 @@ def solve(
             if bad:
                 refused.update(state.why)
                 last = tie.kind == "absorb" or (tie.kind == "join" and not tie.terms)
-                new[index] = 2 if last or index in failed else 1
+                new[index] = Level.NODE if last or index in failed else Level.WEIGHTS
         if new == failed:
             return state.solved(refused)
         failed = new
+
+
+class Level(IntEnum):
+    """How much of a relation stays as it is, because no weight could satisfy it."""
+
+    NONE = 0
+    WEIGHTS = 1
+    NODE = 2
 
 
 class _State:
@@ -86,16 +97,16 @@ class _State:
         weights: Weights,
         groups: Sequence[int],
         norms: Mapping[str, int],
-        failed: Mapping[int, int],
+        failed: Mapping[int, Level],
     ) -> None:
         self.parts, self.weights, self.failed = parts, weights, failed
         self.produced: dict[Tensor, int] = {}
         self.needed: dict[Use, int] = {}
         self.demands: dict[Use, int] = {}
-        self.why: dict[Tensor, str] = {}
-        self._how: dict[Use, str] = {}
+        self.why: dict[Tensor, Reason] = {}
+        self._how: dict[Use, Way] = {}
         for index, tie in enumerate(parts.relations):
-            self._relate(tie, parts.made[index], groups, failed.get(index, 0))
+            self._relate(tie, parts.made[index], groups, failed.get(index, Level.NONE))
         for site in parts.sites:
             exponent = norms[site.norm.name]
             self.needed.update(dict.fromkeys(site.uses, exponent))
@@ -104,19 +115,21 @@ class _State:
                 self.produced[site.residual] = exponent
 
     def _relate(
-        self, tie: Relation, made: Sequence[Tensor], groups: Sequence[int], level: int
+        self, tie: Relation, made: Sequence[Tensor], groups: Sequence[int], level: Level
     ) -> None:
         terms = {tie.use(p): groups[self.parts.of_use[tie.use(p)]] for p in tie.terms}
-        if level == 2:
+        if level is Level.NODE:
             terms = dict.fromkeys(terms, 0)
         self.needed.update(terms)
         total = sum(terms.values())
         if tie.kind == "absorb":
             self._demand(tie, -total)
             return
-        exponent = groups[self.parts.of_output[made[0]]] if made and level == 0 else total
+        exponent = groups[self.parts.of_output[made[0]]] if made and level is Level.NONE else total
         if tie.kind == "join":
-            exponent = 0 if level == 2 else groups[self.parts.of_output[made[0]]] if made else 0
+            exponent = (
+                0 if level is Level.NODE else groups[self.parts.of_output[made[0]]] if made else 0
+            )
             total = exponent
         self.produced.update(dict.fromkeys(made, exponent))
         self._demand(tie, exponent - total)
@@ -130,10 +143,10 @@ class _State:
 
     def bad(self, tie: Relation, index: int) -> bool:
         """Whether a relation is not satisfied, and has not failed for good."""
-        level = self.failed.get(index, 0)
-        if level == 2:
+        level = self.failed.get(index, Level.NONE)
+        if level is Level.NODE:
             return False
-        if tie.kind == "product" and level == 0 and not (tie.factors or tie.divisors):
+        if tie.kind == "product" and level is Level.NONE and not (tie.factors or tie.divisors):
             made = self.parts.made[index]
             total = sum(self.needed[tie.use(p)] for p in tie.terms)
             if made and self.produced[made[0]] != total:
@@ -150,7 +163,7 @@ class _State:
             return False
         return "fail" in ways or (ways.count("cut") > 1 and tie.kind != "join")
 
-    def how(self, use: Use) -> str:
+    def how(self, use: Use) -> Way:
         """How a weight meets a demand: keep, divide, copy, cut or fail.
 
         A cut divides it by a node when the model runs. A vector may be copied or cut, which costs
@@ -160,29 +173,29 @@ class _State:
             self._how[use] = self._decide(use)
         return self._how[use]
 
-    def _decide(self, use: Use) -> str:
+    def _decide(self, use: Use) -> Way:
         exponent, flow, weights = self.demands.get(use, 0), self.parts.flow, self.weights
         tensor = flow.read(use)
         if not exponent or tensor is None:
             return "keep"
         root, small = weights.root(tensor), weights.is_vector(tensor)
         if root is None:
-            self.why[tensor] = "is computed or may be overridden"
+            self.why[tensor] = Reason(Undivided.COMPUTED)
             return "cut" if small else "fail"
         if weights.is_zero(root):
             return "keep"
         if weights.loss(root, exponent):
-            self.why[root] = f"{LOSES} when divided by 2^{exponent}"
+            self.why[root] = Reason(Undivided.LOSES_BITS, (exponent,))
             return "cut" if small else "fail"
         wanted = {0 if u is None else self.demands.get(u, 0) for u in weights.uses(root)}
         if wanted == {exponent}:
             return "divide"
-        self.why[root] = "is shared with what is not divided"
+        self.why[root] = Reason(Undivided.SHARED)
         if small and root == tensor:
             return "copy"
         return "cut" if small else "fail"
 
-    def solved(self, refused: dict[Tensor, str]) -> Solved:
+    def solved(self, refused: dict[Tensor, Reason]) -> Solved:
         """The result, once no further relation fails."""
         flow = self.parts.flow
         divided: dict[Tensor, int] = {}

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import NamedTuple
 
 from slanc_onnx.graph import write_atomically
+from slanc_onnx.report.columns import (
+    COLUMNS,
+    Shown,
+    bits,
+    certified_text,
+    lost_text,
+    number,
+    spread_text,
+    status_text,
+)
 from slanc_onnx.report.html.plots import histograms, overview
-from slanc_onnx.report.html.view import NormView, PageView, Spread, page_view
+from slanc_onnx.report.html.view import PageView, page_view
 from slanc_onnx.report.outcome import Outcome
+from slanc_onnx.report.rows import NormRow
+from slanc_onnx.report.wording import reason_text, rule_text
 
 # By which a page is known again.
 START = '<!doctype html>\n<html lang="en" data-by="slanc-onnx">'
-
-
-class Column(NamedTuple):
-    """One column of the table: what it shows of a norm, and by what it sorts."""
-
-    title: str
-    shown: Callable[[NormView], str]
-    key: Callable[[NormView], object]
-    style: str = ""
 
 
 def write_html(outcome: Outcome, path: Path) -> None:
@@ -58,7 +60,7 @@ def page(view: PageView) -> str:
         choices="".join(f'<option value="{k}">{words}</option>' for k, words in choices),
         columns="".join(
             f'<th scope="col" class="{c.style}"><button type="button">{c.title}</button></th>'
-            for c in COLUMNS
+            for c in SHOWN
         ),
         rows="\n".join(_row(norm) for norm in norms),
         details="\n".join(_details(n, p) for n, p in zip(norms, pictures, strict=True)),
@@ -95,88 +97,44 @@ _CHOICES = {
 }
 
 
-def _kinds(norm: NormView) -> list[str]:
+def _kinds(norm: NormRow) -> list[str]:
     """The classes of a norm's row, by which it is coloured and filtered."""
+    certificate = norm.decided.certificate
     known = {
         "overflowed": norm.overflows_before,
         "bad": norm.overflows_after or norm.underflowed > 0,
         "skipped": norm.decided.status == "skipped",
-        "unproved": norm.certified == "no",
-        "conditional": norm.certified.startswith("if "),
+        "unproved": certificate is not None and not certificate.certified,
+        "conditional": certificate is not None and certificate.conditional,
     }
     return [kind for kind, is_so in known.items() if is_so]
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}g}"
+_SHOWN = [column.page for column in COLUMNS if column.page is not None]
+SHOWN = [shown for first in (True, False) for shown in _SHOWN if shown.first is first]
 
 
-def _short(value: float) -> str:
-    """Two digits: 1.3e4."""
-    mantissa, _, exponent = f"{value:.2g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
-
-
-def _bits(value: float | None) -> str:
-    return "" if value is None else f"{value:+.1f}"
-
-
-def _range(spread: Spread | None) -> str:
-    if spread is None:
-        return ""
-    return " · ".join(_short(v) for v in (spread.low, spread.middle, spread.high))
-
-
-def _lost(norm: NormView) -> str:
-    if not len(norm.rows_before):
-        return ""
-    lost = f"{norm.lost_before} → {norm.lost_after}" if norm.lost_before or norm.lost_after else "0"
-    return lost + (f", {norm.underflowed} underflow" if norm.underflowed else "")
-
-
-COLUMNS = (
-    Column("#", lambda n: str(n.number), lambda n: n.number),
-    Column(
-        "norm",
-        lambda n: f'<a href="#norm-{n.number}">{html.escape(n.name)}</a>',
-        lambda n: n.name,
-        "text",
-    ),
-    Column("status", lambda n: html.escape(_status(n)), lambda n: _status(n), "text"),
-    Column("scale", lambda n: _number(n.decided.scale, 6), lambda n: n.decided.scale),
-    Column("rows lost", _lost, lambda n: n.lost_before if len(n.rows_before) else None),
-    Column("bits to overflow", lambda n: _bits(n.overflow_bits), lambda n: n.overflow_bits),
-    Column("to underflow", lambda n: _bits(n.underflow_bits), lambda n: n.underflow_bits, "more"),
-    Column("certified", lambda n: html.escape(n.certified), lambda n: n.certified),
-    Column(
-        "before: least · median · most",
-        lambda n: _range(n.before),
-        lambda n: n.before and n.before.high,
-        "more",
-    ),
-    Column("after", lambda n: _range(n.after), lambda n: n.after and n.after.high, "more"),
-)
-
-
-def _status(norm: NormView) -> str:
-    decided = norm.decided
-    return f"{decided.status}: {decided.reason}" if decided.reason else decided.status
-
-
-def _row(norm: NormView) -> str:
-    text = " ".join((norm.name, norm.decided.norm.form, _status(norm), norm.decided.rule)).lower()
+def _row(norm: NormRow) -> str:
+    text = " ".join(
+        (norm.name, norm.decided.norm.form, status_text(norm), rule_text(norm.decided.rule))
+    ).lower()
     cells = []
-    for column in COLUMNS:
+    for column in SHOWN:
         key = column.key(norm)
         shown = "" if key is None else html.escape(str(key))
-        cells.append(f'<td class="{column.style}" data-key="{shown}">{column.shown(norm)}</td>')
+        cells.append(f'<td class="{column.style}" data-key="{shown}">{_cell(column, norm)}</td>')
     return (
         f'<tr class="{" ".join(_kinds(norm))}" data-norm="norm-{norm.number}" '
         f'data-text="{html.escape(text)}">{"".join(cells)}</tr>'
     )
 
 
-def _details(norm: NormView, picture: str) -> str:
+def _cell(column: Shown, norm: NormRow) -> str:
+    text = html.escape(column.text(norm))
+    return f'<a href="#norm-{norm.number}">{text}</a>' if column.title == "norm" else text
+
+
+def _details(norm: NormRow, picture: str) -> str:
     rows = "".join(f"<dt>{t}</dt><dd>{html.escape(v)}</dd>" for t, v in _facts(norm) if v)
     summary = f"{norm.number}. {html.escape(norm.name)}"
     word = norm.decided.status if norm.decided.scale is None else f"/ {norm.decided.scale:.6g}"
@@ -189,7 +147,7 @@ def _details(norm: NormView, picture: str) -> str:
     )
 
 
-def _audited(norm: NormView) -> str:
+def _audited(norm: NormRow) -> str:
     audit = norm.audit
     if audit is None:
         return ""
@@ -200,42 +158,42 @@ def _audited(norm: NormView) -> str:
     )
 
 
-def _facts(norm: NormView) -> Sequence[tuple[str, str]]:
+def _facts(norm: NormRow) -> Sequence[tuple[str, str]]:
     decided = norm.decided
     certificate = decided.certificate
-    proved = "" if certificate is None else norm.certified
+    proved = certified_text(certificate)
     if certificate is not None:
         if certificate.overflow_bits is not None:
             proved += f", {certificate.overflow_bits:+.1f} bits to overflow for the largest row"
         if certificate.bound.length is not None:
             proved += f", no row is longer than {certificate.bound.length:.4g}"
-        if certificate.reason:
-            proved += f": {certificate.reason}"
+        if certificate.reason is not None:
+            proved += f": {reason_text(certificate.reason)}"
     predicted = ""
     if norm.typical is not None and decided.estimate is not None:
         predicted = (
             f"typical {norm.typical:.4g}, largest {norm.upper:.4g}, by {decided.estimate.by}"
         )
     return (
-        ("status", _status(norm)),
-        ("what was read", decided.rule),
+        ("status", status_text(norm)),
+        ("what was read", rule_text(decided.rule)),
         ("from", ", ".join(decided.sources)),
         ("form, width", f"{decided.norm.form}, {decided.norm.width or 'not known'}"),
         ("input", decided.norm.input),
-        ("scale", _number(decided.scale, 10)),
+        ("scale", number(decided.scale, 10)),
         ("applied", norm.applied or ""),
         (
             "epsilon",
-            f"{_number(decided.norm.epsilon, 6)} → {_number(decided.scaled_epsilon, 6)}"
+            f"{number(decided.norm.epsilon, 6)} → {number(decided.scaled_epsilon, 6)}"
             if decided.scaled_epsilon is not None
-            else _number(decided.norm.epsilon, 6),
+            else number(decided.norm.epsilon, 6),
         ),
         ("predicted sums", predicted),
-        ("before", _range(norm.before)),
-        ("after", _range(norm.after)),
-        ("bits to overflow", _bits(norm.overflow_bits)),
-        ("bits to underflow", _bits(norm.underflow_bits)),
-        ("rows lost", _lost(norm)),
+        ("before", spread_text(norm.before)),
+        ("after", spread_text(norm.after)),
+        ("bits to overflow", bits(norm.overflow_bits)),
+        ("bits to underflow", bits(norm.underflow_bits)),
+        ("rows lost", lost_text(norm)),
         ("certified", proved),
         ("on your data", _audited(norm)),
     )

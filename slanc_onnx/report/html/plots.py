@@ -16,7 +16,7 @@ import numpy as np
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Array
-from slanc_onnx.report.html.view import NormView
+from slanc_onnx.report.rows import NormRow
 
 # Stand-ins; the page gives the hues of Okabe and Ito's palette for colour-blind readers.
 BEFORE, AFTER, INK, LIMIT, FAINT = "#d55e01", "#0072b3", "#010101", "#010102", "#010103"
@@ -53,7 +53,7 @@ def check_matplotlib() -> None:
         ) from error
 
 
-def overview(norms: Sequence[NormView], form: str, seen: bool, narrow: bool = False) -> str:
+def overview(norms: Sequence[NormRow], form: str, seen: bool, narrow: bool = False) -> str:
     """Every norm's sums of squares before and after against the limits, as an SVG element.
 
     Args:
@@ -90,7 +90,7 @@ def overview(norms: Sequence[NormView], form: str, seen: bool, narrow: bool = Fa
 
 
 def _band(
-    axes: Any, norms: Sequence[NormView], which: str, colour: str, label: str, hatch: str | None
+    axes: Any, norms: Sequence[NormRow], which: str, colour: str, label: str, hatch: str | None
 ) -> None:
     """Least, median and largest; a norm of which nothing is known leaves a gap."""
     spreads = [n.before if which == "before" else n.after for n in norms]
@@ -124,7 +124,7 @@ def _band(
     )
 
 
-def _range(norms: Sequence[NormView]) -> tuple[float, float]:
+def _range(norms: Sequence[NormRow]) -> tuple[float, float]:
     """All that is drawn, and some room."""
     spreads = [s for n in norms for s in (n.before, n.after) if s is not None]
     found = [value for s in spreads for value in (s.low, s.high)]
@@ -135,7 +135,7 @@ def _range(norms: Sequence[NormView]) -> tuple[float, float]:
     return min(usable) / 4, max(usable) * 4
 
 
-def _marks(axes: Any, norms: Sequence[NormView]) -> None:
+def _marks(axes: Any, norms: Sequence[NormRow]) -> None:
     kinds = (
         ("typical", "_", INK, "predicted typical row, scaled"),
         ("upper", "^", "none", "predicted largest row, scaled"),
@@ -159,7 +159,7 @@ def _marks(axes: Any, norms: Sequence[NormView]) -> None:
             )
 
 
-def _limits(axes: Any, norms: Sequence[NormView], form: str) -> None:
+def _limits(axes: Any, norms: Sequence[NormRow], form: str) -> None:
     edges = np.arange(0.5, len(norms) + 1)
     for key, style, words, above in (
         ("overflow", "solid", f"{form} overflows above", True),
@@ -182,7 +182,7 @@ def _limits(axes: Any, norms: Sequence[NormView], form: str) -> None:
         )
 
 
-def _skipped(axes: Any, norms: Sequence[NormView]) -> None:
+def _skipped(axes: Any, norms: Sequence[NormRow]) -> None:
     skipped = [n.number for n in norms if n.decided.status == "skipped"]
     for number in skipped:
         axes.axvspan(
@@ -212,7 +212,7 @@ def _decades(axis: Any) -> None:
     )
 
 
-def _ticks(axes: Any, norms: Sequence[NormView], most: int) -> None:
+def _ticks(axes: Any, norms: Sequence[NormRow], most: int) -> None:
     """Where layers start, if the names tell; the norm's number otherwise."""
     starts: dict[int, int] = {}
     for norm in norms:
@@ -228,7 +228,7 @@ def _ticks(axes: Any, norms: Sequence[NormView], most: int) -> None:
     axes.set_xlabel("norm, in the order of the network")
 
 
-def histograms(norms: Sequence[NormView]) -> list[str]:
+def histograms(norms: Sequence[NormRow]) -> list[str]:
     """Per norm its rows before and after on one axis (the paper's figure 3), "" where not run.
 
     All share the range of sums, so that they can be compared by eye. Of very many norms those that
@@ -280,7 +280,7 @@ def histograms(norms: Sequence[NormView]) -> list[str]:
         return drawn
 
 
-def _histogram(axes: Any, norm: NormView, edges: Array) -> list[Any]:
+def _histogram(axes: Any, norm: NormRow, edges: Array) -> list[Any]:
     """What is drawn for one norm, to be taken off again: figures are slow to set up."""
     pieces: list[Any] = []
     top = 1.0

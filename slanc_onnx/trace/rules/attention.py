@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Sum, Weight
 from slanc_onnx.trace.movement import CannotFollow
 from slanc_onnx.trace.values import Unknown, Value, View, as_view, combine
@@ -45,7 +46,7 @@ def _multi_head_attention(visit: Visit) -> list[Value]:
         packed = visit.view(0)
         ids = packed.ids[..., 2, :] if packed.ids.ndim == 5 else packed.ids
         if packed.ids.ndim != 5:
-            raise CannotFollow("packs its inputs in an unknown layout")
+            raise CannotFollow(Unread.UNKNOWN_INPUT, "query")
         values = View(packed.expr, ids.reshape(*ids.shape[:-2], -1))
     else:
         values = visit.view(2)
@@ -64,7 +65,7 @@ def _attention(visit: Visit) -> list[Value]:
     if visit.node.domain == "com.microsoft":
         weight = matrix(visit.known(1))
         if weight is None:
-            raise CannotFollow("has a weight that is no matrix")
+            raise CannotFollow(Unread.NO_MATRIX, ())
         sizes = visit.attributes.get("qkv_hidden_sizes")
         width = int(sizes[2]) if sizes else weight.shape[1] // 3
         start = weight.shape[1] - width

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from slanc_onnx.graph import Array
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Convolution, Expr, Known, Product, Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, broadcast
 from slanc_onnx.trace.values import Const, Value, View, as_view, as_weight, combine, row
 from slanc_onnx.trace.visit import Visit
 
@@ -28,7 +29,7 @@ def convolved(
         made = convolved(visit, first, _channels_second(weight), bias)
         return View(made.expr, np.moveaxis(made.ids, 1, -1))
     if not isinstance(weight, Weight):
-        raise CannotFollow("has a kernel that is no constant")
+        raise CannotFollow(Unread.NOT_CONSTANT, "kernel")
     kernel = weight.shape[2:]
     attributes = visit.attributes
     strides = attributes.get("strides") or [1] * len(kernel)
@@ -51,7 +52,7 @@ def convolved(
     if bias is not None:
         expr = Sum(channels, expr, as_view(bias).expr)
     ids = np.arange(channels, dtype=np.int32).reshape(1, -1, *([1] * len(kernel)))
-    return View(expr, np.broadcast_to(ids, (view.shape[0], channels, *spatial)))
+    return View(expr, broadcast(ids, (view.shape[0], channels, *spatial)))
 
 
 def _channels_second(weight: Value | None) -> Value | None:
@@ -68,7 +69,7 @@ def batch_norm(visit: Visit) -> list[Value]:
     x, gamma, beta, mean, variance = (visit.known(i) for i in range(5))
     parts = [v for v in (gamma, beta, mean, variance) if isinstance(v, (Const, Weight))]
     if len(parts) != 4:
-        raise CannotFollow("has statistics that are no constants")
+        raise CannotFollow(Unread.NOT_CONSTANT, "statistics")
     epsilon = float(visit.attributes.get("epsilon", 1e-5))
     name = visit.node.inputs[1].name
     size = int(np.prod(parts[0].shape))

@@ -10,6 +10,7 @@ import numpy as np
 
 from slanc_onnx.graph import Array, op_of
 from slanc_onnx.ops import COMPARISONS, ELEMENTWISE, UNARY, Parameter
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     CONDITION,
     Apply,
@@ -19,7 +20,7 @@ from slanc_onnx.trace.expression import (
     Weight,
     is_ids,
 )
-from slanc_onnx.trace.movement import FOLDS, CannotFollow
+from slanc_onnx.trace.movement import FOLDS, CannotFollow, broadcast, common_shape
 from slanc_onnx.trace.ranges import value_range
 from slanc_onnx.trace.rules.reduce import is_total_of
 from slanc_onnx.trace.values import (
@@ -51,14 +52,14 @@ def _elementwise(visit: Visit) -> list[Value]:
     if op == "Pow":
         return [_power(visit.view(0), visit.array(1))]
     if op not in _ARITHMETIC:
-        raise CannotFollow("has no rule for activations")
+        raise CannotFollow(Unread.NO_RULE_FOR_ACTIVATIONS)
     return [_ARITHMETIC[op](values)]
 
 
 def _add(values: Sequence[Readable]) -> View:
     for zero, other in (values, values[::-1]):
         blank = isinstance(zero, Const) and not zero.array.any()
-        if blank and np.broadcast_shapes(zero.shape, other.shape) == other.shape:
+        if blank and common_shape(zero.shape, other.shape) == other.shape:
             return as_view(other)
     return added(as_view(values[0]), as_view(values[1]))
 
@@ -92,7 +93,7 @@ def _divide(values: Sequence[Readable]) -> View:
 
 def _power(base: View, exponent: Array | None) -> View:
     if exponent is None or exponent.size != 1:
-        raise CannotFollow("raises channels to different powers")
+        raise CannotFollow(Unread.EXPONENTS_DIFFER)
     power = float(exponent.reshape(-1)[0])
     if power not in (2.0, 3.0):
         return function_of("Pow", base, power)
@@ -108,8 +109,8 @@ def _limit(values: Sequence[Readable], low: bool) -> View:
     view, *others = (v for v in values if isinstance(v, View))
     if others:
         return either(view, others[0])
-    shape = np.broadcast_shapes(*(v.shape for v in values))
-    view = View(view.expr, np.broadcast_to(view.ids, shape))
+    shape = common_shape(*(v.shape for v in values))
+    view = View(view.expr, broadcast(view.ids, shape))
     numbers = [v.array for v in values if isinstance(v, Const)]
     if not numbers or len(numbers) < len(values) - 1 or any(n.size != 1 for n in numbers):
         return view
@@ -148,13 +149,13 @@ def _compared(op: str, values: Sequence[Readable]) -> View:
     if op in COMPARISONS and isinstance(x, View) and not is_ids(x.expr) and one:
         assert isinstance(limit, Const)
         return function_of(op, x, float(limit.array.reshape(-1)[0]))
-    shape = np.broadcast_shapes(*(v.shape for v in values))
+    shape = common_shape(*(v.shape for v in values))
     return ids_view(CONDITION, shape)
 
 
 def _fold(op: str, values: Sequence[Value], parameters: Sequence[Parameter] = ()) -> Value:
     if op not in FOLDS:
-        raise CannotFollow("has no rule for constants")
+        raise CannotFollow(Unread.NO_RULE_FOR_CONSTANTS)
 
     def function(*arrays: Array) -> Array:
         return FOLDS[op](*arrays, *parameters)
@@ -168,7 +169,7 @@ def _fold(op: str, values: Sequence[Value], parameters: Sequence[Parameter] = ()
             return Const(np.asarray(function(*arrays)), any(c.varies for c in consts))
     weights = [v for v in values if isinstance(v, Weight)]
     parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
-    shape = np.broadcast_shapes(*(v.shape for v in parts))
+    shape = common_shape(*(v.shape for v in parts))
     return Weight(weights[0].name, shape, lambda: np.asarray(function(*(v.read() for v in parts))))
 
 
@@ -179,12 +180,12 @@ def _where(visit: Visit) -> list[Value]:
     branches = [v for v in values if isinstance(v, View)]
     if len(branches) == 1:  # a mask
         other = next(v for v in values if not isinstance(v, View))
-        shape = np.broadcast_shapes(branches[0].shape, other.shape)
-        return [View(branches[0].expr, np.broadcast_to(branches[0].ids, shape))]
+        shape = common_shape(branches[0].shape, other.shape)
+        return [View(branches[0].expr, broadcast(branches[0].ids, shape))]
     if not branches:
-        raise CannotFollow("chooses between constants by data")
+        raise CannotFollow(Unread.CHOSEN_ELEMENTS)
     if isinstance(condition, View) and isinstance(condition.expr, Apply):
-        a, b = (np.broadcast_to(v.ids, condition.shape) for v in branches)
+        a, b = (broadcast(v.ids, condition.shape) for v in branches)
         same = {condition.expr.channels} == {v.expr.channels for v in branches}
         if same and np.array_equal(a, condition.ids) and np.array_equal(b, condition.ids):
             rows = (condition.expr, branches[0].expr, branches[1].expr)
@@ -208,7 +209,7 @@ def _activation(visit: Visit) -> list[Value]:
     biased = name in ("BiasGelu", "FastGelu") and visit.value(1) is not None
     if not isinstance(value, View):
         if biased:
-            raise CannotFollow("adds a bias to a constant")
+            raise CannotFollow(Unread.NO_RULE_FOR_CONSTANTS)
         return [_fold(name, [value], parameters)]
     if name == "Neg":
         return [scaled(value, -1.0)]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Apply, Embedding, Experts, Expr, Product, Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, broadcast, common_shape
 from slanc_onnx.trace.values import (
     Const,
     ExpertWeights,
@@ -26,14 +27,14 @@ from slanc_onnx.trace.visit import Rule, Visit
 def moved(visit: Visit, source: ExpertWeights) -> list[Value]:
     """Experts' matrices after an op that moves data: at most their rows and columns swap."""
     rows, columns = source.shape[-2:]
-    ids = np.broadcast_to(np.arange(rows * columns).reshape(rows, columns), source.shape)
+    ids = broadcast(np.arange(rows * columns).reshape(rows, columns), source.shape)
     after = [mover(ids) for mover in visit.movers()]
     matrices = [a.reshape(-1, *a.shape[-2:])[0] for a in after]
     if np.array_equal(matrices[0], ids.reshape(-1, rows, columns)[0]):
         return [ExpertWeights(source.stack, a.shape) for a in after]
     if np.array_equal(matrices[0], ids.reshape(-1, rows, columns)[0].T):
         return [ExpertWeights(_transposed(source.stack), a.shape) for a in after]
-    raise CannotFollow("cuts the matrices of experts into pieces")
+    raise CannotFollow(Unread.CHOSEN_WEIGHTS)
 
 
 def _transposed(stack: Weight) -> Weight:
@@ -46,19 +47,19 @@ def multiplied(a: Value | None, b: Value | None) -> View:
     if isinstance(a, ExpertWeights) and isinstance(b, View):
         expr = through_experts(row(b, axis=-2), _transposed(a.stack))
         ids = np.arange(expr.channels, dtype=np.int32)[:, None]
-        shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), expr.channels, b.shape[-1])
-        return View(expr, np.broadcast_to(ids, shape))
+        shape = (*common_shape(a.shape[:-2], b.shape[:-2]), expr.channels, b.shape[-1])
+        return View(expr, broadcast(ids, shape))
     if isinstance(b, ExpertWeights) and isinstance(a, View):
         expr = through_experts(row(a), b.stack)
-        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        lead = common_shape(a.shape[:-2], b.shape[:-2])
         return row_view(expr, (*lead, a.shape[-2], expr.channels))
-    raise CannotFollow("multiplies weights that the data chooses with something that is no row")
+    raise CannotFollow(Unread.CHOSEN_WEIGHTS)
 
 
 def through_experts(x: Expr, stack: Weight) -> Expr:
     """A row times one matrix of a stack [experts, in, out]."""
     if x.channels != stack.shape[1]:
-        raise CannotFollow(f"multiplies rows of {x.channels} with experts {stack.shape}")
+        raise CannotFollow(Unread.SHAPES_DIFFER, (x.channels,), stack.shape)
     return Experts(stack.shape[2], x, stack)
 
 
@@ -100,7 +101,7 @@ def _activated(kind: str, expr: Expr) -> Expr:
     if kind == "identity":
         return expr
     if kind not in names:
-        raise CannotFollow(f"has the activation {kind}, which has no rule")
+        raise CannotFollow(Unread.NO_RULE_FOR_FUNCTION, kind)
     parameters = (1.0,) if names[kind] == "Swish" else ()
     return Apply(expr.channels, names[kind], expr, parameters)
 
@@ -112,7 +113,7 @@ def _layer(visit: Visit, position: int, x: Expr) -> Expr:
     """
     stack, bias = visit.known(position), visit.value(position + 1)
     if not isinstance(stack, Weight) or len(stack.shape) != 3:
-        raise CannotFollow("has experts that are no constants")
+        raise CannotFollow(Unread.NOT_CONSTANT, "experts")
     if stack.shape[2] == x.channels:
         stack = _transposed(stack)
     result = through_experts(x, stack)

@@ -14,8 +14,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from slanc_onnx.graph import Array
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Product, Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, broadcast, common_shape
 from slanc_onnx.trace.rules.conv import convolved
 from slanc_onnx.trace.values import Const, Value, View, as_view, combine, row_view
 from slanc_onnx.trace.visit import Rule, Visit, is_shares, linear, matrix, mixed
@@ -27,7 +28,7 @@ def _values(value: Value | None) -> Array:
         return value.array
     if isinstance(value, Weight):
         return value.read()
-    raise CannotFollow("has quantised values that are no constants")
+    raise CannotFollow(Unread.NOT_CONSTANT, "quantised values")
 
 
 def unpack(packed: Array, bits: int) -> Array:
@@ -291,12 +292,12 @@ def _product(visit: Visit) -> list[Value]:
         shift = _bias(visit, bias, first, second)
     if isinstance(a, View) and isinstance(b, View):
         if not is_shares(a.expr):
-            raise CannotFollow("multiplies two activations")
-        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        return [mixed(View(b.expr, np.broadcast_to(b.ids, (*lead, *b.shape[-2:]))), a.shape[-2])]
+            raise CannotFollow(Unread.TWO_ACTIVATIONS)
+        lead = common_shape(a.shape[:-2], b.shape[:-2])
+        return [mixed(View(b.expr, broadcast(b.ids, (*lead, *b.shape[-2:]))), a.shape[-2])]
     weight = matrix(b, transposed)
     if not isinstance(a, View) or weight is None:
-        raise CannotFollow("multiplies two constants")
+        raise CannotFollow(Unread.TWO_CONSTANTS)
     return [linear(a, weight, shift)]
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from slanc_onnx.graph import Array
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Apply, Mix, Weight
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, broadcast
 from slanc_onnx.trace.values import Const, Value, View
 from slanc_onnx.trace.visit import Rule, Visit, scaled
 
@@ -38,7 +39,7 @@ def _reduce(visit: Visit) -> list[Value]:
     if not isinstance(value, View):
         return [_of_constant(visit.node.op, value, axes, keep)]
     if axes is None:
-        raise CannotFollow("reduces over all axes")
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "axes")
     wanted = {axis % value.ids.ndim for axis in axes}
     ids, count = value.ids, 1
     for axis in wanted:
@@ -60,7 +61,7 @@ def _total(visit: Visit, value: View, axes: tuple[int, ...], keep: bool) -> View
     """The sum over the channels of a row, by which routing weights are divided."""
     last = value.ids.ndim - 1
     if visit.node.op != "ReduceSum" or axes != (last,) or value.expr.channels != value.shape[-1]:
-        raise CannotFollow("reduces over channels")
+        raise CannotFollow(Unread.REDUCES_CHANNELS)
     shape = (*value.shape[:-1], 1) if keep else value.shape[:-1]
     return View(Apply(1, "ReduceSum", value.expr), np.zeros(shape, np.int32))
 
@@ -77,11 +78,11 @@ def is_total_of(total: View, part: View) -> bool:
 def _of_constant(op: str, value: Const | Weight, axes: tuple[int, ...] | None, keep: bool) -> Value:
     function = _ON_CONSTANTS.get(op)
     if function is None:
-        raise CannotFollow("has no rule for constants")
+        raise CannotFollow(Unread.NO_RULE_FOR_CONSTANTS)
     if isinstance(value, Const):
         return Const(np.asarray(function(value.array, axis=axes, keepdims=keep)), value.varies)
     weight = value
-    shape = np.sum(np.broadcast_to(np.int8(0), weight.shape), axis=axes, keepdims=keep).shape
+    shape = np.sum(broadcast(np.zeros((), np.int8), weight.shape), axis=axes, keepdims=keep).shape
     return Weight(
         weight.name, shape, lambda: np.asarray(function(weight.read(), axis=axes, keepdims=keep))
     )
@@ -96,11 +97,11 @@ def _pool(visit: Visit) -> list[Value]:
         shape = (*view.shape[:2], *(1 if whole else n for n in view.shape[2:]))
     first = view.ids[(slice(None), slice(None), *([slice(0, 1)] * (view.ids.ndim - 2)))]
     if not (view.ids == first).all():
-        raise CannotFollow("puts channels together that differ from position to position")
+        raise CannotFollow(Unread.CHANNELS_DIFFER)
     expr = view.expr
     if "Average" in visit.node.op or visit.node.op == "Resize":
         expr = Mix(expr.channels, expr)
-    return [View(expr, np.broadcast_to(first, shape))]
+    return [View(expr, broadcast(first, shape))]
 
 
 REDUCTIONS: dict[str, Rule] = {

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Input, Join, Known, Shares, Weight
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, broadcast, taken_along
 from slanc_onnx.trace.values import (
     Const,
     ExpertWeights,
@@ -31,7 +32,7 @@ def gathered(visit: Visit) -> list[Value] | None:
     data, indices = visit.known(0), visit.known(1)
     axis = int(visit.attributes.get("axis", 0))
     if isinstance(indices, Weight):
-        raise CannotFollow("gathers at positions that are not known")
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
     by_data = isinstance(indices, View) or indices.varies
     if isinstance(data, Weight) and len(data.shape) > 1 and axis == 0 and by_data:
         positions = indices.shape
@@ -43,7 +44,7 @@ def gathered(visit: Visit) -> list[Value] | None:
     if isinstance(data, View) and isinstance(indices, View):
         # Rows at positions that depend on the input: the same kind of row.
         where = np.zeros(indices.shape, np.int64)
-        return [View(data.expr, np.take(data.ids, where, axis=axis))]
+        return [View(data.expr, taken_along(data.ids, where, axis))]
     if isinstance(data, Const) and isinstance(indices, View):
         return [_some_of(data, indices, axis, visit.node.op)]
     return None
@@ -52,7 +53,7 @@ def gathered(visit: Visit) -> list[Value] | None:
 def _some_of(data: Const, indices: View, axis: int, op: str) -> Value:
     """The elements of a small constant at positions that the data gives."""
     if op != "Gather" or data.array.ndim == 0:
-        raise CannotFollow("gathers at positions that are not known")
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
     taken = np.take(data.array, np.zeros(indices.shape, np.int64), axis=axis)
     if (data.array == data.array.reshape(-1)[0]).all():
         return Const(taken, True)
@@ -78,7 +79,7 @@ def looked_up(table: Weight, shape: tuple[int, ...], positions: Const | View) ->
     rows = as_table(table, table.shape[0])
     ids = np.arange(rows.shape[1], dtype=np.int32).reshape(rest)
     expr = Embedding(rows.shape[1], rows, first_row(positions))
-    return View(expr, np.broadcast_to(ids, (*shape, *rest)))
+    return View(expr, broadcast(ids, (*shape, *rest)))
 
 
 def _gather_elements(visit: Visit) -> list[Value]:
@@ -88,15 +89,15 @@ def _gather_elements(visit: Visit) -> list[Value]:
     if isinstance(data, Const) and isinstance(indices, Const):
         return [Const(np.take_along_axis(data.array, indices.array.astype(np.int64), axis), True)]
     if isinstance(data, Const) and (data.array == data.array.reshape(-1)[:1]).all():
-        return [Const(np.broadcast_to(data.array.reshape(-1)[0], indices.shape), True)]
+        return [Const(broadcast(data.array.reshape(-1)[0], indices.shape), True)]
     if isinstance(indices, Weight):
-        raise CannotFollow("gathers element by element")
+        raise CannotFollow(Unread.CHOSEN_ELEMENTS)
     view = as_view(data)
     if axis % view.ids.ndim == view.ids.ndim - 1 and view.expr.channels > 1:
-        raise CannotFollow("gathers channels at positions that are not known")
-    start = np.broadcast_to(np.take(view.ids, [0], axis=axis), view.shape)
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
+    start = broadcast(np.take(view.ids, [0], axis=axis), view.shape)
     inside = tuple(slice(0, n) for n in indices.shape)
-    return [View(view.expr, np.broadcast_to(start[inside], indices.shape))]
+    return [View(view.expr, broadcast(start[inside], indices.shape))]
 
 
 def _scatter(visit: Visit) -> list[Value]:
@@ -109,8 +110,8 @@ def _scatter(visit: Visit) -> list[Value]:
     fresh = as_view(updates)
     if fresh.shape[-1:] != data.shape[-1:]:
         if not fresh.ids.size:
-            raise CannotFollow("updates elements that are not known")
-        filled = View(fresh.expr, np.broadcast_to(fresh.ids.reshape(-1)[0], data.shape))
+            raise CannotFollow(Unread.CHOSEN_ELEMENTS)
+        filled = View(fresh.expr, broadcast(fresh.ids.reshape(-1)[0], data.shape))
     else:
         filled = row_view(row(fresh), data.shape)
     if adds:  # rows that are added to the same row do so in quadrature
@@ -131,7 +132,7 @@ def _top_k(visit: Visit) -> list[Value]:
     view, count = visit.view(0), visit.array(1)
     axis = int(visit.attributes.get("axis", -1))
     if count is None:
-        raise CannotFollow("keeps a number of elements that is not known")
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "K")
     k = max(1, min(int(np.asarray(count).reshape(-1)[0]), view.shape[axis]))
     ids = np.take(view.ids, range(k), axis=axis)
     if isinstance(view.expr, Shares):
@@ -167,7 +168,7 @@ def _pad(visit: Visit) -> list[Value]:
     source = visit.known(0)
     pads = visit.array(1) if len(visit.inputs) > 1 else visit.attributes.get("pads")
     if pads is None:
-        raise CannotFollow("pads by numbers that are not known")
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "pads")
     numbers = [int(n) for n in np.asarray(pads).reshape(-1)]
     rank = len(source.shape)
     axes = list(range(rank))
@@ -229,7 +230,7 @@ def _split_to_sequence(visit: Visit) -> list[Value]:
 def _sequence_at(visit: Visit) -> list[Value]:
     items, index = visit.value(0), visit.array(1)
     if not isinstance(items, Items) or index is None:
-        raise CannotFollow("reads a sequence that is not known")
+        raise CannotFollow(Unread.UNKNOWN_VALUE)
     return [items.values[int(index)]]
 
 

@@ -10,8 +10,9 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import Array
 from slanc_onnx.ops import ELEMENTWISE
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Join, Sum, Weight, is_ids
-from slanc_onnx.trace.movement import FOLDS, MOVERS, CannotFollow, Mover
+from slanc_onnx.trace.movement import FOLDS, MOVERS, CannotFollow, Mover, broadcast
 from slanc_onnx.trace.rules.attention import ATTENTION
 from slanc_onnx.trace.rules.conv import batch_norm, convolved
 from slanc_onnx.trace.rules.elementwise import ELEMENTWISE_RULES, function_of
@@ -51,7 +52,7 @@ def _moved(source: Value, mover: Mover, varies: bool) -> Value:
         return Const(mover(source.array), varies)
     assert isinstance(source, Weight)
     weight: Weight = source
-    shape = mover(np.broadcast_to(np.int8(0), weight.shape)).shape
+    shape = mover(broadcast(np.zeros((), np.int8), weight.shape)).shape
     return Weight(weight.name, shape, lambda: mover(weight.read()))
 
 
@@ -99,7 +100,7 @@ def _shape(visit: Visit) -> list[Value]:
 def _gemm(visit: Visit) -> list[Value]:
     weight = matrix(visit.known(1), bool(visit.attributes.get("transB", 0)))
     if weight is None or visit.attributes.get("transA", 0):
-        raise CannotFollow("transposes its first input")
+        raise CannotFollow(Unread.NO_RULE_FOR_ATTRIBUTE, "transA")
     x = visit.rows(0, weight.shape[0])
     result = scaled(linear(x, weight), float(visit.attributes.get("alpha", 1.0)))
     if visit.value(2) is not None:
@@ -113,7 +114,7 @@ def _concat(visit: Visit) -> list[Value]:
     sequence = visit.value(0)
     if isinstance(sequence, Items):
         if visit.attributes.get("new_axis", 0):
-            raise CannotFollow("stacks the tensors of a sequence")
+            raise CannotFollow(Unread.NO_RULE_FOR_ATTRIBUTE, "new_axis")
         values = [as_view(value) for value in sequence.values]
     axis = int(visit.attributes["axis"])
     if all(isinstance(v, Const) for v in values):
@@ -122,7 +123,7 @@ def _concat(visit: Visit) -> list[Value]:
         return [Const(joined, any(c.varies for c in consts))]
     if not any(isinstance(v, View) for v in values):
         weights = [v for v in values if isinstance(v, Weight)]
-        arrays = [np.broadcast_to(np.int8(0), v.shape) for v in values]
+        arrays = [broadcast(np.zeros((), np.int8), v.shape) for v in values]
         shape = np.concatenate(arrays, axis=axis).shape
         parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
 
@@ -152,7 +153,7 @@ def _after(visit: Visit, view: View) -> View:
     if not name:
         return view
     if name not in ELEMENTWISE:
-        raise CannotFollow(f"has the activation {name}, which has no rule")
+        raise CannotFollow(Unread.NO_RULE_FOR_FUNCTION, name)
     defaults = ELEMENTWISE[name].attributes
     given = list(visit.attributes.get("activation_params") or [])  # FusedConv
     named = [visit.attributes.get(f"activation_{key}", value) for key, value in defaults.items()]
@@ -170,7 +171,7 @@ def _embed_layer_norm(visit: Visit) -> list[Value]:
             rows = looked_up(table, start.shape, start if position == 3 else visit.view(0))
             total = rows if total is None else combine(Sum, total, rows)
     if total is None:
-        raise CannotFollow("looks up a table that is not known")
+        raise CannotFollow(Unread.NOT_CONSTANT, "table")
     return [total]
 
 
@@ -196,7 +197,7 @@ def _cumulative(visit: Visit) -> list[Value]:
     if isinstance(source, View):
         if is_ids(source.expr):
             return [source]
-        raise CannotFollow("adds up activations")
+        raise CannotFollow(Unread.NO_RULE_FOR_ACTIVATIONS)
     return _const(lambda attributes, x, axis: np.cumsum(x, axis=int(axis)))(visit)
 
 

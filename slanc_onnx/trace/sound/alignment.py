@@ -136,8 +136,8 @@ def _cut_axes(visit: Visit, source: View) -> set[int]:
     return {int(a) % rank - rank for a in axes}
 
 
-def misaligned(inputs: Sequence[Value | None], moved: Sequence[Moves]) -> str | None:
-    """Why an op may combine rows of different positions; None where it does not.
+def misaligned(inputs: Sequence[Value | None], moved: Sequence[Moves]) -> bool:
+    """Whether an op may combine rows of different positions of one tensor.
 
     Args:
         inputs: The values that it combines.
@@ -148,8 +148,8 @@ def misaligned(inputs: Sequence[Value | None], moved: Sequence[Moves]) -> str | 
         for b, second in pairs[:i]:
             same = first == second and a.ids.ndim == b.ids.ndim
             if not same and _at_positions(a) & _at_positions(b):
-                return "combines rows of different positions of one tensor"
-    return None
+                return True
+    return False
 
 
 def _at_positions(view: View) -> set[int]:

@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import op_of
 from slanc_onnx.ops import ELEMENTWISE
+from slanc_onnx.reasons import Doubt
 from slanc_onnx.trace.expression import (
     Alternatives,
     Apply,
@@ -30,13 +31,14 @@ from slanc_onnx.trace.expression import (
     Weight,
     is_ids,
 )
+from slanc_onnx.trace.movement import CannotFollow, common_shape
 from slanc_onnx.trace.ranges import never_negative, value_range
 from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.rules import is_total_of
 from slanc_onnx.trace.values import Const, ExpertWeights, Items, Value, View
 from slanc_onnx.trace.visit import Visit, is_shares
 
-Check = Callable[[Visit, Sequence[Value]], str | None]
+Check = Callable[[Visit, Sequence[Value]], Doubt | None]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
@@ -56,7 +58,7 @@ def channel_axes(view: View) -> set[int]:
     return {a for a in axes if (view.ids != np.take(view.ids, [0], axis=a)).any()}
 
 
-def repeats(view: View, axis: int = -1) -> str | None:
+def repeats(view: View, axis: int = -1) -> Doubt | None:
     """Why rows that hold a channel twice cannot be read; None where none does.
 
     The second one may be of another position and no copy. Rows of a Mix and shares are exempt:
@@ -67,12 +69,12 @@ def repeats(view: View, axis: int = -1) -> str | None:
         axis: Along which its rows lie.
     """
     if not view.ids.size:
-        return "reads a tensor that is empty at sequence length 1"
+        return Doubt.EMPTY_INPUT
     rows = np.moveaxis(view.ids, axis, -1) if view.ids.ndim else view.ids.reshape(1)
     rows = np.sort(rows.reshape(-1, rows.shape[-1]), axis=-1)
     if isinstance(view.expr, (Mix, Shares)) or not (rows[:, 1:] == rows[:, :-1]).any():
         return None
-    return "reads rows of several positions as one row"
+    return Doubt.ONE_ROW_OF_SEVERAL
 
 
 @reader
@@ -104,42 +106,42 @@ def has_zero(expr: Expr) -> Reading[bool]:
     return False
 
 
-def always(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def always(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """Accept every output."""
     return None
 
 
-def of_constants(reason: str) -> Check:
+def of_constants(doubt: Doubt) -> Check:
     """A check that accepts constants and refuses activations, for this reason."""
 
-    def check(visit: Visit, outputs: Sequence[Value]) -> str | None:
-        return reason if any(True for _ in views_in(visit.inputs)) else None
+    def check(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
+        return doubt if any(True for _ in views_in(visit.inputs)) else None
 
     return check
 
 
-def elementwise(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def elementwise(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """Elementwise ops have to combine rows of equal length, and no ids as numbers."""
     views = list(views_in(visit.inputs))
     if not views:
         return None
+    known = [visit.known(i) for i in range(len(visit.inputs))]
     try:
-        known = [visit.known(i) for i in range(len(visit.inputs))]
-        np.broadcast_shapes(*(v.shape for v in known))
-    except ValueError:
-        return "combines rows whose numbers differ"
+        common_shape(*(v.shape for v in known))
+    except CannotFollow:
+        return Doubt.ROW_COUNTS_DIFFER
     if any(isinstance(o.expr, Mixture) for o in views_in(outputs)):
-        return "adds rows with shares that may come from several softmaxes"
+        return Doubt.SEVERAL_SOFTMAXES
     if op_of(visit.node) == "Div":
         total = visit.value(1)
         if isinstance(total, View) and is_total_of(total, views[0]):
             return _quotient(views[0])
         if any(is_ids(view.expr) for view in views):
-            return "may divide whole numbers"
+            return Doubt.WHOLE_NUMBERS
     for one in views:
         for many in views:
             if one.expr.channels == 1 < many.expr.channels and _is_wide(one, many):
-                return "reads one number for all channels of a row"
+                return Doubt.ONE_NUMBER_PER_ROW
     return None
 
 
@@ -149,11 +151,11 @@ def _is_wide(one: View, many: View) -> bool:
     return any(-axis <= one.ids.ndim and one.shape[axis] > 1 for axis in axes)
 
 
-def _quotient(part: View) -> str | None:
+def _quotient(part: View) -> Doubt | None:
     """Why numbers divided by their sum are no shares: one may be negative, or counts twice."""
     last = np.sort(part.ids.reshape(-1, part.shape[-1]), axis=-1)
     if not never_negative(part.expr) or (last[:, 1:] == last[:, :-1]).any():
-        return "divides by a sum of numbers that may be negative"
+        return Doubt.SIGNED_SHARES
     return None
 
 
@@ -167,7 +169,7 @@ def _is_in(made: Value, limited: View) -> bool:
     )
 
 
-def limited(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def limited(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """Limits that the expression leaves out must never bind."""
     views = list(views_in(visit.inputs))
     if not views or _is_in(outputs[0], views[0]):
@@ -176,7 +178,7 @@ def limited(visit: Visit, outputs: Sequence[Value]) -> str | None:
     op = visit.node.op
     numbers = [v.array for v in visit.inputs if isinstance(v, Const)]
     if limits is None or len(views) > 1 or len(numbers) != len(visit.inputs) - 1:
-        return "a limit that is not in the expression"
+        return Doubt.LIMIT_LEFT_OUT
     lowest, highest = limits
     if op == "Clip":
         low = visit.attributes.get("min", -np.inf) if visit.array(1) is None else visit.array(1)
@@ -186,10 +188,10 @@ def limited(visit: Visit, outputs: Sequence[Value]) -> str | None:
         binds = any(bool(np.any(n < highest)) for n in numbers)
     else:
         binds = any(bool(np.any(n > lowest)) for n in numbers)
-    return "a limit that is not in the expression" if binds else None
+    return Doubt.LIMIT_LEFT_OUT if binds else None
 
 
-def where(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def where(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A Where has to choose whole rows, or be read as a Select."""
     condition, *branches = (visit.value(i) for i in range(3))
     views = [v for v in branches if isinstance(v, View)]
@@ -205,32 +207,32 @@ def where(visit: Visit, outputs: Sequence[Value]) -> str | None:
     if len(views) == 1:
         blank = other is not None and not other.array.any()
         if not blank:
-            return "a constant takes the place of some elements"
+            return Doubt.CONSTANT_IN_PLACE
         if is_shares(views[0].expr):
             return None
         if by_element or not has_zero(views[0].expr):
-            return "zeros take the place of some elements"
+            return Doubt.ZERO_IN_PLACE
         return None
     if by_element or views[0].expr.channels != views[1].expr.channels:
-        return "chooses element by element"
+        return Doubt.CHOSEN_BY_ELEMENT
     if any(v.ids.ndim - 1 not in channel_axes(v) for v in views):
-        return "chooses between rows that lie along another axis"
+        return Doubt.CHOSEN_ALONG_OTHER_AXIS
     return None
 
 
-def cast(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def cast(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A cast of numbers has to be to a float type."""
     source = visit.value(0)
     if isinstance(source, View) and not is_ids(source.expr):
         if visit.node.op == "Cast" and int(visit.attributes["to"]) not in _FLOATS:
-            return "rounds numbers"
+            return Doubt.ROUNDED
         like = visit.value(1)
         if visit.node.op == "CastLike" and not (
             isinstance(like, Weight)
             or (isinstance(like, View) and not is_ids(like.expr))
             or (isinstance(like, Const) and like.array.dtype.kind in "fV")
         ):
-            return "casts to an unknown type"
+            return Doubt.UNKNOWN_TYPE
     if isinstance(source, Const) and visit.node.op == "Cast" and source.array.dtype.kind == "f":
         known = int(visit.attributes["to"]) in {
             *_FLOATS,
@@ -238,28 +240,28 @@ def cast(visit: Visit, outputs: Sequence[Value]) -> str | None:
             TensorProto.INT32,
             TensorProto.INT64,
         }
-        return None if known else "rounds numbers"
+        return None if known else Doubt.ROUNDED
     return None
 
 
-def dropout(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def dropout(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """Dropout has to be off, as it is outside training."""
     training = visit.value(2)
     off = training is None or (isinstance(training, Const) and not training.array.any())
-    return None if off else "may drop elements"
+    return None if off else Doubt.CHOSEN_BY_DATA
 
 
-def softmax(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def softmax(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A softmax has to run over the last axis.
 
     Before opset 13 it runs over all axes from `axis` on; along the last one the sum is less then.
     """
     rank = len(visit.known(0).shape)
     axis = int(visit.attributes.get("axis", -1))
-    return None if axis in (-1, rank - 1) else "adds up to 1 along another axis than the last"
+    return None if axis in (-1, rank - 1) else Doubt.SHARES_ALONG_OTHER_AXIS
 
 
-def matmul(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def matmul(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A row times a matrix may hold no channel twice."""
     a, b = visit.value(0), visit.value(1)
     if isinstance(a, View) and isinstance(b, View):
@@ -271,13 +273,13 @@ def matmul(visit: Visit, outputs: Sequence[Value]) -> str | None:
     return repeats(a) if isinstance(a, View) else None
 
 
-def gemm(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def gemm(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """As `matmul`, for the first input."""
     views = list(views_in(visit.inputs[:1]))
     return repeats(views[0]) if views else None
 
 
-def einsum(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def einsum(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """Shares have to be summed along their last axis, over rows of one kind."""
     a, b = visit.value(0), visit.value(1)
     if not isinstance(a, View) or not isinstance(b, View):
@@ -289,13 +291,13 @@ def einsum(visit: Visit, outputs: Sequence[Value]) -> str | None:
         a, b, first, second = b, a, second, first
     summed = [c for c in first if c in second and c not in letters[2]]
     if summed not in ([], [first[-1]]) or any(c not in letters[2] + second for c in first):
-        return "adds up shares along another axis than the last"
+        return Doubt.SHARES_ALONG_OTHER_AXIS
     if any(second.index(c) in channel_axes(b) for c in summed):
-        return "mixes several kinds of rows"
+        return Doubt.SEVERAL_KINDS
     return None
 
 
-def conv(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def conv(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """The channels of a convolution's input may hold none twice."""
     source = visit.value(0)
     if not isinstance(source, View):
@@ -303,48 +305,48 @@ def conv(visit: Visit, outputs: Sequence[Value]) -> str | None:
     return repeats(source, -1 if visit.node.op == "NhwcConv" else 1)
 
 
-def batch_norm(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def batch_norm(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """The statistics have to be those of training."""
-    return "takes the statistics of its input" if visit.attributes.get("training_mode") else None
+    return Doubt.OWN_STATISTICS if visit.attributes.get("training_mode") else None
 
 
-def embed(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def embed(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """The tables of EmbedLayerNormalization have to be constants."""
     tables = [visit.value(i) for i in (2, 3, 4)]
     every = all(v is None or isinstance(v, Weight) for v in tables)
-    return None if every else "looks up a table that is no constant"
+    return None if every else Doubt.NOT_CONSTANT
 
 
-def total(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def total(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A sum has to be over the channels of a row; one over positions depends on their number."""
     for source, made in zip(views_in(visit.inputs), views_in(outputs), strict=False):
         whole = isinstance(made.expr, Apply) and made.expr.function == "ReduceSum"
         if not whole or made.expr is source.expr or repeats(source) is not None:
-            return "reduces activations"
+            return Doubt.REDUCED
     return None
 
 
-def attention(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def attention(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """Attention has to mix rows of V as they are; `past_values` tells of past rows."""
     op, domain = visit.node.op, visit.node.domain
     if str(visit.attributes.get("v_quant_type", "NONE")) != "NONE":
-        return "rounds its values"
+        return Doubt.ROUNDED
     values = visit.value(0 if op == "Attention" and domain == "com.microsoft" else 2)
     if isinstance(values, Const) and values.varies:
-        return "computes with numbers that depend on the sequence length"
+        return Doubt.NUMBERS_BY_LENGTH
     return repeats(values) if isinstance(values, View) and op == "Attention" else None
 
 
-def nbits(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def nbits(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """As `gemm`, for weights in blocks of integers: the input may not be rounded too."""
     if int(visit.attributes.get("accuracy_level", 0)) == 4:
-        return "may round its input to 8 bits (accuracy_level 4)"
+        return Doubt.ROUNDED
     return gemm(visit, outputs)
 
 
-def mean(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def mean(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A mean has to be over positions, which is a Mix."""
     views = list(views_in(outputs))
     if views and not isinstance(views[0].expr, Mix):
-        return "reduces channels"
+        return Doubt.REDUCED_CHANNELS
     return None

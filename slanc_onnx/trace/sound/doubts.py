@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from slanc_onnx.graph import op_of
 from slanc_onnx.norms import Norm
+from slanc_onnx.reasons import Doubt, Reason
 from slanc_onnx.trace.expression import Embedding, Expr, Mix, Normalised, Pick, Shares, is_ids, walk
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, common_shape
 from slanc_onnx.trace.rules import ATTENTION, LOGIC
 from slanc_onnx.trace.sound.alignment import Moves, carries_rows, misaligned, moves
 from slanc_onnx.trace.sound.checks import repeats, views_in
@@ -32,12 +31,12 @@ class Doubts:
     """
 
     def __init__(self) -> None:
-        self.estimated: dict[int, str] = {}
+        self.estimated: dict[int, Reason] = {}
         self.past: dict[int, str] = {}
-        self._constants: dict[Value, str] = {}  # reasons of constants
+        self._constants: dict[Value, Reason] = {}  # reasons of constants
         self._moved: dict[Value, Moves] = {}  # which ops moved the positions of a value
 
-    def mark(self, values: Sequence[Value], reason: str) -> None:
+    def mark(self, values: Sequence[Value], reason: Reason) -> None:
         """Record that values hold only as estimates, for this reason."""
         for value in values:
             if isinstance(value, View):
@@ -56,8 +55,9 @@ class Doubts:
         """
         try:
             self._judge(visit, outputs)
-        except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
-            self.mark(outputs, f"{visit.node.op} ({visit.node.outputs[0].name}): {reason}")
+        except CannotFollow as error:
+            unknown = Reason(Doubt.NOT_JUDGED, behind=error.reason)
+            self.mark(outputs, unknown.at(visit.node.op, visit.node.outputs[0].name))
             for output in outputs:
                 self._moved[output] = frozenset({f"{visit.node.op} {visit.node.outputs[0].name}"})
 
@@ -67,11 +67,12 @@ class Doubts:
         moved = [self._moved.get(v, _NOWHERE) for v in inputs]
         reason = unproven(visit, outputs)
         if reason is None and op not in _RESTARTS:
-            if op not in _ANYWHERE:
-                reason = misaligned(inputs, moved)
+            if op not in _ANYWHERE and misaligned(inputs, moved):
+                reason = Reason(Doubt.POSITIONS_DIFFER)
             reason = reason or self._inherited(_told_by(visit, inputs), outputs)
         if reason is not None:
-            self.mark(outputs, f"{visit.node.op} ({visit.node.outputs[0].name}): {reason}")
+            here = Reason(Doubt.INHERITED, behind=reason) if reason.op else reason
+            self.mark(outputs, here.at(visit.node.op, visit.node.outputs[0].name))
         self._keep_past(visit, outputs)
         # Masks, shares and constants among several inputs come from elsewhere.
         views = [(v, m) for v, m in zip(inputs, moved, strict=True) if isinstance(v, (View, Items))]
@@ -95,7 +96,7 @@ class Doubts:
             for view in views_in(outputs):
                 self.past.setdefault(view.expr.serial, name)
 
-    def _inherited(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> str | None:
+    def _inherited(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Reason | None:
         """The reason of an input that the expressions of the outputs do not show; else None.
 
         Constants and shares leave no part behind in an expression, and a Pick may be skipped.
@@ -122,7 +123,7 @@ class Doubts:
                     return found
         return None
 
-    def _dropped(self, source: Expr, made: Sequence[Expr]) -> str | None:
+    def _dropped(self, source: Expr, made: Sequence[Expr]) -> Reason | None:
         """The reason of a source that is an estimate, if the outputs do not hold it as a part.
 
         Picking channels of a Pick skips the Pick that carried the reason.
@@ -136,7 +137,7 @@ class Doubts:
         kept = {e.serial for expr in made for e in walk(expr, lambda e: isinstance(e, Normalised))}
         return None if kept.issuperset(marked) else self.estimated[marked[0]]
 
-    def behind(self, expr: Expr) -> str | None:
+    def behind(self, expr: Expr) -> Reason | None:
         """The first reason of an expression and its parts, as far back as the norms; else None."""
         parts = walk(expr, lambda e: isinstance(e, Normalised))
         return next((self.estimated[e.serial] for e in parts if e.serial in self.estimated), None)
@@ -155,34 +156,37 @@ class Doubts:
         """
         addends = [v for v in read if not isinstance(v, Unknown)]
         moved = [self._moved.get(v, _NOWHERE) for v in addends]
-        reason = misaligned(addends, moved)
+        reason = Reason(Doubt.POSITIONS_DIFFER) if misaligned(addends, moved) else None
         for addend in views_in(addends):
             reason = reason or self._dropped(addend.expr, [expr])
         estimated = next((self._constants[v] for v in addends if v in self._constants), None)
         varies = any(isinstance(v, Const) and v.varies for v in addends)
         if open_rows:
-            reason = "its rows run over positions, whose number the file leaves open"
+            reason = Reason(Doubt.ROWS_OPEN)
         elif varies or estimated:
-            reason = estimated or "reads numbers that depend on the sequence length"
+            reason = estimated or Reason(Doubt.NUMBERS_BY_LENGTH)
         elif len({v.shape for v in addends if isinstance(v, View)}) > 1:
             shapes = [v.shape for v in addends if isinstance(v, View)]
             try:
-                np.broadcast_shapes(*shapes)
-            except ValueError:
-                reason = "adds rows whose numbers differ"
+                common_shape(*shapes)
+            except CannotFollow:
+                reason = Reason(Doubt.ROW_COUNTS_DIFFER)
         if reason is not None:
-            text = f"{norm.form} ({norm.normalised}): {reason}"
-            self.estimated.setdefault(expr.serial, text)
-            self.estimated.setdefault(view.expr.serial, text)
+            here = Reason(Doubt.INHERITED, behind=reason) if reason.op else reason
+            here = here.at(norm.form, norm.normalised)
+            self.estimated.setdefault(expr.serial, here)
+            self.estimated.setdefault(view.expr.serial, here)
         self._moved[view] = _NOWHERE.union(*(m for m in moved))
 
-    def branches(self, outputs: Sequence[Value], given: Sequence[Sequence[Value]], op: str) -> None:
+    def branches(
+        self, outputs: Sequence[Value], given: Sequence[Sequence[Value]], branch: Reason
+    ) -> None:
         """Record what an If gives if the data decides: rows of one of its branches.
 
         Args:
             outputs: Its outputs.
             given: For each branch, the values of its outputs.
-            op: The node, for the reason.
+            branch: The reason that it is about.
         """
         for output, values in zip(outputs, zip(*given, strict=True), strict=False):
             views = [v for v in values if isinstance(v, View) and v.ids.size]
@@ -190,7 +194,7 @@ class Doubts:
                 repeats(v) is None and v.shape == output.shape for v in views
             )
             if len(views) != len(values) or not rows or not _either_of(output, views):
-                self.mark([output], f"{op}: the branch that the data takes is not known")
+                self.mark([output], branch)
 
 
 def _told_by(visit: Visit, inputs: Sequence[Value]) -> Sequence[Value]:

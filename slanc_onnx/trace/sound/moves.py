@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from slanc_onnx.graph import Array
+from slanc_onnx.reasons import Doubt
 from slanc_onnx.trace.expression import Shares
 from slanc_onnx.trace.sound.checks import channel_axes, has_zero, views_in
 from slanc_onnx.trace.values import Const, Items, Value, View
@@ -29,13 +30,13 @@ def _before(shape: Sequence[int], axes: Sequence[int]) -> set[int]:
     return {int(np.prod(shape[:axis], dtype=int)) for axis in axes} - {1}
 
 
-def reshape(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def reshape(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A Reshape has to keep positions and channels apart."""
     source, target = visit.value(0), outputs[0]
     if not isinstance(source, View) or not isinstance(target, View):
         return None
     if source.ids.size != target.ids.size:
-        return "repeats what the file has more positions of"
+        return Doubt.MORE_POSITIONS
     before = _dynamic(source.shape, visit.node.inputs[0].shape)
     after = _dynamic(target.shape, visit.node.outputs[0].shape)
     asked = visit.value(1)
@@ -44,20 +45,20 @@ def reshape(visit: Visit, outputs: Sequence[Value]) -> str | None:
     if visit.node.op == "Flatten":
         after = [a for a in after if target.shape[a] == 1]
     if _before(source.shape, before) != _before(target.shape, after):
-        return "may mix positions and channels"
+        return Doubt.AXES_MIXED
     return None
 
 
-def transpose(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def transpose(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A Transpose of shares has to leave their last axis the last."""
     source = visit.value(0)
     if isinstance(source, View) and is_shares(source.expr):
         order = visit.attributes.get("perm") or [0]
-        return None if order[-1] == source.ids.ndim - 1 else "turns shares"
+        return None if order[-1] == source.ids.ndim - 1 else Doubt.SHARES_MOVED
     return None
 
 
-def insert(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def insert(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A Squeeze of shares may not take away the last axis, along which they add up."""
     source, target = visit.value(0), outputs[0]
     if not isinstance(source, View) or not isinstance(target, View) or not is_shares(source.expr):
@@ -65,17 +66,17 @@ def insert(visit: Visit, outputs: Sequence[Value]) -> str | None:
     axes = visit.array(1) if len(visit.inputs) > 1 else visit.attributes.get("axes")
     rank = max(source.ids.ndim, target.ids.ndim)
     last = axes is None or any(int(a) % rank == rank - 1 for a in np.asarray(axes).reshape(-1))
-    return "turns shares" if last and target.ids.ndim < source.ids.ndim else None
+    return Doubt.SHARES_MOVED if last and target.ids.ndim < source.ids.ndim else None
 
 
-def tile(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def tile(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """Shares may not be repeated."""
     if any(is_shares(view.expr) for view in views_in(visit.inputs)):
-        return "repeats shares"
+        return Doubt.SHARES_MOVED
     return None
 
 
-def cut(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def cut(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """Slice and Split have to cut channels at fixed places; they may cut positions anywhere."""
     source = visit.value(0)
     varies = any(isinstance(v, Const) and v.varies for v in visit.inputs[1:])
@@ -88,35 +89,35 @@ def cut(visit: Visit, outputs: Sequence[Value]) -> str | None:
         axes = np.array(visit.attributes.get("axis", 0))
     every = range(source.ids.ndim) if axes is None else np.asarray(axes).reshape(-1)
     if any(int(a) % source.ids.ndim in channel_axes(source) for a in every):
-        return "cuts channels by the sequence length"
+        return Doubt.CUT_BY_LENGTH
     return None
 
 
-def gather(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def gather(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A Gather may pick rows by data, but no channels, shares or numbers."""
     data, indices = visit.value(0), visit.value(1)
     if isinstance(data, Const) and isinstance(indices, View) and not isinstance(outputs[0], Const):
-        return "gives numbers that the data picks"
+        return Doubt.CHOSEN_BY_DATA
     if not isinstance(data, View):
         return None
     fixed = isinstance(indices, Const) and not indices.varies
     if visit.node.op == "GatherND":
-        return None if fixed else "picks elements by data"
+        return None if fixed else Doubt.CHOSEN_BY_DATA
     axis = int(visit.attributes.get("axis", 0)) % max(1, data.ids.ndim)
     if is_shares(data.expr):
-        return "may repeat shares"
-    return "picks channels by data" if not fixed and axis in channel_axes(data) else None
+        return Doubt.SHARES_MOVED
+    return Doubt.CHOSEN_BY_DATA if not fixed and axis in channel_axes(data) else None
 
 
-def concat(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def concat(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A Concat has to join channels, or positions of one kind."""
     views = [v for v in views_in(visit.inputs) if v.ids.size]  # others are past values
     if not views or not isinstance(outputs[0], View):
         return None
     if any(is_shares(view.expr) for view in views):
-        return "puts shares together"
+        return Doubt.SHARES_MOVED
     if any(isinstance(v, Const) and v.varies and v.array.any() for v in visit.inputs):
-        return "computes with numbers that depend on the sequence length"
+        return Doubt.NUMBERS_BY_LENGTH
     if isinstance(visit.value(0), Items):
         return None
     axis = int(visit.attributes["axis"])
@@ -128,13 +129,13 @@ def concat(visit: Visit, outputs: Sequence[Value]) -> str | None:
         return None
     for value, tensor in zip(visit.inputs, visit.node.inputs, strict=True):
         if isinstance(value, View) and axis % value.ids.ndim in _dynamic(value.shape, tensor.shape):
-            return "puts positions of several kinds together, of which length 1 shows few"
+            return Doubt.SEVERAL_KINDS
         if isinstance(value, Const) and value.varies:
-            return "puts constants beside positions by the sequence length"
+            return Doubt.NUMBERS_BY_LENGTH
     return None
 
 
-def pad(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def pad(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A Pad has to add zeros: to channels by fixed numbers, between rows that may be zero."""
     source = visit.value(0)
     if not isinstance(source, View) or not isinstance(outputs[0], View):
@@ -142,29 +143,29 @@ def pad(visit: Visit, outputs: Sequence[Value]) -> str | None:
     value = visit.array(2) if visit.value(2) is not None else visit.attributes.get("value", 0.0)
     mode = visit.attributes.get("mode", "constant")
     if mode == "constant" and np.any(np.asarray(value)):
-        return "pads with another number than zero"
+        return Doubt.PADDED
     on_channels = outputs[0].expr is not source.expr
     pads = visit.value(1)
     if (mode != "constant" and on_channels) or (isinstance(pads, Const) and pads.varies):
-        return "pads channels with others, or by the sequence length"
+        return Doubt.PADDED
     if mode == "constant" and not on_channels and not has_zero(source.expr):
-        return "puts rows of zeros between the rows"
+        return Doubt.ZEROS_BETWEEN
     return (
-        "puts positions of several kinds together"
+        Doubt.SEVERAL_KINDS
         if on_channels and source.ids.ndim and (source.ids.ndim - 1 not in channel_axes(source))
         else None
     )
 
 
-def block_table(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def block_table(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """GatherBlockQuantized has to look up rows whose blocks lie along the last axis."""
     rank = len(visit.known(0).shape)
     rows = int(visit.attributes.get("gather_axis", 0)) == 0
     last = int(visit.attributes.get("quantize_axis", 1)) in (-1, rank - 1)
-    return None if rows and last and rank == 2 else "looks up along another axis"
+    return None if rows and last and rank == 2 else Doubt.CHOSEN_ALONG_OTHER_AXIS
 
 
-def resize(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def resize(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A Resize has to give convex combinations of positions and leave the channels."""
     source = visit.value(0)
     if not isinstance(source, View):
@@ -173,28 +174,28 @@ def resize(visit: Visit, outputs: Sequence[Value]) -> str | None:
     mode = attributes.get("mode", "nearest")
     plain = attributes.get("coordinate_transformation_mode", "") != "tf_crop_and_resize"
     if mode not in ("nearest", "linear") or not plain or attributes.get("axes"):
-        return f"is no convex combination in mode {mode}"
+        return Doubt.RESIZED
     shape, scales = visit.shape(), visit.value(1 if visit.node.op == "Upsample" else 2)
     fixed = isinstance(scales, Const) and bool((scales.array.reshape(-1)[:2] == 1).all())
     kept = shape is not None and tuple(shape[:2]) == source.shape[:2]
     by_scales = fixed and isinstance(scales, Const) and scales.array.size > 2
-    return None if kept or by_scales else "may resize channels"
+    return None if kept or by_scales else Doubt.RESIZED
 
 
-def top_k(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def top_k(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """TopK is sound for shares alone: some of them still add up to at most 1."""
     source = visit.value(0)
     rank = source.ids.ndim if isinstance(source, View) else 0
     last = int(visit.attributes.get("axis", -1)) in (-1, rank - 1)
     if isinstance(source, View) and isinstance(source.expr, Shares) and last:
         return None
-    return "orders elements by size"
+    return Doubt.SORTED
 
 
-def split_sequence(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def split_sequence(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """SplitToSequence has to split channels."""
     source = visit.value(0)
     axis = int(visit.attributes.get("axis", 0))
     if isinstance(source, View) and axis % source.ids.ndim in channel_axes(source):
         return None
-    return "splits positions"
+    return Doubt.POSITIONS_SPLIT

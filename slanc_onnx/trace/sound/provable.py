@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from slanc_onnx.graph import op_of
 from slanc_onnx.ops import UNARY
+from slanc_onnx.reasons import Doubt, Reason
 from slanc_onnx.trace.expression import Input, Weight
 from slanc_onnx.trace.movement import FOLDS, CannotFollow
 from slanc_onnx.trace.rules import ATTENTION, LOGIC
@@ -33,7 +34,7 @@ from slanc_onnx.trace.values import Const, Value, View
 from slanc_onnx.trace.visit import Visit
 
 
-def unproven(visit: Visit, outputs: Sequence[Value]) -> str | None:
+def unproven(visit: Visit, outputs: Sequence[Value]) -> Reason | None:
     """Why the outputs of a rule hold only as an estimate; None where they are sound.
 
     Args:
@@ -42,28 +43,29 @@ def unproven(visit: Visit, outputs: Sequence[Value]) -> str | None:
     """
     op = op_of(visit.node)
     if op not in CHECK_OF:
-        return "read as an estimate"
+        return Reason(Doubt.NO_CHECK)
     try:
-        return _of_any_op(op, visit, outputs) or CHECK_OF[op](visit, outputs)
-    except (CannotFollow, ValueError, IndexError, TypeError, KeyError) as reason:
-        return f"depends on what is not known ({reason})"
+        doubt = _of_any_op(op, visit, outputs) or CHECK_OF[op](visit, outputs)
+    except CannotFollow as error:
+        return Reason(Doubt.NOT_JUDGED, behind=error.reason)
+    return None if doubt is None else Reason(doubt)
 
 
-def _of_any_op(op: str, visit: Visit, outputs: Sequence[Value]) -> str | None:
+def _of_any_op(op: str, visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """Why an op of any kind is unsound: sequence length 1 hides values or positions."""
     # Whatever it is made of, a condition is 0 or 1, and what a softmax gives are shares.
     if op == "Softmax" or op in LOGIC:
         return None
     # Past rows are empty as well at length 1; `past_values` names them.
     if any(_vanishes(v) for v in views_in(visit.inputs[:3] if op in ATTENTION else visit.inputs)):
-        return "reads a tensor that is empty at sequence length 1"
+        return Doubt.EMPTY_INPUT
     if any(_vanishes(v) for v in views_in(outputs)):
-        return "gives a tensor that is empty at sequence length 1"
+        return Doubt.EMPTY_OUTPUT
     varies = any(isinstance(v, Const) and v.varies for v in visit.inputs)
     if varies and op not in _BY_LENGTH and any(isinstance(v, View) for v in outputs):
-        return "computes with numbers that depend on the sequence length"
+        return Doubt.NUMBERS_BY_LENGTH
     if varies and op != "Expand" and any(isinstance(v, Weight) for v in outputs):
-        return "cuts or changes a constant by the sequence length"
+        return Doubt.CUT_BY_LENGTH
     return None
 
 
@@ -105,13 +107,13 @@ _BY_LENGTH = {
 }
 
 
-_ROUNDS = compute.of_constants("rounds activations")
-_REDUCES = compute.of_constants("reduces activations")
-_INDICES = compute.of_constants("gives indices")
+_ROUNDS = compute.of_constants(Doubt.ROUNDED)
+_REDUCES = compute.of_constants(Doubt.REDUCED)
+_INDICES = compute.of_constants(Doubt.INDICES)
 
 # Op -> its check, which says why its outputs are unsound, None where they are sound.
 CHECK_OF: dict[str, compute.Check] = {
-    **dict.fromkeys(FOLDS, compute.of_constants("has no rule for activations")),
+    **dict.fromkeys(FOLDS, compute.of_constants(Doubt.NO_CHECK)),
     **dict.fromkeys(LOGIC, compute.always),
     **dict.fromkeys(UNARY, compute.elementwise),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Sum", "Pow"), compute.elementwise),
@@ -163,12 +165,12 @@ CHECK_OF: dict[str, compute.Check] = {
     "ReduceSum": compute.total,
     **dict.fromkeys(("AveragePool", "GlobalAveragePool"), compute.mean),
     **dict.fromkeys(("Resize", "Upsample"), moving.resize),
-    "CumSum": compute.of_constants("counts along a mask"),
+    "CumSum": compute.of_constants(Doubt.COUNTED),
     "TopK": moving.top_k,
     **dict.fromkeys(("NonZero", "ArgMax", "ArgMin"), _INDICES),
     **dict.fromkeys(
         ("GatherElements", "ScatterND", "ScatterElements"),
-        compute.of_constants("picks or replaces elements by data"),
+        compute.of_constants(Doubt.CHOSEN_BY_DATA),
     ),
     "SplitToSequence": moving.split_sequence,
     **dict.fromkeys(("SequenceAt", "SequenceConstruct"), compute.always),

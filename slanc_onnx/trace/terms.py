@@ -1,6 +1,9 @@
-"""Words for an expression, with the paper's letters and the weights' names."""
+"""The terms of a norm's input, with the paper's letters and the weights' names."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from slanc_onnx.trace.expression import (
     Alternatives,
@@ -24,16 +27,52 @@ from slanc_onnx.trace.expression import (
 from slanc_onnx.trace.ranges import is_nonlinear, value_range
 from slanc_onnx.trace.reading import Reading, reader
 
+TermKind = Literal[
+    "input of",  # the whole input of an earlier norm
+    "residual",
+    "norm",
+    "rows",
+    "graph input",
+    "unread",
+    "attention",
+    "gated MLP",
+    "MLP",
+    "projection",
+    "convolution",
+    "product",
+    "apply",
+    "mix",
+    "join",
+    "other",
+]
 
-def describe(expr: Expr, residuals: dict[int, str]) -> str:
-    """The terms of a norm's input, for example `attention (W_V=v.weight, P=o.weight) + residual`.
+
+@dataclass(frozen=True)
+class Term:
+    """One addend of a norm's input.
+
+    Attributes:
+        kind: What it is.
+        of: The norm, table, graph input or op that it starts from; "" where weights tell more.
+        weights: (letter of the paper, weight) of each weight; the letter is "" where it has none.
+        times: The factor behind it: a weight's name, "" for a constant, None for no factor.
+    """
+
+    kind: TermKind
+    of: str = ""
+    weights: tuple[tuple[str, str], ...] = ()
+    times: str | None = None
+
+
+def terms_of(expr: Expr, residuals: dict[int, str]) -> tuple[Term, ...]:
+    """The terms of a norm's input, each once.
 
     Args:
         expr: The input.
         residuals: Names of earlier norms by the serial of their input expression.
     """
-    words = [_term(term, residuals) for term in _terms(expr, residuals)]
-    return " + ".join(dict.fromkeys(word for word in words if word))
+    found = [_term(part, residuals) for part in _addends(expr, residuals)]
+    return tuple(dict.fromkeys(term for term in found if term is not None))
 
 
 def source_names(expr: Expr, residuals: dict[int, str]) -> list[str]:
@@ -60,7 +99,7 @@ def source_names(expr: Expr, residuals: dict[int, str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _terms(expr: Expr, residuals: dict[int, str]) -> list[Expr]:
+def _addends(expr: Expr, residuals: dict[int, str]) -> list[Expr]:
     """The addends of a sum, each once, from left to right."""
     terms: list[Expr] = []
     seen: set[int] = set()
@@ -83,17 +122,17 @@ def _terms(expr: Expr, residuals: dict[int, str]) -> list[Expr]:
     return terms
 
 
-def _term(expr: Expr, residuals: dict[int, str]) -> str:
+def _term(expr: Expr, residuals: dict[int, str]) -> Term | None:
     if expr.serial in residuals:
-        return f"residual r = input of {residuals[expr.serial]}"
-    scale = ""
+        return Term("residual", residuals[expr.serial])
+    times: str | None = None
     outer = expr
     while isinstance(expr, Product):
         constant, other = (expr.a, expr.b) if _is_constant(expr.a) else (expr.b, expr.a)
         if not _is_constant(constant):
             break
         names = _weights(constant)
-        scale = f" times {names[0]}" if names else " times a constant"
+        times = names[0] if names else ""
         expr = other
     while isinstance(expr, Pick):
         expr = expr.x
@@ -101,28 +140,33 @@ def _term(expr: Expr, residuals: dict[int, str]) -> str:
         case Normalised():
             names = _weights(outer.a if isinstance(outer, Product) else outer)
             names += _weights(outer.b) if isinstance(outer, Product) else []
-            gamma = f" Γ (Γ={names[0]})" if names else ""
-            return f"x{gamma} of {expr.norm}"
+            return Term("norm", expr.norm, tuple(("Γ", name) for name in names[:1]))
         case Embedding():
-            return f"rows of {expr.table.name}{scale}"
+            return Term("rows", expr.table.name, times=times)
         case Input():
-            return f"graph input {expr.name} (unit variance assumed)"
+            return Term("graph input", expr.name)
         case Opaque():
-            return f"unread {expr.op} ({expr.tensor})"
+            return Term("unread", f"{expr.op} ({expr.tensor})")
         case Known():
-            return ""
+            return None
         case Linear():
-            return _block(expr, residuals) + scale
+            return replace(_block(expr, residuals), times=times)
         case Convolution():
-            return f"convolution ({expr.weight.name})"
+            return Term("convolution", weights=(("", expr.weight.name),))
         case Product() | Apply() | Mix() | Join():
+            kinds: dict[type[Expr], TermKind] = {
+                Product: "product",
+                Apply: "apply",
+                Mix: "mix",
+                Join: "join",
+            }
             names = _weights(expr)
-            return f"{type(expr).__name__.lower()} of {', '.join(names[:4]) or 'activations'}"
-    return type(expr).__name__.lower()
+            return Term(kinds[type(expr)], weights=tuple(("", name) for name in names[:4]))
+    return Term("other", type(expr).__name__.lower())
 
 
-def _block(outer: Linear, residuals: dict[int, str]) -> str:
-    """Words for a block that ends in a matrix: attention, MLP, gated MLP or projection."""
+def _block(outer: Linear, residuals: dict[int, str]) -> Term:
+    """The term of a block that ends in a matrix: attention, MLP, gated MLP or projection."""
     last = outer.weight.name
     inner = outer.x
     stop = (Linear, Normalised, Embedding, Input, Opaque)
@@ -130,17 +174,18 @@ def _block(outer: Linear, residuals: dict[int, str]) -> str:
     linears = [e for e in near if isinstance(e, Linear)]
     if any(isinstance(e, Mix) for e in near):
         value = linears[0].weight.name if linears else "?"
-        return f"attention (W_V={value}, P={last}; eq. 10)"
+        return Term("attention", weights=(("W_V", value), ("P", last)))
     gates = [e for e in near if isinstance(e, Product) and _is_gate(e)]
     if gates:
         gate, value_branch = gates[0].a, gates[0].b
         if not is_nonlinear(gate):
             gate, value_branch = value_branch, gate
         e_name, b_name = _first_linear(gate), _first_linear(value_branch)
-        return f"gated MLP (E={e_name}, B={b_name}, G={last}; eq. 8)"
+        return Term("gated MLP", weights=(("E", e_name), ("B", b_name), ("G", last)))
     if any(isinstance(e, Apply) for e in near):
-        return f"MLP (E={linears[0].weight.name if linears else '?'}, G={last}; eq. 5)"
-    return f"projection ({last})"
+        first = linears[0].weight.name if linears else "?"
+        return Term("MLP", weights=(("E", first), ("G", last)))
+    return Term("projection", weights=(("", last),))
 
 
 def _is_gate(expr: Product) -> bool:

@@ -1,0 +1,205 @@
+"""Reasons: why something is not done, not proved or worth knowing, as values without words.
+
+`report/wording.py` puts them in words, and no other code reads those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum, auto
+
+
+class Unread(StrEnum):
+    """Why a rule of the trace cannot say what an op does."""
+
+    STOPPED = auto()  # behind: the op at which the trace stopped
+    NOT_REACHED = auto()
+    NOTHING_SAID = auto()  # the op is named by the reason, and that is all
+    NO_RULE = auto()
+    NO_RULE_IN_DOMAIN = auto()  # domain
+    NO_RULE_FOR_CONSTANTS = auto()
+    NO_RULE_FOR_ACTIVATIONS = auto()
+    NO_RULE_FOR_FUNCTION = auto()  # activation function
+    NO_RULE_FOR_ATTRIBUTE = auto()  # attribute
+    UNKNOWN_VALUE = auto()
+    UNKNOWN_TENSOR = auto()  # tensor, op that makes it
+    UNKNOWN_INPUT = auto()  # name of the op's input
+    NOT_CONSTANT = auto()  # what has to be a constant
+    SHAPES_DIFFER = auto()  # shape, shape
+    NO_MATRIX = auto()  # shape
+    TWO_ACTIVATIONS = auto()
+    TWO_CONSTANTS = auto()
+    EQUATION = auto()  # of an Einsum
+    CHOSEN_WEIGHTS = auto()
+    CHOSEN_ELEMENTS = auto()
+    EXPONENTS_DIFFER = auto()
+    CHANNELS_DIFFER = auto()
+    REDUCES_CHANNELS = auto()
+    EMPTY = auto()
+    WIDTHS_DIFFER = auto()  # numbers of channels
+    OUT_OF_RANGE = auto()  # index, length
+    NO_FIT = auto()  # number of elements, shape
+
+
+class Doubt(StrEnum):
+    """Why an output of a rule holds only as an estimate."""
+
+    NO_CHECK = auto()
+    INHERITED = auto()  # behind: the doubt of an input
+    NOT_JUDGED = auto()  # behind: what is not known
+    EMPTY_INPUT = auto()
+    EMPTY_OUTPUT = auto()
+    NUMBERS_BY_LENGTH = auto()
+    CUT_BY_LENGTH = auto()
+    ONE_ROW_OF_SEVERAL = auto()
+    POSITIONS_DIFFER = auto()
+    ROW_COUNTS_DIFFER = auto()
+    SEVERAL_SOFTMAXES = auto()
+    WHOLE_NUMBERS = auto()
+    ONE_NUMBER_PER_ROW = auto()
+    SIGNED_SHARES = auto()
+    LIMIT_LEFT_OUT = auto()
+    CONSTANT_IN_PLACE = auto()
+    ZERO_IN_PLACE = auto()
+    CHOSEN_BY_ELEMENT = auto()
+    CHOSEN_ALONG_OTHER_AXIS = auto()
+    CHOSEN_BY_DATA = auto()
+    ROUNDED = auto()
+    UNKNOWN_TYPE = auto()
+    SHARES_ALONG_OTHER_AXIS = auto()
+    SHARES_MOVED = auto()
+    SEVERAL_KINDS = auto()
+    OWN_STATISTICS = auto()
+    NOT_CONSTANT = auto()
+    REDUCED = auto()
+    REDUCED_CHANNELS = auto()
+    MORE_POSITIONS = auto()
+    AXES_MIXED = auto()
+    PADDED = auto()
+    ZEROS_BETWEEN = auto()
+    RESIZED = auto()
+    SORTED = auto()
+    INDICES = auto()
+    COUNTED = auto()
+    POSITIONS_SPLIT = auto()
+    WIDTH_UNKNOWN = auto()  # input
+    MAY_BE_GIVEN = auto()  # initializer
+    ROWS_OPEN = auto()
+    IN_LOOP = auto()
+    BRANCH = auto()
+
+
+class Unproved(StrEnum):
+    """Why a norm has no bound or no certificate."""
+
+    NO_LIMIT = auto()  # function
+    NEGATIVE_ARGUMENT = auto()  # function
+    ESTIMATE_ONLY = auto()  # behind: the doubt
+    WIDTHS_DIFFER = auto()  # channels, channels
+    INPUT_UNLIMITED = auto()  # graph input
+    WEIGHTS_NOT_FINITE = auto()
+    BOUND_NOT_FINITE = auto()
+    STEP_OVERFLOWS = auto()  # step, magnitude
+    SUM_OVERFLOWS = auto()  # bits
+    AFFINE_NOT_CONSTANT = auto()
+    ONE_ELEMENT = auto()
+    NO_EPSILON = auto()
+    SCALE_TOO_LARGE = auto()  # largest scale
+    NEGATIVE_UNDER_ROOT = auto()  # variance
+    BELOW_EPSILON = auto()  # variance
+
+
+class Unscalable(StrEnum):
+    """Why the input of a norm cannot be divided."""
+
+    INNER_VALUE_READ = auto()  # inner value, op and name of the reader
+    INNER_VALUE_OUTPUT = auto()  # inner value
+    MEAN_READ = auto()  # op and name of the reader
+    MEAN_OUTPUT = auto()
+    DEVIATION_READ = auto()  # op and name of the reader
+    DEVIATION_OUTPUT = auto()
+    AXIS_UNKNOWN = auto()  # axis
+    QUANTISED = auto()  # inner value
+    ADDS_INSIDE = auto()
+    HEADS_INSIDE = auto()
+    LOGARITHM = auto()
+
+
+class Decision(StrEnum):
+    """What a user should know of the scale of a norm, or why it has none."""
+
+    ONE_IS_BEST = auto()
+    SCALED_BEFORE = auto()
+    NO_ROW_KNOWN = auto()
+    EPSILON_UNKNOWN = auto()
+    WIDTH_UNKNOWN = auto()
+    ROWS_LOST = auto()  # sums of squares: limit, predicted largest, typical
+    SIZE_KEPT = auto()  # (op, tensor) of each op that is not read
+    NO_PROBE = auto()  # what ONNX Runtime said
+    ROWS_NOT_FINITE = auto()
+    NOT_LINEAR = auto()  # op or kind of expression
+    SQUARE_NOT_FINITE = auto()  # predicted sum of squares
+    WITH_ITS_GROUP = auto()
+    ALONE = auto()  # the scale that it would have by itself
+
+
+class Undivided(StrEnum):
+    """Why a weight is not divided by a fold."""
+
+    LOSES_BITS = auto()  # exponent
+    COMPUTED = auto()
+    SHARED = auto()
+
+
+class Failure(StrEnum):
+    """Why a validation failed."""
+
+    FP32_DIFFERS = auto()
+    FP32_BEYOND_TOLERANCE = auto()
+    ROWS_OVERFLOW = auto()  # number of norms, name of the first
+    OUTPUTS_OFF = auto()
+    PERPLEXITY_OFF = auto()  # percent that is allowed
+    NOTHING_COMPARED = auto()
+
+
+class Note(StrEnum):
+    """What a user should know of a whole file."""
+
+    ESTIMATE_UNUSED = auto()  # estimate, scale
+    INLINED = auto()  # functions
+    MEANS_UNMATCHED = auto()  # outputs of means
+    READ_AS_DEFAULTS = auto()  # initializers
+    NOT_FOLDED_INTO = auto()  # weights; behind: why
+    WOULD_LOSE_BITS = auto()  # (weight, elements) of each weight
+
+
+Kind = Unread | Doubt | Unproved | Unscalable | Decision | Undivided | Failure | Note
+Fact = str | float | tuple[int, ...] | tuple[str, str] | tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One reason.
+
+    Attributes:
+        kind: What kind it is.
+        facts: Names and numbers that belong to it; its kind says which.
+        op: The type of the op that it is about; "" where it is about none.
+        tensor: The output of that op.
+        behind: The reason behind it.
+    """
+
+    kind: Kind
+    facts: tuple[Fact, ...] = ()
+    op: str = ""
+    tensor: str = ""
+    behind: Reason | None = None
+
+    def at(self, op: str, tensor: str) -> Reason:
+        """The reason as one about an op and its output."""
+        return replace(self, op=op, tensor=tensor)
+
+
+def reason(kind: Kind, *facts: Fact) -> Reason:
+    """A reason about no op."""
+    return Reason(kind, facts)

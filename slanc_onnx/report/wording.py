@@ -1,0 +1,299 @@
+"""Words for reasons, conditions and terms: the one place where decisions become text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from slanc_onnx.accelerator import Step
+from slanc_onnx.prove import Condition
+from slanc_onnx.reasons import (
+    Decision,
+    Doubt,
+    Fact,
+    Failure,
+    Kind,
+    Note,
+    Reason,
+    Undivided,
+    Unproved,
+    Unread,
+    Unscalable,
+)
+from slanc_onnx.trace import Term
+
+_UNREAD: dict[Kind, str] = {
+    Unread.STOPPED: "the trace stopped at {behind}",
+    Unread.NOT_REACHED: "the trace did not reach it",
+    Unread.NOTHING_SAID: "",
+    Unread.NO_RULE: "has no rule",
+    Unread.NO_RULE_IN_DOMAIN: "has no rule in the domain {0}",
+    Unread.NO_RULE_FOR_CONSTANTS: "has no rule for constants",
+    Unread.NO_RULE_FOR_ACTIVATIONS: "has no rule for activations",
+    Unread.NO_RULE_FOR_FUNCTION: "has the activation {0}, which has no rule",
+    Unread.NO_RULE_FOR_ATTRIBUTE: "has the attribute {0}, which has no rule",
+    Unread.UNKNOWN_VALUE: "reads a value that is not known",
+    Unread.UNKNOWN_TENSOR: "reads {0!r}, which {1} makes",
+    Unread.UNKNOWN_INPUT: "its input {0!r} is not known",
+    Unread.NOT_CONSTANT: "its {0} are no constant",
+    Unread.SHAPES_DIFFER: "combines the shapes {0} and {1}",
+    Unread.NO_MATRIX: "its weight is no matrix",
+    Unread.TWO_ACTIVATIONS: "multiplies two activations",
+    Unread.TWO_CONSTANTS: "multiplies two constants",
+    Unread.EQUATION: "sums over {0}",
+    Unread.CHOSEN_WEIGHTS: "reads weights that the data chooses",
+    Unread.CHOSEN_ELEMENTS: "reads or keeps elements that the data chooses",
+    Unread.EXPONENTS_DIFFER: "raises channels to different powers",
+    Unread.CHANNELS_DIFFER: "puts channels together that differ from position to position",
+    Unread.REDUCES_CHANNELS: "reduces over channels",
+    Unread.EMPTY: "has no elements at sequence length 1",
+    Unread.WIDTHS_DIFFER: "its rows have {0} channels, from run to run",
+    Unread.OUT_OF_RANGE: "gathers at {0} from the shape {1}",
+    Unread.NO_FIT: "reshapes {0} elements to {1}",
+}
+_DOUBTS: dict[Kind, str] = {
+    Doubt.NO_CHECK: "read as an estimate",
+    Doubt.INHERITED: "{behind}",
+    Doubt.NOT_JUDGED: "depends on what is not known ({behind})",
+    Doubt.EMPTY_INPUT: "reads a tensor that is empty at sequence length 1",
+    Doubt.EMPTY_OUTPUT: "gives a tensor that is empty at sequence length 1",
+    Doubt.NUMBERS_BY_LENGTH: "computes with numbers that depend on the sequence length",
+    Doubt.CUT_BY_LENGTH: "cuts channels or constants by the sequence length",
+    Doubt.ONE_ROW_OF_SEVERAL: "reads rows of several positions as one row",
+    Doubt.POSITIONS_DIFFER: "combines rows of different positions of one tensor",
+    Doubt.ROW_COUNTS_DIFFER: "combines rows whose numbers differ",
+    Doubt.SEVERAL_SOFTMAXES: "adds rows with shares that may come from several softmaxes",
+    Doubt.WHOLE_NUMBERS: "may divide whole numbers",
+    Doubt.ONE_NUMBER_PER_ROW: "reads one number for all channels of a row",
+    Doubt.SIGNED_SHARES: "divides by a sum of numbers that may be negative",
+    Doubt.LIMIT_LEFT_OUT: "a limit that is not in the expression",
+    Doubt.CONSTANT_IN_PLACE: "a constant takes the place of some elements",
+    Doubt.ZERO_IN_PLACE: "zeros take the place of some elements",
+    Doubt.CHOSEN_BY_ELEMENT: "chooses element by element",
+    Doubt.CHOSEN_ALONG_OTHER_AXIS: "chooses rows that lie along another axis",
+    Doubt.CHOSEN_BY_DATA: "picks or replaces elements by data",
+    Doubt.ROUNDED: "rounds numbers",
+    Doubt.UNKNOWN_TYPE: "casts to an unknown type",
+    Doubt.SHARES_ALONG_OTHER_AXIS: "adds up shares along another axis than the last",
+    Doubt.SHARES_MOVED: "turns, repeats or joins shares",
+    Doubt.SEVERAL_KINDS: "puts rows of several kinds together, of which length 1 shows few",
+    Doubt.OWN_STATISTICS: "takes the statistics of its input",
+    Doubt.NOT_CONSTANT: "looks up a table that is no constant",
+    Doubt.REDUCED: "reduces activations",
+    Doubt.REDUCED_CHANNELS: "reduces channels",
+    Doubt.MORE_POSITIONS: "repeats what the file has more positions of",
+    Doubt.AXES_MIXED: "may mix positions and channels",
+    Doubt.PADDED: "pads with other numbers than zero, or by the sequence length",
+    Doubt.ZEROS_BETWEEN: "puts rows of zeros between the rows",
+    Doubt.RESIZED: "is no convex combination of positions",
+    Doubt.SORTED: "orders elements by size",
+    Doubt.INDICES: "gives indices",
+    Doubt.COUNTED: "counts along a mask",
+    Doubt.POSITIONS_SPLIT: "splits positions",
+    Doubt.WIDTH_UNKNOWN: "how many channels the rows of {0} have is not known",
+    Doubt.MAY_BE_GIVEN: "a caller may give another value of {0}",
+    Doubt.ROWS_OPEN: "its rows run over positions, whose number the file leaves open",
+    Doubt.IN_LOOP: "in a loop, of which a few passes were read",
+    Doubt.BRANCH: "the branch that the data takes is not known",
+}
+_UNPROVED: dict[Kind, str] = {
+    Unproved.NO_LIMIT: "nothing limits {0}",
+    Unproved.NEGATIVE_ARGUMENT: "what {0} reads may be negative",
+    Unproved.ESTIMATE_ONLY: "read as an estimate only: {behind}",
+    Unproved.WIDTHS_DIFFER: "combines rows of {0} and {1} channels",
+    Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: give --input-range {0}=LO,HI",
+    Unproved.WEIGHTS_NOT_FINITE: "its weights are not finite",
+    Unproved.BOUND_NOT_FINITE: "its bound is not finite",
+    Unproved.STEP_OVERFLOWS: "{0} may overflow: up to {1:.3g}",
+    Unproved.SUM_OVERFLOWS: "a row within its bound may overflow the sum of squares by {0:.1f} "
+    "bits",
+    Unproved.AFFINE_NOT_CONSTANT: "its gamma or beta is no constant",
+    Unproved.ONE_ELEMENT: "it divides the sum of squares of one element by zero",
+    Unproved.NO_EPSILON: "it has no epsilon: a row of zeros is divided by zero",
+    Unproved.SCALE_TOO_LARGE: "its scale is above {0:.3g}",
+    Unproved.NEGATIVE_UNDER_ROOT: "E[x^2] - mean^2 may come out as {0:.3g} under the root: "
+    "that is nan",
+    Unproved.BELOW_EPSILON: "E[x^2] - mean^2 may come out as {0:.3g}, below -epsilon: its root "
+    "is nan",
+}
+_UNSCALABLE: dict[Kind, str] = {
+    Unscalable.INNER_VALUE_READ: "its inner value {0!r} is also read by {1} {2!r}",
+    Unscalable.INNER_VALUE_OUTPUT: "its inner value {0!r} is a graph output",
+    Unscalable.MEAN_READ: "its mean is also read by {0} {1!r}",
+    Unscalable.MEAN_OUTPUT: "its mean is a graph output",
+    Unscalable.DEVIATION_READ: "its inverse deviation is also read by {0} {1!r}",
+    Unscalable.DEVIATION_OUTPUT: "its inverse deviation is a graph output",
+    Unscalable.AXIS_UNKNOWN: "normalises from axis {0} on, of an input whose rank the file does "
+    "not tell; run onnx.shape_inference on the file first",
+    Unscalable.QUANTISED: "its inner value {0!r} is quantised with a fixed range; keep the norm's "
+    "ops out of the quantisation to scale it",
+    Unscalable.ADDS_INSIDE: "the op adds the embedding rows inside, so its norm has no input "
+    "tensor to divide; export without this fusion to scale it",
+    Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
+    "input tensor to divide; export without q_norm and k_norm inside the op to scale it",
+    Unscalable.LOGARITHM: "its inverse root is exp(-0.5 log(x)), which rounds otherwise at another "
+    "size, so that scaling would change the outputs; export it with a Sqrt",
+}
+_DECISIONS: dict[Kind, str] = {
+    Decision.ONE_IS_BEST: "1 is the best scale: nothing to insert",
+    Decision.SCALED_BEFORE: "scaled by an earlier run",
+    Decision.NO_ROW_KNOWN: "no row of its input is known; try --inputs with real inputs",
+    Decision.EPSILON_UNKNOWN: "its epsilon is not a constant",
+    Decision.WIDTH_UNKNOWN: "its width is not known: no gamma and no shape tells it",
+    Decision.ROWS_LOST: "no scale serves all rows: rows with a sum of squares over {0:.3g} "
+    "overflow (predicted largest {1:.3g}, typical {2:.3g})",
+    Decision.SIZE_KEPT: "assumes that the size of what {ops} reads is kept",
+    Decision.NO_PROBE: "no probe ({0})",
+    Decision.ROWS_NOT_FINITE: "its rows are not finite or zero",
+    Decision.NOT_LINEAR: "its input is no linear map of earlier norms ({0})",
+    Decision.SQUARE_NOT_FINITE: "the predicted sum of squares is {0:g}",
+    Decision.WITH_ITS_GROUP: "folded with its group",
+    Decision.ALONE: "{0:g} by itself",
+}
+_UNDIVIDED: dict[Kind, str] = {
+    Undivided.LOSES_BITS: "would lose bits when divided by 2^{0}",
+    Undivided.COMPUTED: "is computed or may be overridden",
+    Undivided.SHARED: "is shared with what is not divided",
+}
+_FAILURES: dict[Kind, str] = {
+    Failure.FP32_DIFFERS: "FP32 outputs differ, though every scale is a power of two",
+    Failure.FP32_BEYOND_TOLERANCE: "FP32 outputs differ by more than the tolerance",
+    Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
+    Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
+    Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",
+    Failure.NOTHING_COMPARED: "no output can be compared: each run of the original differs",
+}
+_NOTES: dict[Kind, str] = {
+    Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
+    Note.INLINED: "inlined the functions that hold norms: {names}",
+    Note.MEANS_UNMATCHED: "no norm found in {count} ReduceMean sites ({names}), where an optimiser "
+    "or quantiser may have left a norm that no pattern fits: scale before it runs",
+    Note.READ_AS_DEFAULTS: "{count} initializers are graph inputs too and were read as their "
+    "defaults: {names}",
+    Note.NOT_FOLDED_INTO: "{count} weights were not the place to fold into, as each {behind}: "
+    "{few}",
+    Note.WOULD_LOSE_BITS: "{count} weights would lose bits if divided, and were not: {elements}",
+}
+TEXTS: Mapping[Kind, str] = {
+    **_UNREAD,
+    **_DOUBTS,
+    **_UNPROVED,
+    **_UNSCALABLE,
+    **_DECISIONS,
+    **_UNDIVIDED,
+    **_FAILURES,
+    **_NOTES,
+}
+STEPS: Mapping[Step, str] = {
+    "input": "an element",
+    "mean": "the mean of a row",
+    "centred": "an element without the mean",
+    "square": "the square of the mean",
+    "sum": "the sum of a row",
+    "mean_square": "the mean square",
+    "variance": "the variance with epsilon",
+    "deviation": "the deviation",
+    "inverse": "the reciprocal root",
+    "normalised": "an element of the output",
+    "affine": "gamma and beta",
+}
+
+
+def reason_text(reason: Reason) -> str:
+    """A reason in words, after the op that it is about."""
+    facts: Sequence[Fact] = reason.facts
+    if reason.kind is Unproved.STEP_OVERFLOWS:
+        facts = [STEPS[step] for step in STEPS if step == facts[0]] + list(facts[1:])
+    told = TEXTS[reason.kind].format(
+        *facts,
+        behind="" if reason.behind is None else reason_text(reason.behind),
+        count=len(facts),
+        names=_some(facts, str, 5),
+        few=_some(facts, str, 3),
+        ops=_some(facts, _op, len(facts)),
+        elements=_some(facts, _elements, 3),
+    )
+    if not reason.op:
+        return told
+    here = f"{reason.op} ({reason.tensor})"
+    return f"{here}: {told}" if told else here
+
+
+def reasons_text(reasons: Sequence[Reason]) -> str:
+    """Several reasons in a line; "" for none."""
+    return "; ".join(map(reason_text, reasons))
+
+
+def condition_text(condition: Condition) -> str:
+    """A condition in words: "pixel_values in [-3, 3]"."""
+    if condition.kind == "made":
+        return f"{condition.input} holds rows that this model made"
+    return f"{condition.input} in [{condition.low:g}, {condition.high:g}]"
+
+
+def _some(facts: Sequence[Fact], word: Callable[[Fact], str], most: int) -> str:
+    return ", ".join(map(word, facts[:most])) + (", ..." if len(facts) > most else "")
+
+
+def _op(fact: Fact) -> str:
+    return f"{fact[0]} ({fact[1]})" if isinstance(fact, tuple) else str(fact)
+
+
+def _elements(fact: Fact) -> str:
+    return f"{fact[0]} ({fact[1]} elements)" if isinstance(fact, tuple) else str(fact)
+
+
+_EQUATIONS = {"attention": "10", "gated MLP": "8", "MLP": "5"}  # of the paper
+
+
+def rule_text(terms: Sequence[Term]) -> str:
+    """The terms of a norm's input: `attention (W_V=v.weight, P=o.weight; eq. 10) + ...`."""
+    return " + ".join(dict.fromkeys(_term(term) for term in terms))
+
+
+def short_rule_text(terms: Sequence[Term], most: int) -> str:
+    """The same without names, with at most so many terms."""
+    words = [_short_term(term) for term in terms]
+    if len(words) > most:
+        words = [*words[:most], f"{len(words) - most} more"]
+    return " + ".join(words)
+
+
+def _term(term: Term) -> str:
+    names = ", ".join(name for _, name in term.weights)
+    times = "" if term.times is None else f" times {term.times or 'a constant'}"
+    match term.kind:
+        case "input of":
+            return f"the input of {term.of}"
+        case "residual":
+            return f"residual r = input of {term.of}"
+        case "norm":
+            gamma = f" Γ (Γ={names})" if names else ""
+            return f"x{gamma} of {term.of}"
+        case "rows":
+            return f"rows of {term.of}{times}"
+        case "graph input":
+            return f"graph input {term.of} (unit variance assumed)"
+        case "unread":
+            return f"unread {term.of}"
+        case "attention" | "gated MLP" | "MLP":
+            letters = ", ".join(f"{letter}={name}" for letter, name in term.weights)
+            return f"{term.kind} ({letters}; eq. {_EQUATIONS[term.kind]}){times}"
+        case "projection" | "convolution":
+            return f"{term.kind} ({names}){times}"
+        case "product" | "apply" | "mix" | "join":
+            return f"{term.kind} of {names or 'activations'}"
+        case "other":
+            return term.of
+
+
+def _short_term(term: Term) -> str:
+    match term.kind:
+        case "residual":
+            return "residual r"
+        case "norm" if term.weights:
+            return "x Γ"
+        case "attention" | "gated MLP" | "MLP":
+            times = "" if term.times is None else f" times {term.times or 'a constant'}"
+            return f"{term.kind} (eq. {_EQUATIONS[term.kind]}){times}"
+        case _:
+            return _term(term)
