@@ -30,6 +30,7 @@ from slanc_onnx.norms.model import read_model
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.options import Certify, Options
 from slanc_onnx.prove.bound import bounds_of
+from slanc_onnx.report.wording import reason_text, rule_text
 from slanc_onnx.run.inputs import Sizes, make_feeds
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.session import Feeds
@@ -37,8 +38,8 @@ from slanc_onnx.scale.decide import compute_scales_in
 from slanc_onnx.targets import DEFAULT, target
 from slanc_onnx.tokens import read_tokens
 from slanc_onnx.trace.expression import Expr, Sum
+from slanc_onnx.trace.terms import terms_of
 from slanc_onnx.trace.tracing import trace
-from slanc_onnx.trace.words import describe
 from slanc_onnx.weights.streamed import workers
 
 TOKENS, RANDOM = 1024, 512  # ids per sequence where --sequence-length is left out
@@ -223,7 +224,9 @@ def _of_norm(norm: Bounded, limit: Addend | None) -> tuple[object, ...]:
     proof, ratio = norm.scaled.certificate, norm.ratio
     over, under = (None, None) if proof is None else (proof.overflow_bits, proof.underflow_bits)
     addend = f"{limit.text} ({number(limit.square)})" if limit is not None else ""
-    told = proof.reason if proof is not None and proof.bound.length is None else addend
+    told = addend
+    if proof is not None and proof.bound.length is None and proof.reason is not None:
+        told = reason_text(proof.reason)
     return (
         norm.scaled.norm.name,
         _size(norm.square),
@@ -259,7 +262,8 @@ def _limits(
     for name, (norm_name, addend) in parts.items():
         square = (bounds[name].length or 0.0) ** 2
         if norm_name not in found or square > found[norm_name].square:
-            text = describe(addend, {s: n for s, n in residuals.items() if n != norm_name})
+            others = {s: n for s, n in residuals.items() if n != norm_name}
+            text = rule_text(terms_of(addend, others))
             found[norm_name] = Addend(text, square)
     return found
 

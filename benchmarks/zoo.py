@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.markdown import of, table
 from benchmarks.zoo_rows import Row, Setting, exports_in, run_export
+from slanc_onnx.report.wording import reason_text
 
 SETTINGS = {  # by name, the heading of its column and how it is run
     "stored": ("stored inputs", Setting()),
@@ -163,7 +164,7 @@ def _details(rows: Sequence[Row]) -> Iterator[str]:
         for miss in row.misses:
             yield f"miss: {row.name} {miss}"
     proved = [n.certificate for r in rows for n in r.norms if n.certificate is not None]
-    reasons = Counter(_why(c.reason) for c in proved if not c.certified)
+    reasons = Counter(_why(reason_text(c.reason)) for c in proved if c.reason is not None)
     for why, count in reasons.most_common():
         yield f"not certified: {count:3d} {why}"
 

@@ -21,6 +21,7 @@ from slanc_onnx import Accelerator, Options, ScaledNorm, SlancError, protect_fil
 from slanc_onnx.apply.fold.folding import Fold
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.options import ApplyRule, EmulateRule, EstimateRule
+from slanc_onnx.report.wording import reasons_text
 from slanc_onnx.run.session import CannotRun, Feeds, Session
 
 NORMALISED = ("layernorm", "rmsnorm", "rmsnorm_gated")  # the kinds that the targets count
@@ -131,7 +132,7 @@ def run_export(folder: Path, setting: Setting) -> Row:
     row.hot = any(n["sumsq_max"] > 65504 for n in truth["norms"] if n.get("in_graph", True))
     for scaled in row.norms:
         if scaled.status == "skipped":
-            row.reports[scaled.norm.name] = scaled.reason
+            row.reports[scaled.norm.name] = reasons_text(scaled.reasons)
     if truth.get("truth_valid", True):
         _hold_against(truth, row)
     return row

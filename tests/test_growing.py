@@ -6,6 +6,7 @@ import onnx
 import pytest
 
 from slanc_onnx import Options, SlancError, compute_scales, protect, validate
+from slanc_onnx.report.wording import reasons_text
 from tests.models.growing import (
     adds,
     circle,
@@ -49,7 +50,9 @@ def test_a_loop_whose_rows_change_their_width_from_run_to_run_is_listed() -> Non
     del model.graph.input[0].type.tensor_type.shape.dim[1]  # of rank 2: no axis of channels
     inner, _ = compute_scales(model, Options(estimate="weights"))
     assert inner.status == "skipped"
-    assert inner.reason == "the trace stopped at rows of 1 and 8 channels, from run to run"
+    assert reasons_text(inner.reasons) == (
+        "the trace stopped at its rows have (1, 8) channels, from run to run"
+    )
 
 
 @pytest.mark.parametrize("name", SOME)

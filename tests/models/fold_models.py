@@ -35,7 +35,7 @@ def decided(model: onnx.ModelProto, windows: Windows) -> list[ScaledNorm]:
         upper = ACCELERATOR.largest * 4.0**low
         typical = D * ACCELERATOR.smallest_normal * 4.0 ** (high + 3)
         estimate = Estimate(typical, upper, typical, "test", D)
-        found.append(ScaledNorm(norm, 2.0**high, estimate, "", [], "scaled", ""))
+        found.append(ScaledNorm(norm, 2.0**high, estimate, (), [], "scaled", ()))
     return found
 
 

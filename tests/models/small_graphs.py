@@ -19,6 +19,7 @@ from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.norms.norm import Norm
+from slanc_onnx.report.wording import reason_text
 from slanc_onnx.trace.tracing import Trace, trace
 from tests.oracles.unoptimised import run
 
@@ -119,5 +120,6 @@ def paper(model: onnx.ModelProto) -> dict[str, float]:
 
 
 def from_weights(model: onnx.ModelProto) -> tuple[dict[str, Estimate], dict[str, str]]:
-    """Estimates of `--estimate weights` and the reasons where there is none."""
-    return estimate_from_rows(*read(model))
+    """Estimates of `--estimate weights` and the reasons where there is none, in words."""
+    estimates, reasons = estimate_from_rows(*read(model))
+    return estimates, {name: reason_text(reason) for name, reason in reasons.items()}

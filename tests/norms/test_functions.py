@@ -10,6 +10,7 @@ from slanc_onnx import apply_scales, compute_scales, find_norms, protect_file
 from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.norms.functions import inline_norm_functions
+from slanc_onnx.reasons import Note, Reason
 from tests.oracles.proto_diff import differences
 from tests.oracles.unoptimised import different, run
 
@@ -123,7 +124,7 @@ def test_a_file_with_functions_and_external_weights(tmp_path: Path) -> None:
     outcome = protect_file(tmp_path / "m.onnx", tmp_path / "out.onnx")
     assert outcome.passed
     assert outcome.validation is not None and outcome.validation.fp32_identical
-    assert outcome.notes == ["inlined the functions that hold norms: written_out"]
+    assert outcome.notes == [Reason(Note.INLINED, ("written_out",))]
     assert (tmp_path / "w.bin").read_bytes() == data
     again = protect_file(tmp_path / "out.onnx", tmp_path / "again.onnx")
     assert [norm.status for norm in again.norms] == ["unchanged"]

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.prove.bound import Bound, bounds_of
+from slanc_onnx.prove.condition import Condition
+from slanc_onnx.reasons import Doubt, Reason, Unproved, Unread
+from slanc_onnx.report.wording import reason_text
 from slanc_onnx.run.instrumented import instrument
 from slanc_onnx.trace.expression import Apply, Embedding, Expr, Input, Opaque, Pooled, Select, Sum
 from slanc_onnx.trace.tracing import Trace
@@ -60,7 +63,7 @@ def test_no_row_that_is_found_is_longer_than_the_bound(title: str) -> None:
         seed, draw = drawn
         block = BLOCKS[title](draw)
         bound = bound_of(block)
-        assert bound.reason == "" and bound.length is not None
+        assert bound.reason is None and bound.length is not None
         assert bound.width == block.expr.channels
         row = longest_row(block, np.random.default_rng(seed), restarts=4, steps=25)
         assert np.linalg.norm(row) <= bound.length
@@ -124,7 +127,8 @@ def test_a_mask_of_its_own_for_each_channel_is_not_one_number() -> None:
 def refused(expr: Expr, **ranges: tuple[float, float]) -> str:
     bound = expression_bound(expr, **ranges)
     assert bound.length is None
-    return bound.reason
+    assert bound.reason is not None
+    return reason_text(bound.reason)
 
 
 def test_what_nothing_limits_has_no_bound() -> None:
@@ -161,10 +165,10 @@ def test_weights_that_are_not_finite_give_no_bound(bad: float) -> None:
 
 def test_what_a_graph_input_has_to_be_is_told() -> None:
     bound = expression_bound(Input(4, "pixels"), pixels=(-1.0, 3.0))
-    assert bound.conditions == ("pixels in [-1, 3]",)
+    assert bound.conditions == (Condition("pixels", "range", -1.0, 3.0),)
     assert bound.length == pytest.approx(6.0)
     ids = expression_bound(Sum(4, Input(1, "types", floats=False), known(np.zeros(4))))
-    assert ids.conditions == ("types in [0, 1]",)
+    assert ids.conditions == (Condition("types", "range", 0.0, 1.0),)
     assert ids.length == pytest.approx(2.0)
     assert expression_bound(norm_of(channels=4)).conditions == ()  # whatever went into that norm
 
@@ -182,17 +186,19 @@ def test_powers_and_roots_grow_with_the_row() -> None:
 
 def test_a_norm_without_an_expression_says_where_the_trace_stopped() -> None:
     norms = [norm_named("a"), norm_named("b")]
-    found = bounds_of(Trace({}, {"a": "Loop (out)"}), norms)
-    assert found["a"].reason == "the trace stopped at Loop (out)"
-    assert found["b"].reason == "the trace did not reach it"
+    found = bounds_of(Trace({}, {"a": Reason(Unread.NOTHING_SAID).at("Loop", "out")}), norms)
+    assert [reason_text(bound.reason) for bound in found.values() if bound.reason] == [
+        "the trace stopped at Loop (out)",
+        "the trace did not reach it",
+    ]
 
 
 def test_what_holds_as_an_estimate_only_is_no_bound() -> None:
     x = linear(norm_of(), np.eye(D))
-    trace = Trace({"next": linear(x, np.eye(D))}, {}, estimated={x.serial: "a guess"})
+    trace = Trace({"next": linear(x, np.eye(D))}, {}, estimated={x.serial: Reason(Doubt.ROUNDED)})
     found = bounds_of(trace, [norm_named("next")])["next"]
     assert found.length is None
-    assert found.reason == "read as an estimate only: a guess"
+    assert found.reason == Reason(Unproved.ESTIMATE_ONLY, behind=Reason(Doubt.ROUNDED))
 
 
 NODES: Mapping[str, tuple[str, dict[str, NDArray[np.float32]]]] = {

@@ -19,6 +19,7 @@ from slanc_onnx.job import protect_file
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.html.view import page_view
 from slanc_onnx.report.outcome import Outcome
+from slanc_onnx.report.wording import reasons_text
 from slanc_onnx.verify.validate import Observed
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
@@ -121,7 +122,7 @@ def test_the_file_stands_alone(written: str) -> None:
 def test_names_and_reasons_are_escaped_and_shown(outcome: Outcome, written: str) -> None:
     assert "a&amp;b.onnx" in written and "a&b.onnx" not in written
     [skipped] = [d for d in outcome.norms if d.status == "skipped"]
-    assert html.escape(f"skipped: {skipped.reason}") in written
+    assert html.escape(f"skipped: {reasons_text(skipped.reasons)}") in written
 
 
 def test_a_page_without_a_run_is_drawn_from_predictions(outcome: Outcome) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from slanc_onnx.accelerator import Accelerator, Format, Step
 from slanc_onnx.estimate.estimate import Estimate
+from slanc_onnx.report.wording import reason_text
 from slanc_onnx.scale.window import place
 
 LARGEST, NORMAL = 65504.0, 2.0**-14
@@ -55,7 +56,7 @@ def test_no_row_overflows_where_the_window_is_not_empty(
     assume(low <= high)
     placement = place(estimate, width, HALF, epsilon)
     assert estimate.upper / placement.scale**2 <= LARGEST * (1 + SLACK)
-    assert placement.note == ""
+    assert placement.note is None
 
 
 @given(estimates(), widths)
@@ -108,7 +109,8 @@ def test_an_empty_window_keeps_typical_rows_and_says_what_is_lost(
     mean_square = estimate.typical / width / placement.scale**2
     assert NORMAL * (1 - SLACK) <= mean_square <= 4 * NORMAL * (1 + SLACK)
     lost = LARGEST * placement.scale**2
-    assert placement.note == (
+    assert placement.note is not None
+    assert reason_text(placement.note) == (
         f"no scale serves all rows: rows with a sum of squares over {lost:.3g} overflow "
         f"(predicted largest {estimate.upper:.3g}, typical {estimate.typical:.3g})"
     )
@@ -193,7 +195,7 @@ def test_epsilon_bounds_the_scale_of_a_tiny_input() -> None:
     tiny = Estimate(64e-22, 64e-22, 64e-22, "drawn")
     placement = place(tiny, 64, HALF, 1e-5)
     assert 64 * 1e-5 / placement.scale**2 <= LARGEST
-    assert placement.note == ""
+    assert placement.note is None
     assert place(tiny, 64, HALF).scale < 1e-9
 
 

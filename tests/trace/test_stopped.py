@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from slanc_onnx.estimate.paper import paper_estimates
+from slanc_onnx.reasons import Decision, Reason
+from slanc_onnx.report.wording import reason_text
 from tests.models.small_graphs import (
     GAMMA,
     D,
@@ -62,8 +64,10 @@ def test_what_cannot_be_followed_is_named_and_its_norm_listed(
     if op == "Det":  # of a weight alone: nothing tells how large it is
         assert reasons == {"last": f"the trace stopped at {op} ({tensor})"}
     else:
-        assert f"{op} ({tensor})" in estimates["last"].assumes
-    assert paper_estimates(*read(model))[1] == {"last": f"the trace stopped at {op} ({tensor})"}
+        assumed = estimates["last"].assumes
+        assert assumed is not None and f"{op} ({tensor})" in reason_text(assumed)
+    (why,) = paper_estimates(*read(model))[1].values()
+    assert reason_text(why) == f"the trace stopped at {op} ({tensor})"
 
 
 def test_what_follows_a_norm_is_traced_anew() -> None:
@@ -77,8 +81,8 @@ def test_what_follows_a_norm_is_traced_anew() -> None:
     model.opset_import.add(domain="my.domain", version=1)
     estimates, reasons = from_weights(model)
     assert reasons == {}
-    assert estimates["mid"].assumes == "assumes that the size of what Whirl (h) reads is kept"
-    assert [estimates[name].assumes for name in ("first", "last")] == ["", ""]
+    assert estimates["mid"].assumes == Reason(Decision.SIZE_KEPT, (("Whirl", "h"),))
+    assert [estimates[name].assumes for name in ("first", "last")] == [None, None]
     paper_estimate, _ = paper_estimates(*read(model))
     truth = frobenius(np.diag(exact(GAMMA)) @ exact(W))
     assert paper_estimate["last"].upper ** 0.5 == pytest.approx(truth, rel=1e-6)
@@ -98,7 +102,7 @@ def test_a_norm_of_a_tensor_without_a_shape_is_listed_too(norm: str) -> None:
     model.opset_import.add(domain="my.domain", version=1)
     estimates, reasons = from_weights(model)
     assert reasons == {}
-    assert estimates["last"].assumes == "assumes that the size of what Whirl (g) reads is kept"
+    assert estimates["last"].assumes == Reason(Decision.SIZE_KEPT, (("Whirl", "g"),))
 
 
 def test_a_norm_of_an_empty_cache_is_listed_too() -> None:

@@ -11,6 +11,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from slanc_onnx import Accelerator, Options, Validation, find_norms, protect, validate
 from slanc_onnx.accelerator import Accumulate
+from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run.session import CannotRun
 from slanc_onnx.verify import runs as verify_runs
 from tests.conftest import Run
@@ -37,8 +38,8 @@ def test_a_model_that_must_fail_in_fp16_fails_until_it_is_scaled(
     assert naive.fp32_identical
     assert naive.overflowed_before == naive.overflowed_after == 48  # 16 rows in each of 3 norms
     assert naive.failures == [
-        "rows still overflow in 3 norms, first 'hot'",
-        "outputs with FP16 norms are off by more than the tolerance",
+        Reason(Failure.ROWS_OVERFLOW, (3, "hot")),
+        Reason(Failure.OUTPUTS_OFF),
     ]
     scaled = validate(original, rewritten, options)
     assert scaled.passed
@@ -106,7 +107,7 @@ def test_a_spoiled_rewrite_is_caught(spoil: Callable[[onnx.ModelProto], None]) -
     result = validate(original, rewritten)
     assert not result.fp32_identical
     assert result.fp32_max_abs_error > 0
-    assert "FP32 outputs differ, though every scale is a power of two" in result.failures
+    assert Reason(Failure.FP32_DIFFERS) in result.failures
 
 
 def test_scales_that_are_no_powers_of_two_pass_within_the_tolerance() -> None:
@@ -120,7 +121,7 @@ def test_scales_that_are_no_powers_of_two_pass_within_the_tolerance() -> None:
     epsilon_not_divided(rewritten)
     node(rewritten, "plain").input[0] = "h"
     spoiled = validate(original, rewritten, Options(scale="paper"))
-    assert "FP32 outputs differ by more than the tolerance" in spoiled.failures
+    assert Reason(Failure.FP32_BEYOND_TOLERANCE) in spoiled.failures
 
 
 def test_the_largest_error_is_the_largest_difference_of_an_output() -> None:
@@ -167,7 +168,7 @@ def test_what_is_not_finite_only_in_fp16_is() -> None:
     model = of_one_norm("y = Identity(n) z = Reciprocal(n)")  # naive rows are zero
     result = validate(model, model)
     assert result.rounded_error_after == math.inf
-    assert "outputs with FP16 norms are off by more than the tolerance" in result.failures
+    assert Reason(Failure.OUTPUTS_OFF) in result.failures
 
 
 def test_rows_that_underflow_are_counted() -> None:
@@ -237,7 +238,7 @@ def test_nothing_to_compare_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify_runs, "_unstable", lambda *_: outputs)
     result = validate(original, rewritten)
     assert result.unstable == outputs
-    assert result.failures == ["no output can be compared: each run of the original differs"]
+    assert result.failures == [Reason(Failure.NOTHING_COMPARED)]
 
 
 def test_an_index_that_rounding_flips_fails_only_in_fp32() -> None:
@@ -256,5 +257,5 @@ def test_an_index_that_rounding_flips_fails_only_in_fp32() -> None:
     assert validate(model, model).passed
     spoiled = validate(model, other)
     assert not spoiled.fp32_identical
-    assert spoiled.failures == ["FP32 outputs differ, though every scale is a power of two"]
+    assert spoiled.failures == [Reason(Failure.FP32_DIFFERS)]
     assert spoiled.rounded_rms_error < 0.01

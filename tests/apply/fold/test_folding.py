@@ -13,6 +13,7 @@ from slanc_onnx.apply.fold.folding import fold
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.report.wording import reason_text
 from tests.models.fold_models import ACCELERATOR, LN, RMS, decided, folded, ops, same_bits, weights
 from tests.models.small_graphs import D, graph, normal
 from tests.oracles.proto_diff import differences
@@ -167,7 +168,7 @@ def test_a_tied_embedding_gets_one_node_and_no_second_table() -> None:
     (mul,) = [node for node in after.graph.node if node.op_type == "Mul"]
     assert mul.input[0] == "r0"
     assert same_bits(model, after)
-    assert any("shared" in note for note in found.notes)
+    assert any("shared" in reason_text(note) for note in found.notes)
 
 
 def test_where_nodes_would_cost_more_than_divs_the_divs_stay() -> None:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from slanc_onnx.apply.fold.weights import divided, lost_elements, range_of
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.report.wording import reason_text
 from tests.models.fold_models import LN, RMS, folded, ops, same_bits, weights
 from tests.models.small_graphs import D, graph, normal
 from tests.oracles.unoptimised import different, run
@@ -210,7 +211,9 @@ def test_a_weight_that_would_lose_a_bit_is_no_place() -> None:
     model = half_model(2.0**-24)
     after, found = folded(model, {"n": (3, 3)})
     assert (changed(model, after), found.inserted) == ({}, 1)
-    assert found.notes == ["1 weights would lose bits if divided, and were not: w (1 elements)"]
+    assert list(map(reason_text, found.notes)) == [
+        "1 weights would lose bits if divided, and were not: w (1 elements)"
+    ]
     after, found = folded(half_model(2.0**-14), {"n": (3, 3)})
     assert (found.inserted, found.notes) == (0, [])
 

@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 from slanc_onnx import Options, compute_scales
+from slanc_onnx.report.wording import rule_text
 from tests.models.small_graphs import GAMMA, D, Weights, between, graph, normal
 from tests.places import SAMPLES
 from tests.spellings.attention import MULTI_HEAD, OPS, PACKED_FORMS, Attention, shape
@@ -13,7 +14,7 @@ from tests.spellings.attention import MULTI_HEAD, OPS, PACKED_FORMS, Attention, 
 def words(model: onnx.ModelProto) -> dict[str, tuple[str, list[str]]]:
     """(rule, sources) by norm name."""
     decided = compute_scales(model, Options(estimate="weights"))
-    return {d.norm.name: (d.rule, list(d.sources)) for d in decided}
+    return {d.norm.name: (rule_text(d.rule), list(d.sources)) for d in decided}
 
 
 def sample(name: str) -> dict[str, tuple[str, list[str]]]:
