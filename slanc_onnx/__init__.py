@@ -2,7 +2,7 @@
 
     model = onnx.load("model.onnx")
     for norm in slanc_onnx.protect(model):
-        print(norm.norm.name, norm.scale, norm.status, norm.reason)
+        print(norm.norm.name, norm.scale, norm.status, slanc_onnx.reasons_text(norm.reasons))
     onnx.save(model, "model.slanc.onnx")
 
 The steps of `protect` are there one by one: `find_norms`, `compute_scales`, `apply_scales` and
@@ -16,7 +16,7 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.job import protect, protect_file
 from slanc_onnx.norms import Norm
 from slanc_onnx.options import Options
-from slanc_onnx.report import Outcome
+from slanc_onnx.report import Outcome, reasons_text, rule_text
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify import Validation
 
@@ -34,5 +34,7 @@ __all__ = [
     "find_norms",
     "protect",
     "protect_file",
+    "reasons_text",
+    "rule_text",
     "validate",
 ]

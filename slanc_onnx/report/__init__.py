@@ -9,6 +9,7 @@ from slanc_onnx.report.audit import audit_lines, print_audit
 from slanc_onnx.report.fold import explain_groups
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.terminal import no_norm_line, print_summary, print_table
+from slanc_onnx.report.wording import reasons_text, rule_text
 
 __all__ = [
     "Outcome",
@@ -18,5 +19,7 @@ __all__ = [
     "print_audit",
     "print_summary",
     "print_table",
+    "reasons_text",
+    "rule_text",
     "write_report",
 ]

@@ -219,7 +219,11 @@ def reason_text(reason: Reason) -> str:
 
 
 def reasons_text(reasons: Sequence[Reason]) -> str:
-    """Several reasons in a line; "" for none."""
+    """The reasons of a norm in words, in one line; "" for none.
+
+    Args:
+        reasons: As in `ScaledNorm.reasons`.
+    """
     return "; ".join(map(reason_text, reasons))
 
 
@@ -246,7 +250,11 @@ _EQUATIONS = {"attention": "10", "gated MLP": "8", "MLP": "5"}  # of the paper
 
 
 def rule_text(terms: Sequence[Term]) -> str:
-    """The terms of a norm's input: `attention (W_V=v.weight, P=o.weight; eq. 10) + ...`."""
+    """The terms of a norm's input in words: `attention (W_V=v.weight, P=o.weight; eq. 10) + ...`.
+
+    Args:
+        terms: As in `ScaledNorm.rule`.
+    """
     return " + ".join(dict.fromkeys(_term(term) for term in terms))
 
 
