@@ -5,6 +5,7 @@ read the records and do not ask for an op by its name. An op without a record co
 which is safe.
 """
 
+from slanc_onnx.ops.between import BETWEEN, MOVES, Movement
 from slanc_onnx.ops.elementwise import (
     COMPARISONS,
     ELEMENTWISE,
@@ -14,18 +15,24 @@ from slanc_onnx.ops.elementwise import (
     apply_function,
 )
 from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
+from slanc_onnx.ops.movement import Mover, NotKnown
 from slanc_onnx.ops.relations import Relation, relation
 
 __all__ = [
+    "BETWEEN",
     "COMPARISONS",
     "ELEMENTWISE",
     "FUSED",
     "INTERNAL",
+    "MOVES",
     "UNARY",
     "Fused",
     "Internal",
     "Interval",
     "Kind",
+    "Movement",
+    "Mover",
+    "NotKnown",
     "Parameter",
     "Relation",
     "apply_function",

@@ -1,155 +1,17 @@
-"""Data movement: ops that only rearrange an array, and arithmetic on constants.
-
-The tracer runs these on concrete arrays (of channel numbers, of shape values), so that a reshape
-is followed by doing it.
-"""
+"""Arithmetic on constants, which the tracer does, and the exception of rules that cannot."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from slanc_onnx.graph import Array
 from slanc_onnx.ops import ELEMENTWISE
 
-Attributes = dict[str, Any]
-# Arrays of the constant inputs, None for those that are absent.
-Parameters = Sequence[Array | None]
-Mover = Callable[[Array], Array]
-
 
 class CannotFollow(Exception):
     """A rule cannot say what an op does to its input; the message says why."""
-
-
-def _ints(value: Array | None, fallback: Any) -> list[int] | None:
-    if value is not None:
-        return [int(v) for v in np.asarray(value).reshape(-1)]
-    if fallback is None:
-        return None
-    return [int(v) for v in np.asarray(fallback).reshape(-1)]
-
-
-def _reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
-    shape = _ints(parameters[0], None)
-    if shape is None:
-        raise CannotFollow("reshapes to a shape that is not known")
-    allow_zero = attributes.get("allowzero", 0)
-
-    def move(x: Array) -> Array:
-        wanted = [x.shape[i] if n == 0 and not allow_zero else n for i, n in enumerate(shape)]
-        size = math.prod(wanted)
-        if size > x.size > 0 and size % x.size == 0 and -1 not in wanted:
-            x = np.resize(x, size)  # the export is for more positions, all of one kind
-        return x.reshape(wanted)
-
-    return [move]
-
-
-def _transpose(attributes: Attributes, parameters: Parameters) -> list[Mover]:
-    return [lambda x: x.transpose(attributes.get("perm"))]
-
-
-def _unsqueeze(attributes: Attributes, parameters: Parameters) -> list[Mover]:
-    axes = _ints(parameters[0] if parameters else None, attributes.get("axes")) or []
-    return [lambda x: np.expand_dims(x, tuple(axes))]
-
-
-def _squeeze(attributes: Attributes, parameters: Parameters) -> list[Mover]:
-    axes = _ints(parameters[0] if parameters else None, attributes.get("axes"))
-    return [lambda x: np.squeeze(x, None if axes is None else tuple(axes))]
-
-
-def _flatten(attributes: Attributes, parameters: Parameters) -> list[Mover]:
-    axis = int(attributes.get("axis", 1))
-    return [lambda x: x.reshape(int(np.prod(x.shape[:axis], dtype=int)), -1)]
-
-
-def _expand(attributes: Attributes, parameters: Parameters) -> list[Mover]:
-    shape = _ints(parameters[0], None)
-    if shape is None:
-        raise CannotFollow("expands to a shape that is not known")
-    return [lambda x: np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape)))]
-
-
-def _tile(attributes: Attributes, parameters: Parameters) -> list[Mover]:
-    repeats = _ints(parameters[0], None)
-    if repeats is None:
-        raise CannotFollow("tiles by numbers that are not known")
-    return [lambda x: np.tile(x, repeats)]
-
-
-def _slice(attributes: Attributes, parameters: Parameters) -> list[Mover]:
-    padded = [*parameters, None, None, None, None]
-    starts = _ints(padded[0], attributes.get("starts"))
-    ends = _ints(padded[1], attributes.get("ends"))
-    if starts is None or ends is None:
-        raise CannotFollow("slices at positions that are not known")
-    axes = _ints(padded[2], attributes.get("axes")) or list(range(len(starts)))
-    steps = _ints(padded[3], None) or [1] * len(starts)
-
-    def move(x: Array) -> Array:
-        index = [slice(None)] * x.ndim
-        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-            # A negative step runs down to an end before the first element, which is None here.
-            past = step < 0 and end < -x.shape[axis]
-            index[axis] = slice(start, None if past else end, step)
-        return x[tuple(index)]
-
-    return [move]
-
-
-def _split(attributes: Attributes, parameters: Parameters) -> list[Mover]:
-    axis = int(attributes.get("axis", 0))
-    sizes = _ints(parameters[0] if parameters else None, attributes.get("split"))
-    count = int(attributes.get("num_outputs") or attributes["outputs"])
-
-    def piece(i: int) -> Mover:
-        def move(x: Array) -> Array:
-            total = x.shape[axis]
-            each = -(-total // count)
-            lengths = sizes or [min(each, total - k * each) for k in range(count)]
-            start = sum(lengths[:i])
-            return np.take(x, range(start, start + lengths[i]), axis=axis)
-
-        return move
-
-    return [piece(i) for i in range(attributes["outputs"])]
-
-
-def _gather(attributes: Attributes, parameters: Parameters) -> list[Mover]:
-    indices = parameters[0]
-    if indices is None:
-        raise CannotFollow("gathers at positions that are not known")
-    axis = int(attributes.get("axis", 0))
-    return [lambda x: np.take(x, np.asarray(indices, dtype=np.int64), axis=axis)]
-
-
-def _gather_nd(attributes: Attributes, parameters: Parameters) -> list[Mover]:
-    indices = parameters[0]
-    if indices is None or attributes.get("batch_dims", 0):
-        raise CannotFollow("gathers at positions that are not known")
-    where = np.moveaxis(np.asarray(indices, dtype=np.int64), -1, 0)
-    return [lambda x: x[tuple(where)]]
-
-
-# Op -> the movers of its first input, one per output. A missing constant raises CannotFollow.
-MOVERS: dict[str, Callable[[Attributes, Parameters], list[Mover]]] = {
-    "Reshape": _reshape,
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
-    "Squeeze": _squeeze,
-    "Flatten": _flatten,
-    "Expand": _expand,
-    "Tile": _tile,
-    "Slice": _slice,
-    "Split": _split,
-    "Gather": _gather,
-    "GatherND": _gather_nd,
-}
 
 
 def _divide(a: Array, b: Array) -> Array:

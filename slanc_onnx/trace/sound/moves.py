@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from slanc_onnx.graph import Array
+from slanc_onnx.graph import Array, op_of
+from slanc_onnx.ops import MOVES
 from slanc_onnx.trace.expression import Shares
 from slanc_onnx.trace.sound.checks import channel_axes, has_zero, views_in
 from slanc_onnx.trace.values import Const, Items, Value, View
@@ -41,7 +42,7 @@ def reshape(visit: Visit, outputs: Sequence[Value]) -> str | None:
     asked = visit.value(1)
     if isinstance(asked, Const) and not asked.varies and asked.array.size == target.ids.ndim:
         after = [a for a in after if asked.array.reshape(-1)[a] != 1]
-    if visit.node.op == "Flatten":
+    if asked is None:  # a Flatten
         after = [a for a in after if target.shape[a] == 1]
     if _before(source.shape, before) != _before(target.shape, after):
         return "may mix positions and channels"
@@ -82,7 +83,7 @@ def cut(visit: Visit, outputs: Sequence[Value]) -> str | None:
     if not isinstance(source, View) or not varies:
         return None
     axes: Array | None = None
-    if visit.node.op == "Slice":
+    if MOVES[op_of(visit.node)].kind == "slices":
         axes = visit.array(3) if visit.value(3) is not None else None
     else:
         axes = np.array(visit.attributes.get("axis", 0))
@@ -100,12 +101,19 @@ def gather(visit: Visit, outputs: Sequence[Value]) -> str | None:
     if not isinstance(data, View):
         return None
     fixed = isinstance(indices, Const) and not indices.varies
-    if visit.node.op == "GatherND":
-        return None if fixed else "picks elements by data"
     axis = int(visit.attributes.get("axis", 0)) % max(1, data.ids.ndim)
     if is_shares(data.expr):
         return "may repeat shares"
     return "picks channels by data" if not fixed and axis in channel_axes(data) else None
+
+
+def point(visit: Visit, outputs: Sequence[Value]) -> str | None:
+    """A GatherND may pick elements at fixed places, and nothing by data."""
+    if not isinstance(visit.value(0), View):
+        return gather(visit, outputs)
+    indices = visit.value(1)
+    fixed = isinstance(indices, Const) and not indices.varies
+    return None if fixed else "picks elements by data"
 
 
 def concat(visit: Visit, outputs: Sequence[Value]) -> str | None:
