@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import onnx
 
 from benchmarks.dmx import dmx_scales
-from slanc_onnx.accelerator import Accelerator, Accumulate
+from slanc_onnx.accelerator import ACCUMULATE, Accelerator
 from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.load import load_model
@@ -27,8 +27,8 @@ Scales = Literal["none", "paper", "weights", "probe", "folded", "calibrated", "d
 SCALES: tuple[Scales, ...] = get_args(Scales)
 # The six ways of summing: "order, subnormals".
 MODES = {
-    f"{order}, {'flushed' if flush else 'kept'}": Accelerator(order, flush)
-    for order in get_args(Accumulate)
+    f"{order}, {'flushed' if flush else 'kept'}": Accelerator(flush_subnormals=flush).summing(order)
+    for order in ACCUMULATE
     for flush in (False, True)
 }
 HEAD_SIZE = 64  # of SmolLM2, for dmx's repeated heads

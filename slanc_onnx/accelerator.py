@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from slanc_onnx.errors import SlancError
 
-Accumulate = Literal["sequential", "pairwise", "fp32"]
+# Of the adds of a sum; "any" is an order that nobody tells, which only an FP32 sum may have.
+SumOrder = Literal["sequential", "pairwise", "any"]
 Variance = Literal["two-pass", "one-pass"]
 # The results that a device may round, in the order in which a norm has them.
 Step = Literal[
@@ -96,34 +97,86 @@ class Format:
 FLOAT16 = Format.named("float16")
 FLOAT32 = Format.named("float32")
 
+# Sums by a short name: the order of the adds and the format of the accumulator (None: the device's
+# own). What the command line and a target file take; a line here is all that another one needs.
+ACCUMULATE: Mapping[str, tuple[SumOrder, Format | None]] = MappingProxyType(
+    {
+        "sequential": ("sequential", None),
+        "pairwise": ("pairwise", None),
+        "fp32": ("any", FLOAT32),
+    }
+)
+
 
 @dataclass(frozen=True)
 class Accelerator:
     """How a device computes a norm, and which of its results are rounded to a narrow format.
 
     Attributes:
-        accumulate: Order and width of the sums over a row: one running sum, or a binary tree of
-            adds, each add rounded to `format`; or an FP32 sum that is rounded once.
+        sum_order: Order of the sums over a row: one running sum, a binary tree of adds, or any.
         flush_subnormals: Whether every rounded result below its format's smallest normal number
             becomes zero.
         variance: LayerNorm's variance, from centred values in a second pass or as E[x^2] - mean^2.
         format: What each step and each sum is rounded to.
         input_format: What a norm's (scaled) input is rounded to before it is converted to
             `format`; None where that is `format` itself.
-        fp32_steps: Steps whose results stay in FP32. "sum" is every add of a sum; a step that a
-            norm has more than one operation for keeps all of them: "square" the squares and the
-            square of the mean, "deviation" the root and an epsilon added to it, "affine" gamma,
-            beta and what they and SiLU give.
+        fp32_steps: Steps whose results stay in FP32. "sum" is what a sum gives, and every add of it
+            where `sum_format` does not say otherwise; a step that a norm has more than one
+            operation for keeps all of them: "square" the squares and the square of the mean,
+            "deviation" the root and an epsilon added to it, "affine" gamma, beta and what they and
+            SiLU give.
+        sum_format: The accumulator's, which each add is rounded to; the whole sum then is rounded
+            to `format`, once. None where the accumulator is in the format of what a sum gives.
         name: Of the target, for people; no part of what is computed.
+
+    Raises:
+        SlancError: an order that is not known, or any order without an FP32 accumulator: what
+            a narrower one gives depends on it.
     """
 
-    accumulate: Accumulate = "sequential"
+    sum_order: SumOrder = "sequential"
     flush_subnormals: bool = False
     variance: Variance = "two-pass"
     format: Format = FLOAT16
     input_format: Format | None = None
     fp32_steps: frozenset[Step] = frozenset()
+    sum_format: Format | None = None
     name: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        orders = get_args(SumOrder)
+        if self.sum_order not in orders:
+            raise SlancError(
+                f"sum_order {self.sum_order!r} is not known. Known are: {', '.join(orders)}."
+            )
+        if self.sum_order == "any" and self.sum_format != FLOAT32:
+            raise SlancError(
+                'sums in any order need an FP32 accumulator: give sum_format = "float32", or the '
+                "order."
+            )
+
+    def summing(self, accumulate: str) -> Accelerator:
+        """The same device with the sums of `ACCUMULATE` that have this name."""
+        order, form = ACCUMULATE[accumulate]
+        return replace(self, sum_order=order, sum_format=form)
+
+    @property
+    def accumulate(self) -> str:
+        """The name in `ACCUMULATE` of its sums; where they have none, of sums in their order."""
+        named = [name for name, (order, _) in ACCUMULATE.items() if order == self.sum_order]
+        sums = (self.sum_order, self.sum_format)
+        return next((name for name in named if ACCUMULATE[name] == sums), named[0])
+
+    @property
+    def sums(self) -> str:
+        """How it sums, in words."""
+        named = (self.sum_order, self.sum_format) == ACCUMULATE[self.accumulate]
+        return self.accumulate if named else f"{self.accumulate} {self.accumulator}"
+
+    @property
+    def accumulator(self) -> Format:
+        """The format that each add of a sum is rounded to."""
+        return self.sum_format or self.format_of("sum")
 
     @property
     def largest(self) -> float:
@@ -153,7 +206,8 @@ class Accelerator:
     @property
     def coarsest_roundoff(self) -> float:
         """The unit roundoff of the coarsest format that a norm's numbers pass."""
-        return max(self.format_of(step).unit_roundoff for step in STEPS)
+        formats = (self.accumulator, *map(self.format_of, STEPS))
+        return max(form.unit_roundoff for form in formats)
 
     def format_of(self, step: Step) -> Format:
         """The narrowest format that the results of a step have to pass."""
@@ -170,12 +224,16 @@ class Accelerator:
         Args:
             width: Elements per row.
         """
-        held = self.format_of("input")
-        square, total = self.format_of("square"), self.format_of("sum")
-        mean = self.format_of("mean_square")
-        largest = min(square.largest, total.largest, width * mean.largest, held.largest**2)
+        held, square = self.format_of("input"), self.format_of("square")
+        mean, added = self.format_of("mean_square"), self.accumulator
+        largest = min(square.largest, self.largest_sum, width * mean.largest, held.largest**2)
         smallest = max(square.smallest_normal, mean.smallest_normal, held.smallest_normal**2)
-        return largest, smallest
+        return largest, max(smallest, added.smallest_normal / width)
+
+    @property
+    def largest_sum(self) -> float:
+        """The largest sum that the accumulator holds, and what it is stored as too."""
+        return min(self.accumulator.largest, self.format_of("sum").largest)
 
     def held_epsilon(self, epsilon: float) -> float:
         """Epsilon in the device's format; one that would vanish stays at the smallest number kept.
@@ -199,6 +257,8 @@ class Accelerator:
         return {
             "name": self.name,
             "accumulate": self.accumulate,
+            "sum_order": self.sum_order,
+            "sum_format": self.sum_format.name if self.sum_format else None,
             "flush_subnormals": self.flush_subnormals,
             "variance": self.variance,
             "format": self.format.name,
@@ -208,9 +268,7 @@ class Accelerator:
 
     def __str__(self) -> str:
         kept = "flushed" if self.flush_subnormals else "kept"
-        parts = [
-            f"{self.format}, {self.accumulate} sums, subnormals {kept}, {self.variance} variance"
-        ]
+        parts = [f"{self.format}, {self.sums} sums, subnormals {kept}, {self.variance} variance"]
         if self.input_format:
             parts.append(f"inputs {self.input_format}")
         if self.fp32_steps:

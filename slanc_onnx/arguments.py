@@ -14,7 +14,7 @@ from rich.table import Table
 
 from slanc_onnx import targets, tokens
 from slanc_onnx._version import __version__
-from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.accelerator import ACCUMULATE, Accelerator
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Array
 from slanc_onnx.tokens import Tokens
@@ -72,7 +72,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     add("--list-targets", action=_ListTargets, help="print the table of targets and exit")
     add(
         "--accumulate",
-        choices=("sequential", "pairwise", "fp32"),
+        choices=tuple(ACCUMULATE),
         help="how it sums (default: as the target does)",
     )
     add(
@@ -180,7 +180,7 @@ class _ListTargets(argparse.Action):
                 name,
                 str(profile.format),
                 str(profile.input_format or profile.format),
-                profile.accumulate,
+                profile.sums,
                 "flushed" if profile.flush_subnormals else "kept",
                 profile.variance,
                 " ".join(profile.steps_in_fp32),

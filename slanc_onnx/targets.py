@@ -9,7 +9,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar, get_args
 
-from slanc_onnx.accelerator import FORMATS, STEPS, Accelerator, Accumulate, Format, Step, Variance
+from slanc_onnx.accelerator import (
+    ACCUMULATE,
+    FLOAT32,
+    FORMATS,
+    STEPS,
+    Accelerator,
+    Format,
+    Step,
+    SumOrder,
+    Variance,
+)
 from slanc_onnx.errors import SlancError
 
 _T = TypeVar("_T")
@@ -17,6 +27,7 @@ _T = TypeVar("_T")
 DEFAULT = "fp16-sequential"
 
 _BF16, _E4M3, _E5M2 = (Format.named(n) for n in ("bfloat16", "float8_e4m3fn", "float8_e5m2"))
+_SQUARES: frozenset[Step] = frozenset(("square",))
 # All that a row's sum goes through before it is one number again.
 _REDUCTION: frozenset[Step] = frozenset(
     ("mean", "centred", "square", "sum", "mean_square", "variance", "deviation", "inverse")
@@ -27,14 +38,14 @@ _PROFILES = (
     Accelerator("sequential", True, name="fp16-sequential-flush"),
     Accelerator("pairwise", name="fp16-pairwise"),
     Accelerator("pairwise", True, name="fp16-pairwise-flush"),
-    Accelerator("fp32", name="fp16-fp32"),
-    Accelerator("fp32", True, name="fp16-fp32-flush"),
+    Accelerator("any", sum_format=FLOAT32, name="fp16-fp32"),
+    Accelerator("any", True, sum_format=FLOAT32, name="fp16-fp32-flush"),
     Accelerator("pairwise", variance="one-pass", name="fp16-one-pass"),
-    Accelerator("fp32", fp32_steps=frozenset(("square",)), name="fp16-exact-squares"),
-    Accelerator("fp32", fp32_steps=_REDUCTION, name="fp16-in-out"),
+    Accelerator("any", fp32_steps=_SQUARES, sum_format=FLOAT32, name="fp16-exact-squares"),
+    Accelerator("any", fp32_steps=_REDUCTION, sum_format=FLOAT32, name="fp16-in-out"),
     Accelerator("sequential", format=_BF16, name="bf16"),
     Accelerator("pairwise", format=_BF16, name="bf16-pairwise"),
-    Accelerator("fp32", format=_BF16, name="bf16-fp32"),
+    Accelerator("any", format=_BF16, sum_format=FLOAT32, name="bf16-fp32"),
     Accelerator("sequential", input_format=_E4M3, name="fp8-e4m3"),
     Accelerator("sequential", True, input_format=_E4M3, name="fp8-e4m3-flush"),
     Accelerator("sequential", input_format=_E5M2, name="fp8-e5m2"),
@@ -61,7 +72,7 @@ def target(name: str) -> Accelerator:
 
 
 def read_target(path: Path) -> Accelerator:
-    """The profile in a TOML file, whose keys are the fields of `Accelerator`.
+    """The profile in a TOML file, whose keys are the fields of `Accelerator`, and `accumulate`.
 
     A missing key is that of the target "fp16-sequential"; a missing name is the file's.
 
@@ -81,14 +92,15 @@ def read_target(path: Path) -> Accelerator:
 
 
 def changed(
-    profile: Accelerator, accumulate: Accumulate | None, flush_subnormals: bool | None
+    profile: Accelerator, accumulate: str | None, flush_subnormals: bool | None
 ) -> Accelerator:
-    """The profile with other fields where they are given; its name then says so."""
-    other = replace(
-        profile,
-        accumulate=profile.accumulate if accumulate is None else accumulate,
-        flush_subnormals=profile.flush_subnormals if flush_subnormals is None else flush_subnormals,
-    )
+    """The profile with other sums and subnormals where they are given; its name then says so.
+
+    `accumulate` is a key of `ACCUMULATE`.
+    """
+    other = profile if accumulate is None else profile.summing(accumulate)
+    if flush_subnormals is not None:
+        other = replace(other, flush_subnormals=flush_subnormals)
     return other if other == profile else replace(other, name=f"{profile.name}, changed")
 
 
@@ -99,14 +111,18 @@ def _profile(table: Mapping[str, object], name: str) -> Accelerator:
     default = Accelerator(name=name)
     if not isinstance(table.get("name", name), str):
         raise SlancError(f"name = {table['name']!r} is no string.")
+    sums = _choice(table, "accumulate", tuple(ACCUMULATE), default.accumulate)
+    order, accumulator = ACCUMULATE[sums]
     formats = tuple(FORMATS)
     form = _choice(table, "format", formats, default.format.name)
     held = _choice(table, "input_format", formats, form)
+    if "sum_format" in table:
+        accumulator = Format.named(_one_of(formats, table["sum_format"], "sum_format"))
     steps = table.get("fp32_steps", [])
     if not isinstance(steps, list):
         raise SlancError(f"fp32_steps = {steps!r} is no list of steps.")
     return Accelerator(
-        accumulate=_choice(table, "accumulate", get_args(Accumulate), default.accumulate),
+        sum_order=_choice(table, "sum_order", get_args(SumOrder), order),
         flush_subnormals=_choice(
             table, "flush_subnormals", (True, False), default.flush_subnormals
         ),
@@ -114,6 +130,7 @@ def _profile(table: Mapping[str, object], name: str) -> Accelerator:
         format=Format.named(form),
         input_format=Format.named(held) if held != form else None,
         fp32_steps=frozenset(_one_of(STEPS, step, "fp32_steps") for step in steps),
+        sum_format=accumulator,
         name=str(table.get("name", name)),
     )
 

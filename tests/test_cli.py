@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from slanc_onnx import __version__
+from slanc_onnx.accelerator import ACCUMULATE
 from slanc_onnx.cli import main
 from slanc_onnx.targets import TARGETS
 from tests.conftest import Run
@@ -109,7 +110,7 @@ def test_scale_and_estimate(run: Run, scale: str, estimate: str) -> None:
     assert told == (scale == "paper" and estimate != "auto")
 
 
-@pytest.mark.parametrize("order", ["sequential", "pairwise", "fp32"])
+@pytest.mark.parametrize("order", ACCUMULATE)
 @pytest.mark.parametrize("flush", [False, True])
 def test_the_accelerator_is_named_in_the_output(run: Run, order: str, flush: bool) -> None:
     status, out, _ = run("model.onnx", "--accumulate", order, *["--flush-subnormals"] * flush)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slanc_onnx import Accelerator, SlancError
-from slanc_onnx.accelerator import FORMATS, STEPS, Format
+from slanc_onnx.accelerator import ACCUMULATE, FLOAT32, FORMATS, STEPS, Format, SumOrder
 from slanc_onnx.targets import DEFAULT, TARGETS, changed, read_target, target
 from tests.conftest import Run
 from tests.places import ROOT
@@ -42,7 +42,7 @@ def test_the_profiles_are_all_different_and_know_their_names() -> None:
     assert all(profile.name == name for name, profile in TARGETS.items())
     assert target("fp8-e4m3") == Accelerator(input_format=E4M3)
     assert target("fp8-e4m3").largest == 65504.0  # of the sums
-    assert target("bf16-fp32") == Accelerator("fp32", format=BF16)
+    assert target("bf16-fp32") == Accelerator(format=BF16).summing("fp32")
 
 
 def test_what_a_step_passes_is_fp32_or_the_inputs_or_the_sums() -> None:
@@ -64,6 +64,51 @@ def test_a_file_of_a_profiles_fields_is_the_profile(name: str, tmp_path: Path) -
     assert (read, read.name) == (TARGETS[name], name)
 
 
+@pytest.mark.parametrize(
+    ("text", "order", "form"),
+    [
+        ("accumulate = 'sequential'", "sequential", None),
+        ("accumulate = 'pairwise'", "pairwise", None),
+        ("accumulate = 'fp32'", "any", FLOAT32),
+        ("accumulate = 'fp32'\nsum_order = 'pairwise'", "pairwise", FLOAT32),
+        ("accumulate = 'pairwise'\nsum_format = 'float32'", "pairwise", FLOAT32),
+        ("sum_format = 'bfloat16'", "sequential", BF16),
+        ("sum_order = 'any'\nsum_format = 'float32'", "any", FLOAT32),
+    ],
+)
+def test_the_order_and_the_accumulator_of_a_sum_are_two_keys_that_a_short_one_sets(
+    text: str, order: SumOrder, form: Format | None, tmp_path: Path
+) -> None:
+    device = read_target(written(tmp_path, text))
+    assert (device.sum_order, device.sum_format) == (order, form)
+    again = read_target(written(tmp_path, toml(device)))
+    assert again == device
+
+
+def test_sums_are_told_by_their_short_name_and_by_the_accumulator_where_that_does_not_say_it() -> (
+    None
+):
+    for name in ACCUMULATE:
+        device = Accelerator(flush_subnormals=True).summing(name)
+        assert (device.accumulate, device.sums) == (name, name)
+    tree = Accelerator("pairwise", sum_format=FLOAT32)
+    assert (tree.accumulate, tree.accumulator) == ("pairwise", FLOAT32)
+    assert str(tree) == "FP16, pairwise FP32 sums, subnormals kept, two-pass variance"
+    assert Accelerator(fp32_steps=frozenset(["sum"])).accumulator == FLOAT32
+    with pytest.raises(
+        SlancError, match=r"'fp32' is not known\. Known are: sequential, pairwise, "
+    ):
+        Accelerator("fp32")  # type: ignore[arg-type]
+
+
+def test_a_narrow_accumulator_limits_the_window_and_the_tolerance() -> None:
+    device = Accelerator(sum_format=E4M3)
+    assert device.square_limits(8) == (448.0, max(2.0**-14, 2.0**-6 / 8))
+    assert device.coarsest_roundoff == 2.0**-4
+    wide = Accelerator("pairwise", sum_format=FLOAT32)
+    assert wide.square_limits(8) == Accelerator().square_limits(8)
+
+
 def test_an_empty_file_is_the_default_by_the_files_name(tmp_path: Path) -> None:
     read = read_target(written(tmp_path, ""))
     assert (read, read.name) == (Accelerator(), "device")
@@ -72,8 +117,11 @@ def test_an_empty_file_is_the_default_by_the_files_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("acumulate = 'fp32'", r"'acumulate' is not known. Known are: name, accumulate, flush_"),
+        ("acumulate = 'fp32'", r"'acumulate' is not known. Known are: name, accumulate, sum_"),
         ("accumulate = 'fp16'", r"'fp16' is not allowed. Allowed are: sequential, pairwise, fp32"),
+        ("sum_order = 'fp32'", r"'fp32' is not allowed. Allowed are: sequential, pairwise, any\."),
+        ("sum_format = 'fp32'", r"'fp32' is not allowed. Allowed are: float16, bfloat16, float32"),
+        ("sum_order = 'any'", r"in any order need an FP32 accumulator: give sum_format"),
         ("flush_subnormals = 1", r"flush_subnormals = 1 is not allowed. Allowed are: true, false"),
         ("variance = true", r"variance = True is not allowed. Allowed are: two-pass, one-pass"),
         ("format = 'fp16'", r"format = 'fp16' is not allowed. Allowed are: float16, bfloat16"),
@@ -122,7 +170,7 @@ def test_the_guide_has_a_row_for_each_target_and_says_its_fields() -> None:
         assert cells[:5] == [
             profile.format.name,
             (profile.input_format or profile.format).name,
-            profile.accumulate,
+            profile.sums,
             "flushed" if profile.flush_subnormals else "kept",
             profile.variance,
         ]

@@ -5,6 +5,7 @@ read the records and do not ask for an op by its name. An op without a record co
 which is safe.
 """
 
+from slanc_onnx.ops.between import BETWEEN, MOVES, Movement
 from slanc_onnx.ops.elementwise import (
     COMPARISONS,
     ELEMENTWISE,
@@ -13,21 +14,31 @@ from slanc_onnx.ops.elementwise import (
     Parameter,
     apply_function,
 )
+from slanc_onnx.ops.follow import CannotFollow, broadcast, common_shape, taken_along
 from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
+from slanc_onnx.ops.movement import Mover
 from slanc_onnx.ops.relations import Relation, relation
 
 __all__ = [
+    "BETWEEN",
     "COMPARISONS",
     "ELEMENTWISE",
     "FUSED",
     "INTERNAL",
+    "MOVES",
     "UNARY",
+    "CannotFollow",
     "Fused",
     "Internal",
     "Interval",
     "Kind",
+    "Movement",
+    "Mover",
     "Parameter",
     "Relation",
     "apply_function",
+    "broadcast",
+    "common_shape",
     "relation",
+    "taken_along",
 ]

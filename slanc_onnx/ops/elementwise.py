@@ -35,6 +35,7 @@ class Elementwise:
             None where slope or range bound F, or nothing does.
         domain: Gives the z for which F(z) is finite; elsewhere it is nan or infinite.
         degree: Gives k with F(c z) = c^k F(z) for every c > 0; None for no such k.
+        exact: Whether F(z) is z, -z or 0, which needs no rounding.
     """
 
     arithmetic: Callable[..., Array]
@@ -45,6 +46,7 @@ class Elementwise:
     growth: Callable[..., Array] | None = None
     domain: Callable[..., Domain] = lambda *_: "real"
     degree: Callable[..., float | None] = lambda *_: None
+    exact: bool = False
 
     def zero_at_zero(self, *parameters: Parameter) -> bool:
         """Whether F(0) = 0."""
@@ -149,7 +151,11 @@ _SHARE = _within(0.0, 1.0)
 
 ELEMENTWISE: dict[str, Elementwise] = {
     "Relu": Elementwise(
-        lambda x: np.maximum(x, 0), slope=_always_one, range=_POSITIVE, degree=_always_one
+        lambda x: np.maximum(x, 0),
+        slope=_always_one,
+        range=_POSITIVE,
+        degree=_always_one,
+        exact=True,
     ),
     "LeakyRelu": Elementwise(
         lambda x, alpha: np.where(x < 0, alpha * x, x),
@@ -207,8 +213,8 @@ ELEMENTWISE: dict[str, Elementwise] = {
         degree=lambda exponent: exponent,
     ),
     "Reciprocal": Elementwise(np.reciprocal, domain=lambda: "not zero", degree=lambda: -1.0),
-    "Neg": Elementwise(np.negative, slope=_always_one, degree=_always_one),
-    "Abs": Elementwise(np.abs, slope=_always_one, range=_POSITIVE, degree=_always_one),
+    "Neg": Elementwise(np.negative, slope=_always_one, degree=_always_one, exact=True),
+    "Abs": Elementwise(np.abs, slope=_always_one, range=_POSITIVE, degree=_always_one, exact=True),
     "Clip": Elementwise(
         lambda x, low, high: np.minimum(np.maximum(x, low), high),
         {"min": -math.inf, "max": math.inf},

@@ -1,7 +1,7 @@
 """Tables of how the scale of a node's output follows from those of its inputs and weights.
 
 Every tensor t may be stored as t / 2^k; k is its exponent. A node ties exponents together:
-- a join keeps the exponent: all its inputs and outputs have the same (Add, Reshape, ...);
+- a join keeps the exponent: all its inputs and outputs have the same (`between.py`: Add, Reshape);
 - a product adds the exponents of its factors: k(y) = k(x) + k(W), and its bias has k(y);
 - an absorbing node gives the same output for any exponent of its input, if its weight makes up
   for it.
@@ -13,57 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slanc_onnx.graph import FLOATS, Flow, GraphPath, Use, known_op, runtime_inputs
+from slanc_onnx.ops.between import BETWEEN, EVERY
 from slanc_onnx.ops.elementwise import HOMOGENEOUS
-
-EVERY = (-1,)
 
 # Op -> positions of the inputs that it joins. The op is linear in them, or homogeneous of degree 1.
 JOINS: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("Add", "Sub", "Sum", "Mean", "Max", "Min", "Concat"), EVERY),
-    **dict.fromkeys(
-        (
-            "Reshape",
-            "Transpose",
-            "Squeeze",
-            "Unsqueeze",
-            "Flatten",
-            "Expand",
-            "Tile",
-            "Slice",
-            "Split",
-            "Gather",
-            "GatherND",
-            "GatherElements",
-            "Identity",
-            "Dropout",
-            "Cast",
-            "CastLike",
-            "PRelu",
-            "ReduceMean",
-            "ReduceSum",
-            "ReduceMax",
-            "ReduceMin",
-            "AveragePool",
-            "GlobalAveragePool",
-            "MaxPool",
-            "Resize",
-            "DepthToSpace",
-            "SpaceToDepth",
-            "Trilu",
-            "CumSum",
-            "RotaryEmbedding",
-        ),
-        (0,),
-    ),
+    **{op: record.joins for op, record in BETWEEN.items() if record.joins},
     **dict.fromkeys(HOMOGENEOUS, (0,)),
-    "Where": (1, 2),
-    "Pad": (0, 2),
-    "ScatterND": (0, 2),
-    "ScatterElements": (0, 2),
-    "DynamicQuantizeLinear": (0,),
 }
-# Joins -> positions of the outputs that they join, where these are not the first alone.
-JOINED_OUTPUTS: dict[str, tuple[int, ...]] = {"Split": EVERY, "DynamicQuantizeLinear": (1,)}
 
 
 @dataclass(frozen=True)
@@ -149,7 +106,7 @@ def relation(flow: Flow, path: GraphPath, index: int) -> Relation | None:
 
     if op in JOINS:
         terms, addends = split(JOINS[op])
-        outputs = JOINED_OUTPUTS.get(op, (0,))
+        outputs = BETWEEN[op].outputs if op in BETWEEN else (0,)
         outputs = tuple(range(len(node.output))) if outputs == EVERY else outputs
         known = all(_is_float(flow, path, index, p) for p in (*terms, *addends))
         if not known or max(outputs) >= len(node.output):

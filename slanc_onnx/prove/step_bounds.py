@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from slanc_onnx.accelerator import FLOAT32, Accelerator, Format, Step
+from slanc_onnx.accelerator import FLOAT32, Accelerator, Format, Step, SumOrder
 from slanc_onnx.norms import Norm
 from slanc_onnx.reasons import Reason, Unproved, reason
 
 DIVISION = 1 + 2.0**-23  # x / s in FP32, which is exact where s is a power of two
 # A step's operation is done in FP32 first: where it reads FP32, that rounds too.
 IN_FP32 = 1 + 2.0**-23
+# What adding in FP32 first may add to the rounding of a sum of numbers of different formats.
+TWICE_ROUNDED = 2.0**-23
+_ADDED: tuple[Step, ...] = ("input", "square")  # the steps whose results are summed
 MOST_SCALE = 2.0**40  # up to which `output_radius` holds
 
 
@@ -79,23 +82,44 @@ def rounding_of(accelerator: Accelerator, step: Step) -> Rounding:
 def sum_error(accelerator: Accelerator, width: int) -> float:
     """How far a sum of `width` numbers can be off, relative to the sum of their magnitudes.
 
-    One after another: (n - 1) u (Rump, "Error estimation of floating-point summation and dot
-    product", BIT 52, 2012). As a tree: (1 + u)^depth - 1 (Higham, "Accuracy and stability of
-    numerical algorithms", 4.2). In FP32: its own error, and one rounding of the result.
+    Where the result is rounded once more than the adds, that counts as well.
     """
     unit = accelerator.format_of("sum").unit_roundoff * IN_FP32
-    if accelerator.accumulate == "sequential":
-        return (width - 1) * unit
-    if accelerator.accumulate == "pairwise":
+    if accelerator.sum_format is None:
+        own = accelerator.accumulator == FLOAT32 or accelerator.fp32_steps.isdisjoint(_ADDED)
+        return _error_of_adds(
+            accelerator.sum_order, width, unit if own else unit + TWICE_ROUNDED, own
+        )
+    narrow = accelerator.sum_format != FLOAT32
+    added = accelerator.sum_format.unit_roundoff + (TWICE_ROUNDED if narrow else 0.0)
+    return (1 + _error_of_adds(accelerator.sum_order, width, added, own=False)) * (1 + unit) - 1
+
+
+def _error_of_adds(order: SumOrder, width: int, unit: float, own: bool) -> float:
+    """What the adds of a sum can be off by, each by `unit`, relative to the magnitudes.
+
+    One after another, or in any order in FP32: (n - 1) u (Rump, "Error estimation of floating-point
+    summation and dot product", BIT 52, 2012), and n u where the addends are of another format, so
+    that adding the first to zero rounds it too. As a tree: (1 + u)^depth - 1 (Higham, "Accuracy and
+    stability of numerical algorithms", 4.2).
+
+    Args:
+        order: Of the adds.
+        width: Number of addends.
+        unit: Unit roundoff of an add.
+        own: Whether every addend is a number of the accumulator's format.
+    """
+    if order == "pairwise":
         return float((1 + unit) ** math.ceil(math.log2(max(width, 2))) - 1)
-    return (1 + width * FLOAT32.unit_roundoff) * (1 + unit) - 1
+    return (width - 1 if own and order == "sequential" else width) * unit
 
 
 def lost_in_sum(accelerator: Accelerator, width: int, addend: Step, signed: bool) -> float:
     """The most that underflow takes from a sum.
 
     A sum of numbers of its own format loses nothing: below the smallest normal number it is exact.
-    But where subnormals are flushed, numbers of different signs may cancel to one.
+    But where subnormals are flushed, numbers of different signs may cancel to one. A narrow
+    accumulator of another format may lose something at each add, which the next ones round.
 
     Args:
         accelerator: The device.
@@ -104,9 +128,13 @@ def lost_in_sum(accelerator: Accelerator, width: int, addend: Step, signed: bool
         signed: Whether they may have different signs.
     """
     kept_as = ("sum" in accelerator.fp32_steps, addend in accelerator.fp32_steps)
+    lost = width * rounding_of(accelerator, "sum").eta
     if kept_as[0] == kept_as[1] and not (signed and accelerator.flush_subnormals):
-        return 0.0
-    return width * rounding_of(accelerator, "sum").eta
+        lost = 0.0
+    if accelerator.sum_format not in (None, FLOAT32):
+        added = rounding_to(accelerator.accumulator, accelerator.flush_subnormals)
+        lost += width * added.eta * (1 + sum_error(accelerator, width))
+    return lost
 
 
 def smallest_epsilon(norm: Norm, accelerator: Accelerator, scale: float | None) -> float:
@@ -203,9 +231,10 @@ class Arithmetic:
         Raises:
             StepFails: it may overflow.
         """
-        largest = (
-            FLOAT32 if step in self.accelerator.fp32_steps else self.accelerator.format
-        ).largest
+        device = self.accelerator
+        largest = (FLOAT32 if step in device.fp32_steps else device.format).largest
+        if step == "sum":
+            largest = device.largest_sum
         if not value <= largest:
             raise StepFails(reason(Unproved.STEP_OVERFLOWS, step, value))
 
@@ -229,7 +258,7 @@ class Arithmetic:
         count = self.width - self.norm.unbiased
         self.mean_square = self.rounding("mean_square")(total / count)
         room = min(
-            self.accelerator.format_of("sum").largest,
+            self.accelerator.largest_sum,
             self.accelerator.format_of("square").largest,
             self.accelerator.format_of("mean_square").largest * count,
         )

@@ -7,7 +7,7 @@ from contextlib import suppress
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.ops import CannotFollow
 from slanc_onnx.trace.values import Const, Unknown, Value, View, either
 
 ITERATIONS, MOST_ITERATIONS = 4, 16

@@ -17,11 +17,11 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import Array, InputSpec, Scope, concrete_shapes, op_of, read_tensor
 from slanc_onnx.norms import Norm
+from slanc_onnx.ops import CannotFollow, broadcast
 from slanc_onnx.reasons import Doubt, Reason, Unread
 from slanc_onnx.run import Sizes, make_feeds
 from slanc_onnx.trace.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
 from slanc_onnx.trace.expression import Alternatives, Apply, Expr, Input, Product, Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow, broadcast
 from slanc_onnx.trace.norm_rows import along_channels, normalise, open_rows
 from slanc_onnx.trace.rules import RULES
 from slanc_onnx.trace.sound import Doubts

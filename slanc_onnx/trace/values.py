@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slanc_onnx.graph import Array
+from slanc_onnx.ops import CannotFollow, broadcast, common_shape
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     Alternatives,
@@ -22,7 +23,6 @@ from slanc_onnx.trace.expression import (
     Sum,
     Weight,
 )
-from slanc_onnx.trace.movement import CannotFollow, broadcast, common_shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Array
+from slanc_onnx.ops import BETWEEN, CannotFollow, Mover, broadcast
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     Expr,
@@ -25,7 +26,6 @@ from slanc_onnx.trace.expression import (
     Sum,
     Weight,
 )
-from slanc_onnx.trace.movement import MOVERS, CannotFollow, Mover, broadcast
 from slanc_onnx.trace.ranges import value_range
 from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.values import (
@@ -92,10 +92,17 @@ class Visit:
         return value.row(channels) if isinstance(value, Unknown) else self.view(position)
 
     def movers(self) -> list[Mover]:
-        """The functions that move the elements of the first input, one per output."""
+        """The functions that move the elements of the first input, one per output.
+
+        Raises:
+            CannotFollow: the op moves nothing, or a constant that it depends on is not known.
+        """
+        record = BETWEEN.get(self.node.op)
+        if record is None or record.moves is None or record.moves.movers is None:
+            raise CannotFollow(Unread.NO_RULE)
         parameters = [self.array(i) for i in range(1, len(self.inputs))]
         attributes = {**self.attributes, "outputs": len(self.node.outputs)}
-        return MOVERS[self.node.op](attributes, parameters)
+        return record.moves.movers(attributes, parameters)
 
     def array(self, position: int) -> Array | None:
         """The values of a constant input, None where it is absent.

@@ -32,20 +32,29 @@ class DeviceNorm:
             return np.asarray(x, np.float32)
         return cast(x, self.device.format.name, self.device.flush_subnormals)
 
+    def add(self, one: Row, other: Row) -> Row:
+        """One add of a sum, in the accumulator's format."""
+        total, own = np.asarray(one + other, np.float32), self.device.sum_format
+        if own is None:
+            return self.keep("sum", total)
+        flushes = self.device.flush_subnormals and own.name != "float32"
+        return cast(total, own.name, flushes)
+
     def total(self, x: Row) -> Row:
-        if self.device.accumulate == "fp32":
+        if self.device.sum_order == "any":
             exact = math.fsum(x) if np.isfinite(x).all() else float(x.sum())
             return self.keep("sum", np.array(exact, np.float32))
-        if self.device.accumulate == "sequential":
+        if self.device.sum_order == "sequential":
             total = np.array(0, np.float32)
             for value in x:
-                total = self.keep("sum", np.asarray(total + value, np.float32))
-            return total
-        while x.size > 1:
-            half = x.size // 2
-            pairs = self.keep("sum", x[:half] + x[half : 2 * half])
-            x = np.concatenate([pairs, x[2 * half :]])
-        return np.asarray(x[0], np.float32)
+                total = self.add(total, value)
+        else:
+            while x.size > 1:
+                half = x.size // 2
+                pairs = self.add(x[:half], x[half : 2 * half])
+                x = np.concatenate([pairs, x[2 * half :]])
+            total = np.asarray(x[0], np.float32)
+        return total if self.device.sum_format is None else self.keep("sum", total)
 
     def row(self, values: Row, gamma: Row, beta: Row | None) -> tuple[Row, float]:
         """The output for one row, and its mean square."""

@@ -12,6 +12,7 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.ops.fused import Kind
 
 Half = np.float16
+SUMS = ("sequential", "pairwise", "fp32")  # the ways of summing that this computes, by name
 
 
 class HalfNorm:
@@ -43,11 +44,11 @@ class HalfNorm:
         return Half(0) if self.device.flush_subnormals and abs(value) < Half(2.0**-14) else value
 
     def total(self, values: Sequence[Half]) -> Half:
-        if self.device.accumulate == "fp32":
+        if self.device.sum_order == "any":
             if not all(map(math.isfinite, values)):
                 return Half(sum(map(float, values)))
             return self.keep(Half(math.fsum(values)))
-        if self.device.accumulate == "sequential":
+        if self.device.sum_order == "sequential":
             total = Half(0)
             for value in values:
                 total = self.keep(total + value)

@@ -51,25 +51,34 @@ class StepwiseNorm:
     def round(self, step: Step, values: Single) -> Single:
         assert values.dtype == np.float32
         narrow = step not in self.device.fp32_steps
-        rounded = self.cast(self.device.format.name, values) if narrow else values
+        return self.finite(step, self.cast(self.device.format.name, values) if narrow else values)
+
+    def finite(self, step: Step, rounded: Single) -> Single:
+        """The same numbers; rows that are not finite are noted."""
         for i in np.flatnonzero(~np.isfinite(rounded).all(axis=1)):
             self.bad[i] = self.bad[i] or step
         return rounded
 
+    def add(self, values: Single) -> Single:
+        """What an add gave, in the accumulator's format."""
+        if self.device.sum_format is None:
+            return self.round("sum", values)
+        return self.finite("sum", self.cast(self.device.sum_format.name, values))
+
     def total(self, values: Single) -> Single:
         """Over the row, in the device's order; [rows, 1]."""
-        if self.device.accumulate == "fp32":
+        if self.device.sum_order == "any":
             return self.round("sum", values.sum(axis=1, keepdims=True, dtype=np.float32))
-        if self.device.accumulate == "sequential":
+        if self.device.sum_order == "sequential":
             running = np.zeros((len(values), 1), np.float32)
             for column in values.T:
-                running = self.round("sum", running + column[:, None])
-            return running
+                running = self.add(running + column[:, None])
+            values = running
         while values.shape[1] > 1:
             half = values.shape[1] // 2
-            added = self.round("sum", values[:, :half] + values[:, half : 2 * half])
+            added = self.add(values[:, :half] + values[:, half : 2 * half])
             values = np.concatenate([added, values[:, 2 * half :]], axis=1)
-        return values
+        return values if self.device.sum_format is None else self.round("sum", values)
 
     def epsilon(self, step: Step) -> np.float32:
         epsilon = float(self.norm.epsilon or 0.0) / self.scale**self.norm.epsilon_power

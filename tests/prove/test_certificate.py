@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from slanc_onnx.accelerator import FORMATS, STEPS, Accelerator, Format
+from slanc_onnx.accelerator import ACCUMULATE, FORMATS, STEPS, Accelerator, Format
 from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.estimate.estimate import Estimate
 from slanc_onnx.graph.scope import read_graph
@@ -38,6 +38,8 @@ targets = pytest.mark.parametrize("device", TARGETS.values(), ids=list(TARGETS))
 SEQUENTIAL = Accelerator()
 FLUSHED = Accelerator(flush_subnormals=True)
 ONE_PASS = TARGETS["fp16-one-pass"]
+TREE_IN_FP32 = Accelerator("pairwise", sum_format=Format.named("float32"))
+BF16_SUMS = Accelerator(sum_format=Format.named("bfloat16"))
 
 
 def norm_of(kind: str, width: int = 64, epsilon: float = 1e-5, power: int = 2) -> Norm:
@@ -75,13 +77,16 @@ def random_case(seed: int) -> tuple[Norm, Accelerator, Bound, float, tuple[float
         formats = [Format.named(name) for name in FORMATS if name != "float32"]
         stored = (None, None, *map(Format.named, FORMATS))
         density = rng.choice([0.0, 0.2, 0.5, 0.8])
+        order = rng.choice(["sequential", "pairwise", "any"])
+        accumulators = (Format.named("float32"), None, *map(Format.named, FORMATS))
         device = Accelerator(
-            rng.choice(["sequential", "pairwise", "fp32"]),
+            order,
             bool(rng.random() < 0.5),
             rng.choice(["two-pass", "one-pass"]),
             formats[rng.choice([0, 0, 0, 1, *range(len(formats))])],
             stored[int(rng.integers(len(stored)))],
             frozenset(step for step in STEPS if rng.random() < density),
+            accumulators[0 if order == "any" else rng.choice([1, 1, *range(len(accumulators))])],
         )
     kind = str(rng.choice(["layer", "layer", "rms"]))
     width = int(rng.choice([1, 2, 3, 8, 33, 64]))
@@ -143,20 +148,24 @@ def test_a_scale_a_few_bits_below_the_certified_one_loses_a_row(
         assert bad_steps(norm, device, scale / 4, rows)
 
 
-@pytest.mark.parametrize("accumulate", ["sequential", "pairwise", "fp32"])
+@pytest.mark.parametrize(
+    "device",
+    [*(Accelerator().summing(name) for name in ACCUMULATE), TREE_IN_FP32, BF16_SUMS],
+    ids=str,
+)
 @pytest.mark.parametrize("width", [16, 256])
 def test_how_far_the_certificate_is_from_the_first_row_that_overflows(
-    accumulate: str, width: int
+    device: Accelerator, width: int
 ) -> None:
     """At most sqrt(1 + error of the sum) and half a percent in the length of a row."""
-    device = Accelerator(accumulate)  # type: ignore[arg-type]
     norm, low, high = norm_of("rms", width), 1.0, 1000.0
     for _ in range(50):
         middle = (low + high) / 2
         certified = certify(norm, bound(middle), 1.0, device).certified
         low, high = (middle, high) if certified else (low, middle)
-    room = {"sequential": (width - 1) * 2**-11, "pairwise": math.log2(width) * 2**-11}
-    limit = low * math.sqrt(1 + room.get(accumulate, 2**-11)) * 1.005
+    adds = width if device.sum_order == "sequential" else math.log2(width)
+    room = 2**-11 + adds * device.accumulator.unit_roundoff
+    limit = low * math.sqrt(1 + room) * 1.005
     rng = np.random.default_rng(0)
     assert not bad_steps(norm, device, 1.0, adversarial_rows(rng, width, low, None))
     assert bad_steps(norm, device, 1.0, adversarial_rows(rng, width, limit, None))
@@ -164,7 +173,7 @@ def test_how_far_the_certificate_is_from_the_first_row_that_overflows(
 
 def test_squares_that_round_up_each_time_are_counted() -> None:
     """Rows whose exact sum of squares fits, and that of the rounded squares does not."""
-    device = Accelerator("fp32")
+    device = Accelerator().summing("fp32")
     values = np.arange(2**10, 2**11) / 64.0  # all FP16 numbers from 16 to 32
     rounded = (values**2).astype(np.float16).astype(np.float64)
     tried = 0

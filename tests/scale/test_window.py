@@ -235,7 +235,7 @@ def test_fp8_e4m3_moves_the_upper_limit_by_two_bits_and_e5m2_by_none() -> None:
 def test_sums_in_fp32_are_limited_by_what_is_rounded_after_them() -> None:
     """A mean square of FP16 lets the sum be `width` times as large."""
     massive = Estimate(2.0**30, 2.0**40, 2.0**30, "drawn")
-    steps = Accelerator("fp32", fp32_steps=FP32_SUMS)
+    steps = Accelerator(fp32_steps=FP32_SUMS).summing("fp32")
     assert place(massive, 1024, steps).scale < place(massive, 1024, HALF).scale
     least = math.log2(massive.upper / 1024 / LARGEST) / 2
     assert math.log2(place(massive, 1024, steps).scale) >= least

@@ -10,7 +10,7 @@ import pytest
 from onnx import NodeProto, helper, numpy_helper
 
 from slanc_onnx import Accelerator, Options, Validation, find_norms, protect, validate
-from slanc_onnx.accelerator import Accumulate
+from slanc_onnx.accelerator import ACCUMULATE
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run.session import CannotRun
 from slanc_onnx.verify import runs as verify_runs
@@ -26,12 +26,12 @@ def protected(options: Options | None = None) -> tuple[onnx.ModelProto, onnx.Mod
     return four_norms(leaky=False), model
 
 
-@pytest.mark.parametrize("accumulate", ["sequential", "pairwise", "fp32"])
+@pytest.mark.parametrize("accumulate", ACCUMULATE)
 @pytest.mark.parametrize("flush", [False, True])
 def test_a_model_that_must_fail_in_fp16_fails_until_it_is_scaled(
-    accumulate: Accumulate, flush: bool
+    accumulate: str, flush: bool
 ) -> None:
-    options = Options(accelerator=Accelerator(accumulate, flush))
+    options = Options(accelerator=Accelerator(flush_subnormals=flush).summing(accumulate))
     original, rewritten = protected(options)
     naive = validate(original, original, options)
     assert not naive.passed

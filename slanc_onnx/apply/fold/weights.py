@@ -21,28 +21,13 @@ from slanc_onnx.graph import (
     read_tensor,
     read_through,
 )
+from slanc_onnx.ops import BETWEEN
 
 # Ops that a weight may pass, and the position of the input that it comes in by: if that is divided,
 # so is the output. For a quantised weight it is the scale, not the integers.
 CHAIN: dict[str, int] = {
-    **dict.fromkeys(
-        (
-            "Transpose",
-            "Reshape",
-            "Squeeze",
-            "Unsqueeze",
-            "Flatten",
-            "Identity",
-            "Cast",
-            "CastLike",
-            "Slice",
-            "Gather",
-            "Expand",
-            "Tile",
-            "Neg",
-        ),
-        0,
-    ),
+    **{op: 0 for op, record in BETWEEN.items() if record.passes},
+    "Neg": 0,
     "DequantizeLinear": 1,
 }
 CHUNK = 1 << 22  # elements of a weight that are checked at a time

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from slanc_onnx.ops import CannotFollow
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow
 from slanc_onnx.trace.values import Unknown, Value, View, as_view, combine
 from slanc_onnx.trace.visit import Rule, Visit, linear, matrix, mixed
 

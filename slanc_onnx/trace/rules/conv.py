@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from slanc_onnx.graph import Array
+from slanc_onnx.ops import CannotFollow, broadcast
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Convolution, Expr, Known, Product, Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow, broadcast
 from slanc_onnx.trace.values import Const, Value, View, as_view, as_weight, combine, row
 from slanc_onnx.trace.visit import Visit
 

@@ -9,7 +9,15 @@ from functools import partial
 import numpy as np
 
 from slanc_onnx.graph import Array, op_of
-from slanc_onnx.ops import COMPARISONS, ELEMENTWISE, UNARY, Parameter
+from slanc_onnx.ops import (
+    COMPARISONS,
+    ELEMENTWISE,
+    UNARY,
+    CannotFollow,
+    Parameter,
+    broadcast,
+    common_shape,
+)
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     CONDITION,
@@ -20,7 +28,7 @@ from slanc_onnx.trace.expression import (
     Weight,
     is_ids,
 )
-from slanc_onnx.trace.movement import FOLDS, CannotFollow, broadcast, common_shape
+from slanc_onnx.trace.movement import FOLDS
 from slanc_onnx.trace.ranges import value_range
 from slanc_onnx.trace.rules.reduce import is_total_of
 from slanc_onnx.trace.values import (

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from slanc_onnx.ops import CannotFollow, broadcast, common_shape
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Apply, Embedding, Experts, Expr, Product, Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow, broadcast, common_shape
 from slanc_onnx.trace.values import (
     Const,
     ExpertWeights,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from slanc_onnx.ops import CannotFollow, broadcast, common_shape
 from slanc_onnx.reasons import Unread
-from slanc_onnx.trace.movement import CannotFollow, broadcast, common_shape
 from slanc_onnx.trace.rules.experts import multiplied
 from slanc_onnx.trace.values import ExpertWeights, Unknown, Value, View
 from slanc_onnx.trace.visit import Visit, is_shares, linear, matrix, mixed, mixed_by_head, scaled

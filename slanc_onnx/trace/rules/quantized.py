@@ -14,9 +14,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from slanc_onnx.graph import Array
+from slanc_onnx.ops import CannotFollow, broadcast, common_shape
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Product, Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow, broadcast, common_shape
 from slanc_onnx.trace.rules.conv import convolved
 from slanc_onnx.trace.values import Const, Value, View, as_view, combine, row_view
 from slanc_onnx.trace.visit import Rule, Visit, is_shares, linear, matrix, mixed

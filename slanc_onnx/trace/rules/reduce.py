@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from slanc_onnx.graph import Array
+from slanc_onnx.ops import CannotFollow, broadcast
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Apply, Mix, Weight
-from slanc_onnx.trace.movement import CannotFollow, broadcast
 from slanc_onnx.trace.values import Const, Value, View
 from slanc_onnx.trace.visit import Rule, Visit, scaled
 

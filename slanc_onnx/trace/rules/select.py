@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from slanc_onnx.ops import CannotFollow, broadcast, taken_along
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Input, Join, Known, Shares, Weight
-from slanc_onnx.trace.movement import CannotFollow, broadcast, taken_along
 from slanc_onnx.trace.values import (
     Const,
     ExpertWeights,

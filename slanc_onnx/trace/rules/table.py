@@ -9,10 +9,10 @@ import numpy as np
 from onnx import TensorProto
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import ELEMENTWISE
+from slanc_onnx.ops import ELEMENTWISE, MOVES, CannotFollow, Mover, broadcast
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Join, Sum, Weight, is_ids
-from slanc_onnx.trace.movement import FOLDS, MOVERS, CannotFollow, Mover, broadcast
+from slanc_onnx.trace.movement import FOLDS
 from slanc_onnx.trace.rules.attention import ATTENTION
 from slanc_onnx.trace.rules.conv import batch_norm, convolved
 from slanc_onnx.trace.rules.elementwise import ELEMENTWISE_RULES, function_of
@@ -223,8 +223,7 @@ KEEPS_SHAPE = {
 }
 
 RULES: dict[str, Rule] = {
-    **{op: _move for op in MOVERS},
-    **{op: _same for op in ("Identity", "Dropout", "Cast", "CastLike")},
+    **{op: _same if moves.movers is None else _move for op, moves in MOVES.items()},
     "Gather": _gather,
     "GatherND": _gather,
     "Slice": _slice,

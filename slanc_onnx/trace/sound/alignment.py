@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from slanc_onnx.graph import op_of
+from slanc_onnx.ops import MOVES
 from slanc_onnx.trace.expression import (
     Convolution,
     Known,
@@ -31,19 +32,11 @@ Moves = frozenset[str]
 # Ops that may move positions. Every other op leaves each position where it is, or gives new rows,
 # as shares and convolutions do.
 _MOVERS = {
-    "Slice",
-    "Split",
-    "Gather",
-    "GatherND",
+    *(op for op, moves in MOVES.items() if moves.shifts),
     "GatherElements",
     "Concat",
     "ConcatFromSequence",
     "Pad",
-    "Tile",
-    "Transpose",
-    "Unsqueeze",
-    "Squeeze",
-    "Reshape",
     "ScatterND",
     "ScatterElements",
     "TopK",
@@ -79,16 +72,16 @@ def moves(visit: Visit, output: Value, before: Moves) -> Moves:
         return before | {f"{op} {visit.node.outputs[0].name}"}
     name = f"{op} {visit.node.outputs[0].name}"
     channels = {axis - source.ids.ndim for axis in channel_axes(source)}
-    match op:
-        case "Transpose":
+    match MOVES[op].kind if op in MOVES else op:
+        case "turns":
             order = visit.attributes.get("perm") or list(range(source.ids.ndim))[::-1]
             kept = [a for a in order if a - source.ids.ndim not in channels]
             return before if kept == sorted(kept) else before | {name}
-        case "Unsqueeze" | "Squeeze":
+        case "inserts":
             return _inserted(visit, source, output, before)
-        case "Reshape":
+        case "reshapes":
             return before | {f"one {a}" for a in _ones(visit, output)}
-        case "Slice" | "Split" | "Gather":
+        case "slices" | "splits" | "picks":
             return before if _cut_axes(visit, source) <= channels else before | {name}
         case "Concat":
             axis = int(visit.attributes["axis"])
@@ -129,7 +122,7 @@ def _ones(visit: Visit, output: View) -> list[int]:
 def _cut_axes(visit: Visit, source: View) -> set[int]:
     """The axes that a Slice, Split or Gather cuts, counted from the end."""
     rank = source.ids.ndim
-    if visit.node.op != "Slice":
+    if MOVES[op_of(visit.node)].kind != "slices":
         return {int(visit.attributes.get("axis", 0)) % rank - rank}
     given = visit.array(3) if visit.value(3) is not None else visit.attributes.get("axes")
     axes = range(rank) if given is None else np.asarray(given).reshape(-1)

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import TensorProto
 
 from slanc_onnx.graph import op_of
-from slanc_onnx.ops import ELEMENTWISE
+from slanc_onnx.ops import ELEMENTWISE, CannotFollow, common_shape
 from slanc_onnx.reasons import Doubt
 from slanc_onnx.trace.expression import (
     Alternatives,
@@ -31,7 +31,6 @@ from slanc_onnx.trace.expression import (
     Weight,
     is_ids,
 )
-from slanc_onnx.trace.movement import CannotFollow, common_shape
 from slanc_onnx.trace.ranges import never_negative, value_range
 from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.rules import is_total_of

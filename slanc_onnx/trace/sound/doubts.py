@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from slanc_onnx.graph import op_of
 from slanc_onnx.norms import Norm
+from slanc_onnx.ops import CannotFollow, common_shape
 from slanc_onnx.reasons import Doubt, Reason
 from slanc_onnx.trace.expression import Embedding, Expr, Mix, Normalised, Pick, Shares, is_ids, walk
-from slanc_onnx.trace.movement import CannotFollow, common_shape
 from slanc_onnx.trace.rules import ATTENTION, LOGIC
 from slanc_onnx.trace.sound.alignment import Moves, carries_rows, misaligned, moves
 from slanc_onnx.trace.sound.checks import repeats, views_in

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from slanc_onnx.graph import Array
+from slanc_onnx.graph import Array, op_of
+from slanc_onnx.ops import MOVES
 from slanc_onnx.reasons import Doubt
 from slanc_onnx.trace.expression import Shares
 from slanc_onnx.trace.sound.checks import channel_axes, has_zero, views_in
@@ -42,7 +43,7 @@ def reshape(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     asked = visit.value(1)
     if isinstance(asked, Const) and not asked.varies and asked.array.size == target.ids.ndim:
         after = [a for a in after if asked.array.reshape(-1)[a] != 1]
-    if visit.node.op == "Flatten":
+    if asked is None:  # a Flatten
         after = [a for a in after if target.shape[a] == 1]
     if _before(source.shape, before) != _before(target.shape, after):
         return Doubt.AXES_MIXED
@@ -83,7 +84,7 @@ def cut(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     if not isinstance(source, View) or not varies:
         return None
     axes: Array | None = None
-    if visit.node.op == "Slice":
+    if MOVES[op_of(visit.node)].kind == "slices":
         axes = visit.array(3) if visit.value(3) is not None else None
     else:
         axes = np.array(visit.attributes.get("axis", 0))
@@ -101,12 +102,19 @@ def gather(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     if not isinstance(data, View):
         return None
     fixed = isinstance(indices, Const) and not indices.varies
-    if visit.node.op == "GatherND":
-        return None if fixed else Doubt.CHOSEN_BY_DATA
     axis = int(visit.attributes.get("axis", 0)) % max(1, data.ids.ndim)
     if is_shares(data.expr):
         return Doubt.SHARES_MOVED
     return Doubt.CHOSEN_BY_DATA if not fixed and axis in channel_axes(data) else None
+
+
+def point(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
+    """A GatherND may pick elements at fixed places, and nothing by data."""
+    if not isinstance(visit.value(0), View):
+        return gather(visit, outputs)
+    indices = visit.value(1)
+    fixed = isinstance(indices, Const) and not indices.varies
+    return None if fixed else Doubt.CHOSEN_BY_DATA
 
 
 def concat(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:

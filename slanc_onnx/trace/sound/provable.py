@@ -22,10 +22,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slanc_onnx.graph import op_of
-from slanc_onnx.ops import UNARY
+from slanc_onnx.ops import MOVES, UNARY, CannotFollow, Movement
 from slanc_onnx.reasons import Doubt, Reason
 from slanc_onnx.trace.expression import Input, Weight
-from slanc_onnx.trace.movement import FOLDS, CannotFollow
+from slanc_onnx.trace.movement import FOLDS
 from slanc_onnx.trace.rules import ATTENTION, LOGIC
 from slanc_onnx.trace.sound import checks as compute
 from slanc_onnx.trace.sound import moves as moving
@@ -92,12 +92,7 @@ def past_values(visit: Visit) -> str | None:
 
 # Ops whose shape, bounds or positions may depend on the sequence length; their checks look at it.
 _BY_LENGTH = {
-    "Reshape",
-    "Expand",
-    "Tile",
-    "Slice",
-    "Split",
-    "Gather",
+    *(op for op, moves in MOVES.items() if moves.by_length),
     "Concat",
     "Pad",
     "Resize",
@@ -111,6 +106,21 @@ _ROUNDS = compute.of_constants(Doubt.ROUNDED)
 _REDUCES = compute.of_constants(Doubt.REDUCED)
 _INDICES = compute.of_constants(Doubt.INDICES)
 
+# Kind of movement -> the check of ops that move so.
+_OF_MOVEMENT: dict[Movement, compute.Check] = {
+    "keeps": compute.always,
+    "drops": compute.dropout,
+    "casts": compute.cast,
+    "reshapes": moving.reshape,
+    "turns": moving.transpose,
+    "inserts": moving.insert,
+    "repeats": moving.tile,
+    "slices": moving.cut,
+    "splits": moving.cut,
+    "picks": moving.gather,
+    "points": moving.point,
+}
+
 # Op -> its check, which says why its outputs are unsound, None where they are sound.
 CHECK_OF: dict[str, compute.Check] = {
     **dict.fromkeys(FOLDS, compute.of_constants(Doubt.NO_CHECK)),
@@ -118,22 +128,9 @@ CHECK_OF: dict[str, compute.Check] = {
     **dict.fromkeys(UNARY, compute.elementwise),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Sum", "Pow"), compute.elementwise),
     **dict.fromkeys(("Min", "Max", "Clip"), compute.limited),
-    **dict.fromkeys(("Cast", "CastLike"), compute.cast),
-    "Identity": compute.always,
-    "Dropout": compute.dropout,
+    **{op: _OF_MOVEMENT[m.kind] for op, m in MOVES.items() if m.kind in _OF_MOVEMENT},
     "Where": compute.where,
     "Softmax": compute.softmax,
-    "Reshape": moving.reshape,
-    "Flatten": moving.reshape,
-    "Transpose": moving.transpose,
-    "Unsqueeze": moving.insert,
-    "Squeeze": moving.insert,
-    "Expand": moving.tile,
-    "Tile": moving.tile,
-    "Slice": moving.cut,
-    "Split": moving.cut,
-    "Gather": moving.gather,
-    "GatherND": moving.gather,
     "Concat": moving.concat,
     "ConcatFromSequence": moving.concat,
     "Pad": moving.pad,

@@ -16,42 +16,11 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper
 
 from slanc_onnx.graph import Flow, GraphPath, Tensor, Use, known_op, read_flow, read_graph
 from slanc_onnx.norms import Norm, residual_name
+from slanc_onnx.ops import BETWEEN, ELEMENTWISE
 from slanc_onnx.run import PREFIX, Emitter
 
 # Ops that give out what they read, or a part of it: no rounding.
-MOVES = {
-    "Reshape",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-    "Expand",
-    "Tile",
-    "Slice",
-    "Split",
-    "Gather",
-    "GatherND",
-    "GatherElements",
-    "Identity",
-    "Dropout",
-    "Concat",
-    "Where",
-    "Pad",
-    "ScatterND",
-    "ScatterElements",
-    "Neg",
-    "Abs",
-    "Relu",
-    "Max",
-    "Min",
-    "ReduceMax",
-    "ReduceMin",
-    "MaxPool",
-    "Trilu",
-    "DepthToSpace",
-    "SpaceToDepth",
-    "TopK",
-}
+MOVES = {op for table in (BETWEEN, ELEMENTWISE) for op, record in table.items() if record.exact}
 # Ops with a body of their own, which is rounded inside.
 CONTAINERS = {"If", "Loop", "Scan"}
 QUANTISING = ("QuantizeLinear", "DequantizeLinear")

@@ -216,17 +216,25 @@ class _Device:
 
         `width` is the axis' length, None where only the data tells it.
         """
-        if self.accelerator.accumulate == "fp32":
-            return self.round("sum", self.emitter.sum(x))
-        if self.accelerator.accumulate == "pairwise":
-            return self._pairwise(x) if width is None else self._unrolled_pairwise(x, width)
-        return self._sequential(x)
+        order = self.accelerator.sum_order
+        if order == "any":
+            total = self.emitter.sum(x)
+        elif order == "pairwise":
+            total = self._pairwise(x) if width is None else self._unrolled_pairwise(x, width)
+        else:
+            total = self._sequential(x)
+        return total if self.accelerator.sum_format is None else self.round("sum", total)
+
+    def add(self, one: str, other: str) -> str:
+        """One add of a sum, as the accumulator holds it."""
+        device, total = self.accelerator, self.emitter.node("Add", one, other)
+        return round_to(self.emitter, total, device.accumulator, device.flush_subnormals)
 
     def _unrolled_pairwise(self, x: str, width: int) -> str:
         while width > 1:
             half, odd = divmod(width, 2)
             first, second = self._slice(x, 0, half), self._slice(x, half, 2 * half)
-            total = self.round("sum", self.emitter.node("Add", first, second))
+            total = self.add(first, second)
             if odd:
                 last = self._slice(x, 2 * half, width)
                 total = self.emitter.node("Concat", total, last, axis=-1)
@@ -246,7 +254,7 @@ class _Device:
             first = emitter.node("Slice", before, emitter.integers(0), half, axis)
             second = emitter.node("Slice", before, half, twice, axis)
             last = emitter.node("Slice", before, twice, width, axis)
-            total = self.round("sum", emitter.node("Add", first, second))
+            total = self.add(first, second)
             after = emitter.node("Concat", total, last, axis=-1)
             more = self._longer_than_one(after)
         infos = [
@@ -280,7 +288,7 @@ class _Device:
         nodes: list[NodeProto] = []
         before, element = emitter.name(), emitter.name()
         with emitter.body(nodes):
-            after = self.round("sum", emitter.node("Add", before, element))
+            after = self.add(before, element)
         infos = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows"])
             for name in (before, element, after)

@@ -27,7 +27,7 @@ def emulated(
     model: onnx.ModelProto, accelerator: Accelerator | None = None, **feeds: NDArray[Any]
 ) -> Values:
     norms = find_norms_in(read_graph(model))
-    copy = emulate(model, norms, accelerator or Accelerator("fp32"), everything=True)
+    copy = emulate(model, norms, accelerator or Accelerator().summing("fp32"), everything=True)
     values = run(copy.model, **feeds)
     return {output.name: values[output.name] for output in model.graph.output}
 
@@ -59,7 +59,9 @@ def test_subnormal_results_are_flushed_where_the_device_does() -> None:
     model = graph("y = Mul(x, b1)", weights(b1=np.full(D, 2.0**-12, np.float32)), ROWS)
     x = np.full((1, 1, D), 2.0**-8, np.float32)
     assert (emulated(model, x=x)["y"] == 2.0**-20).all()
-    assert (emulated(model, Accelerator("fp32", True), x=x)["y"] == 0).all()
+    assert (
+        emulated(model, Accelerator(flush_subnormals=True).summing("fp32"), x=x)["y"] == 0
+    ).all()
 
 
 def test_integers_and_shapes_are_left_alone() -> None:

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from slanc_onnx.accelerator import Accelerator, Accumulate, Variance
+from slanc_onnx.accelerator import Accelerator, Variance
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.verify.emulate.norms import can_emulate, emulate
+from tests.oracles.half_norm import SUMS
 from tests.oracles.unoptimised import run
 from tests.spellings.row_norms import RowNorm
 from tests.spellings.rows import ROW_NORMS
 
-SUMS: list[Accumulate] = ["sequential", "pairwise", "fp32"]
 PASSES: list[Variance] = ["two-pass", "one-pass"]
 DEVICES = [
-    Accelerator(accumulate, flush, variance)
+    Accelerator(flush_subnormals=flush, variance=variance).summing(accumulate)
     for accumulate, flush, variance in product(SUMS, (False, True), PASSES)
 ]
 SIZES = [1, 32, 128, 2.0**9, 2.0**15, 2.0**-4, 2.0**-9, 2.0**-14, 2.0**-20]

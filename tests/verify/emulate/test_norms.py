@@ -1,7 +1,7 @@
 """Emulated norms have every bit that a loop of float16 operations has."""
 
+from dataclasses import replace
 from itertools import product
-from typing import get_args
 
 import numpy as np
 import onnx
@@ -9,20 +9,19 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from slanc_onnx.accelerator import Accelerator, Accumulate, Variance
+from slanc_onnx.accelerator import Accelerator, Variance
 from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.ops.fused import Kind
 from slanc_onnx.verify.emulate.norms import can_emulate, emulate
-from tests.oracles.half_norm import HalfNorm
+from tests.oracles.half_norm import SUMS, HalfNorm
 from tests.oracles.unoptimised import run
 
 EPSILON = 1e-5
-SUMS: list[Accumulate] = ["sequential", "pairwise", "fp32"]
 PASSES: list[Variance] = ["two-pass", "one-pass"]
 DEVICES = [
-    Accelerator(accumulate, flush, variance)
+    Accelerator(flush_subnormals=flush, variance=variance).summing(accumulate)
     for accumulate, flush, variance in product(SUMS, (False, True), PASSES)
 ]
 NORMS: dict[str, tuple[Kind, int, str]] = {
@@ -224,7 +223,7 @@ def test_a_layer_norm_spelled_in_one_pass_is_emulated_so_on_every_device(
     x[:, 0] = x[:, 0] * 2 + 300  # a wide mean: its square overflows, the variance does not
     emulated = emulate(model, [norm], device)
     outputs = run(emulated.model, x=x)
-    one_pass = Accelerator(device.accumulate, device.flush_subnormals, "one-pass")
+    one_pass = replace(device, variance="one-pass")
     loop = HalfNorm(one_pass, "layer", EPSILON)
     gamma, beta = constants["g"].tolist(), constants["b"].tolist()
     expected = [loop.row(row, gamma, beta) for row in x.reshape(-1, 32).tolist()]
@@ -296,8 +295,8 @@ def test_the_width_of_a_norm_may_come_from_the_data() -> None:
     (norm,) = find_norms_in(read_graph(model))
     assert (norm.width, can_emulate(norm)) == (None, True)
     x = np.ascontiguousarray(rows(5)[0])
-    for accumulate in get_args(Accumulate):
-        accelerator = Accelerator(accumulate)
+    for accumulate in SUMS:
+        accelerator = Accelerator().summing(accumulate)
         loop = HalfNorm(accelerator, "rms", 1e-5)
         expected = [loop.row(row, [1] * 5)[0] for row in x.tolist()]
         assert same(run(emulate(model, [norm], accelerator).model, x=x)["y"], list(expected))

@@ -1,11 +1,12 @@
 """Every target's norms have the bits of the same steps in NumPy, rounded by ml_dtypes."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 
-from slanc_onnx.accelerator import STEPS, Accelerator, Format, Step
+from slanc_onnx.accelerator import FLOAT16, STEPS, Accelerator, Format, Step, SumOrder
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.targets import TARGETS
@@ -14,11 +15,12 @@ from tests.oracles.device_norm import DeviceNorm, cast
 from tests.oracles.unoptimised import run
 from tests.verify.emulate.test_norms import EPSILON, NORMS, affine, model_of, rows, same
 
-E4M3 = Format.named("float8_e4m3fn")
+E4M3, BF16 = Format.named("float8_e4m3fn"), Format.named("bfloat16")
+ORDERS: tuple[SumOrder, ...] = ("sequential", "pairwise")
 # An FP32 sum that is never rounded may be taken in any order, but for one running sum.
 DEVICES = (
     [
-        replace(profile, accumulate="sequential") if "sum" in profile.fp32_steps else profile
+        replace(profile, sum_order="sequential") if "sum" in profile.fp32_steps else profile
         for profile in TARGETS.values()
     ]
     + [
@@ -26,6 +28,13 @@ DEVICES = (
         for step in STEPS
     ]
     + [
+        Accelerator(order, flush, sum_format=Format.named(form), name=f"{order} {form} {flush}")
+        for order, flush in product(ORDERS, (False, True))
+        for form in ("float32", "bfloat16", "float8_e5m2")
+    ]
+    + [
+        Accelerator("pairwise", format=BF16, sum_format=FLOAT16, name="FP16 in BF16"),
+        Accelerator(sum_format=E4M3, fp32_steps=frozenset(["sum"]), name="E4M3 kept in FP32"),
         Accelerator(format=E4M3, name="E4M3 sums"),
         Accelerator("pairwise", True, "one-pass", format=E4M3, name="E4M3, flushed, one pass"),
         Accelerator(format=Format.named("float32"), name="FP32 alone"),
@@ -102,8 +111,8 @@ def test_a_row_beyond_fp8_overflows_though_fp16_holds_it() -> None:
     x[0, 0, 0], x[1, 0, 0] = 100.0, 500.0  # 448 is E4M3's largest
     finite = []
     for device in (
-        Accelerator("fp32", input_format=E4M3, fp32_steps=frozenset(("square", "sum"))),
-        Accelerator("fp32", fp32_steps=frozenset(("square", "sum"))),
+        Accelerator(input_format=E4M3, fp32_steps=frozenset(("square", "sum"))).summing("fp32"),
+        Accelerator(fp32_steps=frozenset(("square", "sum"))).summing("fp32"),
     ):
         emulated = emulate(model, norms, device)
         (mean_square,) = emulated.mean_squares.values()

@@ -1,0 +1,149 @@
+"""How ops move the elements of an array: each gives a function per output, from the constants.
+
+The tracer runs these on concrete arrays (of channel numbers, of shape values), so that a reshape
+is followed by doing it. `between.py` says which op moves how.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from slanc_onnx.graph import Array
+from slanc_onnx.ops.follow import CannotFollow, broadcast, common_shape, taken_along
+from slanc_onnx.reasons import Unread
+
+# Of the node; "outputs" is how many it has.
+Attributes = dict[str, Any]
+# Arrays of the constant inputs after the first, None for those that are absent.
+Parameters = Sequence[Array | None]
+Mover = Callable[[Array], Array]
+Movers = Callable[[Attributes, Parameters], list[Mover]]
+
+
+def _ints(value: Array | None, fallback: Any) -> list[int] | None:
+    if value is not None:
+        return [int(v) for v in np.asarray(value).reshape(-1)]
+    if fallback is None:
+        return None
+    return [int(v) for v in np.asarray(fallback).reshape(-1)]
+
+
+def reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
+    """A Reshape; an export for more positions than the array has repeats what it has."""
+    shape = _ints(parameters[0], None)
+    if shape is None:
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "shape")
+    allow_zero = attributes.get("allowzero", 0)
+
+    def move(x: Array) -> Array:
+        wanted = [x.shape[i] if n == 0 and not allow_zero else n for i, n in enumerate(shape)]
+        size = math.prod(wanted)
+        if size > x.size > 0 and size % x.size == 0 and -1 not in wanted:
+            x = np.resize(x, size)  # the export is for more positions, all of one kind
+        try:
+            return x.reshape(wanted)
+        except ValueError:
+            raise CannotFollow(Unread.NO_FIT, x.size, tuple(wanted)) from None
+
+    return [move]
+
+
+def transpose(attributes: Attributes, parameters: Parameters) -> list[Mover]:
+    """A Transpose."""
+    return [lambda x: x.transpose(attributes.get("perm"))]
+
+
+def unsqueeze(attributes: Attributes, parameters: Parameters) -> list[Mover]:
+    """An Unsqueeze."""
+    axes = _ints(parameters[0] if parameters else None, attributes.get("axes")) or []
+    return [lambda x: np.expand_dims(x, tuple(axes))]
+
+
+def squeeze(attributes: Attributes, parameters: Parameters) -> list[Mover]:
+    """A Squeeze."""
+    axes = _ints(parameters[0] if parameters else None, attributes.get("axes"))
+    return [lambda x: np.squeeze(x, None if axes is None else tuple(axes))]
+
+
+def flatten(attributes: Attributes, parameters: Parameters) -> list[Mover]:
+    """A Flatten."""
+    axis = int(attributes.get("axis", 1))
+    return [lambda x: x.reshape(int(np.prod(x.shape[:axis], dtype=int)), -1)]
+
+
+def expand(attributes: Attributes, parameters: Parameters) -> list[Mover]:
+    """An Expand."""
+    shape = _ints(parameters[0], None)
+    if shape is None:
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "shape")
+    return [lambda x: broadcast(x, common_shape(x.shape, tuple(shape)))]
+
+
+def tile(attributes: Attributes, parameters: Parameters) -> list[Mover]:
+    """A Tile."""
+    repeats = _ints(parameters[0], None)
+    if repeats is None:
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "repeats")
+    return [lambda x: np.tile(x, repeats)]
+
+
+def cut(attributes: Attributes, parameters: Parameters) -> list[Mover]:
+    """A Slice."""
+    padded = [*parameters, None, None, None, None]
+    starts = _ints(padded[0], attributes.get("starts"))
+    ends = _ints(padded[1], attributes.get("ends"))
+    if starts is None or ends is None:
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "starts")
+    axes = _ints(padded[2], attributes.get("axes")) or list(range(len(starts)))
+    steps = _ints(padded[3], None) or [1] * len(starts)
+
+    def move(x: Array) -> Array:
+        index = [slice(None)] * x.ndim
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+            # A negative step runs down to an end before the first element, which is None here.
+            past = step < 0 and end < -x.shape[axis]
+            index[axis] = slice(start, None if past else end, step)
+        return x[tuple(index)]
+
+    return [move]
+
+
+def split(attributes: Attributes, parameters: Parameters) -> list[Mover]:
+    """A Split."""
+    axis = int(attributes.get("axis", 0))
+    sizes = _ints(parameters[0] if parameters else None, attributes.get("split"))
+    count = int(attributes.get("num_outputs") or attributes["outputs"])
+
+    def piece(i: int) -> Mover:
+        def move(x: Array) -> Array:
+            total = x.shape[axis]
+            each = -(-total // count)
+            lengths = sizes or [min(each, total - k * each) for k in range(count)]
+            start = sum(lengths[:i])
+            return np.take(x, range(start, start + lengths[i]), axis=axis)
+
+        return move
+
+    return [piece(i) for i in range(attributes["outputs"])]
+
+
+def gather(attributes: Attributes, parameters: Parameters) -> list[Mover]:
+    """A Gather."""
+    indices = parameters[0]
+    if indices is None:
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
+    axis = int(attributes.get("axis", 0))
+    return [lambda x: taken_along(x, np.asarray(indices, dtype=np.int64), axis)]
+
+
+def gather_nd(attributes: Attributes, parameters: Parameters) -> list[Mover]:
+    """A GatherND."""
+    indices = parameters[0]
+    if indices is None or attributes.get("batch_dims", 0):
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
+    where = np.moveaxis(np.asarray(indices, dtype=np.int64), -1, 0)
+    return [lambda x: x[tuple(where)]]
