@@ -201,6 +201,17 @@ def test_rows_near_underflow_stay_within_the_output_radius(device: Accelerator) 
             assert finite_longest(norm, device, 1.0, rows) <= radius
 
 
+def test_wide_squares_are_rounded_once_more_than_they_are_added() -> None:
+    """Adding the first to zero rounds it, where the accumulator is narrower."""
+    rest = frozenset(step for step in STEPS if step != "sum")
+    device = Accelerator(format=Format.named("bfloat16"), fp32_steps=rest)
+    for width in (1, 2, 3):
+        norm = norm_of("rms", width)
+        rows = np.random.default_rng(0).uniform(1, 2, (4000, width))
+        longest = finite_longest(norm, device, 1.0, rows)
+        assert 1.0005 * math.sqrt(width) < longest <= output_radius(norm, width, device)
+
+
 @targets
 def test_the_output_radius_is_about_the_root_of_the_width(device: Accelerator) -> None:
     for kind in ("rms", "layer"):
