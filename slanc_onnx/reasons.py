@@ -6,10 +6,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum, auto
+from enum import Enum, auto
 
 
-class Unread(StrEnum):
+class _Named(Enum):
+    """An enum whose values are its names in lower case; unlike strings, no two kinds are equal."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[str]) -> str:
+        return name.lower()
+
+
+class Unread(_Named):
     """Why a rule of the trace cannot say what an op does."""
 
     STOPPED = auto()  # behind: the op at which the trace stopped
@@ -41,7 +49,7 @@ class Unread(StrEnum):
     NO_FIT = auto()  # number of elements, shape
 
 
-class Doubt(StrEnum):
+class Doubt(_Named):
     """Why an output of a rule holds only as an estimate."""
 
     NO_CHECK = auto()
@@ -70,7 +78,7 @@ class Doubt(StrEnum):
     SHARES_MOVED = auto()
     SEVERAL_KINDS = auto()
     OWN_STATISTICS = auto()
-    NOT_CONSTANT = auto()
+    TABLE_NOT_CONSTANT = auto()
     REDUCED = auto()
     REDUCED_CHANNELS = auto()
     MORE_POSITIONS = auto()
@@ -82,20 +90,20 @@ class Doubt(StrEnum):
     INDICES = auto()
     COUNTED = auto()
     POSITIONS_SPLIT = auto()
-    WIDTH_UNKNOWN = auto()  # input
+    CHANNELS_UNKNOWN = auto()  # input
     MAY_BE_GIVEN = auto()  # initializer
     ROWS_OPEN = auto()
     IN_LOOP = auto()
     BRANCH = auto()
 
 
-class Unproved(StrEnum):
+class Unproved(_Named):
     """Why a norm has no bound or no certificate."""
 
     NO_LIMIT = auto()  # function
     NEGATIVE_ARGUMENT = auto()  # function
     ESTIMATE_ONLY = auto()  # behind: the doubt
-    WIDTHS_DIFFER = auto()  # channels, channels
+    ROWS_DIFFER = auto()  # channels, channels
     INPUT_UNLIMITED = auto()  # graph input
     WEIGHTS_NOT_FINITE = auto()
     BOUND_NOT_FINITE = auto()
@@ -109,7 +117,7 @@ class Unproved(StrEnum):
     BELOW_EPSILON = auto()  # variance
 
 
-class Unscalable(StrEnum):
+class Unscalable(_Named):
     """Why the input of a norm cannot be divided."""
 
     INNER_VALUE_READ = auto()  # inner value, op and name of the reader
@@ -125,7 +133,7 @@ class Unscalable(StrEnum):
     LOGARITHM = auto()
 
 
-class Decision(StrEnum):
+class Decision(_Named):
     """What a user should know of the scale of a norm, or why it has none."""
 
     ONE_IS_BEST = auto()
@@ -143,7 +151,7 @@ class Decision(StrEnum):
     ALONE = auto()  # the scale that it would have by itself
 
 
-class Undivided(StrEnum):
+class Undivided(_Named):
     """Why a weight is not divided by a fold."""
 
     LOSES_BITS = auto()  # exponent
@@ -151,7 +159,7 @@ class Undivided(StrEnum):
     SHARED = auto()
 
 
-class Failure(StrEnum):
+class Failure(_Named):
     """Why a validation failed."""
 
     FP32_DIFFERS = auto()
@@ -162,7 +170,7 @@ class Failure(StrEnum):
     NOTHING_COMPARED = auto()
 
 
-class Note(StrEnum):
+class Note(_Named):
     """What a user should know of a whole file."""
 
     ESTIMATE_UNUSED = auto()  # estimate, scale

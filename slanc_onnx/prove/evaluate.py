@@ -304,7 +304,7 @@ class Evaluator:
         if part.channels == channels:
             return reach
         if part.channels != 1:
-            raise NoBound(reason(Unproved.WIDTHS_DIFFER, part.channels, channels))
+            raise NoBound(reason(Unproved.ROWS_DIFFER, part.channels, channels))
         each = np.repeat(reach.each, channels)
         return constant(each) if constant_values(part) is not None else Box(each)
 

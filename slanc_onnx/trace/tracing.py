@@ -92,7 +92,7 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         axis = _channels_of(array.shape)
         known = axis is not None and isinstance(spec.dims[axis], int)
         if spec.is_float and not known and not _weights_fix_width(main, name):
-            tracer.doubts.mark([value], Reason(Doubt.WIDTH_UNKNOWN, (name,)))
+            tracer.doubts.mark([value], Reason(Doubt.CHANNELS_UNKNOWN, (name,)))
     tracer.run(main, values)
     inputs: dict[str, Expr] = {}
     for name, exprs in tracer.seen.items():

@@ -113,7 +113,7 @@ import slanc_onnx
 model = onnx.load(sys.argv[1])
 before = len(model.graph.node)
 last = slanc_onnx.protect(model, slanc_onnx.Options(apply="fold", estimate="weights"))[-1]
-print("Compress" not in last.rule, last.certificate.certified, len(model.graph.node) - before)
+print("Compress" not in slanc_onnx.rule_text(last.rule), last.certificate.certified, len(model.graph.node) - before)
 """
 
 

@@ -18,6 +18,7 @@ KINDS = [kind for kinds in get_args(Kind) for kind in kinds]
 
 def test_every_kind_has_a_text_of_its_own() -> None:
     assert set(TEXTS) == set(KINDS)
+    assert len({kind.value for kind in KINDS}) == len(KINDS)  # programs read the value alone
     spoken = [text for kind, text in TEXTS.items() if kind is not Unread.NOTHING_SAID]
     for kinds in get_args(Kind):
         texts = [TEXTS[kind] for kind in kinds]

@@ -103,7 +103,7 @@ def test_inputs_by_name_are_audited_too(run: Run) -> None:
     assert status == 2 and err.startswith("ERROR: --observe: id ") and "outside the model's" in err
     np.savez("other.npz", foo=IDS)
     status, _, err = run(str(LLAMA), "-o", "new.onnx", "--observe", "other.npz")
-    assert (status, err) == (2, "ERROR: --observe: lacks input_ids; it holds foo.\n")
+    assert (status, err) == (2, "ERROR: --observe lacks input_ids; it holds foo.\n")
     assert not Path("new.onnx").exists()
 
 

@@ -313,7 +313,7 @@ def embed(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """The tables of EmbedLayerNormalization have to be constants."""
     tables = [visit.value(i) for i in (2, 3, 4)]
     every = all(v is None or isinstance(v, Weight) for v in tables)
-    return None if every else Doubt.NOT_CONSTANT
+    return None if every else Doubt.TABLE_NOT_CONSTANT
 
 
 def total(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:

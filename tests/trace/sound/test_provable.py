@@ -135,7 +135,7 @@ UNSOUND: dict[str, tuple[str, Weights, str]] = {
     "turned shares": (
         SHARES + "pt = Transpose<perm = [0, 1, 3, 2]>(p) m = MatMul(pt, t) " + AFTER,
         IN_HEADS,
-        "turns shares",
+        "turns, repeats or joins shares",
     ),
     "the first row beside each": (
         "a = Gather<axis = 1>(x, first) total = Sub(x, a)",
@@ -167,7 +167,7 @@ UNSOUND: dict[str, tuple[str, Weights, str]] = {
     "a padded number": (
         "total = Pad(x, pads, one)",
         {"pads": shape(0, 1, 0, 0, 0, 0), "one": np.array(1, F)},
-        "another number",
+        "other numbers than zero",
     ),
     "GatherElements": (
         "i = Shape(x) j = Expand(zero, i) total = GatherElements<axis = 1>(x, j)",
