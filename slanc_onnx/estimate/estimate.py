@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,10 @@ TYPICAL_QUANTILE = 0.05
 # those of real inputs, and at most MOST_BEYOND times.
 REACH, LEAST_BEYOND, MOST_BEYOND = 10.0, 1.0625, 2.0
 TAIL = 0.05
+
+
+# Where figures come from.
+By = Literal["paper", "weights", "probe", "calibrated"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Estimate:
     typical: float
     upper: float
     lowest: float
-    by: str
+    by: By
     width: int | None = None
     largest: float | None = None
     assumes: Reason | None = None
@@ -48,9 +53,7 @@ class Estimate:
         return self.upper if self.largest is None else self.largest
 
 
-def from_rows(
-    ordinary: Array, extreme: Array, by: str, width: int | None = None
-) -> Estimate | None:
+def from_rows(ordinary: Array, extreme: Array, by: By, width: int | None = None) -> Estimate | None:
     """The estimate that sample rows give; None where no row is finite and above zero.
 
     Args:

@@ -11,6 +11,7 @@ Every other node computes as before: all its exponents are 0. All of it is exact
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from slanc_onnx.graph import FLOATS, Flow, GraphPath, Use, known_op, runtime_inputs
 from slanc_onnx.ops.between import BETWEEN, EVERY
@@ -54,6 +55,9 @@ ABSORBERS: dict[str, tuple[int, Factors]] = {
 }
 
 
+RelationKind = Literal["join", "product", "absorb"]
+
+
 @dataclass(frozen=True)
 class Relation:
     """How one node ties exponents together.
@@ -69,7 +73,7 @@ class Relation:
         addends: Positions of constants that are added, or are among what is joined.
     """
 
-    kind: str
+    kind: RelationKind
     path: GraphPath
     node: int
     terms: tuple[int, ...]

@@ -58,7 +58,7 @@ def test_the_reach_gives_way_where_the_window_is_narrow() -> None:
     largest = 65504 * 4.0**7 * 0.99
 
     def scale(typical: float, upper: float, seen: float | None) -> float:
-        return place(Estimate(typical, upper, typical, "drawn", None, seen), width, device).scale
+        return place(Estimate(typical, upper, typical, "probe", None, seen), width, device).scale
 
     assert scale(1.8e4, largest * 1.2, largest) == 128
     assert scale(1.8e4, largest * 1.2, None) == 256
@@ -75,7 +75,7 @@ def placed(typical: float, ratio: float, reach: float, seen: bool) -> float:
     """The scale for rows of up to 2^ratio times 2^typical that were seen, and `reach` beyond."""
     largest = 2.0 ** (typical + ratio)
     known = largest if seen else None
-    estimate = Estimate(2.0**typical, largest * reach, 2.0**typical, "drawn", None, known)
+    estimate = Estimate(2.0**typical, largest * reach, 2.0**typical, "probe", None, known)
     return place(estimate, WIDTH, Accelerator()).scale
 
 

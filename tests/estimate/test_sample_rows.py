@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slanc_onnx.estimate import sample_rows as rows_module
-from slanc_onnx.estimate.estimate import Estimate, from_rows
+from slanc_onnx.estimate.estimate import By, Estimate, from_rows
 from slanc_onnx.estimate.paper import paper_estimates
 from slanc_onnx.estimate.sample_rows import estimate_from_rows, normalised, sums_of_squares
 from slanc_onnx.graph.scope import read_graph
@@ -35,7 +35,7 @@ def sampled(
     seen: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
 
     def spy(
-        ordinary: NDArray[np.float64], exact: NDArray[np.float64], by: str, width: int | None
+        ordinary: NDArray[np.float64], exact: NDArray[np.float64], by: By, width: int | None
     ) -> Estimate | None:
         assert by == "weights"
         seen.append((ordinary, exact))
@@ -344,9 +344,9 @@ def test_an_activation_between_two_norms_is_one_expression() -> None:
 
 
 ESTIMATES: Sequence[tuple[list[float], list[float], Estimate | None]] = [
-    ([1, 2, 3], [], Estimate(1.1, 3, 1, "x")),
-    ([1, 2, 3], [0.5, 9], Estimate(1.1, 9, 0.5, "x")),
-    ([1, 2, 3, math.nan, math.inf, 0, -1], [math.inf, 0], Estimate(1.1, 3, 1, "x")),
+    ([1, 2, 3], [], Estimate(1.1, 3, 1, "probe")),
+    ([1, 2, 3], [0.5, 9], Estimate(1.1, 9, 0.5, "probe")),
+    ([1, 2, 3, math.nan, math.inf, 0, -1], [math.inf, 0], Estimate(1.1, 3, 1, "probe")),
     ([], [5], None),
     ([math.nan, 0], [5], None),
 ]
@@ -356,7 +356,7 @@ ESTIMATES: Sequence[tuple[list[float], list[float], Estimate | None]] = [
 def test_an_estimate_from_rows(
     ordinary: list[float], extreme: list[float], expected: Estimate | None
 ) -> None:
-    found = from_rows(np.array(ordinary), np.array(extreme), "x")
+    found = from_rows(np.array(ordinary), np.array(extreme), "probe")
     if expected is None:
         assert found is None
     else:

@@ -34,7 +34,7 @@ def decided(model: onnx.ModelProto, windows: Windows) -> list[ScaledNorm]:
         low, high = windows[norm.name]
         upper = ACCELERATOR.largest * 4.0**low
         typical = D * ACCELERATOR.smallest_normal * 4.0 ** (high + 3)
-        estimate = Estimate(typical, upper, typical, "test", D)
+        estimate = Estimate(typical, upper, typical, "probe", D)
         found.append(ScaledNorm(norm, 2.0**high, estimate, (), [], "scaled", ()))
     return found
 

@@ -113,7 +113,8 @@ import slanc_onnx
 model = onnx.load(sys.argv[1])
 before = len(model.graph.node)
 last = slanc_onnx.protect(model, slanc_onnx.Options(apply="fold", estimate="weights"))[-1]
-print("Compress" not in slanc_onnx.rule_text(last.rule), last.certificate.certified, len(model.graph.node) - before)
+read = "Compress" not in slanc_onnx.rule_text(last.rule)
+print(read, last.certificate.certified, len(model.graph.node) - before)
 """
 
 

@@ -24,7 +24,7 @@ def estimates(draw: st.DrawFn, widest: float = 40.0) -> Estimate:
     typical = draw(exponents)
     upper = typical + draw(st.floats(0, widest))
     lowest = typical - draw(st.floats(0, widest))
-    return Estimate(2.0**typical, 2.0**upper, 2.0**lowest, "drawn")
+    return Estimate(2.0**typical, 2.0**upper, 2.0**lowest, "probe")
 
 
 def limits(estimate: Estimate, width: int) -> tuple[float, float]:
@@ -41,7 +41,7 @@ def off_the_edge(*values: float) -> None:
 
 
 @given(estimates(), widths, st.floats(0, 1e-3))
-@example(Estimate(1.0, 1.0, 1.0, "drawn"), 64, 0.0)
+@example(Estimate(1.0, 1.0, 1.0, "probe"), 64, 0.0)
 def test_the_scale_is_a_power_of_two(estimate: Estimate, width: int, epsilon: float) -> None:
     scale = place(estimate, width, HALF, epsilon).scale
     assert math.frexp(scale)[0] == 0.5
@@ -77,7 +77,7 @@ def test_a_wide_window_without_low_rows_gets_its_geometric_middle(
 
     From 14 bits on: in a smaller one, rounding up could take room from the small elements.
     """
-    estimate = Estimate(2.0**typical, 2.0 ** (typical + ratio), 2.0**typical, "drawn")
+    estimate = Estimate(2.0**typical, 2.0 ** (typical + ratio), 2.0**typical, "probe")
     lower, upper = estimate.upper / LARGEST, estimate.typical / (width * NORMAL)
     assume(upper >= 2**14 * lower)
     off_the_edge(math.log2(lower * upper) / 4)
@@ -92,7 +92,7 @@ def test_a_narrow_window_leaves_its_room_to_small_elements(
     most = math.log2(LARGEST / (width * NORMAL))
     ratio = most - 6 * share
     assume(ratio >= 0)
-    estimate = Estimate(2.0**typical, 2.0 ** (typical + ratio), 2.0**typical, "drawn")
+    estimate = Estimate(2.0**typical, 2.0 ** (typical + ratio), 2.0**typical, "probe")
     low, high = limits(estimate, width)
     assume(low <= high)
     off_the_edge(low)
@@ -126,14 +126,14 @@ def test_sums_four_times_as_large_get_twice_the_scale(
     off_the_edge(low, high, kept, (low + high) / 2)
     factor = 4.0**power
     larger = Estimate(
-        estimate.typical * factor, estimate.upper * factor, estimate.lowest * factor, "drawn"
+        estimate.typical * factor, estimate.upper * factor, estimate.lowest * factor, "probe"
     )
     assert place(larger, width, HALF).scale == place(estimate, width, HALF).scale * 2.0**power
 
 
 @given(estimates(), widths, st.floats(0.1, 20))
 def test_lower_rows_never_raise_the_scale(estimate: Estimate, width: int, bits: float) -> None:
-    lower = Estimate(estimate.typical, estimate.upper, estimate.lowest / 2**bits, "drawn")
+    lower = Estimate(estimate.typical, estimate.upper, estimate.lowest / 2**bits, "probe")
     assert place(lower, width, HALF).scale <= place(estimate, width, HALF).scale
 
 
@@ -142,7 +142,7 @@ def test_low_rows_are_kept_where_overflow_leaves_room(
     typical: float, ratio: float, down: float, width: int
 ) -> None:
     """Their squares keep 6 bits above the smallest normal number, unless 2 bits above are left."""
-    estimate = Estimate(2.0**typical, 2.0 ** (typical + ratio), 2.0 ** (typical - down), "drawn")
+    estimate = Estimate(2.0**typical, 2.0 ** (typical + ratio), 2.0 ** (typical - down), "probe")
     low, high = limits(estimate, width)
     assume(low <= high)
     placement = place(estimate, width, HALF)
@@ -160,23 +160,23 @@ def test_epsilon_relieves_rows_below_it(estimate: Estimate, width: int, power: f
 def test_the_limits_are_those_of_the_accelerator() -> None:
     """bfloat16-like limits put everything in the middle of a window of 2^254."""
     wide = Accelerator(format=Format("wide", 2.0**127, 2.0**-126, 2.0**-133, 2.0**-8))
-    estimate = Estimate(2.0**10, 2.0**30, 2.0**10, "drawn")
+    estimate = Estimate(2.0**10, 2.0**30, 2.0**10, "probe")
     # A quarter of (30 - 127) + (10 - 6 + 126).
     assert place(estimate, 64, wide).scale == 2.0**8
-    large = Estimate(2.0**100, 2.0**130, 2.0**100, "drawn")
+    large = Estimate(2.0**100, 2.0**130, 2.0**100, "probe")
     assert place(large, 64, wide).scale == 2.0**56  # 55.75
     assert place(large, 64, HALF).note
 
 
 def test_a_row_of_unit_elements() -> None:
     """s² may lie between 576 / 65504 = 2^-6.8 and 2^14: the root of the middle is 2^1.8."""
-    estimate = Estimate(576.0, 576.0, 576.0, "drawn")
+    estimate = Estimate(576.0, 576.0, 576.0, "probe")
     assert place(estimate, 576, HALF).scale == 4.0
 
 
 def test_a_massive_activation() -> None:
     """SmolLM2 from layer 12 on: 6.7e8 asks for s² >= 2^13.3, 1.8e4 over 576 for s² <= 2^18.97."""
-    estimate = Estimate(1.8e4, 6.7e8, 1.8e4, "drawn")
+    estimate = Estimate(1.8e4, 6.7e8, 1.8e4, "probe")
     assert place(estimate, 576, HALF).scale == 128.0
 
 
@@ -192,7 +192,7 @@ def test_epsilon_does_not_overflow_where_the_window_is_not_empty(
 
 def test_epsilon_bounds_the_scale_of_a_tiny_input() -> None:
     """Rows of 1e-22 alone would ask for s = 1e-11, which makes 5e16 of an epsilon of 1e-5."""
-    tiny = Estimate(64e-22, 64e-22, 64e-22, "drawn")
+    tiny = Estimate(64e-22, 64e-22, 64e-22, "probe")
     placement = place(tiny, 64, HALF, 1e-5)
     assert 64 * 1e-5 / placement.scale**2 <= LARGEST
     assert placement.note is None
@@ -215,14 +215,14 @@ def test_elements_fit_the_inputs_format(estimate: Estimate, width: int) -> None:
 
 def test_the_inputs_format_narrows_the_window_from_both_sides() -> None:
     """One element per row: s² may lie between 2^20 / 8² = 2^14 and 2^20 / 1."""
-    estimate = Estimate(2.0**20, 2.0**20, 2.0**20, "drawn")
+    estimate = Estimate(2.0**20, 2.0**20, 2.0**20, "probe")
     assert place(estimate, 1, NARROW).scale == 2.0**7  # its lowest: elements want 3 bits below 1
     assert place(estimate, 1, HALF).scale == 2.0**10  # the middle of 2^4 and 2^34
 
 
 def test_fp8_e4m3_moves_the_upper_limit_by_two_bits_and_e5m2_by_none() -> None:
     """The smallest mean square is 2^-12 for E4M3, whose normal numbers end at 2^-6."""
-    massive = Estimate(2.0**14, 2.0**24, 2.0**14, "drawn")  # s² from 2^8 to 2^18 or 2^16
+    massive = Estimate(2.0**14, 2.0**24, 2.0**14, "probe")  # s² from 2^8 to 2^18 or 2^16
     e4m3, e5m2 = (Format.named(f"float8_{name}") for name in ("e4m3fn", "e5m2"))
     assert (
         place(massive, 1024, HALF).scale
@@ -234,7 +234,7 @@ def test_fp8_e4m3_moves_the_upper_limit_by_two_bits_and_e5m2_by_none() -> None:
 
 def test_sums_in_fp32_are_limited_by_what_is_rounded_after_them() -> None:
     """A mean square of FP16 lets the sum be `width` times as large."""
-    massive = Estimate(2.0**30, 2.0**40, 2.0**30, "drawn")
+    massive = Estimate(2.0**30, 2.0**40, 2.0**30, "probe")
     steps = Accelerator(fp32_steps=FP32_SUMS).summing("fp32")
     assert place(massive, 1024, steps).scale < place(massive, 1024, HALF).scale
     least = math.log2(massive.upper / 1024 / LARGEST) / 2

@@ -60,7 +60,7 @@ def test_no_exponent_inserts_fewer_nodes(parts: list[tuple[int, int, int]], extr
 
 @pytest.mark.parametrize("best", [3, 6])
 def test_the_window_is_where_no_row_overflows_and_no_mean_square_is_subnormal(best: int) -> None:
-    estimate = Estimate(typical=4096.0, upper=65504.0 * 4.0**2, lowest=4096.0, by="test")
+    estimate = Estimate(typical=4096.0, upper=65504.0 * 4.0**2, lowest=4096.0, by="probe")
     found = window(estimate, 64, best, ACCELERATOR)
     assert (found.low, found.best) == (2, best)
     assert found.high == max(best, math.floor((math.log2(4096 / 64) + 14) / 2 - 3))
@@ -69,7 +69,7 @@ def test_the_window_is_where_no_row_overflows_and_no_mean_square_is_subnormal(be
 
 
 def test_the_limits_of_the_stream_itself() -> None:
-    estimate = Estimate(typical=1.0, upper=2.0**40, lowest=1.0, by="test")
+    estimate = Estimate(typical=1.0, upper=2.0**40, lowest=1.0, by="probe")
     found = window(estimate, 64, 14, ACCELERATOR)
     assert 2.0**20 / 2.0**found.least <= ACCELERATOR.largest < 2.0**20 / 2.0 ** (found.least - 1)
 
@@ -77,7 +77,7 @@ def test_the_limits_of_the_stream_itself() -> None:
 @pytest.mark.parametrize(("lowest", "faint"), [(2.0**-10, -1), (2.0**4, 3), (4096.0, 7)])
 def test_rows_far_below_the_typical_one_keep_their_squares(lowest: float, faint: int) -> None:
     """Six bits above the smallest normal mean square, or two below overflow (2^4 above upper)."""
-    estimate = Estimate(typical=4096.0, upper=65504.0 / 16, lowest=lowest, by="test")
+    estimate = Estimate(typical=4096.0, upper=65504.0 / 16, lowest=lowest, by="probe")
     found = window(estimate, 64, -3, ACCELERATOR)
     assert found.faint == faint
     least = 64 * 2.0**6 * ACCELERATOR.smallest_normal
@@ -87,7 +87,7 @@ def test_rows_far_below_the_typical_one_keep_their_squares(lowest: float, faint:
 
 
 def test_an_epsilon_hides_rows_that_are_fainter() -> None:
-    estimate = Estimate(typical=4096.0, upper=4096.0, lowest=2.0**-30, by="test")
+    estimate = Estimate(typical=4096.0, upper=4096.0, lowest=2.0**-30, by="probe")
     bare, beside = (window(estimate, 64, -3, ACCELERATOR, epsilon=e) for e in (0.0, 1.0))
     assert bare.faint < beside.faint
 
