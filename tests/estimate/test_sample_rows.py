@@ -362,7 +362,7 @@ def test_an_estimate_from_rows(
     else:
         assert found is not None
         assert found.typical == pytest.approx(expected.typical)
-        assert (found.largest, found.lowest, found.by) == (expected.upper, expected.lowest, "x")
+        assert (found.largest, found.lowest, found.by) == (expected.upper, expected.lowest, "probe")
         assert expected.upper < found.upper <= 2 * expected.upper
 
 
