@@ -119,3 +119,14 @@ def test_a_package_says_in_a_title_and_three_sentences_what_goes_in_and_out(pack
 def test_no_exported_name_hides_a_module(package: Path) -> None:
     modules = {path.stem for path in package.iterdir() if not path.name.startswith("_")}
     assert exported(package) & modules == set()
+
+
+def test_what_reads_and_proves_catches_its_own_exceptions_alone() -> None:
+    caught = {
+        ast.unparse(handler.type) if handler.type else "everything"
+        for folder in ("trace", "prove")
+        for path in (CORE / folder).rglob("*.py")
+        for handler in ast.walk(parsed(path))
+        if isinstance(handler, ast.ExceptHandler)
+    }
+    assert caught == {"CannotFollow", "NoBound", "StepFails", "np.linalg.LinAlgError"}

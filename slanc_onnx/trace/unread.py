@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import op_of
+from slanc_onnx.ops import CannotFollow, common_shape
 from slanc_onnx.trace.expression import Expr, Opaque, Shares, Weight, is_ids
 from slanc_onnx.trace.rules import KEEPS_SHAPE
 from slanc_onnx.trace.values import Const, ExpertWeights, Unknown, Value, View, row_view
@@ -47,11 +47,11 @@ def _shape_of(
 ) -> tuple[int, ...] | None:
     """The shape of an output at sequence length 1, from the op's inputs or from the file."""
     known = [v.shape for v in inputs if isinstance(v, (Const, Weight, View, ExpertWeights))]
-    with suppress(ValueError):  # shapes that do not fit: one of them was read wrongly
+    with suppress(CannotFollow):  # shapes that do not fit: one of them was read wrongly
         if op_of(node) in KEEPS_SHAPE and len(known) == len(inputs):
-            return np.broadcast_shapes(*known)
+            return common_shape(*known)
         if op_of(node) == "MatMul" and len(known) == 2 and min(len(s) for s in known) >= 2:
-            return (*np.broadcast_shapes(known[0][:-2], known[1][:-2]), known[0][-2], known[1][-1])
+            return (*common_shape(known[0][:-2], known[1][:-2]), known[0][-2], known[1][-1])
     if tensor.name in shapes:
         return shapes[tensor.name]
     if tensor.shape and isinstance(tensor.shape[-1], int) and tensor.shape[-1] >= 0:

@@ -1,0 +1,40 @@
+"""What cannot be followed says so: shapes that do not fit, and indices that are not there."""
+
+import numpy as np
+import pytest
+
+from slanc_onnx.ops import CannotFollow, broadcast, common_shape, taken_along
+from slanc_onnx.ops.movement import reshape
+from slanc_onnx.reasons import Reason, Unread
+
+
+def test_arrays_that_broadcast_do() -> None:
+    assert common_shape((2, 1), (3,)) == (2, 3)
+    assert np.array_equal(broadcast(np.arange(3), (2, 3)), [[0, 1, 2], [0, 1, 2]])
+    assert np.array_equal(
+        taken_along(np.arange(6).reshape(2, 3), np.array([2, 0]), 1), [[2, 0], [5, 3]]
+    )
+    assert np.array_equal(
+        reshape({}, [np.array([3, -1])])[0](np.arange(6)), [[0, 1], [2, 3], [4, 5]]
+    )
+
+
+def test_arrays_that_do_not_fit_cannot_be_followed() -> None:
+    for call, expected in (
+        (lambda: common_shape((2,), (3,)), Reason(Unread.SHAPES_DIFFER, ((2,), (3,)))),
+        (
+            lambda: broadcast(np.zeros((2, 3)), (3, 2)),
+            Reason(Unread.SHAPES_DIFFER, ((2, 3), (3, 2))),
+        ),
+        (
+            lambda: taken_along(np.zeros((1, 4)), np.array([0, 5]), 0),
+            Reason(Unread.OUT_OF_RANGE, (5, (1, 4))),
+        ),
+        (
+            lambda: reshape({}, [np.array([4, -1])])[0](np.zeros(6)),
+            Reason(Unread.NO_FIT, (6, (4, -1))),
+        ),
+    ):
+        with pytest.raises(CannotFollow) as told:
+            call()
+        assert told.value.reason == expected
