@@ -73,6 +73,7 @@ class Doubt(_Named):
     CHOSEN_ALONG_OTHER_AXIS = auto()
     CHOSEN_BY_DATA = auto()
     ROUNDED = auto()
+    INPUT_ROUNDED = auto()
     UNKNOWN_TYPE = auto()
     SHARES_ALONG_OTHER_AXIS = auto()
     SHARES_MOVED = auto()

@@ -72,6 +72,7 @@ _DOUBTS: dict[Kind, str] = {
     Doubt.CHOSEN_ALONG_OTHER_AXIS: "chooses rows that lie along another axis",
     Doubt.CHOSEN_BY_DATA: "picks or replaces elements by data",
     Doubt.ROUNDED: "rounds numbers",
+    Doubt.INPUT_ROUNDED: "may round its input to 8 bits (accuracy_level 4)",
     Doubt.UNKNOWN_TYPE: "casts to an unknown type",
     Doubt.SHARES_ALONG_OTHER_AXIS: "adds up shares along another axis than the last",
     Doubt.SHARES_MOVED: "turns, repeats or joins shares",

@@ -339,7 +339,7 @@ def attention(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
 def nbits(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """As `gemm`, for weights in blocks of integers: the input may not be rounded too."""
     if int(visit.attributes.get("accuracy_level", 0)) == 4:
-        return Doubt.ROUNDED
+        return Doubt.INPUT_ROUNDED
     return gemm(visit, outputs)
 
 
