@@ -22,7 +22,8 @@ from slanc_onnx.apply.fold.folding import Fold
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.options import ApplyRule, EmulateRule, EstimateRule
 from slanc_onnx.report.wording import reasons_text
-from slanc_onnx.run.session import CannotRun, Feeds, Session
+from slanc_onnx.run.isolation import CannotRun
+from slanc_onnx.run.session import Feeds, Session
 
 NORMALISED = ("layernorm", "rmsnorm", "rmsnorm_gated")  # the kinds that the targets count
 Truth = dict[str, Any]

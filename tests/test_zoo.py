@@ -19,7 +19,8 @@ from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.run.float32 import as_float32
-from slanc_onnx.run.session import CannotRun, Session
+from slanc_onnx.run.isolation import CannotRun
+from slanc_onnx.run.session import Session
 from tests.oracles.proto_diff import differences
 from tests.oracles.unoptimised import Values, different
 from tests.places import ZOO

@@ -11,9 +11,10 @@ from slanc_onnx.run.feeds import given_feeds, observed_feeds, validation_feeds
 from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
 from slanc_onnx.run.inputs import Sizes, first_feeds, make_feeds, random_ids
 from slanc_onnx.run.instrumented import Instrumented, instrument
+from slanc_onnx.run.isolation import CannotRun, isolated
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.segments import SegmentedSession
-from slanc_onnx.run.session import CannotRun, Feeds, Session
+from slanc_onnx.run.session import Feeds, Session
 
 __all__ = [
     "END",
@@ -31,6 +32,7 @@ __all__ = [
     "first_feeds",
     "given_feeds",
     "instrument",
+    "isolated",
     "make_feeds",
     "norms_in_float32",
     "observe_rows",

@@ -13,7 +13,8 @@ from slanc_onnx.options import Options
 from slanc_onnx.run.check import with_checked_inputs
 from slanc_onnx.run.float32 import as_float32
 from slanc_onnx.run.inputs import Sizes, first_feeds, make_feeds
-from slanc_onnx.run.session import CannotRun, Feeds, Session
+from slanc_onnx.run.isolation import CannotRun
+from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.tokens import Tokens
 
 SEED = 0

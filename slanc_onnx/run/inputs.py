@@ -9,8 +9,9 @@ import numpy as np
 from onnx import helper
 
 from slanc_onnx.graph import Array, InputSpec
+from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.segments import SegmentedSession
-from slanc_onnx.run.session import CannotRun, Feeds, Session
+from slanc_onnx.run.session import Feeds, Session
 
 IMAGE_SIZES = (224, 32, 64, 384, 512)
 SEED, FIRST_IDS = 0, 32

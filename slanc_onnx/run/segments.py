@@ -17,7 +17,8 @@ from onnx import NodeProto, helper
 
 from slanc_onnx.graph import Array
 from slanc_onnx.run.emit import read_by
-from slanc_onnx.run.session import CannotRun, Feeds, Session
+from slanc_onnx.run.isolation import CannotRun
+from slanc_onnx.run.session import Feeds, Session
 
 SEGMENT = 1 << 30  # bytes of weights in FP32 from which a segment is cut
 

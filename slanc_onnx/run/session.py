@@ -8,14 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Array
+from slanc_onnx.run.isolation import CannotRun, stopped_in_time
 
 Feeds = Mapping[str, Array]
-
-
-class CannotRun(SlancError):
-    """ONNX Runtime refuses the model or fails on the inputs."""
 
 
 class Session:
@@ -51,6 +47,7 @@ class Session:
             )
         except Exception as error:
             raise CannotRun(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+        self._run_options = ort.RunOptions
         self.outputs = [output.name for output in self._session.get_outputs()]
         self._inputs = {i.name: str(i.type) for i in self._session.get_inputs()}
 
@@ -61,13 +58,16 @@ class Session:
         converted for an input that is FP32.
 
         Raises:
-            CannotRun: ONNX Runtime fails on these inputs.
+            CannotRun: ONNX Runtime fails on these inputs, or is not done in time.
         """
         taken = {n: _fitting(v, self._inputs[n]) for n, v in feeds.items() if n in self._inputs}
-        try:
-            values = self._session.run(self.outputs, taken)
-        except Exception as error:
-            raise CannotRun(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
+        options = self._run_options()
+        with stopped_in_time(options):
+            try:
+                values = self._session.run(self.outputs, taken, options)
+            except Exception as error:
+                told = f"ONNX Runtime cannot run the model: {_first_line(error)}"
+                raise CannotRun(told) from error
         return {
             n: np.asarray(v)
             for n, v in zip(self.outputs, values, strict=True)

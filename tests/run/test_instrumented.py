@@ -8,7 +8,8 @@ from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.run.emit import Emitter
 from slanc_onnx.run.instrumented import instrument
-from slanc_onnx.run.session import CannotRun, Session
+from slanc_onnx.run.isolation import CannotRun
+from slanc_onnx.run.session import Session
 from tests.oracles.unoptimised import run
 
 MODEL = """

@@ -16,8 +16,9 @@ from slanc_onnx.norms.model import read_model
 from slanc_onnx.options import Options
 from slanc_onnx.run import segments as segments_module
 from slanc_onnx.run.instrumented import instrument
+from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.segments import SegmentedSession, segments_of
-from slanc_onnx.run.session import CannotRun, Feeds, Session
+from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.scale.decide import compute_scales_in
 from tests.models.small_graphs import Weights, graph, normal
 from tests.oracles.llama_shape import Shape, build

@@ -12,7 +12,7 @@ from onnx import NodeProto, helper, numpy_helper
 from slanc_onnx import Accelerator, Options, Validation, find_norms, protect, validate
 from slanc_onnx.accelerator import ACCUMULATE
 from slanc_onnx.reasons import Failure, Reason
-from slanc_onnx.run.session import CannotRun
+from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.verify import runs as verify_runs
 from tests.conftest import Run
 from tests.models.four_norms import four_norms

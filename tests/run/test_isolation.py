@@ -1,0 +1,101 @@
+"""Isolated work: its result, its errors and its death come back, and it ends in time."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from slanc_onnx import SlancError
+from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.run.isolation import CannotRun, can_fork, isolated
+from slanc_onnx.run.session import Session
+
+ENDLESS = """
+    <ir_version: 8, opset_import: ["": 17]>
+    m (float[2] x) => (float[2] y) <int64 trips = {9223372036854775807}, bool yes = {1}> {
+        y = Loop(trips, yes, x) <body = b (int64 i, bool c, float[2] a) => (bool d, float[2] z) {
+            d = Identity(c)
+            z = Cos(a)
+        }>
+    }
+"""
+forks = pytest.mark.skipif(not can_fork(), reason="this system has no fork that is safe here")
+
+
+def test_what_the_work_gives_and_tells_comes_back() -> None:
+    for apart in (False, True):
+        told: list[tuple[str, float]] = []
+
+        def work(progress: Progress) -> dict[str, np.ndarray]:
+            progress("adding", 0.5)
+            return {"sum": np.arange(3) + 1}
+
+        done = isolated(work, lambda *seen: told.append(seen), None, apart=apart)  # noqa: B023
+        assert np.array_equal(done["sum"], [1, 2, 3])
+        assert told == [("adding", 0.5)]
+
+
+@forks
+def test_it_is_a_process_of_its_own() -> None:
+    assert isolated(lambda _: os.getpid(), no_progress, None, apart=False) == os.getpid()
+    assert isolated(lambda _: os.getpid(), no_progress, None, apart=True) != os.getpid()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("error", [SlancError("no"), CannotRun("not this"), MemoryError("full")])
+def test_its_errors_are_raised_here(error: Exception, apart: bool) -> None:
+    def work(_: Progress) -> None:
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        isolated(work, no_progress, 60.0, apart=apart)
+
+
+@forks
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
+def test_its_death_is_an_error(number: signal.Signals) -> None:
+    def work(_: Progress) -> None:
+        os.kill(os.getpid(), number)
+
+    with pytest.raises(CannotRun, match=rf"ONNX Runtime died \({number.name}\)"):
+        isolated(work, no_progress, 60.0, apart=True)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_loop_that_does_not_end_is_stopped(apart: bool) -> None:
+    model = onnx.parser.parse_model(ENDLESS)
+
+    def work(_: Progress) -> None:
+        Session(model, None).run({"x": np.zeros(2, np.float32)})
+
+    started = time.monotonic()
+    with pytest.raises(CannotRun, match=r"not done after 0\.5 s: .* --time-limit"):
+        isolated(work, no_progress, 0.5, apart=apart)
+    assert time.monotonic() - started < 5.5
+
+
+@forks
+def test_work_that_does_not_listen_is_stopped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slanc_onnx.run.isolation.GRACE", 0.1)
+    started = time.monotonic()
+    with pytest.raises(CannotRun, match=r"not done after 0\.1 s"):
+        isolated(lambda _: time.sleep(60), no_progress, 0.1, apart=True)
+    assert time.monotonic() - started < 20
+
+
+def test_a_run_that_ends_in_time_gives_what_it_gave_before() -> None:
+    model = onnx.parser.parse_model(ENDLESS)
+    trips = next(t for t in model.graph.initializer if t.name == "trips")
+    trips.CopyFrom(numpy_helper.from_array(np.array(3), "trips"))
+    feeds = {"x": np.ones(2, np.float32)}
+
+    def work(_: Progress) -> np.ndarray:
+        return Session(model, None).run(feeds)["y"]
+
+    free = work(no_progress)
+    for apart in (False, True):
+        assert np.array_equal(isolated(work, no_progress, 60.0, apart=apart), free)
