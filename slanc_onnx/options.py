@@ -18,6 +18,9 @@ ApplyRule = Literal["div", "fold"]
 EmulateRule = Literal["norms", "all"]
 
 
+TIME_LIMIT = 1800.0  # seconds
+
+
 @dataclass(frozen=True)
 class Options:
     """How the job is done.
@@ -42,6 +45,10 @@ class Options:
             `concurrent.futures.ProcessPoolExecutor` or that of a Dask client; None for a thread on
             every processor. The result does not depend on it.
         jobs: How many threads, where there is no executor.
+        time_limit: Seconds that the probe, the audit and the validation have on ONNX Runtime, each;
+            None for no limit.
+        isolate: Whether these have a process of their own, so that a model that ends ONNX Runtime
+            does not end the caller. It needs `fork`, and takes some milliseconds.
     """
 
     scale: ScaleRule = "window"
@@ -57,3 +64,5 @@ class Options:
     emulate: EmulateRule = "norms"
     executor: Executor | None = None
     jobs: int | None = None
+    time_limit: float | None = TIME_LIMIT
+    isolate: bool = False

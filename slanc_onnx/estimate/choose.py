@@ -16,7 +16,7 @@ from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.reasons import Decision, Reason
-from slanc_onnx.run import CannotRun, Feeds
+from slanc_onnx.run import CannotRun, Feeds, isolated
 from slanc_onnx.trace import Trace
 from slanc_onnx.weights import check_weights
 
@@ -69,12 +69,25 @@ def estimate_norms(
         found, why = paper_estimates(traced, norms, progress, options.executor)
         return Estimates(found, {name: (reason,) for name, reason in why.items()})
     if options.scale == "calibrated":
-        return Estimates(calibrate(model, norms, calibration, folder, progress))
+        seen = isolated(
+            lambda told: calibrate(model, norms, calibration, folder, told),
+            progress,
+            options.time_limit,
+            apart=options.isolate,
+        )
+        return Estimates(seen)
     result = Estimates()
     if todo and probes:
         try:
             result.found.update(
-                probe(model, norms, read.specs, folder, options.inputs or {}, progress)
+                isolated(
+                    lambda told: probe(
+                        model, norms, read.specs, folder, options.inputs or {}, told
+                    ),
+                    progress,
+                    options.time_limit,
+                    apart=options.isolate,
+                )
             )
         except CannotRun as error:
             if options.estimate == "probe":

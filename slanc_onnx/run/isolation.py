@@ -68,7 +68,8 @@ def isolated(
     send.close()
     os.close(watched)
     try:
-        return _result(receive, child, progress, limit)
+        done: T = _result(receive, child, progress, limit)
+        return done
     finally:
         receive.close()
         os.close(alive)
