@@ -12,9 +12,9 @@ import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply import apply_scales_in
-from slanc_onnx.apply.fold import Fold, apply_fold, fold, save_folded
+from slanc_onnx.apply.fold import Fold, apply_fold, fold, write_folded
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import check_output, load_model, save_model
+from slanc_onnx.graph import Draft, check_output, load_model
 from slanc_onnx.norms import ReadModel, read_model, unmatched_means
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.progress import Progress, no_progress
@@ -51,7 +51,7 @@ def protect_file(
         progress: Called with what is being done and the finished share.
 
     Raises:
-        SlancError: bad input; nothing was written.
+        SlancError: bad input; nothing was written. Nor is it with any other exception.
     """
     clock = _Clock()
     loaded = load_model(source)
@@ -62,6 +62,7 @@ def protect_file(
     clock.lap("find")
     decided = decide(read, options, progress)
     clock.lap("scale")
+    notes = make_notes(read, options)
     done = _Done(decided)
     if read.norms:
         _carry_out_in_file(_Job(read, source, output, options, watched, progress, clock), done)
@@ -73,7 +74,7 @@ def protect_file(
         validation=done.validation,
         not_validated=done.not_validated,
         accelerator=options.accelerator,
-        notes=make_notes(read, options),
+        notes=notes,
         seconds=clock.seconds,
         fold=done.fold,
         audits=done.audits,
@@ -105,7 +106,7 @@ class _Done:
 
 
 def _carry_out_in_file(job: _Job, done: _Done) -> None:
-    """Fold, audit, write and validate; `done` takes what each step gives."""
+    """Fold, audit, write, validate and put in place; `done` takes what each step gives."""
     read, options, clock = job.read, job.options, job.clock
     if options.apply == "fold":  # first: the audit is of the scales that norms have then
         done.fold, done.norms = fold(
@@ -115,32 +116,38 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
     if job.watched:
         done.audits = audit_scales(read, done.norms, job.watched, options.accelerator, job.progress)
         clock.lap("observe")
-    rewritten = read.model
-    if options.validate:
+    with Draft(job.source, job.output, read.model) as draft:
+        _write(job, done, draft)
+        clock.lap("write")
+        if options.validate:
+            try:
+                done.validation = _validate(job, draft.path, done.norms)
+            except CannotRun as error:
+                done.not_validated = str(error)
+            except MemoryError:
+                done.not_validated = "not enough memory to run the models"
+            clock.lap("validate")
+        draft.keep()
+
+
+def _write(job: _Job, done: _Done, draft: Draft) -> None:
+    """Rewrite the model into the draft; with validation `job.read` is still needed as it is."""
+    rewritten = job.read.model
+    if job.options.validate:
         rewritten = onnx.ModelProto()
-        rewritten.CopyFrom(read.model)
+        rewritten.CopyFrom(job.read.model)
     if done.fold is not None:
-        save_folded(rewritten, done.fold, job.source, job.output, job.progress)
+        write_folded(rewritten, done.fold, draft, job.progress)
     else:
-        apply_scales_in(rewritten, read.norms, scales_to_apply(done.norms))
-        save_model(rewritten, job.source, job.output, progress=job.progress)
-    clock.lap("write")
-    if options.validate:
-        try:
-            done.validation = _validate(job, rewritten, done.norms)
-        except CannotRun as error:
-            done.not_validated = str(error)
-        except MemoryError:
-            done.not_validated = "not enough memory to run the models"
-        except KeyboardInterrupt:
-            done.not_validated = "interrupted"
-        clock.lap("validate")
+        apply_scales_in(rewritten, job.read.norms, scales_to_apply(done.norms))
+        draft.write(rewritten, job.progress)
 
 
-def _validate(job: _Job, rewritten: onnx.ModelProto, decided: Sequence[ScaledNorm]) -> Validation:
+def _validate(job: _Job, draft: Path, decided: Sequence[ScaledNorm]) -> Validation:
+    """Compare the file that was written with the original."""
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values())
     feeds = validation_feeds(job.read, job.options)
-    after = read_model(rewritten, job.output.parent)
+    after = read_model(load_model(draft), draft.parent)
     return validate_pair(job.read, after, job.options, feeds, exact, job.progress)
 
 
