@@ -20,6 +20,19 @@ from slanc_onnx.graph import Array
 from slanc_onnx.tokens import Tokens
 
 
+# As README's table has it.
+EXIT_STATUS = {
+    0: "what was asked for holds; the model is written, if it has norms",
+    1: "the model is written, but validation failed or could not be done: the last line says why, "
+    "and what else could not be written",
+    2: "bad usage or bad input; nothing is written",
+    3: "as 0, but a report, the page or standard output could not be written: the message names it",
+    4: "a bug in slanc-onnx; nothing is written, --traceback shows where it happened",
+    130: "Ctrl-C; the output is the old one or the new one, whole",
+    143: "SIGTERM; the same",
+}
+
+
 def make_parser() -> argparse.ArgumentParser:
     """All options of the command."""
     parser = argparse.ArgumentParser(
@@ -27,8 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Make the LayerNorms and RMSNorms of an ONNX model safe in FP16: insert a "
         "static scale before each, computed from the weights, and prove that the model stays the "
         "same.",
-        epilog="Exit status: 0 written and validation passed; 1 written, but validation failed; "
-        "2 bad usage or bad input, nothing written.",
+        epilog="Exit status: "
+        + " ".join(f"{status}: {text}." for status, text in EXIT_STATUS.items()),
     )
     add = parser.add_argument
     add("model", metavar="MODEL.onnx", help="the model; external data stays where it is")
@@ -143,6 +156,7 @@ def _add_reports(parser: argparse.ArgumentParser) -> None:
     add("--report", metavar="FILE.json", help="write the machine-readable report")
     add("--html", metavar="FILE.html", help="write the report to look at; needs matplotlib")
     add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
+    add("--traceback", action="store_true", help="with exit status 4: show where it happened")
     add("-v", "--verbose", action="count", default=0, help="log; twice: more")
 
 
@@ -165,7 +179,7 @@ class _ListTargets(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        width = None if sys.stdout.isatty() else 200
+        width = None if sys.stdout is not None and sys.stdout.isatty() else 200
         table = Table(
             "target",
             "steps and sums",

@@ -31,18 +31,25 @@ def write_journal(journal: Path, files: Mapping[str, Path], folders: list[str]) 
 def close_journal(journal: Path) -> None:
     """Remove the files that a journal notes and no model refers to, then the journal.
 
-    The folder is to be locked meanwhile.
+    The folder is to be locked meanwhile. Where one cannot be removed, the journal stays for the
+    next run.
     """
     files, folders = _read(journal)
+    failed = False
     for name, identity in files.items():
         file = journal.parent / name
-        with suppress(OSError):
+        try:
             if _identity(file) == identity and not is_used(file, journal.parent):
                 file.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:
+            failed = True
     for name in reversed(folders):
-        with suppress(OSError):
+        with suppress(OSError):  # it holds something
             os.rmdir(journal.parent / name)
-    remove(journal)
+    if not failed:
+        remove(journal)
 
 
 def clear_left_overs(folder: Path) -> None:

@@ -16,6 +16,7 @@ from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify import Observed, Validation
 
 VERSION = "1"
+REPORT_START = '{\n "version": "'  # by which one is known again
 
 
 class NormEntry(TypedDict):

@@ -29,7 +29,7 @@ class Column(NamedTuple):
 
 def write_html(outcome: Outcome, path: Path) -> None:
     """Write the page of an outcome, atomically; needs matplotlib."""
-    write_atomically(path, page(page_view(outcome)).encode())
+    write_atomically(path, page(page_view(outcome)).encode(errors="replace"))
 
 
 def page(view: PageView) -> str:
