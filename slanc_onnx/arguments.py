@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -18,7 +19,6 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Array
 from slanc_onnx.tokens import Tokens
-
 
 # As README's table has it.
 EXIT_STATUS = {
@@ -33,9 +33,26 @@ EXIT_STATUS = {
 }
 
 
+class Terminal(Console):
+    """A console that leaves it to the command what it means that nobody reads on."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says so where what --help prints cannot be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout and file is not None:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """All options of the command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="slanc-onnx",
         description="Make the LayerNorms and RMSNorms of an ONNX model safe in FP16: insert a "
         "static scale before each, computed from the weights, and prove that the model stays the "
@@ -199,7 +216,7 @@ class _ListTargets(argparse.Action):
                 profile.variance,
                 " ".join(profile.steps_in_fp32),
             )
-        Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+        Terminal(width=width, highlight=False, markup=False, emoji=False).print(table)
         parser.exit()
 
 

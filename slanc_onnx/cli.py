@@ -17,9 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
-
 from slanc_onnx.arguments import (
+    Terminal,
     check_usage,
     make_parser,
     read_accelerator,
@@ -51,13 +50,6 @@ class _Terminated(BaseException):
     """SIGTERM, as an exception, so that it leaves as little behind as Ctrl-C."""
 
 
-class _Console(Console):
-    """Leaves it to the command what it means that nobody reads on."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; `EXIT_STATUS` says what each means."""
     _open_standard_files()
@@ -66,9 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parser.parse_args(arguments)
         check_usage(parser, args)
     except SystemExit as stopped:  # --help and the like, or bad usage
-        if stopped.code in (0, None) and (error := _lost_on_stdout()) is not None:
-            return _fail(NOT_WRITTEN, f"standard output: not written ({_reason(error)}).")
-        raise
+        if stopped.code or (lost := _lost_on_stdout()) is None:
+            raise
+        return _fail(NOT_WRITTEN, f"standard output: not written ({_reason(lost)}).")
+    except BrokenPipeError:
+        _silence(sys.stdout)
+        return PASSED
+    except OSError as error:  # of what these print; files are not read yet
+        _silence(sys.stdout)
+        return _fail(NOT_WRITTEN, f"standard output: not written ({_reason(error)}).")
     logging.basicConfig(
         stream=sys.stderr,
         level=[logging.WARNING, logging.INFO, logging.DEBUG][min(args.verbose, 2)],
@@ -209,8 +207,10 @@ def _lost_on_stdout() -> OSError | None:
     return None
 
 
-def _silence(stream: TextIO) -> None:
+def _silence(stream: TextIO | None) -> None:
     """Let what is still to be written to a stream go nowhere, so that its end does not fail."""
+    if stream is None:
+        return
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -258,7 +258,7 @@ def _print(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> N
         return
     # No markup and emoji: brackets and colons in names are just that.
     width = None if sys.stdout.isatty() else 200
-    console = _Console(width=width, highlight=False, markup=False, emoji=False)
+    console = Terminal(width=width, highlight=False, markup=False, emoji=False)
     if args.explain_groups and outcome.fold is not None:
         print("\n".join(explain_groups(outcome.fold.groups)))
     if not args.quiet:
@@ -317,7 +317,7 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     from rich.progress import Progress as Bar  # of no use to --help and to whoever pipes stderr
 
     started = time.monotonic()
-    console = _Console(stderr=True)
+    console = Terminal(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda what, done: logging.getLogger(__name__).info("%s %.0f %%", what, 100 * done)
         return

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from slanc_onnx.norms.model import ReadModel
 from slanc_onnx.scale.decide import ScaledNorm
 from tests.models.fold_models import RMS, weights
 from tests.models.small_graphs import D, graph, normal
-from tests.oracles.stopped_writes import How, in_a_child, stopped
+from tests.oracles.stopped_writes import How, at_once, in_a_child, stopped
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 
@@ -198,3 +199,20 @@ def test_at_every_event_an_output_is_the_old_or_the_new_one(
 
 def without_reports(found: Files) -> Files:
     return {name: value for name, value in found.items() if name not in REPORTS}
+
+
+def test_runs_at_once_to_one_output_end_with_one_of_theirs(before: Path, tmp_path: Path) -> None:
+    """And with no file that none of them would leave alone."""
+    kinds, alone = [DIV, FOLD, OTHER_FOLD], []
+    for number, apply in enumerate(kinds):
+        folder = tmp_path / str(number)
+        shutil.copytree(before, folder)
+        assert Scenario(apply, output="new/out.onnx").run(folder) == 0
+        alone.append(files(folder))
+    for _ in range(5):
+        work = tmp_path / "work"
+        shutil.copytree(before, work)
+        scenarios = [Scenario(apply, output="new/out.onnx") for apply in kinds * 2]
+        assert at_once([partial(scenario.main, work) for scenario in scenarios]) == [0] * 6
+        assert files(work) in alone
+        shutil.rmtree(work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 from unittest.mock import patch
@@ -76,15 +76,23 @@ def stopped(at: int, how: How) -> Iterator[_Stop]:
             each.stop()
 
 
+def at_once(jobs: Sequence[Callable[[], int]]) -> list[int]:
+    """The exit statuses of jobs that run at once, in processes that are as ready as this one."""
+    children = []
+    for job in jobs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, not used there
+            child = os.fork()
+        if child == 0:
+            status = 99
+            try:
+                status = job()
+            finally:
+                os._exit(status)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
 def in_a_child(job: Callable[[], int]) -> int:
-    """The exit status of a job in a process of its own, which is as ready as this one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that are not used there
-        child = os.fork()
-    if child == 0:
-        status = 99
-        try:
-            status = job()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    """The exit status of a job in a process of its own."""
+    return at_once([job])[0]
