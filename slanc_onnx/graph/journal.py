@@ -9,11 +9,18 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from slanc_onnx.graph.temporary import left_over, locked, remove, write_new
+from slanc_onnx.graph.temporary import (
+    is_temporary,
+    left_over,
+    locked,
+    remove,
+    temporary,
+    write_new,
+)
 
 
 def write_journal(journal: Path, files: Mapping[str, Path], folders: list[str]) -> None:
@@ -31,24 +38,30 @@ def write_journal(journal: Path, files: Mapping[str, Path], folders: list[str]) 
 def close_journal(journal: Path) -> None:
     """Remove the files that a journal notes and no model refers to, then the journal.
 
-    The folder is to be locked meanwhile. Where one cannot be removed, the journal stays for the
-    next run.
+    The folder is to be locked meanwhile. Where a file cannot be removed, or only a draft refers to
+    it, the journal becomes a left-over: of this, or of the next run there.
     """
     files, folders = _read(journal)
-    failed = False
+    pending = False
     for name, identity in files.items():
         file = journal.parent / name
         try:
-            if _identity(file) == identity and not is_used(file, journal.parent):
-                file.unlink()
+            if _identity(file) == identity:
+                users = list(models_with(file, journal.parent))
+                if not users:
+                    file.unlink()
+                pending |= bool(users) and all(map(is_temporary, users))
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError:
-            failed = True
+            pending = True
     for name in reversed(folders):
         with suppress(OSError):  # it holds something
             os.rmdir(journal.parent / name)
-    if not failed:
+    if pending:
+        with suppress(OSError):
+            os.replace(journal, temporary(journal.parent, "journal", nobody=True))
+    else:
         remove(journal)
 
 
@@ -66,16 +79,15 @@ def clear_left_overs(folder: Path) -> None:
             close_journal(journal)
 
 
-def is_used(file: Path, folder: Path) -> bool:
-    """Whether a model refers to a data file, from its own folder or one above, up to `folder`."""
+def models_with(file: Path, folder: Path) -> Iterator[Path]:
+    """The models that refer to a data file, from its own folder or one above, up to `folder`."""
     name = os.fsencode(file.name)
     for place in (file.parent, *file.parent.parents):
         for other in place.iterdir():
             if other.is_file() and other.name != file.name and mentions(other, name):
-                return True
+                yield other
         if place == folder:
-            return False
-    return False
+            return
 
 
 def mentions(model: Path, name: bytes) -> bool:

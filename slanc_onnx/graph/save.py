@@ -160,10 +160,8 @@ class Draft:
 
     def _is_free(self, name: str, data: Path) -> bool:
         """Whether nothing has this name, or what has it holds the same."""
-        file = self.folder / name
-        return (not os.path.lexists(file) and name not in self._locations) or same_content(
-            data, file
-        )
+        same = same_content(data, self.folder / name)
+        return name not in self._locations if same is None else same
 
     def _copy(self, locations: list[str], progress: Progress) -> dict[str, Path]:
         """Copy data files under temporary names; those that are there already are not.
@@ -180,8 +178,9 @@ class Draft:
                 raise SlancError(
                     f"{target}: its folder is a link to elsewhere. Give -o in another folder."
                 )
-            if os.path.lexists(target):
-                _refuse_other_data(source, target)
+            same = same_content(source, target)
+            if same is not None:
+                _refuse_unless(same, target)
                 meter.add(sizes[name])
                 continue
             copies[name] = temporary(self.folder, "data")
@@ -206,7 +205,7 @@ class Draft:
             for name, file in files.items():
                 target = self.folder / name
                 if os.path.lexists(target):
-                    _refuse_other_data(file, target)
+                    _refuse_unless(same_content(file, target), target)
                     continue
                 for folder in sorted(folders):
                     with suppress(FileExistsError):
@@ -243,6 +242,7 @@ class Draft:
             with locked(self.folder):
                 for journal in self._journals:
                     close_journal(journal)
+        clear_left_overs(self.folder)  # those that other runs left while this one used the files
         for folder in reversed(self._made):
             with suppress(OSError):  # it holds something
                 folder.rmdir()
@@ -309,13 +309,13 @@ def _serialized(model: onnx.ModelProto) -> bytes:
         ) from error
 
 
-def _refuse_other_data(source: Path, target: Path) -> None:
-    """Refuse to take a name that a different file has.
+def _refuse_unless(same: bool | None, target: Path) -> None:
+    """Refuse to take the name of a data file that does not hold the same.
 
     Raises:
-        SlancError: `target` is there and holds something else than `source`.
+        SlancError: it does not, or is a link to nothing.
     """
-    if not same_content(source, target):
+    if not same:
         raise SlancError(
             f"{target}: another data file of this name is in the way. Give -o in another folder."
         )

@@ -28,11 +28,24 @@ _in_use: set[str] = set()  # names that this process gave
 _AT_ONCE = 1 << 24  # bytes that are compared
 
 
-def temporary(folder: Path, kind: str) -> Path:
-    """A new temporary name in a folder; `kind` is how it ends."""
-    name = f".slanc-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.{kind}"
-    _in_use.add(name)
+def temporary(folder: Path, kind: str, nobody: bool = False) -> Path:
+    """A new temporary name in a folder.
+
+    Args:
+        folder: Where.
+        kind: How it ends.
+        nobody: Whether the file is left over as soon as it is there.
+    """
+    process = 0 if nobody else os.getpid()
+    name = f".slanc-{_HOST}-{process}-{secrets.token_hex(4)}.{kind}"
+    if not nobody:
+        _in_use.add(name)
     return folder / name
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is on its way, by its name."""
+    return _NAME.fullmatch(path.name) is not None
 
 
 def left_over(folder: Path) -> list[Path]:
@@ -52,7 +65,7 @@ def left_over(folder: Path) -> list[Path]:
 
 def _runs(process: int) -> bool:
     """Whether another process runs; in a container every run has the number of the one before."""
-    if process == os.getpid():
+    if process in (0, os.getpid()):
         return False
     if os.name != "posix":
         return True  # there, asking ends it
@@ -131,14 +144,18 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def same_content(one: Path, other: Path) -> bool:
-    """Whether two paths lead to files that hold the same bytes."""
-    if not other.is_file() or one.stat().st_size != other.stat().st_size:
-        return False
-    with one.open("rb") as first, other.open("rb") as second:
-        while block := first.read(_AT_ONCE):
-            if block != second.read(_AT_ONCE):
-                return False
+def same_content(one: Path, other: Path) -> bool | None:
+    """Whether two paths lead to files with the same bytes; None if there is no `other`."""
+    try:
+        found = other.stat()
+        if not stat.S_ISREG(found.st_mode) or one.stat().st_size != found.st_size:
+            return False
+        with one.open("rb") as first, other.open("rb") as second:
+            while block := first.read(_AT_ONCE):
+                if block != second.read(_AT_ONCE):
+                    return False
+    except FileNotFoundError:
+        return None
     return True
 
 

@@ -239,6 +239,15 @@ def test_data_is_not_written_through_a_link_to_elsewhere(tmp_path: Path) -> None
     assert os.listdir(tmp_path / "elsewhere") == []
 
 
+def test_a_link_to_nothing_is_in_the_way_of_data(tmp_path: Path) -> None:
+    source = saved(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "w.bin").symlink_to("nowhere")
+    with pytest.raises(SlancError, match="in the way"):
+        write(source, tmp_path / "out" / "out.onnx")
+    assert os.listdir(tmp_path / "out") == ["w.bin"]
+
+
 @pytest.mark.parametrize("name", ["ö" * 120 + ".onnx", os.fsdecode(b"\xff.onnx")])
 def test_any_name_of_a_file_serves(tmp_path: Path, name: str) -> None:
     """As long as the file system allows, and one that is no text."""
@@ -246,3 +255,23 @@ def test_any_name_of_a_file_serves(tmp_path: Path, name: str) -> None:
     write(source, output, 2.0)
     assert first(output) == [2.0] * 4
     assert is_own_name(own_name(output, "0" * 16), output)
+
+
+@pytest.mark.parametrize("ends", ["kept", "given up"])
+def test_what_a_replaced_output_needed_goes_once_no_other_run_does(
+    tmp_path: Path, ends: str
+) -> None:
+    """The second run has taken over the data of the output that the first replaces."""
+    source, output = saved(tmp_path), tmp_path / "out.onnx"
+    write(source, output, 5.0)
+    model = load_model(source)
+    with Draft(source, tmp_path / "out.onnx", model) as second:
+        fold(second, model, 5.0)
+        second.write(model)
+        write(source, output, 2.0)
+        assert len(own(tmp_path)) == 2
+        if ends == "kept":
+            second.keep()
+    assert first(output) == [5.0 if ends == "kept" else 2.0] * 4
+    assert len(own(tmp_path)) == 1
+    assert not list(tmp_path.glob(".*"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slanc_onnx.graph.journal import clear_left_overs, close_journal, is_used, write_journal
+from slanc_onnx.graph.journal import clear_left_overs, close_journal, models_with, write_journal
 from slanc_onnx.graph.temporary import (
     left_over,
     locked,
@@ -118,10 +118,10 @@ def test_who_uses_a_data_file_is_looked_for_up_to_the_folder(tmp_path: Path) -> 
     data.write_bytes(b"\x08 w.bin")  # itself, though it looks like a model
     (tmp_path / "above.onnx").write_bytes(b"sub/w.bin")
     (folder / "empty.onnx").touch()
-    assert not is_used(data, folder)
+    assert not list(models_with(data, folder))
     for model in (folder / "m.onnx", folder / "sub" / "m.onnx", folder / "by_its_first_byte"):
         model.write_bytes(b"\x08 sub/w.bin")
-        assert is_used(data, folder)
+        assert list(models_with(data, folder)) == [model]
         model.unlink()
 
 
@@ -165,4 +165,5 @@ def test_equal_files_are_told_from_others(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     found = [n for n in ("same", "other", "longer") if same_content(tmp_path / "one", tmp_path / n)]
     assert found == ["same"]
-    assert not same_content(tmp_path / "one", tmp_path / "nowhere")
+    assert same_content(tmp_path / "one", tmp_path / "nowhere") is None
+    assert same_content(tmp_path / "one", tmp_path) is False
