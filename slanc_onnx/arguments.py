@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -17,18 +18,48 @@ from slanc_onnx._version import __version__
 from slanc_onnx.accelerator import ACCUMULATE, Accelerator
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Array
+from slanc_onnx.options import TIME_LIMIT
 from slanc_onnx.tokens import Tokens
+
+# As README's table has it.
+EXIT_STATUS = {
+    0: "what was asked for holds; the model is written, if it has norms",
+    1: "the model is written, but validation failed or could not be done: the last line says why, "
+    "and what else could not be written",
+    2: "bad usage or bad input; nothing is written",
+    3: "as 0, but a report, the page or standard output could not be written: the message names it",
+    4: "a bug in slanc-onnx; nothing is written, --traceback shows where it happened",
+    130: "Ctrl-C; the output is the old one or the new one, whole",
+    143: "SIGTERM; the same",
+}
+
+
+class Terminal(Console):
+    """A console that leaves it to the command what it means that nobody reads on."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says so where what --help prints cannot be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout and file is not None:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """All options of the command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="slanc-onnx",
         description="Make the LayerNorms and RMSNorms of an ONNX model safe in FP16: insert a "
         "static scale before each, computed from the weights, and prove that the model stays the "
         "same.",
-        epilog="Exit status: 0 written and validation passed; 1 written, but validation failed; "
-        "2 bad usage or bad input, nothing written.",
+        epilog="Exit status: "
+        + " ".join(f"{status}: {text}." for status, text in EXIT_STATUS.items()),
     )
     add = parser.add_argument
     add("model", metavar="MODEL.onnx", help="the model; external data stays where it is")
@@ -136,6 +167,13 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
     add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
     add("--jobs", type=int, metavar="N", help="threads that read weights (default: all processors)")
     add("--no-validate", action="store_true", help="do not run the models")
+    add(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        default=TIME_LIMIT,
+        help="for the probe, the audit and the validation, each (default %(default)g)",
+    )
 
 
 def _add_reports(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +181,7 @@ def _add_reports(parser: argparse.ArgumentParser) -> None:
     add("--report", metavar="FILE.json", help="write the machine-readable report")
     add("--html", metavar="FILE.html", help="write the report to look at; needs matplotlib")
     add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
+    add("--traceback", action="store_true", help="with exit status 4: show where it happened")
     add("-v", "--verbose", action="count", default=0, help="log; twice: more")
 
 
@@ -165,7 +204,7 @@ class _ListTargets(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        width = None if sys.stdout.isatty() else 200
+        width = None if sys.stdout is not None and sys.stdout.isatty() else 200
         table = Table(
             "target",
             "steps and sums",
@@ -185,7 +224,7 @@ class _ListTargets(argparse.Action):
                 profile.variance,
                 " ".join(profile.steps_in_fp32),
             )
-        Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+        Terminal(width=width, highlight=False, markup=False, emoji=False).print(table)
         parser.exit()
 
 
@@ -213,6 +252,8 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--scale calibrated: takes its scales from data, give --inputs or --tokens")
     if args.no_validate and args.tokens is not None and args.scale != "calibrated":
         parser.error("--tokens: not allowed with --no-validate, which runs nothing")
+    if not args.time_limit > 0:
+        parser.error("--time-limit: must be above 0")
     for name in ("sequence_length", "max_sequences", "jobs"):
         value = getattr(args, name)
         if value is not None and value < 1:

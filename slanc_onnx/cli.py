@@ -7,15 +7,18 @@ import glob
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from rich.console import Console
+from typing import TextIO
 
 from slanc_onnx.arguments import (
+    Terminal,
     check_usage,
     make_parser,
     read_accelerator,
@@ -24,10 +27,12 @@ from slanc_onnx.arguments import (
     read_tokens,
 )
 from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import refuse_what_is_no_file
 from slanc_onnx.job import protect_file
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.report import (
+    REPORT_START,
     Outcome,
     audit_lines,
     explain_groups,
@@ -39,50 +44,58 @@ from slanc_onnx.report import (
 )
 from slanc_onnx.report.html import START, check_matplotlib, write_html
 
-PASSED, FAILED, BAD_INPUT = 0, 1, 2
+PASSED, FAILED, BAD_INPUT, NOT_WRITTEN, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception, so that it leaves as little behind as Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 passed, 1 failed, 2 bad input."""
+    """Run the command line and return its exit status; `EXIT_STATUS` says what each means."""
+    _open_standard_files()
     parser = make_parser()
-    args = parser.parse_args(arguments)
-    check_usage(parser, args)
+    try:
+        args = parser.parse_args(arguments)
+        check_usage(parser, args)
+    except SystemExit as stopped:  # --help and the like, or bad usage
+        if stopped.code or (lost := _lost_on_stdout()) is None:
+            raise
+        return _fail(NOT_WRITTEN, f"standard output: not written ({_reason(lost)}).")
+    except BrokenPipeError:
+        _silence(sys.stdout)
+        return PASSED
+    except OSError as error:  # of what these print; files are not read yet
+        _silence(sys.stdout)
+        return _fail(NOT_WRITTEN, f"standard output: not written ({_reason(error)}).")
     logging.basicConfig(
         stream=sys.stderr,
         level=[logging.WARNING, logging.INFO, logging.DEBUG][min(args.verbose, 2)],
         format="%(levelname)s %(name)s: %(message)s",
     )
     try:
-        return _run(args)
+        with _sigterm_raised():
+            return _run(args)
     except SlancError as error:
-        return _fail(str(error))
+        return _fail(BAD_INPUT, str(error))
     except OSError as error:
-        return _fail(f"{error.filename or 'file'}: {error.strerror or error}")
+        return _fail(BAD_INPUT, f"{error.filename or 'file'}: {error.strerror or error}")
     except MemoryError:
-        return _fail("not enough memory. Try --estimate weights --no-validate, which run no model.")
+        advice = "Try --estimate weights --no-validate, which run no model."
+        return _fail(BAD_INPUT, f"not enough memory. {advice}")
     except KeyboardInterrupt:
-        return _fail("interrupted")
-
-
-def _fail(message: str) -> int:
-    print(f"ERROR: {message}", file=sys.stderr)
-    return BAD_INPUT
+        return _fail(INTERRUPTED, "interrupted")
+    except _Terminated:
+        return _fail(TERMINATED, "terminated")
+    except Exception as error:
+        return _fail(BUG, f"{_bug(error, args.traceback)}. Nothing was written.")
 
 
 def _run(args: argparse.Namespace) -> int:
+    """The job; whatever fails in it, no output was changed."""
     source = Path(args.model)
     output = Path(args.output) if args.output else source.parent / f"{source.stem}.slanc.onnx"
-    if args.report is not None:
-        _check_report("--report", Path(args.report), source, output, b"{")
-    if args.html is not None:
-        check_matplotlib()
-        _check_report("--html", Path(args.html), source, output, START.encode())
-        if args.report is not None and Path(args.report).resolve() == Path(args.html).resolve():
-            raise SlancError(f"--html {args.html}: is the file of --report. Give another name.")
-    for other in (args.inputs, args.tokens, args.observe, args.target_file):
-        if other is not None and Path(other).resolve() == output.resolve():
-            what = "the target" if other == args.target_file else "inputs"
-            raise SlancError(f"-o {output}: is the file of {what}. Give another -o.")
+    _check_places(args, source, output)
     accelerator = read_accelerator(args)
     options = Options(
         scale=args.scale,
@@ -97,51 +110,193 @@ def _run(args: argparse.Namespace) -> int:
         apply=args.apply,
         emulate=args.emulate,
         jobs=args.jobs,
+        time_limit=args.time_limit,
+        isolate=True,
     )
     shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}
     shown["accelerator"] = accelerator.as_dict()
     with _progress(quiet=args.quiet > 0) as progress:
         outcome = protect_file(source, output, options, shown_options=shown, progress=progress)
+    return _tell(args, outcome)
+
+
+def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
+    """Write the reports and print; the model is in its place, so nothing that fails is `BUG`."""
+    lost: list[str] = []
     if args.report is not None:
-        write_report(outcome.report, Path(args.report))
+        with _named_if_lost(f"--report {args.report}", args, lost):
+            write_report(outcome.report, Path(args.report))
     if args.html is not None:
-        write_html(outcome, Path(args.html))
+        with _named_if_lost(f"--html {args.html}", args, lost):
+            write_html(outcome, Path(args.html))
+    with _named_if_lost("standard output", args, lost):
+        try:
+            if args.quiet < 2:
+                _print(args, outcome, lost)
+                sys.stdout.flush()
+        except BrokenPipeError:  # whoever read the results has seen enough
+            _silence(sys.stdout)
+        except OSError:
+            _silence(sys.stdout)
+            raise
+    if lost:
+        model = f"{outcome.output} is written" if outcome.norms else "No norm, so no model either"
+        failed = "" if outcome.passed else ", but validation FAILED"
+        advice = "Make room there or name another place, and run again."
+        _fail(NOT_WRITTEN, f"{'; '.join(lost)}. {model}{failed}. {advice}")
+    return FAILED if not outcome.passed else NOT_WRITTEN if lost else PASSED
+
+
+@contextmanager
+def _named_if_lost(what: str, args: argparse.Namespace, lost: list[str]) -> Iterator[None]:
+    """What fails inside is added to `lost`, with the reason."""
     try:
-        _print(args, source, output, outcome)
+        yield
+    except OSError as error:
+        lost.append(f"{what}: not written ({_reason(error)})")
+    except MemoryError:
+        lost.append(f"{what}: not written (not enough memory)")
+    except Exception as error:
+        lost.append(f"{what}: not written ({_bug(error, args.traceback)})")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _fail(status: int, message: str) -> int:
+    """Say on stderr, if it is there, why the status is not 0."""
+    if sys.stderr is not None:
+        try:
+            print(f"ERROR: {message}", file=sys.stderr, flush=True)
+        except OSError:
+            _silence(sys.stderr)
+    return status
+
+
+def _bug(error: Exception, traceback_too: bool) -> str:
+    """What is said of an exception that should not be, as one line."""
+    if traceback_too and sys.stderr is not None:
+        with suppress(OSError):
+            traceback.print_exception(error)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    node = _node_at_hand(error)
+    where = f" at node {node!r}" if node else ""
+    return (
+        f"this is a bug in slanc-onnx: {text}{where}. Report it where you got slanc-onnx from, "
+        "with this line and, if you may, the model; --traceback shows where it happened"
+    )
+
+
+def _node_at_hand(error: Exception) -> str:
+    """The name of the node, or the norm, that the innermost function worked on."""
+    found = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            if type(value).__name__ in ("NodeProto", "Node", "Norm") and value.name:
+                found = str(value.name)
+    return found
+
+
+def _lost_on_stdout() -> OSError | None:
+    """Why what was printed did not arrive, if it did not."""
+    if sys.stdout is None:
+        return OSError("it is closed")
+    try:
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the results has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return PASSED if outcome.passed else FAILED
+    except OSError as error:
+        _silence(sys.stdout)
+        return None if isinstance(error, BrokenPipeError) else error
+    return None
 
 
-def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcome) -> None:
-    """The results, on stdout."""
-    if args.quiet > 1:
+def _silence(stream: TextIO | None) -> None:
+    """Let what is still to be written to a stream go nowhere, so that its end does not fail."""
+    if stream is None:
         return
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _open_standard_files() -> None:
+    """Open what the caller closed, or the next file that is opened takes its place, and warnings
+    of ONNX Runtime end up in a model."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """SIGTERM as `_Terminated`, unless somebody else handles it."""
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _print(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> None:
+    """The results, on stdout; the last line says what was lost too."""
+    if sys.stdout is None:
+        raise OSError("it is closed")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names and Γ on a terminal without them
     if not outcome.norms:
-        print(f"{source}: {no_norm_line(outcome)}; nothing to do, nothing written.")
+        line = f"{outcome.source}: {no_norm_line(outcome)}; nothing to do, nothing written."
+        print(" | ".join([line, *lost]))
         return
     # No markup and emoji: brackets and colons in names are just that.
     width = None if sys.stdout.isatty() else 200
-    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    console = Terminal(width=width, highlight=False, markup=False, emoji=False)
     if args.explain_groups and outcome.fold is not None:
         print("\n".join(explain_groups(outcome.fold.groups)))
     if not args.quiet:
         print_table(console, outcome)
         if outcome.audits:
             print_audit(console, outcome.audits)
-        print(f"written: {output}")
+        print(f"written: {outcome.output}")
     for line in audit_lines(outcome.audits):
         console.print(line, soft_wrap=True)
-    print_summary(console, outcome)
+    print_summary(console, outcome, lost)
+
+
+def _check_places(args: argparse.Namespace, source: Path, output: Path) -> None:
+    """Whether all that is to be written can be, and takes the place of nothing else.
+
+    Raises:
+        SlancError: it cannot.
+    """
+    if args.report is not None:
+        _check_report("--report", Path(args.report), source, output, REPORT_START.encode())
+    if args.html is not None:
+        check_matplotlib()
+        _check_report("--html", Path(args.html), source, output, START.encode())
+        if args.report is not None and Path(args.report).resolve() == Path(args.html).resolve():
+            raise SlancError(f"--html {args.html}: is the file of --report. Give another name.")
+    for other in (args.inputs, args.tokens, args.observe, args.target_file):
+        if other is not None and Path(other).resolve() == output.resolve():
+            what = "the target" if other == args.target_file else "inputs"
+            raise SlancError(f"-o {output}: is the file of {what}. Give another -o.")
 
 
 def _check_report(option: str, path: Path, source: Path, output: Path, start: bytes) -> None:
     """Whether a report can be written there; `start` is how one that may be replaced begins."""
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise SlancError(f"{option} {path}: not a file in an existing folder.")
+    refuse_what_is_no_file(option, path)
     if not os.access(path.parent, os.W_OK):
         raise SlancError(f"{option} {path}: its folder is not writable.")
     place, folder = path.resolve(), output.resolve().parent
@@ -164,7 +319,7 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     from rich.progress import Progress as Bar  # of no use to --help and to whoever pipes stderr
 
     started = time.monotonic()
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda what, done: logging.getLogger(__name__).info("%s %.0f %%", what, 100 * done)
         return
@@ -172,11 +327,13 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     task = bar.add_task("", total=1.0)
 
     def show(what: str, done: float) -> None:
-        if time.monotonic() - started > 1.0:
-            bar.start()
-        bar.update(task, description=what, completed=done)
+        with suppress(OSError):  # whoever watches may leave
+            if time.monotonic() - started > 1.0:
+                bar.start()
+            bar.update(task, description=what, completed=done)
 
     try:
         yield show
     finally:
-        bar.stop()
+        with suppress(OSError):
+            bar.stop()

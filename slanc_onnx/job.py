@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply import apply_scales_in
-from slanc_onnx.apply.fold import Fold, apply_fold, fold, save_folded
+from slanc_onnx.apply.fold import Fold, apply_fold, fold, write_folded
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import check_output, load_model, save_model
+from slanc_onnx.graph import Draft, check_output, load_model
 from slanc_onnx.norms import ReadModel, read_model, unmatched_means
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.progress import Progress, no_progress
@@ -25,6 +26,7 @@ from slanc_onnx.run import (
     Feeds,
     check_norms,
     given_feeds,
+    isolated,
     observed_feeds,
     validation_feeds,
     with_checked_inputs,
@@ -32,6 +34,8 @@ from slanc_onnx.run import (
 from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
 from slanc_onnx.verify import Audit, Validation, audit_scales, validate_pair
 from slanc_onnx.weights import workers
+
+T = TypeVar("T")
 
 
 def protect_file(
@@ -52,7 +56,7 @@ def protect_file(
         progress: Called with what is being done and the finished share.
 
     Raises:
-        SlancError: bad input; nothing was written.
+        SlancError: bad input; nothing was written. Nor is it with any other exception.
     """
     clock = _Clock()
     loaded = load_model(source)
@@ -63,6 +67,7 @@ def protect_file(
     clock.lap("find")
     decided = decide(read, options, progress)
     clock.lap("scale")
+    notes = make_notes(read, options)
     done = _Done(decided)
     if read.norms:
         _carry_out_in_file(_Job(read, source, output, options, watched, progress, clock), done)
@@ -74,7 +79,7 @@ def protect_file(
         validation=done.validation,
         not_validated=done.not_validated,
         accelerator=options.accelerator,
-        notes=make_notes(read, options),
+        notes=notes,
         seconds=clock.seconds,
         fold=done.fold,
         audits=done.audits,
@@ -93,6 +98,11 @@ class _Job:
     progress: Progress
     clock: _Clock
 
+    def isolated(self, work: Callable[[Progress], T]) -> T:
+        """What work on ONNX Runtime gives; see `run.isolated`."""
+        options = self.options
+        return isolated(work, self.progress, options.time_limit, apart=options.isolate)
+
 
 @dataclass
 class _Done:
@@ -106,7 +116,7 @@ class _Done:
 
 
 def _carry_out_in_file(job: _Job, done: _Done) -> None:
-    """Fold, audit, write and validate; `done` takes what each step gives."""
+    """Fold, audit, write, validate and put in place; `done` takes what each step gives."""
     read, options, clock = job.read, job.options, job.clock
     if options.apply == "fold":  # first: the audit is of the scales that norms have then
         done.fold, done.norms = fold(
@@ -114,35 +124,47 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
         )
         clock.lap("fold")
     if job.watched:
-        done.audits = audit_scales(read, done.norms, job.watched, options.accelerator, job.progress)
+        done.audits = job.isolated(
+            lambda told: audit_scales(read, done.norms, job.watched, options.accelerator, told)
+        )
         clock.lap("observe")
-    rewritten = read.model
-    if options.validate:
+    with Draft(job.source, job.output, read.model) as draft:
+        _write(job, done, draft)
+        clock.lap("write")
+        if options.validate:
+            try:
+                done.validation = job.isolated(
+                    lambda told: _validate(job, draft.path, done.norms, told)
+                )
+            except CannotRun as error:
+                done.not_validated = str(error)
+            except MemoryError:
+                done.not_validated = "not enough memory to run the models"
+            clock.lap("validate")
+        draft.keep()
+
+
+def _write(job: _Job, done: _Done, draft: Draft) -> None:
+    """Rewrite the model into the draft; with validation `job.read` is still needed as it is."""
+    rewritten = job.read.model
+    if job.options.validate:
         rewritten = onnx.ModelProto()
-        rewritten.CopyFrom(read.model)
+        rewritten.CopyFrom(job.read.model)
     if done.fold is not None:
-        save_folded(rewritten, done.fold, job.source, job.output, job.progress)
+        write_folded(rewritten, done.fold, draft, job.progress)
     else:
-        apply_scales_in(rewritten, read.norms, scales_to_apply(done.norms))
-        save_model(rewritten, job.source, job.output, progress=job.progress)
-    clock.lap("write")
-    if options.validate:
-        try:
-            done.validation = _validate(job, rewritten, done.norms)
-        except CannotRun as error:
-            done.not_validated = str(error)
-        except MemoryError:
-            done.not_validated = "not enough memory to run the models"
-        except KeyboardInterrupt:
-            done.not_validated = "interrupted"
-        clock.lap("validate")
+        apply_scales_in(rewritten, job.read.norms, scales_to_apply(done.norms))
+        draft.write(rewritten, job.progress)
 
 
-def _validate(job: _Job, rewritten: onnx.ModelProto, decided: Sequence[ScaledNorm]) -> Validation:
+def _validate(
+    job: _Job, draft: Path, decided: Sequence[ScaledNorm], progress: Progress
+) -> Validation:
+    """Compare the file that was written with the original."""
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values())
     feeds = validation_feeds(job.read, job.options)
-    after = read_model(rewritten, job.output.parent)
-    return validate_pair(job.read, after, job.options, feeds, exact, job.progress)
+    after = read_model(load_model(draft), draft.parent)
+    return validate_pair(job.read, after, job.options, feeds, exact, progress)
 
 
 def protect(

@@ -1,6 +1,9 @@
 """Bad input: exit status 2, one sentence that says the fix, and nothing written."""
 
 import os
+import socket
+import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 
+from slanc_onnx.report.as_json import REPORT_START
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
 
@@ -192,7 +196,7 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
         "no report of an earlier run",
     ),
     "output on the input": (lambda: None, ("-o", "./model.onnx"), "is the input itself. Give"),
-    "output on a folder": (lambda: None, ("-o", "."), "is a folder. Give -o the name of a file"),
+    "output on a folder": (lambda: None, ("-o", "."), "-o .: is a folder. Give the name of"),
     "output below a file": (lambda: None, ("-o", "model.onnx/o.onnx"), "cannot be written"),
 }
 
@@ -211,10 +215,60 @@ def test_bad_input_gives_2_and_the_fix_and_no_file(run: Run, title: str) -> None
     assert after == before
 
 
-def test_an_output_on_a_device_or_on_the_inputs_is_refused(run: Run) -> None:
-    os.mkfifo("pipe")
-    status, _, err = run("model.onnx", "-o", "pipe")
-    assert (status, "no regular file" in err) == (2, True)
+def a_pipe(path: str) -> None:
+    os.mkfifo(path)
+
+
+def a_socket(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(path)
+
+
+def a_device(path: str) -> None:
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+
+def a_link(path: str) -> None:
+    """To a report, or a model: whose name is a link may have it for others."""
+    Path("target").write_bytes(b"")
+    os.symlink("target", path)
+
+
+def a_link_to_nothing(path: str) -> None:
+    os.symlink("nowhere", path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="of POSIX")
+@pytest.mark.parametrize("option", ["-o", "--report", "--html"])
+@pytest.mark.parametrize("make", [a_pipe, a_socket, a_device, a_link, a_link_to_nothing])
+def test_only_files_are_replaced(run: Run, option: str, make: Callable[[str], None]) -> None:
+    make("odd")
+    before, found = os.lstat("odd"), sorted(os.listdir())
+    status, out, err = run("model.onnx", option, "odd")
+    what = "a link to" if "link" in make.__name__ else "no regular file"
+    assert (status, out) == (2, "")
+    assert err.startswith(f"ERROR: {option} odd: is {what}") and "Give the name of a file" in err
+    after = os.lstat("odd")
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert sorted(os.listdir()) == found
+
+
+def test_a_report_replaces_none_but_a_report(run: Run) -> None:
+    for foreign in ('{"model_type": "llama"}', '{\n  "version": "1.0"}'):
+        Path("config.json").write_text(foreign)
+        status, _, err = run("model.onnx", "--report", "config.json")
+        assert (status, "is no report of an earlier run" in err) == (2, True)
+        assert Path("config.json").read_text() == foreign
+    Path("made.json").touch()  # as mktemp does
+    for _ in range(2):
+        assert run("model.onnx", "--report", "made.json", "-qq")[0] == 0
+    assert Path("made.json").read_text().startswith(REPORT_START)
+
+
+def test_an_output_on_the_inputs_is_refused(run: Run) -> None:
     np.savez("in.npz", ids=np.zeros((1, 4), np.int64))
     before = Path("in.npz").read_bytes()
     status, _, err = run("model.onnx", "-o", "in.npz", "--inputs", "in.npz")

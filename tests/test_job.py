@@ -129,7 +129,7 @@ def test_what_a_model_says_of_itself_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", ["graph.save.os.replace", "scale.decide.trace", "graph.save.os.fdopen"]
+    "stage", ["graph.save.os.replace", "scale.decide.trace", "graph.temporary.os.write"]
 )
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=["Ctrl-C", "memory"])
 def test_an_interruption_leaves_input_and_older_output(

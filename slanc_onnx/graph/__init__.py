@@ -31,7 +31,7 @@ from slanc_onnx.graph.load import (
 )
 from slanc_onnx.graph.own_data import OwnData
 from slanc_onnx.graph.reading import Reading, read_through
-from slanc_onnx.graph.save import check_output, save_model, write_atomically
+from slanc_onnx.graph.save import Draft, check_output, refuse_what_is_no_file
 from slanc_onnx.graph.scope import (
     DOMAINS,
     SEE_THROUGH,
@@ -43,6 +43,7 @@ from slanc_onnx.graph.scope import (
     read_graph,
     see_through,
 )
+from slanc_onnx.graph.temporary import write_atomically
 
 __all__ = [
     "DOMAINS",
@@ -50,6 +51,7 @@ __all__ = [
     "PACKED",
     "SEE_THROUGH",
     "Array",
+    "Draft",
     "Edits",
     "Flow",
     "GraphPath",
@@ -86,8 +88,8 @@ __all__ = [
     "read_graph",
     "read_tensor",
     "read_through",
+    "refuse_what_is_no_file",
     "runtime_inputs",
-    "save_model",
     "see_through",
     "write_atomically",
 ]

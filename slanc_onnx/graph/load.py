@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
 from slanc_onnx.errors import SlancError
 
@@ -59,25 +59,41 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor with data: initializers and attributes, in subgraphs and functions too."""
+    """Every tensor with data, sparse ones as values and indices.
 
-    def of_nodes(nodes: list[onnx.NodeProto]) -> Iterator[TensorProto]:
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.type == AttributeProto.TENSOR:
-                    yield attribute.t
-                yield from attribute.tensors
-                for graph in (attribute.g, *attribute.graphs):
-                    if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-                        yield from of_graph(graph)
+    Initializers and attributes, in subgraphs, functions and the graphs of training too.
+    """
+
+    def of_attributes(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
+        for attribute in attributes:
+            if attribute.type == AttributeProto.TENSOR:
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.type == AttributeProto.SPARSE_TENSOR:
+                yield from of_sparse([attribute.sparse_tensor])
+            yield from of_sparse(attribute.sparse_tensors)
+            for graph in (attribute.g, *attribute.graphs):
+                if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+                    yield from of_graph(graph)
+
+    def of_sparse(tensors: Iterable[SparseTensorProto]) -> Iterator[TensorProto]:
+        for tensor in tensors:
+            yield from (t for t in (tensor.values, tensor.indices) if t.data_type)
 
     def of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
         yield from graph.initializer
-        yield from of_nodes(list(graph.node))
+        yield from of_sparse(graph.sparse_initializer)
+        for node in graph.node:
+            yield from of_attributes(node.attribute)
 
     yield from of_graph(model.graph)
     for function in model.functions:
-        yield from of_nodes(list(function.node))
+        yield from of_attributes(function.attribute_proto)
+        for node in function.node:
+            yield from of_attributes(node.attribute)
+    for training in model.training_info:
+        yield from of_graph(training.initialization)
+        yield from of_graph(training.algorithm)
 
 
 def float32_bytes(model: onnx.ModelProto) -> int:
@@ -118,7 +134,7 @@ def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
     location = entries.get("location", "")
     file = folder / location
     # By name, not by resolved path: download caches keep model and data as links to elsewhere.
-    inside = not os.path.isabs(location) and not os.path.normpath(location).startswith("..")
+    inside = not os.path.isabs(location) and Path(os.path.normpath(location)).parts[:1] != ("..",)
     if not location or not inside:
         raise SlancError(
             f"initializer {tensor.name!r}: external data location {location!r} leaves the model's "

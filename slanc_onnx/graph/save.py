@@ -1,85 +1,279 @@
-"""Save a rewritten model beside its data, atomically."""
+"""Save a rewritten model beside its data: written in full, validated, then put in place."""
 
 from __future__ import annotations
 
 import errno
-import filecmp
 import os
 import stat
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import onnx
 from onnx import TensorProto
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.graph.journal import clear_left_overs, close_journal, mentions, write_journal
 from slanc_onnx.graph.load import all_tensors, external_location
-from slanc_onnx.graph.own_data import OwnData
+from slanc_onnx.graph.own_data import OwnData, holds_what_it_says, is_own_name, own_name
+from slanc_onnx.graph.temporary import (
+    locked,
+    mode_of,
+    new_file,
+    not_a_file,
+    remove,
+    same_content,
+    sync_folder,
+    temporary,
+    write_all,
+    write_new,
+)
 from slanc_onnx.progress import Meter, Progress, no_progress
 
 COPIED_AT_ONCE = 1 << 26  # bytes
 
 
-def save_model(
-    model: onnx.ModelProto,
-    source: Path,
-    output: Path,
-    own: OwnData | None = None,
-    progress: Progress = no_progress,
-) -> None:
-    """Write a model that was loaded from `source`; its external data files stay as they are.
+class Draft:
+    """An output that is written, but not in its place before `keep`.
 
     In the input's folder the output refers to the same data files; into another folder they are
     copied, without taking space where the file system can share blocks. (Hard links would be free,
     but onnx >= 1.23 refuses to load a data file that has more than one, and that would break the
-    input as well.) The .onnx itself is written to a temporary file first. An interruption leaves
-    what was there before.
+    input as well.) Data files get their names before the .onnx does, and only names that are free:
+    until then no model refers to them, and after it the output is whole. As a context it leaves
+    nothing behind but what was kept.
 
     Args:
-        model: The model.
-        source: The file that it was loaded from.
+        source: The file that the model was loaded from.
         output: The file to write.
-        own: The output's own data file; it is kept as soon as nothing else can fail.
-        progress: Called with the share of the data that is copied.
+        model: The model as it was loaded.
+
+    Attributes:
+        path: The .onnx under its temporary name, in the folder of the output.
 
     Raises:
-        SlancError: the output would replace the input or a data file, a different data file is in
-            the way, or the folder cannot be written.
+        SlancError: the output would replace the input or a data file, or cannot be written there.
     """
-    locations = {
+
+    def __init__(self, source: Path, output: Path, model: onnx.ModelProto) -> None:
+        self._locations = _data_locations(model)
+        check_output(source, output, self._locations)
+        self.source, self.output, self.folder = source, output, output.parent
+        self.path = temporary(self.folder, "onnx")
+        self._own: OwnData | None = None
+        self._temporary = [self.path]
+        self._journals: list[Path] = []
+        self._made: list[Path] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._tidy()
+        except BaseException:  # interrupted: once more
+            self._tidy()
+            raise
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """While it is written: a file system that fails becomes a sentence about the output."""
+        try:
+            yield
+        except OSError as error:
+            message = f"{self.output}: cannot be written ({error}). Give another -o."
+            raise SlancError(message) from error
+
+    def own_data(self) -> OwnData:
+        """The data file of the output's own; no more readable than those that it is made from."""
+        if self._own is None:
+            self._make_folder()
+            modes = [(self.source.parent / name).stat().st_mode for name in self._locations]
+            self._own = OwnData(self.folder, _shared(modes))
+            self._temporary.append(self._own.path)
+        return self._own
+
+    def write(self, model: onnx.ModelProto, progress: Progress = no_progress) -> None:
+        """Write the model under its temporary name, and its data files under their own.
+
+        Args:
+            model: The rewritten model; external tensors of `own_data` get its name.
+            progress: Called with the share of the data that is copied.
+
+        Raises:
+            SlancError: a different data file is in the way, or the folder cannot be written.
+        """
+        with self.written():
+            self._make_folder()
+            placed = self._name_own_data(model)
+            locations = _data_locations(model).difference(placed)
+            write_new(self.path, _serialized(model), mode_of(self.output))
+            if self.folder.resolve() != self.source.parent.resolve():
+                placed |= self._copy(sorted(locations), progress)
+            self._place(placed, locations)
+
+    def keep(self) -> None:
+        """Put the output in its place, and remove the data file of its own that it had before.
+
+        Raises:
+            SlancError: it cannot be put there; what was there is as it was.
+        """
+        with self.written(), locked(self.folder):
+            refuse_what_is_no_file("-o", self.output)
+            unused = self._unused_afterwards()
+            if unused:
+                self._note(unused, [])
+            os.replace(self.path, self.output)
+            sync_folder(self.folder)
+
+    def _make_folder(self) -> None:
+        missing = [f for f in (self.folder, *self.folder.parents) if not f.exists()]
+        for folder in reversed(missing):
+            self._made.append(folder)
+            try:
+                os.mkdir(folder)
+            except FileExistsError:  # by another run, just now
+                self._made.remove(folder)
+        clear_left_overs(self.folder)
+
+    def _name_own_data(self, model: onnx.ModelProto) -> dict[str, Path]:
+        """Give the own data its name in the model; where it has to be put in place, by that."""
+        digest = "" if self._own is None else self._own.finish()
+        if self._own is None or not digest:
+            return {}
+        number = 0
+        while not self._is_free(own_name(self.output, digest, number), self._own.path):
+            number += 1
+        name = own_name(self.output, digest, number)
+        for tensor in all_tensors(model):
+            for entry in tensor.external_data:
+                if entry.key == "location" and entry.value == self._own.name:
+                    entry.value = name
+        return {name: self._own.path}
+
+    def _is_free(self, name: str, data: Path) -> bool:
+        """Whether nothing has this name, or what has it holds the same."""
+        same = same_content(data, self.folder / name)
+        return name not in self._locations if same is None else same
+
+    def _copy(self, locations: list[str], progress: Progress) -> dict[str, Path]:
+        """Copy data files under temporary names; those that are there already are not.
+
+        Raises:
+            SlancError: a different file of that name is there, or its folder leads elsewhere.
+        """
+        sizes = {name: (self.source.parent / name).stat().st_size for name in locations}
+        meter = Meter("copying data", sum(sizes.values()), progress)
+        copies = {}
+        for name in locations:
+            source, target = self.source.parent / name, self.folder / name
+            if not target.resolve().parent.is_relative_to(self.folder.resolve()):
+                raise SlancError(
+                    f"{target}: its folder is a link to elsewhere. Give -o in another folder."
+                )
+            same = same_content(source, target)
+            if same is not None:
+                _refuse_unless(same, target)
+                meter.add(sizes[name])
+                continue
+            copies[name] = temporary(self.folder, "data")
+            self._temporary.append(copies[name])
+            _copy_file(source, copies[name], meter)
+        return copies
+
+    def _place(self, files: Mapping[str, Path], locations: Iterable[str]) -> None:
+        """Give data files their names, where no other file has them by now.
+
+        From here on whoever clears the folder sees that this model refers to `locations`.
+        """
+        folders = {
+            folder.relative_to(self.folder).as_posix()
+            for name in files
+            for folder in (self.folder / name).parents
+            if folder.is_relative_to(self.folder) and not folder.exists()
+        }
+        if files:
+            self._note(files, sorted(folders))
+        with locked(self.folder):
+            for name, file in files.items():
+                target = self.folder / name
+                if os.path.lexists(target):
+                    _refuse_unless(same_content(file, target), target)
+                    continue
+                for folder in sorted(folders):
+                    with suppress(FileExistsError):
+                        os.mkdir(self.folder / folder)
+                os.replace(file, target)
+            for name in locations:
+                if not (self.folder / name).is_file():
+                    raise FileNotFoundError(f"{name}: was just removed")
+        for place in {(self.folder / name).parent for name in files}:
+            sync_folder(place)
+
+    def _note(self, files: Mapping[str, Path], folders: list[str]) -> None:
+        journal = temporary(self.folder, "journal")
+        self._journals.append(journal)
+        write_journal(journal, files, folders)
+
+    def _unused_afterwards(self) -> dict[str, Path]:
+        """The data that is the old output's own, and not the new one's."""
+        return {
+            file.name: file
+            for file in self.folder.iterdir()
+            if is_own_name(file.name, self.output)
+            and mentions(self.output, os.fsencode(file.name))
+            and not mentions(self.path, os.fsencode(file.name))
+            and holds_what_it_says(file)
+        }
+
+    def _tidy(self) -> None:
+        if self._own is not None:
+            self._own.close()
+        for file in self._temporary:
+            remove(file)
+        if self._journals:
+            with locked(self.folder):
+                for journal in self._journals:
+                    close_journal(journal)
+        clear_left_overs(self.folder)  # those that other runs left while this one used the files
+        for folder in reversed(self._made):
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+def _data_locations(model: onnx.ModelProto) -> set[str]:
+    """The data files that a model refers to."""
+    return {
         external_location(tensor)
         for tensor in all_tensors(model)
         if tensor.data_location == TensorProto.EXTERNAL
-    }.difference({own.name} if own is not None else ())
-    check_output(source, output, locations)
-    brought: list[Path] = []
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if output.parent.resolve() != source.parent.resolve():
-            meter = Meter("copying data", _bytes_of(source.parent, locations), progress)
-            for location in sorted(locations):
-                if _bring(source.parent / location, output.parent / location, meter):
-                    brought.append(output.parent / location)
-        serialized = _serialized(model)
-        if own is not None:
-            own.keep()
-        write_atomically(output, serialized)
-    except OSError as error:
-        _remove(brought)
-        raise SlancError(f"{output}: cannot be written ({error}). Give another -o.") from error
-    except BaseException:
-        _remove(brought)
-        raise
+    }
 
 
-def _bytes_of(folder: Path, locations: Iterable[str]) -> int:
-    return sum((folder / location).stat().st_size for location in locations)
+def _shared(modes: Iterable[int]) -> int:
+    """What all of these modes allow."""
+    shared = 0o666
+    for mode in modes:
+        shared &= mode
+    return shared
 
 
-def _remove(files: Iterable[Path]) -> None:
-    for file in files:
-        file.unlink(missing_ok=True)
+def refuse_what_is_no_file(option: str, path: Path) -> None:
+    """Refuse to replace anything but a file: a device would be gone, a link would lead nowhere.
+
+    Raises:
+        SlancError: something else stands there.
+    """
+    what = not_a_file(path)
+    if what:
+        raise SlancError(f"{option} {path}: is {what}. Give the name of a file.")
 
 
 def check_output(source: Path, output: Path, locations: set[str] | None = None) -> None:
@@ -93,34 +287,16 @@ def check_output(source: Path, output: Path, locations: set[str] | None = None) 
     Raises:
         SlancError: the output would overwrite one, is no file, or its folder cannot be written to.
     """
-    if output.exists() and not output.is_file():
-        what = "a folder" if output.is_dir() else "no regular file"
-        raise SlancError(f"{output}: is {what}. Give -o the name of a file.")
+    if output.exists() and output.samefile(source):
+        raise SlancError(f"{output}: is the input itself. Give another -o.")
+    refuse_what_is_no_file("-o", output)
     folder = next((f for f in output.absolute().parents if f.exists()), None)
     if folder is None or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise SlancError(f"{output}: its folder cannot be written to. Give another -o.")
-    if output.exists() and output.samefile(source):
-        raise SlancError(f"{output}: is the input itself. Give another -o.")
     for location in locations or ():
         for folder in (source.parent, output.parent):
             if output.resolve() == (folder / location).resolve():
                 raise SlancError(f"{output}: is the model's data file. Give another -o.")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that at any moment its content is the old or the new one."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~umask
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _serialized(model: onnx.ModelProto) -> bytes:
@@ -133,28 +309,29 @@ def _serialized(model: onnx.ModelProto) -> bytes:
         ) from error
 
 
-def _bring(source: Path, target: Path, meter: Meter) -> bool:
-    """Copy a data file; returns False where it is there already.
+def _refuse_unless(same: bool | None, target: Path) -> None:
+    """Refuse to take the name of a data file that does not hold the same.
 
     Raises:
-        SlancError: a different file of that name is there.
+        SlancError: it does not, or is a link to nothing.
     """
-    if target.exists():
-        if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
-            return False
+    if not same:
         raise SlancError(
             f"{target}: another data file of this name is in the way. Give -o in another folder."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with source.open("rb") as read, temporary.open("xb") as write:
-            while count := _copied(read.fileno(), write.fileno()):
+
+
+def _copy_file(source: Path, target: Path, meter: Meter) -> None:
+    """Copy a data file to a new name, with its mode, down to the disk."""
+    with source.open("rb") as read:
+        handle = new_file(target, 0o600)
+        try:
+            while count := _copied(read.fileno(), handle):
                 meter.add(count)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
+            os.chmod(target, stat.S_IMODE(source.stat().st_mode) & 0o777)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _copied(source: int, target: int) -> int:
@@ -169,7 +346,5 @@ def _copied(source: int, target: int) -> int:
         if isinstance(error, OSError) and error.errno not in known:
             raise
     data = os.read(source, COPIED_AT_ONCE)
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(target, rest) :]
+    write_all(target, data)
     return len(data)

@@ -4,7 +4,7 @@ Takes the values of the stages before and gives text. `Outcome` holds all that a
 Nothing is decided here.
 """
 
-from slanc_onnx.report.as_json import write_report
+from slanc_onnx.report.as_json import REPORT_START, write_report
 from slanc_onnx.report.audit import audit_lines, print_audit
 from slanc_onnx.report.fold import explain_groups
 from slanc_onnx.report.outcome import Outcome
@@ -12,6 +12,7 @@ from slanc_onnx.report.terminal import no_norm_line, print_summary, print_table
 from slanc_onnx.report.wording import reasons_text, rule_text
 
 __all__ = [
+    "REPORT_START",
     "Outcome",
     "audit_lines",
     "explain_groups",

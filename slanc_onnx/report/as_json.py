@@ -13,6 +13,7 @@ from slanc_onnx.report.wording import reason_text
 from slanc_onnx.verify import Validation
 
 VERSION = "1"
+REPORT_START = '{\n "version": "'  # by which one is known again
 
 
 class Report(TypedDict):

@@ -41,9 +41,16 @@ def no_norm_line(outcome: Outcome) -> str:
     return next(told, "no norm found")
 
 
-def print_summary(console: Console, outcome: Outcome) -> None:
-    """Counts, notes, limits, the perplexity table, and the verdict in the last line."""
-    for line in _summary(outcome):
+def print_summary(console: Console, outcome: Outcome, lost: Sequence[str] = ()) -> None:
+    """Counts, notes, limits, the perplexity table, and the verdict in the last line.
+
+    Args:
+        console: Where to.
+        outcome: What the job did.
+        lost: What could not be written beside the model, for the last line.
+    """
+    *lines, last = _summary(outcome)
+    for line in [*lines, " | ".join([last, *lost])]:
         console.print(line, soft_wrap=True)  # scripts read the last line: it stays one line
 
 

@@ -15,7 +15,8 @@ from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.load import load_model, read_tensor
-from slanc_onnx.graph.save import save_model
+from slanc_onnx.graph.save import Draft
+from slanc_onnx.progress import Progress, no_progress
 
 TEXT = """
 <ir_version: 8, opset_import: ["": 17]>
@@ -40,6 +41,14 @@ def saved(
     (folder / "weights.bin").write_bytes(WEIGHT.tobytes())
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     return folder / "model.onnx"
+
+
+def save_model(
+    model: onnx.ModelProto, source: Path, output: Path, progress: Progress = no_progress
+) -> None:
+    with Draft(source, output, model) as draft:
+        draft.write(model, progress)
+        draft.keep()
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -259,7 +268,7 @@ def test_an_interrupted_write_takes_back_the_data_that_it_brought(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("slanc_onnx.graph.save.write_atomically", fail)
+    monkeypatch.setattr("slanc_onnx.graph.save.Draft._unused_afterwards", fail)
     for folder, left in ((there, ["weights.bin"]), (empty, [])):
         with pytest.raises((SlancError, KeyboardInterrupt)):
             save_model(load_model(source), source, folder / "out.onnx")
@@ -299,4 +308,4 @@ def test_a_copy_that_fails_for_another_reason_says_so(
     source = saved(tmp_path / "in")
     with pytest.raises(SlancError, match="No space left"):
         save_model(load_model(source), source, tmp_path / "out" / "model.onnx")
-    assert os.listdir(tmp_path / "out") == []
+    assert os.listdir(tmp_path) == ["in"]

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from slanc_onnx import Accelerator, Options, protect_file
-from slanc_onnx.report.as_json import write_report
+from slanc_onnx.report.as_json import REPORT_START, write_report
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
 
@@ -199,7 +199,7 @@ def test_what_is_not_finite_is_null(run: Run) -> None:
 
 
 def test_a_report_of_an_earlier_run_is_replaced_and_nothing_else_is_left(run: Run) -> None:
-    Path("report.json").write_text('{"version": "1"}')
+    Path("report.json").write_text(REPORT_START + '1"}')
     run("model.onnx", "--report", "report.json", "-qq")
     assert list(read()) == REPORT
     assert sorted(os.listdir()) == ["model.onnx", "model.slanc.onnx", "report.json"]

@@ -5,7 +5,7 @@ nodes to insert where no weight can be divided. Tensors that are added or rearra
 form a group with one power of two. All of it is exact.
 """
 
-from slanc_onnx.apply.fold.folding import Fold, apply_fold, fold, save_folded
+from slanc_onnx.apply.fold.folding import Fold, apply_fold, fold, write_folded
 from slanc_onnx.apply.fold.words import FoldedGroup
 
 __all__ = [
@@ -13,5 +13,5 @@ __all__ = [
     "FoldedGroup",
     "apply_fold",
     "fold",
-    "save_folded",
+    "write_folded",
 ]

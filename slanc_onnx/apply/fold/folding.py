@@ -24,18 +24,7 @@ from slanc_onnx.apply.fold.group_scale import ANY, Window, window
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.apply.fold.words import FoldedGroup, folded_groups
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import (
-    Edits,
-    OwnData,
-    Scope,
-    Tensor,
-    all_tensors,
-    apply_edits,
-    check_output,
-    external_location,
-    read_flow,
-    save_model,
-)
+from slanc_onnx.graph import Draft, Edits, OwnData, Scope, Tensor, apply_edits, read_flow
 from slanc_onnx.norms import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Proof, certify_at
@@ -132,30 +121,23 @@ def apply_fold(
     apply_edits(model, folded.edits)
 
 
-def save_folded(
-    model: onnx.ModelProto,
-    folded: Fold,
-    source: Path,
-    output: Path,
-    progress: Progress = no_progress,
+def write_folded(
+    model: onnx.ModelProto, folded: Fold, draft: Draft, progress: Progress = no_progress
 ) -> None:
-    """Fold a model that was loaded from `source` and write it.
+    """Fold a model and write it; external weights that change go to a data file of its own.
 
-    External weights that change go to a data file of the output's own.
+    Args:
+        model: The model; it is changed in place.
+        folded: The fold.
+        draft: The output that it becomes.
+        progress: Called with the share of the data that is copied.
 
     Raises:
-        SlancError: as for `save_model`; no file has changed then.
+        SlancError: as for `Draft.write`.
     """
-    external = {external_location(t) for t in all_tensors(model) if t.external_data}
-    check_output(source, output, external)
-    data = OwnData(output, external)
-    try:
-        apply_fold(model, folded, source.parent, data)
-        save_model(model, source, output, data, progress)
-    except OSError as error:
-        raise SlancError(f"{output}: cannot be written ({error}). Give another -o.") from error
-    finally:
-        data.discard()
+    with draft.written():
+        apply_fold(model, folded, draft.source.parent, draft.own_data())
+    draft.write(model, progress)
 
 
 def fold_windows(decided: Sequence[ScaledNorm], accelerator: Accelerator) -> dict[str, Window]:

@@ -31,7 +31,7 @@ START = '<!doctype html>\n<html lang="en" data-by="slanc-onnx">'
 
 def write_html(outcome: Outcome, path: Path) -> None:
     """Write the page of an outcome, atomically; needs matplotlib."""
-    write_atomically(path, page(page_view(outcome)).encode())
+    write_atomically(path, page(page_view(outcome)).encode(errors="replace"))
 
 
 def page(view: PageView) -> str:

@@ -23,7 +23,7 @@ from slanc_onnx.cli import main
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.flow import Tensor
 from slanc_onnx.graph.load import external_location, load_model, read_tensor
-from slanc_onnx.graph.own_data import OwnData
+from slanc_onnx.graph.own_data import OwnData, holds_what_it_says
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.norms.model import ReadModel
@@ -81,10 +81,11 @@ def test_changed_weights_go_into_a_file_of_their_own(tmp_path: Path) -> None:
     assert outcome.fold is not None and outcome.fold.inserted == 0
     assert (tmp_path / "weights.bin").read_bytes() == data
     found = locations(output)
-    changed = {name for name, where in found.items() if where == "folded.fold.data"}
+    (own,) = tmp_path.glob("folded.fold-*.data")
+    changed = {name for name, where in found.items() if where == own.name}
     assert changed == {"table", "big"}
     assert {found[name] for name in ("g1", "g2", "w2")} == {"weights.bin"}
-    assert (tmp_path / "folded.fold.data").stat().st_size < 3 * 4096
+    assert own.stat().st_size < 3 * 4096 and holds_what_it_says(own)
     assert not list(tmp_path.glob(".*"))
     before = {t.name: read_tensor(t, tmp_path) for t in load_model(source).graph.initializer}
     for tensor in load_model(output).graph.initializer:
@@ -98,7 +99,8 @@ def test_in_another_folder_all_data_is_there(tmp_path: Path) -> None:
     outcome = protect_file(source, output, FOLD)
     assert outcome.passed
     names = {path.name for path in output.parent.iterdir()}
-    assert names == {"model.onnx", "model.fold.data", "weights.bin"}
+    (own,) = output.parent.glob("model.fold-*.data")
+    assert names == {"model.onnx", own.name, "weights.bin"}
     full = onnx.load(output)
     assert same_bits(onnx.load(source), full)
 
@@ -108,7 +110,7 @@ def test_a_second_run_writes_the_same_file(tmp_path: Path) -> None:
     protect_file(source, tmp_path / "once.onnx", FOLD)
     outcome = protect_file(tmp_path / "once.onnx", tmp_path / "twice.onnx", FOLD)
     assert (tmp_path / "once.onnx").read_bytes() == (tmp_path / "twice.onnx").read_bytes()
-    assert not (tmp_path / "twice.fold.data").exists()
+    assert not list(tmp_path.glob("twice.fold*"))
     assert [found.status for found in outcome.norms] == ["unchanged"] * 2
 
 
@@ -119,13 +121,15 @@ def test_a_run_with_div_leaves_a_folded_model_alone(tmp_path: Path) -> None:
     assert (tmp_path / "once.onnx").read_bytes() == (tmp_path / "twice.onnx").read_bytes()
 
 
-def test_a_name_that_is_taken_is_not_overwritten(tmp_path: Path) -> None:
-    data = OwnData(tmp_path / "m.onnx", {"m.fold.data", "other"})
-    assert data.name == "m.fold1.data"
+def test_tensors_lie_one_after_the_other_on_pages(tmp_path: Path) -> None:
+    data = OwnData(tmp_path)
     assert data.add(np.arange(3.0)) == (0, 24)
     assert data.add(np.arange(2.0)) == (4096, 16)
-    data.discard()
-    assert list(tmp_path.iterdir()) == []
+    digest = data.finish()
+    assert data.path.stat().st_size == data.size == 4112
+    assert holds_what_it_says(data.path.rename(tmp_path / f"m.fold-{digest}.data"))
+    empty = OwnData(tmp_path)
+    assert empty.finish() == "" and not empty.path.exists()
 
 
 def test_nothing_is_left_where_the_output_cannot_be_written(tmp_path: Path) -> None:
