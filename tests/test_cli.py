@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -269,3 +270,36 @@ def test_a_target_file_is_read_and_never_written_over(run: Run) -> None:
     status, _, err = run("model.onnx", "--target-file", "npu.toml", "-o", "npu.toml")
     assert (status, "is the file of the target" in err) == (2, True)
     assert Path("npu.toml").read_text().startswith("accumulate")
+
+
+def test_a_model_that_does_not_end_is_written_and_not_validated(run: Run) -> None:
+    text = """
+        <ir_version: 8, opset_import: ["": 17]>
+        m (float[1, s, 8] x) => (float[1, s, 8] y)
+        <int64 trips = {9223372036854775807}, bool yes = {1},
+         float[8] g = {1, 1, 1, 1, 1, 1, 1, 1}> {
+            h = Loop(trips, yes, x) <body = b (int64 i, bool c, float[1, s, 8] a)
+                => (bool d, float[1, s, 8] z) { d = Identity(c) z = Cos(a) }>
+            y = LayerNormalization(h, g)
+        }
+    """
+    onnx.save(onnx.parser.parse_model(text), "model.onnx")
+    status, out, _ = run("model.onnx", "--time-limit", "1", "-q")
+    assert status == 1
+    assert "not validated: ONNX Runtime was not done after 1 s" in out.splitlines()[-1]
+    assert onnx.load("model.slanc.onnx").graph.node
+
+
+def test_the_death_of_onnx_runtime_is_not_ours(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(four_norms(), "model.onnx")
+    parent = os.getpid()
+
+    def dies(*_: object) -> None:
+        assert os.getpid() != parent
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    monkeypatch.setattr("slanc_onnx.job.validate_pair", dies)
+    status, out, _ = run("model.onnx", "-q")
+    assert status == 1
+    assert "not validated: ONNX Runtime died (SIGSEGV)" in out.splitlines()[-1]
+    assert onnx.load("model.slanc.onnx").graph.node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from slanc_onnx.estimate.calibration import calibrate
 from slanc_onnx.estimate.estimate import Estimate
@@ -68,27 +69,16 @@ def estimate_norms(
     if options.scale == "paper":
         found, why = paper_estimates(traced, norms, progress, options.executor)
         return Estimates(found, {name: (reason,) for name, reason in why.items()})
+    run = partial(isolated, progress=progress, limit=options.time_limit, apart=options.isolate)
     if options.scale == "calibrated":
-        seen = isolated(
-            lambda told: calibrate(model, norms, calibration, folder, told),
-            progress,
-            options.time_limit,
-            apart=options.isolate,
-        )
+        seen = run(lambda told: calibrate(model, norms, calibration, folder, told))
         return Estimates(seen)
     result = Estimates()
     if todo and probes:
         try:
-            result.found.update(
-                isolated(
-                    lambda told: probe(
-                        model, norms, read.specs, folder, options.inputs or {}, told
-                    ),
-                    progress,
-                    options.time_limit,
-                    apart=options.isolate,
-                )
-            )
+            inputs = options.inputs or {}
+            found = run(lambda told: probe(model, norms, read.specs, folder, inputs, told))
+            result.found.update(found)
         except CannotRun as error:
             if options.estimate == "probe":
                 raise
