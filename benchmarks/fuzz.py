@@ -28,7 +28,6 @@ import random
 import re
 import resource
 import select
-import shutil
 import signal
 import sys
 import tempfile

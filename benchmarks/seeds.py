@@ -17,7 +17,9 @@ from tests.spellings.fused import FUSED
 from tests.spellings.in_functions import wrapped
 from tests.spellings.layer import DECOMPOSED_LAYER
 from tests.spellings.rms import DECOMPOSED_RMS
+from tests.spellings.row_norms import RowNorm
 from tests.spellings.rows import ROW_NORMS
+from tests.spellings.spelling import Spelling
 
 _EVERY = 4  # of the spellings, one in so many
 
@@ -121,7 +123,7 @@ def seeds(zoo: Path | None = None) -> dict[str, bytes | Path]:
     attentions: list[Attention] = [GROUPED, *OPS]
     for each in attentions:
         made[f"attention: {each}"] = between(each.nodes, each.weights, each.inputs, each.opset)
-    spellings = [*DECOMPOSED_LAYER, *DECOMPOSED_RMS, *FUSED, *ROW_NORMS]
+    spellings: list[Spelling | RowNorm] = [*DECOMPOSED_LAYER, *DECOMPOSED_RMS, *FUSED, *ROW_NORMS]
     for norm in spellings[::_EVERY]:
         made[f"norm: {norm}"] = norm.model()
     for norm in (DECOMPOSED_LAYER[0], DECOMPOSED_RMS[0], FUSED[0]):

@@ -6,6 +6,7 @@ scopes of nodes and tensors, and single tensors on demand. A later stage asks fo
 the input stay as they are.
 """
 
+from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model
 from slanc_onnx.graph.edits import (
     Edits,
     NewNode,
@@ -33,9 +34,7 @@ from slanc_onnx.graph.own_data import OwnData
 from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.save import check_output, save_model, write_atomically
 from slanc_onnx.graph.scope import (
-    DOMAINS,
     SEE_THROUGH,
-    GraphPath,
     Scope,
     concrete_shapes,
     is_quantised,
@@ -47,6 +46,7 @@ from slanc_onnx.graph.scope import (
 __all__ = [
     "DOMAINS",
     "FLOATS",
+    "MOST_AXES",
     "PACKED",
     "SEE_THROUGH",
     "Array",
@@ -64,6 +64,7 @@ __all__ = [
     "add_constant",
     "all_tensors",
     "apply_edits",
+    "check_model",
     "check_output",
     "concrete_shapes",
     "constant_made",

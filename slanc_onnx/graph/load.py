@@ -64,7 +64,7 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     def of_nodes(nodes: list[onnx.NodeProto]) -> Iterator[TensorProto]:
         for node in nodes:
             for attribute in node.attribute:
-                if attribute.type == AttributeProto.TENSOR:
+                if attribute.type == AttributeProto.TENSOR and attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
                 for graph in (attribute.g, *attribute.graphs):

@@ -173,6 +173,9 @@ class _Tracer:
         inputs = [values.get(t.name) if t.name else None for t in node.inputs]
         norm = self.norms.get((scope.path, node.outputs[0].name)) if node.outputs else None
         try:
+            fault = scope.fault(node)
+            if fault is not None:
+                raise CannotFollow(fault)
             if norm is not None:
                 return self._norm(scope, norm, node, values)
             if not op_of(node):
