@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import cache
 from typing import Any
 
@@ -28,6 +28,7 @@ GraphPath = tuple[tuple[int, str], ...]
 Faults = dict[GraphPath, dict[int, str]]  # by the index of the node
 
 MOST_AXES = 64  # of any tensor: NumPy holds no more
+MOST_ELEMENTS = 2**40  # of any tensor that is looked at
 _SMALL = 64  # elements of a constant that is looked into
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
@@ -92,6 +93,13 @@ def _check_names(graph: onnx.GraphProto) -> None:
             )
     if any(not info.name for info in graph.input):
         raise SlancError("a graph input has no name. The file is damaged: export it again.")
+    for info in graph.input:
+        sizes = [d.dim_value for d in info.type.tensor_type.shape.dim if d.dim_value > 0]
+        if len(sizes) > MOST_AXES or math.prod(sizes) > MOST_ELEMENTS:
+            raise SlancError(
+                f"the input {info.name!r} has the shape {sizes[:8]}, which no machine holds. "
+                "Export the model with its real sizes."
+            )
     for info in (*graph.input, *graph.output, *graph.value_info):
         _check_type(info.name, info.type.tensor_type.elem_type, undefined=True)
 
@@ -111,6 +119,8 @@ def _check_size(tensor: TensorProto) -> None:
     # Four bits are the least that an element takes; a message counts its data without copying it.
     inside = tensor.data_location != TensorProto.EXTERNAL and tensor.HasField("raw_data")
     room = 8 * tensor.ByteSize() if inside else 2**62
+    if 0 in sizes:  # which no array holds either if the others are enormous
+        sizes, room = [max(1, size) if size >= 0 else size for size in sizes], MOST_ELEMENTS
     if any(size < 0 for size in sizes) or len(sizes) > MOST_AXES or math.prod(sizes) > room:
         raise SlancError(
             f"initializer {tensor.name!r} has the shape {sizes[:8]}, which no data fills. The file "
@@ -127,22 +137,34 @@ def node_faults(model: onnx.ModelProto) -> Faults:
     if "ai.onnx" in versions:  # another name of the same
         versions.setdefault("", versions["ai.onnx"])
     context.opset_imports = {name: min(max(v, 0), 2**31 - 1) for name, v in versions.items()}
-    _read_faults(model.graph, (), {}, context, found)
+    _read_faults(model.graph, (), ({}, frozenset()), context, found)
     return found
 
 
 def _read_faults(
     graph: onnx.GraphProto,
     path: GraphPath,
-    outer: Mapping[str, TypeProto | TensorProto],
+    outer: tuple[Mapping[str, TypeProto | TensorProto], Set[str]],
     context: Any,
     found: Faults,
 ) -> None:
-    """The faults of a graph and of those in it; types are followed from the inputs on."""
-    known: dict[str, TypeProto | TensorProto] = dict(outer)
+    """The faults of a graph and of those in it; types are followed from the inputs on.
+
+    Args:
+        graph: The graph.
+        path: Where it lies.
+        outer: The types that are known of tensors of graphs around it, and all their names.
+        context: The opsets, as onnx.checker takes them.
+        found: Takes the faults.
+    """
+    known: dict[str, TypeProto | TensorProto] = dict(outer[0])
     known.update({info.name: _carried(info.type) if path else info.type for info in graph.input})
     known.update({tensor.name: tensor for tensor in graph.initializer})
+    named = outer[1] | known.keys() | {name for node in graph.node for name in node.output}
     for index, node in enumerate(graph.node):
+        lost = [name for name in node.input if name and name not in named]
+        if lost:
+            found.setdefault(path, {})[index] = f"it reads {lost[0]!r}, which nothing makes"
         if node.op_type == "Constant" and node.output and node.domain in DOMAINS:
             values = [a.t for a in node.attribute if a.name == "value" and a.HasField("t")]
             if values and len(node.attribute) == 1:
@@ -153,11 +175,11 @@ def _read_faults(
         try:
             _check_node(node, known, context)
         except _Fault as fault:
-            found.setdefault(path, {})[index] = str(fault)
+            found.setdefault(path, {}).setdefault(index, str(fault))
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 inner = (*path, (index, attribute.name))
-                _read_faults(attribute.g, inner, known, context, found)
+                _read_faults(attribute.g, inner, (known, named), context, found)
 
 
 def _carried(told: TypeProto) -> TypeProto:
@@ -165,6 +187,20 @@ def _carried(told: TypeProto) -> TypeProto:
     carried = TypeProto()
     carried.tensor_type.elem_type = told.tensor_type.elem_type
     return carried if told.HasField("tensor_type") else told
+
+
+# Attributes that count something: with 0, or fewer, ONNX Runtime may divide by them.
+_COUNTS = {"num_heads", "kv_num_heads", "q_num_heads", "group", "groups", "num_groups"} | {
+    "block_size",
+    "K",
+    "N",
+    "num_scan_inputs",
+    "num_outputs",
+}
+_SINGLE = {"If": 1, "Loop": 2}  # first inputs of one element; ONNX Runtime dies of an empty one
+
+# ValueError: of a tensor that onnx cannot read.
+_REFUSALS = (checker.ValidationError, onnx.shape_inference.InferenceError, ValueError)
 
 
 class _Fault(Exception):
@@ -182,6 +218,12 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], cont
     for attribute in node.attribute:
         if attribute.ref_attr_name:
             raise _Fault(f"its {attribute.name!r} refers to an attribute of a function around it")
+        if attribute.name in _COUNTS and attribute.type == AttributeProto.INT and attribute.i < 1:
+            raise _Fault(f"its {attribute.name!r} is {attribute.i}")
+    for name in node.input[: _SINGLE.get(node.op_type, 0)]:
+        value = known.get(name)
+        if isinstance(value, TensorProto) and math.prod(value.dims) != 1:
+            raise _Fault(f"{name!r}, by which it runs, is no single value")
     twice = [n for n, times in Counter(a.name for a in node.attribute).items() if times > 1]
     if twice:
         raise _Fault(f"it has {twice[0]!r} more than once")
@@ -202,7 +244,7 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], cont
         checker.check_node(node, context)
         if all(name in known for name in node.input if name):
             known.update(_types_of_outputs(schema, node, known, imports))
-    except (checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except _REFUSALS as error:
         raise _Fault(_first_line(error)) from error
 
 

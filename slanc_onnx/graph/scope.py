@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph.checked import DOMAINS, Faults, GraphPath, node_faults
+from slanc_onnx.graph.checked import DOMAINS, MOST_ELEMENTS, Faults, GraphPath, node_faults
 from slanc_onnx.graph.load import Array, read_tensor
 
 Dims = tuple[int | str, ...]  # a dynamic size is its name
@@ -284,7 +284,9 @@ def concrete_shapes(
     for info in inferred.graph.value_info:
         dims = info.type.tensor_type.shape.dim
         if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
-            found[info.name] = tuple(int(d.dim_value) for d in dims)
+            shape = tuple(int(d.dim_value) for d in dims)
+            if min(shape, default=0) >= 0 and math.prod(shape) <= MOST_ELEMENTS:
+                found[info.name] = shape
     return found
 
 

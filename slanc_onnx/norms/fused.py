@@ -139,7 +139,9 @@ def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
 
 
 def _fault(node: gs.Node, kind: str) -> str | None:
-    """How the attributes of a fused norm make no sense; None where they do."""
+    """How a fused norm makes no sense; None where it does."""
+    if not node.inputs[FUSED[op_of(node)].gamma].name:
+        return "has no gamma, which its op asks for"
     if kind == "group":
         grouped = op_of(node) != "InstanceNormalization"
         count = int(node.attrs.get("num_groups", node.attrs.get("groups", 0)))

@@ -21,8 +21,75 @@ Parameters = Sequence[Array | None]
 Mover = Callable[[Array], Array]
 
 
+_MOST_TAKEN = 2**26  # elements at constant positions
+
+
 class CannotFollow(Exception):
     """A rule cannot say what an op does to its input; the message says why."""
+
+
+def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that some shapes broadcast to.
+
+    Raises:
+        CannotFollow: they do not.
+    """
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise CannotFollow(f"combines the shapes {' and '.join(map(str, shapes))}") from None
+
+
+def reshaped(x: Array, *shape: int) -> Array:
+    """An array in another shape, with at most one size of -1.
+
+    Raises:
+        CannotFollow: it has another number of elements.
+    """
+    known = math.prod(n for n in shape if n != -1)
+    fits = x.size == known if -1 not in shape else known > 0 and x.size % known == 0
+    if not fits or min(shape, default=0) < -1:
+        raise CannotFollow(f"reshapes {x.shape} to {shape}")
+    return x.reshape(shape)
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """An axis counted from the first one.
+
+    Raises:
+        CannotFollow: a tensor of that rank has no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise CannotFollow(f"names axis {axis} of {rank}")
+    return axis % rank
+
+
+def taken(x: Array, indices: Array, axis: int) -> Array:
+    """The elements of an array at some positions of an axis.
+
+    Raises:
+        CannotFollow: there are no such positions, or more elements than can be looked at.
+    """
+    own = axis_of(axis, x.ndim)
+    count = math.prod(x.shape[:own]) * math.prod(x.shape[own + 1 :]) * indices.size
+    size = x.shape[own]
+    if count > _MOST_TAKEN:
+        raise CannotFollow(f"takes {count} elements")
+    if indices.size and not -size <= indices.min() <= indices.max() < size:
+        raise CannotFollow(f"takes elements that are not among the {size} of axis {axis}")
+    return np.take(x, indices, axis=own)
+
+
+def moved_by(mover: Mover, x: Array) -> Array:
+    """An array moved as the file says: NumPy tells whether that can be done.
+
+    Raises:
+        CannotFollow: it cannot; the array has not the axes, sizes or positions.
+    """
+    try:
+        return mover(x)
+    except (ValueError, IndexError) as error:
+        raise CannotFollow(f"moves what is not there ({error})") from error
 
 
 def _ints(value: Array | None, fallback: Any) -> list[int] | None:
@@ -125,7 +192,8 @@ def _gather(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     if indices is None:
         raise CannotFollow("gathers at positions that are not known")
     axis = int(attributes.get("axis", 0))
-    return [lambda x: np.take(x, np.asarray(indices, dtype=np.int64), axis=axis)]
+    where = np.asarray(indices).astype(np.int64)
+    return [lambda x: taken(x, where, axis)]
 
 
 def _gather_nd(attributes: Attributes, parameters: Parameters) -> list[Mover]:

@@ -87,6 +87,8 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         known = axis is not None and isinstance(spec.dims[axis], int)
         if spec.is_float and not known and not _weights_fix_width(main, name):
             tracer.doubts.mark([value], f"{name}: how many channels its rows have is not known")
+    for info in main.proto.input:  # sequences, which are not fed
+        values.setdefault(info.name, Unknown("graph input", info.name))
     tracer.run(main, values)
     inputs: dict[str, Expr] = {}
     for name, exprs in tracer.seen.items():

@@ -21,7 +21,7 @@ from slanc_onnx.trace.expression import (
     Sum,
     Weight,
 )
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, axis_of, broadcast
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +104,8 @@ Value = Readable | Unknown | ExpertWeights | Items
 
 def row_view(expr: Expr, shape: tuple[int, ...]) -> View:
     """A tensor of `shape` whose last axis is the expression's row."""
+    if not shape or expr.channels not in (1, shape[-1]) or min(shape) < 0:
+        raise CannotFollow(f"has rows of {expr.channels} in the shape {shape}")
     return View(expr, np.broadcast_to(np.arange(expr.channels, dtype=np.int32), shape))
 
 
@@ -114,7 +116,9 @@ def ids_view(name: str, shape: tuple[int, ...]) -> View:
 
 def shares_view(shape: tuple[int, ...], axis: int = -1) -> View:
     """Numbers of at least 0 that add up to 1 along an axis."""
-    return View(Shares(1, shape[axis] if shape else 1), np.zeros(shape, np.int32))
+    return View(
+        Shares(1, shape[axis_of(axis, len(shape))] if shape else 1), np.zeros(shape, np.int32)
+    )
 
 
 def as_weight(value: Const | Weight) -> Weight:
@@ -163,9 +167,9 @@ def row(view: View, axis: int = -1) -> Expr:
         CannotFollow: the tensor is empty at sequence length 1.
     """
     ids = np.moveaxis(view.ids, axis, -1) if view.ids.ndim else view.ids.reshape(1)
-    rows = ids.reshape(-1, ids.shape[-1])
-    if not rows.size:
+    if not ids.size:
         raise CannotFollow("has no elements at sequence length 1")
+    rows = ids.reshape(-1, ids.shape[-1])
     if (rows == rows[0]).all():
         return pick(view.expr, rows[0])
     kinds, counts = np.unique(rows, axis=0, return_counts=True)
@@ -193,8 +197,8 @@ def combine(kind: type[Sum] | type[Product], a: View, b: View) -> View:
     """Elementwise sum or product; shapes broadcast as in NumPy."""
     one, many = sorted((a, b), key=lambda v: v.expr.channels)
     try:
-        shape = np.broadcast_shapes(a.shape, b.shape)
-    except ValueError:
+        shape = broadcast(a.shape, b.shape)
+    except CannotFollow:
         return _row_by_row(kind, a, b)
     if one.expr.channels == 1 and len(shape) == len(many.shape):
         ids = np.broadcast_to(many.ids, shape)
@@ -222,7 +226,7 @@ def _row_by_row(kind: type[Sum] | type[Product], a: View, b: View) -> View:
 def either(a: View, b: View) -> View:
     """A tensor each of whose rows is one of a or one of b, equally often."""
     first, second = row(a), row(b)
-    shape = np.broadcast_shapes(a.shape, b.shape)
+    shape = broadcast(a.shape, b.shape)
     if first.channels != second.channels:  # one number for the whole row
         wider = max(a, b, key=lambda v: v.expr.channels)
         return View(wider.expr, np.broadcast_to(wider.ids, shape))

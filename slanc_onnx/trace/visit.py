@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from slanc_onnx.trace.expression import (
     Sum,
     Weight,
 )
-from slanc_onnx.trace.movement import MOVERS, CannotFollow, Mover
+from slanc_onnx.trace.movement import MOVERS, CannotFollow, Mover, moved_by, reshaped
 from slanc_onnx.trace.ranges import value_range
 from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.values import (
@@ -94,7 +95,8 @@ class Visit:
         """The functions that move the elements of the first input, one per output."""
         parameters = [self.array(i) for i in range(1, len(self.inputs))]
         attributes = {**self.attributes, "outputs": len(self.node.outputs)}
-        return MOVERS[self.node.op](attributes, parameters)
+        movers = MOVERS[self.node.op](attributes, parameters)
+        return [partial(moved_by, mover) for mover in movers]
 
     def array(self, position: int) -> Array | None:
         """The values of a constant input, None where it is absent.
@@ -134,6 +136,8 @@ def linear(x: View, weight: Weight, bias: Value | None = None) -> View:
         CannotFollow: the rows of x have another length.
     """
     source = row(x)
+    if not weight.shape[0] or not weight.shape[1]:
+        raise CannotFollow(f"multiplies with a weight {weight.shape}, of no elements")
     if source.channels != weight.shape[0]:
         raise CannotFollow(f"multiplies rows of {source.channels} with a weight {weight.shape}")
     result = row_view(Linear(weight.shape[1], source, weight), (*x.shape[:-1], weight.shape[1]))
@@ -148,11 +152,13 @@ def mixed(x: View, rows: int, heads: int = 1) -> View:
         rows: How many combinations there are.
         heads: How many heads lie side by side in a row.
     """
+    if len(x.shape) < 2 or not x.ids.size:
+        raise CannotFollow(f"mixes the rows of {x.shape}")
     shape = (*x.shape[:-2], rows, x.shape[-1])
     if not (x.ids == x.ids[..., :1, :]).all():
         return row_view(Mix(x.shape[-1], row(x)), shape)
     ids = x.ids[..., 0, :]
-    split = View(x.expr, ids.reshape(*ids.shape[:-1], heads, -1))
+    split = View(x.expr, reshaped(ids, *ids.shape[:-1], heads, -1))
     by_head = mixed_by_head(split, split.ids.ndim - 1)
     return View(by_head.expr, np.broadcast_to(by_head.ids.reshape(ids.shape)[..., None, :], shape))
 

@@ -29,12 +29,18 @@ def convolved(
         return View(made.expr, np.moveaxis(made.ids, 1, -1))
     if not isinstance(weight, Weight):
         raise CannotFollow("has a kernel that is no constant")
+    if len(weight.shape) != len(view.shape) or len(weight.shape) < 3:
+        raise CannotFollow(f"has a kernel {weight.shape} for {view.shape}")
     kernel = weight.shape[2:]
     attributes = visit.attributes
     strides = attributes.get("strides") or [1] * len(kernel)
     dilations = attributes.get("dilations") or [1] * len(kernel)
     pads = attributes.get("pads") or [0] * (2 * len(kernel))
     same = str(attributes.get("auto_pad", "NOTSET")).startswith("SAME")
+    if len(strides) != len(kernel) or len(dilations) != len(kernel) or len(pads) != 2 * len(kernel):
+        raise CannotFollow(f"has strides, dilations or pads for another kernel than {weight.shape}")
+    if min(strides) < 1 or min(weight.shape) < 1:
+        raise CannotFollow(f"has strides of {strides} and a kernel {weight.shape}")
     spatial = []
     for i, size in enumerate(view.shape[2:]):
         padded = size + pads[i] + pads[i + len(kernel)] - dilations[i] * (kernel[i] - 1) - 1
@@ -47,9 +53,17 @@ def convolved(
         lambda: whole.read().reshape(channels, -1, taps),
     )
     source = row(view, axis=1)
-    expr: Expr = Convolution(channels, source, flat, int(attributes.get("group", 1)))
+    groups = int(attributes.get("group", 1))
+    if groups < 1 or channels % groups or source.channels != groups * weight.shape[1]:
+        raise CannotFollow(f"has {groups} groups of {source.channels} and {channels} channels")
+    expr: Expr = Convolution(channels, source, flat, groups)
     if bias is not None:
-        expr = Sum(channels, expr, as_view(bias).expr)
+        addend = as_view(bias).expr
+        if addend.channels != channels:
+            raise CannotFollow(f"has a bias of {addend.channels} for {channels} channels")
+        expr = Sum(channels, expr, addend)
+    if min(spatial) < 0:
+        raise CannotFollow(f"has a kernel {weight.shape} that is larger than {view.shape}")
     ids = np.arange(channels, dtype=np.int32).reshape(1, -1, *([1] * len(kernel)))
     return View(expr, np.broadcast_to(ids, (view.shape[0], channels, *spatial)))
 

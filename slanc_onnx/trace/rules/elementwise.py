@@ -19,7 +19,7 @@ from slanc_onnx.trace.expression import (
     Weight,
     is_ids,
 )
-from slanc_onnx.trace.movement import FOLDS, CannotFollow
+from slanc_onnx.trace.movement import FOLDS, CannotFollow, broadcast
 from slanc_onnx.trace.ranges import value_range
 from slanc_onnx.trace.rules.reduce import is_total_of
 from slanc_onnx.trace.values import (
@@ -58,7 +58,7 @@ def _elementwise(visit: Visit) -> list[Value]:
 def _add(values: Sequence[Readable]) -> View:
     for zero, other in (values, values[::-1]):
         blank = isinstance(zero, Const) and not zero.array.any()
-        if blank and np.broadcast_shapes(zero.shape, other.shape) == other.shape:
+        if blank and broadcast(zero.shape, other.shape) == other.shape:
             return as_view(other)
     return added(as_view(values[0]), as_view(values[1]))
 
@@ -108,7 +108,7 @@ def _limit(values: Sequence[Readable], low: bool) -> View:
     view, *others = (v for v in values if isinstance(v, View))
     if others:
         return either(view, others[0])
-    shape = np.broadcast_shapes(*(v.shape for v in values))
+    shape = broadcast(*(v.shape for v in values))
     view = View(view.expr, np.broadcast_to(view.ids, shape))
     numbers = [v.array for v in values if isinstance(v, Const)]
     if not numbers or len(numbers) < len(values) - 1 or any(n.size != 1 for n in numbers):
@@ -148,7 +148,7 @@ def _compared(op: str, values: Sequence[Readable]) -> View:
     if op in COMPARISONS and isinstance(x, View) and not is_ids(x.expr) and one:
         assert isinstance(limit, Const)
         return function_of(op, x, float(limit.array.reshape(-1)[0]))
-    shape = np.broadcast_shapes(*(v.shape for v in values))
+    shape = broadcast(*(v.shape for v in values))
     return ids_view(CONDITION, shape)
 
 
@@ -168,7 +168,7 @@ def _fold(op: str, values: Sequence[Value], parameters: Sequence[Parameter] = ()
             return Const(np.asarray(function(*arrays)), any(c.varies for c in consts))
     weights = [v for v in values if isinstance(v, Weight)]
     parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
-    shape = np.broadcast_shapes(*(v.shape for v in parts))
+    shape = broadcast(*(v.shape for v in parts))
     return Weight(weights[0].name, shape, lambda: np.asarray(function(*(v.read() for v in parts))))
 
 
@@ -179,7 +179,7 @@ def _where(visit: Visit) -> list[Value]:
     branches = [v for v in values if isinstance(v, View)]
     if len(branches) == 1:  # a mask
         other = next(v for v in values if not isinstance(v, View))
-        shape = np.broadcast_shapes(branches[0].shape, other.shape)
+        shape = broadcast(branches[0].shape, other.shape)
         return [View(branches[0].expr, np.broadcast_to(branches[0].ids, shape))]
     if not branches:
         raise CannotFollow("chooses between constants by data")

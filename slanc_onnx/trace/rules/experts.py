@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from slanc_onnx.trace.expression import Apply, Embedding, Experts, Expr, Product, Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, broadcast
 from slanc_onnx.trace.values import (
     Const,
     ExpertWeights,
@@ -46,11 +46,11 @@ def multiplied(a: Value | None, b: Value | None) -> View:
     if isinstance(a, ExpertWeights) and isinstance(b, View):
         expr = through_experts(row(b, axis=-2), _transposed(a.stack))
         ids = np.arange(expr.channels, dtype=np.int32)[:, None]
-        shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), expr.channels, b.shape[-1])
+        shape = (*broadcast(a.shape[:-2], b.shape[:-2]), expr.channels, b.shape[-1])
         return View(expr, np.broadcast_to(ids, shape))
     if isinstance(b, ExpertWeights) and isinstance(a, View):
         expr = through_experts(row(a), b.stack)
-        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        lead = broadcast(a.shape[:-2], b.shape[:-2])
         return row_view(expr, (*lead, a.shape[-2], expr.channels))
     raise CannotFollow("multiplies weights that the data chooses with something that is no row")
 

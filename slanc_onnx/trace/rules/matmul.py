@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, broadcast
 from slanc_onnx.trace.rules.experts import multiplied
 from slanc_onnx.trace.values import ExpertWeights, Unknown, Value, View
 from slanc_onnx.trace.visit import Visit, is_shares, linear, matrix, mixed, mixed_by_head, scaled
@@ -33,7 +33,7 @@ def matmul(visit: Visit) -> list[Value]:
         return [scaled(View(turned.expr, np.swapaxes(turned.ids, -1, -2)), alpha)]
     if isinstance(a, View) and isinstance(b, View) and not attributes.get("transA", 0):
         if is_shares(a.expr):
-            shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+            shape = broadcast(a.shape[:-2], b.shape[:-2])
             spread = View(b.expr, np.broadcast_to(b.ids, (*shape, *b.shape[-2:])))
             return [scaled(mixed(spread, a.shape[-2]), alpha)]
         raise CannotFollow("multiplies two activations")

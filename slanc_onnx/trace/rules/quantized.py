@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from slanc_onnx.graph import Array
 from slanc_onnx.trace.expression import Product, Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, broadcast
 from slanc_onnx.trace.rules.blocks import (
     constants_of,
     gather_block_quantized,
@@ -167,7 +167,7 @@ def _product(visit: Visit) -> list[Value]:
     if isinstance(a, View) and isinstance(b, View):
         if not is_shares(a.expr):
             raise CannotFollow("multiplies two activations")
-        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        lead = broadcast(a.shape[:-2], b.shape[:-2])
         return [mixed(View(b.expr, np.broadcast_to(b.ids, (*lead, *b.shape[-2:]))), a.shape[-2])]
     weight = matrix(b, transposed)
     if not isinstance(a, View) or weight is None:

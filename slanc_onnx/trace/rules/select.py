@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from slanc_onnx.graph import MOST_ELEMENTS
 from slanc_onnx.trace.expression import Embedding, Input, Join, Known, Shares, Weight
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import CannotFollow, axis_of, taken
 from slanc_onnx.trace.values import (
     Const,
     ExpertWeights,
@@ -43,7 +44,7 @@ def gathered(visit: Visit) -> list[Value] | None:
     if isinstance(data, View) and isinstance(indices, View):
         # Rows at positions that depend on the input: the same kind of row.
         where = np.zeros(indices.shape, np.int64)
-        return [View(data.expr, np.take(data.ids, where, axis=axis))]
+        return [View(data.expr, taken(data.ids, where, axis))]
     if isinstance(data, Const) and isinstance(indices, View):
         return [_some_of(data, indices, axis, visit.node.op)]
     return None
@@ -51,12 +52,12 @@ def gathered(visit: Visit) -> list[Value] | None:
 
 def _some_of(data: Const, indices: View, axis: int, op: str) -> Value:
     """The elements of a small constant at positions that the data gives."""
-    if op != "Gather" or data.array.ndim == 0:
+    if op != "Gather" or not data.array.size:
         raise CannotFollow("gathers at positions that are not known")
-    taken = np.take(data.array, np.zeros(indices.shape, np.int64), axis=axis)
+    found = taken(data.array, np.zeros(indices.shape, np.int64), axis)
     if (data.array == data.array.reshape(-1)[0]).all():
-        return Const(taken, True)
-    return ids_view("indices", taken.shape)
+        return Const(found, True)
+    return ids_view("indices", found.shape)
 
 
 def _is_position(indices: View) -> bool:
@@ -75,6 +76,8 @@ def first_row(position: Const | View) -> int | None:
 def looked_up(table: Weight, shape: tuple[int, ...], positions: Const | View) -> View:
     """Rows of a table at `positions`, whose shape is `shape`."""
     rest = table.shape[1:]
+    if not math.prod(table.shape):
+        raise CannotFollow(f"looks up rows of a table {table.shape}")
     rows = as_table(table, table.shape[0])
     ids = np.arange(rows.shape[1], dtype=np.int32).reshape(rest)
     expr = Embedding(rows.shape[1], rows, first_row(positions))
@@ -85,6 +88,9 @@ def _gather_elements(visit: Visit) -> list[Value]:
     """GatherElements: a Gather with an index per element."""
     data, indices = visit.known(0), visit.known(1)
     axis = int(visit.attributes.get("axis", 0))
+    axis_of(axis, len(data.shape))
+    if len(indices.shape) != len(data.shape):
+        raise CannotFollow(f"gathers by {indices.shape} from {data.shape}")
     if isinstance(data, Const) and isinstance(indices, Const):
         return [Const(np.take_along_axis(data.array, indices.array.astype(np.int64), axis), True)]
     if isinstance(data, Const) and (data.array == data.array.reshape(-1)[:1]).all():
@@ -124,7 +130,8 @@ def _scatter(visit: Visit) -> list[Value]:
 
 
 def _indices(visit: Visit, output: int, shape: tuple[int, ...]) -> View:
-    return ids_view(visit.node.outputs[output].name, shape)
+    names = [tensor.name for tensor in visit.node.outputs]
+    return ids_view(names[output] if output < len(names) else "", shape)
 
 
 def _top_k(visit: Visit) -> list[Value]:
@@ -132,6 +139,9 @@ def _top_k(visit: Visit) -> list[Value]:
     axis = int(visit.attributes.get("axis", -1))
     if count is None:
         raise CannotFollow("keeps a number of elements that is not known")
+    axis = axis_of(axis, view.ids.ndim)
+    if not view.ids.size or not count.size:
+        raise CannotFollow("keeps some of no elements")
     k = max(1, min(int(np.asarray(count).reshape(-1)[0]), view.shape[axis]))
     ids = np.take(view.ids, range(k), axis=axis)
     if isinstance(view.expr, Shares):
@@ -157,8 +167,11 @@ def _positions_of(visit: Visit) -> list[Value]:
 def _one_hot(visit: Visit) -> list[Value]:
     depth = visit.array(1)
     shape = visit.known(0).shape
-    axis = int(visit.attributes.get("axis", -1)) % (len(shape) + 1)
-    full = (*shape[:axis], int(np.asarray(depth).reshape(-1)[0]), *shape[axis:])
+    axis = axis_of(int(visit.attributes.get("axis", -1)), len(shape) + 1)
+    count = 0 if depth is None or not depth.size else int(np.asarray(depth).reshape(-1)[0])
+    if not 0 < count * max(1, math.prod(shape)) < MOST_ELEMENTS:
+        raise CannotFollow(f"makes {count} numbers of each")
+    full = (*shape[:axis], count, *shape[axis:])
     return [_indices(visit, 0, full)]
 
 
@@ -172,8 +185,10 @@ def _pad(visit: Visit) -> list[Value]:
     rank = len(source.shape)
     axes = list(range(rank))
     if visit.value(3) is not None:
-        axes = [int(a) % rank for a in np.asarray(visit.array(3)).reshape(-1)]
+        axes = [axis_of(int(a), rank) for a in np.asarray(visit.array(3)).reshape(-1)]
     before, after = [0] * rank, [0] * rank
+    if len(numbers) != 2 * len(axes):
+        raise CannotFollow(f"pads {rank} axes by {numbers}")
     for i, axis in enumerate(axes):
         before[axis], after[axis] = numbers[i], numbers[i + len(axes)]
     if isinstance(source, Const):
