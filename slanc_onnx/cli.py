@@ -34,6 +34,7 @@ from slanc_onnx.report import (
     print_audit,
     print_summary,
     print_table,
+    printable,
     write_report,
 )
 from slanc_onnx.report.html import START, check_matplotlib, write_html
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"ERROR: {message}", file=sys.stderr)
+    print(f"ERROR: {printable(message)}", file=sys.stderr)
     return BAD_INPUT
 
 
@@ -121,20 +122,21 @@ def _print(args: argparse.Namespace, source: Path, output: Path, outcome: Outcom
         sys.stdout.reconfigure(errors="replace")  # names and Γ on a terminal without them
     if not outcome.norms:
         told = (note for note in outcome.notes if note.startswith("no norm found"))
-        print(f"{source}: {next(told, 'no norm found')}; nothing to do, nothing written.")
+        found = printable(next(told, "no norm found"))
+        print(f"{source}: {found}; nothing to do, nothing written.")
         return
     # No markup and emoji: brackets and colons in names are just that.
     width = None if sys.stdout.isatty() else 200
     console = Console(width=width, highlight=False, markup=False, emoji=False)
     if args.explain_groups and outcome.fold is not None:
-        print("\n".join(explain_groups(outcome.fold.groups)))
+        print(printable("\n".join(explain_groups(outcome.fold.groups))))
     if not args.quiet:
         print_table(console, outcome.norms, outcome.validation)
         if outcome.audits:
             print_audit(console, outcome.audits)
         print(f"written: {output}")
     for line in audit_lines(outcome.audits):
-        console.print(line, soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)
     print_summary(console, outcome)
 
 

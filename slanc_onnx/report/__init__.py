@@ -8,7 +8,7 @@ from slanc_onnx.report.as_json import write_report
 from slanc_onnx.report.audit import audit_lines, print_audit
 from slanc_onnx.report.fold import explain_groups
 from slanc_onnx.report.outcome import Outcome
-from slanc_onnx.report.terminal import print_summary, print_table
+from slanc_onnx.report.terminal import print_summary, print_table, printable
 
 __all__ = [
     "Outcome",
@@ -17,5 +17,6 @@ __all__ = [
     "print_audit",
     "print_summary",
     "print_table",
+    "printable",
     "write_report",
 ]

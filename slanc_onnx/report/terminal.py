@@ -13,6 +13,7 @@ from rich.table import Table
 from slanc_onnx.prove import Certificate
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.outcome import Outcome
+from slanc_onnx.report.shown import printable
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify import Observed, Validation
 
@@ -34,14 +35,14 @@ def print_table(
         seen = None if validation is None else validation.observed.get(scaled.norm.name)
         before, after = _sums(scaled, seen)
         table.add_row(
-            scaled.norm.name,
-            scaled.norm.form,
-            _short(scaled.rule),
+            printable(scaled.norm.name),
+            printable(scaled.norm.form),
+            printable(_short(scaled.rule)),
             "" if scaled.scale is None else f"{scaled.scale:.6g}",
             before,
             after,
             *([_margin(scaled.certificate)] if proved else []),
-            _status(scaled, seen),
+            printable(_status(scaled, seen)),
         )
     console.print(table)
 
@@ -94,7 +95,9 @@ def _status(scaled: ScaledNorm, seen: Observed | None) -> str:
 def print_summary(console: Console, outcome: Outcome) -> None:
     """Counts, notes, limits, the perplexity table, and the verdict in the last line."""
     for line in _summary(outcome):
-        console.print(line, soft_wrap=True)  # scripts read the last line: it stays one line
+        console.print(
+            printable(line), soft_wrap=True
+        )  # scripts read the last line: it stays one line
 
 
 def _summary(outcome: Outcome) -> Iterator[str]:
