@@ -268,12 +268,19 @@ def read_inputs(name: str | None, option: str = "--inputs") -> dict[str, Array] 
     try:
         with open(name, "rb") as opened:
             file = np.load(opened, allow_pickle=False)
-            return {key: file[key] for key in file.files}
+            arrays = {key: file[key] for key in file.files}
     except Exception as error:  # NumPy raises whatever zipfile, zlib and its parsers do
         raise SlancError(
             f"{option} {name}: not an .npz file of arrays. Write one with numpy.savez(file, "
             "name=array, ...)."
         ) from error
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no .npy
+            raise SlancError(
+                f"{option} {name}: its member {key!r} is no array. Write the file with "
+                "numpy.savez(file, name=array, ...)."
+            )
+    return arrays
 
 
 def read_tokens(

@@ -40,6 +40,7 @@ from slanc_onnx.report import (
     print_audit,
     print_summary,
     print_table,
+    printable,
     write_report,
 )
 from slanc_onnx.report.html import START, check_matplotlib, write_html
@@ -168,7 +169,7 @@ def _fail(status: int, message: str) -> int:
     """Say on stderr, if it is there, why the status is not 0."""
     if sys.stderr is not None:
         try:
-            print(f"ERROR: {message}", file=sys.stderr, flush=True)
+            print(f"ERROR: {printable(message)}", file=sys.stderr, flush=True)
         except OSError:
             _silence(sys.stderr)
     return status
@@ -256,20 +257,20 @@ def _print(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> N
         sys.stdout.reconfigure(errors="replace")  # names and Γ on a terminal without them
     if not outcome.norms:
         line = f"{outcome.source}: {no_norm_line(outcome)}; nothing to do, nothing written."
-        print(" | ".join([line, *lost]))
+        print(printable(" | ".join([line, *lost])))
         return
     # No markup and emoji: brackets and colons in names are just that.
     width = None if sys.stdout.isatty() else 200
     console = Terminal(width=width, highlight=False, markup=False, emoji=False)
     if args.explain_groups and outcome.fold is not None:
-        print("\n".join(explain_groups(outcome.fold.groups)))
+        print(printable("\n".join(explain_groups(outcome.fold.groups))))
     if not args.quiet:
         print_table(console, outcome)
         if outcome.audits:
             print_audit(console, outcome.audits)
         print(f"written: {outcome.output}")
     for line in audit_lines(outcome.audits):
-        console.print(line, soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)
     print_summary(console, outcome, lost)
 
 

@@ -25,6 +25,7 @@ from slanc_onnx.run import (
     CannotRun,
     Feeds,
     check_norms,
+    check_rules,
     given_feeds,
     isolated,
     observed_feeds,
@@ -62,6 +63,8 @@ def protect_file(
     loaded = load_model(source)
     check_output(source, output)
     read = read_model(loaded, source.parent)
+    if (options or Options()).validate:
+        check_rules(read.norms, read.scopes)
     options = with_checked_inputs(options or Options(), read.specs)
     watched = observed_feeds(read.specs, options)
     clock.lap("find")

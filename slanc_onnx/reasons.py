@@ -45,8 +45,13 @@ class Unread(_Named):
     REDUCES_CHANNELS = auto()
     EMPTY = auto()
     WIDTHS_DIFFER = auto()  # numbers of channels
-    OUT_OF_RANGE = auto()  # index, length
-    NO_FIT = auto()  # number of elements, shape
+    OUT_OF_RANGE = auto()  # length, axis
+    NO_FIT = auto()  # shape, shape
+    NO_AXIS = auto()  # axis, rank
+    TOO_LARGE = auto()  # number of elements
+    NOT_THERE = auto()  # what NumPy said
+    MISFIT = auto()  # shapes and sizes
+    BROKEN = auto()  # what the check of the node said
 
 
 class Doubt(_Named):
@@ -132,6 +137,12 @@ class Unscalable(_Named):
     ADDS_INSIDE = auto()
     HEADS_INSIDE = auto()
     LOGARITHM = auto()
+    BREAKS_RULES = auto()  # op, what the check of the node said
+    NO_FLOAT = auto()  # type of its input
+    NOTE_UNREADABLE = auto()  # text of its note
+    NO_GAMMA = auto()
+    NO_GROUPS = auto()  # number of groups
+    NO_SUCH_AXIS = auto()  # axis, number of axes
 
 
 class Decision(_Named):

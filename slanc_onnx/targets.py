@@ -83,7 +83,7 @@ def read_target(path: Path) -> Accelerator:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SlancError(f"target file {path}: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of many digits, and lists in lists
         raise SlancError(f"target file {path}: no TOML: {error}.") from error
     try:
         return _profile(table, path.stem)

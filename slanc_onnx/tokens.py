@@ -53,6 +53,9 @@ def read_tokens(
         ) from error
     if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu" or ids.ndim not in (1, 2):
         raise SlancError(f"{option} {path}: token ids must be integers in one or two dimensions.")
+    for token in (*(int(f(ids)) for f in (np.min, np.max) if ids.size), bos or 0):
+        if abs(token) >= 2**63:
+            raise SlancError(f"{option} {path}: {token} is the id of no token. Give ids from 0 on.")
     ids = ids.astype(np.int64)
     fresh = sequence_length - (bos is not None)
     if fresh < 1 or sequence_length < 2:

@@ -62,7 +62,8 @@ def estimate_norms(
     model, folder, norms = read.model, read.folder, read.norms
     todo = [n for n in norms if n.skip_reason is None and n.scaled_by is None]
     fits = float32_bytes(model) <= MOST_AT_ONCE
-    probes = options.estimate == "probe" or (options.estimate == "auto" and fits)
+    faulty = any(scope.faults for scope in read.scopes)  # nothing that could run
+    probes = options.estimate == "probe" or (options.estimate == "auto" and fits and not faulty)
     if norms:
         from_rows = options.scale == "window" and not probes
         check_weights(model, folder, stored_matrices(traced, todo) if from_rows else ())

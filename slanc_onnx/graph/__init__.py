@@ -6,6 +6,7 @@ scopes of nodes and tensors, and single tensors on demand. A later stage asks fo
 the input stay as they are.
 """
 
+from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, MOST_ELEMENTS, GraphPath, check_model
 from slanc_onnx.graph.edits import (
     Edits,
     NewNode,
@@ -32,9 +33,7 @@ from slanc_onnx.graph.own_data import OwnData
 from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.save import Draft, check_output, refuse_what_is_no_file
 from slanc_onnx.graph.scope import (
-    DOMAINS,
     SEE_THROUGH,
-    GraphPath,
     Scope,
     concrete_shapes,
     is_quantised,
@@ -47,6 +46,8 @@ from slanc_onnx.graph.temporary import write_atomically
 __all__ = [
     "DOMAINS",
     "FLOATS",
+    "MOST_AXES",
+    "MOST_ELEMENTS",
     "PACKED",
     "SEE_THROUGH",
     "Array",
@@ -65,6 +66,7 @@ __all__ = [
     "add_constant",
     "all_tensors",
     "apply_edits",
+    "check_model",
     "check_output",
     "concrete_shapes",
     "constant_made",

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import onnx
 from onnx import AttributeProto, helper, numpy_helper
 
+from slanc_onnx.graph.checked import GraphPath
 from slanc_onnx.graph.load import Array
-from slanc_onnx.graph.scope import GraphPath
 
 
 class NodeAt(NamedTuple):

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import onnx
 from onnx import AttributeProto, TensorProto, helper
 
-from slanc_onnx.graph.scope import DOMAINS, GraphPath, Scope
+from slanc_onnx.graph.checked import DOMAINS, GraphPath
+from slanc_onnx.graph.scope import Scope
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
@@ -63,6 +64,10 @@ class Flow:
         """A node as the file has it."""
         node: onnx.NodeProto = self.scopes[path].proto.node[index]
         return node
+
+    def op(self, path: GraphPath, index: int) -> str:
+        """The type of a node whose op is known by name and whose rules it keeps; "" for others."""
+        return "" if index in self.scopes[path].faults else known_op(self.node(path, index))
 
     def read(self, use: Use) -> Tensor | None:
         """The tensor of a read, None where the node leaves that input out."""

@@ -54,7 +54,12 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise SlancError(f"{path}: names no opset, so it was cut short. Copy it again.")
     for tensor in all_tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
-            external_range(tensor, path.parent)
+            file, _, _ = external_range(tensor, path.parent)
+            if file.samefile(path):
+                raise SlancError(
+                    f"initializer {tensor.name!r}: its external data is said to lie in the model "
+                    "file itself. The file is damaged: export it again."
+                )
     return model
 
 
@@ -66,7 +71,7 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 
     def of_attributes(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
         for attribute in attributes:
-            if attribute.type == AttributeProto.TENSOR:
+            if attribute.type == AttributeProto.TENSOR and attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
             if attribute.type == AttributeProto.SPARSE_TENSOR:

@@ -19,18 +19,16 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.graph.checked import DOMAINS, MOST_ELEMENTS, Faults, GraphPath, node_faults
 from slanc_onnx.graph.load import Array, read_tensor
-
-# (node index, attribute name) for each step from the main graph down to a subgraph.
-GraphPath = tuple[tuple[int, str], ...]
 
 Dims = tuple[int | str, ...]  # a dynamic size is its name
 
 # Ops whose output has the values of their first input.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
 
-# Domains whose ops are known by name; an op of that name elsewhere may do anything.
-DOMAINS = {None, "", "ai.onnx", "com.microsoft"}
+# The domain in which a scope shows nodes that break the rules of their op.
+_FAULTY = "slanc.faulty"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +44,14 @@ class Scope:
     index: dict[int, int] = field(repr=False)  # id(gs node) -> index in the GraphProto
     overridable: frozenset[str] = frozenset()  # initializers that are graph inputs as well
     skeleton: onnx.ModelProto | None = field(default=None, repr=False)  # of the main graph
+    faults: Mapping[int, str] = field(default_factory=dict)  # by the index of the node
     # The results of `facts`, by id(gs tensor).
     constants_made: dict[int, bool] = field(default_factory=dict, repr=False)
     dims_read: dict[int, Dims | None] = field(default_factory=dict, repr=False)
+
+    def fault(self, node: gs.Node) -> str | None:
+        """How a node breaks the rules of its op, so that nothing of it can be read; else None."""
+        return self.faults.get(self.index[id(node)])
 
     def constant(self, tensor: gs.Tensor) -> TensorProto | None:
         """The data behind a tensor that is an initializer or a Constant node's output."""
@@ -226,7 +229,8 @@ def read_graph(model: onnx.ModelProto, folder: Path | None = None) -> list[Scope
     Raises:
         SlancError: graphsurgeon cannot read the model.
     """
-    bare = _skeleton(model)
+    faults = node_faults(model)
+    bare = _skeleton(model, faults)
     try:
         skeleton = onnx.shape_inference.infer_shapes(bare)
     except Exception:  # Shapes are a convenience: a model the checker dislikes is read without.
@@ -240,10 +244,10 @@ def read_graph(model: onnx.ModelProto, folder: Path | None = None) -> list[Scope
             "Check the file with onnx.checker and export it again."
         ) from error
     inputs = {info.name for info in model.graph.input} if model.ir_version >= 4 else set()
-    main = _scope((), model.graph, root, None, folder)
+    main = _scope((), model.graph, root, None, folder, faults)
     overridable = frozenset(inputs.intersection(main.initializers))
     main = replace(main, overridable=overridable, skeleton=bare)
-    scopes = [main, *_inner_scopes(main)]
+    scopes = [main, *_inner_scopes(main, faults)]
     for scope in scopes:
         _ = scope.sorted_nodes  # a circle is refused before anybody walks along it
     return scopes
@@ -280,7 +284,9 @@ def concrete_shapes(
     for info in inferred.graph.value_info:
         dims = info.type.tensor_type.shape.dim
         if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
-            found[info.name] = tuple(int(d.dim_value) for d in dims)
+            shape = tuple(int(d.dim_value) for d in dims)
+            if min(shape, default=0) >= 0 and math.prod(shape) <= MOST_ELEMENTS:
+                found[info.name] = shape
     return found
 
 
@@ -290,27 +296,29 @@ def _scope(
     graph: gs.Graph,
     parent: Scope | None,
     folder: Path | None,
+    faults: Faults,
 ) -> Scope:
     """One graph, without the graphs in it."""
     initializers = {tensor.name: tensor for tensor in proto.initializer}
-    for node in proto.node:
-        if node.op_type == "Constant" and node.output:
+    own = faults.get(path, {})
+    for i, node in enumerate(proto.node):
+        if node.op_type == "Constant" and node.output and i not in own:
             value = _constant_value(node)
             if value is not None:
                 initializers[node.output[0]] = value
     index = {id(node): i for i, node in enumerate(graph.nodes)}
-    return Scope(path, proto, graph, parent, folder, initializers, index)
+    return Scope(path, proto, graph, parent, folder, initializers, index, faults=own)
 
 
-def _inner_scopes(scope: Scope) -> Iterator[Scope]:
+def _inner_scopes(scope: Scope, faults: Faults) -> Iterator[Scope]:
     """The subgraphs of a graph; each comes before its own."""
     for i, (node, view) in enumerate(zip(scope.proto.node, scope.graph.nodes, strict=True)):
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 path, body = (*scope.path, (i, attribute.name)), view.attrs[attribute.name]
-                inner = _scope(path, attribute.g, body, scope, scope.folder)
+                inner = _scope(path, attribute.g, body, scope, scope.folder, faults)
                 yield inner
-                yield from _inner_scopes(inner)
+                yield from _inner_scopes(inner, faults)
 
 
 def _constant_value(node: onnx.NodeProto) -> TensorProto | None:
@@ -329,15 +337,23 @@ def _constant_value(node: onnx.NodeProto) -> TensorProto | None:
     return None
 
 
-def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model without functions and without the data of its initializers."""
+def _skeleton(model: onnx.ModelProto, faults: Faults) -> onnx.ModelProto:
+    """A copy of the model without functions and without the data of its initializers.
+
+    A node with a fault is one of an unknown domain there, whose attributes say nothing.
+    """
     copy = onnx.ModelProto(ir_version=model.ir_version)
     copy.opset_import.extend(model.opset_import)
-    _copy_graph(model.graph, copy.graph)
+    if faults:
+        copy.opset_import.add(domain=_FAULTY, version=1)
+    _copy_graph(model.graph, copy.graph, (), faults)
     return copy
 
 
-def _copy_graph(graph: onnx.GraphProto, copy: onnx.GraphProto) -> None:
+def _copy_graph(
+    graph: onnx.GraphProto, copy: onnx.GraphProto, path: GraphPath, faults: Faults
+) -> None:
+    own = faults.get(path, {})
     copy.name = graph.name
     for name in ("input", "output", "value_info"):
         getattr(copy, name).extend(getattr(graph, name))
@@ -345,10 +361,10 @@ def _copy_graph(graph: onnx.GraphProto, copy: onnx.GraphProto) -> None:
         bare = copy.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         if not _is_large(tensor):
             bare.CopyFrom(tensor)  # axes and shapes, which shape inference reads
-    for node in graph.node:
+    for index, node in enumerate(graph.node):
         twin = copy.node.add(
             op_type=node.op_type,
-            domain=node.domain,
+            domain=_FAULTY if index in own else node.domain,
             name=node.name,
             input=node.input,
             output=node.output,
@@ -356,7 +372,9 @@ def _copy_graph(graph: onnx.GraphProto, copy: onnx.GraphProto) -> None:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 inner = twin.attribute.add(name=attribute.name, type=AttributeProto.GRAPH)
-                _copy_graph(attribute.g, inner.g)
+                _copy_graph(attribute.g, inner.g, (*path, (index, attribute.name)), faults)
+            elif index in own:
+                continue
             elif attribute.type == AttributeProto.TENSOR and _is_large(attribute.t):
                 bare = twin.attribute.add(name=attribute.name, type=AttributeProto.TENSOR).t
                 bare.data_type = attribute.t.data_type

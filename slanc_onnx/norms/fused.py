@@ -5,13 +5,22 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from slanc_onnx.graph import Scope, dims, element_count, element_type, last_dim, op_of, see_through
+from slanc_onnx.graph import (
+    MOST_AXES,
+    Scope,
+    dims,
+    element_count,
+    element_type,
+    last_dim,
+    op_of,
+    see_through,
+)
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.norms.pattern import Match, Read
 from slanc_onnx.norms.reads import leaks, places, with_known_scale
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
 from slanc_onnx.norms.spellings import CENTRED
-from slanc_onnx.ops import FUSED, INTERNAL, Fused, Internal
+from slanc_onnx.ops import FUSED, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.reasons import Reason, Unscalable
 
 
@@ -20,6 +29,11 @@ def fused_norms(scope: Scope, node: gs.Node) -> list[Norm]:
     op = op_of(node)
     if not node.outputs:
         return []
+    fault = scope.fault(node)
+    if fault is not None:
+        parts = [part for part in INTERNAL.get(node.op, ()) if _has(node, part.gamma)]
+        form = next(iter(parts), None) or FUSED.get(node.op)
+        return [] if form is None else [_broken(scope, node, form.kind, fault)]
     if op in INTERNAL:
         held = [part for part in INTERNAL[op] if _has(node, part.gamma)]
         return [_internal(scope, node, part) for part in held]
@@ -57,6 +71,31 @@ def _internal(scope: Scope, node: gs.Node, part: Internal) -> Norm:
     )
 
 
+def _broken(scope: Scope, node: gs.Node, kind: Kind, fault: str) -> Norm:
+    """A fused norm that breaks the rules of its op: nothing of it is read but where it is."""
+    return Norm(
+        name=node.name,
+        kind=kind,
+        form=str(node.op),
+        path=scope.path,
+        input="",
+        normalised=node.outputs[0].name,
+        output=node.outputs[0].name,
+        width=None,
+        element_type=TensorProto.FLOAT,
+        output_type=TensorProto.FLOAT,
+        epsilon=None,
+        epsilon_place=None,
+        epsilon_power=2,
+        gamma=None,
+        beta=None,
+        places=(),
+        nodes=(scope.index[id(node)],),
+        skip_reason=Reason(Unscalable.BREAKS_RULES, (str(node.op), fault)),
+        broken=True,
+    )
+
+
 def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
     here = scope.index[id(node)]
     uses = [Read(node, p) for p in form.addends if _has(node, p)]
@@ -71,7 +110,7 @@ def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
                 source = uses[0].tensor
                 nodes = (*sorted(scope.index[id(n)] for n in match.nodes), here)
     gamma = node.inputs[form.gamma]
-    axes = _axes(node, kind, gamma)
+    axes, fault = _axes(node, kind), _fault(node, kind)
     norm = Norm(
         name=node.name,
         kind=kind,
@@ -94,13 +133,31 @@ def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
         channels=last_dim(scope, gamma) if kind == "group" else None,
         residual=form.residual,
         silu=bool(node.attrs.get("activation", 0)) and kind == "group",
-        skip_reason=_obstacle(scope, node, axes),
+        skip_reason=fault or _obstacle(scope, node, axes),
+        broken=fault is not None,
     )
     return with_known_scale(scope, norm)
 
 
-def _axes(node: gs.Node, kind: str, gamma: gs.Tensor) -> RowAxes | None:
+def _fault(node: gs.Node, kind: str) -> Reason | None:
+    """How a fused norm makes no sense; None where it does."""
+    if not node.inputs[FUSED[op_of(node)].gamma].name:
+        return Reason(Unscalable.NO_GAMMA)
+    if kind == "group":
+        grouped = op_of(node) != "InstanceNormalization"
+        count = int(node.attrs.get("num_groups", node.attrs.get("groups", 0)))
+        return Reason(Unscalable.NO_GROUPS, (count,)) if grouped and count < 1 else None
+    first, shape = int(node.attrs.get("axis", -1)), node.inputs[0].shape
+    rank = MOST_AXES if shape is None else len(shape)
+    if -rank <= first < rank:
+        return None
+    return Reason(Unscalable.NO_SUCH_AXIS, (first, rank))
+
+
+def _axes(node: gs.Node, kind: str) -> RowAxes | None:
     """The rows of a fused norm; None where its `axis` cannot be counted from the end."""
+    if _fault(node, kind) is not None:
+        return None
     if kind == "group":
         count = int(node.attrs.get("num_groups", node.attrs.get("groups", 0)))
         last = node.domain == "com.microsoft" and bool(node.attrs.get("channels_last", 1))

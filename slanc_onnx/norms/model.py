@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from slanc_onnx.graph import InputSpec, Scope, input_specs, read_graph
+from slanc_onnx.graph import InputSpec, Scope, check_model, input_specs, read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.norms.functions import inline_norm_functions
 from slanc_onnx.norms.norm import Norm
@@ -46,6 +46,7 @@ def read_model(model: onnx.ModelProto, folder: Path | None = None) -> ReadModel:
     Raises:
         SlancError: the graph cannot be read, or a function that holds norms cannot be inlined.
     """
+    check_model(model)
     inlined, functions = inline_norm_functions(model, folder)
     scopes = read_graph(inlined, folder)
     norms = find_norms_in(scopes)

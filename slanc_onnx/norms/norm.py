@@ -61,6 +61,8 @@ class Norm:
             its default; None where no caller can give another.
         scaled_by: The scale that an earlier run put in, None without one.
         skip_reason: Why the norm cannot be scaled, None where it can.
+        broken: Whether that is because the file breaks the rules of the norm's op, so that no
+            runtime takes it.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Norm:
     overridable_epsilon: str | None = None
     scaled_by: float | None = None
     skip_reason: Reason | None = None
+    broken: bool = False
 
     @property
     def centred(self) -> bool:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
-from slanc_onnx.graph import SEE_THROUGH, Scope, element_type, op_of
+from slanc_onnx.graph import FLOATS, SEE_THROUGH, Scope, element_type, op_of
 from slanc_onnx.norms.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
 from slanc_onnx.norms.pattern import Read
 from slanc_onnx.reasons import Reason, Unscalable
 
 
 def with_known_scale(scope: Scope, norm: Norm) -> Norm:
-    """The norm with the scale that an earlier run noted on a Div before it or on its last node."""
+    """The norm with the scale that an earlier run noted on a Div before it or on its last node.
+
+    A norm of integers, or with a note that is no scale, is a broken one.
+    """
+    odd = next((p.element_type for p in norm.places if p.element_type not in FLOATS), None)
+    if odd is not None and norm.skip_reason is None:
+        kind = TensorProto.DataType.Name(odd)
+        return replace(norm, skip_reason=Reason(Unscalable.NO_FLOAT, (str(kind),)), broken=True)
     stamps = [scope.proto.node[norm.nodes[-1]]]
     if norm.places:
         node, position, _ = norm.places[0]
@@ -21,13 +30,27 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
         if makers and op_of(makers[0]) == "Div":
             stamps.insert(0, scope.proto.node[scope.index[id(makers[0])]])
     for node in stamps:
-        found = [float(p.value) for p in node.metadata_props if p.key == SCALE_KEY]
+        notes = [p.value for p in node.metadata_props if p.key == SCALE_KEY]
+        found = [_noted(note) for note in notes]
+        wrong = [note for note, scale in zip(notes, found, strict=True) if scale is None]
+        if wrong:
+            why = Reason(Unscalable.NOTE_UNREADABLE, (wrong[0],))
+            return replace(norm, skip_reason=why, broken=True)
         # A Div with a note of scale 1, or of how a scale is applied, is the last node of another
         # norm, or this norm has the note as well.
         note = found == [1.0] or any(p.key == APPLIED_KEY for p in node.metadata_props)
         if found and (not note or node is stamps[-1]):
             return replace(norm, scaled_by=found[0])
     return norm
+
+
+def _noted(note: str) -> float | None:
+    """The scale of a note, None where it is none: no number, or not above zero and finite."""
+    try:
+        scale = float(note)
+    except ValueError:
+        return None
+    return scale if 0 < scale < math.inf else None
 
 
 def places(scope: Scope, uses: list[Read], like: gs.Tensor) -> tuple[Place, ...]:

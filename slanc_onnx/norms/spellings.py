@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.graph import Scope, op_of
+from slanc_onnx.graph import MOST_AXES, Scope, op_of
 from slanc_onnx.norms.pattern import Absent, Constant, Op, Pattern, Scalar, Through, Var
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
 from slanc_onnx.ops import Kind
@@ -55,7 +55,9 @@ def reduced_axes(scope: Scope, node: gs.Node) -> RowAxes | None:
         axes = node.attrs.get("axes")
     if axes is None and len(node.inputs) > 1:
         axes = scope.elements(node.inputs[1])
-    return row_axes([int(axis) for axis in axes], rank) if axes else None
+    if not axes or not all(-MOST_AXES <= axis < MOST_AXES for axis in axes):
+        return None
+    return row_axes([int(axis) for axis in axes], rank)
 
 
 def known_axes(scope: Scope, node: gs.Node) -> bool:

@@ -14,9 +14,17 @@ from slanc_onnx.ops.elementwise import (
     Parameter,
     apply_function,
 )
-from slanc_onnx.ops.follow import CannotFollow, broadcast, common_shape, taken_along
+from slanc_onnx.ops.follow import (
+    CannotFollow,
+    Mover,
+    axis_of,
+    broadcast,
+    common_shape,
+    moved_by,
+    reshaped,
+    taken_along,
+)
 from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
-from slanc_onnx.ops.movement import Mover
 from slanc_onnx.ops.relations import Relation, relation
 
 __all__ = [
@@ -37,8 +45,11 @@ __all__ = [
     "Parameter",
     "Relation",
     "apply_function",
+    "axis_of",
     "broadcast",
     "common_shape",
+    "moved_by",
     "relation",
+    "reshaped",
     "taken_along",
 ]

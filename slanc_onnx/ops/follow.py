@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from slanc_onnx.graph import Array
 from slanc_onnx.reasons import Fact, Reason, Unread
+
+Mover = Callable[[Array], Array]
+MOST_TAKEN = 2**26  # elements at constant positions
 
 
 class CannotFollow(Exception):
@@ -42,14 +46,54 @@ def broadcast(array: Array, shape: Sequence[int]) -> Array:
         raise CannotFollow(Unread.SHAPES_DIFFER, array.shape, tuple(shape)) from None
 
 
-def taken_along(array: Array, indices: Array, axis: int) -> Array:
-    """The elements at indices along an axis.
+def reshaped(array: Array, *shape: int) -> Array:
+    """An array in another shape, with at most one size of -1.
 
     Raises:
-        CannotFollow: there are fewer, as where a trace at length 1 gathers a later position.
+        CannotFollow: it has another number of elements.
+    """
+    known = math.prod(n for n in shape if n != -1)
+    fits = array.size == known if -1 not in shape else known > 0 and array.size % known == 0
+    if not fits or min(shape, default=0) < -1:
+        raise CannotFollow(Unread.NO_FIT, array.shape, shape)
+    return array.reshape(shape)
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """An axis counted from the first one.
+
+    Raises:
+        CannotFollow: a tensor of that rank has no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise CannotFollow(Unread.NO_AXIS, axis, rank)
+    return axis % rank
+
+
+def taken_along(array: Array, indices: Array, axis: int) -> Array:
+    """The elements of an array at some positions of an axis.
+
+    Raises:
+        CannotFollow: there are no such positions, as where a trace at length 1 gathers a later
+            one, or more elements than can be looked at.
+    """
+    own = axis_of(axis, array.ndim)
+    kept = math.prod(array.shape[:own]) * math.prod(array.shape[own + 1 :])
+    if kept * indices.size > MOST_TAKEN:
+        raise CannotFollow(Unread.TOO_LARGE, kept * indices.size)
+    size = array.shape[own]
+    if indices.size and not -size <= indices.min() <= indices.max() < size:
+        raise CannotFollow(Unread.OUT_OF_RANGE, size, axis)
+    return np.take(array, indices, axis=own)
+
+
+def moved_by(mover: Mover, array: Array) -> Array:
+    """An array moved as the file says: NumPy tells whether that can be done.
+
+    Raises:
+        CannotFollow: it cannot; the array has not the axes, sizes or positions.
     """
     try:
-        return np.take(array, indices, axis=axis)
-    except IndexError:
-        largest = int(indices.max(initial=0))
-        raise CannotFollow(Unread.OUT_OF_RANGE, largest, array.shape) from None
+        return mover(array)
+    except (ValueError, IndexError) as error:
+        raise CannotFollow(Unread.NOT_THERE, str(error)) from error

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops.follow import CannotFollow, broadcast, common_shape, taken_along
+from slanc_onnx.ops.follow import CannotFollow, Mover, broadcast, common_shape, taken_along
 from slanc_onnx.reasons import Unread
 
 # Of the node; "outputs" is how many it has.
 Attributes = dict[str, Any]
 # Arrays of the constant inputs after the first, None for those that are absent.
 Parameters = Sequence[Array | None]
-Mover = Callable[[Array], Array]
 Movers = Callable[[Attributes, Parameters], list[Mover]]
 
 
@@ -44,10 +43,7 @@ def reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
         size = math.prod(wanted)
         if size > x.size > 0 and size % x.size == 0 and -1 not in wanted:
             x = np.resize(x, size)  # the export is for more positions, all of one kind
-        try:
-            return x.reshape(wanted)
-        except ValueError:
-            raise CannotFollow(Unread.NO_FIT, x.size, tuple(wanted)) from None
+        return x.reshape(wanted)
 
     return [move]
 

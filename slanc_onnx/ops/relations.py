@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from slanc_onnx.graph import FLOATS, Flow, GraphPath, Use, known_op, runtime_inputs
+from slanc_onnx.graph import FLOATS, Flow, GraphPath, Use, runtime_inputs
 from slanc_onnx.ops.between import BETWEEN, EVERY
 from slanc_onnx.ops.elementwise import HOMOGENEOUS
 
@@ -95,7 +95,7 @@ class Relation:
 def relation(flow: Flow, path: GraphPath, index: int) -> Relation | None:
     """How a node outside all norms ties exponents; None where all its exponents are 0."""
     node = flow.node(path, index)
-    op, size = known_op(node), len(node.input)
+    op, size = flow.op(path, index), len(node.input)
     runtime = set(runtime_inputs(flow, path, index))
     if not runtime or not node.output:
         return None

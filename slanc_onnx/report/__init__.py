@@ -8,6 +8,7 @@ from slanc_onnx.report.as_json import REPORT_START, write_report
 from slanc_onnx.report.audit import audit_lines, print_audit
 from slanc_onnx.report.fold import explain_groups
 from slanc_onnx.report.outcome import Outcome
+from slanc_onnx.report.shown import printable
 from slanc_onnx.report.terminal import no_norm_line, print_summary, print_table
 from slanc_onnx.report.wording import reasons_text, rule_text
 
@@ -20,6 +21,7 @@ __all__ = [
     "print_audit",
     "print_summary",
     "print_table",
+    "printable",
     "reasons_text",
     "rule_text",
     "write_report",

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from slanc_onnx.report.shown import printable
 from slanc_onnx.verify import Audit
 
 
@@ -51,7 +52,7 @@ def print_audit(console: Console, audits: Sequence[Audit]) -> None:
     table.add_column("largest row", overflow="fold")
     for audit in audits:
         table.add_row(
-            audit.name,
+            printable(audit.name),
             str(audit.rows),
             f"{100 * audit.coverage:.4g} %",
             str(audit.above),

@@ -11,6 +11,7 @@ from slanc_onnx.reasons import Note
 from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.outcome import Outcome
+from slanc_onnx.report.shown import printable
 from slanc_onnx.report.wording import condition_text, reason_text
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify import Validation
@@ -31,7 +32,7 @@ def print_table(console: Console, outcome: Outcome) -> None:
         else:
             table.add_column(column.title, justify="right", no_wrap=True)
     for row in outcome.rows:
-        table.add_row(*(column.text(row) for column in columns))
+        table.add_row(*(printable(column.text(row)) for column in columns))
     console.print(table)
 
 
@@ -51,7 +52,9 @@ def print_summary(console: Console, outcome: Outcome, lost: Sequence[str] = ()) 
     """
     *lines, last = _summary(outcome)
     for line in [*lines, " | ".join([last, *lost])]:
-        console.print(line, soft_wrap=True)  # scripts read the last line: it stays one line
+        console.print(
+            printable(line), soft_wrap=True
+        )  # scripts read the last line: it stays one line
 
 
 def _summary(outcome: Outcome) -> Iterator[str]:

@@ -47,8 +47,13 @@ _UNREAD: dict[Kind, str] = {
     Unread.REDUCES_CHANNELS: "reduces over channels",
     Unread.EMPTY: "has no elements at sequence length 1",
     Unread.WIDTHS_DIFFER: "its rows have {0} channels, from run to run",
-    Unread.OUT_OF_RANGE: "gathers at {0} from the shape {1}",
-    Unread.NO_FIT: "reshapes {0} elements to {1}",
+    Unread.OUT_OF_RANGE: "takes elements that are not among the {0} of axis {1}",
+    Unread.NO_FIT: "reshapes {0} to {1}",
+    Unread.NO_AXIS: "names axis {0} of {1}",
+    Unread.TOO_LARGE: "takes {0:g} elements",
+    Unread.NOT_THERE: "moves what is not there ({0})",
+    Unread.MISFIT: "its sizes do not fit each other: {names}",
+    Unread.BROKEN: "breaks the rules of its op: {0}",
 }
 _DOUBTS: dict[Kind, str] = {
     Doubt.NO_CHECK: "read as an estimate",
@@ -131,6 +136,12 @@ _UNSCALABLE: dict[Kind, str] = {
     "tensor to divide; export without this fusion to scale it",
     Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
     "input tensor to divide; export without q_norm and k_norm inside the op to scale it",
+    Unscalable.BREAKS_RULES: "breaks the rules of {0}: {1}",
+    Unscalable.NO_FLOAT: "its input is of type {0}, no float",
+    Unscalable.NOTE_UNREADABLE: "its note slanc.scale = {0!r} is no scale; remove it from the file",
+    Unscalable.NO_GAMMA: "has no gamma, which its op asks for",
+    Unscalable.NO_GROUPS: "cuts its channels into {0} groups",
+    Unscalable.NO_SUCH_AXIS: "normalises from axis {0} on of an input of {1} axes",
     Unscalable.LOGARITHM: "its inverse root is exp(-0.5 log(x)), which rounds otherwise at another "
     "size, so that scaling would change the outputs; export it with a Sqrt",
 }

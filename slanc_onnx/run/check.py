@@ -7,19 +7,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx
 from onnx import helper
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import Array, InputSpec
+from slanc_onnx.graph import Array, GraphPath, InputSpec, Scope, Use, read_flow
 from slanc_onnx.norms import Norm
 from slanc_onnx.options import Options
+
+_MOST_EPSILON = 1e30  # beside it every row is zero
 
 
 def check_norms(norms: Sequence[Norm]) -> None:
     """Refuse norms that no model can mean.
 
     Raises:
-        SlancError: a row without elements, or an epsilon below zero or not finite.
+        SlancError: a row without elements, or an epsilon below zero, not finite or enormous.
     """
     empty = [norm.name for norm in norms if norm.width == 0]
     if empty:
@@ -28,8 +31,54 @@ def check_norms(norms: Sequence[Norm]) -> None:
             "hidden size and export it again."
         )
     for norm in norms:
-        if norm.epsilon is not None and not (math.isfinite(norm.epsilon) and norm.epsilon >= 0):
+        if norm.epsilon is not None and not 0 <= norm.epsilon <= _MOST_EPSILON:
             raise SlancError(f"norm {norm.name!r} has the epsilon {norm.epsilon}. Export it again.")
+
+
+def check_rules(norms: Sequence[Norm], scopes: Sequence[Scope]) -> None:
+    """Refuse to run a model whose norms break the rules of their ops, or read what does.
+
+    Raises:
+        SlancError: such a norm, or node before one.
+    """
+    broken = next((norm for norm in norms if norm.broken), None)
+    if broken is not None:
+        why = broken.skip_reason
+        told = "" if why is None else ", ".join(map(str, (why.kind.value, *why.facts)))
+        raise SlancError(f"norm {broken.name!r} breaks the rules of its op: {told}. {_ADVICE}.")
+    if not any(scope.faults for scope in scopes):
+        return
+    flow = read_flow(scopes)
+    waiting = [(norm.path, index) for norm in norms for index in norm.nodes]
+    seen = set(waiting)
+    while waiting:
+        path, index = waiting.pop()
+        fault = flow.scopes[path].faults.get(index)
+        node = flow.node(path, index)
+        if fault is not None:
+            raise SlancError(f"node {_called(node)}, which norms depend on: {fault}. {_ADVICE}.")
+        inner = (at for at in flow.order if _holds(path, index, at))
+        reads = (flow.read(Use(path, index, p)) for p in range(len(node.input)))
+        makers = (flow.makers[t][:2] for t in reads if t in flow.makers)
+        more = [at for at in (*inner, *makers) if at not in seen]
+        seen.update(more)
+        waiting += more
+
+
+_ADVICE = (
+    "The file is not right as it is: export it again, or use --no-validate, which leaves that out "
+    "and scales the other norms"
+)
+
+
+def _called(node: onnx.NodeProto) -> str:
+    name = node.name or next(iter(node.output), "")
+    return f"{name!r} ({node.op_type})"
+
+
+def _holds(path: GraphPath, index: int, at: tuple[GraphPath, int]) -> bool:
+    """Whether a node lies in a subgraph of the node at an index of a graph."""
+    return len(at[0]) > len(path) and at[0][: len(path)] == path and at[0][len(path)][0] == index
 
 
 def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: str = "") -> Options:

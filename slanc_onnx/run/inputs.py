@@ -84,7 +84,7 @@ def random_ids(rows: int, shape: tuple[int, ...], draw: int = 0) -> Array:
     """
     seed = [SEED, *shape, draw] if draw else [SEED, *shape]
     ids = np.random.default_rng(seed).integers(0, rows, shape)
-    if ids.ndim:
+    if ids.ndim and ids.size:
         flat = ids.reshape(-1, shape[-1])
         first = draw * len(flat)
         special = np.arange(first, min(first + len(flat), FIRST_IDS, rows))

@@ -6,6 +6,8 @@ import numpy as np
 
 from slanc_onnx.graph import Scope
 from slanc_onnx.norms import Norm
+from slanc_onnx.ops import CannotFollow
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Alternatives, Expr, Join, Normalised, Pooled
 from slanc_onnx.trace.values import View, pick, row, row_view
 
@@ -21,6 +23,7 @@ def normalise(view: View, norm: Norm) -> tuple[Expr, View]:
         expr = row(view)
         x = Normalised(expr.channels, norm.name, norm.centred, expr)
         return expr, row_view(x, view.shape)
+    check_rank(norm, view)
     kinds: dict[bytes, tuple[int, Expr]] = {}  # by the channels in it: offset in the join, row
     counts: dict[bytes, int] = {}
     channels = 0
@@ -44,9 +47,24 @@ def normalise(view: View, norm: Norm) -> tuple[Expr, View]:
     return expr, View(joined, norm.axes.restore(result, view.shape))
 
 
+def check_rank(norm: Norm, view: View) -> None:
+    """Whether an input has the axes that a norm's rows lie in.
+
+    Raises:
+        CannotFollow: it has not.
+    """
+    rank, axes = len(view.shape), norm.axes
+    if axes.grouped:
+        fits = rank >= 2 and view.shape[-1 if axes.channels_last else 1] % (axes.groups or 1) == 0
+    else:
+        fits = all(-rank <= axis < rank for axis in axes.axes) and axes.rank in (None, rank)
+    if not fits or not view.ids.size:
+        raise CannotFollow(Unread.MISFIT, view.shape)
+
+
 def _repeats(view: View) -> bool:
     """Whether a row of the last axis holds a channel at several positions."""
-    first = view.ids.reshape(-1, view.shape[-1])[:1] if view.ids.size else view.ids
+    first = view.ids.reshape(-1, (view.shape or (1,))[-1])[:1] if view.ids.size else view.ids
     return len(np.unique(first)) < first.size
 
 
@@ -61,8 +79,10 @@ def along_channels(constant: View, norm: Norm, x: View) -> View:
     if not norm.axes.grouped or norm.axes.channels_last:
         return constant
     ids = constant.ids.reshape(-1)
-    if len(ids) < x.shape[1]:  # one number per group, as in opset 18
+    if 0 < len(ids) < x.shape[1]:  # one number per group, as in opset 18
         ids = np.repeat(ids, x.shape[1] // len(ids))
+    if len(ids) != x.shape[1]:
+        raise CannotFollow(Unread.MISFIT, len(ids), x.shape[1])
     return View(constant.expr, ids.reshape(-1, *([1] * (x.ids.ndim - 2))))
 
 

@@ -93,6 +93,8 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         known = axis is not None and isinstance(spec.dims[axis], int)
         if spec.is_float and not known and not _weights_fix_width(main, name):
             tracer.doubts.mark([value], Reason(Doubt.CHANNELS_UNKNOWN, (name,)))
+    for info in main.proto.input:  # sequences, which are not fed
+        values.setdefault(info.name, Unknown("graph input", info.name))
     tracer.run(main, values)
     inputs: dict[str, Expr] = {}
     for name, exprs in tracer.seen.items():
@@ -178,6 +180,9 @@ class _Tracer:
         inputs = [values.get(t.name) if t.name else None for t in node.inputs]
         norm = self.norms.get((scope.path, node.outputs[0].name)) if node.outputs else None
         try:
+            fault = scope.fault(node)
+            if fault is not None:
+                raise CannotFollow(Unread.BROKEN, fault)
             if norm is not None:
                 return self._norm(scope, norm, node, values)
             if not op_of(node):

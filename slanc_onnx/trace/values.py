@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import CannotFollow, broadcast, common_shape
+from slanc_onnx.ops import CannotFollow, axis_of, broadcast, common_shape
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     Alternatives,
@@ -105,6 +105,8 @@ Value = Readable | Unknown | ExpertWeights | Items
 
 def row_view(expr: Expr, shape: tuple[int, ...]) -> View:
     """A tensor of `shape` whose last axis is the expression's row."""
+    if not shape or expr.channels not in (1, shape[-1]) or min(shape) < 0:
+        raise CannotFollow(Unread.MISFIT, expr.channels, shape)
     return View(expr, broadcast(np.arange(expr.channels, dtype=np.int32), shape))
 
 
@@ -115,7 +117,9 @@ def ids_view(name: str, shape: tuple[int, ...]) -> View:
 
 def shares_view(shape: tuple[int, ...], axis: int = -1) -> View:
     """Numbers of at least 0 that add up to 1 along an axis."""
-    return View(Shares(1, shape[axis] if shape else 1), np.zeros(shape, np.int32))
+    return View(
+        Shares(1, shape[axis_of(axis, len(shape))] if shape else 1), np.zeros(shape, np.int32)
+    )
 
 
 def as_weight(value: Const | Weight) -> Weight:
@@ -164,9 +168,9 @@ def row(view: View, axis: int = -1) -> Expr:
         CannotFollow: the tensor is empty at sequence length 1.
     """
     ids = np.moveaxis(view.ids, axis, -1) if view.ids.ndim else view.ids.reshape(1)
-    rows = ids.reshape(-1, ids.shape[-1])
-    if not rows.size:
+    if not ids.size:
         raise CannotFollow(Unread.EMPTY)
+    rows = ids.reshape(-1, ids.shape[-1])
     if (rows == rows[0]).all():
         return pick(view.expr, rows[0])
     kinds, counts = np.unique(rows, axis=0, return_counts=True)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import BETWEEN, CannotFollow, Mover, broadcast
+from slanc_onnx.ops import BETWEEN, CannotFollow, Mover, broadcast, moved_by, reshaped
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     Expr,
@@ -102,7 +103,8 @@ class Visit:
             raise CannotFollow(Unread.NO_RULE)
         parameters = [self.array(i) for i in range(1, len(self.inputs))]
         attributes = {**self.attributes, "outputs": len(self.node.outputs)}
-        return record.moves.movers(attributes, parameters)
+        movers = record.moves.movers(attributes, parameters)
+        return [partial(moved_by, mover) for mover in movers]
 
     def array(self, position: int) -> Array | None:
         """The values of a constant input, None where it is absent.
@@ -142,6 +144,8 @@ def linear(x: View, weight: Weight, bias: Value | None = None) -> View:
         CannotFollow: the rows of x have another length.
     """
     source = row(x)
+    if not weight.shape[0] or not weight.shape[1]:
+        raise CannotFollow(Unread.MISFIT, weight.shape)
     if source.channels != weight.shape[0]:
         raise CannotFollow(Unread.SHAPES_DIFFER, (source.channels,), weight.shape)
     result = row_view(Linear(weight.shape[1], source, weight), (*x.shape[:-1], weight.shape[1]))
@@ -156,11 +160,13 @@ def mixed(x: View, rows: int, heads: int = 1) -> View:
         rows: How many combinations there are.
         heads: How many heads lie side by side in a row.
     """
+    if len(x.shape) < 2 or not x.ids.size:
+        raise CannotFollow(Unread.MISFIT, x.shape)
     shape = (*x.shape[:-2], rows, x.shape[-1])
     if not (x.ids == x.ids[..., :1, :]).all():
         return row_view(Mix(x.shape[-1], row(x)), shape)
     ids = x.ids[..., 0, :]
-    split = View(x.expr, ids.reshape(*ids.shape[:-1], heads, -1))
+    split = View(x.expr, reshaped(ids, *ids.shape[:-1], heads, -1))
     by_head = mixed_by_head(split, split.ids.ndim - 1)
     return View(by_head.expr, broadcast(by_head.ids.reshape(ids.shape)[..., None, :], shape))
 

@@ -125,8 +125,8 @@ def test_a_norm_that_scaling_would_change_says_why(nodes: str, reason: str) -> N
 def test_an_embedding_norm_has_no_input_to_divide() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
-        main (int32[1, 2] ids, int32[1, 2] segments) => (float[1, 2, 4] y)
-        <float[9, 4] word, float[9, 4] place, float[9, 4] segment, float[4] g, float[4] b>
+        main (int32[1, 2] ids, int32[1, 2] segments, float[9, 4] word, float[9, 4] place,
+              float[9, 4] segment, float[4] g, float[4] b) => (float[1, 2, 4] y)
         {
             y, mask = com.microsoft.EmbedLayerNormalization<epsilon: float = 1e-12>
                 (ids, segments, word, place, segment, g, b)

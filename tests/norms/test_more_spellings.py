@@ -171,8 +171,8 @@ def test_an_override_of_epsilon_still_works() -> None:
 def test_norms_inside_an_attention_op_are_listed() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]>
-        main (float[1, s, 16] q, float[1, s, 8] k, int32[1] len, int32 total) => (float[1, s, 16] y)
-        <float[8] qw, float[8] kw>
+        main (float[1, s, 16] q, float[1, s, 8] k, int32[1] len, int32 total, float[8] qw,
+              float[8] kw) => (float[1, s, 16] y)
         {
             [attention] y = com.microsoft.GroupQueryAttention
                 <num_heads = 2, kv_num_heads = 1, qk_norm_epsilon = 1e-6>

@@ -125,11 +125,14 @@ def test_the_domain_of_the_standard_ops_has_two_names() -> None:
     assert only_norm(model).skip_reason is None
 
 
+_LAYER = "LayerNormalization"
+
+
 @pytest.mark.parametrize("change", ["no gamma", "no inputs", "no outputs", "no first input"])
 @pytest.mark.parametrize(
     "op", ["LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization"]
 )
-def test_a_fused_op_that_lacks_inputs_or_outputs_is_no_norm(op: str, change: str) -> None:
+def test_a_fused_op_that_lacks_inputs_or_outputs_is_none_or_refused(op: str, change: str) -> None:
     domain = "" if op == "LayerNormalization" else "com.microsoft."
     model = parse(f"y = {domain}{op}(x, x, g)")
     node = model.graph.node[0]
@@ -142,7 +145,11 @@ def test_a_fused_op_that_lacks_inputs_or_outputs_is_no_norm(op: str, change: str
     else:
         node.input[0] = ""
     norms = find_norms_in(read_graph(model))
-    assert norms == [] or op == "EmbedLayerNormalization"  # which is skipped anyway
+    none = change == "no outputs" or op == "EmbedLayerNormalization"  # whose gamma is not there
+    assert (norms == []) == (none or (op, change) == (_LAYER, "no gamma"))
+    for norm in norms:
+        assert norm.broken and norm.skip_reason is not None
+        assert f"breaks the rules of {op}: it has" in reason_text(norm.skip_reason)
 
 
 def test_a_cast_without_its_attribute_is_read_past() -> None:

@@ -17,7 +17,6 @@ from slanc_onnx.graph import (
     Reading,
     Tensor,
     Use,
-    known_op,
     read_tensor,
     read_through,
 )
@@ -67,7 +66,7 @@ class Weights:
             if tensor not in flow.constants or tensor not in flow.makers:
                 return None
             path, index, _ = flow.makers[tensor]
-            op = known_op(flow.node(path, index))
+            op = flow.op(path, index)
             source = flow.read(Use(path, index, CHAIN[op])) if op in CHAIN else None
             if source is None:
                 return None
@@ -92,7 +91,7 @@ class Weights:
             node = flow.node(use.path, use.node)
             out = Tensor(use.path, node.output[0]) if node.output else None
             if out in flow.constants and out is not None:
-                linked = CHAIN.get(known_op(node)) == use.position
+                linked = CHAIN.get(flow.op(use.path, use.node)) == use.position
                 found += (yield out) if linked else [None]
             else:
                 found.append(use)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slanc_onnx.ops import CannotFollow
+from slanc_onnx.ops import CannotFollow, reshaped
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Sum, Weight
 from slanc_onnx.trace.values import Unknown, Value, View, as_view, combine
@@ -20,10 +20,11 @@ def _repeated(values: View, heads: int, value_heads: int) -> View:
     """Rows of `value_heads` heads, each repeated for the query heads that share it."""
     if value_heads == heads:
         return values
-    width = values.shape[-1] // value_heads
-    ids = values.ids.reshape(*values.shape[:-1], value_heads, width)
+    if value_heads < 1 or heads < 1 or heads % value_heads or not values.shape:
+        raise CannotFollow(Unread.MISFIT, value_heads, heads)
+    ids = reshaped(values.ids, *values.shape[:-1], value_heads, -1)
     ids = np.repeat(ids, heads // value_heads, axis=-2)
-    return View(values.expr, ids.reshape(*values.shape[:-1], heads * width))
+    return View(values.expr, reshaped(ids, *values.shape[:-1], -1))
 
 
 def _group_query_attention(visit: Visit) -> list[Value]:
@@ -34,6 +35,8 @@ def _group_query_attention(visit: Visit) -> list[Value]:
         values = visit.view(2)
     else:
         packed = visit.view(0)
+        if not packed.shape or heads < 1 or value_heads < 1:
+            raise CannotFollow(Unread.MISFIT, heads, value_heads, packed.shape)
         width = packed.shape[-1] // (heads + 2 * value_heads)
         values = View(packed.expr, packed.ids[..., -value_heads * width :])
     values = _repeated(values, heads, value_heads)
@@ -44,9 +47,9 @@ def _multi_head_attention(visit: Visit) -> list[Value]:
     """com.microsoft MultiHeadAttention: v is the third input, its bias the last third."""
     if visit.value(2) is None:  # packed [batch, rows, heads, 3, width]
         packed = visit.view(0)
-        ids = packed.ids[..., 2, :] if packed.ids.ndim == 5 else packed.ids
-        if packed.ids.ndim != 5:
+        if packed.ids.ndim != 5 or packed.shape[3] != 3:
             raise CannotFollow(Unread.UNKNOWN_INPUT, "query")
+        ids = packed.ids[..., 2, :]
         values = View(packed.expr, ids.reshape(*ids.shape[:-2], -1))
     else:
         values = visit.view(2)
@@ -55,6 +58,8 @@ def _multi_head_attention(visit: Visit) -> list[Value]:
             values = View(values.expr, ids.reshape(*ids.shape[:2], -1))
     if visit.value(3) is not None:
         bias = visit.view(3)
+        if bias.ids.ndim != 1 or not values.shape:
+            raise CannotFollow(Unread.MISFIT, bias.shape, values.shape)
         width = values.shape[-1]
         values = combine(Sum, values, View(bias.expr, bias.ids[-width:]))
     return _outputs(visit, mixed(values, values.shape[-2], int(visit.attributes["num_heads"])))
@@ -67,6 +72,8 @@ def _attention(visit: Visit) -> list[Value]:
         if weight is None:
             raise CannotFollow(Unread.NO_MATRIX, ())
         sizes = visit.attributes.get("qkv_hidden_sizes")
+        if sizes and (len(sizes) != 3 or not 0 < sizes[2] <= weight.shape[1]):
+            raise CannotFollow(Unread.MISFIT, tuple(sizes), weight.shape)
         width = int(sizes[2]) if sizes else weight.shape[1] // 3
         start = weight.shape[1] - width
         whole = weight
@@ -78,11 +85,15 @@ def _attention(visit: Visit) -> list[Value]:
         return _outputs(visit, mixed(values, values.shape[-2], int(visit.attributes["num_heads"])))
     query, values = visit.view(0), visit.view(2)
     if values.ids.ndim == 4:  # [batch, heads, rows, width]
+        if query.ids.ndim != 4 or not values.shape[1] or query.shape[1] % values.shape[1]:
+            raise CannotFollow(Unread.MISFIT, values.shape, query.shape)
         repeats = query.shape[1] // values.shape[1]
         values = View(values.expr, np.repeat(values.ids, repeats, axis=1))
         return _outputs(visit, mixed(values, query.shape[-2]))
-    heads = int(visit.attributes["q_num_heads"])
-    values = _repeated(values, heads, int(visit.attributes["kv_num_heads"]))
+    heads = int(visit.attributes.get("q_num_heads", 0))
+    if heads < 1 or query.ids.ndim != 3:
+        raise CannotFollow(Unread.MISFIT, heads, query.shape)
+    values = _repeated(values, heads, int(visit.attributes.get("kv_num_heads", 0)))
     return _outputs(visit, mixed(values, query.shape[-2], heads))
 
 

@@ -30,12 +30,18 @@ def convolved(
         return View(made.expr, np.moveaxis(made.ids, 1, -1))
     if not isinstance(weight, Weight):
         raise CannotFollow(Unread.NOT_CONSTANT, "kernel")
+    if len(weight.shape) != len(view.shape) or len(weight.shape) < 3:
+        raise CannotFollow(Unread.MISFIT, weight.shape, view.shape)
     kernel = weight.shape[2:]
     attributes = visit.attributes
     strides = attributes.get("strides") or [1] * len(kernel)
     dilations = attributes.get("dilations") or [1] * len(kernel)
     pads = attributes.get("pads") or [0] * (2 * len(kernel))
     same = str(attributes.get("auto_pad", "NOTSET")).startswith("SAME")
+    if len(strides) != len(kernel) or len(dilations) != len(kernel) or len(pads) != 2 * len(kernel):
+        raise CannotFollow(Unread.MISFIT, weight.shape)
+    if min(strides) < 1 or min(weight.shape) < 1:
+        raise CannotFollow(Unread.MISFIT, tuple(strides), weight.shape)
     spatial = []
     for i, size in enumerate(view.shape[2:]):
         padded = size + pads[i] + pads[i + len(kernel)] - dilations[i] * (kernel[i] - 1) - 1
@@ -48,9 +54,17 @@ def convolved(
         lambda: whole.read().reshape(channels, -1, taps),
     )
     source = row(view, axis=1)
-    expr: Expr = Convolution(channels, source, flat, int(attributes.get("group", 1)))
+    groups = int(attributes.get("group", 1))
+    if groups < 1 or channels % groups or source.channels != groups * weight.shape[1]:
+        raise CannotFollow(Unread.MISFIT, groups, source.channels, channels)
+    expr: Expr = Convolution(channels, source, flat, groups)
     if bias is not None:
-        expr = Sum(channels, expr, as_view(bias).expr)
+        addend = as_view(bias).expr
+        if addend.channels != channels:
+            raise CannotFollow(Unread.MISFIT, addend.channels, channels)
+        expr = Sum(channels, expr, addend)
+    if min(spatial) < 0:
+        raise CannotFollow(Unread.MISFIT, weight.shape, view.shape)
     ids = np.arange(channels, dtype=np.int32).reshape(1, -1, *([1] * len(kernel)))
     return View(expr, broadcast(ids, (view.shape[0], channels, *spatial)))
 

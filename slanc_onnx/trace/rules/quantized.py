@@ -6,8 +6,6 @@ Quantised activations are read as the numbers that they stand for, too; their sc
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -16,162 +14,16 @@ from onnx import TensorProto, helper
 from slanc_onnx.graph import Array
 from slanc_onnx.ops import CannotFollow, broadcast, common_shape
 from slanc_onnx.reasons import Unread
-from slanc_onnx.trace.expression import Embedding, Product, Sum, Weight
+from slanc_onnx.trace.expression import Product, Sum, Weight
+from slanc_onnx.trace.rules.blocks import (
+    constants_of,
+    gather_block_quantized,
+    matmul_nbits,
+    values_of,
+)
 from slanc_onnx.trace.rules.conv import convolved
-from slanc_onnx.trace.values import Const, Value, View, as_view, combine, row_view
+from slanc_onnx.trace.values import Const, Value, View, as_view, combine
 from slanc_onnx.trace.visit import Rule, Visit, is_shares, linear, matrix, mixed
-from slanc_onnx.weights import Stored, whole
-
-
-def _values(value: Value | None) -> Array:
-    if isinstance(value, Const):
-        return value.array
-    if isinstance(value, Weight):
-        return value.read()
-    raise CannotFollow(Unread.NOT_CONSTANT, "quantised values")
-
-
-def unpack(packed: Array, bits: int) -> Array:
-    """Unsigned integers of `bits` bits from the bytes of the last axis, low bits first."""
-    if bits == 8:
-        return packed
-    per_byte = 8 // bits
-    shifts = np.arange(per_byte, dtype=np.uint8) * bits
-    spread = (packed[..., None] >> shifts) & ((1 << bits) - 1)
-    return spread.reshape(*packed.shape[:-1], packed.shape[-1] * per_byte)
-
-
-class Layout(NamedTuple):
-    """How a row of numbers lies in blocks of integers.
-
-    Attributes:
-        bits: 2, 4 or 8 per value.
-        block: Values per block.
-        width: Values per row, without the padding of the last block.
-        groups: For each value of a row the block whose scale it has; None for its own.
-    """
-
-    bits: int
-    block: int
-    width: int
-    groups: Array | None = None
-
-
-def dequantize_blocks(
-    packed: Array, scales: Array, zero_points: Array | None, layout: Layout
-) -> Array:
-    """Rows of numbers from blocks of integers, each block with a scale, FP32 [rows, width].
-
-    Args:
-        packed: Bytes, [rows, blocks * block * bits / 8] in any shape with that first axis.
-        scales: [rows, blocks], in any shape.
-        zero_points: Packed like the values, or as floats; None for the middle of the range.
-        layout: How the numbers of a row lie.
-    """
-    bits, block, width, groups = layout
-    rows = packed.shape[0]
-    values = unpack(packed.reshape(rows, -1), bits).astype(np.float32)
-    blocks = values.shape[1] // block
-    if zero_points is None:
-        zero: Array = np.float32(1 << (bits - 1)) * np.ones((rows, blocks), np.float32)
-    elif zero_points.dtype == np.uint8:
-        zero = unpack(zero_points.reshape(rows, -1), bits)[:, :blocks].astype(np.float32)
-    else:
-        zero = zero_points.reshape(rows, blocks).astype(np.float32)
-    factors = scales.reshape(rows, blocks).astype(np.float32)
-    if groups is not None:
-        return (values[:, :width] - zero[:, groups]) * factors[:, groups]
-    scaled = (values.reshape(rows, blocks, block) - zero[:, :, None]) * factors[:, :, None]
-    return scaled.reshape(rows, -1)[:, :width]
-
-
-@dataclass(frozen=True, eq=False)
-class _Blocks:
-    """Columns of the transpose of [N, K] blocks, of which some can be read; see `Stored`.
-
-    Attributes:
-        packed: Bytes, of N rows in any shape; the scales and zero points likewise.
-        scales: FP32 or FP16; a weight is read when a part is taken.
-        zeros: None for the middle of the range.
-        rows: N.
-        layout: How the K numbers of a row lie.
-    """
-
-    packed: Const | Weight
-    scales: Const | Weight
-    zeros: Const | Weight | None
-    rows: int
-    layout: Layout
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.layout.width, self.rows
-
-    def columns(self, start: int, stop: int) -> Array:
-        part = self.part(start, stop)
-        zeros = None if part.zeros is None else _values(part.zeros)
-        return dequantize_blocks(_values(part.packed), _values(part.scales), zeros, self.layout).T
-
-    def part(self, start: int, stop: int) -> _Blocks:
-        def some(value: Const | Weight) -> Const:
-            return Const(_values(value).reshape(self.rows, -1)[start:stop])
-
-        zeros = None if self.zeros is None else some(self.zeros)
-        return _Blocks(some(self.packed), some(self.scales), zeros, stop - start, self.layout)
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.packed.shape)
-
-    def turned(self) -> Stored:
-        return whole(self.columns(0, self.rows).T)
-
-    def opened(self) -> _Blocks:
-        return self
-
-
-def _matmul_nbits(visit: Visit) -> list[Value]:
-    """com.microsoft MatMulNBits: x times the transpose of [N, K] blocks, plus a bias."""
-    attributes = visit.attributes
-    k, n = int(attributes["K"]), int(attributes["N"])
-    bits, block = int(attributes.get("bits", 4)), int(attributes["block_size"])
-    packed, scales, zero = visit.known(1), visit.known(2), visit.value(3)
-    layout = Layout(bits, block, k, visit.array(4))
-
-    def read() -> Array:
-        zeros = None if zero is None else _values(zero)
-        values = _values(packed), _values(scales)
-        return dequantize_blocks(*values, zeros, layout).T
-
-    name, stored = visit.node.inputs[1].name, None
-    constants = [v for v in (packed, scales, zero) if isinstance(v, (Const, Weight))]
-    if len(constants) == 2 + (zero is not None):
-        stored = _Blocks(constants[0], constants[1], (*constants, None)[2], n, layout)
-    result = linear(visit.rows(0, k), Weight(name, (k, n), read, stored=stored))
-    bias = visit.value(5)
-    return [result if bias is None else combine(Sum, result, as_view(bias))]
-
-
-def _gather_block_quantized(visit: Visit) -> list[Value]:
-    """com.microsoft GatherBlockQuantized: rows of a quantised table."""
-    attributes = visit.attributes
-    data, scales, zero = _values(visit.known(0)), visit.known(2), visit.value(3)
-    bits, block = int(attributes.get("bits", 4)), int(attributes["block_size"])
-    unsigned = data.dtype == np.uint8
-    width = data.shape[-1] * (8 // bits if unsigned else 1)
-
-    def read() -> Array:
-        zeros = None if zero is None else _values(zero)
-        if unsigned:
-            return dequantize_blocks(data, _values(scales), zeros, Layout(bits, block, width))
-        shift = np.float32(0) if zeros is None else spread(zeros)
-        return np.asarray((data.astype(np.float32) - shift) * spread(_values(scales)))
-
-    def spread(per_block: Array) -> Array:
-        return np.repeat(per_block.astype(np.float32), block, axis=-1)[..., :width]
-
-    table = Weight(visit.node.inputs[0].name, (data.shape[0], width), read)
-    return [row_view(Embedding(width, table), (*visit.known(1).shape, width))]
 
 
 def _spread(values: Array, shape: tuple[int, ...], visit: Visit) -> Array:
@@ -187,18 +39,36 @@ def _spread(values: Array, shape: tuple[int, ...], visit: Visit) -> Array:
     return values.astype(np.float32).reshape(where)
 
 
+def _check_spread(source: Value, parts: list[Const | Weight], visit: Visit) -> None:
+    """Whether scales and zero points fit a constant; raises CannotFollow where they do not."""
+    axis = int(visit.attributes.get("axis", 1))
+    block = int(visit.attributes.get("block_size", 0))
+    shape = source.shape if isinstance(source, (Const, Weight)) else ()
+    for part in parts:
+        if math.prod(part.shape) == 1:
+            continue
+        if not -len(shape) <= axis < len(shape):
+            raise CannotFollow(Unread.MISFIT, axis, shape)
+        wanted = list(shape) if block else [shape[axis]]
+        if block > 0:
+            wanted[axis] = -(-wanted[axis] // block)
+        if block < 0 or list(part.shape) != wanted:
+            raise CannotFollow(Unread.MISFIT, part.shape, axis, shape)
+
+
 def _dequantize_linear(visit: Visit) -> list[Value]:
     """DequantizeLinear of a constant."""
     source, scales, zero = visit.known(0), visit.known(1), visit.value(2)
 
     def read() -> Array:
-        shift = 0.0 if zero is None else _spread(_values(zero), source.shape, visit)
-        values = _values(source).astype(np.float32) - shift
-        return np.asarray(values * _spread(_values(scales), source.shape, visit))
+        shift = 0.0 if zero is None else _spread(values_of(zero), source.shape, visit)
+        values = values_of(source).astype(np.float32) - shift
+        return np.asarray(values * _spread(values_of(scales), source.shape, visit))
 
-    _values(scales)
+    parts = constants_of(scales, zero)
     if not isinstance(source, (Const, Weight)):
         return [source]  # an activation that was quantised and comes back
+    _check_spread(source, parts, visit)
     return [Weight(visit.node.inputs[0].name, source.shape, read)]
 
 
@@ -207,20 +77,21 @@ def _quantize_linear(visit: Visit) -> list[Value]:
     source, scales, zero = visit.known(0), visit.known(1), visit.value(2)
     if not isinstance(source, (Const, Weight)):
         return [source]
+    _check_spread(source, constants_of(scales, zero), visit)
 
     def scaled_down() -> Array:
-        values = _values(source).astype(np.float32)
-        return np.asarray(values / _spread(_values(scales), source.shape, visit))
+        values = values_of(source).astype(np.float32)
+        return np.asarray(values / _spread(values_of(scales), source.shape, visit))
 
     kind = visit.attributes.get("output_dtype") or TensorProto.UINT8
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(int(kind)))
     if zero is not None:
-        dtype = _values(zero).dtype
+        dtype = values_of(zero).dtype
     whole = dtype.kind in "iu" or dtype.name.startswith(("int", "uint"))
     limits = (ml_dtypes.iinfo if whole else ml_dtypes.finfo)(dtype)
 
     def read() -> Array:
-        shift = 0.0 if zero is None else _spread(_values(zero), source.shape, visit)
+        shift = 0.0 if zero is None else _spread(values_of(zero), source.shape, visit)
         values = scaled_down() + shift if not whole else np.rint(scaled_down()) + shift
         clipped = np.clip(values, float(limits.min), float(limits.max))
         return clipped if whole else np.asarray(clipped.astype(dtype).astype(np.float32))
@@ -245,14 +116,18 @@ def _real(
         return source
     scales = None if scale is None else visit.value(scale)
     shift = None if zero is None else visit.value(zero)
+    channels = (source.shape or (1,))[0 if rows_first else -1]
+    for part in constants_of(source, scales, shift)[1:]:
+        if math.prod(part.shape) not in (1, channels):
+            raise CannotFollow(Unread.MISFIT, part.shape, source.shape)
 
     def read() -> Array:
-        values = _values(source).astype(np.float32)
+        values = values_of(source).astype(np.float32)
         if shift is not None:
-            values = values - _per_channel(_values(shift), values, rows_first)
+            values = values - _per_channel(values_of(shift), values, rows_first)
         if scales is None:
             return values
-        return values * _per_channel(_values(scales), values, rows_first)
+        return values * _per_channel(values_of(scales), values, rows_first)
 
     return Weight(visit.node.inputs[value].name, source.shape, read)
 
@@ -305,9 +180,12 @@ def _bias(visit: Visit, position: int, first: _Operand, second: _Operand) -> Val
     """A bias in units of the product of both scales."""
     values, scale = visit.known(position), visit.value(second[1] or 0)
     unit = visit.value(first[1] or 0)
+    for part in constants_of(values, scale, unit)[1:]:
+        if math.prod(part.shape) not in (1, math.prod(values.shape)):
+            raise CannotFollow(Unread.MISFIT, part.shape, values.shape)
 
     def read() -> Array:
-        return np.asarray(_values(values).astype(np.float32) * _values(scale) * _values(unit))
+        return np.asarray(values_of(values).astype(np.float32) * values_of(scale) * values_of(unit))
 
     return Weight(visit.node.inputs[position].name, values.shape, read)
 
@@ -327,8 +205,8 @@ def _convolution(visit: Visit) -> list[Value]:
 
 
 QUANTIZED: dict[str, Rule] = {
-    "MatMulNBits": _matmul_nbits,
-    "GatherBlockQuantized": _gather_block_quantized,
+    "MatMulNBits": matmul_nbits,
+    "GatherBlockQuantized": gather_block_quantized,
     "DequantizeLinear": _dequantize_linear,
     "QuantizeLinear": _quantize_linear,
     "DynamicQuantizeLinear": _dynamic_quantize,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import CannotFollow, broadcast
+from slanc_onnx.ops import CannotFollow, axis_of, broadcast
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Apply, Mix, Weight
 from slanc_onnx.trace.values import Const, Value, View
@@ -37,10 +37,12 @@ def _reduce(visit: Visit) -> list[Value]:
     value, axes = visit.known(0), _axes(visit)
     keep = bool(visit.attributes.get("keepdims", 1))
     if not isinstance(value, View):
+        if axes is not None:
+            axes = tuple({axis_of(axis, len(value.shape)) for axis in axes})
         return [_of_constant(visit.node.op, value, axes, keep)]
     if axes is None:
         raise CannotFollow(Unread.UNKNOWN_INPUT, "axes")
-    wanted = {axis % value.ids.ndim for axis in axes}
+    wanted = {axis_of(axis, value.ids.ndim) for axis in axes}
     ids, count = value.ids, 1
     for axis in wanted:
         first = np.take(ids, [0], axis=axis)
@@ -91,6 +93,8 @@ def _of_constant(op: str, value: Const | Weight, axes: tuple[int, ...] | None, k
 def _pool(visit: Visit) -> list[Value]:
     """Pooling and resizing keep the channels in axis 1 and change the positions."""
     view = visit.view(0)
+    if view.ids.ndim < 2:
+        raise CannotFollow(Unread.MISFIT, view.shape)
     shape = visit.shape()
     if shape is None or shape[:2] != view.shape[:2] or len(shape) != view.ids.ndim:
         whole = visit.node.op.startswith("Global")

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from slanc_onnx.ops import CannotFollow, broadcast, taken_along
+from slanc_onnx.graph import MOST_ELEMENTS
+from slanc_onnx.ops import CannotFollow, axis_of, broadcast, taken_along
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Input, Join, Known, Shares, Weight
 from slanc_onnx.trace.values import (
@@ -52,12 +53,12 @@ def gathered(visit: Visit) -> list[Value] | None:
 
 def _some_of(data: Const, indices: View, axis: int, op: str) -> Value:
     """The elements of a small constant at positions that the data gives."""
-    if op != "Gather" or data.array.ndim == 0:
+    if op != "Gather" or not data.array.size:
         raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
-    taken = np.take(data.array, np.zeros(indices.shape, np.int64), axis=axis)
+    found = taken_along(data.array, np.zeros(indices.shape, np.int64), axis)
     if (data.array == data.array.reshape(-1)[0]).all():
-        return Const(taken, True)
-    return ids_view("indices", taken.shape)
+        return Const(found, True)
+    return ids_view("indices", found.shape)
 
 
 def _is_position(indices: View) -> bool:
@@ -76,6 +77,8 @@ def first_row(position: Const | View) -> int | None:
 def looked_up(table: Weight, shape: tuple[int, ...], positions: Const | View) -> View:
     """Rows of a table at `positions`, whose shape is `shape`."""
     rest = table.shape[1:]
+    if not math.prod(table.shape):
+        raise CannotFollow(Unread.MISFIT, table.shape)
     rows = as_table(table, table.shape[0])
     ids = np.arange(rows.shape[1], dtype=np.int32).reshape(rest)
     expr = Embedding(rows.shape[1], rows, first_row(positions))
@@ -86,6 +89,9 @@ def _gather_elements(visit: Visit) -> list[Value]:
     """GatherElements: a Gather with an index per element."""
     data, indices = visit.known(0), visit.known(1)
     axis = int(visit.attributes.get("axis", 0))
+    axis_of(axis, len(data.shape))
+    if len(indices.shape) != len(data.shape):
+        raise CannotFollow(Unread.MISFIT, indices.shape, data.shape)
     if isinstance(data, Const) and isinstance(indices, Const):
         return [Const(np.take_along_axis(data.array, indices.array.astype(np.int64), axis), True)]
     if isinstance(data, Const) and (data.array == data.array.reshape(-1)[:1]).all():
@@ -125,7 +131,8 @@ def _scatter(visit: Visit) -> list[Value]:
 
 
 def _indices(visit: Visit, output: int, shape: tuple[int, ...]) -> View:
-    return ids_view(visit.node.outputs[output].name, shape)
+    names = [tensor.name for tensor in visit.node.outputs]
+    return ids_view(names[output] if output < len(names) else "", shape)
 
 
 def _top_k(visit: Visit) -> list[Value]:
@@ -133,6 +140,9 @@ def _top_k(visit: Visit) -> list[Value]:
     axis = int(visit.attributes.get("axis", -1))
     if count is None:
         raise CannotFollow(Unread.UNKNOWN_INPUT, "K")
+    axis = axis_of(axis, view.ids.ndim)
+    if not view.ids.size or not count.size:
+        raise CannotFollow(Unread.EMPTY)
     k = max(1, min(int(np.asarray(count).reshape(-1)[0]), view.shape[axis]))
     ids = np.take(view.ids, range(k), axis=axis)
     if isinstance(view.expr, Shares):
@@ -158,8 +168,11 @@ def _positions_of(visit: Visit) -> list[Value]:
 def _one_hot(visit: Visit) -> list[Value]:
     depth = visit.array(1)
     shape = visit.known(0).shape
-    axis = int(visit.attributes.get("axis", -1)) % (len(shape) + 1)
-    full = (*shape[:axis], int(np.asarray(depth).reshape(-1)[0]), *shape[axis:])
+    axis = axis_of(int(visit.attributes.get("axis", -1)), len(shape) + 1)
+    count = 0 if depth is None or not depth.size else int(np.asarray(depth).reshape(-1)[0])
+    if not 0 < count * max(1, math.prod(shape)) < MOST_ELEMENTS:
+        raise CannotFollow(Unread.MISFIT, count)
+    full = (*shape[:axis], count, *shape[axis:])
     return [_indices(visit, 0, full)]
 
 
@@ -173,8 +186,10 @@ def _pad(visit: Visit) -> list[Value]:
     rank = len(source.shape)
     axes = list(range(rank))
     if visit.value(3) is not None:
-        axes = [int(a) % rank for a in np.asarray(visit.array(3)).reshape(-1)]
+        axes = [axis_of(int(a), rank) for a in np.asarray(visit.array(3)).reshape(-1)]
     before, after = [0] * rank, [0] * rank
+    if len(numbers) != 2 * len(axes):
+        raise CannotFollow(Unread.MISFIT, rank, tuple(numbers))
     for i, axis in enumerate(axes):
         before[axis], after[axis] = numbers[i], numbers[i + len(axes)]
     if isinstance(source, Const):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from onnx import TensorProto
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import ELEMENTWISE, MOVES, CannotFollow, Mover, broadcast
+from slanc_onnx.ops import ELEMENTWISE, MOVES, CannotFollow, Mover, axis_of, broadcast
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Join, Sum, Weight, is_ids
 from slanc_onnx.trace.movement import FOLDS
@@ -117,6 +118,10 @@ def _concat(visit: Visit) -> list[Value]:
             raise CannotFollow(Unread.NO_RULE_FOR_ATTRIBUTE, "new_axis")
         values = [as_view(value) for value in sequence.values]
     axis = int(visit.attributes["axis"])
+    shapes = [v.shape or (1,) for v in values]
+    at = axis_of(axis, len(shapes[0])) if shapes else 0
+    if len({(len(s), *s[:at], *s[at + 1 :]) for s in shapes}) != 1:
+        raise CannotFollow(Unread.MISFIT, *shapes, axis)
     if all(isinstance(v, Const) for v in values):
         consts = [v for v in values if isinstance(v, Const)]
         joined = np.concatenate([np.atleast_1d(c.array) for c in consts], axis=axis)
@@ -204,8 +209,13 @@ def _cumulative(visit: Visit) -> list[Value]:
 def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
     value = attributes.get("value")
     fill = np.asarray(value.values).reshape(-1)[0] if value is not None else np.float32(0)
-    return np.full(tuple(int(n) for n in shape), fill)
+    sizes = tuple(int(n) for n in shape.reshape(-1))
+    if min(sizes, default=0) < 0 or math.prod(sizes) > _MOST_FILLED:
+        raise CannotFollow(Unread.MISFIT, tuple(sizes))
+    return np.full(sizes, fill)
 
+
+_MOST_FILLED = 2**26  # elements of a constant of one number
 
 # Ops whose output has the broadcast shape of their inputs.
 KEEPS_SHAPE = {

@@ -188,7 +188,7 @@ class Doubts:
             given: For each branch, the values of its outputs.
             branch: The reason that it is about.
         """
-        for output, values in zip(outputs, zip(*given, strict=True), strict=False):
+        for output, values in zip(outputs, zip(*given, strict=False), strict=False):
             views = [v for v in values if isinstance(v, View) and v.ids.size]
             rows = isinstance(output, View) and all(
                 repeats(v) is None and v.shape == output.shape for v in views
