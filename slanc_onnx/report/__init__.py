@@ -8,7 +8,8 @@ from slanc_onnx.report.as_json import write_report
 from slanc_onnx.report.audit import audit_lines, print_audit
 from slanc_onnx.report.fold import explain_groups
 from slanc_onnx.report.outcome import Outcome
-from slanc_onnx.report.terminal import print_summary, print_table, printable
+from slanc_onnx.report.shown import printable
+from slanc_onnx.report.terminal import print_summary, print_table
 
 __all__ = [
     "Outcome",

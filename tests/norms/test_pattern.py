@@ -12,7 +12,8 @@ def matches(pattern: Pattern, nodes: str) -> list[Match]:
     model = onnx.parser.parse_model(f"""
         <ir_version: 8, opset_import: ["": 17]>
         main (float[2, 3] x, float[2, 3] z) => (float[2, 3] y)
-        <float two = {{2}}, float[1] three = {{3}}, float[3] row = {{2, 2, 2}}, int64[1] last = {{-1}}>
+        <float two = {{2}}, float[1] three = {{3}}, float[3] row = {{2, 2, 2}},
+         int64[1] last = {{-1}}>
         {{ {nodes} }}""")
     (scope,) = read_graph(model)
     return list(pattern.of(scope.graph.outputs[0], Match(scope)))
