@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,11 @@ def inputs(**arrays: Any) -> None:
     np.savez("inputs.npz", **arrays)
 
 
+def a_member_of_text() -> None:
+    with zipfile.ZipFile("inputs.npz", "w") as file:
+        file.writestr("ids", "no array")
+
+
 def inputs_cut_short() -> None:
     inputs(ids=IDS)
     os.truncate("inputs.npz", 99)
@@ -105,6 +111,11 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
     ),
     "zero width": (zero_width, (), "rows of width 0"),
     "inputs: no file": (lambda: None, WITH_INPUTS, "--inputs inputs.npz: no such file"),
+    "inputs: a member that is no array": (
+        a_member_of_text,
+        WITH_INPUTS,
+        "its member 'ids' is no array",
+    ),
     "inputs: one missing": (lambda: inputs(ids=IDS), WITH_INPUTS, "--inputs lacks deep"),
     "inputs: other type": (
         lambda: inputs(ids=IDS.astype(np.float32), deep=np.array(True)),
@@ -160,12 +171,32 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
         WITH_TOKENS,
         "id -1 is outside the model's vocabulary",
     ),
+    "tokens: beyond 64 bits": (
+        lambda: tokens(np.full((1, 4), 2**64 - 1, np.uint64)),
+        WITH_TOKENS,
+        "18446744073709551615 is the id of no token",
+    ),
+    "tokens: bos beyond 64 bits": (
+        lambda: tokens(IDS),
+        (*WITH_TOKENS, "--bos", str(2**64)),
+        "is the id of no token",
+    ),
     "tokens: bos too large": (
         lambda: tokens(IDS),
         (*WITH_TOKENS, "--bos", "50"),
         "id 50 is outside",
     ),
     "target: unknown": (lambda: None, ("--target", "npu"), "'npu' is not known. Known are: fp16"),
+    "target file: lists in lists": (
+        lambda: target_file(f"name = {'[' * 10**4}{']' * 10**4}"),
+        WITH_TARGET,
+        "target file npu.toml: no TOML",
+    ),
+    "target file: a number of many digits": (
+        lambda: target_file(f"name = {'9' * 6000}"),
+        WITH_TARGET,
+        "target file npu.toml: no TOML",
+    ),
     "target file: none": (lambda: None, WITH_TARGET, "target file npu.toml: No such file"),
     "target file: a folder": (lambda: os.mkdir("npu.toml"), WITH_TARGET, "Is a directory"),
     "target file: no TOML": (lambda: target_file("format: float16"), WITH_TARGET, "no TOML: "),

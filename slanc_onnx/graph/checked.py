@@ -220,6 +220,8 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], cont
             raise _Fault(f"its {attribute.name!r} refers to an attribute of a function around it")
         if attribute.name in _COUNTS and attribute.type == AttributeProto.INT and attribute.i < 1:
             raise _Fault(f"its {attribute.name!r} is {attribute.i}")
+        if attribute.name == "to" and attribute.i not in TensorProto.DataType.values():
+            raise _Fault(f"it casts to the element type {attribute.i}, which nobody knows")
     for name in node.input[: _SINGLE.get(node.op_type, 0)]:
         value = known.get(name)
         if isinstance(value, TensorProto) and math.prod(value.dims) != 1:

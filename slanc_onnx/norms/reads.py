@@ -21,7 +21,7 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
     """
     odd = next((p.element_type for p in norm.places if p.element_type not in FLOATS), None)
     if odd is not None and norm.skip_reason is None:
-        kind = TensorProto.DataType.Name(odd)
+        kind = TensorProto.DataType.Name(odd) if odd in TensorProto.DataType.values() else odd
         return replace(norm, skip_reason=Reason(Unscalable.NO_FLOAT, (str(kind),)), broken=True)
     stamps = [scope.proto.node[norm.nodes[-1]]]
     if norm.places:

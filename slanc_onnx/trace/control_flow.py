@@ -7,7 +7,8 @@ from contextlib import suppress
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.ops import CannotFollow
+from slanc_onnx.ops import CannotFollow, axis_of
+from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.values import Const, Unknown, Value, View, either
 
 ITERATIONS, MOST_ITERATIONS = 4, 16
@@ -39,6 +40,8 @@ def slice_of(value: Value | None, node: gs.Node, index: int) -> Value | None:
     """What a Scan's body reads of a scanned input: one element along its scan axis."""
     axes = node.attrs.get("scan_input_axes") or []
     axis = int(axes[index]) if index < len(axes) else 0
+    if isinstance(value, (View, Const)) and not value.shape[axis_of(axis, len(value.shape))]:
+        raise CannotFollow(Unread.EMPTY)
     if isinstance(value, View):
         return View(value.expr, np.take(value.ids, 0, axis=axis))
     if isinstance(value, Const):

@@ -37,7 +37,7 @@ def opaque(
 
 def _has_a_size(expr: Expr) -> bool:
     """Whether the size of a row matters to an op's output; that of ids and shares does not."""
-    return not isinstance(expr, Shares) and not is_ids(expr)
+    return expr.channels > 0 and not isinstance(expr, Shares) and not is_ids(expr)
 
 
 def _shape_of(

@@ -171,6 +171,7 @@ def _fold(op: str, values: Sequence[Value], parameters: Sequence[Parameter] = ()
     if all(isinstance(v, Const) for v in values):
         consts = [v for v in values if isinstance(v, Const)]
         arrays = [c.array for c in consts]
+        common_shape(*(a.shape for a in arrays))
         if op == "Reciprocal":
             arrays = [a.astype(np.float32) for a in arrays]
         with np.errstate(all="ignore"):

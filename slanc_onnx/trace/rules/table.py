@@ -203,7 +203,25 @@ def _cumulative(visit: Visit) -> list[Value]:
         if is_ids(source.expr):
             return [source]
         raise CannotFollow(Unread.NO_RULE_FOR_ACTIVATIONS)
-    return _const(lambda attributes, x, axis: np.cumsum(x, axis=int(axis)))(visit)
+    return _const(
+        lambda attributes, x, axis: np.cumsum(x, axis=axis_of(int(_number(axis)), x.ndim))
+    )(visit)
+
+
+def _number(value: Array) -> Any:
+    """The number that a constant is; raises CannotFollow where it is more or less than one."""
+    if value.size != 1:
+        raise CannotFollow(Unread.MISFIT, value.size)
+    return value.reshape(-1)[0]
+
+
+def _range(attributes: dict[str, Any], first: Array, limit: Array, *steps: Array) -> Array:
+    """Range; the step may be left out in com.microsoft."""
+    start, stop = _number(first), _number(limit)
+    step = _number(steps[0]) if steps else 1
+    if not step or not abs((float(stop) - float(start)) / float(step)) < _MOST_FILLED:
+        raise CannotFollow(Unread.MISFIT, float(start), float(stop), float(step))
+    return np.arange(start, stop, step)
 
 
 def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
@@ -257,7 +275,7 @@ RULES: dict[str, Rule] = {
     **REDUCTIONS,
     **SELECTIONS,
     **EXPERTS,
-    "Range": _const(lambda attributes, a, b, c: np.arange(a.item(), b.item(), c.item())),
+    "Range": _const(_range),
     "ConstantOfShape": _const(_constant_of_shape),
     "Size": lambda visit: [Const(np.array(np.prod(visit.known(0).shape)), varies=True)],
 }
