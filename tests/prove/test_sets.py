@@ -26,8 +26,10 @@ from slanc_onnx.prove.sets import (
     joined,
     one_of,
     sum_of_ellipsoids,
+    through_measured,
     total,
 )
+from slanc_onnx.weights import MatrixSizes
 from tests.models.small_graphs import Matrix, spectral
 
 Rng = np.random.Generator
@@ -286,3 +288,49 @@ def test_what_the_device_rounds_is_counted() -> None:
         row += weight  # one running sum
     after = joined(pieces, n).through(weights.astype(np.float64), True)
     assert float(weights.astype(np.float64).sum()) < float(row) <= after.length()
+
+
+UNIT = 2.0**-24
+
+
+def rounded_up_each_time(n: int) -> tuple[Matrix, float]:
+    """Addends of FP32 whose running sum is off by nearly n UNIT, and that sum.
+
+    After the 1, each addend is a little over half of the last bit of the sum.
+    """
+    addends = np.full(n, 1.01 * UNIT, np.float32)
+    addends[0] = 1.0
+    running = np.add.accumulate(addends, dtype=np.float32)[-1]
+    exact = math.fsum(addends.astype(np.float64))
+    assert (n - 2) * 0.98 * UNIT < float(running) / exact - 1 < n * UNIT
+    return addends.astype(np.float64), float(running)
+
+
+def halves(row: Matrix) -> Reach:
+    """A row as two pieces, the first of one element."""
+    pieces = [(np.arange(1), constant(row[:1])), (np.arange(1, len(row)), constant(row[1:]))]
+    return joined(pieces, len(row))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("n", [256, 4096])
+@pytest.mark.parametrize("make", [constant, Box, halves, lambda row: one_of([Box(row), Box(row)])])
+def test_a_product_on_the_device_is_as_far_off_as_a_running_sum(
+    make: Callable[[Matrix], Reach], n: int, exact: bool
+) -> None:
+    """Row and column are the roots of the addends, so that |x| |w| is no larger than the sum."""
+    addends, running = rounded_up_each_time(n)
+    root = np.sqrt(addends)
+    after = make(root).through(root[:, None], exact)
+    assert running <= after.length() <= float(addends.sum()) * (1 + 2 * n * UNIT)
+    assert running <= after.each[0]
+
+
+def test_a_product_of_which_sizes_were_measured_is_as_far_off() -> None:
+    addends, running = rounded_up_each_time(1024)
+    root = np.sqrt(addends)
+    length = float(np.linalg.norm(root))
+    sizes = MatrixSizes(root, length, length, np.array([[root @ root]]))
+    after = through_measured(Box(root), sizes)
+    assert running <= after.length()
+    assert running <= after.each[0]

@@ -1,6 +1,7 @@
 """Bounds of matrix norms: never below what an SVD in float64 finds, and seldom far above."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slanc_onnx.weights.matrix_norms import (
+    FP32_SIZE,
     ITERATIONS,
+    MARGINS,
     cheap_spectral_bound,
     frobenius_norm,
     largest_eigenvalue_bound,
@@ -222,6 +225,51 @@ def test_upward_makes_good_for_the_rounding_of_a_sum(numbers: list[float]) -> No
     for number in numbers:
         total += number
     assert upward(total, len(numbers)) >= math.fsum(numbers)
+
+
+WIDE = (256, 512)  # as many elements as a Gram matrix in FP32 starts at
+
+
+def rank_one(rng: np.random.Generator) -> Matrix:
+    return np.outer(rng.standard_normal(WIDE[0]), rng.standard_normal(WIDE[1]))
+
+
+def one_number(rng: np.random.Generator) -> Matrix:
+    """All products round the same way."""
+    return np.full(WIDE, rng.uniform(0.1, 1.0))
+
+
+@pytest.mark.parametrize("kind", [rank_one, one_number, lambda rng: gaussian(rng, *WIDE)])
+def test_a_gram_matrix_in_fp32_gives_no_smaller_bound(
+    kind: Callable[[np.random.Generator], Matrix],
+) -> None:
+    """Of rank 1 the bound is the trace of the Gram matrix, without the room of a trial value."""
+    assert math.prod(WIDE) >= FP32_SIZE
+    for seed in range(4):
+        matrix = kind(np.random.default_rng(seed))
+        true = float(np.linalg.svd(matrix, compute_uv=False)[0])
+        assert true * (1 - SVD_ERROR) <= spectral_bound(matrix) <= true * 1.02
+        assert spectral_bound(matrix.T) >= true * (1 - SVD_ERROR)
+
+
+def test_a_cholesky_factorisation_proves_no_more_than_its_rounding_allows() -> None:
+    """Some of these eigenvalues lie an ulp above a value whose factorisation runs to its end.
+
+    The largest is hidden from power iteration, which sees one that is smaller by the first margin.
+    It is a sum of squares of integers, which no rounding blurs.
+    """
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        half = rng.integers(1, 50, rng.integers(2, 60)).astype(float)
+        half[-1] = 400.0  # a large last pivot is where rounding may pass for a positive one
+        vector = np.stack([half, -half], axis=1).reshape(-1)  # orthogonal to ones
+        largest = float(np.sum(vector**2))
+        seen = largest / MARGINS[0]
+        while seen * MARGINS[0] >= largest:
+            seen = float(np.nextafter(seen, 0.0))
+        gram = np.zeros((len(vector) + 1,) * 2)
+        gram[0, 0], gram[1:, 1:] = seen, np.outer(vector, vector)
+        assert largest <= largest_eigenvalue_bound(gram) <= largest * 1.04
 
 
 def test_transposing_changes_nothing_of_note() -> None:
