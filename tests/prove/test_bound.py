@@ -158,7 +158,7 @@ def test_a_convolution_on_the_device_is_as_far_off_as_a_running_sum(groups: int,
     assert running > math.fsum(weights.astype(np.float64)) + 0.9 * n * 2.0**-24
     kernel = np.tile(weights.reshape(1, -1, taps), (groups, 1, 1))
     channels = groups * n // taps
-    expr = Convolution(groups, Input(channels, "pixels"), weight(kernel), groups)
+    expr = Convolution(groups, Input(channels, "pixels"), weight(kernel.astype(np.float64)), groups)
     bound = expression_bound(expr, pixels=(-1.0, 1.0))
     assert bound.length is not None
     assert running * math.sqrt(groups) <= bound.length
