@@ -215,6 +215,16 @@ def test_a_weight_that_would_lose_a_bit_is_no_place() -> None:
     assert (found.inserted, found.notes) == (0, [])
 
 
+def test_a_weight_that_only_the_quotient_makes_subnormal_is_no_place() -> None:
+    """2^-13 (1 + 2^-10) is normal; an eighth of it would need a bit below 2^-24."""
+    smallest = 2.0**-13 * (1 + 2.0**-10)
+    assert float(np.float16(smallest)) == smallest != 8 * float(np.float16(smallest / 8))
+    model = half_model(smallest)
+    after, found = folded(model, {"n": (3, 3)})
+    assert (changed(model, after), found.inserted) == ({}, 1)
+    assert found.notes == ["1 weights would lose bits if divided, and were not: w (1 elements)"]
+
+
 def test_of_the_exponents_that_serve_the_one_that_loses_no_bit() -> None:
     _, found = folded(half_model(2.0**-23), {"n": (1, 3)})
     assert (found.groups[0].sigma, found.inserted) == (2.0, 0)
