@@ -25,6 +25,7 @@ from slanc_onnx.prove.sets import (
     constant,
     joined,
     one_of,
+    sides,
     sum_of_ellipsoids,
     through_measured,
     total,
@@ -320,17 +321,60 @@ def test_a_product_on_the_device_is_as_far_off_as_a_running_sum(
 ) -> None:
     """Row and column are the roots of the addends, so that |x| |w| is no larger than the sum."""
     addends, running = rounded_up_each_time(n)
-    root = np.sqrt(addends)
-    after = make(root).through(root[:, None], exact)
-    assert running <= after.length() <= float(addends.sum()) * (1 + 2 * n * UNIT)
-    assert running <= after.each[0]
+    row, column = 4 * np.sqrt(addends), np.sqrt(addends)[:, None] / 64  # exact, and of other sizes
+    after = make(row).through(column, exact)
+    assert running / 16 <= after.length() <= float(addends.sum()) * (1 + 2 * n * UNIT) / 16
+    assert running / 16 <= after.each[0]
+    row, column = row / 1024, column * 4096
+    assert running / 4 <= make(row).through(column, exact).length()
 
 
 def test_a_product_of_which_sizes_were_measured_is_as_far_off() -> None:
     addends, running = rounded_up_each_time(1024)
     root = np.sqrt(addends)
     length = float(np.linalg.norm(root))
-    sizes = MatrixSizes(root, length, length, np.array([[root @ root]]))
-    after = through_measured(Box(root), sizes)
+    through = np.array([[root @ root]])
+    after = through_measured(Box(root), MatrixSizes(root, length, length, through))
     assert running <= after.length()
     assert running <= after.each[0]
+    with pytest.raises(ValueError, match="zip"):
+        through_measured(
+            Box(root), MatrixSizes(root, length, length, np.repeat(through, 2, axis=0))
+        )
+
+
+def test_kinds_inside_of_kinds_are_measured_one_by_one() -> None:
+    kinds = [Box(np.array([size, 0.0])) for size in (1.0, 2.0, 3.0)]
+    nested = one_of([one_of(kinds[:2]), kinds[2]])
+    np.testing.assert_array_equal(sides(nested), [[1, 0], [2, 0], [3, 0]])
+
+
+def test_tight_norms_are_taken_where_they_are_asked_for() -> None:
+    matrix = np.random.default_rng(3).standard_normal((30, 40))
+    box = Box(np.ones(30))
+    tight, cheap = (box.through(matrix, exact).length() for exact in (True, False))
+    assert tight <= math.sqrt(30) * spectral(matrix) * 1.02 < cheap
+    either = one_of([box, Box(np.full(30, 2.0))])
+    assert either.through(matrix, True).length() <= 2 * math.sqrt(30) * spectral(matrix) * 1.02
+
+
+def test_channels_and_rows_of_nothing_but_zeros_cost_nothing() -> None:
+    """Two orthogonal rows are sqrt(2) long at most; the others are never multiplied."""
+    matrix = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1e3], [0, 0, 0]])
+    after = Box(np.array([1.0, 1.0, 0.0, 1.0])).through(matrix, True)
+    assert math.sqrt(2) <= after.length() <= math.sqrt(2) * 1.02
+
+
+def test_pieces_of_a_sum_keep_their_places() -> None:
+    """Of two balls side by side the sum is in a ball of sqrt(2), far from the corner of a box."""
+    halves_of = [(np.arange(4), ball(4, 1.0)), (np.arange(4, 8), ball(4, 1.0))]
+    assert math.sqrt(2) <= total([joined(halves_of, 8)]).length() <= math.sqrt(2) * 1.02
+    turned = [(np.array([1, 0]), constant(np.array([3.0, 4.0])))]
+    np.testing.assert_allclose(total([joined(turned, 2)]).each, [4.0, 3.0], rtol=1e-5)
+
+
+def test_integers_are_no_smaller_than_they_are() -> None:
+    """-128 has no opposite in eight bits."""
+    reach = constant(np.array([-128, 0], np.int8))
+    assert reach.each[0] == 128.0
+    assert 128.0 <= reach.length() <= 128.0 * (1 + 1e-8)

@@ -11,7 +11,7 @@ from slanc_onnx.accelerator import STEPS, Accelerator, Format, Step
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import certify
-from slanc_onnx.prove.step_bounds import output_radius
+from slanc_onnx.prove.step_bounds import Arithmetic, StepFails, output_radius, rounding_to
 from tests.oracles.longest_row import norm_named
 from tests.oracles.steps_by_hand import FACTS, ByHand
 
@@ -54,7 +54,7 @@ def drawn(seed: int) -> Case:
     return norm, width, device, scale, length, (float(gamma), float(beta))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_every_step_is_as_large_as_the_theorems_say_and_named_where_it_overflows(seed: int) -> None:
     norm, width, device, scale, length, affine = drawn(seed)
@@ -62,10 +62,11 @@ def test_every_step_is_as_large_as_the_theorems_say_and_named_where_it_overflows
     found = certify(norm, Bound(length, width=width), scale, device, affine)
     assert found.reason == hand.reason(length, *affine)
     if found.overflow_bits is not None:
-        assert found.overflow_bits == pytest.approx(hand.overflow_bits(), rel=1e-9, abs=2e-9)
+        least = hand.overflow_bits() - 2.0**-30  # for what a logarithm may be off by
+        assert found.overflow_bits == pytest.approx(least, rel=1e-13, abs=1e-13)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_the_output_radius_is_that_of_the_theorems(seed: int, at_all_scales: bool) -> None:
     norm, width, device, scale, _, _ = drawn(seed)
@@ -79,6 +80,26 @@ def test_formats_are_what_the_oracle_has_in_numbers(name: str) -> None:
     form = Format.named(name)
     numbers = form.largest, form.smallest_normal, form.smallest_subnormal, form.unit_roundoff
     assert numbers == FACTS[name]
+
+
+def test_the_least_that_rounding_leaves() -> None:
+    """Normal numbers lose a unit roundoff, others the spacing of subnormals or all they are."""
+    unit = (1 + 2.0**-11) * (1 + 2.0**-23) - 1
+    for flush in (True, False):
+        half = rounding_to(Format.named("float16"), flush)
+        assert half.least(3.0) == pytest.approx(3 * (1 - unit), rel=1e-15)
+        assert half.least(2.0**-14) == 2.0**-14  # never below the smallest normal number
+        assert half.least(2.0**-15) == (0.0 if flush else 2.0**-15 - 2.0**-25)
+        assert half.least(2.0**-26) == 0.0
+
+
+def test_the_largest_number_fits_and_nan_does_not() -> None:
+    steps = Arithmetic(norm_named("n"), 4, Accelerator(fp32_steps=frozenset({"mean"})), 1.0)
+    steps.fits(65504.0, "it", "sum")
+    steps.fits(65505.0, "it", "mean")
+    for value in (65505.0, np.inf, np.nan):
+        with pytest.raises(StepFails, match="it may overflow: up to"):
+            steps.fits(value, "it", "sum")
 
 
 TURNS: dict[Step, str] = {
