@@ -351,11 +351,31 @@ def test_kinds_inside_of_kinds_are_measured_one_by_one() -> None:
 
 def test_tight_norms_are_taken_where_they_are_asked_for() -> None:
     matrix = np.random.default_rng(3).standard_normal((30, 40))
-    box = Box(np.ones(30))
-    tight, cheap = (box.through(matrix, exact).length() for exact in (True, False))
-    assert tight <= math.sqrt(30) * spectral(matrix) * 1.02 < cheap
-    either = one_of([box, Box(np.full(30, 2.0))])
-    assert either.through(matrix, True).length() <= 2 * math.sqrt(30) * spectral(matrix) * 1.02
+    box, ones = Box(np.ones(30)), np.ones(30)
+    tight = math.sqrt(30) * spectral(matrix) * 1.02
+    assert box.through(matrix, False).length() > tight
+    for reach in (box, Gate(ones, box, box), Bounded(ones, box, 1.0), one_of([box, Box(ones / 2)])):
+        assert reach.through(matrix, True).length() <= tight
+
+
+def test_what_cancels_inside_of_pieces_is_not_counted() -> None:
+    row, column = np.array([1.0, 1, 2, 2]), np.array([[1.0], [-1], [2], [-2]])
+    pieces = [(np.arange(2), constant(row[:2])), (np.arange(2, 4), constant(row[2:]))]
+    assert joined(pieces, 4).through(column, True).length() <= 1e-4
+    assert joined(pieces, 4).through(column, False).length() >= 9.0
+
+
+@pytest.mark.parametrize("factor", [4.0, 0.25])
+def test_the_allowance_for_rounding_is_scaled_with_its_row(factor: float) -> None:
+    reach = Ellipsoids(np.full(3, 9.0), (np.zeros((1, 3)),), 0.5).scaled(np.array([factor]))
+    assert 0.5 * factor <= reach.slack <= 0.5 * factor + 2e-6 * factor
+
+
+def test_a_tall_map_is_kept_as_its_triangle() -> None:
+    tall = np.random.default_rng(0).standard_normal((20, 6))
+    after = Ellipsoids(np.full(6, 99.0), (tall,)).through(np.eye(6)[:, :3], True)
+    assert isinstance(after, Ellipsoids) and after.terms[0].shape == (3, 3)
+    assert spectral(after.terms[0]) == pytest.approx(spectral(tall[:, :3]), rel=1e-12)
 
 
 def test_channels_and_rows_of_nothing_but_zeros_cost_nothing() -> None:
