@@ -211,6 +211,14 @@ def test_what_upper_allows_for_gives_way_to_underflow_in_a_narrow_window(
     assert place(narrow(bits, seen), 64, HALF).scale == scale
 
 
+def test_a_window_of_less_than_three_bits_is_narrow() -> None:
+    """From 2^0.3 to 2^2.8: three bits below the upper end is -0.2, and the next power is 2^0."""
+    typical = 64 * NORMAL * 4.0**2.8
+    largest = LARGEST * 4.0**0.3
+    found = place(Estimate(typical, largest, typical, "drawn", largest=LARGEST / 4), 64, HALF)
+    assert found.scale == 1.0
+
+
 def test_a_narrow_window_is_narrow_wherever_it_lies() -> None:
     """All of it moved up by 2^10 and down by 2^-10."""
     for shift in (10, -10):
