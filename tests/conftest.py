@@ -1,13 +1,19 @@
-"""The command line as a fixture."""
+"""The command line as a fixture, and how hypothesis runs for mutants."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
+from hypothesis import Phase, settings
 
 from slanc_onnx.cli import main
 from tests.models.four_norms import four_norms
+
+# For mutmut: the same examples each time, and no search for the smallest one that fails.
+settings.register_profile(
+    "mutants", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate)
+)
 
 Run = Callable[..., tuple[int, str, str]]
 

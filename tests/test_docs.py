@@ -15,7 +15,10 @@ import pytest
 from tests.places import ROOT
 
 # Pages of docs/ whose commands are not run here, and why.
-NOT_RUN = {"results.md": "hours, on real models; test_tables.py holds its commands against --help"}
+NOT_RUN = {
+    "results.md": "hours, on real models; test_tables.py holds its commands against --help",
+    "mutation.md": "an hour, and mutmut is no dependency of the tests",
+}
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*GUIDES, *sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md"]
 CORE = ROOT / "slanc_onnx"

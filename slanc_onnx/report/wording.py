@@ -215,15 +215,17 @@ def reason_text(reason: Reason) -> str:
     facts: Sequence[Fact] = reason.facts
     if reason.kind is Unproved.STEP_OVERFLOWS:
         facts = [STEPS[step] for step in STEPS if step == facts[0]] + list(facts[1:])
-    told = TEXTS[reason.kind].format(
-        *facts,
-        behind="" if reason.behind is None else reason_text(reason.behind),
-        count=len(facts),
-        names=_some(facts, str, 5),
-        few=_some(facts, str, 3),
-        ops=_some(facts, _op, len(facts)),
-        elements=_some(facts, _elements, 3),
-    )
+    text = TEXTS[reason.kind]
+    lists: dict[str, Callable[[], str]] = {
+        "names": lambda: _some(facts, str, 5),
+        "few": lambda: _some(facts, str, 3),
+        "ops": lambda: _some(facts, _op, len(facts)),
+        "elements": lambda: _some(facts, _elements, 3),
+        "count": lambda: str(len(facts)),
+        "behind": lambda: "" if reason.behind is None else reason_text(reason.behind),
+    }
+    named = {name: words() for name, words in lists.items() if f"{{{name}}}" in text}
+    told = text.format(*facts, **named)
     if not reason.op:
         return told
     here = f"{reason.op} ({reason.tensor})"

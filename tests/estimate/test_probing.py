@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from slanc_onnx.estimate import probing as probe_module
 from slanc_onnx.estimate.estimate import Estimate
-from slanc_onnx.estimate.probing import probe
+from slanc_onnx.estimate.probing import LENGTH, probe
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
@@ -196,6 +196,20 @@ IF = """
         else_branch = e () => (float[b, s, 8] q) { q = Identity(x) }
     >
 """
+
+
+def test_the_width_of_a_row_that_the_file_does_not_tell_is_measured() -> None:
+    """An InstanceNormalization's rows are images, whose size only a run knows."""
+    nodes = """
+        rows = Gather(table, ids) x = Transpose<perm = [0, 2, 1]>(rows)
+        [n] y = InstanceNormalization(x, gamma, gamma)
+    """
+    model = graph(nodes, WEIGHTS)
+    (norm,) = find_norms_in(read_graph(model))
+    assert norm.width is None
+    assert probed(model)["n"].width == LENGTH
+    fixed = graph(TEXT, WEIGHTS)
+    assert probed(fixed)["n"].width == D
 
 
 def test_a_norm_in_the_branch_that_is_taken_has_figures() -> None:

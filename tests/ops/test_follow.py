@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from slanc_onnx.ops import CannotFollow, broadcast, common_shape, taken_along
+from slanc_onnx.ops import CannotFollow, axis_of, broadcast, common_shape, reshaped, taken_along
 from slanc_onnx.ops.movement import reshape
 from slanc_onnx.reasons import Reason, Unread
 
@@ -28,11 +28,16 @@ def test_arrays_that_do_not_fit_cannot_be_followed() -> None:
         ),
         (
             lambda: taken_along(np.zeros((1, 4)), np.array([0, 5]), 0),
-            Reason(Unread.OUT_OF_RANGE, (5, (1, 4))),
+            Reason(Unread.OUT_OF_RANGE, (1, 0)),
         ),
         (
-            lambda: reshape({}, [np.array([4, -1])])[0](np.zeros(6)),
-            Reason(Unread.NO_FIT, (6, (4, -1))),
+            lambda: reshaped(np.zeros(6), 4, -1),
+            Reason(Unread.NO_FIT, ((6,), (4, -1))),
+        ),
+        (lambda: axis_of(2, 2), Reason(Unread.NO_AXIS, (2, 2))),
+        (
+            lambda: taken_along(np.zeros((2, 2**20)), np.zeros(2**10, np.int64), 0),
+            Reason(Unread.TOO_LARGE, (2**30,)),
         ),
     ):
         with pytest.raises(CannotFollow) as told:

@@ -16,7 +16,17 @@ from slanc_onnx.prove.condition import Condition
 from slanc_onnx.reasons import Doubt, Reason, Unproved, Unread
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.run.instrumented import instrument
-from slanc_onnx.trace.expression import Apply, Embedding, Expr, Input, Opaque, Pooled, Select, Sum
+from slanc_onnx.trace.expression import (
+    Apply,
+    Convolution,
+    Embedding,
+    Expr,
+    Input,
+    Opaque,
+    Pooled,
+    Select,
+    Sum,
+)
 from slanc_onnx.trace.tracing import Trace
 from tests.models.small_graphs import GAMMA, between, normal, read
 from tests.oracles.blocks import STYLES, Block, D, Draw, known, linear, norm_of, weight
@@ -139,6 +149,23 @@ def test_what_nothing_limits_has_no_bound() -> None:
     assert refused(Apply(D, "Pow", x, (-1.0,))) == "nothing limits Pow"
     assert refused(Apply(D, "Log", x)) == "nothing limits Log"
     assert refused(Apply(D, "Reciprocal", x)) == "nothing limits Reciprocal"
+
+
+@pytest.mark.parametrize("taps", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_on_the_device_is_as_far_off_as_a_running_sum(groups: int, taps: int) -> None:
+    """Pixels of 1 through taps whose running sum in FP32 rounds up at each addend."""
+    n = 4096
+    weights = np.full(n, 1.01 * 2.0**-24, np.float32)
+    weights[0] = 1.0
+    running = float(np.add.accumulate(weights, dtype=np.float32)[-1])
+    assert running > math.fsum(weights.astype(np.float64)) + 0.9 * n * 2.0**-24
+    kernel = np.tile(weights.reshape(1, -1, taps), (groups, 1, 1))
+    channels = groups * n // taps
+    expr = Convolution(groups, Input(channels, "pixels"), weight(kernel.astype(np.float64)), groups)
+    bound = expression_bound(expr, pixels=(-1.0, 1.0))
+    assert bound.length is not None
+    assert running * math.sqrt(groups) <= bound.length
 
 
 def test_a_norm_over_positions_gives_rows_as_long_as_all_of_them() -> None:

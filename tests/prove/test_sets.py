@@ -25,9 +25,12 @@ from slanc_onnx.prove.sets import (
     constant,
     joined,
     one_of,
+    sides,
     sum_of_ellipsoids,
+    through_measured,
     total,
 )
+from slanc_onnx.weights import MatrixSizes
 from tests.models.small_graphs import Matrix, spectral
 
 Rng = np.random.Generator
@@ -286,3 +289,112 @@ def test_what_the_device_rounds_is_counted() -> None:
         row += weight  # one running sum
     after = joined(pieces, n).through(weights.astype(np.float64), True)
     assert float(weights.astype(np.float64).sum()) < float(row) <= after.length()
+
+
+UNIT = 2.0**-24
+
+
+def rounded_up_each_time(n: int) -> tuple[Matrix, float]:
+    """Addends of FP32 whose running sum is off by nearly n UNIT, and that sum.
+
+    After the 1, each addend is a little over half of the last bit of the sum.
+    """
+    addends = np.full(n, 1.01 * UNIT, np.float32)
+    addends[0] = 1.0
+    running = np.add.accumulate(addends, dtype=np.float32)[-1]
+    exact = math.fsum(addends.astype(np.float64))
+    assert (n - 2) * 0.98 * UNIT < float(running) / exact - 1 < n * UNIT
+    return addends.astype(np.float64), float(running)
+
+
+def halves(row: Matrix) -> Reach:
+    """A row as two pieces, the first of one element."""
+    pieces = [(np.arange(1), constant(row[:1])), (np.arange(1, len(row)), constant(row[1:]))]
+    return joined(pieces, len(row))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("n", [256, 4096])
+@pytest.mark.parametrize("make", [constant, Box, halves, lambda row: one_of([Box(row), Box(row)])])
+def test_a_product_on_the_device_is_as_far_off_as_a_running_sum(
+    make: Callable[[Matrix], Reach], n: int, exact: bool
+) -> None:
+    """Row and column are the roots of the addends, so that |x| |w| is no larger than the sum."""
+    addends, running = rounded_up_each_time(n)
+    row, column = 4 * np.sqrt(addends), np.sqrt(addends)[:, None] / 64  # exact, and of other sizes
+    after = make(row).through(column, exact)
+    assert running / 16 <= after.length() <= float(addends.sum()) * (1 + 2 * n * UNIT) / 16
+    assert running / 16 <= after.each[0]
+    row, column = row / 1024, column * 4096
+    assert running / 4 <= make(row).through(column, exact).length()
+
+
+def test_a_product_of_which_sizes_were_measured_is_as_far_off() -> None:
+    addends, running = rounded_up_each_time(1024)
+    root = np.sqrt(addends)
+    length = float(np.linalg.norm(root))
+    through = np.array([[root @ root]])
+    after = through_measured(Box(root), MatrixSizes(root, length, length, through))
+    assert running <= after.length()
+    assert running <= after.each[0]
+    with pytest.raises(ValueError, match="zip"):
+        through_measured(
+            Box(root), MatrixSizes(root, length, length, np.repeat(through, 2, axis=0))
+        )
+
+
+def test_kinds_inside_of_kinds_are_measured_one_by_one() -> None:
+    kinds = [Box(np.array([size, 0.0])) for size in (1.0, 2.0, 3.0)]
+    nested = one_of([one_of(kinds[:2]), kinds[2]])
+    np.testing.assert_array_equal(sides(nested), [[1, 0], [2, 0], [3, 0]])
+
+
+def test_tight_norms_are_taken_where_they_are_asked_for() -> None:
+    matrix = np.random.default_rng(3).standard_normal((30, 40))
+    box, ones = Box(np.ones(30)), np.ones(30)
+    tight = math.sqrt(30) * spectral(matrix) * 1.02
+    assert box.through(matrix, False).length() > tight
+    for reach in (box, Gate(ones, box, box), Bounded(ones, box, 1.0), one_of([box, Box(ones / 2)])):
+        assert reach.through(matrix, True).length() <= tight
+
+
+def test_what_cancels_inside_of_pieces_is_not_counted() -> None:
+    row, column = np.array([1.0, 1, 2, 2]), np.array([[1.0], [-1], [2], [-2]])
+    pieces = [(np.arange(2), constant(row[:2])), (np.arange(2, 4), constant(row[2:]))]
+    assert joined(pieces, 4).through(column, True).length() <= 1e-4
+    assert joined(pieces, 4).through(column, False).length() >= 9.0
+
+
+@pytest.mark.parametrize("factor", [4.0, 0.25])
+def test_the_allowance_for_rounding_is_scaled_with_its_row(factor: float) -> None:
+    reach = Ellipsoids(np.full(3, 9.0), (np.zeros((1, 3)),), 0.5).scaled(np.array([factor]))
+    assert 0.5 * factor <= reach.slack <= 0.5 * factor + 2e-6 * factor
+
+
+def test_a_tall_map_is_kept_as_its_triangle() -> None:
+    tall = np.random.default_rng(0).standard_normal((20, 6))
+    after = Ellipsoids(np.full(6, 99.0), (tall,)).through(np.eye(6)[:, :3], True)
+    assert isinstance(after, Ellipsoids) and after.terms[0].shape == (3, 3)
+    assert spectral(after.terms[0]) == pytest.approx(spectral(tall[:, :3]), rel=1e-12)
+
+
+def test_channels_and_rows_of_nothing_but_zeros_cost_nothing() -> None:
+    """Two orthogonal rows are sqrt(2) long at most; the others are never multiplied."""
+    matrix = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1e3], [0, 0, 0]])
+    after = Box(np.array([1.0, 1.0, 0.0, 1.0])).through(matrix, True)
+    assert math.sqrt(2) <= after.length() <= math.sqrt(2) * 1.02
+
+
+def test_pieces_of_a_sum_keep_their_places() -> None:
+    """Of two balls side by side the sum is in a ball of sqrt(2), far from the corner of a box."""
+    halves_of = [(np.arange(4), ball(4, 1.0)), (np.arange(4, 8), ball(4, 1.0))]
+    assert math.sqrt(2) <= total([joined(halves_of, 8)]).length() <= math.sqrt(2) * 1.02
+    allowed = Ellipsoids(np.full(2, 9.0), (np.zeros((1, 2)),), 0.5)
+    assert total([joined([(np.array([1, 0]), allowed)], 2)]).slack >= 0.5
+
+
+def test_integers_are_no_smaller_than_they_are() -> None:
+    """-128 has no opposite in eight bits."""
+    reach = constant(np.array([-128, 0], np.int8))
+    assert reach.each[0] == 128.0
+    assert 128.0 <= reach.length() <= 128.0 * (1 + 1e-8)

@@ -1,7 +1,9 @@
 """The JSON report: exactly its keys, strict numbers, and a file that is whole at any moment."""
 
 import json
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,9 +12,20 @@ import onnx
 import pytest
 
 from slanc_onnx import Accelerator, Options, protect_file
-from slanc_onnx.report.as_json import REPORT_START, write_report
+from slanc_onnx.apply.fold import Fold
+from slanc_onnx.estimate.estimate import Estimate
+from slanc_onnx.graph import Edits
+from slanc_onnx.prove.bound import Bound
+from slanc_onnx.prove.certificate import Certificate
+from slanc_onnx.reasons import Failure, Reason, Unproved
+from slanc_onnx.report.as_json import REPORT_START, norm_entry, validation_entry, write_report
+from slanc_onnx.report.rows import norm_rows
+from slanc_onnx.report.wording import reason_text
+from slanc_onnx.scale.decide import ScaledNorm
+from slanc_onnx.verify.validate import Observed, Validation
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
+from tests.oracles.longest_row import norm_named
 
 REPORT = [
     "version",
@@ -145,6 +158,104 @@ def test_what_was_observed_is_what_the_rows_are(run: Run) -> None:
         assert (observed["overflowed_before"], observed["overflowed"]) == (3, 0)
         assert observed["underflowed"] == 0
     assert read()["validation"]["fp16"]["overflowed_before"] == 6
+
+
+def test_a_div_is_applied_where_a_node_was_inserted(run: Run) -> None:
+    run("model.onnx", "--report", "report.json", "-qq")
+    told = {norm["name"]: (norm["scale"], norm["applied"]) for norm in read()["norms"]}
+    nodes = onnx.load("model.slanc.onnx").graph.node
+    divided = {node.input[0] for node in nodes if node.op_type == "Div"}
+    assert told["hot"][0] > 1.0
+    assert told["hot"][1] == "div" and "h" in divided
+    assert told["mild"] == (1.0, None) and "halved" not in divided
+    run("model.slanc.onnx", "--report", "report.json", "-qq")
+    assert {norm["applied"] for norm in read()["norms"]} == {None}  # by an earlier run
+    folded = entry(decided(2.0), None, of_groups({"n": "fold"}))
+    assert folded["applied"] == "fold"
+    assert entry(decided(2.0), None, of_groups({"n": "div"}))["applied"] == "div"
+    assert entry(decided(2.0), None, of_groups({}))["applied"] is None
+    assert entry(decided(2.0), None, None)["applied"] == "div"
+    for status in ("skipped", "unchanged"):
+        assert entry(replace(decided(2.0), status=status), None, None)["applied"] is None
+
+
+def entry(scaled: ScaledNorm, validation: Validation | None, fold: Fold | None) -> dict[str, Any]:
+    (row,) = norm_rows([scaled], Accelerator(), validation, fold, [])
+    return norm_entry(row)
+
+
+def of_groups(applied: dict[str, str]) -> Fold:
+    return Fold(Edits(), {}, (), applied, 0, 0, 0)
+
+
+def decided(scale: float, certificate: Certificate | None = None) -> ScaledNorm:
+    estimate = Estimate(3.0, 5.0, 2.0, "probe")
+    return ScaledNorm(norm_named("n"), scale, estimate, (), [], "scaled", (), certificate)
+
+
+@pytest.mark.parametrize("proved", [True, False])
+def test_the_limit_of_the_window_is_the_bound_where_that_is_proved(proved: bool) -> None:
+    certificate = Certificate(proved, Reason(Unproved.NO_EPSILON), Bound(7.0, loose=True), 1.5, 2.5)
+    told = entry(decided(2.0, certificate), None, None)["certificate"]
+    assert told == {
+        "certified": proved,
+        "bound": 7.0,
+        "conditions": [],
+        "overflow_bits": 1.5,
+        "underflow_bits": 2.5,
+        "upper_limit": "bound" if proved else "estimate",
+        "loose": True,
+        "reason": reason_text(Reason(Unproved.NO_EPSILON)),
+    }
+
+
+def seen(overflowed: int, before: int) -> Observed:
+    return Observed(np.array([4.0, 1.0, 2.0]), np.array([0.5, 1.5]), overflowed, 9, before)
+
+
+def test_each_figure_of_a_validation_has_its_own_key() -> None:
+    validation = Validation(
+        fp32_tolerance=1.0,
+        fp32_identical=False,
+        fp32_max_abs_error=2.0,
+        fp32_max_relative_error=3.0,
+        rounded_error_before=4.0,
+        rounded_error_after=5.0,
+        rounded_rms_error=6.0,
+        observed={"n": seen(10, 30), "m": seen(1, 2)},
+        perplexity={"fp32": 7.0, "fp16": 8.0, "fp16_slanc": math.nan},
+        unstable=["cache"],
+        failures=[Reason(Failure.OUTPUTS_OFF)],
+    )
+    assert validation_entry(validation, "") == {
+        "fp32_identical": False,
+        "fp32_max_abs_error": 2.0,
+        "fp16": {
+            "overflowed_before": 32,
+            "overflowed_after": 11,
+            "max_relative_error_before": 4.0,
+            "max_relative_error_after": 5.0,
+            "rms_relative_error_after": 6.0,
+        },
+        "perplexity": {"fp32": 7.0, "fp16": 8.0, "fp16_slanc": None},
+        "unstable_outputs": ["cache"],
+        "failures": [reason_text(Reason(Failure.OUTPUTS_OFF))],
+        "passed": False,
+    }
+    assert entry(decided(2.0), validation, None)["observed"] == {
+        "sum_of_squares": [1.0, 2.0, 4.0],
+        "scaled": [0.5, 1.0, 1.5],
+        "overflowed": 10,
+        "underflowed": 9,
+        "overflowed_before": 30,
+    }
+
+
+def test_scaling_takes_the_error_of_the_outputs_away(run: Run) -> None:
+    run("model.onnx", "--report", "report.json", "-qq")
+    found = read()["validation"]["fp16"]
+    assert found["max_relative_error_before"] > 0.5 > 0.01 > found["max_relative_error_after"] > 0
+    assert (found["overflowed_before"], found["overflowed_after"]) == (48, 0)
 
 
 def test_an_earlier_run_is_told(run: Run) -> None:

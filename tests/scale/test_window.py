@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
@@ -188,6 +189,51 @@ def test_epsilon_does_not_overflow_where_the_window_is_not_empty(
     assume(low <= high)
     scale = place(estimate, width, HALF, 2.0**power).scale
     assert width * 2.0**power / scale**2 <= LARGEST * (1 + SLACK)
+
+
+def narrow(bits: float, seen: float) -> Estimate:
+    """A window of so many bits of s, from 2^0 to 2^bits; the largest row seen allows 2^seen."""
+    typical = 64 * NORMAL * 4.0**bits
+    return Estimate(typical, LARGEST, typical, "probe", largest=LARGEST * 4.0**seen)
+
+
+@pytest.mark.parametrize(
+    ("bits", "seen", "scale"),
+    [
+        (4.25, -9.0, 2.0),  # wide enough: 1.25 above the lower end, rounded
+        (2.875, -9.0, 1.0),  # 3 bits below the upper end is -0.125: the next is 0
+        (1.75, -9.0, 0.5),  # likewise -1.25, and -1
+        (1.75, -0.5, 1.0),  # but not below what the largest row seen allows
+        (1.75, 0.0, 1.0),
+    ],
+)
+def test_what_upper_allows_for_gives_way_to_underflow_in_a_narrow_window(
+    bits: float, seen: float, scale: float
+) -> None:
+    assert place(narrow(bits, seen), 64, HALF).scale == scale
+
+
+def test_a_window_of_less_than_three_bits_is_narrow() -> None:
+    """From 2^0.3 to 2^2.8: three bits below the upper end is -0.2, and the next power is 2^0."""
+    typical = 64 * NORMAL * 4.0**2.8
+    largest = LARGEST * 4.0**0.3
+    found = place(Estimate(typical, largest, typical, "probe", largest=LARGEST / 4), 64, HALF)
+    assert found.scale == 1.0
+
+
+def test_a_narrow_window_is_narrow_wherever_it_lies() -> None:
+    """All of it moved up by 2^10 and down by 2^-10."""
+    for shift in (10, -10):
+        moved = narrow(1.75, -9.0)
+        factor = 4.0**shift
+        moved = Estimate(
+            moved.typical * factor,
+            moved.upper * factor,
+            moved.lowest * factor,
+            "probe",
+            largest=moved.seen * factor,
+        )
+        assert place(moved, 64, HALF).scale == 0.5 * 2.0**shift
 
 
 def test_epsilon_bounds_the_scale_of_a_tiny_input() -> None:

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from slanc_onnx import Accelerator, Options, SlancError, protect, validate
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.tokens import Tokens, read_tokens
 from slanc_onnx.verify.emulate.norms import emulate
 from slanc_onnx.verify.perplexity import negative_log_likelihood, perplexity
+from slanc_onnx.verify.runs import COMPARED_RUNS
 from tests.conftest import Run
 from tests.oracles.unoptimised import run as run_model
 from tests.places import SAMPLES
@@ -60,6 +62,48 @@ def test_the_table_of_a_small_decoder_is_that_of_a_plain_loop() -> None:
     # The last norm overflows in every row: all logits are zero, and the guess is blind.
     assert result.perplexity["fp16"] == pytest.approx(VOCABULARY, rel=1e-12)
     assert result.perplexity["fp16_slanc"] == pytest.approx(result.perplexity["fp32"], rel=0.01)
+
+
+def last_token_changed(model: onnx.ModelProto) -> None:
+    """Another embedding row for the id 199 alone."""
+    [table] = [t for t in model.graph.initializer if t.name.endswith("tokens.weight")]
+    values = onnx.numpy_helper.to_array(table).copy()
+    values[199] *= 1.5
+    table.CopyFrom(onnx.numpy_helper.from_array(values, table.name))
+
+
+def test_a_difference_that_only_the_losses_of_later_runs_show_is_found() -> None:
+    """Outputs are kept of the first runs alone; the id that was spoiled is in none of these."""
+    ids = np.random.default_rng(8).integers(0, 199, (COMPARED_RUNS + 2, 12))
+    ids[-1, 5] = 199
+    original, rewritten = onnx.load(LLAMA), onnx.load(LLAMA)
+    protect(rewritten)
+    assert validate(original, rewritten, Options(tokens=Tokens(ids))).failures == []
+    last_token_changed(rewritten)
+    losses = [
+        [by_hand(run_model(m, input_ids=i[None])["logits"], i[None]) for i in ids]
+        for m in (original, rewritten)
+    ]
+    assert losses[0][:-1] == losses[1][:-1] and losses[0][-1] != losses[1][-1]
+    result = validate(original, rewritten, Options(tokens=Tokens(ids)))
+    assert result.fp32_max_abs_error == 0.0
+    assert not result.fp32_identical
+    assert Reason(Failure.FP32_DIFFERS) in result.failures
+    assert validate(original, rewritten, Options(tokens=Tokens(ids[:-1]))).failures == []
+
+
+def test_a_perplexity_that_moves_too_far_fails() -> None:
+    """Of nothing but zero logits it is the size of the vocabulary."""
+    ids = some_ids(2, 40)
+    model = onnx.load(LLAMA)
+    result = validate(model, model, Options(tokens=Tokens(ids)))
+    assert result.perplexity is not None
+    moved = VOCABULARY / result.perplexity["fp32"] - 1
+    assert abs(moved) > 0.01
+    assert Reason(Failure.PERPLEXITY_OFF, (1.0,)) in result.failures
+    assert not [
+        why for why in validate(model, model).failures if why.kind is Failure.PERPLEXITY_OFF
+    ]
 
 
 def test_the_command_line_prints_the_table(run: Run) -> None:

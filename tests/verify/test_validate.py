@@ -16,6 +16,7 @@ from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.verify import runs as verify_runs
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
+from tests.oracles.half_norm import HalfNorm
 from tests.places import SAMPLES
 
 
@@ -180,6 +181,24 @@ def test_rows_that_underflow_are_counted() -> None:
     scale.CopyFrom(numpy_helper.from_array(np.array(2.0**25, np.float32), scale.name))
     observed = validate(original, rewritten).observed[norm.name]
     assert (observed.overflowed_before, observed.overflowed, observed.underflowed) == (4, 0, 4)
+
+
+def test_rows_that_come_out_as_nan_are_lost_as_those_that_overflow() -> None:
+    """Elements over 65504 make the mean infinite, and inf - inf is nan; one row is of each kind."""
+    x = np.random.default_rng(4).normal(size=(4, 32)) * np.array([[0.01], [1.0], [200.0], [0.02]])
+    x = x.astype(np.float32)
+    rows = x * np.float32(1000)
+    device = HalfNorm(Accelerator(), "layer", 1e-5)
+    squares = np.array([device.row(row.tolist(), [])[1] for row in rows])
+    assert np.isfinite(squares).tolist() == [True, False, False, True]
+    assert np.isnan(squares).tolist() == [False, False, True, False]
+    model = of_one_norm("y = Identity(n) z = Neg(n)")
+    (seen,) = validate(model, model, Options(inputs={"x": x})).observed.values()
+    assert (seen.overflowed_before, seen.overflowed, seen.underflowed) == (2, 2, 0)
+    nan_alone = np.repeat(x[2:3], 4, axis=0)
+    result = validate(model, model, Options(inputs={"x": nan_alone}))
+    assert (result.overflowed_before, result.overflowed_after) == (4, 4)
+    assert Reason(Failure.ROWS_OVERFLOW, (1, "norm")) in result.failures
 
 
 def test_an_integer_output_must_stay() -> None:

@@ -1,6 +1,7 @@
 """Bounds of matrix norms: never below what an SVD in float64 finds, and seldom far above."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slanc_onnx.weights.matrix_norms import (
+    FP32_SIZE,
     ITERATIONS,
+    MARGINS,
+    about,
     cheap_spectral_bound,
     frobenius_norm,
     largest_eigenvalue_bound,
@@ -222,6 +226,129 @@ def test_upward_makes_good_for_the_rounding_of_a_sum(numbers: list[float]) -> No
     for number in numbers:
         total += number
     assert upward(total, len(numbers)) >= math.fsum(numbers)
+
+
+WIDE = (256, 512)  # as many elements as a Gram matrix in FP32 starts at
+
+
+def rank_one(rng: np.random.Generator) -> Matrix:
+    return np.outer(rng.standard_normal(WIDE[0]), rng.standard_normal(WIDE[1]))
+
+
+def one_number(rng: np.random.Generator) -> Matrix:
+    """All products round the same way."""
+    return np.full(WIDE, rng.uniform(0.1, 1.0))
+
+
+@pytest.mark.parametrize("kind", [rank_one, one_number, lambda rng: gaussian(rng, *WIDE)])
+def test_a_gram_matrix_in_fp32_gives_no_smaller_bound(
+    kind: Callable[[np.random.Generator], Matrix],
+) -> None:
+    """Of rank 1 the bound is the trace of the Gram matrix, without the room of a trial value."""
+    assert math.prod(WIDE) >= FP32_SIZE
+    for seed in range(3):
+        matrix = kind(np.random.default_rng(seed))
+        true = float(np.linalg.svd(matrix, compute_uv=False)[0])
+        assert true * (1 - SVD_ERROR) <= spectral_bound(matrix) <= true * 1.02
+
+
+def test_a_gram_matrix_in_fp32_takes_the_room_of_its_theorem() -> None:
+    """512 products of u = 2^-24 each and 4 more of |M|_F^2, which for rank 1 is all there is."""
+    matrix = rank_one(np.random.default_rng(0))
+    true = float(np.linalg.svd(matrix, compute_uv=False)[0])
+    assert spectral_bound(matrix) / true - 1 == pytest.approx(516 * 2.0**-24, rel=1e-3)
+
+
+def test_the_gram_matrix_is_that_of_the_shorter_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def spy(matrix: Matrix) -> tuple[Matrix, float]:
+        shapes.append(matrix.shape)
+        return matrix @ matrix.T, 2.0**-53
+
+    monkeypatch.setattr("slanc_onnx.weights.matrix_norms._gram", spy)
+    for shape in ((3, 50), (50, 3)):
+        spectral_bound(gaussian(np.random.default_rng(0), *shape))
+    assert shapes == [(3, 50), (3, 50)]
+
+
+@pytest.mark.parametrize("count", [1, 7, 3000])
+def test_lengths_of_fp32_are_computed_in_fp32_with_its_room(count: int) -> None:
+    room = 1 + (count + 4) * 2.0**-24
+    stored = np.zeros((count, 2), np.float32)
+    stored[-1] = 3.0, 4.0
+    np.testing.assert_allclose(lengths(stored, axis=0), [3 * room, 4 * room], rtol=1e-13)
+    np.testing.assert_allclose(lengths(stored.T, axis=1), [3 * room, 4 * room], rtol=1e-13)
+    tiny = np.full((count, 1), 2.0**-80, np.float32)  # squares of 2^-160, which FP32 has not
+    most = math.sqrt(count) * 2.0**-63 * room  # each counts as the smallest normal number
+    np.testing.assert_allclose(lengths(tiny, axis=0), [most], rtol=1e-13)
+    rng = np.random.default_rng(count)
+    drawn = rng.standard_normal((count, 5)).astype(np.float32)
+    true = np.sqrt((drawn.astype(np.longdouble) ** 2).sum(axis=0))
+    assert (lengths(drawn, axis=0) >= true).all()
+
+
+def test_a_cheap_bound_is_that_of_rows_and_columns_where_it_is_smaller() -> None:
+    assert cheap_spectral_bound(np.eye(9)) == pytest.approx(1.0, rel=1e-12)  # Frobenius: 3
+    for value in np.random.default_rng(0).random(20).astype(np.float32):
+        column = np.full((1001, 1), value, np.float32)  # sums in FP32 would round some down
+        true = np.longdouble(value) * np.sqrt(np.longdouble(1001))
+        assert cheap_spectral_bound(column) >= true
+
+
+def test_a_value_that_a_factorisation_accepts_gets_the_room_of_its_theorem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rump 2.3: 2 (n + 2) u times the trace of the shifted matrix, at most n tried + trace."""
+    monkeypatch.setattr("slanc_onnx.weights.matrix_norms._by_power_iteration", lambda gram: 4.0)
+    tried = MARGINS[0] * 4.0
+    room = 2 * 11 * 2.0**-53 * (9 * tried + 20.0)
+    gram = np.diag([4.0] + [2.0] * 8)
+    assert largest_eigenvalue_bound(gram) - tried == pytest.approx(room, abs=2e-15)
+    # Where that is no better than the Frobenius norm of n^2 addends, the latter it is.
+    gram = np.diag([4.0, 0.125] + [0.0] * 8)
+    room = math.hypot(4.0, 0.125) * 104 * 2.0**-53
+    simple = largest_eigenvalue_bound(gram) - math.hypot(4.0, 0.125)
+    assert simple == pytest.approx(room, abs=2e-15)
+
+
+def test_a_start_that_the_matrix_sends_to_zero_leaves_the_rest_to_lapack() -> None:
+    vector = np.array([2.0, -2.0, -2.0, -2.0])  # its start is zero
+    assert 16.0 <= largest_eigenvalue_bound(np.outer(vector, vector)) <= 16.0 * 1.02
+
+
+def test_lengths_of_fp16_do_not_overflow() -> None:
+    found = lengths(np.full((4, 9), 300.0, np.float16), axis=1)
+    np.testing.assert_allclose(found, 900.0, rtol=1e-12)
+
+
+def test_about_is_close_and_exact_for_rank_one() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        matrix = gaussian(rng, 12, 30)
+        assert 0.8 * largest_singular(matrix) <= about(matrix) <= largest_singular(matrix) * 1.001
+        outer = np.outer(rng.standard_normal(12), rng.standard_normal(30))
+        assert about(outer) == pytest.approx(largest_singular(outer), rel=1e-12)
+
+
+def test_a_cholesky_factorisation_proves_no_more_than_its_rounding_allows() -> None:
+    """Some of these eigenvalues lie an ulp above a value whose factorisation runs to its end.
+
+    The largest is hidden from power iteration, which sees one that is smaller by the first margin.
+    It is a sum of squares of integers, which no rounding blurs.
+    """
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        half = rng.integers(1, 50, rng.integers(2, 60)).astype(float)
+        half[-1] = 400.0  # a large last pivot is where rounding may pass for a positive one
+        vector = np.stack([half, -half], axis=1).reshape(-1)  # orthogonal to ones
+        largest = float(np.sum(vector**2))
+        seen = largest / MARGINS[0]
+        while seen * MARGINS[0] >= largest:
+            seen = float(np.nextafter(seen, 0.0))
+        gram = np.zeros((len(vector) + 1,) * 2)
+        gram[0, 0], gram[1:, 1:] = seen, np.outer(vector, vector)
+        assert largest <= largest_eigenvalue_bound(gram) <= largest * 1.04
 
 
 def test_transposing_changes_nothing_of_note() -> None:

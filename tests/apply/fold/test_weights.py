@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from slanc_onnx.apply.fold.weights import divided, lost_elements, range_of
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.reasons import Note, Reason
 from slanc_onnx.report.wording import reason_text
 from tests.models.fold_models import LN, RMS, folded, ops, same_bits, weights
 from tests.models.small_graphs import D, graph, normal
@@ -216,6 +217,16 @@ def test_a_weight_that_would_lose_a_bit_is_no_place() -> None:
     ]
     after, found = folded(half_model(2.0**-14), {"n": (3, 3)})
     assert (found.inserted, found.notes) == (0, [])
+
+
+def test_a_weight_that_only_the_quotient_makes_subnormal_is_no_place() -> None:
+    """2^-13 (1 + 2^-10) is normal; an eighth of it would need a bit below 2^-24."""
+    smallest = 2.0**-13 * (1 + 2.0**-10)
+    assert float(np.float16(smallest)) == smallest != 8 * float(np.float16(smallest / 8))
+    model = half_model(smallest)
+    after, found = folded(model, {"n": (3, 3)})
+    assert (changed(model, after), found.inserted) == ({}, 1)
+    assert found.notes == [Reason(Note.WOULD_LOSE_BITS, (("w", 1),))]
 
 
 def test_of_the_exponents_that_serve_the_one_that_loses_no_bit() -> None:
