@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.markdown import heading, line
 from benchmarks.scales import MODES, SCALES, Version, read_source, version_by
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.graph.save import write_atomically
+from slanc_onnx.graph.temporary import write_atomically
 from slanc_onnx.norms.model import ReadModel
 from slanc_onnx.run.inputs import Sizes, make_feeds
 from slanc_onnx.run.session import Feeds, Session
