@@ -64,7 +64,7 @@ def test_readme_and_help_state_the_same_table() -> None:
 
 @posix
 @pytest.mark.parametrize("closed", [">&-", ">/dev/full"])
-@pytest.mark.parametrize(("quiet", "unbuffered"), [("", ""), ("-q", ""), ("-q", "1")])
+@pytest.mark.parametrize(("quiet", "unbuffered"), [("", ""), ("-q", "1")])
 def test_a_lost_stdout_gives_3_and_says_what_is_written(
     tmp_path: Path, closed: str, quiet: str, unbuffered: str
 ) -> None:
@@ -96,17 +96,13 @@ def test_help_that_cannot_be_printed_gives_3(tmp_path: Path, option: str) -> Non
     for closed in (">&-", ">/dev/full"):
         done = shell(tmp_path, f"slanc {option} {closed}")
         assert done.returncode == 3 and "standard output: not written" in done.stderr
-    for reader in ("head -1", "true"):
-        done = shell(tmp_path, f"slanc {option} | {reader}")
-        assert (done.returncode, done.stderr) == (0, "")
-    assert shell(tmp_path, "slanc --no-such-option >/dev/full").returncode == 2
+    done = shell(tmp_path, f"slanc {option} | true")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @posix
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     done = shell(tmp_path, f"slanc model.onnx {QUICK} | head -1")
-    assert (done.returncode, done.stderr) == (0, "")
-    done = shell(tmp_path, f"slanc model.onnx {QUICK} | true")
     assert (done.returncode, done.stderr) == (0, "")
     onnx.save(four_norms(), tmp_path / "model.onnx")
     assert shell(tmp_path, "slanc model.onnx | true").returncode == 1  # FAILED, read or not
