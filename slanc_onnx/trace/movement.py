@@ -21,7 +21,7 @@ Parameters = Sequence[Array | None]
 Mover = Callable[[Array], Array]
 
 
-_MOST_TAKEN = 2**26  # elements at constant positions
+MOST_TRACED = 2**26  # elements of an activation at sequence length 1
 
 
 class CannotFollow(Exception):
@@ -73,7 +73,7 @@ def taken(x: Array, indices: Array, axis: int) -> Array:
     own = axis_of(axis, x.ndim)
     count = math.prod(x.shape[:own]) * math.prod(x.shape[own + 1 :]) * indices.size
     size = x.shape[own]
-    if count > _MOST_TAKEN:
+    if count > MOST_TRACED:
         raise CannotFollow(f"takes {count} elements")
     if indices.size and not -size <= indices.min() <= indices.max() < size:
         raise CannotFollow(f"takes elements that are not among the {size} of axis {axis}")

@@ -20,7 +20,7 @@ from slanc_onnx.norms import Norm
 from slanc_onnx.run import Sizes, make_feeds
 from slanc_onnx.trace.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
 from slanc_onnx.trace.expression import Alternatives, Apply, Expr, Input, Product, Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow
+from slanc_onnx.trace.movement import MOST_TRACED, CannotFollow
 from slanc_onnx.trace.norm_rows import along_channels, normalise, open_rows
 from slanc_onnx.trace.rules import RULES
 from slanc_onnx.trace.sound import Doubts
@@ -82,6 +82,9 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
     tracer = _Tracer(scopes, norms, shapes)
     values: dict[str, Value] = {}
     for spec, (name, array) in zip(specs, feeds.items(), strict=True):
+        if array.size > MOST_TRACED:
+            values[name] = Unknown("graph input", name)
+            continue
         value = values[name] = _input_value(name, array.shape, array.dtype.kind in "fV")
         axis = _channels_of(array.shape)
         known = axis is not None and isinstance(spec.dims[axis], int)
@@ -162,7 +165,9 @@ class _Tracer:
         for node in scope.sorted_nodes:
             if op_of(node) == "Constant":
                 continue
-            for tensor, value in zip(node.outputs, self._node(scope, node, values), strict=False):
+            found = iter(self._node(scope, node, values))
+            for tensor in node.outputs:  # of which a damaged subgraph may give fewer
+                value = next(found, Unknown(node.op, tensor.name))
                 if tensor.name:
                     values[tensor.name] = value
         for norm in self.norms.values():

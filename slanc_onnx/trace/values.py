@@ -21,7 +21,7 @@ from slanc_onnx.trace.expression import (
     Sum,
     Weight,
 )
-from slanc_onnx.trace.movement import CannotFollow, axis_of, broadcast
+from slanc_onnx.trace.movement import MOST_TRACED, CannotFollow, axis_of, broadcast
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +47,16 @@ class View:
 
     Attributes:
         expr: One row.
-        ids: Channel numbers in the shape that the tensor has at batch 1, sequence length 1.
+        ids: Channel numbers in the shape that the tensor has at batch 1, sequence length 1; at
+            most `MOST_TRACED`, as an export of a damaged file may have any shape.
     """
 
     expr: Expr
     ids: Array
+
+    def __post_init__(self) -> None:
+        if self.ids.size > MOST_TRACED:
+            raise CannotFollow(f"has the shape {self.shape}, too large to follow")
 
     @property
     def shape(self) -> tuple[int, ...]:

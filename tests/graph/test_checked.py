@@ -18,7 +18,8 @@ Change = Callable[[onnx.ModelProto], object]
 
 
 def node_of(model: onnx.ModelProto, op: str) -> NodeProto:
-    return next(node for node in model.graph.node if node.op_type == op)
+    found: NodeProto = next(node for node in model.graph.node if node.op_type == op)
+    return found
 
 
 def retyped(name: str, attribute: AttributeProto) -> Change:

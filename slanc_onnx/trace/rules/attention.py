@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from slanc_onnx.trace.expression import Sum, Weight
-from slanc_onnx.trace.movement import CannotFollow, reshaped
+from slanc_onnx.trace.movement import MOST_TRACED, CannotFollow, reshaped
 from slanc_onnx.trace.values import Unknown, Value, View, as_view, combine
 from slanc_onnx.trace.visit import Rule, Visit, linear, matrix, mixed
 
@@ -21,6 +21,8 @@ def _repeated(values: View, heads: int, value_heads: int) -> View:
         return values
     if value_heads < 1 or heads < 1 or heads % value_heads or not values.shape:
         raise CannotFollow(f"shares {value_heads} heads among {heads}")
+    if heads // value_heads * values.ids.size > MOST_TRACED:
+        raise CannotFollow(f"has {heads} heads, too many to follow")
     ids = reshaped(values.ids, *values.shape[:-1], value_heads, -1)
     ids = np.repeat(ids, heads // value_heads, axis=-2)
     return View(values.expr, reshaped(ids, *values.shape[:-1], -1))
