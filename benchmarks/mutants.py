@@ -89,8 +89,8 @@ def _fill(attribute: AttributeProto, rng: random.Random) -> None:
         attribute.type = AttributeProto.TENSOR
         attribute.t.CopyFrom(helper.make_tensor("t", TensorProto.INT64, [2], [1, 2]))
     elif kind == 6:
-        kinds = (AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.INTS)
-        attribute.type, attribute.ref_attr_name = rng.choice(kinds), "outside"
+        attribute.type = rng.choice((AttributeProto.FLOAT, AttributeProto.INT))
+        attribute.ref_attr_name = "outside"
     elif kind == 7:
         attribute.type = AttributeProto.GRAPH
     else:
@@ -357,7 +357,8 @@ def damaged_structure(model: onnx.ModelProto, rng: random.Random) -> bytes:
     copy.CopyFrom(model)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         rng.choice(CHANGES)(copy, rng)
-    return bytes(copy.SerializeToString())
+    whole: bytes = copy.SerializeToString()
+    return whole
 
 
 def damaged_bytes(data: bytes, rng: random.Random) -> bytes:

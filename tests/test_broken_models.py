@@ -75,6 +75,8 @@ def without_heads() -> onnx.ModelProto:
     return model
 
 
+REFERENCE = AttributeProto(name="axis", type=AttributeProto.INT, ref_attr_name="outer")
+
 # Title -> the model, what the error says, and the norms that --no-validate skips.
 BROKEN: dict[str, tuple[Callable[[], onnx.ModelProto], str, set[str]]] = {
     "an attribute of another kind": (
@@ -187,7 +189,7 @@ def picked_by_picked() -> onnx.ModelProto:
         "table": normal(0, 11, 8),
         "gamma": np.ones(8, np.float32),
     }
-    return graph(nodes, weights)
+    return graph(nodes, {**weights, "numbers": numbers})
 
 
 def quantised_by_data() -> onnx.ModelProto:

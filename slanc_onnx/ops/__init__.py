@@ -15,6 +15,7 @@ from slanc_onnx.ops.elementwise import (
     apply_function,
 )
 from slanc_onnx.ops.follow import (
+    MOST_TRACED,
     CannotFollow,
     Mover,
     axis_of,
@@ -33,6 +34,7 @@ __all__ = [
     "ELEMENTWISE",
     "FUSED",
     "INTERNAL",
+    "MOST_TRACED",
     "MOVES",
     "UNARY",
     "CannotFollow",

@@ -11,7 +11,7 @@ from slanc_onnx.graph import Array
 from slanc_onnx.reasons import Fact, Reason, Unread
 
 Mover = Callable[[Array], Array]
-MOST_TAKEN = 2**26  # elements at constant positions
+MOST_TRACED = 2**26  # elements of an activation at sequence length 1
 
 
 class CannotFollow(Exception):
@@ -79,7 +79,7 @@ def taken_along(array: Array, indices: Array, axis: int) -> Array:
     """
     own = axis_of(axis, array.ndim)
     kept = math.prod(array.shape[:own]) * math.prod(array.shape[own + 1 :])
-    if kept * indices.size > MOST_TAKEN:
+    if kept * indices.size > MOST_TRACED:
         raise CannotFollow(Unread.TOO_LARGE, kept * indices.size)
     size = array.shape[own]
     if indices.size and not -size <= indices.min() <= indices.max() < size:

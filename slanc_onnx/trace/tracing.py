@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import Array, InputSpec, Scope, concrete_shapes, op_of, read_tensor
 from slanc_onnx.norms import Norm
-from slanc_onnx.ops import CannotFollow, broadcast
+from slanc_onnx.ops import MOST_TRACED, CannotFollow, broadcast
 from slanc_onnx.reasons import Doubt, Reason, Unread
 from slanc_onnx.run import Sizes, make_feeds
 from slanc_onnx.trace.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
@@ -88,6 +88,9 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
     tracer = _Tracer(scopes, norms, shapes)
     values: dict[str, Value] = {}
     for spec, (name, array) in zip(specs, feeds.items(), strict=True):
+        if array.size > MOST_TRACED:
+            values[name] = Unknown("graph input", name)
+            continue
         value = values[name] = _input_value(name, array.shape, array.dtype.kind in "fV")
         axis = _channels_of(array.shape)
         known = axis is not None and isinstance(spec.dims[axis], int)
@@ -167,7 +170,9 @@ class _Tracer:
         for node in scope.sorted_nodes:
             if op_of(node) == "Constant":
                 continue
-            for tensor, value in zip(node.outputs, self._node(scope, node, values), strict=False):
+            found = iter(self._node(scope, node, values))
+            for tensor in node.outputs:  # of which a damaged subgraph may give fewer
+                value = next(found, Unknown(node.op, tensor.name))
                 if tensor.name:
                     values[tensor.name] = value
         for norm in self.norms.values():
@@ -213,9 +218,10 @@ class _Tracer:
             addends: Sequence[Value] = RULES[node.op](visit)
             self.doubts.visit(visit, addends)
         elif norm.residual is not None:
-            addends = [values[node.inputs[place.position].name] for place in norm.places]
+            names = [node.inputs[place.position].name for place in norm.places]
+            addends = [_value_of(name, values) for name in names]
         else:
-            addends = [values[norm.input]]
+            addends = [_value_of(norm.input, values)]
         view = self._summed(norm, addends)
         if norm.residual is not None and len(outputs) > norm.residual:
             outputs[norm.residual] = view
@@ -231,7 +237,7 @@ class _Tracer:
         if norm.form != "decomposed" or (norm.gamma and norm.output == norm.normalised):
             for kind, name in ((Product, norm.gamma), (Sum, norm.beta)):
                 if name is not None:
-                    constant = along_channels(as_view(values[name]), norm, view)
+                    constant = along_channels(as_view(_value_of(name, values)), norm, view)
                     result = combine(kind, result, constant)
         if norm.silu:
             result = View(Apply(result.expr.channels, "Swish", result.expr, (1.0,)), result.ids)
@@ -313,6 +319,11 @@ class _Tracer:
         scans = [stacked(value) for value in results[len(carried) :]]
         found = [*carried, *scans][: len(node.outputs)]
         return [v or Unknown(node.op, t.name) for v, t in zip(found, node.outputs, strict=False)]
+
+
+def _value_of(name: str, values: Mapping[str, Value]) -> Value:
+    """The value of a tensor; that of one which nothing makes is unknown."""
+    return values.get(name) or Unknown("no node", name)
 
 
 def _constant(proto: TensorProto, scope: Scope, name: str) -> Value:

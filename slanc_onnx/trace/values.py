@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import CannotFollow, axis_of, broadcast, common_shape
+from slanc_onnx.ops import MOST_TRACED, CannotFollow, axis_of, broadcast, common_shape
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     Alternatives,
@@ -48,11 +48,16 @@ class View:
 
     Attributes:
         expr: One row.
-        ids: Channel numbers in the shape that the tensor has at batch 1, sequence length 1.
+        ids: Channel numbers in the shape that the tensor has at batch 1, sequence length 1; at
+            most `MOST_TRACED`, as an export of a damaged file may have any shape.
     """
 
     expr: Expr
     ids: Array
+
+    def __post_init__(self) -> None:
+        if self.ids.size > MOST_TRACED:
+            raise CannotFollow(Unread.TOO_LARGE, self.ids.size)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ Change = Callable[[onnx.ModelProto], object]
 
 
 def node_of(model: onnx.ModelProto, op: str) -> NodeProto:
-    found: onnx.NodeProto = next(node for node in model.graph.node if node.op_type == op)
+    found: NodeProto = next(node for node in model.graph.node if node.op_type == op)
     return found
 
 

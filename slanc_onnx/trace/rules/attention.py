@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slanc_onnx.ops import CannotFollow, reshaped
+from slanc_onnx.ops import MOST_TRACED, CannotFollow, reshaped
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Sum, Weight
 from slanc_onnx.trace.values import Unknown, Value, View, as_view, combine
@@ -23,6 +23,8 @@ def _repeated(values: View, heads: int, value_heads: int) -> View:
     if value_heads < 1 or heads < 1 or heads % value_heads or not values.shape:
         raise CannotFollow(Unread.MISFIT, value_heads, heads)
     ids = reshaped(values.ids, *values.shape[:-1], value_heads, -1)
+    if heads // value_heads * ids.size > MOST_TRACED:
+        raise CannotFollow(Unread.TOO_LARGE, heads // value_heads * ids.size)
     ids = np.repeat(ids, heads // value_heads, axis=-2)
     return View(values.expr, reshaped(ids, *values.shape[:-1], -1))
 

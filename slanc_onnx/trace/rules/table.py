@@ -203,9 +203,11 @@ def _cumulative(visit: Visit) -> list[Value]:
         if is_ids(source.expr):
             return [source]
         raise CannotFollow(Unread.NO_RULE_FOR_ACTIVATIONS)
-    return _const(
-        lambda attributes, x, axis: np.cumsum(x, axis=axis_of(int(_number(axis)), x.ndim))
-    )(visit)
+    return _const(_running_sum)(visit)
+
+
+def _running_sum(attributes: dict[str, Any], x: Array, axis: Array) -> Array:
+    return np.cumsum(x, axis=axis_of(int(_number(axis)), x.ndim))
 
 
 def _number(value: Array) -> Any:
