@@ -45,11 +45,12 @@ from benchmarks.markdown import count, table
 from benchmarks.mutants import damaged_bytes, damaged_structure
 from benchmarks.seeds import seeds
 from slanc_onnx import Options, SlancError, protect
-from slanc_onnx.arguments import make_parser
 from slanc_onnx.cli import main as command_line
+from slanc_onnx.options import ApplyRule
 
 OUTCOMES = ("ok", "refused", "error", "fault", "hang", "memory", "crash")
 BAD = OUTCOMES[3:]
+TIME_LIMIT = 3.0  # seconds for each run on ONNX Runtime, of which a job has a few
 USAGES: tuple[tuple[str, ...], ...] = (
     ("--no-validate",),
     ("--no-validate", "--estimate", "weights", "--report", "r.json"),
@@ -144,8 +145,7 @@ def run_mutant(mutant: Mutant, folder: Path) -> tuple[str, str, str]:
 def _arguments(mutant: Mutant, folder: Path) -> list[str]:
     files = {"r.json", "r.html"}
     options = [str(folder / word) if word in files else word for word in mutant.usage]
-    if "--traceback" in make_parser().format_help():
-        options.append("--traceback")
+    options += ["--traceback", "--time-limit", str(TIME_LIMIT)]
     return [str(folder / "model.onnx"), "-o", str(folder / "out.onnx"), *options]
 
 
@@ -157,9 +157,8 @@ def _protect(mutant: Mutant, folder: Path) -> tuple[str, str, str]:
         return "error", "", f"onnx.load: {error}"[:300]
     before = model.SerializeToString(deterministic=True)
     try:
-        norms = protect(
-            model, Options(apply="fold" if "fold" in mutant.usage else "div"), folder=folder
-        )
+        apply: ApplyRule = "fold" if "fold" in mutant.usage else "div"
+        norms = protect(model, Options(apply=apply, time_limit=TIME_LIMIT), folder=folder)
     except SlancError as error:
         if model.SerializeToString(deterministic=True) != before:
             return "fault", "protect: the model has changed", str(error)
