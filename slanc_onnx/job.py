@@ -20,12 +20,12 @@ from slanc_onnx.norms import ReadModel, read_model, unmatched_means
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Note, Reason
-from slanc_onnx.report import Outcome
+from slanc_onnx.report import Outcome, reasons_text
 from slanc_onnx.run import (
     CannotRun,
     Feeds,
+    broken_rule,
     check_norms,
-    check_rules,
     given_feeds,
     isolated,
     observed_feeds,
@@ -64,7 +64,7 @@ def protect_file(
     check_output(source, output)
     read = read_model(loaded, source.parent)
     if (options or Options()).validate:
-        check_rules(read.norms, read.scopes)
+        _refuse_broken(read)
     options = with_checked_inputs(options or Options(), read.specs)
     watched = observed_feeds(read.specs, options)
     clock.lap("find")
@@ -87,6 +87,20 @@ def protect_file(
         fold=done.fold,
         audits=done.audits,
     )
+
+
+def _refuse_broken(read: ReadModel) -> None:
+    """Refuse to run a model that breaks the rules of an op that its norms depend on.
+
+    Raises:
+        SlancError: it does.
+    """
+    broken = broken_rule(read.norms, read.scopes)
+    if broken is not None:
+        raise SlancError(
+            f"{broken[0]}: {reasons_text(broken[1:]).rstrip('.')}. The file is not right as it is: export it "
+            "again, or use --no-validate, which leaves that out and scales the other norms."
+        )
 
 
 @dataclass(frozen=True)

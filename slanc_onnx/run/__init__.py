@@ -5,7 +5,7 @@ Models in FP16 and BF16 run as their FP32 copies, and models larger than memory 
 ONNX Runtime refuses is `CannotRun`.
 """
 
-from slanc_onnx.run.check import check_norms, check_rules, with_checked_inputs
+from slanc_onnx.run.check import broken_rule, check_norms, with_checked_inputs
 from slanc_onnx.run.emit import END, PREFIX, Emitter
 from slanc_onnx.run.feeds import given_feeds, observed_feeds, validation_feeds
 from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
@@ -28,8 +28,8 @@ __all__ = [
     "Session",
     "Sizes",
     "as_float32",
+    "broken_rule",
     "check_norms",
-    "check_rules",
     "first_feeds",
     "given_feeds",
     "instrument",

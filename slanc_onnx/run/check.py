@@ -14,6 +14,7 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Array, GraphPath, InputSpec, Scope, Use, read_flow
 from slanc_onnx.norms import Norm
 from slanc_onnx.options import Options
+from slanc_onnx.reasons import Reason, Unread
 
 _MOST_EPSILON = 1e30  # beside it every row is zero
 
@@ -35,19 +36,16 @@ def check_norms(norms: Sequence[Norm]) -> None:
             raise SlancError(f"norm {norm.name!r} has the epsilon {norm.epsilon}. Export it again.")
 
 
-def check_rules(norms: Sequence[Norm], scopes: Sequence[Scope]) -> None:
-    """Refuse to run a model whose norms break the rules of their ops, or read what does.
+def broken_rule(norms: Sequence[Norm], scopes: Sequence[Scope]) -> tuple[str, Reason] | None:
+    """A norm that breaks the rules of its op, or reads what does; None for none.
 
-    Raises:
-        SlancError: such a norm, or node before one.
+    Such a model is not run: the name of the norm or node, and how it breaks them.
     """
-    broken = next((norm for norm in norms if norm.broken), None)
-    if broken is not None:
-        why = broken.skip_reason
-        told = "" if why is None else ", ".join(map(str, (why.kind.value, *why.facts)))
-        raise SlancError(f"norm {broken.name!r} breaks the rules of its op: {told}. {_ADVICE}.")
+    for norm in norms:
+        if norm.broken and norm.skip_reason is not None:
+            return f"norm {norm.name!r}", norm.skip_reason
     if not any(scope.faults for scope in scopes):
-        return
+        return None
     flow = read_flow(scopes)
     waiting = [(norm.path, index) for norm in norms for index in norm.nodes]
     seen = set(waiting)
@@ -56,19 +54,14 @@ def check_rules(norms: Sequence[Norm], scopes: Sequence[Scope]) -> None:
         fault = flow.scopes[path].faults.get(index)
         node = flow.node(path, index)
         if fault is not None:
-            raise SlancError(f"node {_called(node)}, which norms depend on: {fault}. {_ADVICE}.")
+            return f"node {_called(node)}, which norms depend on", Reason(Unread.BROKEN, (fault,))
         inner = (at for at in flow.order if _holds(path, index, at))
         reads = (flow.read(Use(path, index, p)) for p in range(len(node.input)))
         makers = (flow.makers[t][:2] for t in reads if t in flow.makers)
         more = [at for at in (*inner, *makers) if at not in seen]
         seen.update(more)
         waiting += more
-
-
-_ADVICE = (
-    "The file is not right as it is: export it again, or use --no-validate, which leaves that out "
-    "and scales the other norms"
-)
+    return None
 
 
 def _called(node: onnx.NodeProto) -> str:
