@@ -28,6 +28,11 @@ class CannotFollow(Exception):
     """A rule cannot say what an op does to its input; the message says why."""
 
 
+def too_large(shape: tuple[int, ...]) -> bool:
+    """Whether an activation of a shape, at sequence length 1, is none that a model has."""
+    return math.prod(shape) > MOST_TRACED or len(shape) > 32
+
+
 def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that some shapes broadcast to.
 
@@ -36,7 +41,7 @@ def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """
     try:
         return np.broadcast_shapes(*shapes)
-    except ValueError:
+    except (ValueError, RuntimeError):  # of more axes than NumPy broadcasts
         raise CannotFollow(f"combines the shapes {' and '.join(map(str, shapes))}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from slanc_onnx.trace.expression import (
     Sum,
     Weight,
 )
-from slanc_onnx.trace.movement import MOST_TRACED, CannotFollow, axis_of, broadcast
+from slanc_onnx.trace.movement import MOST_TRACED, CannotFollow, axis_of, broadcast, too_large
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class View:
     ids: Array
 
     def __post_init__(self) -> None:
-        if self.ids.size > MOST_TRACED:
+        if too_large(self.ids.shape):
             raise CannotFollow(f"has the shape {self.shape}, too large to follow")
 
     @property
@@ -153,7 +154,9 @@ def as_view(value: Value) -> View:
         raise CannotFollow(f"reads {value.tensor!r}, which {value.op} makes")
     else:
         raise CannotFollow("reads weights that the data chooses, or a sequence")
-    size = int(np.prod(weight.shape))
+    size = math.prod(weight.shape)
+    if size > MOST_TRACED:
+        raise CannotFollow(f"has {size} elements, too many to follow")
     return View(Known(size, weight), np.arange(size, dtype=np.int32).reshape(weight.shape))
 
 
@@ -185,6 +188,8 @@ def row(view: View, axis: int = -1) -> Expr:
 def pick(expr: Expr, index: Array) -> Expr:
     """The channels of an expression at `index`, or itself where these are all in order."""
     index = np.asarray(index)
+    if not index.size:
+        raise CannotFollow("picks no channels")
     if len(index) == expr.channels and bool((index == np.arange(expr.channels)).all()):
         return expr
     if isinstance(expr, Pick):

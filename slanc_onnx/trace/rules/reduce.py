@@ -39,8 +39,8 @@ def _reduce(visit: Visit) -> list[Value]:
         if axes is not None:
             axes = tuple({axis_of(axis, len(value.shape)) for axis in axes})
         return [_of_constant(visit.node.op, value, axes, keep)]
-    if axes is None:
-        raise CannotFollow("reduces over all axes")
+    if axes is None or not value.ids.size:
+        raise CannotFollow("reduces over all axes" if axes is None else "reduces no elements")
     wanted = {axis_of(axis, value.ids.ndim) for axis in axes}
     ids, count = value.ids, 1
     for axis in wanted:
