@@ -97,9 +97,10 @@ def _refuse_broken(read: ReadModel) -> None:
     """
     broken = broken_rule(read.norms, read.scopes)
     if broken is not None:
+        told = reasons_text(broken[1:]).rstrip(".")
         raise SlancError(
-            f"{broken[0]}: {reasons_text(broken[1:]).rstrip('.')}. The file is not right as it is: export it "
-            "again, or use --no-validate, which leaves that out and scales the other norms."
+            f"{broken[0]}: {told}. The file is not right as it is: export it again, or use "
+            "--no-validate, which leaves that out and scales the other norms."
         )
 
 

@@ -16,7 +16,7 @@ from tests.places import ROOT
 
 def test_500_damaged_models_end_with_a_status_and_no_traceback(tmp_path: Path) -> None:
     """In a process of its own: a mutant may end the one that it runs in."""
-    command = [sys.executable, "-m", "benchmarks.fuzz", "--count", "500", "--seed", "7"]
+    command = [sys.executable, "-m", "benchmarks.fuzz", "--count", "500", "--seed", "11"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "| structure |" in done.stdout

@@ -29,6 +29,7 @@ Faults = dict[GraphPath, dict[int, str]]  # by the index of the node
 
 MOST_AXES = 64  # of any tensor: NumPy holds no more
 MOST_ELEMENTS = 2**40  # of any tensor that is looked at
+_MOST_FED = 2**30  # elements of an input
 _SMALL = 64  # elements of a constant that is looked into
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
@@ -95,7 +96,7 @@ def _check_names(graph: onnx.GraphProto) -> None:
         raise SlancError("a graph input has no name. The file is damaged: export it again.")
     for info in graph.input:
         sizes = [d.dim_value for d in info.type.tensor_type.shape.dim if d.dim_value > 0]
-        if len(sizes) > MOST_AXES or math.prod(sizes) > MOST_ELEMENTS:
+        if len(sizes) > MOST_AXES or math.prod(sizes) > _MOST_FED:
             raise SlancError(
                 f"the input {info.name!r} has the shape {sizes[:8]}, which no machine holds. "
                 "Export the model with its real sizes."

@@ -42,8 +42,8 @@ def decomposed_norm(scope: Scope, node: gs.Node) -> Norm | None:
 def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> Norm | None:
     reads = match.places("x")
     axes = _axes(scope, match)
-    if axes is None:
-        return None
+    if axes is None or not all(id(n) in scope.index for n in match.nodes):
+        return None  # or partly in a graph around this one
     epsilon = next(iter(match.places("epsilon")), None)
     gamma, beta = match.tensor("gamma"), match.tensor("beta")
     output = node.outputs[0]

@@ -103,7 +103,7 @@ def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
     nodes: tuple[int, ...] = (here,)
     if kind == "rms" and len(uses) == 1:
         match = next(CENTRED.of(see_through(source), Match(scope)), None)
-        if match is not None:
+        if match is not None and all(id(n) in scope.index for n in match.nodes):
             kind = "layer"
             if not leaks(scope, match.nodes, [node]):
                 uses = match.places("x")
@@ -125,7 +125,7 @@ def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
         epsilon=float(node.attrs.get("epsilon", form.epsilon)),
         epsilon_place=None,
         epsilon_power=2,
-        gamma=gamma.name,
+        gamma=gamma.name or None,
         beta=node.inputs[form.beta].name if _has(node, form.beta) else None,
         places=places(scope, uses, gamma),
         nodes=nodes,

@@ -27,7 +27,7 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
     if norm.places:
         node, position, _ = norm.places[0]
         makers = scope.graph.nodes[node].inputs[position].inputs
-        if makers and op_of(makers[0]) == "Div":
+        if makers and op_of(makers[0]) == "Div" and id(makers[0]) in scope.index:
             stamps.insert(0, scope.proto.node[scope.index[id(makers[0])]])
     for node in stamps:
         notes = [p.value for p in node.metadata_props if p.key == SCALE_KEY]

@@ -24,6 +24,7 @@ from slanc_onnx.ops.follow import (
     moved_by,
     reshaped,
     taken_along,
+    too_large,
 )
 from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
@@ -54,4 +55,5 @@ __all__ = [
     "relation",
     "reshaped",
     "taken_along",
+    "too_large",
 ]

@@ -11,6 +11,7 @@ from slanc_onnx.graph import Array
 from slanc_onnx.reasons import Fact, Reason, Unread
 
 Mover = Callable[[Array], Array]
+MOST_AXES = 32  # of an activation, which NumPy broadcasts
 MOST_TRACED = 2**26  # elements of an activation at sequence length 1
 
 
@@ -26,6 +27,11 @@ class CannotFollow(Exception):
         self.reason = Reason(kind, facts)
 
 
+def too_large(shape: tuple[int, ...]) -> bool:
+    """Whether an activation of a shape, at sequence length 1, is none that a model has."""
+    return math.prod(shape) > MOST_TRACED or len(shape) > MOST_AXES
+
+
 def common_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape to which arrays of these shapes broadcast.
 
@@ -34,7 +40,7 @@ def common_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """
     try:
         return np.broadcast_shapes(*shapes)
-    except ValueError:
+    except (ValueError, RuntimeError):  # of more axes than NumPy broadcasts
         raise CannotFollow(Unread.SHAPES_DIFFER, *shapes[:2]) from None
 
 

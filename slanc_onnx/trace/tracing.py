@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import Array, InputSpec, Scope, concrete_shapes, op_of, read_tensor
 from slanc_onnx.norms import Norm
-from slanc_onnx.ops import MOST_TRACED, CannotFollow, broadcast
+from slanc_onnx.ops import CannotFollow, broadcast, too_large
 from slanc_onnx.reasons import Doubt, Reason, Unread
 from slanc_onnx.run import Sizes, make_feeds
 from slanc_onnx.trace.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
@@ -88,7 +88,7 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
     tracer = _Tracer(scopes, norms, shapes)
     values: dict[str, Value] = {}
     for spec, (name, array) in zip(specs, feeds.items(), strict=True):
-        if array.size > MOST_TRACED:
+        if too_large(array.shape):
             values[name] = Unknown("graph input", name)
             continue
         value = values[name] = _input_value(name, array.shape, array.dtype.kind in "fV")
@@ -163,6 +163,8 @@ class _Tracer:
 
     def run(self, scope: Scope, values: dict[str, Value]) -> dict[str, Value]:
         """Give every tensor of a scope its value; `values` has those of inputs and outer scopes."""
+        for info in scope.proto.input:  # sequences, and what a damaged node does not give
+            values.setdefault(info.name, Unknown("graph input", info.name))
         for name, proto in scope.initializers.items():
             values[name] = _constant(proto, scope, name)
             if name in scope.overridable:
@@ -310,8 +312,9 @@ class _Tracer:
                 first = [Const(np.array(index)), Const(np.array(True), varies=True)]
             given = [*first, *carried, *scanned] if slices else [*first, *carried]
             inner = dict(values)
-            for tensor, value in zip(graph_inputs, given, strict=False):
-                inner[tensor.name] = value or Unknown(node.op, tensor.name)
+            entering = iter(given)
+            for tensor in graph_inputs:
+                inner[tensor.name] = next(entering, None) or Unknown(node.op, tensor.name)
             inner = self.run(body, inner)
             # A Loop's body gives its condition first; the node does not.
             results = [inner.get(t.name) for t in graph_outputs[1 if loop else 0 :]]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import op_of
-from slanc_onnx.ops import MOST_TRACED, CannotFollow, common_shape
+from slanc_onnx.ops import CannotFollow, common_shape, too_large
 from slanc_onnx.trace.expression import Expr, Opaque, Shares, Weight, is_ids
 from slanc_onnx.trace.rules import KEEPS_SHAPE
 from slanc_onnx.trace.values import Const, ExpertWeights, Unknown, Value, View, row_view
@@ -30,7 +29,7 @@ def opaque(
     if any(isinstance(v, Unknown) and not v.reads for v in inputs):
         reads = ()  # of any size, whatever it is combined with
     shape = _shape_of(node, tensor, inputs, shapes)
-    if not shape or math.prod(shape) > MOST_TRACED:
+    if not shape or too_large(shape):
         return Unknown(op, name, reads)
     return row_view(Opaque(shape[-1], op, name, reads), shape)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import MOST_TRACED, CannotFollow, axis_of, broadcast, common_shape
+from slanc_onnx.ops import CannotFollow, axis_of, broadcast, common_shape, too_large
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     Alternatives,
@@ -56,7 +56,7 @@ class View:
     ids: Array
 
     def __post_init__(self) -> None:
-        if self.ids.size > MOST_TRACED:
+        if too_large(self.ids.shape):
             raise CannotFollow(Unread.TOO_LARGE, self.ids.size)
 
     @property
@@ -154,7 +154,9 @@ def as_view(value: Value) -> View:
         raise CannotFollow(Unread.UNKNOWN_TENSOR, value.tensor, value.op)
     else:
         raise CannotFollow(Unread.CHOSEN_WEIGHTS)
-    size = int(np.prod(weight.shape))
+    size = math.prod(weight.shape)
+    if too_large((size,)):
+        raise CannotFollow(Unread.TOO_LARGE, size)
     return View(Known(size, weight), np.arange(size, dtype=np.int32).reshape(weight.shape))
 
 
@@ -186,6 +188,8 @@ def row(view: View, axis: int = -1) -> Expr:
 def pick(expr: Expr, index: Array) -> Expr:
     """The channels of an expression at `index`, or itself where these are all in order."""
     index = np.asarray(index)
+    if not index.size:
+        raise CannotFollow(Unread.EMPTY)
     if len(index) == expr.channels and bool((index == np.arange(expr.channels)).all()):
         return expr
     if isinstance(expr, Pick):

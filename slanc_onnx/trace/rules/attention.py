@@ -16,6 +16,13 @@ def _outputs(visit: Visit, first: View) -> list[Value]:
     return [first, *(Unknown(visit.node.op, t.name) for t in visit.node.outputs[1:])]
 
 
+def _rows(view: View) -> int:
+    """The number of rows that attend; raises CannotFollow where there is no axis of them."""
+    if view.ids.ndim < 2:
+        raise CannotFollow(Unread.MISFIT, view.shape)
+    return view.shape[-2]
+
+
 def _repeated(values: View, heads: int, value_heads: int) -> View:
     """Rows of `value_heads` heads, each repeated for the query heads that share it."""
     if value_heads == heads:
@@ -42,7 +49,7 @@ def _group_query_attention(visit: Visit) -> list[Value]:
         width = packed.shape[-1] // (heads + 2 * value_heads)
         values = View(packed.expr, packed.ids[..., -value_heads * width :])
     values = _repeated(values, heads, value_heads)
-    return _outputs(visit, mixed(values, values.shape[-2], heads))
+    return _outputs(visit, mixed(values, _rows(values), heads))
 
 
 def _multi_head_attention(visit: Visit) -> list[Value]:
@@ -64,7 +71,7 @@ def _multi_head_attention(visit: Visit) -> list[Value]:
             raise CannotFollow(Unread.MISFIT, bias.shape, values.shape)
         width = values.shape[-1]
         values = combine(Sum, values, View(bias.expr, bias.ids[-width:]))
-    return _outputs(visit, mixed(values, values.shape[-2], int(visit.attributes["num_heads"])))
+    return _outputs(visit, mixed(values, _rows(values), int(visit.attributes["num_heads"])))
 
 
 def _attention(visit: Visit) -> list[Value]:
@@ -84,19 +91,19 @@ def _attention(visit: Visit) -> list[Value]:
         if visit.value(2) is not None:
             bias = as_view(visit.known(2))
             values = combine(Sum, values, View(bias.expr, bias.ids[..., start:]))
-        return _outputs(visit, mixed(values, values.shape[-2], int(visit.attributes["num_heads"])))
+        return _outputs(visit, mixed(values, _rows(values), int(visit.attributes["num_heads"])))
     query, values = visit.view(0), visit.view(2)
     if values.ids.ndim == 4:  # [batch, heads, rows, width]
         if query.ids.ndim != 4 or not values.shape[1] or query.shape[1] % values.shape[1]:
             raise CannotFollow(Unread.MISFIT, values.shape, query.shape)
         repeats = query.shape[1] // values.shape[1]
         values = View(values.expr, np.repeat(values.ids, repeats, axis=1))
-        return _outputs(visit, mixed(values, query.shape[-2]))
+        return _outputs(visit, mixed(values, _rows(query)))
     heads = int(visit.attributes.get("q_num_heads", 0))
     if heads < 1 or query.ids.ndim != 3:
         raise CannotFollow(Unread.MISFIT, heads, query.shape)
     values = _repeated(values, heads, int(visit.attributes.get("kv_num_heads", 0)))
-    return _outputs(visit, mixed(values, query.shape[-2], heads))
+    return _outputs(visit, mixed(values, _rows(query), heads))
 
 
 ATTENTION: dict[str, Rule] = {

@@ -40,7 +40,7 @@ def _reduce(visit: Visit) -> list[Value]:
         if axes is not None:
             axes = tuple({axis_of(axis, len(value.shape)) for axis in axes})
         return [_of_constant(visit.node.op, value, axes, keep)]
-    if axes is None:
+    if axes is None or not value.ids.size:
         raise CannotFollow(Unread.UNKNOWN_INPUT, "axes")
     wanted = {axis_of(axis, value.ids.ndim) for axis in axes}
     ids, count = value.ids, 1

@@ -224,14 +224,18 @@ def _padded_channels(view: View, before: int, after: int) -> View:
 
 def _split_to_sequence(visit: Visit) -> list[Value]:
     source = visit.view(0)
-    axis = int(visit.attributes.get("axis", 0))
+    axis = axis_of(int(visit.attributes.get("axis", 0)), len(source.shape))
     lengths, size = visit.array(1), source.shape[axis]
+    if lengths is not None and lengths.min(initial=1) < 1:
+        raise CannotFollow(Unread.MISFIT, tuple(map(int, lengths)))
     if lengths is None:
         sizes = [1] * size
     elif lengths.ndim == 0:
         sizes = [min(int(lengths), size - i) for i in range(0, size, int(lengths))]
     else:
         sizes = [int(n) for n in lengths]
+    if sum(sizes) != size:
+        raise CannotFollow(Unread.MISFIT, size, tuple(sizes))
     starts = np.cumsum([0, *sizes])
     pieces = [
         np.take(source.ids, range(a, a + n), axis=axis)
@@ -246,7 +250,8 @@ def _sequence_at(visit: Visit) -> list[Value]:
     items, index = visit.value(0), visit.array(1)
     if not isinstance(items, Items) or index is None:
         raise CannotFollow(Unread.UNKNOWN_VALUE)
-    return [items.values[int(index)]]
+    place = int(index.reshape(-1)[0]) if index.size == 1 else len(items.values)
+    return [items.values[axis_of(place, len(items.values))]]
 
 
 def _sequence_construct(visit: Visit) -> list[Value]:
