@@ -56,8 +56,10 @@ def isolated(
             return work(progress)
     receive, send = multiprocessing.Pipe(duplex=False)
     watched, alive = os.pipe()  # the child ends when the parent's end is closed
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # what the caller closed
+            with contextlib.suppress(OSError):
+                stream.flush()  # or the child has a copy of what is in the buffer
     with warnings.catch_warnings():
         # NumPy's threads hold no lock of Python, and the child starts threads of its own.
         warnings.simplefilter("ignore", DeprecationWarning)

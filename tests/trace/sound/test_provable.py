@@ -163,12 +163,12 @@ UNSOUND: dict[str, tuple[str, Weights, str]] = {
         "n = Shape<start = 1, end = 2>(x) c = Slice(w, from, n, axis) m = MatMul(x, c) "
         "total = Add(x, m)",
         {"w": W, "from": shape(0), "axis": shape(1)},
-        "constant by the sequence length",
+        "cuts channels or constants by the sequence length",
     ),
     "channels cut by the length": (
         "n = Shape<start = 1, end = 2>(x) a = Slice(x, from, n, axis) total = Add(a, x)",
         {"from": shape(0), "axis": shape(2)},
-        "channels by the sequence length",
+        "cuts channels or constants by the sequence length",
     ),
     "token shift": (
         "p = Pad(x, pads) a = Slice(p, from, to, axis) total = Add(a, x)",
