@@ -120,10 +120,11 @@ def test_it_is_one_norm_whose_parts_are_known(case: Case) -> None:
     assert (norm.scaled_by, norm.skip_reason) == (None, None)
 
 
-def test_channels_are_last_and_nothing_is_applied_where_the_attributes_are_left_out() -> None:
+def test_channels_are_last_where_the_attribute_is_left_out() -> None:
     model = Case(last=0, silu=1).model()
     del model.graph.node[0].attribute[:]
-    model.graph.node[0].attribute.append(onnx.helper.make_attribute("groups", 3))
+    for name, value in (("groups", 3), ("activation", 0)):  # which the op must have
+        model.graph.node[0].attribute.append(onnx.helper.make_attribute(name, value))
     norm = only_norm(model)
     assert (norm.axes, norm.silu) == (RowAxes(groups=3, channels_last=True), False)
     assert norm.epsilon == pytest.approx(EPSILON, rel=1e-7)
