@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 import pytest
 
@@ -17,6 +18,7 @@ from tests.models.growing import (
     relus,
     shifted,
 )
+from tests.models.small_graphs import between
 
 # Made when a test asks: as long as they live, every garbage collection looks at them.
 DEEP: dict[str, Callable[[], onnx.ModelProto]] = {
@@ -79,3 +81,32 @@ def test_a_deep_decoder_is_the_same_model_afterwards() -> None:
 def test_a_circle_is_refused_and_not_walked_forever() -> None:
     with pytest.raises(SlancError, match="the graph has a circle: a and b read"):
         compute_scales(circle())
+
+
+def chain(first: str, step: str, last: str, count: int) -> onnx.ModelProto:
+    """A model whose last norm reads the end of a chain that reads each step twice."""
+    steps = " ".join(step.format(before=i, now=i + 1) for i in range(count))
+    w = np.eye(8, dtype=np.float32) / 2
+    return between(f"{first} {steps} {last.format(end=count)}", {"w": w})
+
+
+@pytest.mark.parametrize(
+    "step", ["a{now} = Mul(a{before}, a{before})", "a{now} = Mul(a{before}, x)"]
+)
+def test_products_of_products_are_bounded_in_time(step: str) -> None:
+    model = chain("a0 = MatMul(x, w)", step, "total = Tanh(a{end})", 60)
+    decided = compute_scales(model, Options(estimate="weights"))[-1]
+    assert decided.certificate is not None and decided.certificate.bound.length is not None
+    assert decided.certificate.bound.length >= 0
+
+
+@pytest.mark.parametrize(
+    ("step", "count"),
+    [("c{now} = Add(c{before}, c{before})", 60), ("c{now} = Add(c{before}, w)", 3000)],
+)
+def test_constants_of_constants_are_not_read_for_ever(step: str, count: int) -> None:
+    few = chain("c0 = Add(w, w)", step, "total = MatMul(x, c{end})", 5)
+    many = chain("c0 = Add(w, w)", step, "total = MatMul(x, c{end})", count)
+    assert compute_scales(few, Options(estimate="weights"))[-1].status == "scaled"
+    decided = compute_scales(many, Options(estimate="weights"))[-1]
+    assert decided.status == "skipped" and "Add (c" in reasons_text(decided.reasons)

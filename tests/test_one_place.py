@@ -129,6 +129,7 @@ def test_a_column_is_one_entry_for_all_three(tmp_path: Path) -> None:
 
 def test_a_front_end_is_one_file(tmp_path: Path) -> None:
     (tmp_path / "passes").mkdir()
+    (tmp_path / "passes" / "__init__.py").write_text("")
     (tmp_path / "passes" / "bytes.py").write_text(
         "import onnx, slanc_onnx\n\n\ndef protect(data):\n"
         "    model = onnx.ModelProto.FromString(data)\n"

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops.follow import CannotFollow, Mover, broadcast, common_shape, taken_along
+from slanc_onnx.ops.follow import (
+    MOST_TRACED,
+    CannotFollow,
+    Mover,
+    broadcast,
+    common_shape,
+    taken_along,
+)
 from slanc_onnx.reasons import Unread
 
 # Of the node; "outputs" is how many it has.
@@ -41,7 +48,7 @@ def reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     def move(x: Array) -> Array:
         wanted = [x.shape[i] if n == 0 and not allow_zero else n for i, n in enumerate(shape)]
         size = math.prod(wanted)
-        if size > x.size > 0 and size % x.size == 0 and -1 not in wanted:
+        if MOST_TRACED >= size > x.size > 0 and size % x.size == 0 and -1 not in wanted:
             x = np.resize(x, size)  # the export is for more positions, all of one kind
         return x.reshape(wanted)
 

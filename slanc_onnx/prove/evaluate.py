@@ -70,6 +70,9 @@ from slanc_onnx.weights import MatrixSizes, cheap_spectral_bound, lengths, read_
 # rows as the smaller side has, which for these is more than the scales take.
 EXACT_SIZE = 3 << 18
 
+# Products within each other whose sets keep both factors: each doubles the work on a length.
+MOST_GATES = 8
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -122,6 +125,7 @@ class Evaluator:
             int, tuple[int, Reason]
         ] = {}  # serial of the part without bound, and why
         self._facts: dict[Expr, Facts] = {}
+        self._gates: dict[Expr, int] = {}
 
     def reach(self, expr: Expr) -> Reach:
         """The set of rows of an expression.
@@ -356,13 +360,27 @@ class Evaluator:
         # + |b|^2 <= max(|a + b|^2, |a - b|^2), whatever the weights of the elements.
         return Bounded(np.maximum(a.each, b.each), total([a, b]), 1.0)
 
+    def _nesting(self, expr: Expr) -> int:
+        return read_through(expr, _gates_in, self._gates)
+
     def _product(self, expr: Product) -> Reach:
         for factor, other in ((expr.a, expr.b), (expr.b, expr.a)):
             values = constant_values(factor)
             if values is not None:
                 return scaled_by(self._wide(other, expr.channels), values.reshape(-1))
         a, b = self._wide(expr.a, expr.channels), self._wide(expr.b, expr.channels)
-        return Gate(a.each * b.each * DEVICE_SLACK, a, b)
+        each = a.each * b.each * DEVICE_SLACK
+        if self._nesting(expr) > MOST_GATES:
+            return Box(each)
+        return Gate(each, a, b)
+
+
+def _gates_in(expr: Expr) -> Reading[int]:
+    """How many products of rows lie within each other in an expression, as far back as norms."""
+    deepest = 0
+    for part in () if isinstance(expr, Normalised) else expr.parts:
+        deepest = max(deepest, (yield part))
+    return deepest + isinstance(expr, Product)
 
 
 @reader

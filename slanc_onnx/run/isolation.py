@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 from slanc_onnx.errors import SlancError
@@ -90,6 +92,7 @@ def _in_child(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
         threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
+        _limit_memory()
         try:
             with _until(limit):
                 done = work(lambda what, share: send.send(("progress", (what, share))))
@@ -99,6 +102,19 @@ def _in_child(
         status = 0
     finally:
         os._exit(status)
+
+
+def _limit_memory() -> None:
+    """Let no more be allocated than the machine has: an error is better than the end of others."""
+    import resource  # not on every system that has Python
+
+    free = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    if free is not None:
+        most = pages * resource.getpagesize() + 1024 * int(free[1])
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        known = [limit for limit in (soft, hard, most) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_AS, (min(known), hard))
 
 
 def _end_with(watched: int) -> None:

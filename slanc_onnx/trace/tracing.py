@@ -46,6 +46,8 @@ _WHOLE = {
     TensorProto.UINT4,
 }
 
+MOST_READS, DEEPEST_READ = 4096, 100  # of constants, for one that is made of them
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -159,6 +161,7 @@ class _Tracer:
         self.blocked: dict[str, Reason] = {}
         self.affine: dict[str, tuple[Value | None, Value | None]] = {}
         self.doubts = Doubts()
+        self.reads: dict[Weight, tuple[int, int]] = {}  # how many for a constant, how deep
         self.loops = 0  # that the walk is inside of
 
     def run(self, scope: Scope, values: dict[str, Value]) -> dict[str, Value]:
@@ -202,6 +205,7 @@ class _Tracer:
                 raise CannotFollow(Unread.NO_RULE)
             visit = Visit(node, inputs, self.shapes)
             outputs = rule(visit)
+            self._count_reads(inputs, outputs)
             self.doubts.visit(visit, outputs)
             return outputs
         except CannotFollow as error:
@@ -209,6 +213,21 @@ class _Tracer:
             if norm is not None:
                 self.blocked.setdefault(norm.name, error.reason.at(node.op, norm.normalised))
             return [opaque(node, tensor, inputs, self.shapes) for tensor in node.outputs]
+
+    def _count_reads(self, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> None:
+        """Count how often constants are read for those that are made of them, and how deep.
+
+        Raises:
+            CannotFollow: that is too much, as where a constant is added to itself again and again.
+        """
+        given = [value for value in inputs if isinstance(value, Weight)]
+        made = [v for v in outputs if isinstance(v, Weight) and v not in given]
+        if made and given:
+            counts = [self.reads.get(value, (1, 0)) for value in given]
+            count, depth = sum(n for n, _ in counts), 1 + max(d for _, d in counts)
+            if count > MOST_READS or depth > DEEPEST_READ:
+                raise CannotFollow(Unread.TOO_LARGE, count)
+            self.reads.update(dict.fromkeys(made, (count, depth)))
 
     def _norm(
         self, scope: Scope, norm: Norm, node: gs.Node, values: Mapping[str, Value]

@@ -99,3 +99,12 @@ def test_a_run_that_ends_in_time_gives_what_it_gave_before() -> None:
     free = work(no_progress)
     for apart in (False, True):
         assert np.array_equal(isolated(work, no_progress, 60.0, apart=apart), free)
+
+
+@forks
+def test_more_memory_than_the_machine_has_is_an_error() -> None:
+    def work(_: Progress) -> None:
+        np.zeros(2**46, np.uint8)
+
+    with pytest.raises(MemoryError):
+        isolated(work, no_progress, 60.0, apart=True)

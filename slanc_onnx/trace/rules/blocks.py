@@ -46,6 +46,8 @@ def _check_blocks(packed: Value, scales: Value, zero: Value | None, rows: int, b
     """
     if by.bits not in (2, 4, 8) or by.block < 1 or rows < 1 or by.width < 1:
         raise CannotFollow(Unread.MISFIT, rows, by.width, by.block, by.bits)
+    if not isinstance(packed, Const) or packed.array.dtype != np.uint8:
+        raise CannotFollow(Unread.NOT_CONSTANT, "quantised values")
     values, *factors = (math.prod(part.shape) for part in constants_of(packed, scales, zero))
     blocks = factors[0] // rows
     per_byte = 8 // by.bits
