@@ -97,7 +97,7 @@ def _refuse_broken(read: ReadModel) -> None:
     """
     broken = broken_rule(read.norms, read.scopes)
     if broken is not None:
-        told = reasons_text(broken[1:]).rstrip(".")
+        told = reasons_text(broken[1:])
         raise SlancError(
             f"{broken[0]}: {told}. The file is not right as it is: export it again, or use "
             "--no-validate, which leaves that out and scales the other norms."

@@ -51,7 +51,23 @@ class Unread(_Named):
     TOO_LARGE = auto()  # number of elements
     NOT_THERE = auto()  # what NumPy said
     MISFIT = auto()  # shapes and sizes
-    BROKEN = auto()  # what the check of the node said
+    BROKEN = auto()  # behind: how
+
+
+class Fault(_Named):
+    """How a node breaks the rules of its op."""
+
+    NOBODY_MAKES = auto()  # tensor that it reads
+    REFERS_OUTSIDE = auto()  # attribute
+    COUNTS_NOTHING = auto()  # attribute, its value
+    CASTS_TO_UNKNOWN = auto()  # element type
+    NO_SINGLE_VALUE = auto()  # tensor
+    TOLD_TWICE = auto()  # attribute
+    OF_ODD_KIND = auto()  # attribute, its kind
+    OF_OTHER_KIND = auto()  # attribute, the kind that it should have
+    LACKS_ATTRIBUTE = auto()  # attribute
+    LACKS_INPUTS = auto()  # inputs, the least number of them
+    REFUSED = auto()  # what onnx said
 
 
 class Doubt(_Named):
@@ -137,7 +153,7 @@ class Unscalable(_Named):
     ADDS_INSIDE = auto()
     HEADS_INSIDE = auto()
     LOGARITHM = auto()
-    BREAKS_RULES = auto()  # op, what the check of the node said
+    BREAKS_RULES = auto()  # op; behind: how
     NO_FLOAT = auto()  # type of its input
     NOTE_UNREADABLE = auto()  # text of its note
     NO_GAMMA = auto()
@@ -193,7 +209,7 @@ class Note(_Named):
     WOULD_LOSE_BITS = auto()  # (weight, elements) of each weight
 
 
-Kind = Unread | Doubt | Unproved | Unscalable | Decision | Undivided | Failure | Note
+Kind = Unread | Fault | Doubt | Unproved | Unscalable | Decision | Undivided | Failure | Note
 Fact = str | float | tuple[int, ...] | tuple[str, str] | tuple[str, int]
 
 

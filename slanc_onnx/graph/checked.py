@@ -19,13 +19,14 @@ from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, checker, hel
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.contrib import CONTRIB, Signature
+from slanc_onnx.reasons import Fact, Fault, Reason
 
 # Domains whose ops are known by name; an op of that name elsewhere may do anything.
 DOMAINS = {None, "", "ai.onnx", "com.microsoft"}
 
 # (node index, attribute name) for each step from the main graph down to a subgraph.
 GraphPath = tuple[tuple[int, str], ...]
-Faults = dict[GraphPath, dict[int, str]]  # by the index of the node
+Faults = dict[GraphPath, dict[int, Reason]]  # by the index of the node
 
 MOST_AXES = 64  # of any tensor: NumPy holds no more
 MOST_ELEMENTS = 2**40  # of any tensor that is looked at
@@ -165,7 +166,7 @@ def _read_faults(
     for index, node in enumerate(graph.node):
         lost = [name for name in node.input if name and name not in named]
         if lost:
-            found.setdefault(path, {})[index] = f"it reads {lost[0]!r}, which nothing makes"
+            found.setdefault(path, {})[index] = Reason(Fault.NOBODY_MAKES, (lost[0],))
         if node.op_type == "Constant" and node.output and node.domain in DOMAINS:
             values = [a.t for a in node.attribute if a.name == "value" and a.HasField("t")]
             if values and len(node.attribute) == 1:
@@ -175,8 +176,8 @@ def _read_faults(
             known.pop(name, None)
         try:
             _check_node(node, known, context)
-        except _Fault as fault:
-            found.setdefault(path, {}).setdefault(index, str(fault))
+        except _Broken as broken:
+            found.setdefault(path, {}).setdefault(index, broken.reason)
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 inner = (*path, (index, attribute.name))
@@ -204,32 +205,36 @@ _SINGLE = {"If": 1, "Loop": 2}  # first inputs of one element; ONNX Runtime dies
 _REFUSALS = (checker.ValidationError, onnx.shape_inference.InferenceError, ValueError)
 
 
-class _Fault(Exception):
-    """How a node breaks the rules of its op."""
+class _Broken(Exception):
+    """A node breaks the rules of its op; `reason` says how."""
+
+    def __init__(self, kind: Fault, *facts: Fact) -> None:
+        super().__init__(kind, *facts)
+        self.reason = Reason(kind, facts)
 
 
 def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], context: Any) -> None:
     """Check a node, and add the types of its outputs to those that are known.
 
     Raises:
-        _Fault: it breaks the rules of its op.
+        _Broken: it breaks the rules of its op.
     """
     if node.domain not in DOMAINS:
         return
     for attribute in node.attribute:
         if attribute.ref_attr_name:
-            raise _Fault(f"its {attribute.name!r} refers to an attribute of a function around it")
+            raise _Broken(Fault.REFERS_OUTSIDE, attribute.name)
         if attribute.name in _COUNTS and attribute.type == AttributeProto.INT and attribute.i < 1:
-            raise _Fault(f"its {attribute.name!r} is {attribute.i}")
+            raise _Broken(Fault.COUNTS_NOTHING, attribute.name, attribute.i)
         if attribute.name == "to" and attribute.i not in TensorProto.DataType.values():
-            raise _Fault(f"it casts to the element type {attribute.i}, which nobody knows")
+            raise _Broken(Fault.CASTS_TO_UNKNOWN, attribute.i)
     for name in node.input[: _SINGLE.get(node.op_type, 0)]:
         value = known.get(name)
         if isinstance(value, TensorProto) and math.prod(value.dims) != 1:
-            raise _Fault(f"{name!r}, by which it runs, is no single value")
+            raise _Broken(Fault.NO_SINGLE_VALUE, name)
     twice = [n for n, times in Counter(a.name for a in node.attribute).items() if times > 1]
     if twice:
-        raise _Fault(f"it has {twice[0]!r} more than once")
+        raise _Broken(Fault.TOLD_TWICE, twice[0])
     imports = context.opset_imports
     standard = node.domain in ("", "ai.onnx")
     schema = _schema(node.op_type, imports[""]) if standard and "" in imports else None
@@ -248,7 +253,7 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], cont
         if all(name in known for name in node.input if name):
             known.update(_types_of_outputs(schema, node, known, imports))
     except _REFUSALS as error:
-        raise _Fault(_first_line(error)) from error
+        raise _Broken(Fault.REFUSED, _first_line(error)) from error
 
 
 @cache
@@ -288,16 +293,16 @@ def _check_signature(node: NodeProto, signature: Signature | None) -> None:
     for name, kind in given.items():  # a rule may ask for it, as other ops and opsets have it
         usual = name in kind_of or f"{name}!" in kind_of or kind in _usual_kinds().get(name, {kind})
         if not usual or (kind in _SUBGRAPHS and name not in _usual_kinds()):
-            raise _Fault(f"its {name!r} is a {AttributeProto.AttributeType.Name(kind)}")
+            raise _Broken(Fault.OF_ODD_KIND, name, AttributeProto.AttributeType.Name(kind))
     for name, kind in kind_of.items():
         plain = name.removesuffix("!")
         if plain in given and given[plain] != kind:
-            raise _Fault(f"its {plain!r} is no {AttributeProto.AttributeType.Name(kind)}")
+            raise _Broken(Fault.OF_OTHER_KIND, plain, AttributeProto.AttributeType.Name(kind))
         if plain != name and plain not in given:
-            raise _Fault(f"it lacks the attribute {plain!r}")
+            raise _Broken(Fault.LACKS_ATTRIBUTE, plain)
     given_first = bool(node.input and node.input[0])
     if len(node.input) < signature.least or (signature.first and not given_first):
-        raise _Fault(f"it has {len(node.input)} inputs of at least {signature.least}")
+        raise _Broken(Fault.LACKS_INPUTS, len(node.input), signature.least)
 
 
 @cache
@@ -350,4 +355,5 @@ def _is_small(tensor: TensorProto) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    first = next(iter(str(error).splitlines()), "").rstrip(" .")
+    return first or type(error).__name__

@@ -21,6 +21,7 @@ from onnx import AttributeProto, TensorProto
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.checked import DOMAINS, MOST_ELEMENTS, Faults, GraphPath, node_faults
 from slanc_onnx.graph.load import Array, read_tensor
+from slanc_onnx.reasons import Reason
 
 Dims = tuple[int | str, ...]  # a dynamic size is its name
 
@@ -44,12 +45,12 @@ class Scope:
     index: dict[int, int] = field(repr=False)  # id(gs node) -> index in the GraphProto
     overridable: frozenset[str] = frozenset()  # initializers that are graph inputs as well
     skeleton: onnx.ModelProto | None = field(default=None, repr=False)  # of the main graph
-    faults: Mapping[int, str] = field(default_factory=dict)  # by the index of the node
+    faults: Mapping[int, Reason] = field(default_factory=dict)  # by the index of the node
     # The results of `facts`, by id(gs tensor).
     constants_made: dict[int, bool] = field(default_factory=dict, repr=False)
     dims_read: dict[int, Dims | None] = field(default_factory=dict, repr=False)
 
-    def fault(self, node: gs.Node) -> str | None:
+    def fault(self, node: gs.Node) -> Reason | None:
         """How a node breaks the rules of its op, so that nothing of it can be read; else None."""
         return self.faults.get(self.index[id(node)])
 

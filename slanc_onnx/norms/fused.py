@@ -71,7 +71,7 @@ def _internal(scope: Scope, node: gs.Node, part: Internal) -> Norm:
     )
 
 
-def _broken(scope: Scope, node: gs.Node, kind: Kind, fault: str) -> Norm:
+def _broken(scope: Scope, node: gs.Node, kind: Kind, fault: Reason) -> Norm:
     """A fused norm that breaks the rules of its op: nothing of it is read but where it is."""
     return Norm(
         name=node.name,
@@ -91,7 +91,7 @@ def _broken(scope: Scope, node: gs.Node, kind: Kind, fault: str) -> Norm:
         beta=None,
         places=(),
         nodes=(scope.index[id(node)],),
-        skip_reason=Reason(Unscalable.BREAKS_RULES, (str(node.op), fault)),
+        skip_reason=Reason(Unscalable.BREAKS_RULES, (str(node.op),), behind=fault),
         broken=True,
     )
 

@@ -22,9 +22,9 @@ class CannotFollow(Exception):
         reason: Why.
     """
 
-    def __init__(self, kind: Unread, *facts: Fact) -> None:
+    def __init__(self, kind: Unread, *facts: Fact, behind: Reason | None = None) -> None:
         super().__init__(kind, *facts)
-        self.reason = Reason(kind, facts)
+        self.reason = Reason(kind, facts, behind=behind)
 
 
 def too_large(shape: tuple[int, ...]) -> bool:

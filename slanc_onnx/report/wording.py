@@ -11,6 +11,7 @@ from slanc_onnx.reasons import (
     Doubt,
     Fact,
     Failure,
+    Fault,
     Kind,
     Note,
     Reason,
@@ -53,7 +54,20 @@ _UNREAD: dict[Kind, str] = {
     Unread.TOO_LARGE: "takes {0:g} elements",
     Unread.NOT_THERE: "moves what is not there ({0})",
     Unread.MISFIT: "its sizes do not fit each other: {names}",
-    Unread.BROKEN: "breaks the rules of its op: {0}",
+    Unread.BROKEN: "breaks the rules of its op: {behind}",
+}
+_FAULTS: dict[Kind, str] = {
+    Fault.NOBODY_MAKES: "it reads {0!r}, which nothing makes",
+    Fault.REFERS_OUTSIDE: "its {0!r} refers to an attribute of a function around it",
+    Fault.COUNTS_NOTHING: "its {0!r} is {1}",
+    Fault.CASTS_TO_UNKNOWN: "it casts to the element type {0}, which nobody knows",
+    Fault.NO_SINGLE_VALUE: "{0!r}, by which it runs, is no single value",
+    Fault.TOLD_TWICE: "it has {0!r} more than once",
+    Fault.OF_ODD_KIND: "its {0!r} is a {1}",
+    Fault.OF_OTHER_KIND: "its {0!r} is no {1}",
+    Fault.LACKS_ATTRIBUTE: "it lacks the attribute {0!r}",
+    Fault.LACKS_INPUTS: "it has {0} inputs of at least {1}",
+    Fault.REFUSED: "{0}",
 }
 _DOUBTS: dict[Kind, str] = {
     Doubt.NO_CHECK: "read as an estimate",
@@ -136,7 +150,7 @@ _UNSCALABLE: dict[Kind, str] = {
     "tensor to divide; export without this fusion to scale it",
     Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
     "input tensor to divide; export without q_norm and k_norm inside the op to scale it",
-    Unscalable.BREAKS_RULES: "breaks the rules of {0}: {1}",
+    Unscalable.BREAKS_RULES: "breaks the rules of {0}: {behind}",
     Unscalable.NO_FLOAT: "its input is of type {0}, no float",
     Unscalable.NOTE_UNREADABLE: "its note slanc.scale = {0!r} is no scale; remove it from the file",
     Unscalable.NO_GAMMA: "has no gamma, which its op asks for",
@@ -187,6 +201,7 @@ _NOTES: dict[Kind, str] = {
 }
 TEXTS: Mapping[Kind, str] = {
     **_UNREAD,
+    **_FAULTS,
     **_DOUBTS,
     **_UNPROVED,
     **_UNSCALABLE,

@@ -192,7 +192,7 @@ class _Tracer:
         try:
             fault = scope.fault(node)
             if fault is not None:
-                raise CannotFollow(Unread.BROKEN, fault)
+                raise CannotFollow(Unread.BROKEN, behind=fault)
             if norm is not None:
                 return self._norm(scope, norm, node, values)
             if not op_of(node):

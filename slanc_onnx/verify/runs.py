@@ -14,7 +14,15 @@ from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm, ReadModel, as_computed
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
-from slanc_onnx.run import CannotRun, Feeds, Session, as_float32, instrument, norms_in_float32
+from slanc_onnx.run import (
+    PREFIX,
+    CannotRun,
+    Feeds,
+    Session,
+    as_float32,
+    instrument,
+    norms_in_float32,
+)
 from slanc_onnx.tokens import Tokens
 from slanc_onnx.verify.compare import Runs, same_bits
 from slanc_onnx.verify.emulate import emulate
@@ -117,7 +125,7 @@ def _run(
 ) -> Runs:
     progress(0.0)
     session = Session(model, folder)
-    hidden = set(taps.values()) | {n for n in session.outputs if n.startswith("slanc.emit")}
+    hidden = set(taps.values()) | {n for n in session.outputs if n.startswith(PREFIX)}
     kept: list[dict[str, Array]] = []
     rows: dict[str, list[Array]] = {name: [] for name in taps}
     losses: list[float] = []

@@ -19,6 +19,7 @@ from slanc_onnx.ops import (
     common_shape,
 )
 from slanc_onnx.reasons import Unread
+from slanc_onnx.trace.constants import ON_CONSTANTS
 from slanc_onnx.trace.expression import (
     CONDITION,
     Apply,
@@ -28,7 +29,6 @@ from slanc_onnx.trace.expression import (
     Weight,
     is_ids,
 )
-from slanc_onnx.trace.movement import FOLDS
 from slanc_onnx.trace.ranges import value_range
 from slanc_onnx.trace.rules.reduce import is_total_of
 from slanc_onnx.trace.values import (
@@ -162,11 +162,11 @@ def _compared(op: str, values: Sequence[Readable]) -> View:
 
 
 def _fold(op: str, values: Sequence[Value], parameters: Sequence[Parameter] = ()) -> Value:
-    if op not in FOLDS:
+    if op not in ON_CONSTANTS:
         raise CannotFollow(Unread.NO_RULE_FOR_CONSTANTS)
 
     def function(*arrays: Array) -> Array:
-        return FOLDS[op](*arrays, *parameters)
+        return ON_CONSTANTS[op](*arrays, *parameters)
 
     if all(isinstance(v, Const) for v in values):
         consts = [v for v in values if isinstance(v, Const)]
@@ -258,7 +258,7 @@ def _softmax(visit: Visit) -> list[Value]:
 
 
 ELEMENTWISE_RULES: dict[str, Rule] = {
-    **{op: _elementwise for op in (*FOLDS, *LOGIC)},
+    **{op: _elementwise for op in (*ON_CONSTANTS, *LOGIC)},
     **{op: _activation for op in UNARY},
     "Where": _where,
     "Clip": _clip,

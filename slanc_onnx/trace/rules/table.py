@@ -12,8 +12,8 @@ from onnx import TensorProto
 from slanc_onnx.graph import Array
 from slanc_onnx.ops import ELEMENTWISE, MOVES, CannotFollow, Mover, axis_of, broadcast
 from slanc_onnx.reasons import Unread
+from slanc_onnx.trace.constants import ON_CONSTANTS
 from slanc_onnx.trace.expression import Embedding, Join, Sum, Weight, is_ids
-from slanc_onnx.trace.movement import FOLDS
 from slanc_onnx.trace.rules.attention import ATTENTION
 from slanc_onnx.trace.rules.conv import batch_norm, convolved
 from slanc_onnx.trace.rules.elementwise import ELEMENTWISE_RULES, function_of
@@ -239,7 +239,7 @@ _MOST_FILLED = 2**26  # elements of a constant of one number
 
 # Ops whose output has the broadcast shape of their inputs.
 KEEPS_SHAPE = {
-    *FOLDS,
+    *ON_CONSTANTS,
     "Softmax",
     "LogSoftmax",
     "CumSum",

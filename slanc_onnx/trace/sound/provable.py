@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from slanc_onnx.graph import op_of
 from slanc_onnx.ops import MOVES, UNARY, CannotFollow, Movement
 from slanc_onnx.reasons import Doubt, Reason
+from slanc_onnx.trace.constants import ON_CONSTANTS
 from slanc_onnx.trace.expression import Input, Weight
-from slanc_onnx.trace.movement import FOLDS
 from slanc_onnx.trace.rules import ATTENTION, LOGIC
 from slanc_onnx.trace.sound import checks as compute
 from slanc_onnx.trace.sound import moves as moving
@@ -123,7 +123,7 @@ _OF_MOVEMENT: dict[Movement, compute.Check] = {
 
 # Op -> its check, which says why its outputs are unsound, None where they are sound.
 CHECK_OF: dict[str, compute.Check] = {
-    **dict.fromkeys(FOLDS, compute.of_constants(Doubt.NO_CHECK)),
+    **dict.fromkeys(ON_CONSTANTS, compute.of_constants(Doubt.NO_CHECK)),
     **dict.fromkeys(LOGIC, compute.always),
     **dict.fromkeys(UNARY, compute.elementwise),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Sum", "Pow"), compute.elementwise),

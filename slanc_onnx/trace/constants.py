@@ -1,4 +1,4 @@
-"""Arithmetic on constants, which the tracer does, and the exception of rules that cannot."""
+"""Arithmetic on constants, which the trace does by itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _divide(a: Array, b: Array) -> Array:
 
 
 # Arithmetic on values that are known: shapes, positions, masks, and constants of the model.
-FOLDS: dict[str, Callable[..., Array]] = {
+ON_CONSTANTS: dict[str, Callable[..., Array]] = {
     **{name: record.arithmetic for name, record in ELEMENTWISE.items()},
     "Add": np.add,
     "Sub": np.subtract,
