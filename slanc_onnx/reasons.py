@@ -66,6 +66,7 @@ class Fault(_Named):
     OF_ODD_KIND = auto()  # attribute, its kind
     OF_OTHER_KIND = auto()  # attribute, the kind that it should have
     LACKS_ATTRIBUTE = auto()  # attribute
+    HAS_MORE_INPUTS = auto()  # inputs, most
     LACKS_INPUTS = auto()  # inputs, the least number of them
     REFUSED = auto()  # what onnx said
 

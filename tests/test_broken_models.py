@@ -12,7 +12,8 @@ import onnx
 import pytest
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
-from slanc_onnx import SlancError, find_norms, protect
+from slanc_onnx import Options, SlancError, compute_scales, find_norms, protect
+from slanc_onnx.options import EstimateRule
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
 from tests.models.growing import decoder
@@ -238,3 +239,29 @@ def test_codes_in_names_do_not_reach_a_terminal(run: Run) -> None:
     saved(model)
     status, out, err = run("model.onnx", "--apply", "fold", "--explain-groups")
     assert status in (0, 1) and "\x1b" not in out + err and "\\x1b[2J" in out
+
+
+ODD = {
+    "a standard op of another domain with more inputs": "total = com.microsoft.Add(x, x, x)",
+    "a loop that gives nothing": """
+        total = Loop(three, "", x)
+          <body = outer (int64 i, bool go, float[] v) => (bool on, float[] z) {
+            = Loop(three, "", v)
+              <body = inner (int64 j, bool more, float[] u) => (bool off, float[] t) {
+                off = Identity(more)
+                t = LayerNormalization(u, gamma) }>
+            on = Identity(go)
+            z = Identity(v) }>""",
+    "an axis named twice": """
+        m = ReduceMean(x, twice) c = Sub(x, m) q = Mul(c, c) v = ReduceMean(q, twice)
+        s = Sqrt(v) total = Div(c, s)""",
+}
+
+
+@pytest.mark.parametrize("title", ODD)
+def test_odd_nodes_are_not_read(title: str) -> None:
+    weights = {"three": np.array(3), "twice": np.array([2, 2])}
+    estimates: tuple[EstimateRule, ...] = ("weights", "auto")
+    for estimate in estimates:
+        decided = compute_scales(between(ODD[title], weights), Options(estimate=estimate))
+        assert decided[-1].status in ("scaled", "skipped")

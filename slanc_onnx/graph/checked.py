@@ -282,7 +282,7 @@ def _signature(op: str, schema: onnx.defs.OpSchema | None) -> Signature | None:
         kinds[kind] = f"{kinds.get(kind, '')} {shown}".strip()
     single = onnx.defs.OpSchema.FormalParameterOption.Single
     first = bool(schema.inputs) and schema.inputs[0].option == single
-    return Signature(min(least, schema.min_input), kinds, first)
+    return Signature(min(least, schema.min_input), kinds, first, schema.max_input)
 
 
 def _check_signature(node: NodeProto, signature: Signature | None) -> None:
@@ -303,6 +303,8 @@ def _check_signature(node: NodeProto, signature: Signature | None) -> None:
     given_first = bool(node.input and node.input[0])
     if len(node.input) < signature.least or (signature.first and not given_first):
         raise _Broken(Fault.LACKS_INPUTS, len(node.input), signature.least)
+    if len(node.input) > signature.most:
+        raise _Broken(Fault.HAS_MORE_INPUTS, len(node.input), signature.most)
 
 
 @cache

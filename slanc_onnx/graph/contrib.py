@@ -21,11 +21,13 @@ class Signature(NamedTuple):
         least: The inputs that it must have.
         kinds: Its attributes by kind, as one text; those that it must have end with "!".
         first: Whether it must have the first of them.
+        most: The inputs that it can have.
     """
 
     least: int
     kinds: dict[int, str]
     first: bool = True
+    most: int = 2**31 - 1
 
 
 CONTRIB: dict[str, Signature] = {

@@ -81,10 +81,14 @@ def row_axes(axes: Sequence[int], rank: int | None) -> RowAxes | None:
         if any(not -rank <= axis < rank for axis in axes):
             return None
         axes = sorted(axis % rank for axis in axes)
+        if len(set(axes)) < len(axes):
+            return None
         if axes == list(range(rank - len(axes), rank)):
             return RowAxes(tuple(axis - rank for axis in axes))
         return RowAxes((1,)) if axes == [1] else RowAxes(tuple(axes), rank)
     axes = sorted(axes)
+    if len(set(axes)) < len(axes):
+        return None
     if axes and axes == list(range(-len(axes), 0)):
         return RowAxes(tuple(axes))
     return RowAxes((1,)) if axes == [1] else None

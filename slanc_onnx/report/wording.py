@@ -66,6 +66,7 @@ _FAULTS: dict[Kind, str] = {
     Fault.OF_ODD_KIND: "its {0!r} is a {1}",
     Fault.OF_OTHER_KIND: "its {0!r} is no {1}",
     Fault.LACKS_ATTRIBUTE: "it lacks the attribute {0!r}",
+    Fault.HAS_MORE_INPUTS: "it has {0} inputs, of which its op takes {1}",
     Fault.LACKS_INPUTS: "it has {0} inputs of at least {1}",
     Fault.REFUSED: "{0}",
 }

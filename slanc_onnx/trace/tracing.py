@@ -209,7 +209,7 @@ class _Tracer:
             self.doubts.visit(visit, outputs)
             return outputs
         except CannotFollow as error:
-            log.debug("%s %s %s", node.op, node.outputs[0].name if node.outputs else "", error)
+            log.debug("%s %s %s", node.op, _made_by(node), error)
             if norm is not None:
                 self.blocked.setdefault(norm.name, error.reason.at(node.op, norm.normalised))
             return [opaque(node, tensor, inputs, self.shapes) for tensor in node.outputs]
@@ -294,7 +294,7 @@ class _Tracer:
                 self.loops += 1
                 outputs = self._iterations(node, body, inputs, values)
                 self.loops -= 1
-                self.doubts.mark(outputs, Reason(Doubt.IN_LOOP).at(node.op, node.outputs[0].name))
+                self.doubts.mark(outputs, Reason(Doubt.IN_LOOP).at(node.op, _made_by(node)))
                 return outputs
             inner = self.run(body, dict(values))
             chosen = taken(inputs[0])
@@ -304,7 +304,7 @@ class _Tracer:
             for i, tensor in enumerate(graph.outputs[: len(outputs)]):
                 outputs[i] = either_branch(outputs[i], inner.get(tensor.name) or outputs[i])
         if len(given) > 1:
-            branch = Reason(Doubt.BRANCH).at(node.op, node.outputs[0].name)
+            branch = Reason(Doubt.BRANCH).at(node.op, _made_by(node))
             self.doubts.branches(outputs, given, branch)
         return outputs
 
@@ -341,6 +341,11 @@ class _Tracer:
         scans = [stacked(value) for value in results[len(carried) :]]
         found = [*carried, *scans][: len(node.outputs)]
         return [v or Unknown(node.op, t.name) for v, t in zip(found, node.outputs, strict=False)]
+
+
+def _made_by(node: gs.Node) -> str:
+    """The first output of a node; "" for one that gives nothing, as a damaged loop may."""
+    return str(node.outputs[0].name) if node.outputs else ""
 
 
 def _value_of(name: str, values: Mapping[str, Value]) -> Value:
