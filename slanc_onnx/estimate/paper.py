@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from typing import assert_never
 
 import numpy as np
 
@@ -45,6 +46,7 @@ from slanc_onnx.trace import (
     Trace,
     constant_values,
     is_nonlinear,
+    kind_of,
     value_range,
     walk,
 )
@@ -94,8 +96,8 @@ def paper_estimates(
         except _Unreadable as error:
             reasons[norm.name] = error.reason
             continue
-        except ValueError as error:  # rows of different lengths, say
-            reasons[norm.name] = Reason(Decision.NOT_LINEAR, (str(error),))
+        except np.linalg.LinAlgError:  # of a map whose square is beyond FP64
+            reasons[norm.name] = Reason(Decision.SQUARE_NOT_FINITE, (math.inf,))
             continue
         if not (math.isfinite(square) and square > 0):
             reasons[norm.name] = Reason(Decision.SQUARE_NOT_FINITE, (square,))
@@ -192,45 +194,54 @@ class _Isotropic:
         return read_through(expr, self._image, self.cache)
 
     def _image(self, expr: Expr) -> Reading[Array | None]:
+        """The image of an expression, with one number per row spread over its channels."""
+        image = yield from self._read(expr)
+        if image is None or image.shape[1] == expr.channels:
+            return image
+        return np.broadcast_to(image, (len(image), expr.channels))
+
+    def _read(self, expr: Expr) -> Reading[Array | None]:
         if expr is self.source:
             return self.rows
         residual = self.residuals.get(expr.serial)
         if residual is not None:
             norm, length, _ = residual
             return self.rows * (length / math.sqrt(norm.channels)) if norm is self.source else None
-        match expr:
+        kind = kind_of(expr)
+        match kind:
             case Known() | Shares() | Normalised() | Embedding() | Input() | Opaque():
                 return None
             case Linear():
-                x = yield expr.x
-                return None if x is None else self._multiplied(x, expr)
+                x = yield kind.x
+                return None if x is None else self._multiplied(x, kind)
             case Apply(function="ReduceSum"):
                 raise _Unreadable(Reason(Decision.NOT_LINEAR, ("ReduceSum",)))
             case Mix() | Apply() | Pooled():
-                return (yield expr.x)
+                return (yield kind.x)
             case Select():
-                a = yield expr.a
-                return a if a is not None else (yield expr.b)
+                a = yield kind.a
+                return a if a is not None else (yield kind.b)
             case Sum():
-                a, b = (yield expr.a), (yield expr.b)
+                a, b = (yield kind.a), (yield kind.b)
                 return b if a is None else a if b is None else a + b
             case Product():
-                return (yield from self._product(expr))
+                return (yield from self._product(kind))
             case Pick():
-                x = yield expr.x
-                return None if x is None else x[:, expr.index] if x.shape[1] > 1 else x
+                x = yield kind.x
+                return None if x is None else x[:, kind.index]
             case Join():
-                return (yield from self._join(expr))
+                return (yield from self._join(kind))
             case Convolution():
-                x = yield expr.x
-                return None if x is None else self._convolution(expr, x)
+                x = yield kind.x
+                return None if x is None else self._convolution(kind, x)
             case Experts():
-                x = yield expr.x
-                stack = expr.weight.read().astype(np.float64)
+                x = yield kind.x
+                stack = kind.weight.read().astype(np.float64)
                 return None if x is None else np.sqrt(np.mean((x @ stack) ** 2, axis=0))
             case Alternatives():
-                return (yield expr.kinds[int(np.argmax(expr.shares))])
-        raise TypeError(f"no linear reading of {type(expr).__name__}")
+                return (yield kind.kinds[int(np.argmax(kind.shares))])
+            case _:
+                assert_never(kind)
 
     def _multiplied(self, x: Array, expr: Linear) -> Array:
         """Rows times a weight, in FP64 where the source is exact, in FP32 where it is sampled."""

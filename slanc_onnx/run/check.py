@@ -54,9 +54,8 @@ def broken_rule(norms: Sequence[Norm], scopes: Sequence[Scope]) -> tuple[str, Re
         fault = flow.scopes[path].faults.get(index)
         node = flow.node(path, index)
         if fault is not None:
-            return f"node {_called(node)}, which norms depend on", Reason(
-                Unread.BROKEN, behind=fault
-            )
+            name = f"node {_called(node)}, which norms depend on"
+            return name, Reason(Unread.BROKEN, behind=fault)
         inner = (at for at in flow.order if _holds(path, index, at))
         reads = (flow.read(Use(path, index, p)) for p in range(len(node.input)))
         makers = (flow.makers[t][:2] for t in reads if t in flow.makers)

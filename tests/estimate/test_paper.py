@@ -354,5 +354,23 @@ def test_a_block_of_zeros_has_no_scale() -> None:
     assert told(reasons) == {"last": "the predicted sum of squares is 0"}
 
 
+@pytest.mark.parametrize("gate", ["k = Add(t, bias)", "s = Sigmoid(z) k = Mul(t, s)"])
+def test_one_number_per_row_counts_in_every_channel(gate: str) -> None:
+    """‖Γ c 1ᵀ W‖_F, with the column c that gives the number; a Sigmoid is at most 1."""
+    nodes = f"t = MatMul(x, c) z = MatMul(x, w) {gate} total = MatMul(k, w)"
+    c, w = normal(5, D, 1), normal(6, D, D)
+    found = paper(between(nodes, {"c": c, "w": w, "bias": normal(7, D)}))
+    printed = frobenius(DIAGONAL @ exact(c) @ np.ones((1, D)) @ exact(w))
+    assert found["last"] == close(printed)
+
+
+def test_a_map_whose_square_is_beyond_fp64_has_no_scale() -> None:
+    products = " ".join(f"h{i + 1} = MatMul(h{i}, w)" for i in range(5))
+    nodes = f"h0 = MatMul(x, w) {products} gate = Relu(h5) total = Mul(gate, h0)"
+    model = between(nodes, {"w": np.full((D, D), 1e38, np.float32)})
+    _, reasons = paper_estimates(*read(model))
+    assert told(reasons) == {"last": "the predicted sum of squares is inf"}
+
+
 def told(reasons: dict[str, Reason]) -> dict[str, str]:
     return {name: reason_text(reason) for name, reason in reasons.items()}
