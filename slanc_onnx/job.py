@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
@@ -19,6 +20,7 @@ from slanc_onnx.graph import Draft, check_output, load_model
 from slanc_onnx.norms import ReadModel, read_model, unmatched_means
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.prove import held_against
 from slanc_onnx.reasons import Note, Reason
 from slanc_onnx.report import Outcome, reasons_text
 from slanc_onnx.run import (
@@ -159,7 +161,25 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
             except MemoryError:
                 done.not_validated = "not enough memory to run the models"
             clock.lap("validate")
+        _hold_certificates(done)
         draft.keep()
+
+
+def _hold_certificates(done: _Done) -> None:
+    """Withdraw certificates that rows of the validation or the audit contradict."""
+    observed = {} if done.validation is None else done.validation.observed
+    audits = {audit.name: audit for audit in done.audits}
+    for i, decided in enumerate(done.norms):
+        certificate, name = decided.certificate, decided.norm.name
+        if certificate is None:
+            continue
+        if name in observed:
+            seen = observed[name]
+            certificate = held_against(certificate, seen.sum_of_squares, seen.overflowed)
+        if name in audits:
+            worst = [row.sum_of_squares for row in audits[name].worst]
+            certificate = held_against(certificate, np.array(worst))
+        done.norms[i] = replace(decided, certificate=certificate)
 
 
 def _write(job: _Job, done: _Done, draft: Draft) -> None:

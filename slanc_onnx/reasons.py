@@ -138,6 +138,9 @@ class Unproved(_Named):
     SCALE_TOO_LARGE = auto()  # largest scale
     NEGATIVE_UNDER_ROOT = auto()  # variance
     BELOW_EPSILON = auto()  # variance
+    ROW_NOT_FINITE = auto()  # row that was seen
+    ROW_ABOVE_BOUND = auto()  # row that was seen, its length, the bound
+    ROW_LOST = auto()  # number of rows
 
 
 class Unscalable(_Named):
@@ -197,6 +200,7 @@ class Failure(_Named):
     OUTPUTS_OFF = auto()
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
+    CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
 
 
 class Note(_Named):

@@ -7,12 +7,15 @@ Every rounding counts, in the device and in the bounds themselves.
 
 from slanc_onnx.prove.certificate import Certificate, Proof, bounds_for, certify_at, proofs
 from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.withdrawn import WITHDRAWN, held_against
 
 __all__ = [
+    "WITHDRAWN",
     "Certificate",
     "Condition",
     "Proof",
     "bounds_for",
     "certify_at",
+    "held_against",
     "proofs",
 ]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import Fold
-from slanc_onnx.reasons import Reason
+from slanc_onnx.prove import WITHDRAWN
+from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.report.as_json import VERSION, Report, norm_entry, validation_entry
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
@@ -53,7 +54,23 @@ class Outcome:
     @property
     def passed(self) -> bool:
         """Whether nothing speaks against the result."""
-        return not self.not_validated and (self.validation is None or self.validation.passed)
+        validated = self.validation is None or self.validation.passed
+        return not self.not_validated and validated and self.withdrawn is None
+
+    @property
+    def withdrawn(self) -> Reason | None:
+        """That rows contradict certificates; None where none does."""
+        found = [
+            (norm.norm.name, norm.certificate.reason)
+            for norm in self.norms
+            if norm.certificate is not None
+            and norm.certificate.reason is not None
+            and norm.certificate.reason.kind in WITHDRAWN
+        ]
+        if not found:
+            return None
+        name, why = found[0]
+        return Reason(Failure.CERTIFICATES_WITHDRAWN, (len(found), name), behind=why)
 
     @cached_property
     def rows(self) -> list[NormRow]:

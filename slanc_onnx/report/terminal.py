@@ -97,6 +97,10 @@ def final_line(outcome: Outcome) -> str:
         last = "NOT VALIDATED | --no-validate was given"
     else:
         last = verdict(outcome.validation)
+    withdrawn = outcome.withdrawn
+    if withdrawn is not None:
+        rest = last.partition(" | ")[2]
+        last = " | ".join(filter(None, ("FAILED", rest, reason_text(withdrawn))))
     return " | ".join([last, *counted(outcome.norms)])
 
 

@@ -133,6 +133,10 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.SCALE_TOO_LARGE: "its scale is above {0:.3g}",
     Unproved.NEGATIVE_UNDER_ROOT: "E[x^2] - mean^2 may come out as {0:.3g} under the root: "
     "that is nan",
+    Unproved.ROW_NOT_FINITE: "withdrawn: row {0} that was seen is not finite",
+    Unproved.ROW_ABOVE_BOUND: "withdrawn: row {0} that was seen has the length {1:.4g}, above the "
+    "bound {2:.4g}",
+    Unproved.ROW_LOST: "withdrawn: {0} rows were lost in the emulation",
     Unproved.BELOW_EPSILON: "E[x^2] - mean^2 may come out as {0:.3g}, below -epsilon: its root "
     "is nan",
 }
@@ -187,6 +191,8 @@ _FAILURES: dict[Kind, str] = {
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",
+    Failure.CERTIFICATES_WITHDRAWN: "{0} certificates are withdrawn, first that of {1!r}: "
+    "{behind}. This is a fault of the proof: report it, or use --certify off",
     Failure.NOTHING_COMPARED: "no output can be compared: each run of the original differs",
 }
 _NOTES: dict[Kind, str] = {

@@ -9,13 +9,14 @@ from functools import partial
 from typing import Literal
 
 import ml_dtypes
+import numpy as np
 from onnx import helper
 
 from slanc_onnx.estimate import Estimate, Estimates, checked_product_of, estimate_norms
 from slanc_onnx.norms import Norm, ReadModel, as_computed, scaled_epsilon
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.prove import Certificate, Proof, bounds_for, certify_at, proofs
+from slanc_onnx.prove import Certificate, Proof, bounds_for, certify_at, held_against, proofs
 from slanc_onnx.reasons import Decision, Reason
 from slanc_onnx.run import Feeds
 from slanc_onnx.scale.certified import certified_scale
@@ -101,7 +102,19 @@ def compute_scales_in(
     rules = _rules(traced, read.norms)
     proved = {} if bounds is None else proofs(bounds, traced, read.norms, progress)
     decided = [_decide(norm, estimates, rules[norm.name], options) for norm in read.norms]
-    return [_certified(d, proved.get(d.norm.name), options) for d in decided]
+    found = [_certified(d, proved.get(d.norm.name), options) for d in decided]
+    return [_held_against_probe(d) for d in found]
+
+
+def _held_against_probe(decided: ScaledNorm) -> ScaledNorm:
+    """The decision, its certificate withdrawn where the largest row of a run contradicts it."""
+    estimate, certificate = decided.estimate, decided.certificate
+    if certificate is None or estimate is None or estimate.largest is None:
+        return decided
+    if estimate.by not in ("probe", "calibrated"):
+        return decided
+    seen = np.array([estimate.largest])
+    return replace(decided, certificate=held_against(certificate, seen))
 
 
 def _certified(decided: ScaledNorm, proof: Proof | None, options: Options) -> ScaledNorm:

@@ -1,0 +1,41 @@
+"""Withdraw a certificate that a row contradicts: proofs read graphs, and a reading can be wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from slanc_onnx.graph import Array
+from slanc_onnx.prove.certificate import Certificate
+from slanc_onnx.reasons import Reason, Unproved
+
+SLACK = 1e-4  # for sums of squares that were measured in FP32
+WITHDRAWN = (Unproved.ROW_NOT_FINITE, Unproved.ROW_ABOVE_BOUND, Unproved.ROW_LOST)
+
+
+def held_against(certificate: Certificate, sums: Array, lost: int = 0) -> Certificate:
+    """The certificate, or a withdrawn one if rows that were seen contradict it.
+
+    One with conditions stays: whether inputs keep to them is not checked here.
+
+    Args:
+        certificate: Of a norm.
+        sums: Sums of squares of rows of its input, FP32 values, shape [rows]; centred or not, as a
+            centred row is no longer than the row.
+        lost: Rows that are finite in FP32 and were not in the emulation at the norm's scale.
+    """
+    length = certificate.bound.length
+    if not certificate.certified or length is None or certificate.bound.conditions:
+        return certificate
+    why = None
+    finite = np.isfinite(sums)
+    if not finite.all():
+        why = Reason(Unproved.ROW_NOT_FINITE, (int(np.argmin(finite)),))
+    elif len(sums) and math.sqrt(float(sums.max())) > length * (1 + SLACK):
+        row = int(np.argmax(sums))
+        why = Reason(Unproved.ROW_ABOVE_BOUND, (row, math.sqrt(float(sums[row])), length))
+    elif lost:
+        why = Reason(Unproved.ROW_LOST, (lost,))
+    return certificate if why is None else replace(certificate, certified=False, reason=why)
