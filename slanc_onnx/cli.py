@@ -265,7 +265,7 @@ def _print(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> N
     if args.explain_groups and outcome.fold is not None:
         print(printable("\n".join(explain_groups(outcome.fold.groups))))
     if not args.quiet:
-        print_table(console, outcome)
+        print_table(console, outcome, args.verbose > 0)
         if outcome.audits:
             print_audit(console, outcome.audits)
         print(f"written: {outcome.output}")

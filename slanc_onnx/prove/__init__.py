@@ -5,8 +5,16 @@ number in every step of its arithmetic. Sets of rows stand for all rows that an 
 Every rounding counts, in the device and in the bounds themselves.
 """
 
-from slanc_onnx.prove.certificate import Certificate, Proof, bounds_for, certify_at, proofs
+from slanc_onnx.prove.certificate import (
+    Certificate,
+    Proof,
+    affine_of,
+    bounds_for,
+    certify_at,
+    proofs,
+)
 from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.radius import safe_radius
 from slanc_onnx.prove.withdrawn import WITHDRAWN, held_against
 
 __all__ = [
@@ -14,8 +22,10 @@ __all__ = [
     "Certificate",
     "Condition",
     "Proof",
+    "affine_of",
     "bounds_for",
     "certify_at",
     "held_against",
     "proofs",
+    "safe_radius",
 ]

@@ -143,12 +143,12 @@ def proofs(
     """The premises of each norm's certificate, by norm name."""
     found = bounds.all(progress)
     return {
-        norm.name: Proof(norm, found[norm.name], _affine(traced.affine.get(norm.name)))
+        norm.name: Proof(norm, found[norm.name], affine_of(traced.affine.get(norm.name)))
         for norm in norms
     }
 
 
-def _affine(values: tuple[Value | None, Value | None] | None) -> tuple[float, float] | None:
+def affine_of(values: tuple[Value | None, Value | None] | None) -> tuple[float, float] | None:
     """Largest |gamma| and |beta|; None where one is no constant."""
     largest = []
     for value, absent in zip(values or (None, None), (1.0, 0.0), strict=True):

@@ -38,6 +38,7 @@ class Shown:
         style: "text" for words, "more" for what a narrow page leaves out, "" for numbers.
         sort: By what the page sorts; None for the text.
         first: Whether it stands before the columns that do not.
+        verbose: Whether a terminal shows it with --verbose alone.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Shown:
     style: str = ""
     sort: Callable[[NormRow], object] | None = None
     first: bool = False
+    verbose: bool = False
 
     def key(self, row: NormRow) -> object:
         """What the page sorts a norm by."""
@@ -295,6 +297,17 @@ COLUMNS: tuple[Column, ...] = (
         _certificate,
         Shown("certified", _margin),
         Shown("certified", lambda r: certified_text(r.decided.certificate)),
+    ),
+    Column(
+        "safe_radius",
+        lambda r: r.decided.safe_radius,
+        Shown("safe radius", lambda r: number(r.decided.safe_radius, 4), verbose=True),
+        Shown(
+            "safe radius",
+            lambda r: number(r.decided.safe_radius, 4),
+            "more",
+            lambda r: r.decided.safe_radius,
+        ),
     ),
     Column("applied", lambda r: r.applied),
     Column(

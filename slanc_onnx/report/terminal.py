@@ -17,14 +17,16 @@ from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify import Validation
 
 
-def print_table(console: Console, outcome: Outcome) -> None:
+def print_table(console: Console, outcome: Outcome, verbose: bool = False) -> None:
     """One row per norm: what was read, the scale, and the sums of squares before and after."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     proved = any(row.decided.certificate is not None for row in outcome.rows)
     columns = [
         column.terminal
         for column in COLUMNS
-        if column.terminal is not None and (proved or column.name != "certificate")
+        if column.terminal is not None
+        and (proved or column.name != "certificate")
+        and (verbose or not column.terminal.verbose)
     ]
     for column in columns:
         if column.style == "text":

@@ -12,11 +12,21 @@ import ml_dtypes
 import numpy as np
 from onnx import helper
 
+from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate, Estimates, checked_product_of, estimate_norms
 from slanc_onnx.norms import Norm, ReadModel, as_computed, scaled_epsilon
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.prove import Certificate, Proof, bounds_for, certify_at, held_against, proofs
+from slanc_onnx.prove import (
+    Certificate,
+    Proof,
+    affine_of,
+    bounds_for,
+    certify_at,
+    held_against,
+    proofs,
+    safe_radius,
+)
 from slanc_onnx.reasons import Decision, Reason
 from slanc_onnx.run import Feeds
 from slanc_onnx.scale.certified import certified_scale
@@ -39,6 +49,9 @@ class ScaledNorm:
         status: "scaled", "unchanged" (an earlier run did it) or "skipped".
         reasons: Why it is not scaled, or what a user should know.
         certificate: What is proved of it at its scale; None where that was not asked for.
+        affine: Largest |gamma| and largest |beta|; None where one is no constant.
+        safe_radius: No input row of this length or less gives inf or nan inside the norm; None
+            where nothing tells it. See `prove.safe_radius`.
     """
 
     norm: Norm
@@ -49,6 +62,8 @@ class ScaledNorm:
     status: Status
     reasons: tuple[Reason, ...]
     certificate: Certificate | None = None
+    affine: tuple[float, float] | None = None
+    safe_radius: float | None = None
 
     @property
     def scaled_epsilon(self) -> float | None:
@@ -103,7 +118,19 @@ def compute_scales_in(
     proved = {} if bounds is None else proofs(bounds, traced, read.norms, progress)
     decided = [_decide(norm, estimates, rules[norm.name], options) for norm in read.norms]
     found = [_certified(d, proved.get(d.norm.name), options) for d in decided]
-    return [_held_against_probe(d) for d in found]
+    affine = {norm.name: affine_of(traced.affine.get(norm.name)) for norm in read.norms}
+    held = [replace(_held_against_probe(d), affine=affine[d.norm.name]) for d in found]
+    return [with_safe_radius(d, device) for d in held]
+
+
+def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
+    """The decision with the radius that its scale and its gamma and beta give."""
+    scale = decided.scale if decided.status == "scaled" and decided.scale is not None else 1.0
+    width = decided.norm.width
+    if width is None and decided.estimate is not None:
+        width = decided.estimate.width
+    radius = safe_radius(decided.norm, width, scale, device, decided.affine)
+    return replace(decided, safe_radius=radius)
 
 
 def _held_against_probe(decided: ScaledNorm) -> ScaledNorm:

@@ -56,6 +56,7 @@ NORM = [
     "reasons",
     "observed",
     "certificate",
+    "safe_radius",
     "applied",
     "status",
 ]

@@ -44,7 +44,7 @@ def terminal_cells(outcome: Outcome) -> dict[str, list[str]]:
     """What a wide terminal shows, column by column, up to where the heading of a column ends."""
     text = io.StringIO()
     console = Console(file=text, width=1000, highlight=False, markup=False, emoji=False)
-    print_table(console, outcome)
+    print_table(console, outcome, verbose=True)
     heading, *lines = text.getvalue().splitlines()
     cells: dict[str, list[str]] = {}
     for column in (c.terminal for c in COLUMNS if c.terminal is not None):

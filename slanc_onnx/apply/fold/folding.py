@@ -29,7 +29,7 @@ from slanc_onnx.norms import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Proof, certify_at
 from slanc_onnx.reasons import Decision, Note, Reason, Undivided
-from slanc_onnx.scale import ScaledNorm
+from slanc_onnx.scale import ScaledNorm, with_safe_radius
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,10 @@ def _proved(found: ScaledNorm, produced: int, accelerator: Accelerator) -> Scale
         produced: k of the 2^k that divides its output, and so gamma and beta.
         accelerator: The device.
     """
+    if found.affine is not None:
+        gamma, beta = (value * 2.0**-produced for value in found.affine)
+        found = replace(found, affine=(gamma, beta))
+    found = with_safe_radius(found, accelerator)
     before = found.certificate
     if before is None:
         return found

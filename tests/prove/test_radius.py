@@ -1,0 +1,64 @@
+"""The safe radius: rows up to it are finite at every step, and a little beyond the proof ends."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from slanc_onnx import Accelerator, Options, compute_scales, protect
+from slanc_onnx.prove.bound import Bound
+from slanc_onnx.prove.certificate import certify
+from slanc_onnx.prove.radius import safe_radius
+from slanc_onnx.targets import TARGETS
+from tests.models.four_norms import four_norms
+from tests.oracles.longest_row import norm_named
+from tests.oracles.stepwise_norm import StepwiseNorm
+
+KINDS = [(kind, power) for kind in ("layer", "rms") for power in (1, 2)]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rows_up_to_it_are_finite_and_beyond_it_nothing_is_proved(target: str) -> None:
+    device, rng = TARGETS[target], np.random.default_rng(0)
+    for width in (1, 3, 64, 1000):
+        for kind, power in KINDS:
+            norm = replace(norm_named("n", kind == "layer"), width=width, epsilon_power=power)
+            for scale in (1.0, 64.0):
+                radius = safe_radius(norm, width, scale, device, (1.5, 0.25))
+                if radius is None:
+                    assert not certify(norm, Bound(2.0**-160), scale, device, (1.5, 0.25)).certified
+                    continue
+                assert certify(norm, Bound(radius), scale, device, (1.5, 0.25)).certified
+                assert not certify(norm, Bound(radius * 1.01), scale, device, (1.5, 0.25)).certified
+                one_hot = np.eye(1, width)
+                rows = np.concatenate([rng.standard_normal((20, width)), one_hot, -one_hot])
+                rows *= radius * (1 - 2.0**-20) / np.linalg.norm(rows, axis=1, keepdims=True)
+                bad = StepwiseNorm(norm, device, scale)(np.concatenate([rows, rows / 1e3])).bad
+                assert set(bad) == {""}
+
+
+def test_a_larger_scale_allows_longer_rows() -> None:
+    norm = norm_named("n")
+    one, eight = (safe_radius(norm, 64, s, Accelerator(), (1.0, 0.0)) for s in (1.0, 8.0))
+    assert one is not None and eight == pytest.approx(8 * one, rel=2e-3)
+    # The sum of squares of a row is all that it takes here: 65504 less what rounding adds.
+    assert 0.9 * 65504 < one**2 < 65504
+
+
+def test_no_radius_without_a_width_constants_or_an_epsilon() -> None:
+    norm = norm_named("n")
+    assert safe_radius(norm, None, 1.0, Accelerator(), (1.0, 0.0)) is None
+    assert safe_radius(norm, 64, 1.0, Accelerator(), None) is None
+    assert safe_radius(replace(norm, epsilon=0.0), 64, 1.0, Accelerator(), (1.0, 0.0)) is None
+
+
+def test_every_norm_has_one_with_and_without_certificates() -> None:
+    for certify_rule in ("auto", "off"):
+        options = Options(estimate="weights", certify=certify_rule)
+        for decided in compute_scales(four_norms(), options):
+            assert decided.safe_radius is not None and decided.safe_radius > 0
+    model = four_norms()
+    for decided in protect(model, Options(estimate="weights", apply="fold")):
+        scale = decided.scale if decided.status == "scaled" and decided.scale else 1.0
+        again = safe_radius(decided.norm, decided.norm.width, scale, Accelerator(), decided.affine)
+        assert decided.safe_radius == again
