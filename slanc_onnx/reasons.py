@@ -188,7 +188,7 @@ class Undivided(_Named):
 
 
 class Failure(_Named):
-    """Why a validation failed."""
+    """Why a validation failed, or could not be done."""
 
     FP32_DIFFERS = auto()
     FP32_BEYOND_TOLERANCE = auto()
@@ -196,6 +196,8 @@ class Failure(_Named):
     OUTPUTS_OFF = auto()
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
+    NOT_RUN = auto()  # what ONNX Runtime said
+    NO_MEMORY = auto()
 
 
 class Note(_Named):

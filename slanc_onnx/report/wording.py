@@ -187,6 +187,8 @@ _FAILURES: dict[Kind, str] = {
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",
     Failure.NOTHING_COMPARED: "no output can be compared: each run of the original differs",
+    Failure.NOT_RUN: "{0}",
+    Failure.NO_MEMORY: "not enough memory to run the models",
 }
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
