@@ -21,7 +21,7 @@ from slanc_onnx.norms import ReadModel, read_model, unmatched_means
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import held_against
-from slanc_onnx.reasons import Note, Reason
+from slanc_onnx.reasons import Failure, Note, Reason
 from slanc_onnx.report import Outcome, reasons_text
 from slanc_onnx.run import (
     CannotRun,
@@ -132,7 +132,7 @@ class _Done:
     fold: Fold | None = None
     audits: list[Audit] = field(default_factory=list)
     validation: Validation | None = None
-    not_validated: str = ""
+    not_validated: Reason | None = None
 
 
 def _carry_out_in_file(job: _Job, done: _Done) -> None:
@@ -157,9 +157,9 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
                     lambda told: _validate(job, draft.path, done.norms, told)
                 )
             except CannotRun as error:
-                done.not_validated = str(error)
+                done.not_validated = Reason(Failure.NOT_RUN, (str(error),))
             except MemoryError:
-                done.not_validated = "not enough memory to run the models"
+                done.not_validated = Reason(Failure.NO_MEMORY)
             clock.lap("validate")
         _hold_certificates(done)
         draft.keep()

@@ -192,7 +192,7 @@ class Undivided(_Named):
 
 
 class Failure(_Named):
-    """Why a validation failed."""
+    """Why a validation failed, or could not be done."""
 
     FP32_DIFFERS = auto()
     FP32_BEYOND_TOLERANCE = auto()
@@ -201,6 +201,8 @@ class Failure(_Named):
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
     CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
+    NOT_RUN = auto()  # what ONNX Runtime said
+    NO_MEMORY = auto()
 
 
 class Note(_Named):

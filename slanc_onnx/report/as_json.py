@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from slanc_onnx.graph import write_atomically
+from slanc_onnx.reasons import Reason
 from slanc_onnx.report.columns import COLUMNS, finite
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.wording import reason_text
@@ -41,9 +42,11 @@ def norm_entry(row: NormRow) -> dict[str, Any]:
     return {column.name: column.value(row) for column in COLUMNS if column.value is not None}
 
 
-def validation_entry(validation: Validation | None, not_validated: str) -> dict[str, Any] | None:
+def validation_entry(
+    validation: Validation | None, not_validated: Reason | None
+) -> dict[str, Any] | None:
     """The `validation` object: None where it was not asked for, null where it could not be done."""
-    if not_validated:
+    if not_validated is not None:
         return _not_validated(not_validated)
     if validation is None:
         return None
@@ -65,7 +68,7 @@ def validation_entry(validation: Validation | None, not_validated: str) -> dict[
     }
 
 
-def _not_validated(reason: str) -> dict[str, Any]:
+def _not_validated(reason: Reason) -> dict[str, Any]:
     counts = ("overflowed_before", "overflowed_after")
     errors = (
         "max_relative_error_before",
@@ -78,6 +81,6 @@ def _not_validated(reason: str) -> dict[str, Any]:
         "fp16": dict.fromkeys(counts + errors),
         "perplexity": None,
         "unstable_outputs": [],
-        "failures": [reason],
+        "failures": [reason_text(reason)],
         "passed": False,
     }

@@ -30,7 +30,7 @@ class Outcome:
         options: What the report shows as options.
         norms: Every norm with its decision, in topological order.
         validation: None where it was not asked for or could not be done.
-        not_validated: Why it could not be done; "" otherwise.
+        not_validated: Why it could not be done; None where it was, or was not asked for.
         accelerator: What was protected and emulated.
         notes: What a user should know beyond the norms: functions that were inlined, means that
             belong to no norm, weights that a caller may override, an option without effect.
@@ -44,7 +44,7 @@ class Outcome:
     options: Mapping[str, object]
     norms: list[ScaledNorm]
     validation: Validation | None
-    not_validated: str
+    not_validated: Reason | None
     accelerator: Accelerator
     notes: list[Reason]
     seconds: Mapping[str, float]
@@ -55,7 +55,7 @@ class Outcome:
     def passed(self) -> bool:
         """Whether nothing speaks against the result."""
         validated = self.validation is None or self.validation.passed
-        return not self.not_validated and validated and self.withdrawn is None
+        return self.not_validated is None and validated and self.withdrawn is None
 
     @property
     def withdrawn(self) -> Reason | None:

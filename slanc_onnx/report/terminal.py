@@ -93,17 +93,21 @@ def _summary(outcome: Outcome) -> Iterator[str]:
 
 def final_line(outcome: Outcome) -> str:
     """The verdict with the certificates counted, as one line."""
-    if outcome.not_validated:
-        last = f"FAILED | not validated: {outcome.not_validated}"
+    return " | ".join(final_parts(outcome))
+
+
+def final_parts(outcome: Outcome) -> list[str]:
+    """What the last line says: the verdict in a word or two, then what that rests on."""
+    if outcome.not_validated is not None:
+        last = ["FAILED", f"not validated: {reason_text(outcome.not_validated)}"]
     elif outcome.validation is None:
-        last = "NOT VALIDATED | --no-validate was given"
+        last = ["NOT VALIDATED", "--no-validate was given"]
     else:
         last = verdict(outcome.validation)
     withdrawn = outcome.withdrawn
     if withdrawn is not None:
-        rest = last.partition(" | ")[2]
-        last = " | ".join(filter(None, ("FAILED", rest, reason_text(withdrawn))))
-    return " | ".join([last, *counted(outcome.norms)])
+        last = ["FAILED", *last[1:], reason_text(withdrawn)]
+    return [*last, *counted(outcome.norms)]
 
 
 def counted(norms: Sequence[ScaledNorm]) -> list[str]:
@@ -117,7 +121,7 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
     return [f"{text}, {conditional} of them on a condition" if conditional else text]
 
 
-def verdict(validation: Validation) -> str:
+def verdict(validation: Validation) -> list[str]:
     """PASSED or FAILED with the measured errors and the tolerances."""
     if validation.fp32_identical:
         fp32 = "FP32 outputs bit-identical"
@@ -136,4 +140,4 @@ def verdict(validation: Validation) -> str:
     )
     word = "PASSED" if validation.passed else "FAILED"
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
-    return " | ".join([word, fp32, fp16, *apart, *map(reason_text, validation.failures)])
+    return [word, fp32, fp16, *apart, *map(reason_text, validation.failures)]

@@ -194,6 +194,8 @@ _FAILURES: dict[Kind, str] = {
     Failure.CERTIFICATES_WITHDRAWN: "{0} certificates are withdrawn, first that of {1!r}: "
     "{behind}. This is a fault of the proof: report it, or use --certify off",
     Failure.NOTHING_COMPARED: "no output can be compared: each run of the original differs",
+    Failure.NOT_RUN: "{0}",
+    Failure.NO_MEMORY: "not enough memory to run the models",
 }
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",

@@ -382,9 +382,7 @@ def test_the_emulator_keeps_every_row_that_is_certified(device: Accelerator) -> 
     model = onnx.parser.parse_model(MODEL.format(epsilon=epsilon))
     model.graph.initializer.append(numpy_helper.from_array(np.full(64, 3, np.float32), "g"))
     norms, within = find_norms_in(read_graph(model)), bound(1000.0)
-    scales = {}
-    for norm in norms:
-        scales[norm.name] = smallest_scale(on(norm, device), within, device)
+    scales = {norm.name: smallest_scale(on(norm, device), within, device) for norm in norms}
     rows = adversarial_rows(np.random.default_rng(2), 64, 1000.0, 990.0).astype(np.float32)
     naive = emulate(model, norms, device)
     apply_scales_in(model, norms, scales)

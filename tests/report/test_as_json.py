@@ -228,7 +228,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         unstable=["cache"],
         failures=[Reason(Failure.OUTPUTS_OFF)],
     )
-    assert validation_entry(validation, "") == {
+    assert validation_entry(validation, None) == {
         "fp32_identical": False,
         "fp32_max_abs_error": 2.0,
         "fp16": {

@@ -40,7 +40,7 @@ def page(view: PageView) -> str:
         resources.files("slanc_onnx.report.html").joinpath("page.html").read_text(encoding="utf-8")
     )
     form, norms = str(view.accelerator.format), view.norms
-    word, _, rest = view.line.partition(" | ")
+    word, rest = "".join(view.line[:1]), " | ".join(view.line[1:])
     states = {None: "", True: "passed", False: "failed"}
     wide, narrow = (overview(norms, form, view.seen, small) for small in (False, True))
     kinds = {kind for norm in norms for kind in _kinds(norm)}

@@ -9,7 +9,7 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
-from slanc_onnx.report.terminal import final_line
+from slanc_onnx.report.terminal import final_parts
 from slanc_onnx.report.wording import reason_text
 
 
@@ -21,7 +21,7 @@ class PageView:
         model: The input file.
         output: The written file.
         sentence: The verdict in a sentence.
-        line: The last line of the command line's output; "" where it says that nothing was done.
+        line: The parts of the last line that the command prints; none where nothing was done.
         passed: None where nothing was validated.
         seen: Whether rows are observed, not predicted.
         accelerator: Whose arithmetic it is.
@@ -33,7 +33,7 @@ class PageView:
     model: str
     output: str
     sentence: str
-    line: str
+    line: list[str]
     passed: bool | None
     seen: bool
     accelerator: Accelerator
@@ -48,12 +48,12 @@ def page_view(outcome: Outcome) -> PageView:
     seen = validation is not None and bool(validation.observed)
     norms, fold = outcome.rows, outcome.fold
     folded = [] if fold is None else [fold_line(len(norms), fold), *map(reason_text, fold.notes)]
-    passed = None if validation is None and not outcome.not_validated else outcome.passed
+    passed = None if validation is None and outcome.not_validated is None else outcome.passed
     return PageView(
         model=str(outcome.source),
         output=str(outcome.output),
         sentence=_sentence(norms, str(device.format), seen),
-        line=final_line(outcome) if norms else "",
+        line=final_parts(outcome) if norms else [],
         passed=passed,
         seen=seen,
         accelerator=device,
