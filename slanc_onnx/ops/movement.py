@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops.follow import CannotFollow, Mover, broadcast, common_shape, taken_along
+from slanc_onnx.ops.follow import (
+    CannotFollow,
+    Mover,
+    broadcast,
+    common_shape,
+    refuse_large,
+    taken_along,
+)
 from slanc_onnx.reasons import Unread
 
 # Of the node; "outputs" is how many it has.
@@ -42,6 +49,7 @@ def reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
         wanted = [x.shape[i] if n == 0 and not allow_zero else n for i, n in enumerate(shape)]
         size = math.prod(wanted)
         if size > x.size > 0 and size % x.size == 0 and -1 not in wanted:
+            refuse_large(size)
             x = np.resize(x, size)  # the export is for more positions, all of one kind
         return x.reshape(wanted)
 
@@ -84,7 +92,12 @@ def tile(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     repeats = _ints(parameters[0], None)
     if repeats is None:
         raise CannotFollow(Unread.UNKNOWN_INPUT, "repeats")
-    return [lambda x: np.tile(x, repeats)]
+
+    def move(x: Array) -> Array:
+        refuse_large(x.size * math.prod(repeats))
+        return np.tile(x, repeats)
+
+    return [move]
 
 
 def cut(attributes: Attributes, parameters: Parameters) -> list[Mover]:
