@@ -50,6 +50,7 @@ class Unread(_Named):
     NO_AXIS = auto()  # axis, rank
     TOO_LARGE = auto()  # number of elements
     NOT_THERE = auto()  # what NumPy said
+    NOT_COMPUTED = auto()  # what NumPy said
     MISFIT = auto()  # shapes and sizes
     BROKEN = auto()  # behind: how
 

@@ -80,10 +80,10 @@ def estimate_norms(
             inputs = options.inputs or {}
             found = run(lambda told: probe(model, norms, read.specs, folder, inputs, told))
             result.found.update(found)
-        except CannotRun as error:
+        except (CannotRun, MemoryError) as error:
             if options.estimate == "probe":
                 raise
-            no_probe = Reason(Decision.NO_PROBE, (str(error),))
+            no_probe = Reason(Decision.NO_PROBE, (str(error) or "not enough memory",))
             result.reasons.update({n.name: (no_probe,) for n in norms})
     missing = [n for n in todo if n.name not in result.found]
     if missing and options.estimate != "probe":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper
+from onnx import TensorProto, TypeProto, helper
 
 from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.scope import SEE_THROUGH, Dims, Scope, op_of
@@ -28,6 +28,14 @@ def constant_made(scope: Scope, tensor: gs.Tensor) -> bool:
     return read_through(tensor, read, scope.constants_made, key=id)
 
 
+def told_type(tensor: gs.Tensor) -> int | None:
+    """The element type that the file tells of a tensor; None for what is no tensor, too."""
+    told = tensor.dtype
+    if told is None or isinstance(told, TypeProto):  # of an optional
+        return None
+    return int(told) if isinstance(told, int) else int(helper.np_dtype_to_tensor_dtype(told))
+
+
 def element_type(scope: Scope, *tensors: gs.Tensor) -> int:
     """The element type of the first tensor for which the file tells one; FLOAT if none does."""
     for tensor in tensors:
@@ -37,9 +45,9 @@ def element_type(scope: Scope, *tensors: gs.Tensor) -> int:
         made_by = tensor.inputs[0] if tensor.inputs else None
         if made_by is not None and op_of(made_by) == "Cast" and made_by.attrs.get("to"):
             return int(made_by.attrs["to"])
-        if tensor.dtype is not None:
-            known = isinstance(tensor.dtype, int)
-            return int(tensor.dtype) if known else helper.np_dtype_to_tensor_dtype(tensor.dtype)
+        told = told_type(tensor)
+        if told is not None:
+            return told
     return TensorProto.FLOAT
 
 

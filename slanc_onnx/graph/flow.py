@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import onnx
-from onnx import AttributeProto, TensorProto, helper
+from onnx import AttributeProto, TensorProto
 
 from slanc_onnx.graph.checked import DOMAINS, GraphPath
+from slanc_onnx.graph.facts import told_type
 from slanc_onnx.graph.scope import Scope
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -131,10 +132,9 @@ def _with_makers(scopes: Sequence[Scope]) -> Flow:
                     makers[Tensor(path, name)] = (path, index, position)
         for name, tensor in scope.graph.tensors().items():
             here = Tensor(path, name)
-            if tensor.dtype is not None and (here in makers or here in types):
-                whole = isinstance(tensor.dtype, int)
-                found = tensor.dtype if whole else helper.np_dtype_to_tensor_dtype(tensor.dtype)
-                types[here] = int(found)
+            told = told_type(tensor)
+            if told is not None and (here in makers or here in types):
+                types[here] = told
     return Flow(
         scopes={scope.path: scope for scope in scopes},
         order=tuple(order),

@@ -204,6 +204,23 @@ def read_tensor(tensor: TensorProto, folder: Path | None) -> Array:
     return _view(tensor, data)
 
 
+def constant_value(node: NodeProto) -> TensorProto | None:
+    """The value of a Constant node, None where it is no tensor of numbers."""
+    attribute = node.attribute[0] if node.attribute else None
+    if attribute is None:
+        return None
+    if attribute.name == "value":
+        value: TensorProto = attribute.t
+        return value
+    if attribute.name in ("value_float", "value_floats"):
+        values = np.array(attribute.floats or attribute.f, dtype=np.float32)
+        return numpy_helper.from_array(values)
+    if attribute.name in ("value_int", "value_ints"):
+        whole = np.array(attribute.ints or attribute.i, dtype=np.int64)
+        return numpy_helper.from_array(whole)
+    return None
+
+
 def _view(tensor: TensorProto, data: memoryview) -> Array:
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     count = math.prod(tensor.dims)

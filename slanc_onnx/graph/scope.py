@@ -20,13 +20,16 @@ from onnx import AttributeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.checked import DOMAINS, MOST_ELEMENTS, Faults, GraphPath, node_faults
-from slanc_onnx.graph.load import Array, read_tensor
+from slanc_onnx.graph.load import Array, constant_value, read_tensor
 from slanc_onnx.reasons import Reason
 
 Dims = tuple[int | str, ...]  # a dynamic size is its name
 
 # Ops whose output has the values of their first input.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
+
+_NO_REAL = {TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128}  # numbers
+_MAKES, _MOST_WRITTEN = ("Range", "Concat"), 2**16  # numbers of a vector
 
 # The domain in which a scope shows nodes that break the rules of their op.
 _FAULTY = "slanc.faulty"
@@ -78,9 +81,9 @@ class Scope:
         if maker is not None and op_of(maker) == "Div":  # an epsilon that an earlier run divided
             over, under = (self.elements(t) for t in maker.inputs)
             single = over is not None and under is not None and len(over) == len(under) == 1
-            return [over[0] / under[0]] if single and over and under else None
+            return [_quotient(over[0], under[0])] if single and over and under else None
         proto = self.constant(tensor)
-        if proto is None or math.prod(proto.dims) > 16:
+        if proto is None or math.prod(proto.dims) > 16 or proto.data_type in _NO_REAL:
             return None
         values = np.asarray(read_tensor(proto, self.folder)).astype(np.float64)
         return [float(v) for v in values.reshape(-1)]
@@ -92,7 +95,7 @@ class Scope:
             return None
         shift = zero[0][0] if zero and zero[0] else 0.0
         if op_of(node) == "QuantizeLinear":
-            return [round(value / scale[0]) + shift for value in values]
+            return [float(np.rint(_quotient(value, scale[0]))) + shift for value in values]
         return [(value - shift) * scale[0] for value in values]
 
     def scalar(self, tensor: gs.Tensor) -> float | None:
@@ -147,6 +150,12 @@ class Scope:
                 order.append(node)
                 stack.pop()
         return order
+
+
+def _quotient(over: float, under: float) -> float:
+    """A quotient as a runtime computes it: infinite or nan where the divisor is 0."""
+    with np.errstate(all="ignore"):
+        return float(np.float64(over) / np.float64(under))
 
 
 def _circle(first: gs.Node, last: gs.Node) -> str:
@@ -268,6 +277,7 @@ def concrete_shapes(
     model = onnx.ModelProto()
     model.CopyFrom(main.skeleton)
     del model.graph.value_info[:]
+    _hide_long_values(model, main)
     for info in model.graph.input:
         if info.name in inputs:
             dims = info.type.tensor_type.shape.dim
@@ -291,6 +301,14 @@ def concrete_shapes(
     return found
 
 
+def _hide_long_values(model: onnx.ModelProto, main: Scope) -> None:
+    """Hide the ops that make long vectors: onnx would write out each of their numbers."""
+    for node, view in zip(model.graph.node, main.graph.nodes, strict=True):
+        size = (view.outputs[0].shape or [0])[0] if view.op in _MAKES and view.outputs else 0
+        if isinstance(size, int) and size > _MOST_WRITTEN:
+            node.domain = _FAULTY
+
+
 def _scope(
     path: GraphPath,
     proto: onnx.GraphProto,
@@ -304,7 +322,7 @@ def _scope(
     own = faults.get(path, {})
     for i, node in enumerate(proto.node):
         if node.op_type == "Constant" and node.output and i not in own:
-            value = _constant_value(node)
+            value = constant_value(node)
             if value is not None:
                 initializers[node.output[0]] = value
     index = {id(node): i for i, node in enumerate(graph.nodes)}
@@ -322,22 +340,6 @@ def _inner_scopes(scope: Scope, faults: Faults) -> Iterator[Scope]:
                 yield from _inner_scopes(inner, faults)
 
 
-def _constant_value(node: onnx.NodeProto) -> TensorProto | None:
-    attribute = node.attribute[0] if node.attribute else None
-    if attribute is None:
-        return None
-    if attribute.name == "value":
-        value: TensorProto = attribute.t
-        return value
-    if attribute.name in ("value_float", "value_floats"):
-        values = np.array(attribute.floats or attribute.f, dtype=np.float32)
-        return onnx.numpy_helper.from_array(values)
-    if attribute.name in ("value_int", "value_ints"):
-        whole = np.array(attribute.ints or attribute.i, dtype=np.int64)
-        return onnx.numpy_helper.from_array(whole)
-    return None
-
-
 def _skeleton(model: onnx.ModelProto, faults: Faults) -> onnx.ModelProto:
     """A copy of the model without functions and without the data of its initializers.
 
@@ -345,8 +347,7 @@ def _skeleton(model: onnx.ModelProto, faults: Faults) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto(ir_version=model.ir_version)
     copy.opset_import.extend(model.opset_import)
-    if faults:
-        copy.opset_import.add(domain=_FAULTY, version=1)
+    copy.opset_import.add(domain=_FAULTY, version=1)
     _copy_graph(model.graph, copy.graph, (), faults)
     return copy
 

@@ -55,8 +55,10 @@ def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> 
     if not _is_over_rows(scope, axes, reads[0].tensor, gamma, pooled):
         return None
     width = width or next((w for u in reads if (w := _along(scope, u.tensor, axes))), None)
-    counts = [round(count) for count in match.values("count")]
-    counts += [round(1 / inverse) for inverse in match.values("inverse count") if inverse]
+    divisors = [*match.values("count"), *(1 / n for n in match.values("inverse count") if n)]
+    if not all(map(math.isfinite, divisors)):
+        return None
+    counts = [round(divisor) for divisor in divisors]
     width = width or max(counts, default=None)
     if width is not None and not {width, width - 1}.issuperset(counts):
         return None  # not a mean over the row

@@ -6,6 +6,7 @@ Every other function stays as it is. The weights are not read.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from slanc_onnx.norms.spellings import REDUCTIONS
 from slanc_onnx.ops import FUSED, INTERNAL
 
 _Key = tuple[str, str]  # domain and name of a function
+_MOST_INLINED = 2**20  # nodes
 
 # Ops of which a decomposed norm has at least one. Which functions hold a norm is then tried out.
 _OPS = {*REDUCTIONS, "Einsum", "MatMul", "Sqrt", "Pow", "Reciprocal"}
@@ -49,6 +51,10 @@ def inline_norm_functions(
     if not holders:
         return model, []
     skeleton = _without_weights(model)
+    _refuse_growth(model, bodies)
+    holders = _without_norms(skeleton, holders, bodies)
+    if not holders:
+        return model, []
 
     def norms_with(functions: Sequence[_Key]) -> int:
         chosen = _with_callers(functions, bodies)
@@ -93,6 +99,52 @@ def _names_a_norm(domain: str, op: str) -> bool:
 def _may_hold_a_norm(body: Sequence[NodeProto]) -> bool:
     ops = {node.op_type for node in body if node.domain in DOMAINS}
     return bool(ops & {*FUSED, *INTERNAL, *_OPS})
+
+
+def _refuse_growth(model: onnx.ModelProto, bodies: dict[_Key, list[NodeProto]]) -> None:
+    """Refuse functions that call each other so often that no machine holds their calls inlined.
+
+    Raises:
+        SlancError: they do.
+    """
+    calls = Counter((n.domain, n.op_type) for n in every_node(model.graph.node))
+    size = 0
+    for _ in bodies:  # one level after the other; in a circle there is no last one
+        calls = Counter({key: times for key, times in calls.items() if key in bodies})
+        size += sum(times * len(bodies[key]) for key, times in calls.items())
+        if size > _MOST_INLINED:
+            raise SlancError(
+                f"the model-local functions hold norms, and are more than {_MOST_INLINED} nodes "
+                "where they are inlined. Export the model without functions."
+            )
+        inner: Counter[_Key] = Counter()
+        for key, times in calls.items():
+            for node in bodies[key]:
+                inner[node.domain, node.op_type] += times
+        calls = inner
+
+
+def _without_norms(
+    model: onnx.ModelProto, holders: list[_Key], bodies: dict[_Key, list[NodeProto]]
+) -> list[_Key]:
+    """Holders without those that cannot be inlined, and have no norm: those stop nothing."""
+    try:
+        _inlined(model, _with_callers(holders, bodies))
+    except SlancError:
+        functions = {(f.domain, f.name): f for f in model.functions}
+        return [key for key in holders if _has_norms(functions[key], bodies)]
+    return holders
+
+
+def _has_norms(function: onnx.FunctionProto, bodies: dict[_Key, list[NodeProto]]) -> bool:
+    """Whether a function holds a norm, as far as it alone can tell."""
+    alone = onnx.ModelProto(ir_version=onnx.IR_VERSION)
+    alone.opset_import.extend(function.opset_import)
+    alone.graph.node.extend(function.node)
+    for name in function.input:
+        alone.graph.input.add(name=name)
+    calls = any((n.domain, n.op_type) in bodies for n in every_node(function.node))
+    return calls or bool(find_norms_in(read_graph(alone)))
 
 
 def _with_callers(holders: Sequence[_Key], bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:

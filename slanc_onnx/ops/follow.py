@@ -32,6 +32,16 @@ def too_large(shape: tuple[int, ...]) -> bool:
     return math.prod(shape) > MOST_TRACED or len(shape) > MOST_AXES
 
 
+def refuse_large(elements: int) -> None:
+    """Refuse to make an array of more elements than an activation has.
+
+    Raises:
+        CannotFollow: it would have more.
+    """
+    if elements > MOST_TRACED:
+        raise CannotFollow(Unread.TOO_LARGE, elements)
+
+
 def common_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape to which arrays of these shapes broadcast.
 

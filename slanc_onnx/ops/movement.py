@@ -14,11 +14,11 @@ import numpy as np
 
 from slanc_onnx.graph import Array
 from slanc_onnx.ops.follow import (
-    MOST_TRACED,
     CannotFollow,
     Mover,
     broadcast,
     common_shape,
+    refuse_large,
     taken_along,
 )
 from slanc_onnx.reasons import Unread
@@ -46,9 +46,12 @@ def reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     allow_zero = attributes.get("allowzero", 0)
 
     def move(x: Array) -> Array:
+        if not allow_zero and any(n == 0 and i >= x.ndim for i, n in enumerate(shape)):
+            raise CannotFollow(Unread.NO_FIT, x.shape, tuple(shape))
         wanted = [x.shape[i] if n == 0 and not allow_zero else n for i, n in enumerate(shape)]
         size = math.prod(wanted)
-        if MOST_TRACED >= size > x.size > 0 and size % x.size == 0 and -1 not in wanted:
+        if size > x.size > 0 and size % x.size == 0 and -1 not in wanted:
+            refuse_large(size)
             x = np.resize(x, size)  # the export is for more positions, all of one kind
         return x.reshape(wanted)
 
@@ -91,7 +94,12 @@ def tile(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     repeats = _ints(parameters[0], None)
     if repeats is None:
         raise CannotFollow(Unread.UNKNOWN_INPUT, "repeats")
-    return [lambda x: np.tile(x, repeats)]
+
+    def move(x: Array) -> Array:
+        refuse_large(x.size * math.prod(repeats))
+        return np.tile(x, repeats)
+
+    return [move]
 
 
 def cut(attributes: Attributes, parameters: Parameters) -> list[Mover]:

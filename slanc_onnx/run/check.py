@@ -15,6 +15,7 @@ from slanc_onnx.graph import Array, GraphPath, InputSpec, Scope, Use, read_flow
 from slanc_onnx.norms import Norm
 from slanc_onnx.options import Options
 from slanc_onnx.reasons import Reason, Unread
+from slanc_onnx.run.inputs import Sizes, shape_of
 
 _MOST_EPSILON = 1e30  # beside it every row is zero
 
@@ -121,12 +122,24 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
                     f"{option or '--tokens'}: id {token} is outside the model's vocabulary of "
                     f"{rows}. Use ids of this model's tokenizer."
                 )
+        for spec in text_specs:
+            _check_length(spec, ids.shape[1], option or "--tokens")
     return options
+
+
+def _check_length(spec: InputSpec, length: int, option: str) -> None:
+    shape, ids = shape_of(spec, Sizes(sequence=length)), (1, length)
+    fits = zip(reversed(ids), reversed(shape), strict=False)
+    if len(shape) < len(ids) or any(have not in (1, size) for have, size in fits):
+        raise SlancError(
+            f"{option}: {spec.name} has the shape {list(shape)}, which sequences of {length} ids "
+            "do not fit. Give another --sequence-length."
+        )
 
 
 def _fitted(spec: InputSpec, value: Array, option: str) -> Array:
     wanted = np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
-    if value.dtype.kind == "V" and value.dtype.itemsize == wanted.itemsize:
+    if value.dtype.kind == "V" and value.dtype.itemsize == wanted.itemsize and wanted.kind != "O":
         value = value.view(wanted)  # .npz files do not know bfloat16 by name
     if value.dtype != wanted:
         raise SlancError(
@@ -142,8 +155,8 @@ def _fitted(spec: InputSpec, value: Array, option: str) -> Array:
             f"{option}: {spec.name} has the shape {list(value.shape)}, but the model takes "
             f"[{shape}]."
         )
-    for index in (int(value.max()), int(value.min())) if spec.rows and value.size else ():
-        if not -spec.rows <= index < spec.rows:
+    for index in (value.max(), value.min()) if spec.rows and value.size else ():
+        if not -spec.rows <= float(index) < spec.rows:  # which nan is not either
             raise SlancError(
                 f"{option}: {spec.name} holds {index}, but what it indexes has {spec.rows} rows."
             )

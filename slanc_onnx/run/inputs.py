@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import helper
 
-from slanc_onnx.graph import Array, InputSpec
+from slanc_onnx.graph import MOST_AXES, Array, InputSpec
 from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.segments import SegmentedSession
 from slanc_onnx.run.session import Feeds, Session
 
 IMAGE_SIZES = (224, 32, 64, 384, 512)
 SEED, FIRST_IDS = 0, 32
+MOST_MADE = 2**27  # elements of all inputs together
+_AT_ONCE = 2**20  # floats that are drawn
 _SAMPLES = 4000  # of audio: enough for one frame of the usual stack of strided convolutions
 
 
@@ -49,20 +53,26 @@ def make_feeds(
         sizes: Those of dynamic axes.
         ids: Token ids of shape [batch, sequence] for the text inputs, instead of random ones.
         draw: Which random ids; every number gives others.
+
+    Raises:
+        CannotRun: they are too large to be made.
     """
+    shapes = [shape_of(spec, sizes) for spec in specs]
+    made = sum(map(math.prod, shapes))
+    if made > MOST_MADE or any(len(shape) > MOST_AXES for shape in shapes):
+        raise CannotRun(f"no inputs are made that have {made} elements")
     return {spec.name: _feed(spec, rng, sizes, ids, draw) for spec in specs}
 
 
 def _feed(
     spec: InputSpec, rng: np.random.Generator, sizes: Sizes, ids: Array | None, draw: int
 ) -> Array:
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
-    shape = _shape(spec, sizes)
+    dtype, shape = dtype_of(spec), shape_of(spec, sizes)
     name = spec.name.lower()
     if spec.is_cache:
         return np.zeros(shape, dtype)
     if spec.is_float:
-        return rng.standard_normal(shape).astype(dtype)
+        return _normal(rng, shape, dtype)
     if spec.is_text:
         values = ids if ids is not None else random_ids(spec.rows, shape, draw)
         return np.broadcast_to(values, shape).astype(dtype)
@@ -71,6 +81,15 @@ def _feed(
     if spec.rows or "type" in name or "segment" in name:
         return np.zeros(shape, dtype)
     return np.ones(shape, dtype)  # masks, flags
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Floats of unit variance, drawn bit by bit: they are doubles at first."""
+    values = np.empty(math.prod(shape), dtype)
+    for start in range(0, values.size, _AT_ONCE):
+        part = values[start : start + _AT_ONCE]
+        part[:] = rng.standard_normal(part.size).astype(dtype)
+    return values.reshape(shape)
 
 
 def random_ids(rows: int, shape: tuple[int, ...], draw: int = 0) -> Array:
@@ -92,7 +111,13 @@ def random_ids(rows: int, shape: tuple[int, ...], draw: int = 0) -> Array:
     return np.asarray(ids)
 
 
-def _shape(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:
+def dtype_of(spec: InputSpec) -> np.dtype[Any]:
+    """The type of the arrays that an input takes."""
+    return np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
+
+
+def shape_of(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:
+    """The shape of an input where the axes that the file leaves open have these sizes."""
     sequence = sizes.sequence
 
     def of(axis: int, dim: int | str) -> int:

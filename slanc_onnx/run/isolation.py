@@ -26,6 +26,7 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.progress import Progress
 
 T = TypeVar("T")
+MOST = 1e6  # seconds of a limit; the system counts milliseconds in 31 bits
 GRACE = 5.0  # seconds that a child has to notice by itself that its time is over
 _deadline: ContextVar[tuple[float, float] | None] = ContextVar("deadline", default=None)
 
@@ -53,6 +54,8 @@ def isolated(
     Raises:
         CannotRun: the time is over, or the process died.
     """
+    if limit is not None and limit > MOST:
+        limit = None
     if not apart or not can_fork():
         with _until(limit):
             return work(progress)

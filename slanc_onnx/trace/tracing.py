@@ -19,7 +19,7 @@ from slanc_onnx.graph import Array, InputSpec, Scope, concrete_shapes, op_of, re
 from slanc_onnx.norms import Norm
 from slanc_onnx.ops import CannotFollow, broadcast, too_large
 from slanc_onnx.reasons import Doubt, Reason, Unread
-from slanc_onnx.run import Sizes, make_feeds
+from slanc_onnx.run import Sizes, dtype_of, shape_of
 from slanc_onnx.trace.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
 from slanc_onnx.trace.expression import Alternatives, Apply, Expr, Input, Product, Sum, Weight
 from slanc_onnx.trace.norm_rows import along_channels, normalise, open_rows
@@ -85,16 +85,17 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         specs: Its inputs.
     """
     main = next(scope for scope in scopes if not scope.path)
-    feeds = make_feeds(specs, np.random.default_rng(0), Sizes(sequence=1))
-    shapes = concrete_shapes(main, {name: array.shape for name, array in feeds.items()})
+    given = {spec.name: shape_of(spec, Sizes(sequence=1)) for spec in specs}
+    shapes = concrete_shapes(main, given)
     tracer = _Tracer(scopes, norms, shapes)
     values: dict[str, Value] = {}
-    for spec, (name, array) in zip(specs, feeds.items(), strict=True):
-        if too_large(array.shape):
+    for spec in specs:
+        name, shape = spec.name, given[spec.name]
+        if too_large(shape):
             values[name] = Unknown("graph input", name)
             continue
-        value = values[name] = _input_value(name, array.shape, array.dtype.kind in "fV")
-        axis = _channels_of(array.shape)
+        value = values[name] = _input_value(name, shape, dtype_of(spec).kind in "fV")
+        axis = _channels_of(shape)
         known = axis is not None and isinstance(spec.dims[axis], int)
         if spec.is_float and not known and not _weights_fix_width(main, name):
             tracer.doubts.mark([value], Reason(Doubt.CHANNELS_UNKNOWN, (name,)))

@@ -109,6 +109,9 @@ Readable = Const | Weight | View
 Value = Readable | Unknown | ExpertWeights | Items
 
 
+_ZERO = np.zeros((), np.int32)
+
+
 def row_view(expr: Expr, shape: tuple[int, ...]) -> View:
     """A tensor of `shape` whose last axis is the expression's row."""
     if not shape or expr.channels not in (1, shape[-1]) or min(shape) < 0:
@@ -118,13 +121,13 @@ def row_view(expr: Expr, shape: tuple[int, ...]) -> View:
 
 def ids_view(name: str, shape: tuple[int, ...]) -> View:
     """A tensor of ids, indices or a mask, whose values the data gives."""
-    return View(Input(1, name, floats=False), np.zeros(shape, np.int32))
+    return View(Input(1, name, floats=False), broadcast(_ZERO, shape))
 
 
 def shares_view(shape: tuple[int, ...], axis: int = -1) -> View:
     """Numbers of at least 0 that add up to 1 along an axis."""
     return View(
-        Shares(1, shape[axis_of(axis, len(shape))] if shape else 1), np.zeros(shape, np.int32)
+        Shares(1, shape[axis_of(axis, len(shape))] if shape else 1), broadcast(_ZERO, shape)
     )
 
 

@@ -17,6 +17,7 @@ from slanc_onnx.ops import (
     Parameter,
     broadcast,
     common_shape,
+    refuse_large,
 )
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.constants import ON_CONSTANTS
@@ -171,11 +172,14 @@ def _fold(op: str, values: Sequence[Value], parameters: Sequence[Parameter] = ()
     if all(isinstance(v, Const) for v in values):
         consts = [v for v in values if isinstance(v, Const)]
         arrays = [c.array for c in consts]
-        common_shape(*(a.shape for a in arrays))
+        refuse_large(math.prod(common_shape(*(a.shape for a in arrays))))
         if op == "Reciprocal":
             arrays = [a.astype(np.float32) for a in arrays]
-        with np.errstate(all="ignore"):
-            return Const(np.asarray(function(*arrays)), any(c.varies for c in consts))
+        try:
+            with np.errstate(all="ignore"):
+                return Const(np.asarray(function(*arrays)), any(c.varies for c in consts))
+        except (TypeError, ValueError) as error:  # as of a whole number to a negative power
+            raise CannotFollow(Unread.NOT_COMPUTED, str(error)) from error
     weights = [v for v in values if isinstance(v, Weight)]
     parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
     shape = common_shape(*(v.shape for v in parts))

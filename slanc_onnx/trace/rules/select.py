@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 
-from slanc_onnx.graph import MOST_ELEMENTS
-from slanc_onnx.ops import CannotFollow, axis_of, broadcast, taken_along
+from slanc_onnx.ops import CannotFollow, axis_of, broadcast, refuse_large, taken_along
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Input, Join, Known, Shares, Weight
 from slanc_onnx.trace.values import (
@@ -170,7 +169,7 @@ def _one_hot(visit: Visit) -> list[Value]:
     shape = visit.known(0).shape
     axis = axis_of(int(visit.attributes.get("axis", -1)), len(shape) + 1)
     count = 0 if depth is None or not depth.size else int(np.asarray(depth).reshape(-1)[0])
-    if not 0 < count * max(1, math.prod(shape)) < MOST_ELEMENTS:
+    if count < 1:
         raise CannotFollow(Unread.MISFIT, count)
     full = (*shape[:axis], count, *shape[axis:])
     return [_indices(visit, 0, full)]
@@ -192,6 +191,8 @@ def _pad(visit: Visit) -> list[Value]:
         raise CannotFollow(Unread.MISFIT, rank, tuple(numbers))
     for i, axis in enumerate(axes):
         before[axis], after[axis] = numbers[i], numbers[i + len(axes)]
+    grown_to = zip(source.shape, before, after, strict=True)
+    refuse_large(math.prod(max(0, b) + n + max(0, a) for n, b, a in grown_to))
     if isinstance(source, Const):
         cut = tuple(
             slice(max(0, -b), n - max(0, -a))

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import ELEMENTWISE, MOVES, CannotFollow, Mover, axis_of, broadcast
+from slanc_onnx.ops import ELEMENTWISE, MOVES, CannotFollow, Mover, axis_of, broadcast, refuse_large
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.constants import ON_CONSTANTS
 from slanc_onnx.trace.expression import Embedding, Join, Sum, Weight, is_ids
@@ -119,6 +119,8 @@ def _concat(visit: Visit) -> list[Value]:
         values = [as_view(value) for value in sequence.values]
     axis = int(visit.attributes["axis"])
     shapes = [v.shape or (1,) for v in values]
+    if not any(isinstance(v, Weight) for v in values):
+        refuse_large(sum(map(math.prod, shapes)))
     at = axis_of(axis, len(shapes[0])) if shapes else 0
     if len({(len(s), *s[:at], *s[at + 1 :]) for s in shapes}) != 1:
         raise CannotFollow(Unread.MISFIT, *shapes, axis)
@@ -128,8 +130,7 @@ def _concat(visit: Visit) -> list[Value]:
         return [Const(joined, any(c.varies for c in consts))]
     if not any(isinstance(v, View) for v in values):
         weights = [v for v in values if isinstance(v, Weight)]
-        arrays = [broadcast(np.zeros((), np.int8), v.shape) for v in values]
-        shape = np.concatenate(arrays, axis=axis).shape
+        shape = (*shapes[0][:at], sum(s[at] for s in shapes), *shapes[0][at + 1 :])
         parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
 
         def read() -> Array:
