@@ -10,6 +10,7 @@ is their product.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,12 +45,14 @@ class Computed:
     """What has to be rounded of a model.
 
     Attributes:
-        results: FP32 tensors that nodes compute, in the order in which they are, with the op.
+        results: FP32 tensors that nodes compute.
+        order: The tensors of the model with the op that makes each, in topological order.
         constants: FP32 constants that they read.
         reductions: How those are summed that an op sums, by name.
     """
 
-    results: dict[Tensor, str] = field(default_factory=dict)
+    results: set[Tensor] = field(default_factory=set)
+    order: dict[Tensor, str] = field(default_factory=dict)
     constants: set[Tensor] = field(default_factory=set)
     reductions: dict[str, Reduction | None] = field(default_factory=dict)
 
@@ -68,19 +71,20 @@ def computed(model: onnx.ModelProto, norms: Sequence[Norm], opset: int) -> Compu
     inside |= _within_products(flow)
     found = Computed()
     last = {(norm.path, norm.nodes[-1]): norm for norm in norms}
-    for path, index in flow.order:
+    for path, index in _as_computed(flow):
         node = flow.node(path, index)
         if (path, index) in last:
             residual = residual_name(node, last[path, index])
-            found.results.update({Tensor(path, residual): node.op_type} if residual else {})
+            found.results.update([Tensor(path, residual)] if residual else [])
         op = known_op(node)
         made = [Tensor(path, name) for name in node.output if name]
+        found.order.update(dict.fromkeys(made, node.op_type))
         if (path, index) in inside or op in CONTAINERS or all(t in flow.constants for t in made):
             continue
         read = _constants(flow, path, index)
         if op in MOVES and not read:
             continue
-        found.results.update({t: node.op_type for t in made if _is_float(flow, t)})
+        found.results.update(t for t in made if _is_float(flow, t))
         if op not in MOVES:
             found.constants.update(read)
         reduction = read_reduction(flow, path, index, shapes, opset)
@@ -89,6 +93,18 @@ def computed(model: onnx.ModelProto, norms: Sequence[Norm], opset: int) -> Compu
             same = found.reductions.get(name, reduction) == reduction  # in another branch, say
             found.reductions[name] = reduction if same else None
     return found
+
+
+def _as_computed(flow: Flow) -> list[tuple[GraphPath, int]]:
+    """Every node in topological order, those of a subgraph before the node that holds it."""
+    rank = {at: float(place) for place, at in enumerate(flow.order)}
+
+    def key(at: tuple[GraphPath, int]) -> list[float]:
+        path, _ = at
+        outer = [rank[path[:depth], index] for depth, (index, _) in enumerate(path)]
+        return [*outer, rank[at], math.inf]
+
+    return sorted(flow.order, key=key)
 
 
 def _within_products(flow: Flow) -> set[tuple[GraphPath, int]]:
@@ -153,21 +169,31 @@ def _constants(flow: Flow, path: GraphPath, index: int) -> list[Tensor]:
     ]
 
 
-def round_everything(emitter: Emitter, found: Computed, device: Device) -> None:
+def round_everything(
+    emitter: Emitter, found: Computed, device: Device, watch: bool = False
+) -> dict[str, str]:
     """Round what was found in the emitter's model, whose norms are written out, in place.
 
     Args:
         emitter: It holds the model, finished.
         found: From `computed`.
         device: Rounds and sums; it writes with the same emitter.
+        watch: Whether the model also gives what left the format.
+
+    Returns:
+        With `watch`, by the name of a tensor the output with the largest number that rounding
+        took out of the format: of the tensor, or of the sums inside its op; 0 for none.
     """
-    _Rounder(emitter, found, device).graph(emitter.model.graph, ())
-    emitter.finish()
+    rounder = _Rounder(emitter, found, device, watch)
+    rounder.graph(emitter.model.graph, ())
+    emitter.finish(list(rounder.lost.values()))
+    return rounder.lost
 
 
 class _Rounder:
-    def __init__(self, emitter: Emitter, found: Computed, device: Device) -> None:
-        self._emitter, self._device = emitter, device
+    def __init__(self, emitter: Emitter, found: Computed, device: Device, watch: bool) -> None:
+        self._emitter, self._device, self._watch = emitter, device, watch
+        self.lost: dict[str, str] = {}
         self._results = {tensor.name for tensor in found.results}
         self._constants = {tensor.name for tensor in found.constants}
         self._reductions = found.reductions
@@ -186,7 +212,7 @@ class _Rounder:
                 if name in self._results:
                     node.output[position] = self._emitter.name()
                     self._emitter.place(path, index)
-                    self._result(node, node.output[position], name)
+                    self._result(node, node.output[position], name, path)
 
     def _inputs(self, node: NodeProto, path: GraphPath, index: int) -> None:
         for position, name in enumerate(node.input):
@@ -203,37 +229,75 @@ class _Rounder:
         limits = self._emitter.number(-largest), self._emitter.number(largest)
         return self._device.rounded(self._emitter.node("Clip", x, *limits))
 
-    def _result(self, node: NodeProto, given: str, result: str) -> None:
+    def _result(self, node: NodeProto, given: str, result: str, path: GraphPath) -> None:
         """The rounding of what a node gives, under the name that it had."""
-        what = self._reductions.get(result)
+        what, device = self._reductions.get(result), self._device
+        watched = self._watch and self._emitter.can_show(path)
+        flags: list[str] = []
 
         def make() -> str:
             if what is None or node.op_type != what.op:
-                return self._device.rounded(given)
-            y, _ = written_out(self._device, what, node.input[0], given)
+                y, size = device.rounded(given), given
+            else:
+                y, size = written_out(device, what, node.input[0], given)
+            if watched:
+                flags.append(self._lost(given, y, size))
             return y
 
-        self._branch(given, result, make)
+        outputs = self._branch(given, result, make, flags)
+        if watched:
+            self.lost[result] = self._emitter.shown(path, outputs[0])
 
-    def _branch(self, source: str, result: str, make: Callable[[], str]) -> None:
-        """Nodes in a branch of an If, where their casts cost no loading time (`emulate`)."""
+    def _lost(self, given: str, y: str, size: str) -> str:
+        """The largest |size|, [1], where rounding made an element of y infinite; 0 for none.
+
+        What was infinite before, like a mask, or nan, was not lost here.
+        """
+        emitter, most = self._emitter, self._emitter.number(FINITE)
+        before = emitter.node("Less", emitter.node("Abs", given), most)
+        after = emitter.node("Less", emitter.node("Abs", y), most)
+        lost = emitter.node("And", before, emitter.node("Not", after))
+        if size == given:
+            zero = emitter.number(0.0)
+            sizes = emitter.node("Where", lost, emitter.node("Abs", size), zero)
+            return self._largest(sizes)
+        some = self._largest(emitter.to_float(lost))
+        least = emitter.node("Max", self._largest(emitter.node("Abs", size)), some)
+        return emitter.node("Mul", some, least)
+
+    def _largest(self, x: str) -> str:
+        """The largest of all elements that are at least 0, [1]; 0 where there is none."""
+        emitter = self._emitter
+        flat = emitter.node("Reshape", x, emitter.integers(-1))
+        zero = emitter.constant(np.zeros(1, np.float32))
+        return emitter.largest(emitter.node("Concat", flat, zero, axis=0))
+
+    def _branch(
+        self, source: str, result: str, make: Callable[[], str], more: list[str] | None = None
+    ) -> list[str]:
+        """Nodes in a branch of an If, where their casts cost no loading time (`emulate`).
+
+        `more` are other results that `make` leaves there; the names that they have outside.
+        """
         emitter, taken, other = self._emitter, list[NodeProto](), list[NodeProto]()
         with emitter.body(taken):
             y = make()
+        inner, outer = [y, *(more or ())], [emitter.name() for _ in more or ()]
         with emitter.body(other):
-            same = emitter.node("Identity", source)
+            same = [emitter.node("Identity", source) for _ in inner]
         branches = [
             helper.make_graph(
                 nodes,
                 "rounded",
                 [],
-                [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
+                [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
             )
-            for nodes, name in ((taken, y), (other, same))
+            for nodes, names in ((taken, inner), (other, same))
         ]
         true = emitter.constant(np.array(True))
         emitter.add(
             helper.make_node(
-                "If", [true], [result], then_branch=branches[0], else_branch=branches[1]
+                "If", [true], [result, *outer], then_branch=branches[0], else_branch=branches[1]
             )
         )
+        return outer

@@ -9,7 +9,7 @@ dividing or taking a root in FP32 and rounding once is exactly the operation in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from slanc_onnx.graph import graph_at
 from slanc_onnx.norms import Norm, as_computed, residual_name
 from slanc_onnx.run import Emitter
 from slanc_onnx.verify.emulate.device import Device
-from slanc_onnx.verify.emulate.everything import computed, round_everything
+from slanc_onnx.verify.emulate.everything import Computed, computed, round_everything
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,30 @@ class Emulated:
         mean_squares: By norm name, the output with the mean square of each row as the accelerator
             has it: not finite where the row overflowed, zero where it underflowed. For a norm in a
             branch of an If it is empty where the branch is not taken.
+        watched: Outputs that show what left the format, in the order of the model.
     """
 
     model: onnx.ModelProto
     mean_squares: dict[str, str]
+    watched: list[Watched] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A tensor of which a model shows whether it left the format.
+
+    Attributes:
+        tensor: Its name.
+        op: The op that makes it, or the form of a norm.
+        output: The output with the largest number that left the format, 0 where none did; for a
+            norm that with its mean squares.
+        norm: The name of the norm whose output it is; "" for any other.
+    """
+
+    tensor: str
+    op: str
+    output: str
+    norm: str = ""
 
 
 def can_emulate(norm: Norm) -> bool:
@@ -49,6 +69,7 @@ def emulate(
     accelerator: Accelerator,
     loops: bool = True,
     everything: bool = False,
+    watch: bool = False,
 ) -> Emulated:
     """A copy of `model` whose norms round every step that the accelerator rounds.
 
@@ -58,6 +79,7 @@ def emulate(
         accelerator: Its arithmetic.
         loops: Whether the mean squares of norms in loops are shown.
         everything: Whether all other operations are rounded as well.
+        watch: Whether the model also shows, of these, which left the format.
     """
     emitter = Emitter(model)
     mean_squares: dict[str, str] = {}
@@ -77,10 +99,27 @@ def emulate(
         if norm.name in makers:
             _unplug(makers[norm.name], norm, emitter)
     emitter.finish(list(mean_squares.values()))
+    watched: list[Watched] = []
     if everything:
         found = computed(model, [n for n in norms if n.name in makers], emitter.opset)
-        round_everything(emitter, found, Device(emitter, accelerator))
-    return Emulated(emitter.model, mean_squares)
+        lost = round_everything(emitter, found, Device(emitter, accelerator), watch)
+        shown = {n.output: n for n in norms if watch and n.name in mean_squares}
+        watched = _watched(found, lost, shown, mean_squares)
+    return Emulated(emitter.model, mean_squares, watched)
+
+
+def _watched(
+    found: Computed, lost: dict[str, str], norms: dict[str, Norm], mean_squares: dict[str, str]
+) -> list[Watched]:
+    """What a model shows, in its order; norms by output."""
+    watched = []
+    for tensor, op in found.order.items():
+        norm = norms.get(tensor.name)
+        if norm is not None and norm.path == tensor.path:
+            watched.append(Watched(norm.output, norm.form, mean_squares[norm.name], norm.name))
+        elif tensor.name in lost:
+            watched.append(Watched(tensor.name, op, lost[tensor.name]))
+    return watched
 
 
 def _unplug(node: NodeProto, norm: Norm, emitter: Emitter) -> None:
