@@ -11,19 +11,19 @@ is their product.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, NodeProto, TensorProto
 
 from slanc_onnx.graph import Flow, GraphPath, Tensor, Use, known_op, read_flow, read_graph
 from slanc_onnx.norms import Norm, residual_name
 from slanc_onnx.ops import BETWEEN, ELEMENTWISE
 from slanc_onnx.run import PREFIX, Emitter
-from slanc_onnx.verify.emulate.device import Device
+from slanc_onnx.verify.emulate.device import Device, in_branch
 from slanc_onnx.verify.emulate.reductions import (
     Reduction,
     read_reduction,
@@ -221,32 +221,31 @@ class _Rounder:
             if (path, name) not in self._rounded:
                 self._rounded[path, name] = self._emitter.name()
                 self._emitter.place(path, index - 1)
-                self._branch(name, self._rounded[path, name], partial(self._clipped, name))
+                in_branch(
+                    self._emitter, name, partial(self._clipped, name), self._rounded[path, name]
+                )
             node.input[position] = self._rounded[path, name]
 
-    def _clipped(self, x: str) -> str:
-        largest = self._device.accelerator.largest
-        limits = self._emitter.number(-largest), self._emitter.number(largest)
-        return self._device.rounded(self._emitter.node("Clip", x, *limits))
+    def _clipped(self, x: str) -> list[str]:
+        emitter, largest = self._emitter, self._device.accelerator.largest
+        above = emitter.node("Max", x, emitter.number(-largest))
+        return [self._device.rounded(emitter.node("Min", above, emitter.number(largest)))]
 
     def _result(self, node: NodeProto, given: str, result: str, path: GraphPath) -> None:
         """The rounding of what a node gives, under the name that it had."""
         what, device = self._reductions.get(result), self._device
         watched = self._watch and self._emitter.can_show(path)
-        flags: list[str] = []
 
-        def make() -> str:
+        def make() -> list[str]:
             if what is None or node.op_type != what.op:
                 y, size = device.rounded(given), given
             else:
                 y, size = written_out(device, what, node.input[0], given)
-            if watched:
-                flags.append(self._lost(given, y, size))
-            return y
+            return [y, self._lost(given, y, size)] if watched else [y]
 
-        outputs = self._branch(given, result, make, flags)
+        made = in_branch(self._emitter, given, make, result)
         if watched:
-            self.lost[result] = self._emitter.shown(path, outputs[0])
+            self.lost[result] = self._emitter.shown(path, made[1])
 
     def _lost(self, given: str, y: str, size: str) -> str:
         """The largest |size|, [1], where rounding made an element of y infinite; 0 for none.
@@ -271,33 +270,3 @@ class _Rounder:
         flat = emitter.node("Reshape", x, emitter.integers(-1))
         zero = emitter.constant(np.zeros(1, np.float32))
         return emitter.largest(emitter.node("Concat", flat, zero, axis=0))
-
-    def _branch(
-        self, source: str, result: str, make: Callable[[], str], more: list[str] | None = None
-    ) -> list[str]:
-        """Nodes in a branch of an If, where their casts cost no loading time (`emulate`).
-
-        `more` are other results that `make` leaves there; the names that they have outside.
-        """
-        emitter, taken, other = self._emitter, list[NodeProto](), list[NodeProto]()
-        with emitter.body(taken):
-            y = make()
-        inner, outer = [y, *(more or ())], [emitter.name() for _ in more or ()]
-        with emitter.body(other):
-            same = [emitter.node("Identity", source) for _ in inner]
-        branches = [
-            helper.make_graph(
-                nodes,
-                "rounded",
-                [],
-                [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
-            )
-            for nodes, names in ((taken, inner), (other, same))
-        ]
-        true = emitter.constant(np.array(True))
-        emitter.add(
-            helper.make_node(
-                "If", [true], [result, *outer], then_branch=branches[0], else_branch=branches[1]
-            )
-        )
-        return outer

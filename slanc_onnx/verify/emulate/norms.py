@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import graph_at
 from slanc_onnx.norms import Norm, as_computed, residual_name
 from slanc_onnx.run import Emitter
-from slanc_onnx.verify.emulate.device import Device
+from slanc_onnx.verify.emulate.device import Device, in_branch
 from slanc_onnx.verify.emulate.everything import Computed, computed, round_everything
 
 
@@ -92,7 +91,7 @@ def emulate(
         index = next(i for i, node in enumerate(graph.node) if norm.output in node.output)
         makers[norm.name] = graph.node[index]
         emitter.place(norm.path, index)
-        mean_square = _in_branch(emitter, norm, accelerator)
+        mean_square = _written_out(emitter, norm, accelerator)
         if emitter.can_show(norm.path, loops):
             mean_squares[norm.name] = emitter.shown(norm.path, mean_square)
     for norm in norms:
@@ -129,34 +128,15 @@ def _unplug(node: NodeProto, norm: Norm, emitter: Emitter) -> None:
             node.output[i] = emitter.name()
 
 
-def _in_branch(emitter: Emitter, norm: Norm, accelerator: Accelerator) -> str:
-    """Write out one norm in the branch of an If; returns the tensor with its rounded mean squares.
-
-    ONNX Runtime's loading time grows with the square of a graph's number of casts: a subgraph per
-    norm keeps it linear (31 s to 2 s on SmolLM2).
-    """
+def _written_out(emitter: Emitter, norm: Norm, accelerator: Accelerator) -> str:
+    """Write out one norm; returns the tensor with its rounded mean squares."""
     full = emitter.input_of(norm)
     _residual(emitter, norm, full)
-    taken: list[NodeProto] = []
-    with emitter.body(taken):
-        y, mean_square = _emulate_norm(emitter, norm, full, accelerator)
-    other: list[NodeProto] = []
-    with emitter.body(other):
-        same = [emitter.node("Identity", full) for _ in range(2)]
-    then_branch = _branch(taken, [y, mean_square])
-    else_branch = _branch(other, same)
-    outputs = [emitter.name(), emitter.name()]
-    true = emitter.constant(np.array(True))
-    emitter.add(
-        helper.make_node("If", [true], outputs, then_branch=then_branch, else_branch=else_branch)
+    y, mean_square = in_branch(
+        emitter, full, lambda: _emulate_norm(emitter, norm, full, accelerator)
     )
-    emitter.node("Cast", outputs[0], output=norm.output, to=norm.output_type)
-    return outputs[1]
-
-
-def _branch(nodes: list[NodeProto], outputs: list[str]) -> onnx.GraphProto:
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
-    return helper.make_graph(nodes, "norm", [], infos)
+    emitter.node("Cast", y, output=norm.output, to=norm.output_type)
+    return mean_square
 
 
 def _emulate_norm(
