@@ -13,6 +13,7 @@ that were seen, without allowance for larger ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +47,21 @@ def calibrate(
     """
     rows: dict[str, list[Array]] = {}
     lengths: dict[str, int] = {}
+    plain: dict[str, float] = {}
     for i, seen in enumerate(observe_rows(model, norms, feeds, folder)):
         for name, sums in seen.sums.items():
             rows.setdefault(name, []).append(sums.reshape(-1))
         lengths.update(seen.lengths)
+        for name, size in seen.magnitudes.items():
+            plain[name] = max(size, plain.get(name, 0.0))
         progress("calibrating", (i + 1) / len(feeds))
     widths = {norm.name: lengths.get(norm.name) or norm.width for norm in norms}
     found = {name: from_data(np.concatenate(parts), widths[name]) for name, parts in rows.items()}
-    return {name: estimate for name, estimate in found.items() if estimate is not None}
+    return {
+        name: replace(estimate, magnitudes=plain.get(name, 0.0))
+        for name, estimate in found.items()
+        if estimate is not None
+    }
 
 
 def from_data(sums: Array, width: int | None = None) -> Estimate | None:

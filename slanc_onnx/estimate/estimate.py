@@ -35,6 +35,8 @@ class Estimate:
         largest: The largest row that was seen; None where none was.
         error: Relative standard error of the figures, where an expectation was computed from
             samples; 0 where it is exact.
+        magnitudes: The largest sum of magnitudes of a row that was seen, for a norm that subtracts
+            the mean; 0 where there is none.
         assumes: The assumption about parts that could not be read; None where all was read.
     """
 
@@ -46,6 +48,7 @@ class Estimate:
     largest: float | None = None
     assumes: Reason | None = None
     error: float = 0.0
+    magnitudes: float = 0.0
 
     @property
     def seen(self) -> float:
@@ -53,7 +56,13 @@ class Estimate:
         return self.upper if self.largest is None else self.largest
 
 
-def from_rows(ordinary: Array, extreme: Array, by: By, width: int | None = None) -> Estimate | None:
+def from_rows(
+    ordinary: Array,
+    extreme: Array,
+    by: By,
+    width: int | None = None,
+    magnitudes: Array | None = None,
+) -> Estimate | None:
     """The estimate that sample rows give; None where no row is finite and above zero.
 
     Args:
@@ -61,6 +70,7 @@ def from_rows(ordinary: Array, extreme: Array, by: By, width: int | None = None)
         extreme: Sums of squares of rows that may be larger; `upper` comes from both.
         by: The source of the rows, for `Estimate.by`.
         width: Elements per row, where it is known.
+        magnitudes: Sums of magnitudes of the rows; None where the mean is not subtracted.
     """
 
     def usable(sums: Array) -> Array:
@@ -72,7 +82,15 @@ def from_rows(ordinary: Array, extreme: Array, by: By, width: int | None = None)
         return None
     both = np.concatenate([ordinary, extreme])
     typical = float(np.quantile(ordinary, TYPICAL_QUANTILE))
-    return Estimate(typical, beyond(both), float(both.min()), by, width, float(both.max()))
+    return Estimate(
+        typical,
+        beyond(both),
+        float(both.min()),
+        by,
+        width,
+        float(both.max()),
+        magnitudes=0.0 if magnitudes is None else float(usable(magnitudes).max(initial=0.0)),
+    )
 
 
 def beyond(sums: Array) -> float:

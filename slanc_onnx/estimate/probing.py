@@ -66,7 +66,7 @@ def probe(
     failure: CannotRun | None = None
     for loops in (True, False):
         for keep_outputs in (False, True):
-            instrumented = instrument(model, norms, keep_outputs, loops)
+            instrumented = instrument(model, norms, keep_outputs, loops, magnitudes=True)
             if not instrumented.sums:
                 continue
             try:
@@ -113,7 +113,10 @@ def _probe(
         if output is not None:
             few, many = _joined(singles, output), _joined(ordinary, output)
             length = _joined(ordinary, instrumented.lengths.get(norm.name, ""))
-            found = from_rows(many, few, "probe", int(length.max(initial=0)) or norm.width)
+            shown = instrumented.magnitudes.get(norm.name, "")
+            plain = np.concatenate([_joined(singles, shown), _joined(ordinary, shown)])
+            width = int(length.max(initial=0)) or norm.width
+            found = from_rows(many, few, "probe", width, plain)
             if found is not None:
                 estimates[norm.name] = found
     return estimates

@@ -143,7 +143,7 @@ def estimate_from_rows(
         else:
             rows[expr.serial] = _evaluate(expr, rows, layout, rng)
         for name in by_serial.get(expr.serial, ()):
-            found = _estimate(expr, rows, layout, by_name[name].sums_centred)
+            found = _estimate(expr, rows, layout, by_name[name])
             if found is None:
                 reasons[name] = Reason(Decision.ROWS_NOT_FINITE)
             else:
@@ -220,10 +220,9 @@ def _layout(order: Sequence[Expr]) -> _Layout:
     return _Layout(max(32, int(SINGLES * share)), int(SEQUENCES * share), LENGTH)
 
 
-def _estimate(
-    expr: Expr, rows: dict[int, Array], layout: _Layout, centred: bool
-) -> Estimate | None:
+def _estimate(expr: Expr, rows: dict[int, Array], layout: _Layout, norm: Norm) -> Estimate | None:
     kinds = expr.kinds if isinstance(expr, Alternatives) else (expr,)
+    centred = norm.sums_centred
     singles, others = [], []
     for kind in kinds:
         if isinstance(kind, Pooled):
@@ -238,7 +237,14 @@ def _estimate(
     width = kinds[0].channels
     if isinstance(kinds[0], Pooled):
         within, width = ordinary, width * kinds[0].positions
-    return from_rows(within, exact, "weights", width)
+    plain = [_magnitudes(kind, rows[kind.serial]) for kind in kinds if norm.centred]
+    return from_rows(within, exact, "weights", width, np.concatenate(plain) if plain else None)
+
+
+def _magnitudes(expr: Expr, x: Array) -> Array:
+    """Sums of magnitudes of sample rows; of a row over positions, by the mean of all."""
+    sums = np.sum(np.abs(x.astype(np.float64)), axis=1)
+    return np.atleast_1d(np.mean(sums) * expr.positions) if isinstance(expr, Pooled) else sums
 
 
 def _pooled_sums(expr: Pooled, x: Array, centred: bool) -> Array:

@@ -21,6 +21,11 @@ _LOOKUPS = {
     "GatherBlockQuantized": ((0, 1),),
     "EmbedLayerNormalization": ((2, 0), (4, 1)),
 }
+# Ops that pick or replace elements, with the position of the indices.
+_PICKS = {
+    **dict.fromkeys(("Gather", "GatherElements", "GatherND"), 1),
+    **dict.fromkeys(("Scatter", "ScatterElements", "ScatterND"), 1),
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class InputSpec:
         rows: Rows of the smallest table that the input's values are looked up in; 0 if none.
         head_width: Last dimension that an attention op asks of this cache; 0 if unknown.
         sliding_window: Rows that an attention op asks of this cache before the first token.
+        points: Whether the values say where something else is, like the graph of each node.
     """
 
     name: str
@@ -42,6 +48,7 @@ class InputSpec:
     rows: int
     head_width: int = 0
     sliding_window: int = 0
+    points: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -76,7 +83,8 @@ def input_specs(main: Scope) -> list[InputSpec]:
         width = _head_width(main, tensors[info.name])
         element_type = kind.elem_type or TensorProto.FLOAT  # left undefined by some exporters
         sliding_window = _sliding_window(tensors[info.name])
-        specs.append(InputSpec(info.name, element_type, sizes, rows, width, sliding_window))
+        points = _points(tensors[info.name])
+        specs.append(InputSpec(info.name, element_type, sizes, rows, width, sliding_window, points))
     return specs
 
 
@@ -92,6 +100,18 @@ def _table_rows(main: Scope, tensor: gs.Tensor, depth: int = 0) -> Iterator[int]
                     yield shape[0]
         if op_of(node) in _INDEX_OPS and node.inputs[0] is tensor and depth < 8:
             yield from _table_rows(main, node.outputs[0], depth + 1)
+
+
+def _points(tensor: gs.Tensor, depth: int = 0) -> bool:
+    """Whether a tensor's values are the indices of an op that picks or replaces elements."""
+    for node in tensor.outputs:
+        position = _PICKS.get(op_of(node), len(node.inputs))
+        if position < len(node.inputs) and node.inputs[position] is tensor:
+            return True
+        inner = op_of(node) in _INDEX_OPS and node.inputs[0] is tensor and depth < 8
+        if inner and _points(node.outputs[0], depth + 1):
+            return True
+    return False
 
 
 def _attention_of(tensor: gs.Tensor) -> gs.Node | None:

@@ -60,6 +60,7 @@ def validation_entry(
             "max_relative_error_before": finite(validation.rounded_error_before),
             "max_relative_error_after": finite(validation.rounded_error_after),
             "rms_relative_error_after": finite(validation.rounded_rms_error),
+            "first_out_of_range": _first_out(validation),
         },
         "perplexity": None if table is None else {k: finite(v) for k, v in table.items()},
         "unstable_outputs": validation.unstable,
@@ -68,12 +69,20 @@ def validation_entry(
     }
 
 
+def _first_out(validation: Validation) -> dict[str, Any] | None:
+    left = validation.first_out
+    if left is None:
+        return None
+    return {"tensor": left.tensor, "op": left.op, "value": finite(left.value)}
+
+
 def _not_validated(reason: Reason) -> dict[str, Any]:
     counts = ("overflowed_before", "overflowed_after")
     errors = (
         "max_relative_error_before",
         "max_relative_error_after",
         "rms_relative_error_after",
+        "first_out_of_range",
     )
     return {
         "fp32_identical": None,

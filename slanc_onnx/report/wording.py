@@ -189,6 +189,7 @@ _UNDIVIDED: dict[Kind, str] = {
 _FAILURES: dict[Kind, str] = {
     Failure.FP32_DIFFERS: "FP32 outputs differ, though every scale is a power of two",
     Failure.FP32_BEYOND_TOLERANCE: "FP32 outputs differ by more than the tolerance",
+    Failure.LEFT_FORMAT: "is the first to leave {0}, with {1:.3g}",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",

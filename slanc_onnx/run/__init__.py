@@ -9,7 +9,7 @@ from slanc_onnx.run.check import broken_rule, check_norms, with_checked_inputs
 from slanc_onnx.run.emit import END, PREFIX, Emitter
 from slanc_onnx.run.feeds import given_feeds, observed_feeds, validation_feeds
 from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
-from slanc_onnx.run.inputs import Sizes, dtype_of, first_feeds, random_ids, shape_of
+from slanc_onnx.run.inputs import Sizes, dtype_of, first_feeds, random_ids, shapes_of
 from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.isolation import CannotRun, isolated
 from slanc_onnx.run.observe import observe_rows
@@ -39,7 +39,7 @@ __all__ = [
     "observe_rows",
     "observed_feeds",
     "random_ids",
-    "shape_of",
+    "shapes_of",
     "validation_feeds",
     "with_checked_inputs",
 ]

@@ -15,7 +15,7 @@ from slanc_onnx.graph import Array, GraphPath, InputSpec, Scope, Use, read_flow
 from slanc_onnx.norms import Norm
 from slanc_onnx.options import Options
 from slanc_onnx.reasons import Reason, Unread
-from slanc_onnx.run.inputs import Sizes, shape_of
+from slanc_onnx.run.inputs import Sizes, shapes_of
 
 _MOST_EPSILON = 1e30  # beside it every row is zero
 
@@ -128,7 +128,7 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
 
 
 def _check_length(spec: InputSpec, length: int, option: str) -> None:
-    shape, ids = shape_of(spec, Sizes(sequence=length)), (1, length)
+    shape, ids = shapes_of([spec], Sizes(sequence=length))[spec.name], (1, length)
     fits = zip(reversed(ids), reversed(shape), strict=False)
     if len(shape) < len(ids) or any(have not in (1, size) for have, size in fits):
         raise SlancError(

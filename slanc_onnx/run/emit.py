@@ -90,6 +90,18 @@ class Emitter:
             return self.node("ReduceMean", x, self.integers(-1), keepdims=1)
         return self.node("ReduceMean", x, axes=[-1], keepdims=1)
 
+    def largest(self, x: str) -> str:
+        """The largest element of the last axis, which stays with length 1."""
+        if self.opset >= 18:
+            return self.node("ReduceMax", x, self.integers(-1), keepdims=1)
+        return self.node("ReduceMax", x, axes=[-1], keepdims=1)
+
+    def pad(self, x: str, pads: Sequence[int]) -> str:
+        """A tensor with zeros before and after: how many along each axis, all befores first."""
+        if self.opset >= 11:
+            return self.node("Pad", x, self.integers(*pads))
+        return self.node("Pad", x, pads=list(pads))
+
     def input_of(self, norm: Norm) -> str:
         """The norm's input in FP32: for a Skip op, the sum of its addends."""
         graph = graph_at(self.model, norm.path)

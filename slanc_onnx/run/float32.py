@@ -19,6 +19,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx.graph import every_node, read_tensor
 from slanc_onnx.norms import Norm
+from slanc_onnx.run.opset import raised
 
 HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Larger weights stay as they are, with a Cast behind them: a message may not exceed 2 GiB.
@@ -29,7 +30,7 @@ _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
 def as_float32(
     model: onnx.ModelProto, folder: Path | None, largest_inline: int | None = None
 ) -> onnx.ModelProto:
-    """A copy in FP32; the model itself where it has no FP16 or BF16 tensor.
+    """A copy in FP32, of opset 10 at least; the model itself where it is that already.
 
     Node `i` of a graph stays node `i`: new nodes stand at the end, where ONNX allows no reader to
     stand before its maker, but ONNX Runtime sorts them. A run may feed
@@ -39,7 +40,11 @@ def as_float32(
         model: The model; it is not changed.
         folder: Where its external data lies, if it has any.
         largest_inline: Elements up to which a weight is converted here; `LARGEST_INLINE` if None.
+
+    Raises:
+        CannotRun: its opset cannot be raised.
     """
+    model = raised(model)
     if not any(_is_half(graph) for graph in _graphs(model)):
         return model
     inline = LARGEST_INLINE if largest_inline is None else largest_inline

@@ -57,17 +57,17 @@ def make_feeds(
     Raises:
         CannotRun: they are too large to be made.
     """
-    shapes = [shape_of(spec, sizes) for spec in specs]
-    made = sum(map(math.prod, shapes))
-    if made > MOST_MADE or any(len(shape) > MOST_AXES for shape in shapes):
+    shapes = shapes_of(specs, sizes)
+    made = sum(map(math.prod, shapes.values()))
+    if made > MOST_MADE or any(len(shape) > MOST_AXES for shape in shapes.values()):
         raise CannotRun(f"no inputs are made that have {made} elements")
-    return {spec.name: _feed(spec, rng, sizes, ids, draw) for spec in specs}
+    return {spec.name: _feed(spec, rng, shapes[spec.name], ids, draw) for spec in specs}
 
 
 def _feed(
-    spec: InputSpec, rng: np.random.Generator, sizes: Sizes, ids: Array | None, draw: int
+    spec: InputSpec, rng: np.random.Generator, shape: tuple[int, ...], ids: Array | None, draw: int
 ) -> Array:
-    dtype, shape = dtype_of(spec), shape_of(spec, sizes)
+    dtype = dtype_of(spec)
     name = spec.name.lower()
     if spec.is_cache:
         return np.zeros(shape, dtype)
@@ -78,8 +78,8 @@ def _feed(
         return np.broadcast_to(values, shape).astype(dtype)
     if "position" in name:
         return np.broadcast_to(np.arange(shape[-1] if shape else 1), shape).astype(dtype)
-    if spec.rows or "type" in name or "segment" in name:
-        return np.zeros(shape, dtype)
+    if spec.rows or spec.points or "type" in name or "segment" in name:
+        return np.zeros(shape, dtype)  # an index that always fits
     return np.ones(shape, dtype)  # masks, flags
 
 
@@ -116,8 +116,29 @@ def dtype_of(spec: InputSpec) -> np.dtype[Any]:
     return np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
 
 
-def shape_of(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:
-    """The shape of an input where the axes that the file leaves open have these sizes."""
+def shapes_of(specs: Sequence[InputSpec], sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """The shapes by name: axes with one name have one size.
+
+    An axis of token ids tells it before others, and a first axis before later ones. Past lengths
+    and what else a cache has are its own: layers with a sliding window share their names.
+    """
+    own = {spec.name: _shape(spec, sizes) for spec in specs}
+    named = [
+        (not spec.is_text, axis > 0, spec.name, axis, str(dim))
+        for spec in specs
+        for axis, dim in enumerate(spec.dims)
+        if str(dim).isidentifier() and not (spec.is_cache and axis)
+    ]
+    size: dict[str, int] = {}
+    for _, _, name, axis, dim in sorted(named, key=lambda each: each[:2]):
+        size.setdefault(dim, own[name][axis])
+    shapes = {name: list(shape) for name, shape in own.items()}
+    for _, _, name, axis, dim in named:
+        shapes[name][axis] = size[dim]
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _shape(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:
     sequence = sizes.sequence
 
     def of(axis: int, dim: int | str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
@@ -23,15 +23,22 @@ class Instrumented:
             the branch is not taken; [iterations, rows] for one in a loop.
         lengths: By norm name, the output with the number of elements per row, for the norms whose
             `width` the file does not tell.
+        magnitudes: By norm name, the output with the sum of magnitudes of each row, for the norms
+            that subtract the mean; shapes as in `sums`. Only where they are asked for.
     """
 
     model: onnx.ModelProto
     sums: dict[str, str]
     lengths: dict[str, str]
+    magnitudes: dict[str, str] = field(default_factory=dict)
 
 
 def instrument(
-    model: onnx.ModelProto, norms: Sequence[Norm], keep_outputs: bool = True, loops: bool = True
+    model: onnx.ModelProto,
+    norms: Sequence[Norm],
+    keep_outputs: bool = True,
+    loops: bool = True,
+    magnitudes: bool = False,
 ) -> Instrumented:
     """A copy of `model` that outputs each norm's sums of squares.
 
@@ -40,10 +47,12 @@ def instrument(
         norms: Its norms. Those out of reach, or without an input tensor, are passed over.
         loops: Whether those in loops are shown; each iteration has to have as many rows.
         keep_outputs: Whether the original outputs stay; without them dead nodes go too.
+        magnitudes: Whether sums of magnitudes are shown as well.
     """
     emitter = Emitter(model)
     sums: dict[str, str] = {}
     lengths: dict[str, str] = {}
+    plain: dict[str, str] = {}
     for norm in norms:
         if not norm.places or not emitter.can_show(norm.path, loops):
             continue
@@ -51,6 +60,8 @@ def instrument(
         x = emitter.rows(emitter.input_of(norm), norm.axes, norm.channels)
         if norm.width is None:
             length = emitter.length(x)
+        if magnitudes and norm.centred:
+            absolute = emitter.sum(emitter.node("Abs", x))
         if norm.sums_centred:
             x = emitter.node("Sub", x, emitter.mean(x))
         total = emitter.sum(emitter.node("Mul", x, x))
@@ -58,5 +69,8 @@ def instrument(
         if norm.width is None:
             emitter.place(norm.path, norm.nodes[-1])
             lengths[norm.name] = emitter.shown(norm.path, length)
-    emitter.finish([*sums.values(), *lengths.values()], keep_outputs)
-    return Instrumented(emitter.model, sums, lengths)
+        if magnitudes and norm.centred:
+            emitter.place(norm.path, norm.nodes[-1])
+            plain[norm.name] = emitter.shown(norm.path, absolute)
+    emitter.finish([*sums.values(), *lengths.values(), *plain.values()], keep_outputs)
+    return Instrumented(emitter.model, sums, lengths, plain)

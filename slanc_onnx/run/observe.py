@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from slanc_onnx.graph import Array
@@ -22,10 +23,12 @@ class ObservedRows:
     Attributes:
         sums: Sums of squares of the rows, in the shape that the graph gives them.
         lengths: Elements per row, where only the data tells.
+        magnitudes: The largest sum of magnitudes, for norms that subtract the mean.
     """
 
     sums: dict[str, Array]
     lengths: dict[str, int]
+    magnitudes: dict[str, float]
 
 
 def observe_rows(
@@ -42,7 +45,8 @@ def observe_rows(
     Raises:
         CannotRun: ONNX Runtime cannot run the model on these inputs.
     """
-    shown = instrument(as_float32(model, folder), norms_in_float32(norms), keep_outputs=False)
+    copy, own = as_float32(model, folder), norms_in_float32(norms)
+    shown = instrument(copy, own, keep_outputs=False, magnitudes=True)
     if not shown.sums:
         return
     session = Session(shown.model, folder)
@@ -51,4 +55,9 @@ def observe_rows(
         yield ObservedRows(
             {name: values[output] for name, output in shown.sums.items()},
             {name: int(values[o].max(initial=0)) for name, o in shown.lengths.items()},
+            {name: _largest(values[o]) for name, o in shown.magnitudes.items()},
         )
+
+
+def _largest(sums: Array) -> float:
+    return float(sums[np.isfinite(sums)].max(initial=0.0))

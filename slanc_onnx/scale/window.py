@@ -6,8 +6,11 @@ no underflow:  s^2 <= typical / (d * smallest normal), the mean square staying a
 The input's own format limits its elements in the same terms: none is larger than the root of its
 row's sum of squares, so s^2 >= upper / largest^2; and s^2 <= typical / (d * smallest normal^2)
 keeps the root mean square a normal number. For an input in the format of the sums neither binds,
-as squares leave a format before their elements do. A LayerNorm's sums are centred: a mean far
-beyond the elements' spread is not covered.
+as squares leave a format before their elements do.
+
+A LayerNorm's squares are centred, but its mean is the quotient of a plain sum of the elements,
+whose parts are at most the sum of their magnitudes: s >= magnitudes / largest. That binds where the
+mean is far beyond the spread, or rows have more elements than the largest number.
 """
 
 from __future__ import annotations
@@ -44,6 +47,9 @@ def place(
 ) -> Placement:
     """The power of two in the geometric middle of the window of `estimate`, or below it.
 
+    The window's lower end is the typical row's, or that of a row that epsilon outweighs: what is
+    fainter gives the same whatever underflows.
+
     Two things pull below the middle. A mean square at the smallest normal number still loses the
     squares of all elements below the root mean square, so underflow has the first claim on
     `ELEMENT_BITS` of a narrow window; what `upper` allows for beyond the largest row that was seen
@@ -55,7 +61,8 @@ def place(
     the mean squares hardly matter beside it.
 
     Where the window is empty no scale serves every row. Then the typical row stays just above
-    underflow, because it stands for nearly all rows, and the note says what is lost.
+    underflow, because it stands for nearly all rows, and the note says what is lost. But no scale
+    below 1 is taken with which a row overflows that was seen: 1 would serve that row.
 
     Args:
         estimate: Sums of squares of the norm's input.
@@ -64,12 +71,12 @@ def place(
         epsilon: The norm's, as it joins the mean square; 0 for none.
     """
     largest, smallest = accelerator.square_limits(width)
-    low = math.log2(max(estimate.upper, width * epsilon) / largest) / 2
-    high = math.log2(estimate.typical / (width * smallest)) / 2
+    seen = _least(estimate.seen, estimate, width * epsilon, accelerator, largest)
+    low = _least(estimate.upper, estimate, width * epsilon, accelerator, largest)
+    high = math.log2(max(estimate.typical, width * epsilon) / (width * smallest)) / 2
     if width * epsilon > estimate.upper:
         high = max(high, low)
     if high - low < ELEMENT_BITS / 2:
-        seen = math.log2(max(estimate.seen, width * epsilon) / largest) / 2
         low = min(low, max(seen, high - ELEMENT_BITS / 2))
     if low <= high:
         above = min(max(high - low - ELEMENT_BITS / 2, 0.0), (high - low) / 2)
@@ -77,11 +84,33 @@ def place(
         exponent = min(exponent, faintest(estimate, width, low, smallest, epsilon))
     else:
         exponent = math.floor(high)
+        if estimate.largest is not None:
+            exponent = max(exponent, min(0, math.ceil(seen)))
     note = None
-    if low > high:
+    outweighed = width * epsilon >= estimate.typical and exponent >= low
+    if low > high and not outweighed:
         sums = (largest * 4.0**exponent, estimate.upper, estimate.typical)
         note = Reason(Decision.ROWS_LOST, sums)
     return Placement(2.0**exponent, note)
+
+
+def _least(
+    squares: float, estimate: Estimate, epsilon: float, accelerator: Accelerator, largest: float
+) -> float:
+    """The least exponent with which a row overflows neither squared nor in its plain sum.
+
+    Args:
+        squares: The row's sum of squares.
+        estimate: Of such rows; the sum of magnitudes grows as the root of `squares` does.
+        epsilon: The norm's, as it joins the sum of squares.
+        accelerator: Whose limits bound the window.
+        largest: The largest sum of squares.
+    """
+    least = math.log2(max(squares, epsilon) / largest) / 2
+    if not estimate.magnitudes:
+        return least
+    growth = math.log2(squares / estimate.seen) / 2
+    return max(least, math.log2(estimate.magnitudes / accelerator.largest_sum) + growth)
 
 
 def faintest(estimate: Estimate, width: int, low: float, smallest: float, epsilon: float) -> int:

@@ -36,6 +36,7 @@ class Weight:
         read: Gives the values, FP32 or FP64.
         take: Gives the rows (first axis) at some indices without reading the others.
         stored: The matrix in its file, to be read by blocks; None where it cannot be.
+        quantised: Whether the values are integers that a DequantizeLinear behind makes numbers.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Weight:
     read: Callable[[], Array]
     take: Callable[[Array], Array] | None = None
     stored: Stored | None = None
+    quantised: bool = False
 
     @property
     def nbytes(self) -> int:

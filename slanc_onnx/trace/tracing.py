@@ -19,7 +19,7 @@ from slanc_onnx.graph import Array, InputSpec, Scope, concrete_shapes, op_of, re
 from slanc_onnx.norms import Norm
 from slanc_onnx.ops import CannotFollow, broadcast, too_large
 from slanc_onnx.reasons import Doubt, Reason, Unread
-from slanc_onnx.run import Sizes, dtype_of, shape_of
+from slanc_onnx.run import Sizes, dtype_of, shapes_of
 from slanc_onnx.trace.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
 from slanc_onnx.trace.expression import Alternatives, Apply, Expr, Input, Product, Sum, Weight
 from slanc_onnx.trace.norm_rows import along_channels, normalise, open_rows
@@ -85,7 +85,7 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         specs: Its inputs.
     """
     main = next(scope for scope in scopes if not scope.path)
-    given = {spec.name: shape_of(spec, Sizes(sequence=1)) for spec in specs}
+    given = shapes_of(specs, Sizes(sequence=1))
     shapes = concrete_shapes(main, given)
     tracer = _Tracer(scopes, norms, shapes)
     values: dict[str, Value] = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,7 @@ from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run import HALF, Feeds
 from slanc_onnx.verify.compare import compare
+from slanc_onnx.verify.left import Left, first_in_everything, largest_of
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four
 from slanc_onnx.verify.tolerance import (
@@ -67,6 +69,8 @@ class Validation:
         perplexity: "fp32", "fp16" and "fp16_slanc", where tokens were given.
         unstable: Outputs left out because the original itself gives other values each time.
         rounded: What was rounded.
+        first_out: The first tensor of the rewritten model that leaves the format to which it is
+            rounded; None where none does.
         failures: Why the validation failed, empty if it passed.
         rounded_tolerance: What is demanded of `rounded_rms_error`; see `rounding_tolerance`.
     """
@@ -83,6 +87,7 @@ class Validation:
     rounded_epsilons: int = 0
     unstable: list[str] = field(default_factory=list)
     rounded: str = "FP16 norms"
+    first_out: Left | None = None
     failures: list[Reason] = field(default_factory=list)
     rounded_tolerance: float = FP16_TOLERANCE
 
@@ -132,6 +137,11 @@ def validate_pair(
     inexact = _rounded_epsilons(before.norms, after.norms) if exact else 0
     losses = {"fp32": plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
     table = {k: perplexity(run.losses) for k, run in losses.items()} if options.tokens else None
+    observed = {name: _observe(name, runs) for name in _shown(before.norms, runs)}
+    first_out = _first_norm_out(after.norms, observed)
+    if everything and (first_out is not None or not math.isfinite(protected.rms)):
+        sums = {name: seen.scaled for name, seen in observed.items() if seen.overflowed}
+        first_out = first_in_everything(after, options, feeds, sums) or first_out
     result = Validation(
         fp32_tolerance=0.0 if exact and not inexact else FP32_TOLERANCE,
         rounded_epsilons=inexact,
@@ -141,13 +151,14 @@ def validate_pair(
         rounded_error_before=naive.relative,
         rounded_error_after=protected.relative,
         rounded_rms_error=protected.rms,
-        observed={name: _observe(name, runs) for name in _shown(before.norms, runs)},
+        observed=observed,
+        first_out=first_out,
         perplexity=table,
         unstable=unstable,
         rounded_tolerance=rounding_tolerance(device, len(before.norms)),
         rounded=f"everything in {device.format}" if everything else f"{device.format} norms",
     )
-    result.failures.extend(_failures(result))
+    result.failures.extend(_failures(result, str(device.format)))
     if set(plain.outputs[0]) <= set(unstable):
         result.failures.append(Reason(Failure.NOTHING_COMPARED))
     return result
@@ -172,12 +183,24 @@ def _rounded_epsilons(norms: Sequence[Norm], rewritten: Sequence[Norm]) -> int:
     return count
 
 
-def _failures(result: Validation) -> list[Reason]:
+def _first_norm_out(norms: Sequence[Norm], observed: Mapping[str, Observed]) -> Left | None:
+    """The first norm whose rows overflow, with the largest sum of squares of its rows."""
+    for norm in norms:
+        seen = observed.get(norm.name)
+        if seen is not None and seen.overflowed:
+            return Left(norm.output, norm.form, largest_of(seen.scaled), norm.name)
+    return None
+
+
+def _failures(result: Validation, form: str) -> list[Reason]:
     failures = []
     if not result.fp32_identical and result.fp32_tolerance == 0:
         failures.append(Reason(Failure.FP32_DIFFERS))
     elif not result.fp32_max_relative_error <= result.fp32_tolerance:
         failures.append(Reason(Failure.FP32_BEYOND_TOLERANCE))
+    out = result.first_out
+    if out is not None and not out.norm:
+        failures.append(Reason(Failure.LEFT_FORMAT, (form, out.value), out.op, out.tensor))
     overflowed = [name for name, o in result.observed.items() if o.overflowed]
     if overflowed:
         failures.append(Reason(Failure.ROWS_OVERFLOW, (len(overflowed), overflowed[0])))

@@ -35,11 +35,15 @@ def sampled(
     seen: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
 
     def spy(
-        ordinary: NDArray[np.float64], exact: NDArray[np.float64], by: By, width: int | None
+        ordinary: NDArray[np.float64],
+        exact: NDArray[np.float64],
+        by: By,
+        width: int | None,
+        magnitudes: NDArray[np.float64] | None,
     ) -> Estimate | None:
         assert by == "weights"
         seen.append((ordinary, exact))
-        return from_rows(ordinary, exact, by, width)
+        return from_rows(ordinary, exact, by, width, magnitudes)
 
     monkeypatch.setattr(rows_module, "from_rows", spy)
     estimates, reasons = from_weights(model)

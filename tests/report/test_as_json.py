@@ -22,6 +22,7 @@ from slanc_onnx.report.as_json import REPORT_START, norm_entry, validation_entry
 from slanc_onnx.report.rows import norm_rows
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.scale.decide import ScaledNorm
+from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.validate import Observed, Validation
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
@@ -86,6 +87,7 @@ FP16 = [
     "max_relative_error_before",
     "max_relative_error_after",
     "rms_relative_error_after",
+    "first_out_of_range",
 ]
 
 
@@ -226,6 +228,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         observed={"n": seen(10, 30), "m": seen(1, 2)},
         perplexity={"fp32": 7.0, "fp16": 8.0, "fp16_slanc": math.nan},
         unstable=["cache"],
+        first_out=Left("t", "MatMul", 9.0),
         failures=[Reason(Failure.OUTPUTS_OFF)],
     )
     assert validation_entry(validation, None) == {
@@ -237,6 +240,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
             "max_relative_error_before": 4.0,
             "max_relative_error_after": 5.0,
             "rms_relative_error_after": 6.0,
+            "first_out_of_range": {"tensor": "t", "op": "MatMul", "value": 9.0},
         },
         "perplexity": {"fp32": 7.0, "fp16": 8.0, "fp16_slanc": None},
         "unstable_outputs": ["cache"],

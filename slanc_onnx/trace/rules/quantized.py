@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from slanc_onnx.graph import Array
 from slanc_onnx.ops import CannotFollow, broadcast, common_shape
 from slanc_onnx.reasons import Unread
-from slanc_onnx.trace.expression import Product, Sum, Weight
+from slanc_onnx.trace.expression import Embedding, Product, Sum, Weight
 from slanc_onnx.trace.rules.blocks import (
     constants_of,
     gather_block_quantized,
@@ -57,8 +57,12 @@ def _check_spread(source: Value, parts: list[Const | Weight], visit: Visit) -> N
 
 
 def _dequantize_linear(visit: Visit) -> list[Value]:
-    """DequantizeLinear of a constant."""
+    """DequantizeLinear of a constant, or of rows of a table of integers."""
     source, scales, zero = visit.known(0), visit.known(1), visit.value(2)
+    if isinstance(source, View) and isinstance(source.expr, Embedding):
+        if source.expr.table.quantised:
+            return [_table_of_numbers(visit, source, source.expr)]
+        return [source]
 
     def read() -> Array:
         shift = 0.0 if zero is None else _spread(values_of(zero), source.shape, visit)
@@ -70,6 +74,28 @@ def _dequantize_linear(visit: Visit) -> list[Value]:
         return [source]  # an activation that was quantised and comes back
     _check_spread(source, parts, visit)
     return [Weight(visit.node.inputs[0].name, source.shape, read)]
+
+
+def _table_of_numbers(visit: Visit, view: View, rows: Embedding) -> View:
+    """Rows of a table of integers as the rows of the numbers that they stand for."""
+    scales, zero = visit.known(1), visit.value(2)
+    axis = int(visit.attributes.get("axis", 1))
+    parts = constants_of(scales, zero)
+    per_channel = not all(math.prod(part.shape) == 1 for part in parts)
+    channels = np.arange(rows.channels)
+    last = view.shape[-1:] == (rows.channels,) and bool((view.ids == channels).all())
+    fits = all(math.prod(part.shape) in (1, rows.channels) for part in parts)
+    if per_channel and not (last and fits and axis in (-1, len(view.shape) - 1)):
+        raise CannotFollow(Unread.MISFIT, view.shape, axis)
+    if int(visit.attributes.get("block_size", 0)):
+        raise CannotFollow(Unread.NO_RULE_FOR_ATTRIBUTE, "block_size")
+
+    def read() -> Array:
+        shift = np.float32(0) if zero is None else values_of(zero).astype(np.float32).reshape(-1)
+        return (rows.table.read() - shift) * values_of(scales).astype(np.float32).reshape(-1)
+
+    table = Weight(rows.table.name, rows.table.shape, read)
+    return View(Embedding(rows.channels, table, rows.first), view.ids)
 
 
 def _quantize_linear(visit: Visit) -> list[Value]:

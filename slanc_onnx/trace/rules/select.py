@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from slanc_onnx.graph import Array
 from slanc_onnx.ops import CannotFollow, axis_of, broadcast, refuse_large, taken_along
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Input, Join, Known, Shares, Weight
@@ -46,8 +47,20 @@ def gathered(visit: Visit) -> list[Value] | None:
         where = np.zeros(indices.shape, np.int64)
         return [View(data.expr, taken_along(data.ids, where, axis))]
     if isinstance(data, Const) and isinstance(indices, View):
+        if _is_quantised_table(data) and axis == 0 and visit.node.op == "Gather":
+            name, values = visit.node.inputs[0].name, data.array
+            table = Weight(name, values.shape, lambda: values.astype(np.float32), quantised=True)
+            return [looked_up(table, indices.shape, indices)]
         return [_some_of(data, indices, axis, visit.node.op)]
     return None
+
+
+def _is_quantised_table(data: Const) -> bool:
+    """Whether a constant is a table of integers that stand for numbers."""
+    return data.array.ndim == 2 and not data.varies and data.array.dtype.name in _QUANTISED
+
+
+_QUANTISED = {"int8", "uint8", "int4", "uint4"}
 
 
 def _some_of(data: Const, indices: View, axis: int, op: str) -> Value:
@@ -108,9 +121,13 @@ def _gather_elements(visit: Visit) -> list[Value]:
 def _scatter(visit: Visit) -> list[Value]:
     """Rows with some of them replaced, or added to."""
     data, updates = visit.known(0), visit.known(2)
-    if isinstance(data, Const) and isinstance(updates, Const):
-        return [Const(data.array, True)]
     adds = visit.attributes.get("reduction", "none") == "add"
+    numbers = isinstance(updates, Const) or (isinstance(updates, Weight) and len(updates.shape) < 2)
+    if isinstance(data, Const) and not isinstance(updates, View) and numbers:
+        if adds and isinstance(visit.value(1), View) and data.array.dtype.kind == "f":
+            return [_counted(visit.node.outputs[0].name, data, as_weight(updates).read())]
+        if isinstance(updates, Const):
+            return [Const(data.array, True)]
     blank = isinstance(data, Const) and not data.array.any()
     fresh = as_view(updates)
     if fresh.shape[-1:] != data.shape[-1:]:
@@ -127,6 +144,19 @@ def _scatter(visit: Visit) -> list[Value]:
     if adds:
         return [added(as_view(data), filled)]
     return [either(as_view(data), filled)]
+
+
+def _counted(name: str, data: Const, updates: Array) -> View:
+    """How often the data chooses each place, times a number: at least once, where it is read."""
+    start, step = np.unique(data.array), np.unique(updates)
+    if len(start) != 1 or len(step) != 1:
+        raise CannotFollow(Unread.CHOSEN_ELEMENTS)
+    counts = (start + step * np.arange(1, MOST_COUNTED + 1)[:, None]).astype(np.float32)
+    table = Weight(name, counts.shape, lambda: counts)
+    return View(Embedding(1, table), np.zeros(data.shape, np.int32))
+
+
+MOST_COUNTED = 16  # as many as the made inputs have in a sequence
 
 
 def _indices(visit: Visit, output: int, shape: tuple[int, ...]) -> View:

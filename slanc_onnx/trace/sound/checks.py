@@ -17,6 +17,7 @@ from slanc_onnx.reasons import Doubt
 from slanc_onnx.trace.expression import (
     Alternatives,
     Apply,
+    Embedding,
     Expr,
     Join,
     Linear,
@@ -117,6 +118,15 @@ def of_constants(doubt: Doubt) -> Check:
         return doubt if any(True for _ in views_in(visit.inputs)) else None
 
     return check
+
+
+def dequantised(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
+    """A DequantizeLinear may read constants, and rows of a table of integers."""
+    source = visit.value(0)
+    rows = source.expr if isinstance(source, View) else None
+    if isinstance(rows, Embedding) and rows.table.quantised:
+        return None
+    return of_constants(Doubt.ROUNDED)(visit, outputs)
 
 
 def elementwise(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:

@@ -13,7 +13,7 @@ import numpy as np
 from slanc_onnx.graph import Array, op_of
 from slanc_onnx.ops import MOVES
 from slanc_onnx.reasons import Doubt
-from slanc_onnx.trace.expression import Shares
+from slanc_onnx.trace.expression import Embedding, Shares
 from slanc_onnx.trace.sound.checks import channel_axes, has_zero, views_in
 from slanc_onnx.trace.values import Const, Items, Value, View
 from slanc_onnx.trace.visit import Visit, is_shares
@@ -98,7 +98,8 @@ def gather(visit: Visit, outputs: Sequence[Value]) -> Doubt | None:
     """A Gather may pick rows by data, but no channels, shares or numbers."""
     data, indices = visit.value(0), visit.value(1)
     if isinstance(data, Const) and isinstance(indices, View) and not isinstance(outputs[0], Const):
-        return Doubt.CHOSEN_BY_DATA
+        rows = isinstance(outputs[0], View) and isinstance(outputs[0].expr, Embedding)
+        return None if rows else Doubt.CHOSEN_BY_DATA
     if not isinstance(data, View):
         return None
     fixed = isinstance(indices, Const) and not indices.varies

@@ -145,7 +145,8 @@ CHECK_OF: dict[str, compute.Check] = {
     **dict.fromkeys(ATTENTION, compute.attention),
     "MatMulNBits": compute.nbits,
     "GatherBlockQuantized": moving.block_table,
-    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), _ROUNDS),
+    "QuantizeLinear": _ROUNDS,
+    "DequantizeLinear": compute.dequantised,
     **dict.fromkeys(
         (
             "ReduceMax",

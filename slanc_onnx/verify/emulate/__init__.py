@@ -5,8 +5,9 @@ accelerator rounds. That is exactly the narrow arithmetic, on a provider that ha
 alone are rounded, or everything.
 """
 
-from slanc_onnx.verify.emulate.norms import emulate
+from slanc_onnx.verify.emulate.norms import Watched, emulate
 
 __all__ = [
+    "Watched",
     "emulate",
 ]

@@ -1,59 +1,150 @@
 """Emulate all: every operation of a model rounded, as on a device that has FP16 alone.
 
-The norms are written out already (`emulate.py`); here each other operation that computes gets the
-rounding behind it, so that a stream that leaves FP16 becomes infinite and what follows nan.
-Weights of ONNX's own ops are rounded as well; a finite one beyond the format becomes its largest
-number, as converters make it (a mask's -3e38).
+The norms are written out already (`norms.py`); here each other operation that computes gets the
+rounding behind it, so that a stream that leaves FP16 becomes infinite and what follows nan; one
+that sums is written out (`reductions.py`). Weights of ONNX's own ops are rounded as well; a finite
+one beyond the format becomes its largest number, as converters make it (a mask's -3e38). An integer
+accumulator and the scales of its operands are one step, as in MatMulIntegerToFloat: what is rounded
+is their product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, NodeProto, TensorProto
 
 from slanc_onnx.graph import Flow, GraphPath, Tensor, Use, known_op, read_flow, read_graph
 from slanc_onnx.norms import Norm, residual_name
 from slanc_onnx.ops import BETWEEN, ELEMENTWISE
 from slanc_onnx.run import PREFIX, Emitter
+from slanc_onnx.verify.emulate.device import Device, in_branch
+from slanc_onnx.verify.emulate.reductions import (
+    Reduction,
+    read_reduction,
+    shapes_of,
+    written_out,
+)
 
 # Ops that give out what they read, or a part of it: no rounding.
 MOVES = {op for table in (BETWEEN, ELEMENTWISE) for op, record in table.items() if record.exact}
 # Ops with a body of their own, which is rounded inside.
 CONTAINERS = {"If", "Loop", "Scan"}
 QUANTISING = ("QuantizeLinear", "DequantizeLinear")
-Rounding = Callable[[str], str]
+INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
+FINITE = float(np.finfo(np.float32).max)
 
 
-def computed(model: onnx.ModelProto, norms: Sequence[Norm]) -> tuple[set[Tensor], set[Tensor]]:
-    """What has to be rounded: FP32 tensors that nodes compute, and FP32 constants that they read.
+@dataclass(frozen=True)
+class Computed:
+    """What has to be rounded of a model.
+
+    Attributes:
+        results: FP32 tensors that nodes compute.
+        order: The tensors of the model with the op that makes each, in topological order.
+        constants: FP32 constants that they read.
+        reductions: How those are summed that an op sums, by name.
+    """
+
+    results: set[Tensor] = field(default_factory=set)
+    order: dict[Tensor, str] = field(default_factory=dict)
+    constants: set[Tensor] = field(default_factory=set)
+    reductions: dict[str, Reduction | None] = field(default_factory=dict)
+
+
+def computed(model: onnx.ModelProto, norms: Sequence[Norm], opset: int) -> Computed:
+    """What has to be rounded of a model, before its norms are written out.
 
     Args:
-        model: The model, before its norms are written out.
+        model: The model.
         norms: The norms that will be; what lies inside them is left to that.
+        opset: The version of ONNX's own ops.
     """
     flow = read_flow(read_graph(model))
+    shapes = shapes_of(flow)
     inside = {(norm.path, index) for norm in norms for index in norm.nodes}
-    results: set[Tensor] = set()
-    constants: set[Tensor] = set()
-    for norm in norms:
-        residual = residual_name(flow.node(norm.path, norm.nodes[-1]), norm)
-        results.update([Tensor(norm.path, residual)] if residual else [])
-    for path, index in flow.order:
+    inside |= _within_products(flow)
+    found = Computed()
+    last = {(norm.path, norm.nodes[-1]): norm for norm in norms}
+    for path, index in _as_computed(flow):
         node = flow.node(path, index)
+        if (path, index) in last:
+            residual = residual_name(node, last[path, index])
+            found.results.update([Tensor(path, residual)] if residual else [])
         op = known_op(node)
         made = [Tensor(path, name) for name in node.output if name]
+        found.order.update(dict.fromkeys(made, node.op_type))
         if (path, index) in inside or op in CONTAINERS or all(t in flow.constants for t in made):
             continue
         read = _constants(flow, path, index)
         if op in MOVES and not read:
             continue
-        results.update(t for t in made if _is_float(flow, t))
+        found.results.update(t for t in made if _is_float(flow, t))
         if op not in MOVES:
-            constants.update(read)
-    return results, constants
+            found.constants.update(read)
+        reduction = read_reduction(flow, path, index, shapes, opset)
+        if reduction is not None:
+            name = node.output[0]
+            same = found.reductions.get(name, reduction) == reduction  # in another branch, say
+            found.reductions[name] = reduction if same else None
+    return found
+
+
+def _as_computed(flow: Flow) -> list[tuple[GraphPath, int]]:
+    """Every node in topological order, those of a subgraph before the node that holds it."""
+    rank = {at: float(place) for place, at in enumerate(flow.order)}
+
+    def key(at: tuple[GraphPath, int]) -> list[float]:
+        path, _ = at
+        outer = [rank[path[:depth], index] for depth, (index, _) in enumerate(path)]
+        return [*outer, rank[at], math.inf]
+
+    return sorted(flow.order, key=key)
+
+
+def _within_products(flow: Flow) -> set[tuple[GraphPath, int]]:
+    """The casts of integer accumulators that are multiplied by scales, and products of scales."""
+    inside: set[tuple[GraphPath, int]] = set()
+    for path, index in flow.order:
+        node = flow.node(path, index)
+        if flow.op(path, index) != "Cast" or not _accumulated(flow, Use(path, index, 0)):
+            continue
+        uses = _multiplied(flow, Tensor(path, node.output[0]))
+        inside |= {(path, index)} if uses else set()
+        for use in uses:
+            scale = flow.read(use._replace(position=1 - use.position))
+            if scale in flow.makers and scale not in flow.constants:
+                maker = flow.makers[scale][:2]
+                if flow.op(*maker) == "Mul" and _multiplied(flow, scale):
+                    inside.add(maker)
+    return inside
+
+
+def _accumulated(flow: Flow, use: Use) -> bool:
+    """Whether a read is of an integer accumulator, also after it is moved."""
+    tensor = flow.read(use)
+    while tensor in flow.makers:
+        path, index, _ = flow.makers[tensor]
+        op = flow.op(path, index)
+        if op in INTEGER_PRODUCTS:
+            return True
+        if op not in MOVES:
+            return False
+        tensor = flow.read(Use(path, index, 0))
+    return False
+
+
+def _multiplied(flow: Flow, tensor: Tensor) -> list[Use]:
+    """The reads of a tensor where all are by Mul; none otherwise."""
+    uses = flow.uses.get(tensor, [])
+    if tensor in flow.pinned or not all(flow.op(u.path, u.node) == "Mul" for u in uses):
+        return []
+    return uses
 
 
 def _is_float(flow: Flow, tensor: Tensor) -> bool:
@@ -79,41 +170,34 @@ def _constants(flow: Flow, path: GraphPath, index: int) -> list[Tensor]:
 
 
 def round_everything(
-    emitter: Emitter,
-    results: set[Tensor],
-    constants: set[Tensor],
-    rounding: Rounding,
-    largest: float,
-) -> None:
-    """Round the given tensors of the emitter's model, whose norms are written out, in place.
+    emitter: Emitter, found: Computed, device: Device, watch: bool = False
+) -> dict[str, str]:
+    """Round what was found in the emitter's model, whose norms are written out, in place.
 
     Args:
         emitter: It holds the model, finished.
-        results: Names of tensors that nodes compute.
-        constants: Of constants that they read.
-        rounding: What rounds an FP32 tensor to the format and back.
-        largest: The largest number of the format.
+        found: From `computed`.
+        device: Rounds and sums; it writes with the same emitter.
+        watch: Whether the model also gives what left the format.
+
+    Returns:
+        With `watch`, by the name of a tensor the output with the largest number that rounding
+        took out of the format: of the tensor, or of the sums inside its op; 0 for none.
     """
-    names = {tensor.name for tensor in results}
-    fixed = {tensor.name for tensor in constants}
-    rounded: dict[tuple[GraphPath, str], str] = {}
-    computing = _Rounder(emitter, rounding, largest, names, fixed, rounded)
-    computing.graph(emitter.model.graph, ())
-    emitter.finish()
+    rounder = _Rounder(emitter, found, device, watch)
+    rounder.graph(emitter.model.graph, ())
+    emitter.finish(list(rounder.lost.values()))
+    return rounder.lost
 
 
 class _Rounder:
-    def __init__(
-        self,
-        emitter: Emitter,
-        rounding: Rounding,
-        largest: float,
-        results: set[str],
-        constants: set[str],
-        rounded: dict[tuple[GraphPath, str], str],
-    ) -> None:
-        self._emitter, self._rounding, self._largest = emitter, rounding, largest
-        self._results, self._constants, self._rounded = results, constants, rounded
+    def __init__(self, emitter: Emitter, found: Computed, device: Device, watch: bool) -> None:
+        self._emitter, self._device, self._watch = emitter, device, watch
+        self.lost: dict[str, str] = {}
+        self._results = {tensor.name for tensor in found.results}
+        self._constants = {tensor.name for tensor in found.constants}
+        self._reductions = found.reductions
+        self._rounded: dict[tuple[GraphPath, str], str] = {}
 
     def graph(self, graph: onnx.GraphProto, path: GraphPath) -> None:
         for index, node in enumerate(graph.node):
@@ -128,7 +212,7 @@ class _Rounder:
                 if name in self._results:
                     node.output[position] = self._emitter.name()
                     self._emitter.place(path, index)
-                    self._branch(node.output[position], name, clip=False)
+                    self._result(node, node.output[position], name, path)
 
     def _inputs(self, node: NodeProto, path: GraphPath, index: int) -> None:
         for position, name in enumerate(node.input):
@@ -137,29 +221,52 @@ class _Rounder:
             if (path, name) not in self._rounded:
                 self._rounded[path, name] = self._emitter.name()
                 self._emitter.place(path, index - 1)
-                self._branch(name, self._rounded[path, name], clip=True)
+                in_branch(
+                    self._emitter, name, partial(self._clipped, name), self._rounded[path, name]
+                )
             node.input[position] = self._rounded[path, name]
 
-    def _branch(self, source: str, result: str, *, clip: bool) -> None:
-        """The rounding in a branch of an If, where its casts cost no loading time (`emulate`)."""
-        emitter, taken, other = self._emitter, list[NodeProto](), list[NodeProto]()
-        with emitter.body(taken):
-            limits = emitter.number(-self._largest), emitter.number(self._largest)
-            y = self._rounding(emitter.node("Clip", source, *limits) if clip else source)
-        with emitter.body(other):
-            same = emitter.node("Identity", source)
-        branches = [
-            helper.make_graph(
-                nodes,
-                "rounded",
-                [],
-                [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
-            )
-            for nodes, name in ((taken, y), (other, same))
-        ]
-        true = emitter.constant(np.array(True))
-        emitter.add(
-            helper.make_node(
-                "If", [true], [result], then_branch=branches[0], else_branch=branches[1]
-            )
-        )
+    def _clipped(self, x: str) -> list[str]:
+        emitter, largest = self._emitter, self._device.accelerator.largest
+        above = emitter.node("Max", x, emitter.number(-largest))
+        return [self._device.rounded(emitter.node("Min", above, emitter.number(largest)))]
+
+    def _result(self, node: NodeProto, given: str, result: str, path: GraphPath) -> None:
+        """The rounding of what a node gives, under the name that it had."""
+        what, device = self._reductions.get(result), self._device
+        watched = self._watch and self._emitter.can_show(path)
+
+        def make() -> list[str]:
+            if what is None or node.op_type != what.op:
+                y, size = device.rounded(given), given
+            else:
+                y, size = written_out(device, what, node.input[0], given)
+            return [y, self._lost(given, y, size)] if watched else [y]
+
+        made = in_branch(self._emitter, given, make, result)
+        if watched:
+            self.lost[result] = self._emitter.shown(path, made[1])
+
+    def _lost(self, given: str, y: str, size: str) -> str:
+        """The largest |size|, [1], where rounding made an element of y infinite; 0 for none.
+
+        What was infinite before, like a mask, or nan, was not lost here.
+        """
+        emitter, most = self._emitter, self._emitter.number(FINITE)
+        before = emitter.node("Less", emitter.node("Abs", given), most)
+        after = emitter.node("Less", emitter.node("Abs", y), most)
+        lost = emitter.node("And", before, emitter.node("Not", after))
+        if size == given:
+            zero = emitter.number(0.0)
+            sizes = emitter.node("Where", lost, emitter.node("Abs", size), zero)
+            return self._largest(sizes)
+        some = self._largest(emitter.to_float(lost))
+        least = emitter.node("Max", self._largest(emitter.node("Abs", size)), some)
+        return emitter.node("Mul", some, least)
+
+    def _largest(self, x: str) -> str:
+        """The largest of all elements that are at least 0, [1]; 0 where there is none."""
+        emitter = self._emitter
+        flat = emitter.node("Reshape", x, emitter.integers(-1))
+        zero = emitter.constant(np.zeros(1, np.float32))
+        return emitter.largest(emitter.node("Concat", flat, zero, axis=0))

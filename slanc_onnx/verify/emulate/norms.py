@@ -9,18 +9,17 @@ dividing or taking a root in FP32 and rounding once is exactly the operation in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto
 
-from slanc_onnx.accelerator import FLOAT32, Accelerator, Step
+from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import graph_at
 from slanc_onnx.norms import Norm, as_computed, residual_name
-from slanc_onnx.run import END, Emitter
-from slanc_onnx.verify.emulate.everything import computed, round_everything
-from slanc_onnx.verify.emulate.rounding import round_to
+from slanc_onnx.run import Emitter
+from slanc_onnx.verify.emulate.device import Device, in_branch
+from slanc_onnx.verify.emulate.everything import Computed, computed, round_everything
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,30 @@ class Emulated:
         mean_squares: By norm name, the output with the mean square of each row as the accelerator
             has it: not finite where the row overflowed, zero where it underflowed. For a norm in a
             branch of an If it is empty where the branch is not taken.
+        watched: Outputs that show what left the format, in the order of the model.
     """
 
     model: onnx.ModelProto
     mean_squares: dict[str, str]
+    watched: list[Watched] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A tensor of which a model shows whether it left the format.
+
+    Attributes:
+        tensor: Its name.
+        op: The op that makes it, or the form of a norm.
+        output: The output with the largest number that left the format, 0 where none did; for a
+            norm that with its mean squares.
+        norm: The name of the norm whose output it is; "" for any other.
+    """
+
+    tensor: str
+    op: str
+    output: str
+    norm: str = ""
 
 
 def can_emulate(norm: Norm) -> bool:
@@ -49,6 +68,7 @@ def emulate(
     accelerator: Accelerator,
     loops: bool = True,
     everything: bool = False,
+    watch: bool = False,
 ) -> Emulated:
     """A copy of `model` whose norms round every step that the accelerator rounds.
 
@@ -58,6 +78,7 @@ def emulate(
         accelerator: Its arithmetic.
         loops: Whether the mean squares of norms in loops are shown.
         everything: Whether all other operations are rounded as well.
+        watch: Whether the model also shows, of these, which left the format.
     """
     emitter = Emitter(model)
     mean_squares: dict[str, str] = {}
@@ -70,20 +91,34 @@ def emulate(
         index = next(i for i, node in enumerate(graph.node) if norm.output in node.output)
         makers[norm.name] = graph.node[index]
         emitter.place(norm.path, index)
-        mean_square = _in_branch(emitter, norm, accelerator)
+        mean_square = _written_out(emitter, norm, accelerator)
         if emitter.can_show(norm.path, loops):
             mean_squares[norm.name] = emitter.shown(norm.path, mean_square)
     for norm in norms:
         if norm.name in makers:
             _unplug(makers[norm.name], norm, emitter)
     emitter.finish(list(mean_squares.values()))
+    watched: list[Watched] = []
     if everything:
-        results, constants = computed(model, [n for n in norms if n.name in makers])
-        form, flushed = accelerator.format, accelerator.flush_subnormals
-        round_everything(
-            emitter, results, constants, lambda x: round_to(emitter, x, form, flushed), form.largest
-        )
-    return Emulated(emitter.model, mean_squares)
+        found = computed(model, [n for n in norms if n.name in makers], emitter.opset)
+        lost = round_everything(emitter, found, Device(emitter, accelerator), watch)
+        shown = {n.output: n for n in norms if watch and n.name in mean_squares}
+        watched = _watched(found, lost, shown, mean_squares)
+    return Emulated(emitter.model, mean_squares, watched)
+
+
+def _watched(
+    found: Computed, lost: dict[str, str], norms: dict[str, Norm], mean_squares: dict[str, str]
+) -> list[Watched]:
+    """What a model shows, in its order; norms by output."""
+    watched = []
+    for tensor, op in found.order.items():
+        norm = norms.get(tensor.name)
+        if norm is not None and norm.path == tensor.path:
+            watched.append(Watched(norm.output, norm.form, mean_squares[norm.name], norm.name))
+        elif tensor.name in lost:
+            watched.append(Watched(tensor.name, op, lost[tensor.name]))
+    return watched
 
 
 def _unplug(node: NodeProto, norm: Norm, emitter: Emitter) -> None:
@@ -93,41 +128,22 @@ def _unplug(node: NodeProto, norm: Norm, emitter: Emitter) -> None:
             node.output[i] = emitter.name()
 
 
-def _in_branch(emitter: Emitter, norm: Norm, accelerator: Accelerator) -> str:
-    """Write out one norm in the branch of an If; returns the tensor with its rounded mean squares.
-
-    ONNX Runtime's loading time grows with the square of a graph's number of casts: a subgraph per
-    norm keeps it linear (31 s to 2 s on SmolLM2).
-    """
+def _written_out(emitter: Emitter, norm: Norm, accelerator: Accelerator) -> str:
+    """Write out one norm; returns the tensor with its rounded mean squares."""
     full = emitter.input_of(norm)
     _residual(emitter, norm, full)
-    taken: list[NodeProto] = []
-    with emitter.body(taken):
-        y, mean_square = _emulate_norm(emitter, norm, full, accelerator)
-    other: list[NodeProto] = []
-    with emitter.body(other):
-        same = [emitter.node("Identity", full) for _ in range(2)]
-    then_branch = _branch(taken, [y, mean_square])
-    else_branch = _branch(other, same)
-    outputs = [emitter.name(), emitter.name()]
-    true = emitter.constant(np.array(True))
-    emitter.add(
-        helper.make_node("If", [true], outputs, then_branch=then_branch, else_branch=else_branch)
+    y, mean_square = in_branch(
+        emitter, full, lambda: _emulate_norm(emitter, norm, full, accelerator)
     )
-    emitter.node("Cast", outputs[0], output=norm.output, to=norm.output_type)
-    return outputs[1]
-
-
-def _branch(nodes: list[NodeProto], outputs: list[str]) -> onnx.GraphProto:
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
-    return helper.make_graph(nodes, "norm", [], infos)
+    emitter.node("Cast", y, output=norm.output, to=norm.output_type)
+    return mean_square
 
 
 def _emulate_norm(
     emitter: Emitter, norm: Norm, full: str, accelerator: Accelerator
 ) -> tuple[str, str]:
     """The norm's arithmetic, step by step: the output and the mean square, both rounded in FP32."""
-    device = _Device(emitter, accelerator)
+    device = Device(emitter, accelerator)
     width = norm.width
     x = device.input(emitter.rows(full, norm.axes, norm.channels))
     length = emitter.length(x) if width is None else emitter.number(width)
@@ -157,7 +173,7 @@ def _emulate_norm(
     return _affine(device, norm, y, full), mean_square
 
 
-def _affine(device: _Device, norm: Norm, y: str, full: str) -> str:
+def _affine(device: Device, norm: Norm, y: str, full: str) -> str:
     """Gamma and beta on normalised rows, in the shape of the input again."""
     emitter, grouped = device.emitter, norm.axes.grouped
     per_group = bool(norm.axes.groups) and norm.channels == norm.axes.groups
@@ -182,118 +198,3 @@ def _residual(emitter: Emitter, norm: Norm, full: str) -> None:
     residual = residual_name(graph_at(emitter.model, norm.path).node[norm.nodes[-1]], norm)
     if residual:
         emitter.node("Cast", full, output=residual, to=norm.element_type)
-
-
-class _Device:
-    """The accelerator's arithmetic on FP32 tensors."""
-
-    def __init__(self, emitter: Emitter, accelerator: Accelerator) -> None:
-        self.emitter = emitter
-        self.accelerator = accelerator
-
-    def round(self, step: Step, x: str) -> str:
-        """The result of a step as the device has it."""
-        device = self.accelerator
-        form = FLOAT32 if step in device.fp32_steps else device.format
-        return round_to(self.emitter, x, form, device.flush_subnormals)
-
-    def input(self, x: str) -> str:
-        """A norm's input, as it is stored and then as the arithmetic reads it."""
-        device = self.accelerator
-        stored = device.input_format or device.format
-        if stored != device.format and "input" not in device.fp32_steps:
-            x = round_to(self.emitter, x, stored, device.flush_subnormals)
-        return self.round("input", x)
-
-    def epsilon(self, step: Step, norm: Norm) -> str:
-        """The norm's epsilon, in the format of the step that adds it."""
-        epsilon = float(norm.epsilon or 0.0)
-        exact = step in self.accelerator.fp32_steps
-        return self.emitter.number(epsilon if exact else self.accelerator.held_epsilon(epsilon))
-
-    def sum(self, x: str, width: int | None) -> str:
-        """The sum over the last axis in the accelerator's order; that axis stays with length 1.
-
-        `width` is the axis' length, None where only the data tells it.
-        """
-        order = self.accelerator.sum_order
-        if order == "any":
-            total = self.emitter.sum(x)
-        elif order == "pairwise":
-            total = self._pairwise(x) if width is None else self._unrolled_pairwise(x, width)
-        else:
-            total = self._sequential(x)
-        return total if self.accelerator.sum_format is None else self.round("sum", total)
-
-    def add(self, one: str, other: str) -> str:
-        """One add of a sum, as the accumulator holds it."""
-        device, total = self.accelerator, self.emitter.node("Add", one, other)
-        return round_to(self.emitter, total, device.accumulator, device.flush_subnormals)
-
-    def _unrolled_pairwise(self, x: str, width: int) -> str:
-        while width > 1:
-            half, odd = divmod(width, 2)
-            first, second = self._slice(x, 0, half), self._slice(x, half, 2 * half)
-            total = self.add(first, second)
-            if odd:
-                last = self._slice(x, 2 * half, width)
-                total = self.emitter.node("Concat", total, last, axis=-1)
-            x, width = total, half + odd
-        return x
-
-    def _pairwise(self, x: str) -> str:
-        """The same tree level by level in a Loop, until one element is left."""
-        emitter = self.emitter
-        step, before, going = emitter.name(), emitter.name(), emitter.name()
-        nodes: list[NodeProto] = []
-        with emitter.body(nodes):
-            width = emitter.sizes(before, -1, END)
-            half = emitter.node("Div", width, emitter.integers(2))
-            twice = emitter.node("Mul", half, emitter.integers(2))
-            axis = emitter.integers(-1)
-            first = emitter.node("Slice", before, emitter.integers(0), half, axis)
-            second = emitter.node("Slice", before, half, twice, axis)
-            last = emitter.node("Slice", before, twice, width, axis)
-            total = self.add(first, second)
-            after = emitter.node("Concat", total, last, axis=-1)
-            more = self._longer_than_one(after)
-        infos = [
-            helper.make_tensor_value_info(step, TensorProto.INT64, []),
-            helper.make_tensor_value_info(going, TensorProto.BOOL, []),
-            helper.make_tensor_value_info(before, TensorProto.FLOAT, None),
-        ]
-        results = [
-            helper.make_tensor_value_info(more, TensorProto.BOOL, []),
-            helper.make_tensor_value_info(after, TensorProto.FLOAT, None),
-        ]
-        body = helper.make_graph(nodes, "halve", infos, results)
-        return emitter.node("Loop", "", self._longer_than_one(x), x, body=body)
-
-    def _longer_than_one(self, x: str) -> str:
-        emitter = self.emitter
-        longer = emitter.node("Greater", emitter.sizes(x, -1, END), emitter.integers(1))
-        return emitter.node("Squeeze", longer)
-
-    def _slice(self, x: str, start: int, end: int) -> str:
-        ends = (self.emitter.integers(n) for n in (start, end, -1))
-        return self.emitter.node("Slice", x, *ends)
-
-    def _sequential(self, x: str) -> str:
-        """One running sum, as a Scan over the elements of the rows, [rows, width]."""
-        emitter = self.emitter
-        width = emitter.sizes(x, -1, END)
-        rows = emitter.node("Concat", emitter.integers(-1), width, axis=0)
-        flat = emitter.node("Reshape", x, rows)
-        start = emitter.node("ConstantOfShape", emitter.sizes(flat, 0, 1))
-        nodes: list[NodeProto] = []
-        before, element = emitter.name(), emitter.name()
-        with emitter.body(nodes):
-            after = self.add(before, element)
-        infos = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows"])
-            for name in (before, element, after)
-        ]
-        body = helper.make_graph(nodes, "add", infos[:2], infos[2:])
-        total = emitter.node("Scan", start, flat, body=body, num_scan_inputs=1, scan_input_axes=[1])
-        shape = emitter.node("Concat", emitter.sizes(x, 0, -1), emitter.integers(1), axis=0)
-        return emitter.node("Reshape", total, shape)

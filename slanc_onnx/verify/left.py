@@ -1,0 +1,79 @@
+"""Left: the tensor that left the narrow format first, which is what a failure should name.
+
+What follows it is infinite or nan, and a norm that gets that overflows through no fault of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slanc_onnx.graph import Array
+from slanc_onnx.norms import ReadModel, as_computed
+from slanc_onnx.options import Options
+from slanc_onnx.run import CannotRun, Feeds, Session, as_float32, norms_in_float32
+from slanc_onnx.verify.emulate import Watched, emulate
+
+
+@dataclass(frozen=True)
+class Left:
+    """A tensor that left the format that it is rounded to.
+
+    Attributes:
+        tensor: Its name.
+        op: The op that makes it, or the form of a norm.
+        value: The largest number that did not fit: an element, or a sum inside the op; for a norm
+            the largest sum of squares of its rows.
+        norm: The name of the norm whose output it is; "" for any other.
+    """
+
+    tensor: str
+    op: str
+    value: float
+    norm: str = ""
+
+
+def first_in_everything(
+    read: ReadModel, options: Options, feeds: Sequence[Feeds], sums: Mapping[str, Array]
+) -> Left | None:
+    """The first tensor that leaves the format where all operations are rounded; None for none.
+
+    Args:
+        read: The rewritten model.
+        options: The accelerator.
+        feeds: Inputs by name, one dict per run; the first that shows one is the last that is run.
+        sums: Sums of squares of the rows in FP32, by the name of a norm.
+    """
+    device = options.accelerator
+    model = as_float32(read.model, read.folder)
+    norms = norms_in_float32(as_computed(read.norms, device.variance == "one-pass"))
+    try:
+        shown = emulate(model, norms, device, loops=False, everything=True, watch=True)
+        session = Session(shown.model, read.folder)
+        for feed in feeds:
+            values = session.run(feed)
+            for watched in shown.watched:
+                left = _left(watched, values[watched.output], sums)
+                if left is not None:
+                    return left
+    except CannotRun:  # what is shown may be too much for it; then no tensor is named
+        pass
+    return None
+
+
+def _left(watched: Watched, shown: Array, sums: Mapping[str, Array]) -> Left | None:
+    if not watched.norm:
+        value = float(np.max(shown, initial=0.0))
+        return Left(watched.tensor, watched.op, value) if value else None
+    if np.isfinite(shown).all() or watched.norm not in sums:
+        return None
+    return Left(watched.tensor, watched.op, largest_of(sums[watched.norm]), watched.norm)
+
+
+def largest_of(sums: Array) -> float:
+    """The largest finite number; inf where there is none."""
+    finite = sums[np.isfinite(sums)]
+    return float(finite.max()) if finite.size else math.inf
