@@ -28,11 +28,10 @@ Dims = tuple[int | str, ...]  # a dynamic size is its name
 # Ops whose output has the values of their first input.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
 
-_NO_REAL = {TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128}  # numbers
+_NO_REAL = {TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128}
 _MAKES, _MOST_WRITTEN = ("Range", "Concat"), 2**16  # numbers of a vector
 
-# The domain in which a scope shows nodes that break the rules of their op.
-_FAULTY = "slanc.faulty"
+_FAULTY = "slanc.faulty"  # the domain in which a scope shows nodes that break the rules of their op
 
 
 @dataclass(frozen=True, eq=False)

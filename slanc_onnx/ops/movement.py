@@ -38,9 +38,13 @@ def _ints(value: Array | None, fallback: Any) -> list[int] | None:
     return [int(v) for v in np.asarray(fallback).reshape(-1)]
 
 
+def _first(parameters: Parameters) -> Array | None:
+    return parameters[0] if parameters else None
+
+
 def reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     """A Reshape; an export for more positions than the array has repeats what it has."""
-    shape = _ints(parameters[0], None)
+    shape = _ints(_first(parameters), attributes.get("shape"))  # before opset 5
     if shape is None:
         raise CannotFollow(Unread.UNKNOWN_INPUT, "shape")
     allow_zero = attributes.get("allowzero", 0)
@@ -83,7 +87,7 @@ def flatten(attributes: Attributes, parameters: Parameters) -> list[Mover]:
 
 def expand(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     """An Expand."""
-    shape = _ints(parameters[0], None)
+    shape = _ints(_first(parameters), None)
     if shape is None:
         raise CannotFollow(Unread.UNKNOWN_INPUT, "shape")
     return [lambda x: broadcast(x, common_shape(x.shape, tuple(shape)))]
@@ -91,7 +95,7 @@ def expand(attributes: Attributes, parameters: Parameters) -> list[Mover]:
 
 def tile(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     """A Tile."""
-    repeats = _ints(parameters[0], None)
+    repeats = _ints(_first(parameters), None)
     if repeats is None:
         raise CannotFollow(Unread.UNKNOWN_INPUT, "repeats")
 
@@ -144,7 +148,7 @@ def split(attributes: Attributes, parameters: Parameters) -> list[Mover]:
 
 def gather(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     """A Gather."""
-    indices = parameters[0]
+    indices = _first(parameters)
     if indices is None:
         raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
     axis = int(attributes.get("axis", 0))
@@ -153,7 +157,7 @@ def gather(attributes: Attributes, parameters: Parameters) -> list[Mover]:
 
 def gather_nd(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     """A GatherND."""
-    indices = parameters[0]
+    indices = _first(parameters)
     if indices is None or attributes.get("batch_dims", 0):
         raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
     where = np.moveaxis(np.asarray(indices, dtype=np.int64), -1, 0)
