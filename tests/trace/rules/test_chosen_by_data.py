@@ -118,3 +118,28 @@ def test_the_op_is_named_where_counts_of_unlike_numbers_are_not_known() -> None:
     model = graph(nodes, weights, inputs, "float[nodes, d] y", opset=18)
     _, reasons = from_weights(model)
     assert "ScatterElements (count)" in reasons["last"]
+
+
+SPECTRUM = """
+    s = STFT<onesided = 1>(sound, step, window, frame)
+    real = Gather<axis = 3>(s, zero)
+    t = Transpose<perm = [0, 2, 1]>(real)
+    h = Conv<kernel_shape = [3], pads = [1, 1]>(t, k)
+    [n] y = InstanceNormalization(h, g, b)
+"""
+
+
+def test_a_sound_shorter_than_a_frame_is_no_crash() -> None:
+    weights: dict[str, NDArray[Any]] = {
+        "step": np.array(4),
+        "window": np.hanning(16).astype(np.float32),
+        "frame": np.array(16),
+        "zero": np.array(0),
+        "k": normal(1, D, 9, 3),
+        "g": np.ones(D, np.float32),
+        "b": np.zeros(D, np.float32),
+    }
+    model = graph(SPECTRUM, weights, "float[batch, length, 1] sound", opset=18)
+    for estimate in (Options(estimate="weights"), Options()):
+        (decided,) = compute_scales(model, estimate)
+        assert decided.status in ("scaled", "skipped")
