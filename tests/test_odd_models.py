@@ -1,6 +1,10 @@
 """Valid but unusual models and inputs: what no norm depends on stops nothing."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,6 +99,12 @@ ASIDE: dict[str, Callable[[], onnx.ModelProto]] = {
         " c0 = Concat<axis = 0>(gamma, gamma)"
         + "".join(f" c{i + 1} = Concat<axis = 0>(c{i}, c{i})" for i in range(40))
     ),
+    "an index past the end": lambda: aside(
+        " z = GatherElements(a, b)", a=np.arange(2), b=np.array([1, 2])
+    ),
+    "an index of nothing": lambda: aside(
+        " z = GatherElements(a, b)", a=np.zeros(0, np.int64), b=np.array([0])
+    ),
     "a negative power": lambda: aside(" z = Pow(a, b)", a=np.array(10), b=np.array(-1)),
 }
 
@@ -170,3 +180,17 @@ def test_sequences_that_do_not_fit_are_an_error(
 @pytest.mark.parametrize("limit", ["inf", "1e7", "1e300"])
 def test_a_time_limit_may_be_long(run: Run, limit: str) -> None:
     assert run("model.onnx", "--time-limit", limit)[0] == 0
+
+
+def test_a_target_file_that_is_a_pipe_is_an_error(run: Run) -> None:
+    os.mkfifo("pipe.toml")
+    status, _, err = run("model.onnx", "--target-file", "pipe.toml")
+    assert (status, "pipe.toml: no such file" in err) == (2, True)
+
+
+def test_a_matplotlib_that_does_not_start_is_an_error(tmp_path: Path) -> None:
+    onnx.save(aside(""), tmp_path / "model.onnx")
+    command = [sys.executable, "-m", "slanc_onnx", "model.onnx", "--html", "a.html"]
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, "which does not start" in done.stderr) == (2, True)

@@ -44,13 +44,15 @@ MOST_DRAWN = 150  # histograms, of some 15 kB each
 
 
 def check_matplotlib() -> None:
-    """Raises SlancError where matplotlib is missing."""
+    """Raises SlancError where matplotlib is missing, or does not start."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise SlancError(
             "--html draws with matplotlib. Install it: pip install 'slanc-onnx[plots]'."
         ) from error
+    except ValueError as error:  # of MPLBACKEND or a matplotlibrc
+        raise SlancError(f"--html draws with matplotlib, which does not start: {error}.") from error
 
 
 def overview(norms: Sequence[NormRow], form: str, seen: bool, narrow: bool = False) -> str:

@@ -7,7 +7,14 @@ import math
 import numpy as np
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import CannotFollow, axis_of, broadcast, refuse_large, taken_along
+from slanc_onnx.ops import (
+    CannotFollow,
+    axis_of,
+    broadcast,
+    moved_by,
+    refuse_large,
+    taken_along,
+)
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Input, Join, Known, Shares, Weight
 from slanc_onnx.trace.values import (
@@ -105,9 +112,10 @@ def _gather_elements(visit: Visit) -> list[Value]:
     if len(indices.shape) != len(data.shape):
         raise CannotFollow(Unread.MISFIT, indices.shape, data.shape)
     if isinstance(data, Const) and isinstance(indices, Const):
-        return [Const(np.take_along_axis(data.array, indices.array.astype(np.int64), axis), True)]
+        chosen = indices.array.astype(np.int64)
+        return [Const(moved_by(lambda x: np.take_along_axis(x, chosen, axis), data.array), True)]
     if isinstance(data, Const) and (data.array == data.array.reshape(-1)[:1]).all():
-        return [Const(broadcast(data.array.reshape(-1)[0], indices.shape), True)]
+        return [Const(broadcast(data.array.reshape(-1)[:1], indices.shape), True)]
     if isinstance(indices, Weight):
         raise CannotFollow(Unread.CHOSEN_ELEMENTS)
     view = as_view(data)
