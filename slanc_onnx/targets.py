@@ -79,8 +79,8 @@ def read_target(path: Path) -> Accelerator:
     Raises:
         SlancError: the file cannot be read, is no TOML, or has an unknown key or value.
     """
-    if not path.is_file():  # a pipe that nobody writes to would never end
-        raise SlancError(f"target file {path}: no such file.")
+    if path.is_fifo():  # to which nobody may ever write
+        raise SlancError(f"target file {path}: is a pipe. Give the name of a file.")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
