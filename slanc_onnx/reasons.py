@@ -121,6 +121,8 @@ class Unproved(_Named):
     SCALE_TOO_LARGE = auto()  # largest scale
     NEGATIVE_UNDER_ROOT = auto()  # variance
     BELOW_EPSILON = auto()  # variance
+    L2_NORMALISATION = auto()
+    OTHER_STEPS = auto()
 
 
 class Unscalable(_Named):
@@ -137,12 +139,26 @@ class Unscalable(_Named):
     ADDS_INSIDE = auto()
     HEADS_INSIDE = auto()
     LOGARITHM = auto()
+    AXES_UNKNOWN = auto()
     BREAKS_RULES = auto()  # op, what the check of the node said
     NO_FLOAT = auto()  # type of its input
     NOTE_UNREADABLE = auto()  # text of its note
     NO_GAMMA = auto()
     NO_GROUPS = auto()  # number of groups
     NO_SUCH_AXIS = auto()  # axis, number of axes
+
+
+class Untaken(_Named):
+    """Why what looks like a norm is not taken for one."""
+
+    NO_DEGREE = auto()  # op, degree of its input
+    DEGREES_DIFFER = auto()  # op, degrees of its inputs
+    JOINED_WITH_DATA = auto()  # op, degree, the other tensor
+    WEIGHTS_INSIDE = auto()  # op
+    ANOTHER_DEGREE = auto()  # op that divides, degree of its output
+    NOT_DIVIDED = auto()
+    ROOT_OF_SCALE = auto()
+    UNKNOWN_DOMAIN = auto()  # domain
 
 
 class Decision(_Named):
@@ -193,7 +209,7 @@ class Note(_Named):
     WOULD_LOSE_BITS = auto()  # (weight, elements) of each weight
 
 
-Kind = Unread | Doubt | Unproved | Unscalable | Decision | Undivided | Failure | Note
+Kind = Unread | Doubt | Unproved | Unscalable | Untaken | Decision | Undivided | Failure | Note
 Fact = str | float | tuple[int, ...] | tuple[str, str] | tuple[str, int]
 
 

@@ -18,6 +18,7 @@ from slanc_onnx.reasons import (
     Unproved,
     Unread,
     Unscalable,
+    Untaken,
 )
 from slanc_onnx.trace import Term
 
@@ -120,6 +121,8 @@ _UNPROVED: dict[Kind, str] = {
     "that is nan",
     Unproved.BELOW_EPSILON: "E[x^2] - mean^2 may come out as {0:.3g}, below -epsilon: its root "
     "is nan",
+    Unproved.L2_NORMALISATION: "it is an L2 normalisation, whose steps have no bounds yet",
+    Unproved.OTHER_STEPS: "its ops compute more than a norm, and have no bounds yet",
 }
 _UNSCALABLE: dict[Kind, str] = {
     Unscalable.INNER_VALUE_READ: "its inner value {0!r} is also read by {1} {2!r}",
@@ -136,6 +139,8 @@ _UNSCALABLE: dict[Kind, str] = {
     "tensor to divide; export without this fusion to scale it",
     Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
     "input tensor to divide; export without q_norm and k_norm inside the op to scale it",
+    Unscalable.AXES_UNKNOWN: "the file does not tell over which axes it runs; run "
+    "onnx.shape_inference on the file first",
     Unscalable.BREAKS_RULES: "breaks the rules of {0}: {1}",
     Unscalable.NO_FLOAT: "its input is of type {0}, no float",
     Unscalable.NOTE_UNREADABLE: "its note slanc.scale = {0!r} is no scale; remove it from the file",
@@ -144,6 +149,16 @@ _UNSCALABLE: dict[Kind, str] = {
     Unscalable.NO_SUCH_AXIS: "normalises from axis {0} on of an input of {1} axes",
     Unscalable.LOGARITHM: "its inverse root is exp(-0.5 log(x)), which rounds otherwise at another "
     "size, so that scaling would change the outputs; export it with a Sqrt",
+}
+_UNTAKEN: dict[Kind, str] = {
+    Untaken.NO_DEGREE: "a factor of degree {1} does not pass {0}",
+    Untaken.DEGREES_DIFFER: "{0} joins values of the degrees {1}, so that no factor passes",
+    Untaken.JOINED_WITH_DATA: "{0} joins a value of degree {1} with {2!r}, which is data",
+    Untaken.WEIGHTS_INSIDE: "{0} multiplies by weights before the division",
+    Untaken.ANOTHER_DEGREE: "what {0} gives has the degree {1}, not 0",
+    Untaken.NOT_DIVIDED: "nothing of its own size is divided by its root",
+    Untaken.ROOT_OF_SCALE: "a root of the scale would have to pass, which is not exact",
+    Untaken.UNKNOWN_DOMAIN: "an op of the domain {0!r}, which nobody here knows",
 }
 _DECISIONS: dict[Kind, str] = {
     Decision.ONE_IS_BEST: "1 is the best scale: nothing to insert",
@@ -190,6 +205,7 @@ TEXTS: Mapping[Kind, str] = {
     **_DOUBTS,
     **_UNPROVED,
     **_UNSCALABLE,
+    **_UNTAKEN,
     **_DECISIONS,
     **_UNDIVIDED,
     **_FAILURES,

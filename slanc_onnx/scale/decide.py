@@ -167,7 +167,8 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
     width = norm.width or estimate.width
     if width is None:
         return decided("skipped", None, Reason(Decision.WIDTH_UNKNOWN))
-    placement = place(estimate, width, options.accelerator, norm.joined_epsilon)
+    averaged = norm.kind != "l2"
+    placement = place(estimate, width, options.accelerator, norm.joined_epsilon, averaged)
     note = placement.note
     if note is None and placement.scale == 1.0:
         note = Reason(Decision.ONE_IS_BEST)

@@ -40,7 +40,11 @@ class Placement:
 
 
 def place(
-    estimate: Estimate, width: int, accelerator: Accelerator, epsilon: float = 0.0
+    estimate: Estimate,
+    width: int,
+    accelerator: Accelerator,
+    epsilon: float = 0.0,
+    averaged: bool = True,
 ) -> Placement:
     """The power of two in the geometric middle of the window of `estimate`, or below it.
 
@@ -62,8 +66,12 @@ def place(
         width: Elements per row.
         accelerator: Whose limits bound the window.
         epsilon: The norm's, as it joins the mean square; 0 for none.
+        averaged: Whether the sum of squares is divided by the width. Where not, epsilon joins the
+            sum, which has to stay normal itself.
     """
     largest, smallest = accelerator.square_limits(width)
+    if not averaged:
+        smallest, epsilon = smallest / width, epsilon / width
     low = math.log2(max(estimate.upper, width * epsilon) / largest) / 2
     high = math.log2(estimate.typical / (width * smallest)) / 2
     if width * epsilon > estimate.upper:

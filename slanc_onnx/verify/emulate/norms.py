@@ -74,11 +74,12 @@ def emulate(
         if emitter.can_show(norm.path, loops):
             mean_squares[norm.name] = emitter.shown(norm.path, mean_square)
     for norm in norms:
-        if norm.name in makers:
+        if norm.name in makers and not norm.by_ops:
             _unplug(makers[norm.name], norm, emitter)
     emitter.finish(list(mean_squares.values()))
     if everything:
-        results, constants = computed(model, [n for n in norms if n.name in makers])
+        whole = [n for n in norms if n.name in makers and not n.by_ops]
+        results, constants = computed(model, whole)
         form, flushed = accelerator.format, accelerator.flush_subnormals
         round_everything(
             emitter, results, constants, lambda x: round_to(emitter, x, form, flushed), form.largest
@@ -110,12 +111,16 @@ def _in_branch(emitter: Emitter, norm: Norm, accelerator: Accelerator) -> str:
     then_branch = _branch(taken, [y, mean_square])
     else_branch = _branch(other, same)
     outputs = [emitter.name(), emitter.name()]
+    if norm.by_ops:  # its own nodes make its output
+        then_branch, else_branch = _branch(taken, [mean_square]), _branch(other, same[1:])
+        outputs = outputs[1:]
     true = emitter.constant(np.array(True))
     emitter.add(
         helper.make_node("If", [true], outputs, then_branch=then_branch, else_branch=else_branch)
     )
-    emitter.node("Cast", outputs[0], output=norm.output, to=norm.output_type)
-    return outputs[1]
+    if not norm.by_ops:
+        emitter.node("Cast", outputs[0], output=norm.output, to=norm.output_type)
+    return outputs[-1]
 
 
 def _branch(nodes: list[NodeProto], outputs: list[str]) -> onnx.GraphProto:
@@ -139,7 +144,9 @@ def _emulate_norm(
     squares = device.round("square", emitter.node("Mul", squared, squared))
     total = device.sum(squares, width)
     count = emitter.node("Sub", length, emitter.number(1)) if norm.unbiased else length
-    mean_square = device.round("mean_square", emitter.node("Div", total, count))
+    mean_square = total
+    if norm.kind != "l2":
+        mean_square = device.round("mean_square", emitter.node("Div", total, count))
     if norm.one_pass:
         square_of_mean = device.round("square", emitter.node("Mul", mean, mean))
         difference = emitter.node("Sub", mean_square, square_of_mean)
