@@ -151,11 +151,11 @@ class Unscalable(_Named):
 class Untaken(_Named):
     """Why what looks like a norm is not taken for one."""
 
-    NO_DEGREE = auto()  # op, degree of its input
-    DEGREES_DIFFER = auto()  # op, degrees of its inputs
-    JOINED_WITH_DATA = auto()  # op, degree, the other tensor
-    WEIGHTS_INSIDE = auto()  # op
-    ANOTHER_DEGREE = auto()  # op that divides, degree of its output
+    NO_DEGREE = auto()  # degree of its input
+    DEGREES_DIFFER = auto()  # degrees of its inputs
+    JOINED_WITH_DATA = auto()  # degree, the other tensor
+    WEIGHTS_INSIDE = auto()
+    ANOTHER_DEGREE = auto()  # degree of its output
     NOT_DIVIDED = auto()
     ROOT_OF_SCALE = auto()
     UNKNOWN_DOMAIN = auto()  # domain
@@ -175,6 +175,7 @@ class Decision(_Named):
     ROWS_NOT_FINITE = auto()
     NOT_LINEAR = auto()  # op or kind of expression
     SQUARE_NOT_FINITE = auto()  # predicted sum of squares
+    EXCLUDED = auto()
     WITH_ITS_GROUP = auto()
     ALONE = auto()  # the scale that it would have by itself
 

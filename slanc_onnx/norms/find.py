@@ -70,12 +70,15 @@ def find_in(scopes: Sequence[Scope]) -> Found:
     return Found(_unique_names(norms), [one for one in every if isinstance(one, Suspect)])
 
 
-def unmatched_means(scopes: Sequence[Scope], norms: Sequence[Norm]) -> list[str]:
-    """Names of the means over a last axis that belong to no norm.
+def unmatched_means(
+    scopes: Sequence[Scope], norms: Sequence[Norm], suspects: Sequence[Suspect] = ()
+) -> list[str]:
+    """Names of the means over a last axis that belong to no norm and to no suspect.
 
     A norm may hide there: an optimiser or a quantiser can leave it in a spelling without pattern.
     """
     claimed = {(norm.path, index) for norm in norms for index in norm.nodes}
+    claimed |= {(suspect.path, suspect.node) for suspect in suspects}
     return [
         node.name or node.outputs[0].name
         for scope in scopes

@@ -206,7 +206,7 @@ class Walk:
         degrees = [self.degrees.get(id(t)) for t in node.inputs]
         weights = op in _PRODUCTS and any(constant_made(scope, t) for t in node.inputs[:2])
         if weights and not averages(scope, node):
-            raise NoDegree(reason(Untaken.WEIGHTS_INSIDE, op))
+            raise NoDegree(Reason(Untaken.WEIGHTS_INSIDE))
         if scope.fault(node) is not None:
             op = ""
 
@@ -224,7 +224,7 @@ class Walk:
             if not tensor.name or (op not in ("Add", "Sub") and self._has_any_degree(tensor)):
                 continue
             if not constant_made(scope, tensor):
-                raise NoDegree(reason(Untaken.JOINED_WITH_DATA, node.op, str(degree), tensor.name))
+                raise NoDegree(reason(Untaken.JOINED_WITH_DATA, str(degree), tensor.name))
             joined.append(Joined(Read(node, position), degree))
         return passed.outputs, tuple(joined)
 
@@ -303,7 +303,7 @@ class Walk:
         for node, _ in self._passed.values():
             if op_of(node) == "Div" and id(node.outputs[0]) in self._rooted:
                 degree = self.degrees[id(node.outputs[0])]
-                why = reason(Untaken.ANOTHER_DEGREE, node.op, str(degree))
+                why = reason(Untaken.ANOTHER_DEGREE, str(degree))
                 return why.at(node.op, node.outputs[0].name)
         return None
 

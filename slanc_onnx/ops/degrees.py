@@ -85,7 +85,7 @@ def degrees_of_outputs(
     if op in _ANY_SIZE or not reached:
         return Passed((NONE,) * outputs)
     if op in _COMPARED:
-        return Passed((NONE,) * outputs, _joined(op, degrees, (0, 1))[1])
+        return Passed((NONE,) * outputs, _joined(degrees, (0, 1))[1])
     if op == "BatchNormalization":
         return _batch_normalised(attributes, degrees, outputs)
     if op == "Clip":
@@ -94,13 +94,13 @@ def degrees_of_outputs(
         return _multiplied(op, degrees, outputs)
     if op in _OWN:
         if op == "LpNormalization" and attributes.get("p", 2) != 2:
-            raise NoDegree(_no_degree(op, degrees[0]))
+            raise NoDegree(_no_degree(degrees[0]))
         return Passed(((degrees[0] or NONE) * _OWN[op],) * outputs)
     if op in ELEMENTWISE and op not in BETWEEN:
         return Passed((_of_function(op, attributes, degrees, number),) * outputs)
     if op in BETWEEN:
         return _between(op, attributes, degrees, outputs)
-    raise NoDegree(_no_degree(op, degrees[reached[0]]))
+    raise NoDegree(_no_degree(degrees[reached[0]]))
 
 
 def any_degree(values: Sequence[float]) -> bool:
@@ -108,19 +108,19 @@ def any_degree(values: Sequence[float]) -> bool:
     return all(v == 0 or v != v or abs(v) >= _LARGEST for v in values)
 
 
-def _no_degree(op: str, degree: Degree | None) -> Reason:
-    return reason(Untaken.NO_DEGREE, op, str(degree or NONE))
+def _no_degree(degree: Degree | None) -> Reason:
+    return reason(Untaken.NO_DEGREE, str(degree or NONE))
 
 
 def _joined(
-    op: str, degrees: Sequence[Degree | None], positions: Sequence[int]
+    degrees: Sequence[Degree | None], positions: Sequence[int]
 ) -> tuple[Degree, tuple[tuple[int, Degree], ...]]:
     """The one degree of joined inputs, and the positions that must come to have it."""
     positions = [p for p in positions if p < len(degrees)]
     found = sorted({d for p in positions if (d := degrees[p])})
     if len(found) != 1:
         shown = ", ".join(map(str, found))
-        raise NoDegree(reason(Untaken.DEGREES_DIFFER, op, shown))
+        raise NoDegree(reason(Untaken.DEGREES_DIFFER, shown))
     return found[0], tuple((p, found[0]) for p in positions if not degrees[p])
 
 
@@ -134,8 +134,8 @@ def _between(
     other = attributes.get("reduction", "none") == "mul" or attributes.get("value")
     if strays or whole or other or record.outputs not in ((0,), EVERY):
         first = next(d for d in degrees if d)
-        raise NoDegree(_no_degree(op, first))
-    degree, joined = _joined(op, degrees, positions)
+        raise NoDegree(_no_degree(first))
+    degree, joined = _joined(degrees, positions)
     kept = range(outputs) if record.outputs == EVERY else record.outputs
     return Passed(tuple(degree if p in kept else NONE for p in range(outputs)), joined)
 
@@ -146,7 +146,7 @@ def _multiplied(op: str, degrees: Sequence[Degree | None], outputs: int) -> Pass
     known = {*factors, *form.divisors, *form.addends}
     strays = [d for p, d in enumerate(degrees) if d and p not in known]
     if strays:
-        raise NoDegree(_no_degree(op, strays[0]))
+        raise NoDegree(_no_degree(strays[0]))
 
     def total(positions: Sequence[int]) -> Degree:
         return sum((degrees[p] or NONE for p in positions if p < len(degrees)), NONE)
@@ -155,7 +155,7 @@ def _multiplied(op: str, degrees: Sequence[Degree | None], outputs: int) -> Pass
     addends = [p for p in form.addends if p < len(degrees)]
     for p in addends:
         if degrees[p] and degrees[p] != degree:
-            raise NoDegree(reason(Untaken.DEGREES_DIFFER, op, f"{degree}, {degrees[p]}"))
+            raise NoDegree(reason(Untaken.DEGREES_DIFFER, f"{degree}, {degrees[p]}"))
     joined = tuple((p, degree) for p in addends if not degrees[p] and degree)
     return Passed((degree,) * outputs, joined)
 
@@ -170,13 +170,13 @@ def _of_function(
     if record.from_inputs:
         given = [number(p) for p in range(1, len(degrees))]
         if None in given:
-            raise NoDegree(_no_degree(op, degrees[0]))
+            raise NoDegree(_no_degree(degrees[0]))
         parameters = [value for value in given if value is not None]
     else:
         parameters = [attributes.get(name, value) for name, value in record.attributes.items()]
     degree = record.degree(*parameters) if any(degrees[:1]) else None
     if degree is None or any(degrees[1:]):
-        raise NoDegree(_no_degree(op, next(d for d in degrees if d)))
+        raise NoDegree(_no_degree(next(d for d in degrees if d)))
     return (degrees[0] or NONE) * Fraction(degree).limit_denominator(1000)
 
 
@@ -185,8 +185,8 @@ def _clipped(
 ) -> Passed:
     limits = [float(attributes[name]) for name in ("min", "max") if name in attributes]
     if not any_degree(limits):  # of an old opset, which no edit reaches
-        raise NoDegree(_no_degree("Clip", degrees[0]))
-    degree, joined = _joined("Clip", degrees, range(len(degrees)))
+        raise NoDegree(_no_degree(degrees[0]))
+    degree, joined = _joined(degrees, range(len(degrees)))
     return Passed((degree,) * outputs, joined)
 
 
@@ -196,13 +196,13 @@ def _batch_normalised(
     """(x - mean) / sqrt(variance + epsilon) * scale + bias, fed with statistics of its own."""
     x, scale, bias, mean, variance = (*degrees, None, None, None, None, None)[:5]
     if attributes.get("training_mode") or not variance or bias:
-        raise NoDegree(_no_degree("BatchNormalization", next(d for d in degrees if d)))
+        raise NoDegree(_no_degree(next(d for d in degrees if d)))
     if x and variance != 2 * x:
         shown = f"{x}, {variance / 2}"
-        raise NoDegree(reason(Untaken.DEGREES_DIFFER, "BatchNormalization", shown))
+        raise NoDegree(reason(Untaken.DEGREES_DIFFER, shown))
     own = variance / 2
     if mean and mean != own:
-        raise NoDegree(reason(Untaken.DEGREES_DIFFER, "BatchNormalization", f"{own}, {mean}"))
+        raise NoDegree(reason(Untaken.DEGREES_DIFFER, f"{own}, {mean}"))
     joined = [(p, own) for p, degree in ((0, x), (3, mean)) if not degree]
     degree = scale or NONE
     if degree:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import Fold
+from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Reason
-from slanc_onnx.report.as_json import VERSION, Report, norm_entry, validation_entry
+from slanc_onnx.report.as_json import VERSION, Report, norm_entry, suspect_entry, validation_entry
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.report.rows import NormRow, norm_rows
@@ -36,6 +37,8 @@ class Outcome:
         seconds: What each step took.
         fold: What was folded into which weights; None where that was not asked for.
         audits: What the norms' rows did on the data of `Options.observe`.
+        suspects: What looks like a norm and was not taken.
+        accepted: The names of those that the user left out.
     """
 
     source: Path
@@ -49,11 +52,29 @@ class Outcome:
     seconds: Mapping[str, float]
     fold: Fold | None = None
     audits: list[Audit] = field(default_factory=list)
+    suspects: list[Suspect] = field(default_factory=list)
+    accepted: Set[str] = frozenset()
 
     @property
     def passed(self) -> bool:
         """Whether nothing speaks against the result."""
+        return self.validated and not self.not_understood and not self.all_skipped
+
+    @property
+    def validated(self) -> bool:
+        """Whether the validation passed, or was not asked for."""
         return not self.not_validated and (self.validation is None or self.validation.passed)
+
+    @property
+    def not_understood(self) -> list[Suspect]:
+        """The suspects that nobody accepted."""
+        return [suspect for suspect in self.suspects if suspect.name not in self.accepted]
+
+    @property
+    def all_skipped(self) -> bool:
+        """Whether no norm is safe of those that the user did not leave out."""
+        kept = [norm for norm in self.norms if not norm.excluded]
+        return bool(kept) and all(norm.status == "skipped" for norm in kept)
 
     @cached_property
     def rows(self) -> list[NormRow]:
@@ -69,6 +90,7 @@ class Outcome:
             output=str(self.output),
             options=dict(self.options),
             norms=[norm_entry(row) for row in self.rows],
+            suspects=[suspect_entry(s, s.name in self.accepted) for s in self.suspects],
             notes=[reason_text(note) for note in self.notes],
             fold=None if self.fold is None else fold_entry(self.fold),
             audit=audit_entries(self.audits),

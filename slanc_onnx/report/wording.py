@@ -151,11 +151,11 @@ _UNSCALABLE: dict[Kind, str] = {
     "size, so that scaling would change the outputs; export it with a Sqrt",
 }
 _UNTAKEN: dict[Kind, str] = {
-    Untaken.NO_DEGREE: "a factor of degree {1} does not pass {0}",
-    Untaken.DEGREES_DIFFER: "{0} joins values of the degrees {1}, so that no factor passes",
-    Untaken.JOINED_WITH_DATA: "{0} joins a value of degree {1} with {2!r}, which is data",
-    Untaken.WEIGHTS_INSIDE: "{0} multiplies by weights before the division",
-    Untaken.ANOTHER_DEGREE: "what {0} gives has the degree {1}, not 0",
+    Untaken.NO_DEGREE: "a factor of degree {0} does not pass",
+    Untaken.DEGREES_DIFFER: "joins values of the degrees {0}, so that no factor passes",
+    Untaken.JOINED_WITH_DATA: "joins a value of degree {0} with {1!r}, which is data",
+    Untaken.WEIGHTS_INSIDE: "multiplies by weights before the division",
+    Untaken.ANOTHER_DEGREE: "gives something of degree {0}, not 0",
     Untaken.NOT_DIVIDED: "nothing of its own size is divided by its root",
     Untaken.ROOT_OF_SCALE: "a root of the scale would have to pass, which is not exact",
     Untaken.UNKNOWN_DOMAIN: "an op of the domain {0!r}, which nobody here knows",
@@ -173,6 +173,7 @@ _DECISIONS: dict[Kind, str] = {
     Decision.ROWS_NOT_FINITE: "its rows are not finite or zero",
     Decision.NOT_LINEAR: "its input is no linear map of earlier norms ({0})",
     Decision.SQUARE_NOT_FINITE: "the predicted sum of squares is {0:g}",
+    Decision.EXCLUDED: "left out by --exclude or --only",
     Decision.WITH_ITS_GROUP: "folded with its group",
     Decision.ALONE: "{0:g} by itself",
 }

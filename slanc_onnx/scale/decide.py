@@ -50,6 +50,11 @@ class ScaledNorm:
     certificate: Certificate | None = None
 
     @property
+    def excluded(self) -> bool:
+        """Whether the user left it out."""
+        return any(reason.kind is Decision.EXCLUDED for reason in self.reasons)
+
+    @property
     def scaled_epsilon(self) -> float | None:
         """Epsilon as the scaled norm has it."""
         if self.scale is None or self.status == "skipped":
@@ -155,6 +160,8 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
 
     if norm.scaled_by is not None:
         return decided("unchanged", norm.scaled_by, Reason(Decision.SCALED_BEFORE))
+    if options.leaves_out(norm.name):
+        return decided("skipped", None, Reason(Decision.EXCLUDED))
     if norm.skip_reason is not None:
         return decided("skipped", None, norm.skip_reason)
     if estimate is None:

@@ -33,6 +33,7 @@ REPORT = [
     "output",
     "options",
     "norms",
+    "suspects",
     "notes",
     "fold",
     "audit",
