@@ -1,4 +1,4 @@
-"""What looks like a norm is accounted for: in the report, on the terminal and in the exit status."""
+"""What looks like a norm is accounted for: in reports, on a terminal, in the exit status."""
 
 import json
 from pathlib import Path
