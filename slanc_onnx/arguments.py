@@ -24,8 +24,9 @@ from slanc_onnx.tokens import Tokens
 # As README's table has it.
 EXIT_STATUS = {
     0: "what was asked for holds; the model is written, if it has norms",
-    1: "the model is written, but validation failed or could not be done: the last line says why, "
-    "and what else could not be written",
+    1: "validation failed or could not be done, something that looks like a norm was not "
+    "understood, or every norm was skipped: the last line says which, and what else could not be "
+    "written; the model is written if it has norms, whole",
     2: "bad usage or bad input; nothing is written",
     3: "as 0, but a report, the page or standard output could not be written: the message names it",
     4: "a bug in slanc-onnx; nothing is written, --traceback shows where it happened",
@@ -64,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL.onnx", help="the model; external data stays where it is")
     add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
+    _add_choice(parser)
     _add_scales(parser)
     _add_target(parser)
     _add_certificates(parser)
@@ -90,6 +92,16 @@ def _add_scales(parser: argparse.ArgumentParser) -> None:
         help="where the window comes from: random token ids through the model, the weights "
         "alone, or the first of these that works here (default)",
     )
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("which norms").add_argument
+    add(
+        "--exclude",
+        metavar="REGEX",
+        help="leave norms alone in whose name it is found, and accept them, and suspects likewise",
+    )
+    add("--only", metavar="REGEX", help="leave all others alone, and accept them")
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:

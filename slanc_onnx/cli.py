@@ -110,6 +110,8 @@ def _run(args: argparse.Namespace) -> int:
         input_ranges=dict(args.input_range),
         apply=args.apply,
         emulate=args.emulate,
+        exclude=args.exclude,
+        only=args.only,
         jobs=args.jobs,
         time_limit=args.time_limit,
         isolate=True,
@@ -142,7 +144,9 @@ def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
             raise
     if lost:
         model = f"{outcome.output} is written" if outcome.norms else "No norm, so no model either"
-        failed = "" if outcome.passed else ", but validation FAILED"
+        failed = "" if outcome.passed else ", but FAILED"
+        if not outcome.validated:
+            failed = ", but validation FAILED"
         advice = "Make room there or name another place, and run again."
         _fail(NOT_WRITTEN, f"{'; '.join(lost)}. {model}{failed}. {advice}")
     return FAILED if not outcome.passed else NOT_WRITTEN if lost else PASSED
@@ -256,7 +260,9 @@ def _print(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> N
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names and Γ on a terminal without them
     if not outcome.norms:
-        line = f"{outcome.source}: {no_norm_line(outcome)}; nothing to do, nothing written."
+        told = no_norm_line(outcome)
+        ending = "nothing to do, nothing written" if outcome.passed else "nothing written"
+        line = f"{outcome.source}: {told}; {ending}."
         print(printable(" | ".join([line, *lost])))
         return
     # No markup and emoji: brackets and colons in names are just that.

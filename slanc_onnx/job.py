@@ -88,6 +88,8 @@ def protect_file(
         seconds=clock.seconds,
         fold=done.fold,
         audits=done.audits,
+        suspects=read.suspects,
+        accepted={s.name for s in read.suspects if options.leaves_out(s.name)},
     )
 
 
@@ -282,7 +284,7 @@ def make_notes(read: ReadModel, options: Options) -> list[Reason]:
         notes.append(Reason(Note.ESTIMATE_UNUSED, (options.estimate, options.scale)))
     if read.inlined:
         notes.append(Reason(Note.INLINED, tuple(read.inlined)))
-    means = unmatched_means(read.scopes, read.norms)
+    means = unmatched_means(read.scopes, read.norms, read.suspects)
     if means:
         notes.append(Reason(Note.MEANS_UNMATCHED, tuple(means)))
     overridable = sorted({name for scope in read.scopes for name in scope.overridable})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ class Options:
         certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
             large matrices too), or "off".
         input_ranges: Least and largest element of float graph inputs (pixels), for the bounds.
+        exclude: A regular expression. Norms and suspects in whose name it is found are left as they
+            are, and accepted.
+        only: The same for all in whose name it is not found.
         executor: What works on blocks of large matrices, for example a
             `concurrent.futures.ProcessPoolExecutor` or that of a Dask client; None for a thread on
             every processor. The result does not depend on it.
@@ -62,7 +66,15 @@ class Options:
     input_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     apply: ApplyRule = "div"
     emulate: EmulateRule = "norms"
+    exclude: str | None = None
+    only: str | None = None
     executor: Executor | None = None
     jobs: int | None = None
     time_limit: float | None = TIME_LIMIT
     isolate: bool = False
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether a norm or suspect of that name is excluded."""
+        if self.only is not None and re.search(self.only, name) is None:
+            return True
+        return self.exclude is not None and re.search(self.exclude, name) is not None

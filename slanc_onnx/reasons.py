@@ -142,6 +142,8 @@ class Unproved(_Named):
     ROW_NOT_FINITE = auto()  # row that was seen
     ROW_ABOVE_BOUND = auto()  # row that was seen, its length, the bound
     ROW_LOST = auto()  # number of rows
+    L2_NORMALISATION = auto()
+    OTHER_STEPS = auto()
 
 
 class Unscalable(_Named):
@@ -158,12 +160,26 @@ class Unscalable(_Named):
     ADDS_INSIDE = auto()
     HEADS_INSIDE = auto()
     LOGARITHM = auto()
+    AXES_UNKNOWN = auto()
     BREAKS_RULES = auto()  # op; behind: how
     NO_FLOAT = auto()  # type of its input
     NOTE_UNREADABLE = auto()  # text of its note
     NO_GAMMA = auto()
     NO_GROUPS = auto()  # number of groups
     NO_SUCH_AXIS = auto()  # axis, number of axes
+
+
+class Untaken(_Named):
+    """Why what looks like a norm is not taken for one."""
+
+    NO_DEGREE = auto()  # degree of its input
+    DEGREES_DIFFER = auto()  # degrees of its inputs
+    JOINED_WITH_DATA = auto()  # degree, the other tensor
+    WEIGHTS_INSIDE = auto()
+    ANOTHER_DEGREE = auto()  # degree of its output
+    NOT_DIVIDED = auto()
+    ROOT_OF_SCALE = auto()
+    UNKNOWN_DOMAIN = auto()  # domain
 
 
 class Decision(_Named):
@@ -180,6 +196,7 @@ class Decision(_Named):
     ROWS_NOT_FINITE = auto()
     NOT_LINEAR = auto()  # op or kind of expression
     SQUARE_NOT_FINITE = auto()  # predicted sum of squares
+    EXCLUDED = auto()
     WITH_ITS_GROUP = auto()
     ALONE = auto()  # the scale that it would have by itself
 
@@ -218,7 +235,9 @@ class Note(_Named):
     WOULD_LOSE_BITS = auto()  # (weight, elements) of each weight
 
 
-Kind = Unread | Fault | Doubt | Unproved | Unscalable | Decision | Undivided | Failure | Note
+Kind = (
+    Unread | Fault | Doubt | Unproved | Unscalable | Untaken | Decision | Undivided | Failure | Note
+)
 Fact = str | float | tuple[int, ...] | tuple[str, str] | tuple[str, int]
 
 

@@ -20,6 +20,7 @@ from slanc_onnx.norms import (
     rounded,
     scaled_epsilon,
 )
+from slanc_onnx.ops import EPSILON
 
 
 def apply_scales_in(
@@ -83,28 +84,41 @@ class Planner:
         self._residual(norm, scale)
 
     def epsilon(self, norm: Norm, scale: float) -> None:
-        """Plan epsilon divided to match the scale."""
+        """Plan epsilon divided to match the scale, and the other constants that go with it."""
+        for limit in norm.limits:
+            self._divided(norm, limit.place, limit.value, limit.power, scale)
         epsilon = scaled_epsilon(norm, scale)
         if epsilon is None or (norm.form == "decomposed" and norm.epsilon_place is None):
             return  # it has none
         if norm.epsilon_place is None:
             self.edits.epsilons[NodeAt(norm.path, norm.nodes[-1])] = epsilon
             return
-        index, position, element_type = norm.epsilon_place
-        if norm.overridable_epsilon is not None:
-            self._divided_epsilon(norm, scale)
-            return
-        constant = self.scalar("epsilon", epsilon, element_type)
-        self.edits.inputs[NodeAt(norm.path, index), position] = constant
+        known = norm.epsilon if norm.overridable_epsilon is None else None
+        self._divided(norm, norm.epsilon_place, known, norm.epsilon_power, scale)
 
-    def _divided_epsilon(self, norm: Norm, scale: float) -> None:
-        """Plan a Div of an epsilon that a caller may override, for when the model runs."""
-        assert norm.epsilon_place is not None
-        index, position, element_type = norm.epsilon_place
-        tensor = node_at(self._model, NodeAt(norm.path, index)).input[position]
-        divisor = self.scalar("scale", scale**norm.epsilon_power, element_type)
+    def _divided(
+        self, norm: Norm, place: Place, value: float | None, power: int, scale: float
+    ) -> None:
+        """Plan a constant divided by a power of the scale.
+
+        It is divided when the model runs where it is not one number, where a caller may override
+        it, and where another norm has it divided too.
+        """
+        index, position, element_type = place
+        at = NodeAt(norm.path, index)
+        if position == EPSILON:
+            value = self.edits.epsilons.get(at, value)
+            self.edits.epsilons[at] = float(value or 0.0) / scale**power
+            return
+        before = self.edits.inputs.get((at, position))
+        if value is not None and before is None:
+            constant = self.scalar("epsilon", value / scale**power, element_type)
+            self.edits.inputs[at, position] = constant
+            return
+        tensor = before or node_at(self._model, at).input[position]
+        divisor = self.scalar("scale", scale**power, element_type)
         divided = self.unused(f"{tensor}/slanc")
-        self.edits.inputs[NodeAt(norm.path, index), position] = divided
+        self.edits.inputs[at, position] = divided
         self._insert(index, "Div", (tensor, divisor), divided, norm, scale)
 
     def _residual(self, norm: Norm, scale: float) -> None:

@@ -1,8 +1,8 @@
 """Finding every norm of a model, as plain values.
 
-Takes the scopes of a model and gives one `Norm` for each LayerNorm, RMSNorm and GroupNorm, by
-indices and names. Functions that hold norms are inlined first. Norms that cannot be scaled have the
-reason with them.
+Takes the scopes of a model and gives one `Norm` for each LayerNorm, RMSNorm, GroupNorm and L2
+normalisation, by indices and names; what only looks like one is a `Suspect`. Functions that hold
+norms are inlined first. Norms that cannot be scaled have the reason with them.
 """
 
 from slanc_onnx.norms.find import unmatched_means
@@ -11,6 +11,7 @@ from slanc_onnx.norms.model import ReadModel, read_model
 from slanc_onnx.norms.norm import APPLIED_KEY, NORM_KEY, SCALE_KEY, Norm, Place, as_computed
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.norms.scaled import residual_name, rounded, scaled_epsilon
+from slanc_onnx.norms.suspects import Suspect
 
 __all__ = [
     "APPLIED_KEY",
@@ -20,6 +21,7 @@ __all__ = [
     "Place",
     "ReadModel",
     "RowAxes",
+    "Suspect",
     "as_computed",
     "inline_norm_functions",
     "read_model",

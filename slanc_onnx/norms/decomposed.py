@@ -50,11 +50,11 @@ def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> 
     if op_of(node) in ("Div", "Mul") and beta is None:
         late_gamma, beta, output = _affine(scope, output, axes)
         gamma = gamma or late_gamma
-    width = _row_size(scope, gamma, axes)
+    width = row_size(scope, gamma, axes)
     pooled = any(op_of(n) == "GlobalAveragePool" for n in match.nodes)
     if not _is_over_rows(scope, axes, reads[0].tensor, gamma, pooled):
         return None
-    width = width or next((w for u in reads if (w := _along(scope, u.tensor, axes))), None)
+    width = width or next((w for u in reads if (w := along(scope, u.tensor, axes))), None)
     divisors = [*match.values("count"), *(1 / n for n in match.values("inverse count") if n)]
     if not all(map(math.isfinite, divisors)):
         return None
@@ -136,7 +136,7 @@ def _is_over_rows(
     return rank is not None and rank >= 4 and inside and 0 not in axes.axes
 
 
-def _along(scope: Scope, source: gs.Tensor, axes: RowAxes) -> int | None:
+def along(scope: Scope, source: gs.Tensor, axes: RowAxes) -> int | None:
     """The number of elements of a row, where the input's shape tells it."""
     if axes.last_axis:
         return last_dim(scope, source)
@@ -151,7 +151,7 @@ def _along(scope: Scope, source: gs.Tensor, axes: RowAxes) -> int | None:
     )
 
 
-def _row_size(scope: Scope, constant: gs.Tensor | None, axes: RowAxes) -> int | None:
+def row_size(scope: Scope, constant: gs.Tensor | None, axes: RowAxes) -> int | None:
     """The number of elements of a row, where gamma or beta tells it."""
     if constant is None:
         return None
@@ -182,13 +182,13 @@ def _affine(
     """Gamma and beta that follow a normalised value, and the tensor after them."""
     tensor, found = normalised, []
     for op in ("Mul", "Add"):
-        end, operand = _next_constant(scope, tensor, op, axes)
+        end, operand = next_constant(scope, tensor, op, axes)
         found.append(operand)
         tensor = end if operand is not None else tensor
     return found[0], found[1], tensor
 
 
-def _next_constant(
+def next_constant(
     scope: Scope, tensor: gs.Tensor, op: str, axes: RowAxes
 ) -> tuple[gs.Tensor, gs.Tensor | None]:
     """Follow the only reader through casts to an `op` whose other operand is a constant row."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
@@ -12,37 +12,73 @@ from slanc_onnx.graph import Scope, op_of
 from slanc_onnx.norms.decomposed import decomposed_norm
 from slanc_onnx.norms.fused import fused_norms
 from slanc_onnx.norms.norm import Norm
+from slanc_onnx.norms.region_norms import region_norms
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.norms.spellings import reduced_axes
+from slanc_onnx.norms.suspects import Suspect
+
+
+@dataclass(frozen=True)
+class Found:
+    """The norms of a model, and what looks like one and was not taken; in topological order."""
+
+    norms: list[Norm]
+    suspects: list[Suspect]
 
 
 def find_norms_in(scopes: Sequence[Scope]) -> list[Norm]:
     """Every norm of some scopes, in topological order; a subgraph's follow the node that has it."""
+    return find_in(scopes).norms
+
+
+def find_in(scopes: Sequence[Scope]) -> Found:
+    """The norms and the suspects of some scopes.
+
+    Regions come first. The patterns read what no region describes: a root by logarithms, values
+    that are rounded to integers inside.
+    """
     by_path = {scope.path: scope for scope in scopes}
 
-    def of(scope: Scope) -> list[Norm]:
-        found: list[Norm] = []
+    def of(scope: Scope) -> list[Norm | Suspect]:
+        found: list[tuple[int, Norm | Suspect]] = []
         claimed: set[int] = set()
-        for node in scope.sorted_nodes:
+        nodes = list(enumerate(scope.sorted_nodes))
+        for place, node in nodes:
             norms = fused_norms(scope, node)
-            if not norms and scope.index[id(node)] not in claimed:
-                norms = [n for n in [decomposed_norm(scope, node)] if n is not None]
-            found += norms
+            found += [(place, norm) for norm in norms]
             claimed.update(index for norm in norms for index in norm.nodes)
             for attribute, value in node.attrs.items():
                 if isinstance(value, gs.Graph):
-                    found += of(by_path[(*scope.path, (scope.index[id(node)], attribute))])
-        return found
+                    inner = of(by_path[(*scope.path, (scope.index[id(node)], attribute))])
+                    found += [(place, one) for one in inner]
+        regions, suspects = region_norms(scope, claimed)
+        whole = [pair for pair in regions if not pair[1].by_ops]
+        claimed.update(index for _, norm in whole for index in norm.nodes)
+        found += whole
+        for place, node in nodes:
+            if scope.index[id(node)] not in claimed:
+                norm = decomposed_norm(scope, node)
+                if norm is not None:
+                    found.append((place, norm))
+                    claimed.update(norm.nodes)
+        found += [pair for pair in regions if pair[1].by_ops and claimed.isdisjoint(pair[1].nodes)]
+        found += [pair for pair in suspects if pair[1].node not in claimed]
+        return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
-    return _unique_names(of(by_path[()]))
+    every = of(by_path[()])
+    norms = [one for one in every if isinstance(one, Norm)]
+    return Found(_unique_names(norms), [one for one in every if isinstance(one, Suspect)])
 
 
-def unmatched_means(scopes: Sequence[Scope], norms: Sequence[Norm]) -> list[str]:
-    """Names of the means over a last axis that belong to no norm.
+def unmatched_means(
+    scopes: Sequence[Scope], norms: Sequence[Norm], suspects: Sequence[Suspect] = ()
+) -> list[str]:
+    """Names of the means over a last axis that belong to no norm and to no suspect.
 
     A norm may hide there: an optimiser or a quantiser can leave it in a spelling without pattern.
     """
     claimed = {(norm.path, index) for norm in norms for index in norm.nodes}
+    claimed |= {(suspect.path, suspect.node) for suspect in suspects}
     return [
         node.name or node.outputs[0].name
         for scope in scopes

@@ -8,9 +8,10 @@ from pathlib import Path
 import onnx
 
 from slanc_onnx.graph import InputSpec, Scope, check_model, input_specs, read_graph
-from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.norms.find import find_in
 from slanc_onnx.norms.functions import inline_norm_functions
 from slanc_onnx.norms.norm import Norm
+from slanc_onnx.norms.suspects import Suspect
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class ReadModel:
         inlined: The names of these functions.
         scopes: The graphs of `model`, the main graph first.
         norms: Every norm, in topological order.
+        suspects: What looks like one and was not taken.
         specs: The inputs of the main graph that have to be fed.
         folder: Where the external data lies; None if it has none.
     """
@@ -32,6 +34,7 @@ class ReadModel:
     inlined: list[str]
     scopes: list[Scope]
     norms: list[Norm]
+    suspects: list[Suspect]
     specs: list[InputSpec]
     folder: Path | None
 
@@ -49,5 +52,5 @@ def read_model(model: onnx.ModelProto, folder: Path | None = None) -> ReadModel:
     check_model(model)
     inlined, functions = inline_norm_functions(model, folder)
     scopes = read_graph(inlined, folder)
-    norms = find_norms_in(scopes)
-    return ReadModel(model, inlined, functions, scopes, norms, input_specs(scopes[0]), folder)
+    found, specs = find_in(scopes), input_specs(scopes[0])
+    return ReadModel(model, inlined, functions, scopes, found.norms, found.suspects, specs, folder)

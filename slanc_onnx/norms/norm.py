@@ -17,7 +17,10 @@ APPLIED_KEY = "slanc.applied"  # on the last node of a norm in a folded model: "
 
 
 class Place(NamedTuple):
-    """An input of a node: the node's index in its graph, the input's position and element type."""
+    """An input of a node: the node's index in its graph, the input's position and element type.
+
+    The position `ops.EPSILON` is the attribute of that name.
+    """
 
     node: int
     position: int
@@ -25,13 +28,28 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A constant inside a norm that is divided along with its input, beside epsilon.
+
+    Attributes:
+        place: Where it is read.
+        power: The power of the scale that divides it; below 0 it is multiplied.
+        value: Its value; None where it is not one number.
+    """
+
+    place: Place
+    power: int
+    value: float | None
+
+
+@dataclass(frozen=True)
 class Norm:
-    """One LayerNorm, RMSNorm or GroupNorm of a graph.
+    """One LayerNorm, RMSNorm, GroupNorm or L2 normalisation of a graph.
 
     Attributes:
         name: Unique in the model: the node's name, or its output where that is empty or shared.
-        kind: "layer" (centred), "rms", or "group" (centred, over a group of channels at all
-            positions of a sample).
+        kind: "layer" (centred), "rms", "group" (centred, over a group of channels at all
+            positions of a sample), or "l2" (the sum of squares is not divided by the width).
         form: The fused op's type, or "decomposed".
         path: The subgraph that holds it; () for the main graph.
         input: The tensor that is normalised. For a Skip op the first addend.
@@ -45,6 +63,9 @@ class Norm:
         epsilon: Epsilon as in the graph; None where it is no constant.
         epsilon_place: Where a decomposed norm reads epsilon; None for a fused op's attribute.
         epsilon_power: Power of the scale that divides epsilon (2, or 1 outside the root).
+        limits: Other constants that are divided too, as those of a clamp.
+        by_ops: Whether its nodes compute more than its kind says, so that its output is traced and
+            rounded op by op; its rows are as the kind says.
         unbiased: Whether the mean square divides by width - 1 (Bessel's correction).
         one_pass: Whether a LayerNorm's variance is spelled E[x^2] - mean^2, which sums squares of
             the input as it is, not of the centred input.
@@ -82,6 +103,8 @@ class Norm:
     beta: str | None
     places: tuple[Place, ...]
     nodes: tuple[int, ...]
+    limits: tuple[Limit, ...] = ()
+    by_ops: bool = False
     unbiased: bool = False
     one_pass: bool = False
     axes: RowAxes = RowAxes()  # noqa: RUF009
@@ -96,11 +119,19 @@ class Norm:
     @property
     def centred(self) -> bool:
         """Whether the mean is subtracted."""
-        return self.kind != "rms"
+        return self.kind in ("layer", "group")
+
+    @property
+    def is_row_norm(self) -> bool:
+        """Whether its output is a row of length sqrt(width), before gamma and beta."""
+        return self.kind != "l2" and not self.by_ops
 
     @property
     def joined_epsilon(self) -> float:
-        """Epsilon as it is added to the mean square; 0 where it is no constant."""
+        """Epsilon as it is added to the mean square, or to the sum of squares of an L2 norm.
+
+        It is 0 where it is no constant.
+        """
         return (self.epsilon or 0.0) ** (2 // self.epsilon_power)
 
     @property

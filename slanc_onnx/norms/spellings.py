@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import MOST_AXES, Scope, op_of
+from slanc_onnx.norms.constants import rank_of, small_value
 from slanc_onnx.norms.pattern import Absent, Constant, Op, Pattern, Scalar, Through, Var
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
 from slanc_onnx.ops import Kind
@@ -45,8 +46,7 @@ REDUCTIONS = {
 
 def reduced_axes(scope: Scope, node: gs.Node) -> RowAxes | None:
     """The rows of a reduction; None where the file does not tell its axes, or it runs over all."""
-    shape = node.inputs[0].shape
-    rank = None if shape is None else len(shape)
+    rank = rank_of(scope, node.inputs[0])
     if op_of(node) == "GlobalAveragePool":  # over the last axis of a tensor of rank 3
         return RowAxes() if rank in (3, None) else None
     if op_of(node) == "LpNormalization":
@@ -54,7 +54,8 @@ def reduced_axes(scope: Scope, node: gs.Node) -> RowAxes | None:
     else:
         axes = node.attrs.get("axes")
     if axes is None and len(node.inputs) > 1:
-        axes = scope.elements(node.inputs[1])
+        value = small_value(scope, node.inputs[1])
+        axes = None if value is None else list(value.reshape(-1))
     if not axes or not all(-MOST_AXES <= axis < MOST_AXES for axis in axes):
         return None
     return row_axes([int(axis) for axis in axes], rank)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from slanc_onnx.reasons import Unscalable
 
-Kind = Literal["layer", "rms", "group"]
+Kind = Literal["layer", "rms", "group", "l2"]
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,9 @@ def certify(
     """
     if bound.length is None:
         return Certificate(False, bound.reason, bound, affine=affine)
+    if not norm.is_row_norm:
+        kind = Unproved.L2_NORMALISATION if norm.kind == "l2" else Unproved.OTHER_STEPS
+        return Certificate(False, Reason(kind), bound, affine=affine)
     arithmetic = Arithmetic(norm, norm.width or bound.width, accelerator, scale)
     try:
         bits = arithmetic.overflow_bits(bound.length)

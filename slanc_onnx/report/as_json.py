@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from slanc_onnx.graph import write_atomically
+from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Reason
-from slanc_onnx.report.columns import COLUMNS, finite
+from slanc_onnx.report.columns import COLUMNS, finite, reason_entry
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.verify import Validation
@@ -25,6 +26,7 @@ class Report(TypedDict):
     output: str
     options: dict[str, Any]
     norms: list[dict[str, Any]]
+    suspects: list[dict[str, Any]]
     notes: list[str]
     fold: dict[str, Any] | None
     audit: list[dict[str, Any]]
@@ -40,6 +42,17 @@ def write_report(report: Report, path: Path) -> None:
 def norm_entry(row: NormRow) -> dict[str, Any]:
     """One norm: the fields of `COLUMNS`; `docs/report.md` says what each means."""
     return {column.name: column.value(row) for column in COLUMNS if column.value is not None}
+
+
+def suspect_entry(suspect: Suspect, excluded: bool) -> dict[str, Any]:
+    """What looks like a norm and was not taken for one."""
+    return {
+        "name": suspect.name,
+        "op": suspect.op,
+        "reason": reason_text(suspect.reason),
+        "reasons": [reason_entry(suspect.reason)],
+        "excluded": excluded,
+    }
 
 
 def validation_entry(

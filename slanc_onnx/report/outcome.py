@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import Fold
+from slanc_onnx.norms import Suspect
 from slanc_onnx.prove import WITHDRAWN
 from slanc_onnx.reasons import Failure, Reason
-from slanc_onnx.report.as_json import VERSION, Report, norm_entry, validation_entry
+from slanc_onnx.report.as_json import VERSION, Report, norm_entry, suspect_entry, validation_entry
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.report.rows import NormRow, norm_rows
@@ -37,6 +38,8 @@ class Outcome:
         seconds: What each step took.
         fold: What was folded into which weights; None where that was not asked for.
         audits: What the norms' rows did on the data of `Options.observe`.
+        suspects: What looks like a norm and was not taken.
+        accepted: The names of those that the user left out.
     """
 
     source: Path
@@ -50,12 +53,24 @@ class Outcome:
     seconds: Mapping[str, float]
     fold: Fold | None = None
     audits: list[Audit] = field(default_factory=list)
+    suspects: list[Suspect] = field(default_factory=list)
+    accepted: Set[str] = frozenset()
 
     @property
     def passed(self) -> bool:
         """Whether nothing speaks against the result."""
-        validated = self.validation is None or self.validation.passed
-        return self.not_validated is None and validated and self.withdrawn is None
+        return (
+            self.validated
+            and self.withdrawn is None
+            and not self.not_understood
+            and not self.all_skipped
+        )
+
+    @property
+    def validated(self) -> bool:
+        """Whether the validation passed, or was not asked for."""
+        passed = self.validation is None or self.validation.passed
+        return self.not_validated is None and passed
 
     @property
     def withdrawn(self) -> Reason | None:
@@ -72,6 +87,17 @@ class Outcome:
         name, why = found[0]
         return Reason(Failure.CERTIFICATES_WITHDRAWN, (len(found), name), behind=why)
 
+    @property
+    def not_understood(self) -> list[Suspect]:
+        """The suspects that nobody accepted."""
+        return [suspect for suspect in self.suspects if suspect.name not in self.accepted]
+
+    @property
+    def all_skipped(self) -> bool:
+        """Whether no norm is safe of those that the user did not leave out."""
+        kept = [norm for norm in self.norms if not norm.excluded]
+        return bool(kept) and all(norm.status == "skipped" for norm in kept)
+
     @cached_property
     def rows(self) -> list[NormRow]:
         """Each norm as reports show it."""
@@ -86,6 +112,7 @@ class Outcome:
             output=str(self.output),
             options=dict(self.options),
             norms=[norm_entry(row) for row in self.rows],
+            suspects=[suspect_entry(s, s.name in self.accepted) for s in self.suspects],
             notes=[reason_text(note) for note in self.notes],
             fold=None if self.fold is None else fold_entry(self.fold),
             audit=audit_entries(self.audits),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Note
 from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.fold import fold_line
@@ -40,6 +41,9 @@ def print_table(console: Console, outcome: Outcome, verbose: bool = False) -> No
 
 def no_norm_line(outcome: Outcome) -> str:
     """That no norm was found, and where one may hide."""
+    unclear = outcome.not_understood
+    if unclear:
+        return f"FAILED | no norm found; {_not_understood(unclear)}"
     told = (reason_text(note) for note in outcome.notes if note.kind is Note.MEANS_UNMATCHED)
     return next(told, "no norm found")
 
@@ -72,6 +76,7 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         yield fold_line(len(norms), outcome.fold)
         yield from (f"note: {reason_text(note)}" for note in outcome.fold.notes)
     yield from (f"note: {reason_text(note)}" for note in outcome.notes)
+    yield from (f"note: {line}" for line in suspect_lines(outcome))
     yield (
         f"limits of a sum of squares in {device.format}: {device.largest:g} largest, mean square "
         f"{device.smallest_normal:.2g} smallest normal; emulated: {device}"
@@ -104,10 +109,43 @@ def final_parts(outcome: Outcome) -> list[str]:
         last = ["NOT VALIDATED", "--no-validate was given"]
     else:
         last = verdict(outcome.validation)
+    missing = shortfalls(outcome)
+    if missing:
+        last = ["FAILED", *missing, *last[1:]]
     withdrawn = outcome.withdrawn
     if withdrawn is not None:
         last = ["FAILED", *last[1:], reason_text(withdrawn)]
     return [*last, *counted(outcome.norms)]
+
+
+def suspect_lines(outcome: Outcome) -> list[str]:
+    """What looks like a norm and was not taken, each with the reason."""
+    open_ones = {suspect.name for suspect in outcome.not_understood}
+    return [
+        f"{s.name} ({s.op}) looks like a norm and was "
+        + (f"not understood: {reason_text(s.reason)}" if s.name in open_ones else "left out")
+        for s in outcome.suspects
+    ]
+
+
+def shortfalls(outcome: Outcome) -> list[str]:
+    """What keeps a result from passing beside the validation."""
+    found, unclear = [], outcome.not_understood
+    if unclear:
+        total = len(outcome.norms) + len(unclear)
+        safe = sum(row.decided.status != "skipped" and not row.lost_after for row in outcome.rows)
+        found.append(f"{safe} of {total} norms safe; {_not_understood(unclear)}")
+    if outcome.all_skipped:
+        found.append("every norm was skipped; --exclude accepts that")
+    return found
+
+
+def _not_understood(suspects: Sequence[Suspect]) -> str:
+    first = suspects[0]
+    return (
+        f"{len(suspects)} not understood, first {first.name!r} ({first.op}): "
+        f"{reason_text(first.reason)}; --exclude accepts them"
+    )
 
 
 def counted(norms: Sequence[ScaledNorm]) -> list[str]:

@@ -19,6 +19,7 @@ from slanc_onnx.reasons import (
     Unproved,
     Unread,
     Unscalable,
+    Untaken,
 )
 from slanc_onnx.trace import Term
 
@@ -140,6 +141,8 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.ROW_LOST: "withdrawn: {0} rows were lost in the emulation",
     Unproved.BELOW_EPSILON: "E[x^2] - mean^2 may come out as {0:.3g}, below -epsilon: its root "
     "is nan",
+    Unproved.L2_NORMALISATION: "it is an L2 normalisation, whose steps have no bounds yet",
+    Unproved.OTHER_STEPS: "its ops compute more than a norm, and have no bounds yet",
 }
 _UNSCALABLE: dict[Kind, str] = {
     Unscalable.INNER_VALUE_READ: "its inner value {0!r} is also read by {1} {2!r}",
@@ -156,6 +159,8 @@ _UNSCALABLE: dict[Kind, str] = {
     "tensor to divide; export without this fusion to scale it",
     Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
     "input tensor to divide; export without q_norm and k_norm inside the op to scale it",
+    Unscalable.AXES_UNKNOWN: "the file does not tell over which axes it runs; run "
+    "onnx.shape_inference on the file first",
     Unscalable.BREAKS_RULES: "breaks the rules of {0}: {behind}",
     Unscalable.NO_FLOAT: "its input is of type {0}, no float",
     Unscalable.NOTE_UNREADABLE: "its note slanc.scale = {0!r} is no scale; remove it from the file",
@@ -164,6 +169,16 @@ _UNSCALABLE: dict[Kind, str] = {
     Unscalable.NO_SUCH_AXIS: "normalises from axis {0} on of an input of {1} axes",
     Unscalable.LOGARITHM: "its inverse root is exp(-0.5 log(x)), which rounds otherwise at another "
     "size, so that scaling would change the outputs; export it with a Sqrt",
+}
+_UNTAKEN: dict[Kind, str] = {
+    Untaken.NO_DEGREE: "a factor of degree {0} does not pass",
+    Untaken.DEGREES_DIFFER: "joins values of the degrees {0}, so that no factor passes",
+    Untaken.JOINED_WITH_DATA: "joins a value of degree {0} with {1!r}, which is data",
+    Untaken.WEIGHTS_INSIDE: "multiplies by weights before the division",
+    Untaken.ANOTHER_DEGREE: "gives something of degree {0}, not 0",
+    Untaken.NOT_DIVIDED: "nothing of its own size is divided by its root",
+    Untaken.ROOT_OF_SCALE: "a root of the scale would have to pass, which is not exact",
+    Untaken.UNKNOWN_DOMAIN: "an op of the domain {0!r}, which nobody here knows",
 }
 _DECISIONS: dict[Kind, str] = {
     Decision.ONE_IS_BEST: "1 is the best scale: nothing to insert",
@@ -178,6 +193,7 @@ _DECISIONS: dict[Kind, str] = {
     Decision.ROWS_NOT_FINITE: "its rows are not finite or zero",
     Decision.NOT_LINEAR: "its input is no linear map of earlier norms ({0})",
     Decision.SQUARE_NOT_FINITE: "the predicted sum of squares is {0:g}",
+    Decision.EXCLUDED: "left out by --exclude or --only",
     Decision.WITH_ITS_GROUP: "folded with its group",
     Decision.ALONE: "{0:g} by itself",
 }
@@ -216,6 +232,7 @@ TEXTS: Mapping[Kind, str] = {
     **_DOUBTS,
     **_UNPROVED,
     **_UNSCALABLE,
+    **_UNTAKEN,
     **_DECISIONS,
     **_UNDIVIDED,
     **_FAILURES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -81,7 +82,8 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
 
     Raises:
         SlancError: an input is missing, of another type or shape, or names a row that is not
-            there; a range is none, or is given for what is no input of floats; jobs is below 1.
+            there; a range is none, or is given for what is no input of floats; jobs is below 1;
+            what excludes norms is no regular expression.
     """
     needed = {spec.name for spec in specs}
     floats = [spec.name for spec in specs if spec.is_float]
@@ -95,6 +97,15 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
                 f"--input-range {name}: {low:g} to {high:g} is no range. Give finite numbers, the "
                 "least first."
             )
+    for option in ("exclude", "only"):
+        text = getattr(options, option) or ""
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise SlancError(
+                f"--{option} {text}: is no regular expression ({error}). Escape what is meant as "
+                "it stands with a backslash."
+            ) from error
     if options.jobs is not None and options.jobs < 1:
         raise SlancError(f"--jobs {options.jobs}: must be at least 1.")
     if options.inputs is not None:

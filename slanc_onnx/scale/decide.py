@@ -66,6 +66,11 @@ class ScaledNorm:
     safe_radius: float | None = None
 
     @property
+    def excluded(self) -> bool:
+        """Whether the user left it out."""
+        return any(reason.kind is Decision.EXCLUDED for reason in self.reasons)
+
+    @property
     def scaled_epsilon(self) -> float | None:
         """Epsilon as the scaled norm has it."""
         if self.scale is None or self.status == "skipped":
@@ -195,6 +200,8 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
 
     if norm.scaled_by is not None:
         return decided("unchanged", norm.scaled_by, Reason(Decision.SCALED_BEFORE))
+    if options.leaves_out(norm.name):
+        return decided("skipped", None, Reason(Decision.EXCLUDED))
     if norm.skip_reason is not None:
         return decided("skipped", None, norm.skip_reason)
     if estimate is None:
@@ -207,7 +214,8 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
     width = norm.width or estimate.width
     if width is None:
         return decided("skipped", None, Reason(Decision.WIDTH_UNKNOWN))
-    placement = place(estimate, width, options.accelerator, norm.joined_epsilon)
+    averaged = norm.kind != "l2"
+    placement = place(estimate, width, options.accelerator, norm.joined_epsilon, averaged)
     note = placement.note
     if note is None and placement.scale == 1.0:
         note = Reason(Decision.ONE_IS_BEST)

@@ -43,7 +43,11 @@ class Placement:
 
 
 def place(
-    estimate: Estimate, width: int, accelerator: Accelerator, epsilon: float = 0.0
+    estimate: Estimate,
+    width: int,
+    accelerator: Accelerator,
+    epsilon: float = 0.0,
+    averaged: bool = True,
 ) -> Placement:
     """The power of two in the geometric middle of the window of `estimate`, or below it.
 
@@ -69,8 +73,12 @@ def place(
         width: Elements per row.
         accelerator: Whose limits bound the window.
         epsilon: The norm's, as it joins the mean square; 0 for none.
+        averaged: Whether the sum of squares is divided by the width. Where not, epsilon joins the
+            sum, which has to stay normal itself.
     """
     largest, smallest = accelerator.square_limits(width)
+    if not averaged:
+        smallest, epsilon = smallest / width, epsilon / width
     seen = _least(estimate.seen, estimate, width * epsilon, accelerator, largest)
     low = _least(estimate.upper, estimate, width * epsilon, accelerator, largest)
     high = math.log2(max(estimate.typical, width * epsilon) / (width * smallest)) / 2

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from slanc_onnx.graph import Array, InputSpec, Scope, concrete_shapes, op_of, read_tensor
+from slanc_onnx.graph import Array, GraphPath, InputSpec, Scope, concrete_shapes, op_of, read_tensor
 from slanc_onnx.norms import Norm
 from slanc_onnx.ops import CannotFollow, broadcast, too_large
 from slanc_onnx.reasons import Doubt, Reason, Unread
@@ -157,7 +157,12 @@ class _Tracer:
     ) -> None:
         self.shapes = shapes
         self.scopes = {scope.path: scope for scope in scopes}
-        self.norms = {(norm.path, norm.normalised): norm for norm in norms}
+        rows = [norm for norm in norms if norm.is_row_norm]
+        self.norms = {(norm.path, norm.normalised): norm for norm in rows}
+        self.others: dict[tuple[GraphPath, str], list[Norm]] = {}  # traced op by op
+        for norm in norms:
+            if not norm.is_row_norm:
+                self.others.setdefault((norm.path, norm.normalised), []).append(norm)
         self.seen: dict[str, list[Expr]] = {}  # by norm name, one per pass of a loop
         self.blocked: dict[str, Reason] = {}
         self.affine: dict[str, tuple[Value | None, Value | None]] = {}
@@ -196,6 +201,7 @@ class _Tracer:
                 raise CannotFollow(Unread.BROKEN, behind=fault)
             if norm is not None:
                 return self._norm(scope, norm, node, values)
+            self._others(scope, node, values)
             if not op_of(node):
                 raise CannotFollow(Unread.NO_RULE_IN_DOMAIN, str(node.domain))
             bodies = {k: v for k, v in node.attrs.items() if isinstance(v, gs.Graph)}
@@ -244,17 +250,10 @@ class _Tracer:
             addends = [_value_of(name, values) for name in names]
         else:
             addends = [_value_of(norm.input, values)]
-        view = self._summed(norm, addends)
+        affine = [values[name] for name in (norm.gamma, norm.beta) if name and name in values]
+        view, result = self._input(scope, norm, addends, affine)
         if norm.residual is not None and len(outputs) > norm.residual:
             outputs[norm.residual] = view
-        expr, result = normalise(view, norm)
-        affine = [values[name] for name in (norm.gamma, norm.beta) if name and name in values]
-        self.doubts.norm(norm, [*addends, *affine], expr, result, open_rows(scope, norm, view))
-        if self.loops:
-            in_loop = Reason(Doubt.IN_LOOP, op=norm.form, tensor=norm.normalised)
-            self.doubts.mark([view], in_loop)
-            self.doubts.estimated.setdefault(expr.serial, in_loop)
-        self.seen.setdefault(norm.name, []).append(expr)
         # Decomposed norms have their gamma in nodes of their own, except where it comes earlier.
         if norm.form != "decomposed" or (norm.gamma and norm.output == norm.normalised):
             for kind, name in ((Product, norm.gamma), (Sum, norm.beta)):
@@ -265,6 +264,28 @@ class _Tracer:
             result = View(Apply(result.expr.channels, "Swish", result.expr, (1.0,)), result.ids)
         outputs[0] = result
         return outputs
+
+    def _others(self, scope: Scope, node: gs.Node, values: Mapping[str, Value]) -> None:
+        """Note what the norms read whose output a node makes and which are traced op by op."""
+        for norm in self.others.get((scope.path, node.outputs[0].name), ()) if node.outputs else ():
+            try:
+                self._input(scope, norm, [_value_of(norm.input, values)])
+            except CannotFollow as error:
+                self.blocked.setdefault(norm.name, error.reason.at(node.op, norm.normalised))
+
+    def _input(
+        self, scope: Scope, norm: Norm, addends: Sequence[Value], affine: Sequence[Value] = ()
+    ) -> tuple[View, View]:
+        """Note what rows a norm reads; returns its input and its normalised output."""
+        view = self._summed(norm, addends)
+        expr, result = normalise(view, norm)
+        self.doubts.norm(norm, [*addends, *affine], expr, result, open_rows(scope, norm, view))
+        if self.loops:
+            in_loop = Reason(Doubt.IN_LOOP, op=norm.form, tensor=norm.normalised)
+            self.doubts.mark([view], in_loop)
+            self.doubts.estimated.setdefault(expr.serial, in_loop)
+        self.seen.setdefault(norm.name, []).append(expr)
+        return view, result
 
     def _summed(self, norm: Norm, addends: Sequence[Value]) -> View:
         """The norm's input: the sum of its addends."""

@@ -12,6 +12,7 @@ from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in, unmatched_means
 from slanc_onnx.norms.row_axes import RowAxes
+from slanc_onnx.reasons import Reason, Unscalable
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.run.instrumented import instrument
 from slanc_onnx.verify.emulate.norms import emulate
@@ -150,7 +151,7 @@ def test_a_norm_in_a_branch_is_scaled_observed_and_emulated_there(spelling: RowN
 
 
 HIDDEN = "float[batch, sequence, 8]"
-NO_NORMS = {
+OTHER_AXES = {
     "layer over a sequence, gamma of the features": (HIDDEN, written_layer("1"), (8,)),
     "rms over a sequence, gamma of the features": (HIDDEN, written_rms("1"), (8,)),
     "layer over a sequence, no gamma": (HIDDEN, written_layer("1", "y = Identity(n)"), (8,)),
@@ -191,10 +192,22 @@ NO_NORMS = {
 }
 
 
-@pytest.mark.parametrize("title", NO_NORMS)
-def test_a_mean_over_positions_or_over_different_axes_is_no_norm(title: str) -> None:
-    x, nodes, shape = NO_NORMS[title]
-    assert find_norms_in(read_graph(parse(nodes, x, g=shape, b=shape))) == []
+@pytest.mark.parametrize("title", OTHER_AXES)
+def test_a_norm_over_positions_or_over_different_axes_is_scaled_exactly(title: str) -> None:
+    x, nodes, shape = OTHER_AXES[title]
+    model = parse(nodes, x, g=shape, b=shape)
+    norm = only_norm(model)
+    assert norm.by_ops == ("mean over" in title or "axis 2" in title)
+    if "axis 2" in title:
+        assert norm.skip_reason == Reason(Unscalable.AXES_UNKNOWN)
+        return
+    random = np.random.default_rng(2)
+    rows = random.normal(size=(2, 6, 5, 8)) * 10.0 ** random.uniform(-5, 2, (2, 6, 5, 1))
+    feeds = rows.astype(np.float32)[:, :, 0] if x in (HIDDEN, "float[]") else rows
+    before = run(model, x=feeds.astype(np.float32))
+    apply_scales_in(model, [norm], {norm.name: 8.0})
+    assert different(before, run(model, x=feeds.astype(np.float32))) == []
+    assert only_norm(model).scaled_by == 8.0
 
 
 @pytest.mark.parametrize(

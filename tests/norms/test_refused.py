@@ -15,36 +15,68 @@ from tests.spellings.spelling import HEADER
 SQUARE = "q = Pow(x, two)"
 FROM_MEAN = "v = Add(m, eps) s = Sqrt(v) n = Div(x, s) y = Mul(n, g)"
 
+# Norms of other kinds: each with its kind, and whether its ops compute more than the kind says.
+FRIENDS = {
+    "mean over axis 1": ("rms", False, f"{SQUARE} m = ReduceMean<axes = [1]>(q) {FROM_MEAN}"),
+    "mean over two axes": ("rms", False, f"{SQUARE} m = ReduceMean<axes = [1, 2]>(q) {FROM_MEAN}"),
+    "mean over all axes": ("rms", False, f"{SQUARE} m = ReduceMean(q) {FROM_MEAN}"),
+    "L2 normalisation": ("l2", False, "l = ReduceL2<axes = [-1]>(x) y = Div(x, l)"),
+    "L2 normalisation by Pow": (
+        "l2",
+        False,
+        f"{SQUARE} t = ReduceSum(q, last) s = Pow(t, half) y = Div(x, s)",
+    ),
+    "L2 normalisation with a floor": (
+        "l2",
+        False,
+        "l = ReduceL2<axes = [-1]>(x) s = Clip(l, eps) y = Div(x, s)",
+    ),
+    "L2 normalisation in the delta rule": (
+        "l2",
+        False,
+        "q = Mul(x, x) t = ReduceSum(q, last) v = Add(t, eps) s = Sqrt(v) r = Reciprocal(s) "
+        "y = Mul(x, r)",
+    ),
+    "sum over a number that is not the width": (
+        "l2",
+        True,
+        f"{SQUARE} t = ReduceSum(q, last) m = Div(t, two) {FROM_MEAN}",
+    ),
+    "L2 norm times another factor": (
+        "l2",
+        True,
+        "l = ReduceL2<axes = [-1]>(x) h = Mul(l, half) s = Add(h, eps) y = Div(x, s)",
+    ),
+    "an epsilon per channel": (
+        "rms",
+        True,
+        f"{SQUARE} m = ReduceMean<axes = [-1]>(q) v = Add(m, g) s = Sqrt(v) y = Div(x, s)",
+    ),
+    "another tensor's deviation": (
+        "rms",
+        True,
+        f"z = Abs(x) q = Mul(z, z) m = ReduceMean<axes = [-1]>(q) {FROM_MEAN}",
+    ),
+    "only the denominator is centred": (
+        "layer",
+        True,
+        "mu = ReduceMean<axes = [-1]>(x) c = Sub(x, mu) q = Pow(c, two) "
+        f"m = ReduceMean<axes = [-1]>(q) {FROM_MEAN}",
+    ),
+    "a ceiling on the mean square": (
+        "rms",
+        False,
+        f"{SQUARE} m = ReduceMean<axes = [-1]>(q) v = Clip(m, eps, one) s = Sqrt(v) y = Div(x, s)",
+    ),
+}
 FALSE_FRIENDS = {
-    "mean over axis 1": f"{SQUARE} m = ReduceMean<axes = [1]>(q) {FROM_MEAN}",
-    "mean over two axes": f"{SQUARE} m = ReduceMean<axes = [1, 2]>(q) {FROM_MEAN}",
-    "mean over all axes": f"{SQUARE} m = ReduceMean(q) {FROM_MEAN}",
-    "L2 normalisation": "l = ReduceL2<axes = [-1]>(x) y = Div(x, l)",
-    "L2 normalisation by Pow": f"{SQUARE} t = ReduceSum(q, last) s = Pow(t, half) y = Div(x, s)",
-    "L2 normalisation with a floor": "l = ReduceL2<axes = [-1]>(x) s = Clip(l, eps) y = Div(x, s)",
-    "L2 normalisation in the delta rule": "q = Mul(x, x) t = ReduceSum(q, last) v = Add(t, eps) "
-    "s = Sqrt(v) r = Reciprocal(s) y = Mul(x, r)",
-    "sum over a number that is not the width": f"{SQUARE} t = ReduceSum(q, last) m = Div(t, two) "
-    f"{FROM_MEAN}",
-    "L2 norm times another factor": "l = ReduceL2<axes = [-1]>(x) h = Mul(l, half) s = Add(h, eps) "
-    "y = Div(x, s)",
-    "an epsilon per channel": f"{SQUARE} m = ReduceMean<axes = [-1]>(q) v = Add(m, g) s = Sqrt(v) "
-    "y = Div(x, s)",
     "an epsilon from data": f"{SQUARE} m = ReduceMean<axes = [-1]>(q) e = ReduceMax(x) "
     "v = Add(m, e) s = Sqrt(v) y = Div(x, s)",
     "the cube": f"q = Pow(x, d) m = ReduceMean<axes = [-1]>(q) {FROM_MEAN}",
     "product of two tensors": "z = Abs(x) q = Mul(x, z) m = ReduceMean<axes = [-1]>(q) "
     f"{FROM_MEAN}",
-    "another tensor's deviation": "z = Abs(x) q = Mul(z, z) m = ReduceMean<axes = [-1]>(q) "
-    f"{FROM_MEAN}",
-    "only the denominator is centred": "mu = ReduceMean<axes = [-1]>(x) c = Sub(x, mu) "
-    f"q = Pow(c, two) m = ReduceMean<axes = [-1]>(q) {FROM_MEAN}",
-    "a ceiling on the mean square": f"{SQUARE} m = ReduceMean<axes = [-1]>(q) "
-    "v = Clip(m, eps, one) s = Sqrt(v) y = Div(x, s)",
     "variance multiplied by data": f"{SQUARE} k = ReduceMean<axes = [-1]>(q) "
     f"z = ReduceMax<axes = [-1]>(q) w = Mul(k, z) m = Div(w, d_1) {FROM_MEAN}",
-    "Einsum over the rows": 'e = Einsum<equation = "btd,btd->bd">(x, x) m = Div(e, d) '
-    "v = Add(m, eps) s = Sqrt(v) y = Div(x, s)",
 }
 
 RMS = f"{SQUARE} m = ReduceMean<axes = [-1]>(q)"
@@ -71,6 +103,30 @@ def parse(nodes: str, output: str = "") -> onnx.ModelProto:
 @pytest.mark.parametrize("title", FALSE_FRIENDS)
 def test_a_false_friend_is_no_norm(title: str) -> None:
     assert find_norms_in(read_graph(parse(FALSE_FRIENDS[title]))) == []
+
+
+@pytest.mark.parametrize("title", FRIENDS)
+def test_a_norm_of_another_kind_is_scaled_exactly(title: str) -> None:
+    kind, by_ops, nodes = FRIENDS[title]
+    model = parse(nodes)
+    norm = only_norm(model)
+    assert (norm.kind, norm.by_ops, norm.skip_reason) == (kind, by_ops, None)
+    random = np.random.default_rng(4)
+    x = (random.normal(size=(2, 9, 8)) * 10.0 ** random.uniform(-6, 2, (2, 9, 1))).astype("f")
+    before = run(model, x=x)
+    apply_scales_in(model, [norm], {norm.name: 8.0})
+    assert different(before, run(model, x=x)) == []
+
+
+def test_a_sum_over_axes_that_no_file_tells_is_named() -> None:
+    norm = only_norm(
+        parse(
+            'e = Einsum<equation = "btd,btd->bd">(x, x) m = Div(e, d) v = Add(m, eps) s = Sqrt(v) '
+            "y = Div(x, s)"
+        )
+    )
+    assert norm.skip_reason is not None
+    assert "does not tell over which axes" in reason_text(norm.skip_reason)
 
 
 @pytest.mark.parametrize("reason", LEAKS)

@@ -34,6 +34,7 @@ REPORT = [
     "output",
     "options",
     "norms",
+    "suspects",
     "notes",
     "fold",
     "audit",

@@ -9,7 +9,7 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
-from slanc_onnx.report.terminal import final_parts
+from slanc_onnx.report.terminal import final_parts, no_norm_line, suspect_lines
 from slanc_onnx.report.wording import reason_text
 
 
@@ -49,17 +49,20 @@ def page_view(outcome: Outcome) -> PageView:
     norms, fold = outcome.rows, outcome.fold
     folded = [] if fold is None else [fold_line(len(norms), fold), *map(reason_text, fold.notes)]
     passed = None if validation is None and outcome.not_validated is None else outcome.passed
+    line = final_parts(outcome) if norms else []
+    if not outcome.passed:
+        passed, line = False, line or [no_norm_line(outcome)]
     return PageView(
         model=str(outcome.source),
         output=str(outcome.output),
         sentence=_sentence(norms, str(device.format), seen),
-        line=final_parts(outcome) if norms else [],
+        line=line,
         passed=passed,
         seen=seen,
         accelerator=device,
         norms=norms,
         perplexity=None if validation is None else validation.perplexity,
-        notes=[*folded, *map(reason_text, outcome.notes)],
+        notes=[*folded, *map(reason_text, outcome.notes), *suspect_lines(outcome)],
     )
 
 

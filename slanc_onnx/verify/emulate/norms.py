@@ -95,12 +95,14 @@ def emulate(
         if emitter.can_show(norm.path, loops):
             mean_squares[norm.name] = emitter.shown(norm.path, mean_square)
     for norm in norms:
-        if norm.name in makers:
+        if norm.name in makers and not norm.by_ops:
             _unplug(makers[norm.name], norm, emitter)
     emitter.finish(list(mean_squares.values()))
     watched: list[Watched] = []
     if everything:
-        found = computed(model, [n for n in norms if n.name in makers], emitter.opset)
+        found = computed(
+            model, [n for n in norms if n.name in makers and not n.by_ops], emitter.opset
+        )
         lost = round_everything(emitter, found, Device(emitter, accelerator), watch)
         shown = {n.output: n for n in norms if watch and n.name in mean_squares}
         watched = _watched(found, lost, shown, mean_squares)
@@ -135,7 +137,8 @@ def _written_out(emitter: Emitter, norm: Norm, accelerator: Accelerator) -> str:
     y, mean_square = in_branch(
         emitter, full, lambda: _emulate_norm(emitter, norm, full, accelerator)
     )
-    emitter.node("Cast", y, output=norm.output, to=norm.output_type)
+    if not norm.by_ops:  # its own nodes make its output
+        emitter.node("Cast", y, output=norm.output, to=norm.output_type)
     return mean_square
 
 
@@ -155,7 +158,9 @@ def _emulate_norm(
     squares = device.round("square", emitter.node("Mul", squared, squared))
     total = device.sum(squares, width)
     count = emitter.node("Sub", length, emitter.number(1)) if norm.unbiased else length
-    mean_square = device.round("mean_square", emitter.node("Div", total, count))
+    mean_square = total
+    if norm.kind != "l2":
+        mean_square = device.round("mean_square", emitter.node("Div", total, count))
     if norm.one_pass:
         square_of_mean = device.round("square", emitter.node("Mul", mean, mean))
         difference = emitter.node("Sub", mean_square, square_of_mean)

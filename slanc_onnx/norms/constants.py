@@ -1,0 +1,188 @@
+"""Small constants that a graph computes: axes, epsilons, and ranks that the file leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import SEE_THROUGH, Array, Scope, dims, op_of
+from slanc_onnx.ops import ELEMENTWISE
+
+_LARGEST = 2**20  # elements of a matrix that may be one of equal numbers
+_MOST = 64  # elements of a value that is followed
+_FAR = 32  # nodes between a tensor and where its rank is told
+
+_COMPUTED: dict[str, Callable[..., Array]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Pow": np.power,
+    "Neg": np.negative,
+    "Sqrt": np.sqrt,
+    "Reciprocal": np.reciprocal,
+    "Max": np.maximum,
+    "Min": np.minimum,
+    "Range": lambda start, limit, delta: np.arange(start, limit, delta),
+}
+
+
+def small_value(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Array | None:
+    """The value of a tensor that is computed from constants, ranks and known sizes; else None."""
+    if scope.constant(tensor) is not None:
+        return stored_value(scope, tensor, _MOST)
+    if not tensor.inputs or far == 0:
+        return None
+    node = tensor.inputs[0]
+    op = op_of(node)
+    if op in ("Shape", "Size"):
+        return _sizes(scope, node)
+    parts = [small_value(scope, t, far - 1) if t.name else None for t in node.inputs]
+    try:
+        return _computed(op, node, parts)
+    except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError):
+        return None
+
+
+def scalar_of(scope: Scope, tensor: gs.Tensor) -> float | None:
+    """The value of a constant of one element, None for any other tensor."""
+    value = small_value(scope, tensor)
+    return None if value is None or value.size != 1 else float(value.reshape(-1)[0])
+
+
+def stored_value(scope: Scope, tensor: gs.Tensor, most: int = _LARGEST) -> Array | None:
+    """The value of an initializer or Constant of at most so many elements; else None.
+
+    It is None, too, where the data is not there: functions are tried out without weights.
+    """
+    proto = scope.constant(tensor)
+    if proto is None or int(np.prod(proto.dims, dtype=np.int64)) > most:
+        return None
+    try:
+        return np.asarray(scope.read(tensor))
+    except SlancError:
+        return None
+
+
+def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | None:
+    first = parts[0] if parts else None
+    if first is None:
+        return None
+    if op in SEE_THROUGH:
+        whole = op == "Cast" and int(node.attrs.get("to", 1)) in (6, 7)
+        return first.astype(np.int64) if whole else first
+    if op in ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand") and first.size == 1:
+        return first.reshape(1)
+    if op in ("Unsqueeze", "Squeeze") and first.ndim <= 1:
+        return first.reshape(-1)
+    known = [part for part in parts if part is not None]
+    if len(known) != len(parts):
+        return None
+    with np.errstate(all="ignore"):
+        if op == "Div":
+            whole = all(part.dtype.kind in "iu" for part in known)
+            return np.asarray(known[0] // known[1] if whole else known[0] / known[1])
+        if op == "Concat":
+            return np.concatenate([np.atleast_1d(part) for part in known])
+        if op == "Gather":
+            return np.asarray(first.reshape(-1)[known[1].astype(np.int64)])
+        if op == "Slice" and len(known) >= 3:
+            steps = int(known[4].reshape(-1)[0]) if len(known) > 4 else 1
+            begin, end = (int(part.reshape(-1)[0]) for part in known[1:3])
+            return first.reshape(-1)[begin:end:steps]
+        if op in _COMPUTED:
+            found = np.asarray(_COMPUTED[op](*known))
+            return found if found.size <= _MOST else None
+    return None
+
+
+def _sizes(scope: Scope, node: gs.Node) -> Array | None:
+    """The shape of a node's input, or how many numbers it has; the rank is Size(Shape(x))."""
+    source = node.inputs[0]
+    op = op_of(node)
+    if op == "Size" and source.inputs and op_of(source.inputs[0]) == "Shape":
+        shape_of = source.inputs[0]
+        rank = rank_of(scope, shape_of.inputs[0])
+        plain = not {"start", "end"} & set(shape_of.attrs)
+        return np.array(rank) if rank is not None and plain else None
+    shape = dims(scope, source)
+    if shape is None:
+        return None
+    if op == "Shape":
+        shape = shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
+    sizes = [d for d in shape if isinstance(d, int)]
+    if len(sizes) != len(shape):
+        return None
+    return np.array(sizes if op == "Shape" else int(np.prod(sizes, dtype=np.int64)))
+
+
+def rank_of(scope: Scope, tensor: gs.Tensor) -> int | None:
+    """The rank of a tensor, from its shape or from the ops that make or read it; else None."""
+    seen: set[int] = set()
+    waiting = [tensor]
+    while waiting and len(seen) < _FAR:
+        one = waiting.pop(0)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        shape = dims(scope, one)
+        found = len(shape) if shape is not None else _told_by_nodes(scope, one)
+        if found is not None:
+            return found
+        waiting += _of_same_rank(one)
+    return None
+
+
+def _told_by_nodes(scope: Scope, tensor: gs.Tensor) -> int | None:
+    """The rank that the maker or a reader of a tensor asks for."""
+    at = [(node, True) for node in tensor.inputs]
+    at += [(node, False) for node in tensor.outputs if node.inputs]
+    for node, made in at:
+        op = op_of(node)
+        if not made and op not in ("Mul", "Add") and node.inputs[0] is not tensor:
+            continue
+        if op in ("Conv", "ConvTranspose") and len(node.inputs) > 1:
+            weight = dims(scope, node.inputs[1])
+            if weight is not None:
+                return len(weight)
+        if op == "Transpose" and node.attrs.get("perm"):
+            return len(node.attrs["perm"])
+        if op in ("Mul", "Add") and not made:  # gamma and beta
+            others = [t for t in node.inputs if t is not tensor and scope.constant(t) is not None]
+            known = next((d for t in others if (d := dims(scope, t)) and len(d) > 1), None)
+            if known is not None:
+                return len(known)
+        if op == "Reshape" and made:
+            told = dims(scope, node.inputs[1]) if len(node.inputs) > 1 else None
+            if told is not None and len(told) == 1 and isinstance(told[0], int):
+                return told[0]
+    return None
+
+
+_KEEPS = {*SEE_THROUGH, *ELEMENTWISE, "LeakyRelu", "Dropout", "BatchNormalization"} | {
+    "InstanceNormalization",
+    "Softmax",
+    "Pad",
+    "Slice",
+}
+
+
+def _of_same_rank(tensor: gs.Tensor) -> list[gs.Tensor]:
+    """Tensors that have the rank of this one, as far as the ops around it tell."""
+    found: list[gs.Tensor] = []
+    for node in tensor.inputs:
+        op = op_of(node)
+        kept = op.startswith("Reduce") and node.attrs.get("keepdims", 1)
+        squared = op == "Mul" and node.inputs[0] is node.inputs[1]
+        if (op in _KEEPS or kept or squared or op in ("Sub", "Div")) and node.inputs:
+            found.append(node.inputs[0])
+    for node in tensor.outputs:
+        op = op_of(node)
+        kept = op.startswith("Reduce") and node.attrs.get("keepdims", 1)
+        if (op in _KEEPS or kept) and node.outputs and node.inputs[0] is tensor:
+            found.append(node.outputs[0])
+        elif op in ("Sub", "Div") and node.outputs and node.inputs[0] is tensor:
+            found.append(node.outputs[0])  # less its mean, or by its deviation
+    return found

@@ -1,0 +1,364 @@
+"""What a region computes, read off its ops: what each tensor is, row by row.
+
+A form says that a tensor is the input, its mean, a sum of squares, the root of one, or a quotient.
+A region whose only exit is a quotient is a norm that the library knows; of any other it knows that
+a scale cancels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import onnx_graphsurgeon as gs
+
+from slanc_onnx.graph import Scope, constant_made, dims, element_count, op_of
+from slanc_onnx.norms.constants import small_value, stored_value
+from slanc_onnx.norms.regions import Joined, Region
+from slanc_onnx.norms.root_axes import Axes, axes_of
+from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES
+
+What = Literal["x", "mean", "square", "total", "root", "inverse", "quotient"]
+_BY_ROW = ("mean", "total", "root", "inverse")
+_SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv")
+_ADDS = ("Add", "Max", "Min", "Clip", "Where", "Relu", "Abs")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a tensor of a region is.
+
+    Attributes:
+        what: The input, the mean of a row, a square, a row's sum of squares or its mean, the root
+            of that, the reciprocal of the root, or the input over the root.
+        centred: Whether the mean was subtracted from what is squared, or from what is divided.
+        one_pass: Whether the square of the mean was subtracted from the mean square.
+        factor: By what the value is multiplied beyond that.
+        averaged: Whether the sum was divided by its number of addends, by an op or by a shape.
+        negative: Whether it is the negative of that.
+        axes: Over which axes sums run; None before one, or where that is not known.
+        mean_axes: Those of the mean that was subtracted.
+        aligned: Whether the numbers of rows are known to meet their own rows.
+        layout: Which movements of elements lie behind it, as a number; 0 for none.
+        source: The input in this layout.
+        joined: The epsilon or floor of a sum or a root, with `power`.
+        power: The power of the scale that divides it.
+        gamma: A constant row that multiplies.
+        unit: By what the sum was multiplied before its root was taken.
+        times: A count by which the mean square was multiplied, to be divided by one less.
+        corrected: Whether that happened: Bessel's correction, as torch.var writes it.
+    """
+
+    what: What
+    centred: bool = False
+    one_pass: bool = False
+    factor: float = 1.0
+    averaged: bool = False
+    negative: bool = False
+    axes: Axes | None = None
+    mean_axes: Axes | None = None
+    aligned: bool = True
+    layout: int = 0
+    source: gs.Tensor | None = None
+    joined: Joined | None = None
+    power: int = 2
+    gamma: gs.Tensor | None = None
+    unit: float = 1.0
+    times: gs.Tensor | None = None
+    corrected: bool = False
+
+
+def describe(scope: Scope, region: Region) -> dict[int, Form]:
+    """The forms of a region's tensors, by id; what has none is something else."""
+    reads = (read.tensor for read in region.reads)
+    found = {id(t): Form("x", source=t) for t in (region.x, *reads)}
+    joined = {id(j.read.node): j for j in reversed(region.joined)}
+    for node in region.nodes:
+        form = _of_node(scope, node, found, joined.get(id(node)))
+        if form is not None:
+            found[id(node.outputs[0])] = form
+    return found
+
+
+def quotient(region: Region, forms: dict[int, Form]) -> tuple[gs.Tensor, Form] | None:
+    """The one exit of a region that is the input over its root; None where there are others."""
+    exits = [t for t in region.exits if op_of(t.inputs[0]) not in (*COMPARISONS, "Equal")]
+    form = forms.get(id(exits[0])) if len(exits) == 1 else None
+    if form is None or form.what != "quotient":
+        return None
+    return exits[0], form
+
+
+def _of_node(
+    scope: Scope, node: gs.Node, found: dict[int, Form], joined: Joined | None
+) -> Form | None:
+    op = op_of(node)
+    forms = [found.get(id(t)) for t in node.inputs]
+    known = [form for form in forms if form is not None]
+    if not known:
+        return None
+    first = known[0]
+    if op in MOVES:
+        return _moved(scope, node, first) if forms[0] is not None else None
+    if op == "MatMul" and axes_of(scope, node) and len(known) == 2:  # a row times a column
+        first = found.get(id(node.inputs[0].inputs[0].inputs[0])) or first
+    if op in _SUMS or op in ("ReduceSumSquare", "ReduceL2", "Einsum"):
+        return _summed(scope, node, first)
+    if op in ("LpNormalization", "MeanVarianceNormalization"):
+        axes, mean = axes_of(scope, node), op == "MeanVarianceNormalization"
+        whole = replace(first, what="quotient", axes=axes, mean_axes=axes if mean else None)
+        return replace(whole, centred=mean, averaged=mean) if first.what == "x" else None
+    if op == "BatchNormalization":
+        return _batch_normalised(scope, node, forms, joined)
+    if op in ("Mul", "Div"):
+        return _multiplied(scope, node, forms)
+    if op == "Pow":
+        power = small_value(scope, node.inputs[1])
+        return None if power is None or power.size != 1 else _power(first, float(power.flat[0]))
+    if op in ("Sqrt", "Reciprocal"):
+        return _power(first, 0.5 if op == "Sqrt" else -1.0)
+    if op == "Abs" and first.what == "x":  # of the same square, and another numerator
+        return replace(first, layout=hash((first.layout, id(node))), source=node.outputs[0])
+    if op == "Neg":
+        return replace(first, negative=not first.negative)
+    if op in ("Sub", "Add") and len(known) == 2:
+        other = known[1] if op == "Sub" else replace(known[1], negative=not known[1].negative)
+        return _difference(first, other)
+    if op in _ADDS and first.what in ("square", *_BY_ROW[1:]) and len(known) == 1:
+        return _joined(first, joined)
+    if op == "Where" and len(known) == 2 and known[0].what == known[1].what:
+        return _joined(first, joined)
+    return None
+
+
+def _moved(scope: Scope, node: gs.Node, form: Form) -> Form:
+    if MOVES[op_of(node)].kind in ("keeps", "casts", "drops"):
+        return replace(form, source=node.outputs[0]) if form.what == "x" else form
+    if form.what in _BY_ROW or form.axes is not None:
+        return replace(form, aligned=aligned_by(scope, node, form))
+    layout = hash((form.layout, id(node)))
+    return replace(form, layout=layout, source=node.outputs[0])
+
+
+def aligned_by(scope: Scope, node: gs.Node, form: Form) -> bool:
+    """Whether a movement of one number per row leaves each where its row is, or puts it there."""
+    op, source, axes = op_of(node), form.source, form.axes
+    if op == "Expand" and form.aligned:
+        return True
+    if op == "Unsqueeze" and axes is not None and not form.aligned:
+        given = node.attrs.get("axes")
+        if given is None and len(node.inputs) > 1:
+            value = small_value(scope, node.inputs[1])
+            given = None if value is None else [int(v) for v in value.reshape(-1)]
+        if given is not None and axes.rank is not None:
+            given = [axis % axes.rank for axis in given]
+        return given is not None and frozenset(given) == axes.axes
+    shapes = [None if t is None else dims(scope, t) for t in (source, node.outputs[0])]
+    if axes is None or axes.rank is None or None in shapes:
+        return False
+    whole, told = (shape or () for shape in shapes)
+    rows = tuple(1 if axis in axes.axes else size for axis, size in enumerate(whole))
+    if len(whole) != axes.rank or len(told) != axes.rank:
+        return False
+    differ = [size for size, wanted in zip(told, rows, strict=True) if size != wanted]
+    # One size that the file does not tell is what is left of all elements.
+    open_size = op == "Reshape" and len(differ) == 1 and isinstance(differ[0], str)
+    return not differ or open_size or told == whole
+
+
+def _summed(scope: Scope, node: gs.Node, form: Form) -> Form | None:
+    op = op_of(node)
+    axes = axes_of(scope, node)
+    kept = bool(node.attrs.get("keepdims", 1)) and op not in ("Einsum", "MatMul")
+    if op == "MatMul" and constant_made(scope, node.inputs[1]):
+        kept = True
+    form = replace(form, aligned=kept and form.aligned)
+    if form.axes is not None:  # a mean of means
+        axes = None if axes is None else form.axes | axes
+        averaged = op in ("ReduceMean", "GlobalAveragePool", "AveragePool")
+        known = form.what in ("mean", "total") and form.averaged == averaged
+        return replace(form, axes=axes) if known and op in _SUMS else None
+    averaged = op in ("ReduceMean", "GlobalAveragePool", "AveragePool")
+    matrices = [t for t in node.inputs[:2] if constant_made(scope, t)]
+    if op in ("MatMul", "Conv") and matrices:
+        matrix = matrices[0]
+        averaged, form = False, _times(form, _first_value(scope, matrix))
+    squares = op in ("ReduceSumSquare", "ReduceL2", "Einsum") or (
+        op == "MatMul" and not any(constant_made(scope, t) for t in node.inputs)
+    )
+    if squares and form.what == "x":
+        what: What = "root" if op == "ReduceL2" else "total"
+        return replace(form, what=what, axes=axes, averaged=False)
+    if form.what == "x" and not form.centred:
+        return replace(form, what="mean", axes=axes, averaged=averaged)
+    if form.what == "square":
+        return replace(form, what="total", axes=axes, averaged=averaged)
+    return None
+
+
+def _first_value(scope: Scope, matrix: gs.Tensor) -> float:
+    values = stored_value(scope, matrix)
+    return float("nan") if values is None else float(values.max())
+
+
+def _times(form: Form, value: float) -> Form:
+    return replace(form, factor=form.factor * value)
+
+
+def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Form | None:
+    op, (one, other) = op_of(node), forms
+    if one is not None and other is not None:
+        return _product(node, one, other)
+    form = one if one is not None else other
+    assert form is not None
+    constant = node.inputs[1] if one is not None else node.inputs[0]
+    if not constant_made(scope, constant):
+        return None
+    values = small_value(scope, constant)
+    shape = dims(scope, constant)
+    single = element_count(shape) == 1 if shape is not None else values is not None
+    if op == "Div" and one is None:
+        form = _power(form, -1.0)
+    if form is None:
+        return None
+    if values is not None and values.size == 1:
+        value = float(values.reshape(-1)[0])
+        divides = op == "Div" and one is not None
+        return _times(form, value if not divides else 1 / value if value else math.nan)
+    if single or (shape is None and form.what in _BY_ROW):  # a count, computed from a shape
+        if op == "Div" and form.what in ("mean", "total") and not form.averaged:
+            return replace(form, averaged=True)
+        if form.what == "total" and form.averaged and not form.corrected:
+            if op == "Mul" and form.times is None:
+                return replace(form, times=constant)
+            if op == "Div" and form.times is not None:
+                return replace(form, times=None, corrected=True)
+        return _times(form, math.nan)
+    row = form.what in ("x", "inverse", "quotient") and form.gamma is None and op == "Mul"
+    return replace(form, gamma=constant) if row else None
+
+
+def _product(node: gs.Node, one: Form, other: Form) -> Form | None:
+    if op_of(node) == "Mul":
+        if node.inputs[0] is node.inputs[1]:
+            return _power(one, 2.0)
+        by = {"x": one, one.what: one}
+        for over, under in ((one, other), (other, one)):
+            if over.what == "x" and under.what == "inverse":
+                return _over(over, under)
+        if by["x"].what == other.what == "x" and one == replace(other, source=one.source):
+            return _power(one, 2.0)
+        same_mean = one.what == "mean" and one == replace(other, source=one.source)
+        return _power(one, 2.0) if same_mean else None
+    if one.what == "x" and other.what == "root":
+        inverse = _power(other, -1.0)
+        return None if inverse is None else _over(one, inverse)
+    return None
+
+
+def _over(numerator: Form, inverse: Form) -> Form | None:
+    """The input times the reciprocal of its root."""
+    centred = inverse.centred or inverse.one_pass
+    if numerator.centred != centred or (numerator.gamma and inverse.gamma):
+        return None
+    if numerator.layout != inverse.layout:
+        return None
+    factor = math.nan if numerator.negative else numerator.factor * inverse.factor
+    if centred and not numerator.mean_axes == inverse.mean_axes == inverse.axes:
+        return None
+    aligned = numerator.aligned and inverse.aligned
+    gamma = numerator.gamma or inverse.gamma
+    return replace(inverse, what="quotient", factor=factor, gamma=gamma, aligned=aligned)
+
+
+def _power(form: Form, power: float) -> Form | None:
+    known: dict[tuple[What, float], What] = {
+        ("x", 2.0): "square",
+        ("total", 0.5): "root",
+        ("total", -0.5): "inverse",
+        ("root", -1.0): "inverse",
+    }
+    if form.what == "mean" and power == 2.0:
+        return replace(form, what="square", negative=False, one_pass=True)
+    what = known.get((form.what, power))
+    if form.times is not None or what is None or (form.negative and form.what != "x"):
+        return None
+    if form.what == "x":
+        return None if form.gamma else replace(form, what=what, negative=False)
+    if form.what == "total":
+        root = replace(form, what="root", unit=form.factor, factor=1.0)
+        return root if what == "root" else _power(root, -1.0)
+    return replace(form, what=what, factor=1 / form.factor if form.factor else math.nan)
+
+
+def _difference(one: Form, other: Form) -> Form | None:
+    """The input less its mean, or the mean square less the square of the mean."""
+    if {one.what, other.what} == {"x", "mean"}:
+        x, mean = (one, other) if one.what == "x" else (other, one)
+        if one.negative or other.negative or x.centred or not _is_mean(mean):
+            return None
+        aligned = x.aligned and mean.aligned
+        axes = mean.axes
+        return replace(x, centred=True, negative=one is mean, mean_axes=axes, aligned=aligned)
+    whole = one.what == "total" and not one.centred and not one.one_pass
+    if whole and other.what == "square" and other.one_pass and not other.negative:
+        same = one.axes == other.axes and _is_mean(one)
+        return replace(one, one_pass=True, mean_axes=other.axes) if same else None
+    return None
+
+
+def _is_mean(form: Form) -> bool:
+    """Whether a sum is a mean, as far as its own factor tells: 1, or 1 over a whole number."""
+    if form.averaged:
+        return math.isclose(form.factor, 1.0, rel_tol=1e-3)
+    return 0 < form.factor <= 1 and abs(1 / form.factor - round(1 / form.factor)) < 1e-2
+
+
+def _joined(form: Form, joined: Joined | None) -> Form:
+    if joined is None or form.joined is not None or form.what not in ("total", "root"):
+        return form
+    return replace(form, joined=joined, power=2 if form.what == "total" else 1)
+
+
+def _batch_normalised(
+    scope: Scope, node: gs.Node, forms: Sequence[Form | None], joined: Joined | None
+) -> Form | None:
+    """BatchNormalization of the input with its own statistics and neither gamma nor beta."""
+    x, _, _, mean, variance = forms[:5]
+    if x is None or mean is None or variance is None or joined is None:
+        return None
+    plain = uniform(scope, node.inputs[1]) == 1 and uniform(scope, node.inputs[2]) == 0
+    own = x.what == "x" and mean.what == "mean" and _is_mean(mean)
+    if not own or not plain or variance.what != "total" or joined.read.position != EPSILON:
+        return None
+    root = _power(replace(variance, joined=variance.joined or joined), 0.5)
+    inverse = None if root is None else _power(root, -1.0)
+    if inverse is None or inverse.axes is None or mean.axes is None:
+        return None
+    others = [frozenset(range(axes.rank or 0)) - axes.axes for axes in (inverse.axes, mean.axes)]
+    aligned = others == [frozenset([1])] * 2  # BatchNormalization has one number per channel
+    centred = replace(x, centred=True, mean_axes=inverse.mean_axes or mean.axes)
+    return _over(centred, replace(inverse, aligned=aligned))
+
+
+def uniform(scope: Scope, tensor: gs.Tensor) -> float | None:
+    """The number that all elements of a tensor are, whatever its size; None where they differ."""
+    for _ in range(8):
+        value = small_value(scope, tensor)
+        if value is None:
+            value = stored_value(scope, tensor)
+        if value is not None:
+            flat = value.reshape(-1)
+            return float(flat[0]) if value.size and (flat == flat[0]).all() else None
+        if not tensor.inputs or not tensor.inputs[0].inputs:
+            return None
+        node = tensor.inputs[0]
+        if op_of(node) == "ConstantOfShape":
+            filled = node.attrs.get("value")
+            return 0.0 if filled is None else float(filled.values.reshape(-1)[0])
+        if op_of(node) not in MOVES:
+            return None
+        tensor = node.inputs[0]
+    return None

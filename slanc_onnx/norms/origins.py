@@ -1,0 +1,111 @@
+"""Where a region may start: the tensor that is squared, or one that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_graphsurgeon as gs
+
+from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of
+from slanc_onnx.norms.constants import small_value
+from slanc_onnx.ops import BETWEEN, MOVES
+
+_MOST_STEPS, _MOST_TENSORS = 10, 24
+_SIGNLESS = {*SEE_THROUGH, *MOVES, "Abs", "Neg"}
+_UNCHANGED = {*SEE_THROUGH, *MOVES, "QuantizeLinear", "DequantizeLinear"}
+_SQUARES_BEHIND = {*_SIGNLESS, "QuantizeLinear", "DequantizeLinear"}
+_MEANS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv", "Einsum"}
+_LINEAR = {*(op for op, record in BETWEEN.items() if record.joins), *_MEANS} | {
+    "Neg",
+    "Mul",
+    "Div",
+}
+
+
+def squared(scope: Scope, tensor: gs.Tensor) -> gs.Tensor | None:
+    """The tensor of which this is the square, behind casts, movements and constant factors."""
+    for _ in range(_MOST_STEPS):
+        tensor = _back(tensor, _SQUARES_BEHIND)
+        if not tensor.inputs:
+            return None
+        node = tensor.inputs[0]
+        op = op_of(node)
+        if op == "Pow" and len(node.inputs) == 2:
+            power = small_value(scope, node.inputs[1])
+            two = power is not None and power.size == 1 and float(power.reshape(-1)[0]) == 2
+            return node.inputs[0] if two else None
+        if op not in ("Mul", "Div") or len(node.inputs) != 2:
+            return None
+        one, other = node.inputs
+        if op == "Mul" and _back(one, _UNCHANGED) is _back(other, _UNCHANGED):
+            return one
+        if constant_made(scope, other):
+            tensor = one
+        elif op == "Mul" and constant_made(scope, one):
+            tensor = other
+        else:
+            return None
+    return None
+
+
+def origins(scope: Scope, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]:
+    """Tensors from which a region around a square may start, the nearest first.
+
+    Each with whether it is the one of which a mean was subtracted.
+    """
+    yield tensor, False
+    for _ in range(_MOST_STEPS):
+        if not tensor.inputs or id(tensor.inputs[0]) not in scope.index:
+            return
+        node = tensor.inputs[0]
+        op, inputs = op_of(node), node.inputs
+        if op in _SIGNLESS and inputs:
+            tensor = inputs[0]
+            yield tensor, False
+        elif op in ("Sub", "Add") and len(inputs) == 2:
+            found = _with_its_mean(scope, *inputs)
+            if found is None:
+                return
+            tensor = found
+            yield tensor, True
+        elif op in ("Mul", "Div") and len(inputs) == 2:
+            rest = [t for t in inputs if not constant_made(scope, t)]
+            if len(rest) != 1 or (op == "Div" and rest[0] is not inputs[0]):
+                return
+            tensor = rest[0]
+            yield tensor, False
+        else:
+            return
+
+
+def _with_its_mean(scope: Scope, one: gs.Tensor, other: gs.Tensor) -> gs.Tensor | None:
+    """The tensor that both are made of, one of them by a mean."""
+    first, second = _line(scope, one), _line(scope, other)
+    for key, (tensor, reduced) in first.items():
+        if key in second and (reduced or second[key][1]):
+            return tensor
+    return None
+
+
+def _line(scope: Scope, tensor: gs.Tensor) -> dict[int, tuple[gs.Tensor, bool]]:
+    """A tensor and those that it is linear in, each with whether a mean lies between."""
+    found: dict[int, tuple[gs.Tensor, bool]] = {}
+    waiting = [(tensor, False)]
+    while waiting and len(found) < _MOST_TENSORS:
+        part, reduced = waiting.pop(0)
+        if id(part) in found or constant_made(scope, part):
+            continue
+        found[id(part)] = part, reduced
+        if not part.inputs or id(part.inputs[0]) not in scope.index:
+            continue
+        node = part.inputs[0]
+        op = op_of(node)
+        if op in _LINEAR:
+            waiting += [(t, reduced or op in _MEANS) for t in node.inputs if t.name]
+    return found
+
+
+def _back(tensor: gs.Tensor, through: set[str]) -> gs.Tensor:
+    while tensor.inputs and op_of(tensor.inputs[0]) in through and tensor.inputs[0].inputs:
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor

@@ -1,0 +1,270 @@
+"""The norms that are regions, whatever their spelling."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from slanc_onnx.graph import (
+    Scope,
+    constant_made,
+    dims,
+    element_type,
+    op_of,
+)
+from slanc_onnx.norms.constants import scalar_of, small_value
+from slanc_onnx.norms.decomposed import along, next_constant, row_size
+from slanc_onnx.norms.described import Form, describe, quotient, uniform
+from slanc_onnx.norms.norm import Limit, Norm, Place
+from slanc_onnx.norms.pattern import Read
+from slanc_onnx.norms.reads import leaks, places, with_known_scale
+from slanc_onnx.norms.regions import Joined, Region, candidates, region_of
+from slanc_onnx.norms.root_axes import axes_of
+from slanc_onnx.norms.row_axes import RowAxes
+from slanc_onnx.norms.suspects import Suspect, of_other_domains, root_divides, suspect
+from slanc_onnx.ops import EPSILON, Kind
+from slanc_onnx.reasons import Reason, Unscalable
+
+
+def region_norms(
+    scope: Scope, claimed: set[int]
+) -> tuple[list[tuple[int, Norm]], list[tuple[int, Suspect]]]:
+    """The norms of one graph that are regions, and the suspects, each with its place in the order.
+
+    Args:
+        scope: The graph.
+        claimed: Nodes that belong to norms already, by index.
+    """
+    nodes = scope.sorted_nodes
+    order = {id(node): place for place, node in enumerate(nodes)}
+    regions: list[Region] = []
+    suspects: list[tuple[int, Suspect]] = []
+    for root, source in candidates(scope, nodes):
+        if scope.index[id(root)] in claimed or _is_constant(scope, source):
+            continue
+        found = region_of(scope, order, root, source)
+        if isinstance(found, Region):
+            _add(regions, found)
+        elif root_divides(scope, root):
+            suspects.append((order[id(root)], suspect(scope, root, found)))
+    norms = [(order[id(r.ends[0])], _norm_of(scope, r)) for r in regions]
+    suspects += [(order[id(node)], one) for node, one in of_other_domains(scope)]
+    return norms, suspects
+
+
+def _is_constant(scope: Scope, tensor: gs.Tensor) -> bool:
+    """Whether a parameter is normalised, and not what data makes."""
+    return constant_made(scope, tensor)
+
+
+def _add(regions: list[Region], found: Region) -> None:
+    """Add a region, or replace a part of it by the whole."""
+    for place, other in enumerate(regions):
+        same = {id(t) for t in other.exits} & {id(t) for t in found.exits}
+        nodes = [{id(n) for n in region.nodes} for region in (other, found)]
+        if same and (other.x is found.x or nodes[0] <= nodes[1] or nodes[1] <= nodes[0]):
+            if len(nodes[1]) > len(nodes[0]):
+                regions[place] = found
+            return
+    regions.append(found)
+
+
+def _norm_of(scope: Scope, region: Region) -> Norm:
+    """A region as a norm."""
+    forms = describe(scope, region)
+    whole = quotient(region, forms)
+    own = forms.get(id(whole[0])) if whole is not None else None
+    source, axes, found = _rows(scope, region, forms, own)
+    normalised = whole[0] if whole is not None else region.exits[0]
+    late = _after(scope, normalised, axes, own)
+    gamma = (own.gamma if own is not None else None) or late[0]
+    width = _width(scope, source, gamma, axes)
+    kind, unbiased, counted = _kind(region, forms, own, width)
+    factor = None
+    if own is not None and kind == "l2" and not own.averaged:
+        factor = _times_root_of_width(scope, normalised, width)
+    extra: tuple[gs.Node, ...] = ()
+    if factor is not None:
+        kind, extra, counted = "rms", (factor,), True
+        normalised = factor.outputs[0]
+        late = _after(scope, normalised, axes, own)
+        gamma = (own.gamma if own is not None else None) or late[0]
+    nodes = tuple({id(n): n for n in (*region.nodes, *extra)}.values())
+    joined, limits = _constants(scope, region, own)
+    value = _value(scope, joined) if joined is not None else 0.0
+    read = region.reads[0].tensor
+    like = source if joined is None or joined.read.position < 0 else joined.read.tensor
+    known = own is not None and own.aligned and axes is not None and not math.isnan(own.factor)
+    known = known and (own is None or own.joined is joined)
+    obstacle = None if axes is not None else Reason(Unscalable.AXES_UNKNOWN)
+    norm = Norm(
+        name=normalised.inputs[0].name,
+        kind=kind,
+        form="decomposed",
+        path=scope.path,
+        input=source.name,
+        normalised=normalised.name,
+        output=late[2].name if known else normalised.name,
+        width=width,
+        element_type=element_type(scope, read, like),
+        output_type=element_type(scope, late[2] if known else normalised, read, like),
+        epsilon=value,
+        epsilon_place=None if joined is None else _place(scope, joined, like),
+        epsilon_power=2 if joined is None else int(joined.degree),
+        gamma=gamma.name if gamma is not None and known else None,
+        beta=late[1].name if late[1] is not None and known else None,
+        places=places(scope, list(region.reads), like),
+        nodes=tuple(sorted(scope.index[id(n)] for n in nodes)),
+        limits=limits,
+        by_ops=not known or found != "whole" or not counted,
+        unbiased=unbiased,
+        one_pass=own is not None and own.one_pass,
+        axes=axes or RowAxes(),
+        overridable_epsilon=_overridden(scope, joined),
+        skip_reason=obstacle or leaks(scope, region.nodes, [*region.ends, *extra]),
+    )
+    return with_known_scale(scope, norm)
+
+
+def _rows(
+    scope: Scope, region: Region, forms: dict[int, Form], own: Form | None
+) -> tuple[gs.Tensor, RowAxes | None, str]:
+    """The tensor whose rows are normalised, how they lie, and whether that is all of the region."""
+    if own is not None and own.source is not None and own.axes is not None:
+        numerator = _numerator_layout(region, forms, own)
+        return own.source, own.axes.rows, "whole" if numerator else "part"
+    form = forms.get(id(region.root.outputs[0]))
+    if form is not None and form.source is not None and form.axes is not None:
+        return form.source, form.axes.rows, "part"
+    axes = axes_of(scope, region.root)
+    return region.x, None if axes is None else axes.rows, "part"
+
+
+def _numerator_layout(region: Region, forms: dict[int, Form], own: Form) -> bool:
+    """Whether the output lies as the rows do."""
+    form = forms.get(id(own.source))
+    return form is not None and form.layout == own.layout
+
+
+def _kind(
+    region: Region, forms: dict[int, Form], own: Form | None, width: int | None
+) -> tuple[Kind, bool, bool]:
+    """The kind, whether the mean square divides by the width less one, and whether that is all.
+
+    What decides is the mean square over the sum of squares, as the output has it: 1 / width for a
+    norm, 1 for an L2 normalisation.
+    """
+    form = own or forms.get(id(region.root.outputs[0]))
+    if form is None:
+        return "l2", False, False
+    centred = form.centred or form.one_pass
+    mean: Kind = "layer" if centred else "rms"
+    share = form.unit / form.factor**2 if form.factor and own is not None else form.factor
+    if form.averaged and (form.corrected or math.isclose(share, 1, rel_tol=2e-3)):
+        return mean, form.corrected, True
+    counts: dict[float, bool] = {}
+    if width is not None:
+        counts = {float(width): False} | ({width - 1.0: True} if width > 2 else {})
+    elif 0 < share < 0.75:
+        counts = {float(round(1 / share)): False}
+    for count, unbiased in counts.items():
+        wanted = (width or 1) / count if form.averaged else 1 / count
+        if math.isclose(share, wanted, rel_tol=1e-4 if unbiased else 2e-3):
+            return mean, unbiased, True
+    plain = not form.averaged and math.isclose(share, 1, rel_tol=2e-3)
+    known = plain and not centred
+    return ("layer" if centred else "rms" if form.averaged else "l2"), False, known
+
+
+def _times_root_of_width(scope: Scope, tensor: gs.Tensor, width: int | None) -> gs.Node | None:
+    """The node that multiplies an L2 normalised value by the root of the width; None for none."""
+    readers = tensor.outputs
+    if len(readers) != 1 or id(readers[0]) not in scope.index:
+        return None
+    node = readers[0]
+    if op_of(node) not in ("Mul", "Div") or (op_of(node) == "Div" and node.inputs[1] is tensor):
+        return None
+    other = node.inputs[1] if node.inputs[0] is tensor else node.inputs[0]
+    value = scalar_of(scope, other)
+    if op_of(node) == "Div" and value:
+        value = 1 / value
+    if value is None or value < 1.4:
+        return None
+    count = width if width is not None else round(value**2)
+    return node if math.isclose(value**2, count, rel_tol=2e-3) else None
+
+
+def _after(
+    scope: Scope, normalised: gs.Tensor, axes: RowAxes | None, own: Form | None
+) -> tuple[gs.Tensor | None, gs.Tensor | None, gs.Tensor]:
+    """Gamma and beta that follow, and the tensor after them."""
+    if axes is None or own is None:
+        return None, None, normalised
+    tensor = normalised
+    found: list[gs.Tensor | None] = []
+    for op in ("Mul", "Add"):
+        if op == "Mul" and own.gamma is not None:
+            found.append(None)
+            continue
+        end, operand = next_constant(scope, tensor, op, axes)
+        found.append(operand)
+        tensor = end if operand is not None else tensor
+    return found[0], found[1], tensor
+
+
+def _width(
+    scope: Scope, source: gs.Tensor, gamma: gs.Tensor | None, axes: RowAxes | None
+) -> int | None:
+    if axes is None:
+        return None
+    known = along(scope, source, axes)
+    shape = None if gamma is None else dims(scope, gamma)
+    if known is not None or not shape:
+        return known
+    across = axes.axes == (1,) and shape[-1] != 1  # gamma lies along another axis
+    return None if across else row_size(scope, gamma, axes)
+
+
+def _constants(
+    scope: Scope, region: Region, own: Form | None
+) -> tuple[Joined | None, tuple[Limit, ...]]:
+    """Epsilon, and the other constants to divide."""
+    joined = list(region.joined)
+    first = own.joined if own is not None else None
+    if own is None:  # the first that may be one
+        first = next((j for j in joined if j.degree in (1, 2) and _value(scope, j)), None)
+    if first is not None and _value(scope, first) is None:
+        first = None  # an epsilon per channel
+    limits = tuple(
+        Limit(_place(scope, j, region.x), int(j.degree), _value(scope, j))
+        for j in joined
+        if j is not first
+    )
+    return first, limits
+
+
+def _place(scope: Scope, joined: Joined, like: gs.Tensor) -> Place:
+    node, position = joined.read.node, joined.read.position
+    if position == EPSILON:
+        return Place(scope.index[id(node)], position, TensorProto.FLOAT)
+    return places(scope, [Read(node, position)], like)[0]
+
+
+def _value(scope: Scope, joined: Joined) -> float | None:
+    """The one number that a constant is; None where its elements differ."""
+    node, position = joined.read.node, joined.read.position
+    if position == EPSILON:
+        return float(node.attrs.get("epsilon", 1e-5))
+    value = small_value(scope, node.inputs[position])
+    if value is not None and value.size == 1:
+        return float(np.asarray(value, np.float64).reshape(-1)[0])
+    return uniform(scope, node.inputs[position])
+
+
+def _overridden(scope: Scope, joined: Joined | None) -> str | None:
+    if joined is None or joined.read.position == EPSILON:
+        return None
+    return scope.overridden(joined.read.tensor)

@@ -1,0 +1,329 @@
+"""Regions: parts of a graph through which a scale of their input cancels.
+
+The input has degree 1, and the walk gives every tensor behind it a degree (`ops/degrees.py`) until
+that is 0: there the scale is gone. What stands outside the region reads its input undivided, so
+only values that leave it with another degree, its leaks, would change.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of
+from slanc_onnx.norms.constants import small_value, stored_value
+from slanc_onnx.norms.norm import SCALE_KEY
+from slanc_onnx.norms.origins import origins, squared
+from slanc_onnx.norms.pattern import Read
+from slanc_onnx.ops import SIZES, Degree, NoDegree, any_degree, degrees_of_outputs
+from slanc_onnx.reasons import Reason, Untaken, reason
+
+_MOST_NODES = 400  # of a walk
+_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul")
+_SQUARING = ("ReduceSumSquare", "ReduceL2", "MeanVarianceNormalization")
+_WITH_ROOT = ("ReduceL2", "LpNormalization", "MeanVarianceNormalization", "BatchNormalization")
+_SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "Conv", "MatMul")
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A constant of a region that is divided along with its input: epsilon, or a limit.
+
+    Attributes:
+        read: Where the node reads it; position `ops.EPSILON` is the attribute of that name.
+        degree: The power of the scale that divides it.
+    """
+
+    read: Read
+    degree: Degree
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a graph whose exits do not change when its input is divided.
+
+    Attributes:
+        x: The input.
+        root: The node that sums squares.
+        nodes: The nodes, in topological order.
+        reads: Where they read the input, or a cast of it.
+        exits: The tensors at which the scale is gone, those behind the root first.
+        joined: The constants to divide.
+        degrees: The degree of every tensor inside, by id.
+    """
+
+    x: gs.Tensor
+    root: gs.Node
+    nodes: tuple[gs.Node, ...]
+    reads: tuple[Read, ...]
+    exits: tuple[gs.Tensor, ...]
+    joined: tuple[Joined, ...]
+    degrees: dict[int, Degree]
+
+    @cached_property
+    def ends(self) -> list[gs.Node]:
+        """The nodes that make the exits."""
+        return list({id(t.inputs[0]): t.inputs[0] for t in self.exits}.values())
+
+    @property
+    def fractional(self) -> bool:
+        """Whether a value inside is divided by a root of the scale, which is not exact."""
+        made = (t for node in self.nodes for t in node.outputs)
+        return any(self.degrees.get(id(t), Fraction(0)).denominator != 1 for t in made)
+
+
+def candidates(scope: Scope, order: Sequence[gs.Node]) -> Iterator[tuple[gs.Node, gs.Tensor]]:
+    """Every node that sums squares, with the tensor that is squared."""
+    for node in order:
+        op = op_of(node)
+        if not node.inputs or not node.outputs:
+            continue
+        if op in _SQUARING or (op == "LpNormalization" and _is_two(node)):
+            yield node, node.inputs[0]
+        elif op in _SUMS and (source := _summed(scope, node)) is not None:
+            inner = squared(scope, source)
+            if inner is not None:
+                yield node, inner
+        elif op in ("MatMul", "Einsum") and len(node.inputs) == 2:
+            one, other = (_behind(tensor) for tensor in node.inputs)
+            if one is other and not constant_made(scope, one):
+                yield node, node.inputs[0]
+
+
+def region_of(
+    scope: Scope, order: dict[int, int], root: gs.Node, squared_in: gs.Tensor
+) -> Region | Reason:
+    """The region around a sum of squares, or why none closes.
+
+    The nearest input from which one closes is taken, or the one behind it of which the mean is
+    subtracted.
+
+    Args:
+        scope: The graph.
+        order: The places of its nodes in topological order, by id.
+        root: The node that sums squares.
+        squared_in: The tensor that is squared.
+    """
+    best: Region | None = None
+    refused: Reason | None = None
+    for x, centred in origins(scope, squared_in):
+        if best is not None and not centred:
+            continue
+        walk = Walk(scope, order, x, root)
+        walk.run()
+        found = walk.region()
+        if found is None:
+            refused = refused or walk.why()
+            if best is not None:
+                break
+            continue
+        best = found
+        if centred:
+            break
+    if best is not None and best.fractional:
+        return Reason(Untaken.ROOT_OF_SCALE)
+    return best or refused or Reason(Untaken.NOT_DIVIDED)
+
+
+def averages(scope: Scope, node: gs.Node) -> bool:
+    """Whether the constant matrix of a product adds up elements, each times the same number."""
+    constants = [t for t in node.inputs[:2] if constant_made(scope, t)]
+    if len(constants) != 1:
+        return False
+    found = stored_value(scope, constants[0])
+    if found is None or not found.size or found.dtype.kind not in "fiuV":
+        return False
+    values = np.asarray(found, np.float64).reshape(-1)
+    for part in (values[:64], values):  # weights differ soon
+        if len(np.unique(part[part != 0])) > 1:
+            return False
+    return bool(values.any())
+
+
+class Walk:
+    """The degrees of the tensors behind the input of a region."""
+
+    def __init__(self, scope: Scope, order: dict[int, int], x: gs.Tensor, root: gs.Node) -> None:
+        self._scope, self._order, self._x, self._root = scope, order, x, root
+        self.degrees: dict[int, Degree] = {id(x): Fraction(1)}
+        self._from_root: set[int] = set()
+        self._rooted: set[int] = set()
+        self._same = {id(x)}  # the input, its casts, and what an earlier run made of it
+        self._exits: list[gs.Tensor] = []
+        self._passed: dict[int, tuple[gs.Node, tuple[Joined, ...]]] = {}
+        self._gone: set[int] = set()  # nodes whose outputs all have degree 0
+        self._refused: list[tuple[gs.Node, Reason]] = []
+
+    def run(self) -> None:
+        """Walk until no tensor has a degree any more."""
+        heap: list[int] = []
+        by_place: dict[int, gs.Node] = {}
+
+        def enter(tensor: gs.Tensor) -> None:
+            for node in tensor.outputs:
+                place = self._order.get(id(node))
+                if place is not None and place not in by_place:
+                    by_place[place] = node
+                    heapq.heappush(heap, place)
+
+        enter(self._x)
+        while heap and len(self._passed) < _MOST_NODES:
+            node = by_place[heapq.heappop(heap)]
+            try:
+                degrees, joined = self._step(node)
+            except NoDegree as why:
+                self._refused.append((node, why.reason))
+                continue
+            self._passed[id(node)] = node, joined
+            self._mark(node, degrees)
+            if not any(degrees):
+                self._gone.add(id(node))
+            if self._is_input(node):
+                self._same.add(id(node.outputs[0]))
+            for tensor, degree in zip(node.outputs, degrees, strict=False):
+                if degree and tensor.name:
+                    self.degrees[id(tensor)] = degree
+                    enter(tensor)
+
+    def _is_input(self, node: gs.Node) -> bool:
+        """Whether a node gives the input in another type, or divided by an earlier run."""
+        if not node.inputs or id(node.inputs[0]) not in self._same:
+            return False
+        if op_of(node) == "Div":
+            proto = self._scope.proto.node[self._scope.index[id(node)]]
+            return any(p.key == SCALE_KEY for p in proto.metadata_props)
+        return op_of(node) in SEE_THROUGH
+
+    def _step(self, node: gs.Node) -> tuple[tuple[Degree, ...], tuple[Joined, ...]]:
+        """The degrees of a node's outputs, and the constants that it joins to them."""
+        op, scope = op_of(node), self._scope
+        degrees = [self.degrees.get(id(t)) for t in node.inputs]
+        weights = op in _PRODUCTS and any(constant_made(scope, t) for t in node.inputs[:2])
+        if weights and not averages(scope, node):
+            raise NoDegree(Reason(Untaken.WEIGHTS_INSIDE))
+        if scope.fault(node) is not None:
+            op = ""
+
+        def number(position: int) -> float | None:
+            value = small_value(scope, node.inputs[position])
+            return None if value is None or value.size != 1 else float(value.reshape(-1)[0])
+
+        passed = degrees_of_outputs(op, node.attrs, degrees, len(node.outputs), number)
+        joined = []
+        for position, degree in passed.joined:
+            if position < 0:
+                joined.append(Joined(Read(node, position), degree))
+                continue
+            tensor = node.inputs[position]
+            if not tensor.name or (op not in ("Add", "Sub") and self._has_any_degree(tensor)):
+                continue
+            if not constant_made(scope, tensor):
+                raise NoDegree(reason(Untaken.JOINED_WITH_DATA, str(degree), tensor.name))
+            joined.append(Joined(Read(node, position), degree))
+        return passed.outputs, tuple(joined)
+
+    def _has_any_degree(self, tensor: gs.Tensor) -> bool:
+        value = small_value(self._scope, tensor)
+        if value is None or value.dtype.kind not in "fiuV":
+            return False
+        return any_degree([float(v) for v in value.reshape(-1)])
+
+    def _mark(self, node: gs.Node, degrees: Sequence[Degree]) -> None:
+        """Note what is made from the root, and from a root of it; and the exits."""
+        op = op_of(node)
+        made = node is self._root or any(id(t) in self._from_root for t in node.inputs)
+        if not made or op in SIZES:
+            return
+        inputs = [d for t in node.inputs if (d := self.degrees.get(id(t)))]
+        halved = op in _WITH_ROOT or (
+            op in ("Sqrt", "Pow") and inputs and abs(degrees[0]) < abs(inputs[0])
+        )
+        rooted = halved or any(id(t) in self._rooted for t in node.inputs)
+        for tensor, degree in zip(node.outputs, degrees, strict=False):
+            self._from_root.add(id(tensor))
+            if rooted:
+                self._rooted.add(id(tensor))
+            if degree == 0 and rooted and tensor.name:
+                self._exits.append(tensor)
+
+    def region(self) -> Region | None:
+        """The region that the walk found; None where the root divides nothing of its size."""
+        if not self._exits:
+            return None
+        inside: dict[int, gs.Node] = {}
+        waiting = [t.inputs[0] for t in self._exits]
+        while waiting:
+            node = waiting.pop()
+            if id(node) in inside:
+                continue
+            inside[id(node)] = node
+            kept = [t for t in node.inputs if id(t) in self.degrees and id(t) not in self._same]
+            waiting += [t.inputs[0] for t in kept]
+            # What compares values inside reads them divided too.
+            gone = (r for t in (*kept, *node.outputs) for r in t.outputs if id(t) in self.degrees)
+            waiting += [r for r in gone if id(r) in self._gone and op_of(r) not in SIZES]
+        nodes = sorted(inside.values(), key=lambda n: self._order[id(n)])
+        reads = [
+            Read(node, position)
+            for node in nodes
+            for position, tensor in enumerate(node.inputs)
+            if id(tensor) in self._same and op_of(node) not in SIZES
+        ]
+        others = [t for n in nodes if id(n) in self._gone for t in n.outputs if t.name]
+        exits = {id(t): t for t in (*self._exits, *others)}
+        joined = [j for n in nodes for j in self._passed[id(n)][1] if j.degree]
+        return Region(
+            self._x,
+            self._root,
+            tuple(nodes),
+            tuple(reads),
+            tuple(exits.values()),
+            tuple(joined),
+            self.degrees,
+        )
+
+    def why(self) -> Reason | None:
+        """Why no region closes: the first node behind the root at which the walk stopped."""
+        if not self._from_root:
+            return None
+        behind = [
+            (node, why)
+            for node, why in self._refused
+            if any(id(t) in self._from_root for t in node.inputs)
+        ]
+        if behind:
+            node, why = behind[0]
+            return why.at(node.op, node.outputs[0].name if node.outputs else "")
+        for node, _ in self._passed.values():
+            if op_of(node) == "Div" and id(node.outputs[0]) in self._rooted:
+                degree = self.degrees[id(node.outputs[0])]
+                why = reason(Untaken.ANOTHER_DEGREE, str(degree))
+                return why.at(node.op, node.outputs[0].name)
+        return None
+
+
+def _is_two(node: gs.Node) -> bool:
+    return int(node.attrs.get("p", 2)) == 2
+
+
+def _summed(scope: Scope, node: gs.Node) -> gs.Tensor | None:
+    """The tensor whose elements a node adds up; None for a product with weights."""
+    if op_of(node) not in ("Conv", "MatMul"):
+        return node.inputs[0]
+    if not averages(scope, node):
+        return None
+    return next(t for t in node.inputs[:2] if not constant_made(scope, t))
+
+
+def _behind(tensor: gs.Tensor) -> gs.Tensor:
+    """The tensor behind casts and changes of shape."""
+    through = {*SEE_THROUGH, "Reshape", "Transpose", "Unsqueeze", "Squeeze"}
+    while tensor.inputs and op_of(tensor.inputs[0]) in through:
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor

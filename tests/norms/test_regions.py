@@ -1,0 +1,104 @@
+"""Norms are found by what they compute, and scaled without a change in any bit."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from slanc_onnx.apply.div import apply_scales_in
+from slanc_onnx.graph.scope import read_graph
+from slanc_onnx.norms.find import find_in, find_norms_in
+from slanc_onnx.norms.norm import Norm
+from slanc_onnx.ops.fused import Kind
+from slanc_onnx.report.wording import reason_text
+from tests.oracles.unoptimised import Values, different, run
+from tests.spellings.regions import FOUND, L2, NONE, SUSPECTS, Written
+
+each_norm = pytest.mark.parametrize("written", FOUND, ids=str)
+
+
+def inputs(written: Written) -> Values:
+    """Rows from 1e-7, where epsilon is all there is, to 1e3."""
+    random = np.random.default_rng(3)
+    rows = random.normal(size=(2, 8, 8)) * 10.0 ** random.uniform(-7, 3, (2, 8, 1))
+    names = ["x", *(["z"] if " z" in written.more else [])]
+    return {
+        name: (rows * sign).astype(np.float32) for name, sign in zip(names, (1, -3), strict=False)
+    }
+
+
+def norms_of(model: onnx.ModelProto) -> list[Norm]:
+    return find_norms_in(read_graph(model))
+
+
+@each_norm
+def test_it_is_found_with_its_kind(written: Written) -> None:
+    found = find_in(read_graph(written.model()))
+    kinds: tuple[Kind, ...] = tuple(norm.kind for norm in found.norms)
+    assert (kinds, found.suspects) == (written.kinds, [])
+    assert [norm.by_ops for norm in found.norms] == [written.by_ops] * len(kinds)
+    assert [norm.skip_reason for norm in found.norms] == [None] * len(kinds)
+
+
+@each_norm
+@pytest.mark.parametrize("scale", [0.25, 8.0])
+def test_scaling_changes_no_bit(written: Written, scale: float) -> None:
+    model, feeds = written.model(), inputs(written)
+    before, norms = run(model, **feeds), norms_of(model)
+    assert apply_scales_in(model, norms, {norm.name: scale for norm in norms})
+    assert different(before, run(model, **feeds)) == []
+
+
+@pytest.mark.parametrize("written", [w for w in FOUND if w.epsilon], ids=str)
+def test_constants_that_are_not_divided_change_the_output(written: Written) -> None:
+    model, feeds = written.model(), inputs(written)
+    before, norms = run(model, **feeds), norms_of(model)
+    bare = [replace(norm, epsilon=None, limits=()) for norm in norms]
+    apply_scales_in(model, bare, {norm.name: 8.0 for norm in norms})
+    assert different(before, run(model, **feeds)) == ["y"]
+
+
+@each_norm
+def test_a_scaled_one_is_found_again_with_its_scale(written: Written) -> None:
+    model = written.model()
+    norms = norms_of(model)
+    apply_scales_in(model, norms, {norm.name: 8.0 for norm in norms})
+    again = norms_of(model)
+    assert [norm.scaled_by for norm in again] == [8.0] * len(norms)
+    same = ("name", "kind", "width", "axes", "output", "by_ops", "one_pass", "unbiased")
+    for one, other in zip(norms, again, strict=True):
+        assert [getattr(other, name) for name in same] == [getattr(one, name) for name in same]
+
+
+@pytest.mark.parametrize("written", NONE, ids=str)
+def test_what_is_no_norm_is_neither_found_nor_suspected(written: Written) -> None:
+    found = find_in(read_graph(written.model()))
+    assert (found.norms, found.suspects) == ([], [])
+
+
+@pytest.mark.parametrize("written", SUSPECTS, ids=str)
+def test_what_looks_like_a_norm_is_a_suspect_with_the_reason(written: Written) -> None:
+    found = find_in(read_graph(written.model()))
+    assert found.norms == []
+    (suspect,) = found.suspects
+    assert suspect.op.startswith("Reduce") and len(reason_text(suspect.reason)) > 20
+
+
+def test_an_op_of_another_domain_that_is_called_a_norm_is_a_suspect() -> None:
+    model = L2[0].model()
+    node = model.graph.node.add(op_type="FastLayerNorm", domain="plugins", name="fast")
+    node.input.append("x")
+    node.output.append("other")
+    model.opset_import.add(domain="plugins", version=1)
+    (suspect,) = find_in(read_graph(model)).suspects
+    assert (suspect.name, suspect.op) == ("fast", "FastLayerNorm")
+    assert "domain 'plugins'" in reason_text(suspect.reason)
+
+
+def test_a_value_that_leaves_a_region_is_named() -> None:
+    model = L2[1].model()
+    model.graph.node.add(op_type="Relu", name="reads it", input=["v"], output=["other"])
+    (norm,) = norms_of(model)
+    assert norm.skip_reason is not None
+    assert reason_text(norm.skip_reason) == "its inner value 'v' is also read by Relu 'reads it'"
