@@ -23,7 +23,7 @@ from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES
 What = Literal["x", "mean", "square", "total", "root", "inverse", "quotient"]
 _BY_ROW = ("mean", "total", "root", "inverse")
 _SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv")
-_ADDS = ("Add", "Max", "Min", "Clip", "Where", "Relu", "Abs")
+_ADDS = ("Add", "Max", "Min", "Clip", "Relu", "Abs")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Form:
         negative: Whether it is the negative of that.
         axes: Over which axes sums run; None before one, or where that is not known.
         mean_axes: Those of the mean that was subtracted.
+        mean_count: By which number that mean was divided; None where an op or a shape counts.
         aligned: Whether the numbers of rows are known to meet their own rows.
         layout: Which movements of elements lie behind it, as a number; 0 for none.
         source: The input in this layout.
@@ -59,6 +60,7 @@ class Form:
     negative: bool = False
     axes: Axes | None = None
     mean_axes: Axes | None = None
+    mean_count: int | None = None
     aligned: bool = True
     layout: int = 0
     source: gs.Tensor | None = None
@@ -127,9 +129,7 @@ def _of_node(
         other = known[1] if op == "Sub" else replace(known[1], negative=not known[1].negative)
         return _difference(first, other)
     if op in _ADDS and first.what in ("square", *_BY_ROW[1:]) and len(known) == 1:
-        return _joined(first, joined)
-    if op == "Where" and len(known) == 2 and known[0].what == known[1].what:
-        return _joined(first, joined)
+        return _joined(op, first, joined)
     return None
 
 
@@ -300,13 +300,18 @@ def _difference(one: Form, other: Form) -> Form | None:
         if one.negative or other.negative or x.centred or not _is_mean(mean):
             return None
         aligned = x.aligned and mean.aligned
-        axes = mean.axes
-        return replace(x, centred=True, negative=one is mean, mean_axes=axes, aligned=aligned)
+        centred = replace(x, centred=True, negative=one is mean, aligned=aligned)
+        return replace(centred, mean_axes=mean.axes, mean_count=_count(mean))
     whole = one.what == "total" and not one.centred and not one.one_pass
     if whole and other.what == "square" and other.one_pass and not other.negative:
         same = one.axes == other.axes and _is_mean(one)
-        return replace(one, one_pass=True, mean_axes=other.axes) if same else None
+        less = replace(one, one_pass=True, mean_axes=other.axes, mean_count=_count(other))
+        return less if same else None
     return None
+
+
+def _count(mean: Form) -> int | None:
+    return None if mean.averaged else round(1 / mean.factor)
 
 
 def _is_mean(form: Form) -> bool:
@@ -316,7 +321,10 @@ def _is_mean(form: Form) -> bool:
     return 0 < form.factor <= 1 and abs(1 / form.factor - round(1 / form.factor)) < 1e-2
 
 
-def _joined(form: Form, joined: Joined | None) -> Form:
+def _joined(op: str, form: Form, joined: Joined | None) -> Form | None:
+    """A value with an addend or a floor; None with a ceiling, or with a choice by data."""
+    if joined is not None and (op == "Min" or (op == "Clip" and joined.read.position != 1)):
+        return None
     if joined is None or form.joined is not None or form.what not in ("total", "root"):
         return form
     return replace(form, joined=joined, power=2 if form.what == "total" else 1)
@@ -340,6 +348,7 @@ def _batch_normalised(
     others = [frozenset(range(axes.rank or 0)) - axes.axes for axes in (inverse.axes, mean.axes)]
     aligned = others == [frozenset([1])] * 2  # BatchNormalization has one number per channel
     centred = replace(x, centred=True, mean_axes=inverse.mean_axes or mean.axes)
+    inverse = replace(inverse, mean_count=inverse.mean_count or _count(mean))
     return _over(centred, replace(inverse, aligned=aligned))
 
 

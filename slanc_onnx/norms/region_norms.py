@@ -98,7 +98,7 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
     read = region.reads[0].tensor
     like = source if joined is None or joined.read.position < 0 else joined.read.tensor
     known = own is not None and own.aligned and axes is not None and not math.isnan(own.factor)
-    known = known and (own is None or own.joined is joined)
+    known = known and (own is None or (own.joined is joined and own.mean_count in (None, width)))
     obstacle = None if axes is not None else Reason(Unscalable.AXES_UNKNOWN)
     norm = Norm(
         name=normalised.inputs[0].name,
@@ -119,7 +119,8 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
         places=places(scope, list(region.reads), like),
         nodes=tuple(sorted(scope.index[id(n)] for n in nodes)),
         limits=limits,
-        by_ops=not known or found != "whole" or not counted,
+        # Another limit may leave the output longer than a norm's is.
+        by_ops=not known or found != "whole" or not counted or bool(limits),
         unbiased=unbiased,
         one_pass=own is not None and own.one_pass,
         axes=axes or RowAxes(),

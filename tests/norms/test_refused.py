@@ -65,7 +65,7 @@ FRIENDS = {
     ),
     "a ceiling on the mean square": (
         "rms",
-        False,
+        True,
         f"{SQUARE} m = ReduceMean<axes = [-1]>(q) v = Clip(m, eps, one) s = Sqrt(v) y = Div(x, s)",
     ),
 }

@@ -78,7 +78,7 @@ class Writer:
                 lambda: self.node("Min", v, self.constant(infinite)),
                 lambda: self.node("Relu", v),
                 lambda: self.node("Abs", v),
-                lambda: self.node("Clip", v, self.constant(0.0), self.constant(1e9)),
+                lambda: self.node("Clip", v, self.constant(0.0), self.constant(3.4e38)),
             )()
         )
 

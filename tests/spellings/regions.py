@@ -69,11 +69,14 @@ _CLAMPS = {
     "a limit that binds": "e = Min(v, one) t = Add(e, eps)",
     "Relu": "e = Add(v, eps) t = Relu(e)",
     "Abs": "e = Abs(v) f = Add(e, eps) t = Abs(f)",
-    "Where the variance is above epsilon": "k = Greater(v, eps) t = Where(k, v, eps)",
+    "Where the variance is above a limit": "k = Greater(v, eps) t = Where(k, v, eps)",
 }
 
 LAYERS = [
-    *(Written(f"layer, {t}", f"{_CENTRED} {n} {_ROOT}", ("layer",)) for t, n in _CLAMPS.items()),
+    *(
+        Written(f"layer, {t}", f"{_CENTRED} {n} {_ROOT}", ("layer",), by_ops="limit" in t)
+        for t, n in _CLAMPS.items()
+    ),
     Written(
         "BatchNormalization with statistics of its own input",
         "sh = Shape(x) r = Reshape(x, to_rows) m = ReduceMean<keepdims = 1>(r, others) "
@@ -94,6 +97,12 @@ LAYERS = [
         "m = ReduceMean(x, last_two) c = Sub(x, m) q = Mul(c, c) v = ReduceMean(q, last_two) "
         "t = Add(v, eps) s = Sqrt(t) y = Div(c, s)",
         ("layer",),
+    ),
+    Written(
+        "less a sum over a number that is not the width",
+        "m0 = ReduceSum(x, last) m = Mul(m0, half) c = Sub(x, m) q = Mul(c, c) "
+        f"v = ReduceMean(q, last) t = Add(v, eps) {_ROOT}",
+        ("rms",),
     ),
     Written(
         "cascaded means",
