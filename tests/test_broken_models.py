@@ -210,7 +210,8 @@ def test_odd_models_end_with_a_status(
     started = time.monotonic()
     options = ("--estimate", estimate, "--no-validate", "--time-limit", "5")
     status, out, err = run("model.onnx", *options)
-    assert status in (0, 2) and "Traceback" not in out + err
+    skipped = status == 1 and "every norm was skipped" in out
+    assert (status in (0, 2) or skipped) and "Traceback" not in out + err
     assert time.monotonic() - started < 20
 
 

@@ -97,13 +97,13 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
                 f"--input-range {name}: {low:g} to {high:g} is no range. Give finite numbers, the "
                 "least first."
             )
-    for option in ("exclude", "only"):
-        text = getattr(options, option) or ""
+    for regex in ("exclude", "only"):
+        text = getattr(options, regex) or ""
         try:
             re.compile(text)
         except re.error as error:
             raise SlancError(
-                f"--{option} {text}: is no regular expression ({error}). Escape what is meant as "
+                f"--{regex} {text}: is no regular expression ({error}). Escape what is meant as "
                 "it stands with a backslash."
             ) from error
     if options.jobs is not None and options.jobs < 1:
