@@ -6,7 +6,7 @@ scopes of nodes and tensors, and single tensors on demand. A later stage asks fo
 the input stay as they are.
 """
 
-from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, MOST_ELEMENTS, GraphPath, check_model
+from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model
 from slanc_onnx.graph.edits import (
     Edits,
     NewNode,
@@ -47,7 +47,6 @@ __all__ = [
     "DOMAINS",
     "FLOATS",
     "MOST_AXES",
-    "MOST_ELEMENTS",
     "PACKED",
     "SEE_THROUGH",
     "Array",

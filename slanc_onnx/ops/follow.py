@@ -103,6 +103,19 @@ def taken_along(array: Array, indices: Array, axis: int) -> Array:
     return np.take(array, indices, axis=own)
 
 
+def computed(function: Callable[..., Array], *arrays: Array) -> Array:
+    """What NumPy computes of constants.
+
+    Raises:
+        CannotFollow: it refuses, as a whole number to a negative power.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            return np.asarray(function(*arrays))
+    except (TypeError, ValueError) as error:
+        raise CannotFollow(Unread.NOT_COMPUTED, str(error)) from error
+
+
 def moved_by(mover: Mover, array: Array) -> Array:
     """An array moved as the file says: NumPy tells whether that can be done.
 

@@ -17,6 +17,7 @@ from slanc_onnx.ops import (
     Parameter,
     broadcast,
     common_shape,
+    computed,
     refuse_large,
 )
 from slanc_onnx.reasons import Unread
@@ -175,11 +176,7 @@ def _fold(op: str, values: Sequence[Value], parameters: Sequence[Parameter] = ()
         refuse_large(math.prod(common_shape(*(a.shape for a in arrays))))
         if op == "Reciprocal":
             arrays = [a.astype(np.float32) for a in arrays]
-        try:
-            with np.errstate(all="ignore"):
-                return Const(np.asarray(function(*arrays)), any(c.varies for c in consts))
-        except (TypeError, ValueError) as error:  # as of a whole number to a negative power
-            raise CannotFollow(Unread.NOT_COMPUTED, str(error)) from error
+        return Const(computed(function, *arrays), any(c.varies for c in consts))
     weights = [v for v in values if isinstance(v, Weight)]
     parts = [as_weight(v) for v in values if isinstance(v, (Const, Weight))]
     shape = common_shape(*(v.shape for v in parts))
