@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(levelname)s %(name)s: %(message)s",
     )
     try:
-        with _sigterm_raised():
+        with _sigterm_raised(), _no_stop_passed_over():
             return _run(args)
     except SlancError as error:
         return _fail(BAD_INPUT, str(error))
@@ -251,6 +251,27 @@ def _sigterm_raised() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _no_stop_passed_over() -> Iterator[None]:
+    """Ctrl-C and SIGTERM that come where Python passes over exceptions are raised at the end."""
+    stops: list[BaseException] = []
+    told = sys.unraisablehook
+
+    def keep(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, (KeyboardInterrupt, _Terminated)):
+            stops.append(unraisable.exc_value)
+        else:
+            told(unraisable)
+
+    sys.unraisablehook = keep
+    try:
+        yield
+    finally:
+        sys.unraisablehook = told
+    if stops:
+        raise stops[0]
 
 
 def _print(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> None:

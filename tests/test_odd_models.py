@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from slanc_onnx import cli
 from tests.conftest import Run
 from tests.models.small_graphs import graph, normal
 
@@ -194,3 +195,15 @@ def test_a_matplotlib_that_does_not_start_is_an_error(tmp_path: Path) -> None:
     environment = {**os.environ, "MPLBACKEND": "nonsense"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, "which does not start" in done.stderr) == (2, True)
+
+
+def test_a_stop_that_python_passes_over_is_raised_later(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cleaned:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_check_places", lambda *_: Cleaned() and None)
+    status, _, err = run("model.onnx", "--no-validate")
+    assert (status, err) == (130, "ERROR: interrupted\n")
