@@ -49,7 +49,9 @@ def small_value(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Array | Non
 def scalar_of(scope: Scope, tensor: gs.Tensor) -> float | None:
     """The value of a constant of one element, None for any other tensor."""
     value = small_value(scope, tensor)
-    return None if value is None or value.size != 1 else float(value.reshape(-1)[0])
+    if value is None or value.size != 1 or value.dtype.kind not in "biufV":
+        return None
+    return float(value.reshape(-1)[0])
 
 
 def stored_value(scope: Scope, tensor: gs.Tensor, most: int = _LARGEST) -> Array | None:
@@ -61,9 +63,10 @@ def stored_value(scope: Scope, tensor: gs.Tensor, most: int = _LARGEST) -> Array
     if proto is None or int(np.prod(proto.dims, dtype=np.int64)) > most:
         return None
     try:
-        return np.asarray(scope.read(tensor))
+        value = np.asarray(scope.read(tensor))
     except SlancError:
         return None
+    return value if value.dtype.kind in "biufV" else None  # V: formats that NumPy lacks
 
 
 def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | None:

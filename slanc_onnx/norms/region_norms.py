@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
@@ -15,7 +14,7 @@ from slanc_onnx.graph import (
     element_type,
     op_of,
 )
-from slanc_onnx.norms.constants import scalar_of, small_value
+from slanc_onnx.norms.constants import scalar_of
 from slanc_onnx.norms.decomposed import along, next_constant, row_size
 from slanc_onnx.norms.described import Form, describe, quotient, uniform
 from slanc_onnx.norms.norm import Limit, Norm, Place
@@ -259,10 +258,8 @@ def _value(scope: Scope, joined: Joined) -> float | None:
     node, position = joined.read.node, joined.read.position
     if position == EPSILON:
         return float(node.attrs.get("epsilon", 1e-5))
-    value = small_value(scope, node.inputs[position])
-    if value is not None and value.size == 1:
-        return float(np.asarray(value, np.float64).reshape(-1)[0])
-    return uniform(scope, node.inputs[position])
+    value = scalar_of(scope, node.inputs[position])
+    return value if value is not None else uniform(scope, node.inputs[position])
 
 
 def _overridden(scope: Scope, joined: Joined | None) -> str | None:
