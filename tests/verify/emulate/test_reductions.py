@@ -62,8 +62,12 @@ def softmax(x: Rows, total: Callable[[Rows], Rows]) -> Rows:
 def mean_variance(x: Rows, total: Callable[[Rows], Rows]) -> Rows:
     n = np.float32(x.shape[-1])
     centred = half(x - half(total(x) / n))
-    deviation = half(np.sqrt(half(total(half(centred * centred)) / n)))
-    return half(centred / half(deviation + np.float32(2.0**-24)))  # 1e-9, which FP16 holds so
+    return by_root(centred, half(total(half(centred * centred)) / n))
+
+
+def by_root(x: Rows, square: Rows) -> Rows:
+    """As a norm does: times the reciprocal of a root."""
+    return half(x * half(np.float32(1) / half(np.sqrt(square))))
 
 
 CASES: dict[str, tuple[str, tuple[int, ...], Steps]] = {
@@ -75,11 +79,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], Steps]] = {
     "pool": ("GlobalAveragePool", (2, 3), lambda x, s: half(s(x) / np.float32(35))),
     "softmax": ("Softmax<axis = 1>", (1,), softmax),
     "lp 1": ("LpNormalization<axis = 2, p = 1>", (2,), lambda x, s: half(x / s(np.abs(x)))),
-    "lp 2": (
-        "LpNormalization<axis = -1>",
-        (3,),
-        lambda x, s: half(x / half(np.sqrt(s(half(x * x))))),
-    ),
+    "lp 2": ("LpNormalization<axis = -1>", (3,), lambda x, s: by_root(x, s(half(x * x)))),
     "mvn": ("MeanVarianceNormalization", (0, 2, 3), mean_variance),
 }
 
