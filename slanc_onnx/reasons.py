@@ -156,7 +156,6 @@ class Unscalable(_Named):
     DEVIATION_READ = auto()  # op and name of the reader
     DEVIATION_OUTPUT = auto()
     AXIS_UNKNOWN = auto()  # axis
-    QUANTISED = auto()  # inner value
     ADDS_INSIDE = auto()
     HEADS_INSIDE = auto()
     LOGARITHM = auto()
@@ -190,6 +189,7 @@ class Decision(_Named):
     NO_ROW_KNOWN = auto()
     EPSILON_UNKNOWN = auto()
     WIDTH_UNKNOWN = auto()
+    CONSTANT_LOST = auto()  # element type, value, scale
     ROWS_LOST = auto()  # sums of squares: limit, predicted largest, typical
     SIZE_KEPT = auto()  # (op, tensor) of each op that is not read
     NO_PROBE = auto()  # what ONNX Runtime said

@@ -22,7 +22,7 @@ from slanc_onnx.norms.pattern import Match
 from slanc_onnx.norms.reads import leaks, places, with_known_scale
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.norms.spellings import DECOMPOSED, REDUCTIONS, Decomposed, reduced_axes
-from slanc_onnx.reasons import Reason, Unscalable
+from slanc_onnx.reasons import Reason
 
 _ENDS = {"Div", "Mul", "Add", "Sub"}
 
@@ -69,6 +69,8 @@ def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> 
         return None  # an L2 normalisation, not a norm
     like = reads[0].tensor if epsilon is None else epsilon.tensor
     nodes = tuple({id(n): n for n in match.nodes}.values())
+    if _is_quantised(match):
+        return None  # a region, whose limits are the scales of its integers
     obstacle = None if form.obstacle is None else Reason(form.obstacle)
     norm = Norm(
         name=node.name,
@@ -92,7 +94,7 @@ def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> 
         one_pass=form.one_pass,
         axes=axes,
         overridable_epsilon=None if epsilon is None else scope.overridden(epsilon.tensor),
-        skip_reason=obstacle or _quantised(match) or leaks(scope, nodes, [node]),
+        skip_reason=obstacle or leaks(scope, nodes, [node]),
     )
     return with_known_scale(scope, norm)
 
@@ -162,18 +164,15 @@ def row_size(scope: Scope, constant: gs.Tensor | None, axes: RowAxes) -> int | N
     return element_count(shape) if shape and whole else None
 
 
-def _quantised(match: Match) -> Reason | None:
-    """Why a norm cannot be scaled if an inner value is rounded to integers; else None."""
+def _is_quantised(match: Match) -> bool:
+    """Whether an inner value is rounded to integers."""
     own = {
         id(place.node.inputs[place.position])
         for name in ("x", "gamma", "beta", "epsilon")
         for place in match.places(name)
     }
-    for node in match.nodes:
-        for tensor in node.inputs:
-            if id(tensor) not in own and is_quantised(tensor):
-                return Reason(Unscalable.QUANTISED, (tensor.name,))
-    return None
+    read = (tensor for node in match.nodes for tensor in node.inputs)
+    return any(id(tensor) not in own and is_quantised(tensor) for tensor in read)
 
 
 def _affine(

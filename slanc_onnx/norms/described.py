@@ -18,7 +18,7 @@ from slanc_onnx.graph import Scope, constant_made, dims, element_count, op_of
 from slanc_onnx.norms.constants import small_value, stored_value
 from slanc_onnx.norms.regions import Joined, Region
 from slanc_onnx.norms.root_axes import Axes, axes_of
-from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES
+from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES, QUANTISING
 
 What = Literal["x", "mean", "square", "total", "root", "inverse", "quotient"]
 _BY_ROW = ("mean", "total", "root", "inverse")
@@ -104,6 +104,8 @@ def _of_node(
     first = known[0]
     if op in MOVES:
         return _moved(scope, node, first) if forms[0] is not None else None
+    if op in QUANTISING:
+        return replace(first, source=node.outputs[0]) if first.what == "x" else first
     if op == "MatMul" and axes_of(scope, node) and len(known) == 2:  # a row times a column
         first = found.get(id(node.inputs[0].inputs[0].inputs[0])) or first
     if op in _SUMS or op in ("ReduceSumSquare", "ReduceL2", "Einsum"):

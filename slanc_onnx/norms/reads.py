@@ -13,6 +13,8 @@ from slanc_onnx.norms.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
 from slanc_onnx.norms.pattern import Read
 from slanc_onnx.reasons import Reason, Unscalable
 
+_KEEPING = ("QuantizeLinear", "DynamicQuantizeLinear")  # their integers are the same at any scale
+
 
 def with_known_scale(scope: Scope, norm: Norm) -> Norm:
     """The norm with the scale that an earlier run noted on a Div before it or on its last node.
@@ -92,7 +94,7 @@ def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> Reas
         return None
 
     for node in nodes:
-        if node not in last:
+        if node not in last and op_of(node) not in _KEEPING:
             found = next((f for t in node.outputs if (f := outside(t))), None)
             if found:
                 kind, reader = found

@@ -21,13 +21,25 @@ from slanc_onnx.norms.constants import small_value, stored_value
 from slanc_onnx.norms.norm import SCALE_KEY
 from slanc_onnx.norms.origins import origins, squared
 from slanc_onnx.norms.pattern import Read
-from slanc_onnx.ops import SIZES, Degree, NoDegree, any_degree, degrees_of_outputs
+from slanc_onnx.ops import (
+    MOVES,
+    QUANTISING,
+    SIZES,
+    Degree,
+    NoDegree,
+    any_degree,
+    degrees_of_outputs,
+)
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _MOST_NODES = 400  # of a walk
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul")
 _SQUARING = ("ReduceSumSquare", "ReduceL2", "MeanVarianceNormalization")
 _WITH_ROOT = ("ReduceL2", "LpNormalization", "MeanVarianceNormalization", "BatchNormalization")
+_TAKE_INTEGERS = {op for op, moves in MOVES.items() if moves.kind != "casts"} | {
+    "DequantizeLinear",
+    *SIZES,
+}
 _SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "Conv", "MatMul")
 
 
@@ -158,6 +170,7 @@ class Walk:
         self._exits: list[gs.Tensor] = []
         self._passed: dict[int, tuple[gs.Node, tuple[Joined, ...]]] = {}
         self._gone: set[int] = set()  # nodes whose outputs all have degree 0
+        self._integers: set[int] = set()
         self._refused: list[tuple[gs.Node, Reason]] = []
 
     def run(self) -> None:
@@ -182,6 +195,7 @@ class Walk:
                 continue
             self._passed[id(node)] = node, joined
             self._mark(node, degrees)
+            self._note_integers(node)
             if not any(degrees):
                 self._gone.add(id(node))
             if self._is_input(node):
@@ -190,6 +204,15 @@ class Walk:
                 if degree and tensor.name:
                     self.degrees[id(tensor)] = degree
                     enter(tensor)
+
+    def _note_integers(self, node: gs.Node) -> None:
+        """Note which outputs are integers that stand for numbers: their scale alone is divided."""
+        op = op_of(node)
+        moved = op in MOVES and id(node.inputs[0]) in self._integers
+        if op in QUANTISING and op != "DequantizeLinear":
+            self._integers.add(id(node.outputs[0]))
+        elif moved:
+            self._integers.update(id(t) for t in node.outputs)
 
     def _is_input(self, node: gs.Node) -> bool:
         """Whether a node gives the input in another type, or divided by an earlier run."""
@@ -203,7 +226,9 @@ class Walk:
     def _step(self, node: gs.Node) -> tuple[tuple[Degree, ...], tuple[Joined, ...]]:
         """The degrees of a node's outputs, and the constants that it joins to them."""
         op, scope = op_of(node), self._scope
-        degrees = [self.degrees.get(id(t)) for t in node.inputs]
+        # Any other op reads integers as they are.
+        kept = self._integers if op not in _TAKE_INTEGERS else ()
+        degrees = [self.degrees.get(id(t)) if id(t) not in kept else None for t in node.inputs]
         weights = op in _PRODUCTS and any(constant_made(scope, t) for t in node.inputs[:2])
         if weights and not averages(scope, node):
             raise NoDegree(Reason(Untaken.WEIGHTS_INSIDE))

@@ -9,13 +9,12 @@ import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import DOMAINS, GraphPath, Scope, op_of
 from slanc_onnx.norms.constants import scalar_of
-from slanc_onnx.ops import MOVES
+from slanc_onnx.ops import MOVES, QUANTISING
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _STEPS = 16  # nodes between a sum of squares and what its root divides
 _PASSED = {*MOVES, "Add", "Max", "Clip", "Relu", "Pow", "ReduceMean", "ReduceSum", "Mul"} | {
-    "QuantizeLinear",
-    "DequantizeLinear",
+    *QUANTISING,
 }
 
 

@@ -8,6 +8,7 @@ which is safe.
 from slanc_onnx.ops.between import BETWEEN, MOVES, Movement
 from slanc_onnx.ops.degrees import (
     EPSILON,
+    QUANTISING,
     SIZES,
     Degree,
     NoDegree,
@@ -48,6 +49,7 @@ __all__ = [
     "INTERNAL",
     "MOST_TRACED",
     "MOVES",
+    "QUANTISING",
     "SIZES",
     "UNARY",
     "CannotFollow",

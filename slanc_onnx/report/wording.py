@@ -153,8 +153,6 @@ _UNSCALABLE: dict[Kind, str] = {
     Unscalable.DEVIATION_OUTPUT: "its inverse deviation is a graph output",
     Unscalable.AXIS_UNKNOWN: "normalises from axis {0} on, of an input whose rank the file does "
     "not tell; run onnx.shape_inference on the file first",
-    Unscalable.QUANTISED: "its inner value {0!r} is quantised with a fixed range; keep the norm's "
-    "ops out of the quantisation to scale it",
     Unscalable.ADDS_INSIDE: "the op adds the embedding rows inside, so its norm has no input "
     "tensor to divide; export without this fusion to scale it",
     Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
@@ -186,6 +184,8 @@ _DECISIONS: dict[Kind, str] = {
     Decision.NO_ROW_KNOWN: "no row of its input is known; try --inputs with real inputs",
     Decision.EPSILON_UNKNOWN: "its epsilon is not a constant",
     Decision.WIDTH_UNKNOWN: "its width is not known: no gamma and no shape tells it",
+    Decision.CONSTANT_LOST: "its constant {1:g} would not be held by {0} beside the scale {2:g}; "
+    "store it in FLOAT",
     Decision.ROWS_LOST: "no scale serves all rows: rows with a sum of squares over {0:.3g} "
     "overflow (predicted largest {1:.3g}, typical {2:.3g})",
     Decision.SIZE_KEPT: "assumes that the size of what {ops} reads is kept",
