@@ -6,9 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
+from slanc_onnx import Options, protect
 from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_in, find_norms_in
+from slanc_onnx.options import ApplyRule
 from slanc_onnx.report.wording import reason_text
 from tests.models.small_graphs import only_norm
 from tests.oracles.unoptimised import Values, different, run
@@ -182,3 +184,41 @@ def test_integers_that_are_moved_stay_integers() -> None:
     norm, before = only_norm(model), run(model, **inputs())
     assert apply_scales_in(model, [norm], {norm.name: 8.0})
     assert different(before, run(model, **inputs())) == []
+
+
+def half(size: float, level: float) -> tuple[onnx.ModelProto, Values]:
+    """The layer in FP16 with the scales in FP16, at about `level` times what fits them well."""
+    model = written("layer", 21)
+    feeds = {"x": (inputs(size)["x"] * level).astype(np.float16)}
+    wide = {"x": feeds["x"].astype(np.float32)}
+    model = Quantiser("uint8").quantised(model, wide)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor)
+            if tensor.name.endswith("_scale"):  # few bits, so that a smaller one is exact too
+                values = 2.0 ** np.rint(np.log2(values))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), tensor.name))
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    del model.graph.value_info[:]
+    return model, feeds
+
+
+@pytest.mark.parametrize("apply", ["div", "fold"])
+def test_scales_in_fp16_move_where_they_are_held(apply: ApplyRule) -> None:
+    model, feeds = half(120.0, 1.0)
+    before = run(model, **feeds)
+    (decided,) = protect(model, Options(inputs=feeds, apply=apply))
+    assert decided.status == "scaled" and decided.scale not in (None, 1.0)
+    assert different(before, run(model, **feeds)) == []
+
+
+@pytest.mark.parametrize("apply", ["div", "fold"])
+def test_scales_in_fp16_that_would_leave_it_are_refused_with_the_reason(apply: ApplyRule) -> None:
+    model, feeds = half(200.0, 1.0)
+    (place,) = (t for t in model.graph.initializer if t.name == "t_0_scale")
+    place.CopyFrom(onnx.numpy_helper.from_array(np.float16(2.0**-22), place.name))
+    before = model.SerializeToString()
+    (decided,) = protect(model, Options(inputs=feeds, apply=apply))
+    assert decided.status == "skipped" and model.SerializeToString() == before
+    assert "would not be held by FLOAT16" in reason_text(decided.reasons[0])
