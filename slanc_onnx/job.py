@@ -30,6 +30,7 @@ from slanc_onnx.run import (
     check_norms,
     given_feeds,
     isolated,
+    memory_of_a_run,
     observed_feeds,
     validation_feeds,
     with_checked_inputs,
@@ -123,7 +124,10 @@ class _Job:
     def isolated(self, work: Callable[[Progress], T]) -> T:
         """What work on ONNX Runtime gives; see `run.isolated`."""
         options = self.options
-        return isolated(work, self.progress, options.time_limit, apart=options.isolate)
+        memory = memory_of_a_run(self.read.loaded, self.read.folder, options.memory_limit)
+        return isolated(
+            work, self.progress, options.time_limit, apart=options.isolate, memory=memory
+        )
 
 
 @dataclass

@@ -115,6 +115,20 @@ def float32_bytes(model: onnx.ModelProto) -> int:
     )
 
 
+def stored_bytes(model: onnx.ModelProto, folder: Path | None) -> int:
+    """The bytes of a model and of its external data in a folder.
+
+    Raises:
+        SlancError: some of that is not there.
+    """
+    total: int = model.ByteSize()
+    if folder is not None:
+        for tensor in all_tensors(model):
+            if tensor.data_location == TensorProto.EXTERNAL:
+                total += external_range(tensor, folder)[2]
+    return total
+
+
 def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Nodes and the nodes of their subgraphs; a node comes before those inside it."""
     for node in nodes:

@@ -71,14 +71,14 @@ class Scope:
         proto = self.constant(tensor)
         return None if proto is None else read_tensor(proto, self.folder)
 
-    def elements(self, tensor: gs.Tensor) -> list[float] | None:
-        """The values of a small constant as a flat list, behind casts and reshapes; else None."""
+    def elements(self, tensor: gs.Tensor, ops: int = 4) -> list[float] | None:
+        """The values of a small constant as a flat list, behind few ops that compute; else None."""
         tensor = _behind(tensor)
-        maker = tensor.inputs[0] if tensor.inputs else None
+        maker = tensor.inputs[0] if tensor.inputs and ops > 0 else None
         if maker is not None and op_of(maker) in ("DequantizeLinear", "QuantizeLinear"):
-            return self._quantised(maker)
+            return self._quantised(maker, ops - 1)
         if maker is not None and op_of(maker) == "Div":  # an epsilon that an earlier run divided
-            over, under = (self.elements(t) for t in maker.inputs)
+            over, under = (self.elements(t, ops - 1) for t in maker.inputs)
             single = over is not None and under is not None and len(over) == len(under) == 1
             return [_quotient(over[0], under[0])] if single and over and under else None
         proto = self.constant(tensor)
@@ -87,9 +87,9 @@ class Scope:
         values = np.asarray(read_tensor(proto, self.folder)).astype(np.float64)
         return [float(v) for v in values.reshape(-1)]
 
-    def _quantised(self, node: gs.Node) -> list[float] | None:
+    def _quantised(self, node: gs.Node, ops: int) -> list[float] | None:
         """The values of a small constant behind a QuantizeLinear or DequantizeLinear, else None."""
-        values, scale, *zero = [self.elements(t) for t in node.inputs]
+        values, scale, *zero = [self.elements(t, ops) for t in node.inputs]
         if values is None or scale is None or len(scale) != 1 or None in zero:
             return None
         shift = zero[0][0] if zero and zero[0] else 0.0

@@ -25,12 +25,21 @@ _COMPUTED: dict[str, Callable[..., Array]] = {
     "Reciprocal": np.reciprocal,
     "Max": np.maximum,
     "Min": np.minimum,
-    "Range": lambda start, limit, delta: np.arange(start, limit, delta),
+    "Range": lambda start, limit, delta: _range(start, limit, delta),
 }
+_RESHAPED = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand")
+_FOLLOWED = {*SEE_THROUGH, *_RESHAPED, *_COMPUTED, "Div", "Concat", "Gather", "Slice"}
 
 
-def small_value(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Array | None:
+def small_value(scope: Scope, tensor: gs.Tensor) -> Array | None:
     """The value of a tensor that is computed from constants, ranks and known sizes; else None."""
+    return _followed(scope, tensor, _FAR, {})
+
+
+def _followed(
+    scope: Scope, tensor: gs.Tensor, far: int, seen: dict[int, tuple[int, Array | None]]
+) -> Array | None:
+    """As `small_value`, over so many nodes; `seen` has what was found, and over how many."""
     if scope.constant(tensor) is not None:
         return stored_value(scope, tensor, _MOST)
     if not tensor.inputs or far == 0:
@@ -39,11 +48,20 @@ def small_value(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Array | Non
     op = op_of(node)
     if op in ("Shape", "Size"):
         return _sizes(scope, node)
-    parts = [small_value(scope, t, far - 1) if t.name else None for t in node.inputs]
-    try:
-        return _computed(op, node, parts)
-    except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError):
+    if op not in _FOLLOWED:
         return None
+    before = seen.get(id(tensor))
+    if before is not None and (before[0] >= far or before[1] is not None):
+        return before[1]
+    parts = [_followed(scope, t, far - 1, seen) if t.name else None for t in node.inputs]
+    try:
+        found = _computed(op, node, parts)
+    except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError):
+        found = None
+    if found is not None and found.size > _MOST:
+        found = None
+    seen[id(tensor)] = (far, found)
+    return found
 
 
 def scalar_of(scope: Scope, tensor: gs.Tensor) -> float | None:
@@ -76,7 +94,7 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
     if op in SEE_THROUGH:
         whole = op == "Cast" and int(node.attrs.get("to", 1)) in (6, 7)
         return first.astype(np.int64) if whole else first
-    if op in ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand") and first.size == 1:
+    if op in _RESHAPED and first.size == 1:
         return first.reshape(1)
     if op in ("Unsqueeze", "Squeeze") and first.ndim <= 1:
         return first.reshape(-1)
@@ -96,9 +114,19 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
             begin, end = (int(part.reshape(-1)[0]) for part in known[1:3])
             return first.reshape(-1)[begin:end:steps]
         if op in _COMPUTED:
-            found = np.asarray(_COMPUTED[op](*known))
-            return found if found.size <= _MOST else None
+            return np.asarray(_COMPUTED[op](*known))
     return None
+
+
+def _range(start: Array, limit: Array, delta: Array) -> Array:
+    """The numbers of a Range.
+
+    Raises:
+        ValueError: they are too many.
+    """
+    if not abs(limit.item() - start.item()) <= abs(delta.item()) * _MOST:
+        raise ValueError("a long range")
+    return np.arange(start, limit, delta)
 
 
 def _sizes(scope: Scope, node: gs.Node) -> Array | None:

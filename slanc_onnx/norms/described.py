@@ -152,7 +152,7 @@ def aligned_by(scope: Scope, node: gs.Node, form: Form) -> bool:
         if given is None and len(node.inputs) > 1:
             value = small_value(scope, node.inputs[1])
             given = None if value is None else [int(v) for v in value.reshape(-1)]
-        if given is not None and axes.rank is not None:
+        if given is not None and axes.rank:  # a scalar has no axes
             given = [axis % axes.rank for axis in given]
         return given is not None and frozenset(given) == axes.axes
     shapes = [None if t is None else dims(scope, t) for t in (source, node.outputs[0])]
@@ -311,14 +311,22 @@ def _difference(one: Form, other: Form) -> Form | None:
 
 
 def _count(mean: Form) -> int | None:
-    return None if mean.averaged else round(1 / mean.factor)
+    return None if mean.averaged else _counted(mean.factor)
 
 
 def _is_mean(form: Form) -> bool:
     """Whether a sum is a mean, as far as its own factor tells: 1, or 1 over a whole number."""
     if form.averaged:
         return math.isclose(form.factor, 1.0, rel_tol=1e-3)
-    return 0 < form.factor <= 1 and abs(1 / form.factor - round(1 / form.factor)) < 1e-2
+    return _counted(form.factor) is not None
+
+
+def _counted(factor: float) -> int | None:
+    """The whole number that a factor is 1 over; None where it is none that a row has."""
+    if not 2.0**-31 <= factor <= 1:
+        return None
+    count = round(1 / factor)
+    return count if abs(1 / factor - count) < 1e-2 else None
 
 
 def _joined(op: str, form: Form, joined: Joined | None) -> Form | None:
