@@ -124,9 +124,11 @@ def _range(start: Array, limit: Array, delta: Array) -> Array:
     Raises:
         ValueError: they are too many.
     """
-    if not abs(limit.item() - start.item()) <= abs(delta.item()) * _MOST:
+    first, end, step = start.item(), limit.item(), delta.item()
+    if not abs(end - first) <= abs(step) * _MOST:
         raise ValueError("a long range")
-    return np.arange(start, limit, delta)
+    values: Array = np.arange(first, end, step)
+    return values
 
 
 def _sizes(scope: Scope, node: gs.Node) -> Array | None:

@@ -165,7 +165,8 @@ def _limit_memory(memory: int | None) -> int | None:
 
 def _kilobytes(file: str, field: str) -> int:
     """What a file of the system says of memory."""
-    found = re.search(rf"^{field}:\s+(\d+) kB", Path(file).read_text(encoding="ascii"), re.M)
+    told = Path(file).read_text(encoding="utf-8", errors="replace")  # our name is in it
+    found = re.search(rf"^{field}:\s+(\d+) kB", told, re.M)
     return int(found[1]) if found is not None else 2**40
 
 
