@@ -238,6 +238,8 @@ def constant_value(node: NodeProto) -> TensorProto | None:
 def _view(tensor: TensorProto, data: memoryview) -> Array:
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     count = math.prod(tensor.dims)
+    if dtype.hasobject:
+        raise _damaged(tensor, "raw data of texts")
     if len(data) < count * dtype.itemsize:
         raise _damaged(tensor, f"{len(data)} bytes of data")
     return np.frombuffer(data, dtype=dtype, count=count).reshape(tuple(tensor.dims))

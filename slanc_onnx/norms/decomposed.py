@@ -56,8 +56,8 @@ def _from_match(scope: Scope, node: gs.Node, form: Decomposed, match: Match) -> 
         return None
     width = width or next((w for u in reads if (w := along(scope, u.tensor, axes))), None)
     divisors = [*match.values("count"), *(1 / n for n in match.values("inverse count") if n)]
-    if not all(map(math.isfinite, divisors)):
-        return None
+    if not all(math.isfinite(divisor) and divisor > 0.5 for divisor in divisors):
+        return None  # a row has an element at least
     counts = [round(divisor) for divisor in divisors]
     width = width or max(counts, default=None)
     if width is not None and not {width, width - 1}.issuperset(counts):
