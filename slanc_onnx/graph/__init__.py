@@ -36,10 +36,8 @@ from slanc_onnx.graph.scope import (
     SEE_THROUGH,
     Scope,
     concrete_shapes,
-    is_quantised,
     op_of,
     read_graph,
-    see_through,
 )
 from slanc_onnx.graph.temporary import write_atomically
 
@@ -77,7 +75,6 @@ __all__ = [
     "float32_bytes",
     "graph_at",
     "input_specs",
-    "is_quantised",
     "known_op",
     "last_dim",
     "load_model",
@@ -89,6 +86,5 @@ __all__ = [
     "read_through",
     "refuse_what_is_no_file",
     "runtime_inputs",
-    "see_through",
     "write_atomically",
 ]

@@ -95,6 +95,11 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
             steps = int(known[4].reshape(-1)[0]) if len(known) > 4 else 1
             begin, end = (int(part.reshape(-1)[0]) for part in known[1:3])
             return first.reshape(-1)[begin:end:steps]
+        if op == "QuantizeLinear":
+            return np.rint(known[0] / known[1]) + (known[2] if len(known) > 2 else 0)
+        if op == "DequantizeLinear":
+            shift = known[2] if len(known) > 2 else 0
+            return np.asarray((known[0].astype(np.float64) - shift) * known[1])
         if op in _COMPUTED:
             found = np.asarray(_COMPUTED[op](*known))
             return found if found.size <= _MOST else None

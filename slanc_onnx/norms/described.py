@@ -16,13 +16,18 @@ import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Scope, constant_made, dims, element_count, op_of
 from slanc_onnx.norms.constants import small_value, stored_value
+from slanc_onnx.norms.origins import between, origins
+from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.regions import Joined, Region
 from slanc_onnx.norms.root_axes import Axes, axes_of
+from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES
 
-What = Literal["x", "mean", "square", "total", "root", "inverse", "quotient"]
+What = Literal["x", "mean", "square", "total", "root", "inverse", "product", "shift", "quotient"]
+_MOST_AFTER = 8  # nodes between the exits of a region and their difference
 _BY_ROW = ("mean", "total", "root", "inverse")
 _SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv")
+_PARTS = ("inverse", "product", "shift", "quotient")
 _ADDS = ("Add", "Max", "Min", "Clip", "Relu", "Abs")
 
 
@@ -32,7 +37,8 @@ class Form:
 
     Attributes:
         what: The input, the mean of a row, a square, a row's sum of squares or its mean, the root
-            of that, the reciprocal of the root, or the input over the root.
+            of that, the reciprocal of the root, the input or its mean over the root of the centred
+            input, or the input over its own root.
         centred: Whether the mean was subtracted from what is squared, or from what is divided.
         one_pass: Whether the square of the mean was subtracted from the mean square.
         factor: By what the value is multiplied beyond that.
@@ -47,6 +53,7 @@ class Form:
         joined: The epsilon or floor of a sum or a root, with `power`.
         power: The power of the scale that divides it.
         gamma: A constant row that multiplies.
+        beta: A constant that is added to the mean over the root, which is subtracted.
         unit: By what the sum was multiplied before its root was taken.
         times: A count by which the mean square was multiplied, to be divided by one less.
         corrected: Whether that happened: Bessel's correction, as torch.var writes it.
@@ -67,6 +74,7 @@ class Form:
     joined: Joined | None = None
     power: int = 2
     gamma: gs.Tensor | None = None
+    beta: gs.Tensor | None = None
     unit: float = 1.0
     times: gs.Tensor | None = None
     corrected: bool = False
@@ -74,23 +82,80 @@ class Form:
 
 def describe(scope: Scope, region: Region) -> dict[int, Form]:
     """The forms of a region's tensors, by id; what has none is something else."""
-    reads = (read.tensor for read in region.reads)
-    found = {id(t): Form("x", source=t) for t in (region.x, *reads)}
-    joined = {id(j.read.node): j for j in reversed(region.joined)}
-    for node in region.nodes:
+    inputs = [region.x, *(read.tensor for read in region.reads)]
+    return _forms(scope, inputs, region.nodes, region.joined)
+
+
+def _forms(
+    scope: Scope,
+    inputs: Sequence[gs.Tensor],
+    nodes: Sequence[gs.Node],
+    constants: Sequence[Joined] = (),
+) -> dict[int, Form]:
+    found = {id(t): Form("x", source=t) for t in inputs}
+    joined = {id(j.read.node): j for j in reversed(constants)}
+    for node in nodes:
         form = _of_node(scope, node, found, joined.get(id(node)))
         if form is not None:
             found[id(node.outputs[0])] = form
     return found
 
 
-def quotient(region: Region, forms: dict[int, Form]) -> tuple[gs.Tensor, Form] | None:
-    """The one exit of a region that is the input over its root; None where there are others."""
-    exits = [t for t in region.exits if op_of(t.inputs[0]) not in (*COMPARISONS, "Equal")]
-    form = forms.get(id(exits[0])) if len(exits) == 1 else None
-    if form is None or form.what != "quotient":
+def less_mean(
+    scope: Scope, tensor: gs.Tensor, rows: RowAxes | None, width: int | None
+) -> tuple[list[Read], list[gs.Node]] | None:
+    """The reads of x where a tensor is x less the mean of its rows, and the nodes between.
+
+    Args:
+        scope: The graph.
+        tensor: The tensor.
+        rows: Its rows.
+        width: The number of elements of one.
+    """
+    x = next((x for x, centred in origins(scope, tensor) if centred), None)
+    if x is None:
         return None
-    return exits[0], form
+    nodes = between(scope, x, tensor)
+    form = _forms(scope, [x], nodes).get(id(tensor))
+    if form is None or not form.centred or not form.aligned or form.negative or form.layout:
+        return None
+    if form.mean_axes is None or form.mean_axes.rows != rows or form.factor != 1 or form.gamma:
+        return None
+    if form.mean_count not in (None, width):
+        return None
+    reads = (Read(node, p) for node in nodes for p, t in enumerate(node.inputs) if t is x)
+    return list(reads), nodes
+
+
+def quotient(
+    scope: Scope, region: Region, forms: dict[int, Form]
+) -> tuple[gs.Tensor, Form, list[gs.Node]] | None:
+    """What a region makes that is the input over its root; None where it makes something else.
+
+    That is its one exit, or the difference of two, with the nodes between them and it.
+    """
+    exits = [t for t in region.exits if op_of(t.inputs[0]) not in (*COMPARISONS, "Equal")]
+    whats = {form.what if (form := forms.get(id(t))) is not None else None for t in exits}
+    if whats == {"quotient"} and len(exits) == 1:
+        return exits[0], forms[id(exits[0])], []
+    if not whats <= {"product", "shift"}:
+        return None
+    after: dict[int, gs.Node] = {}
+    waiting = [node for t in exits for node in t.outputs]
+    for node in waiting:
+        if len(after) == _MOST_AFTER or id(node) not in scope.index or not node.outputs:
+            return None
+        inputs = [t for t in node.inputs if id(t) not in forms]
+        form = _of_node(scope, node, forms, None)
+        if form is None or not all(constant_made(scope, t) for t in inputs):
+            continue
+        if id(node) not in after:
+            after[id(node)] = node
+            forms[id(node.outputs[0])] = form
+            waiting += node.outputs[0].outputs
+        if form.what == "quotient":
+            return node.outputs[0], form, list(after.values())
+    return None
 
 
 def _of_node(
@@ -124,10 +189,12 @@ def _of_node(
     if op == "Abs" and first.what == "x":  # of the same square, and another numerator
         return replace(first, layout=hash((first.layout, id(node))), source=node.outputs[0])
     if op == "Neg":
-        return replace(first, negative=not first.negative)
+        return None if first.beta else replace(first, negative=not first.negative)
     if op in ("Sub", "Add") and len(known) == 2:
         other = known[1] if op == "Sub" else replace(known[1], negative=not known[1].negative)
         return _difference(first, other)
+    if op in ("Sub", "Add") and first.what == "shift":
+        return _with_beta(scope, node, first)
     if op in _ADDS and first.what in ("square", *_BY_ROW[1:]) and len(known) == 1:
         return _joined(op, first, joined)
     return None
@@ -236,7 +303,7 @@ def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Fo
             if op == "Div" and form.times is not None:
                 return replace(form, times=None, corrected=True)
         return _times(form, math.nan)
-    row = form.what in ("x", "inverse", "quotient") and form.gamma is None and op == "Mul"
+    row = form.what in ("x", *_PARTS) and form.gamma is None and op == "Mul"
     return replace(form, gamma=constant) if row else None
 
 
@@ -244,33 +311,62 @@ def _product(node: gs.Node, one: Form, other: Form) -> Form | None:
     if op_of(node) == "Mul":
         if node.inputs[0] is node.inputs[1]:
             return _power(one, 2.0)
-        by = {"x": one, one.what: one}
         for over, under in ((one, other), (other, one)):
-            if over.what == "x" and under.what == "inverse":
+            if over.what in ("x", "mean") and under.what == "inverse":
                 return _over(over, under)
-        if by["x"].what == other.what == "x" and one == replace(other, source=one.source):
-            return _power(one, 2.0)
-        same_mean = one.what == "mean" and one == replace(other, source=one.source)
-        return _power(one, 2.0) if same_mean else None
-    if one.what == "x" and other.what == "root":
+        same = one.what in ("x", "mean") and one == replace(other, source=one.source)
+        return _power(one, 2.0) if same else None
+    if one.what in ("x", "mean") and other.what == "root":
         inverse = _power(other, -1.0)
         return None if inverse is None else _over(one, inverse)
     return None
 
 
 def _over(numerator: Form, inverse: Form) -> Form | None:
-    """The input times the reciprocal of its root."""
+    """The input, or its mean, times the reciprocal of its root."""
     centred = inverse.centred or inverse.one_pass
-    if numerator.centred != centred or (numerator.gamma and inverse.gamma):
+    if (numerator.gamma and inverse.gamma) or numerator.layout != inverse.layout:
         return None
-    if numerator.layout != inverse.layout:
-        return None
+    if centred and not numerator.centred:
+        return _part(numerator, inverse)
     factor = math.nan if numerator.negative else numerator.factor * inverse.factor
+    if numerator.centred != centred or numerator.what != "x":
+        return None
     if centred and not numerator.mean_axes == inverse.mean_axes == inverse.axes:
         return None
     aligned = numerator.aligned and inverse.aligned
     gamma = numerator.gamma or inverse.gamma
     return replace(inverse, what="quotient", factor=factor, gamma=gamma, aligned=aligned)
+
+
+def _part(numerator: Form, inverse: Form) -> Form | None:
+    """The input or its mean times the reciprocal of the root of the centred input.
+
+    TensorFlow and Keras write x k + (beta - mean k), with k = gamma / root.
+    """
+    mean = numerator.what == "mean"
+    if mean and not (_is_mean(numerator) and numerator.axes == inverse.axes):
+        return None
+    return replace(
+        inverse,
+        what="shift" if mean else "product",
+        factor=inverse.factor * (1.0 if mean else numerator.factor),
+        gamma=numerator.gamma or inverse.gamma,
+        negative=numerator.negative,
+        mean_axes=inverse.axes,
+        mean_count=_count(numerator) if mean else inverse.mean_count,
+        aligned=numerator.aligned and inverse.aligned,
+    )
+
+
+def _with_beta(scope: Scope, node: gs.Node, form: Form) -> Form | None:
+    """Beta less the mean over the root."""
+    beta = next((t for t in node.inputs if constant_made(scope, t)), None)
+    if op_of(node) == "Sub" and node.inputs[0] is beta:
+        form = replace(form, negative=not form.negative)
+    elif op_of(node) == "Sub":
+        return None
+    return replace(form, beta=beta) if form.negative and form.beta is None else None
 
 
 def _power(form: Form, power: float) -> Form | None:
@@ -295,13 +391,23 @@ def _power(form: Form, power: float) -> Form | None:
 
 def _difference(one: Form, other: Form) -> Form | None:
     """The input less its mean, or the mean square less the square of the mean."""
-    if {one.what, other.what} == {"x", "mean"}:
-        x, mean = (one, other) if one.what == "x" else (other, one)
-        if one.negative or other.negative or x.centred or not _is_mean(mean):
+    added = {one.what: not one.negative, other.what: other.negative}
+    by = {one.what: one, other.what: other}
+    if set(by) == {"x", "mean"}:
+        x, mean = by["x"], by["mean"]
+        if added["x"] == added["mean"] or x.centred or not _is_mean(mean):
             return None
         aligned = x.aligned and mean.aligned
-        centred = replace(x, centred=True, negative=one is mean, aligned=aligned)
+        centred = replace(x, centred=True, negative=added["mean"], aligned=aligned)
         return replace(centred, mean_axes=mean.axes, mean_count=_count(mean))
+    if set(by) == {"product", "shift"}:
+        x, mean = by["product"], by["shift"]
+        aligned = x.aligned and mean.aligned
+        part = replace(x, what="shift", negative=mean.negative, aligned=mean.aligned)
+        part = replace(part, beta=mean.beta, mean_count=mean.mean_count, source=mean.source)
+        if not added["product"] or added["shift"] or part != mean:
+            return None
+        return replace(mean, what="quotient", negative=False, aligned=aligned)
     whole = one.what == "total" and not one.centred and not one.one_pass
     if whole and other.what == "square" and other.one_pass and not other.negative:
         same = one.axes == other.axes and _is_mean(one)

@@ -1,4 +1,4 @@
-"""Spellings that no pattern has: norms and what is none, by what they compute."""
+"""Spellings beyond the usual ones: norms and what is none, by what they compute."""
 
 from dataclasses import dataclass
 
