@@ -168,7 +168,9 @@ def _kind(
         return mean, form.corrected, True
     counts: dict[float, bool] = {}
     if width is not None:
-        counts = {float(width): False} | ({width - 1.0: True} if width > 2 else {})
+        counts = {float(width): False}
+        if width > 1 + (not centred):  # else by one: an L2 normalisation
+            counts[width - 1.0] = True
     elif 0 < share < 0.75:
         counts = {float(round(1 / share)): False}
     for count, unbiased in counts.items():
