@@ -1,6 +1,5 @@
 """What a region computes, read off its ops: what each tensor is, row by row.
 
-A form says that a tensor is the input, its mean, a sum of squares, the root of one, or a quotient.
 A region whose only exit is a quotient is a norm that the library knows; of any other it knows that
 a scale cancels.
 """
@@ -9,75 +8,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Scope, constant_made, dims, element_count, op_of
 from slanc_onnx.norms.constants import small_value, stored_value
+from slanc_onnx.norms.forms import (
+    BY_ROW,
+    Form,
+    What,
+    count_of,
+    difference,
+    is_mean,
+    over,
+    raised,
+    times,
+    with_limit,
+)
 from slanc_onnx.norms.origins import between, origins
 from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.regions import Joined, Region
-from slanc_onnx.norms.root_axes import Axes, axes_of
+from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES
 
-What = Literal["x", "mean", "square", "total", "root", "inverse", "product", "shift", "quotient"]
 _MOST_AFTER = 8  # nodes between the exits of a region and their difference
-_BY_ROW = ("mean", "total", "root", "inverse")
 _SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv")
 _PARTS = ("inverse", "product", "shift", "quotient")
 _ADDS = ("Add", "Max", "Min", "Clip", "Relu", "Abs")
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a tensor of a region is.
-
-    Attributes:
-        what: The input, the mean of a row, a square, a row's sum of squares or its mean, the root
-            of that, the reciprocal of the root, the input or its mean over the root of the centred
-            input, or the input over its own root.
-        centred: Whether the mean was subtracted from what is squared, or from what is divided.
-        one_pass: Whether the square of the mean was subtracted from the mean square.
-        factor: By what the value is multiplied beyond that.
-        averaged: Whether the sum was divided by its number of addends, by an op or by a shape.
-        negative: Whether it is the negative of that.
-        axes: Over which axes sums run; None before one, or where that is not known.
-        mean_axes: Those of the mean that was subtracted.
-        mean_count: By which number that mean was divided; None where an op or a shape counts.
-        aligned: Whether the numbers of rows are known to meet their own rows.
-        layout: Which movements of elements lie behind it, as a number; 0 for none.
-        source: The input in this layout.
-        joined: The epsilon or floor of a sum or a root, with `power`.
-        power: The power of the scale that divides it.
-        gamma: A constant row that multiplies.
-        beta: A constant that is added to the mean over the root, which is subtracted.
-        unit: By what the sum was multiplied before its root was taken.
-        times: A count by which the mean square was multiplied, to be divided by one less.
-        corrected: Whether that happened: Bessel's correction, as torch.var writes it.
-    """
-
-    what: What
-    centred: bool = False
-    one_pass: bool = False
-    factor: float = 1.0
-    averaged: bool = False
-    negative: bool = False
-    axes: Axes | None = None
-    mean_axes: Axes | None = None
-    mean_count: int | None = None
-    aligned: bool = True
-    layout: int = 0
-    source: gs.Tensor | None = None
-    joined: Joined | None = None
-    power: int = 2
-    gamma: gs.Tensor | None = None
-    beta: gs.Tensor | None = None
-    unit: float = 1.0
-    times: gs.Tensor | None = None
-    corrected: bool = False
 
 
 def describe(scope: Scope, region: Region) -> dict[int, Form]:
@@ -183,27 +142,27 @@ def _of_node(
         return _multiplied(scope, node, forms)
     if op == "Pow":
         power = small_value(scope, node.inputs[1])
-        return None if power is None or power.size != 1 else _power(first, float(power.flat[0]))
+        return None if power is None or power.size != 1 else raised(first, float(power.flat[0]))
     if op in ("Sqrt", "Reciprocal"):
-        return _power(first, 0.5 if op == "Sqrt" else -1.0)
+        return raised(first, 0.5 if op == "Sqrt" else -1.0)
     if op == "Abs" and first.what == "x":  # of the same square, and another numerator
         return replace(first, layout=hash((first.layout, id(node))), source=node.outputs[0])
     if op == "Neg":
         return None if first.beta else replace(first, negative=not first.negative)
     if op in ("Sub", "Add") and len(known) == 2:
         other = known[1] if op == "Sub" else replace(known[1], negative=not known[1].negative)
-        return _difference(first, other)
+        return difference(first, other)
     if op in ("Sub", "Add") and first.what == "shift":
         return _with_beta(scope, node, first)
-    if op in _ADDS and first.what in ("square", *_BY_ROW[1:]) and len(known) == 1:
-        return _joined(op, first, joined)
+    if op in _ADDS and first.what in ("square", *BY_ROW[1:]) and len(known) == 1:
+        return with_limit(op, first, joined)
     return None
 
 
 def _moved(scope: Scope, node: gs.Node, form: Form) -> Form:
     if MOVES[op_of(node)].kind in ("keeps", "casts", "drops"):
         return replace(form, source=node.outputs[0]) if form.what == "x" else form
-    if form.what in _BY_ROW or form.axes is not None:
+    if form.what in BY_ROW or form.axes is not None:
         return replace(form, aligned=aligned_by(scope, node, form))
     layout = hash((form.layout, id(node)))
     return replace(form, layout=layout, source=node.outputs[0])
@@ -214,6 +173,8 @@ def aligned_by(scope: Scope, node: gs.Node, form: Form) -> bool:
     op, source, axes = op_of(node), form.source, form.axes
     if op == "Expand" and form.aligned:
         return True
+    if MOVES[op].kind not in ("reshapes", "inserts"):
+        return False
     if op == "Unsqueeze" and axes is not None and not form.aligned:
         given = node.attrs.get("axes")
         if given is None and len(node.inputs) > 1:
@@ -251,7 +212,7 @@ def _summed(scope: Scope, node: gs.Node, form: Form) -> Form | None:
     matrices = [t for t in node.inputs[:2] if constant_made(scope, t)]
     if op in ("MatMul", "Conv") and matrices:
         matrix = matrices[0]
-        averaged, form = False, _times(form, _first_value(scope, matrix))
+        averaged, form = False, times(form, _first_value(scope, matrix))
     squares = op in ("ReduceSumSquare", "ReduceL2", "Einsum") or (
         op == "MatMul" and not any(constant_made(scope, t) for t in node.inputs)
     )
@@ -270,10 +231,6 @@ def _first_value(scope: Scope, matrix: gs.Tensor) -> float:
     return float("nan") if values is None else float(values.max())
 
 
-def _times(form: Form, value: float) -> Form:
-    return replace(form, factor=form.factor * value)
-
-
 def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Form | None:
     op, (one, other) = op_of(node), forms
     if one is not None and other is not None:
@@ -287,14 +244,14 @@ def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Fo
     shape = dims(scope, constant)
     single = element_count(shape) == 1 if shape is not None else values is not None
     if op == "Div" and one is None:
-        form = _power(form, -1.0)
+        form = raised(form, -1.0)
     if form is None:
         return None
     if values is not None and values.size == 1:
         value = float(values.reshape(-1)[0])
         divides = op == "Div" and one is not None
-        return _times(form, value if not divides else 1 / value if value else math.nan)
-    if single or (shape is None and form.what in _BY_ROW):  # a count, computed from a shape
+        return times(form, value if not divides else 1 / value if value else math.nan)
+    if single or (shape is None and form.what in BY_ROW):  # a count, computed from a shape
         if op == "Div" and form.what in ("mean", "total") and not form.averaged:
             return replace(form, averaged=True)
         if form.what == "total" and form.averaged and not form.corrected:
@@ -302,7 +259,7 @@ def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Fo
                 return replace(form, times=constant)
             if op == "Div" and form.times is not None:
                 return replace(form, times=None, corrected=True)
-        return _times(form, math.nan)
+        return times(form, math.nan)
     row = form.what in ("x", *_PARTS) and form.gamma is None and op == "Mul"
     return replace(form, gamma=constant) if row else None
 
@@ -310,53 +267,16 @@ def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Fo
 def _product(node: gs.Node, one: Form, other: Form) -> Form | None:
     if op_of(node) == "Mul":
         if node.inputs[0] is node.inputs[1]:
-            return _power(one, 2.0)
-        for over, under in ((one, other), (other, one)):
-            if over.what in ("x", "mean") and under.what == "inverse":
-                return _over(over, under)
+            return raised(one, 2.0)
+        for above, below in ((one, other), (other, one)):
+            if above.what in ("x", "mean") and below.what == "inverse":
+                return over(above, below)
         same = one.what in ("x", "mean") and one == replace(other, source=one.source)
-        return _power(one, 2.0) if same else None
+        return raised(one, 2.0) if same else None
     if one.what in ("x", "mean") and other.what == "root":
-        inverse = _power(other, -1.0)
-        return None if inverse is None else _over(one, inverse)
+        inverse = raised(other, -1.0)
+        return None if inverse is None else over(one, inverse)
     return None
-
-
-def _over(numerator: Form, inverse: Form) -> Form | None:
-    """The input, or its mean, times the reciprocal of its root."""
-    centred = inverse.centred or inverse.one_pass
-    if (numerator.gamma and inverse.gamma) or numerator.layout != inverse.layout:
-        return None
-    if centred and not numerator.centred:
-        return _part(numerator, inverse)
-    factor = math.nan if numerator.negative else numerator.factor * inverse.factor
-    if numerator.centred != centred or numerator.what != "x":
-        return None
-    if centred and not numerator.mean_axes == inverse.mean_axes == inverse.axes:
-        return None
-    aligned = numerator.aligned and inverse.aligned
-    gamma = numerator.gamma or inverse.gamma
-    return replace(inverse, what="quotient", factor=factor, gamma=gamma, aligned=aligned)
-
-
-def _part(numerator: Form, inverse: Form) -> Form | None:
-    """The input or its mean times the reciprocal of the root of the centred input.
-
-    TensorFlow and Keras write x k + (beta - mean k), with k = gamma / root.
-    """
-    mean = numerator.what == "mean"
-    if mean and not (_is_mean(numerator) and numerator.axes == inverse.axes):
-        return None
-    return replace(
-        inverse,
-        what="shift" if mean else "product",
-        factor=inverse.factor * (1.0 if mean else numerator.factor),
-        gamma=numerator.gamma or inverse.gamma,
-        negative=numerator.negative,
-        mean_axes=inverse.axes,
-        mean_count=_count(numerator) if mean else inverse.mean_count,
-        aligned=numerator.aligned and inverse.aligned,
-    )
 
 
 def _with_beta(scope: Scope, node: gs.Node, form: Form) -> Form | None:
@@ -369,73 +289,6 @@ def _with_beta(scope: Scope, node: gs.Node, form: Form) -> Form | None:
     return replace(form, beta=beta) if form.negative and form.beta is None else None
 
 
-def _power(form: Form, power: float) -> Form | None:
-    known: dict[tuple[What, float], What] = {
-        ("x", 2.0): "square",
-        ("total", 0.5): "root",
-        ("total", -0.5): "inverse",
-        ("root", -1.0): "inverse",
-    }
-    if form.what == "mean" and power == 2.0:
-        return replace(form, what="square", negative=False, one_pass=True)
-    what = known.get((form.what, power))
-    if form.times is not None or what is None or (form.negative and form.what != "x"):
-        return None
-    if form.what == "x":
-        return None if form.gamma else replace(form, what=what, negative=False)
-    if form.what == "total":
-        root = replace(form, what="root", unit=form.factor, factor=1.0)
-        return root if what == "root" else _power(root, -1.0)
-    return replace(form, what=what, factor=1 / form.factor if form.factor else math.nan)
-
-
-def _difference(one: Form, other: Form) -> Form | None:
-    """The input less its mean, or the mean square less the square of the mean."""
-    added = {one.what: not one.negative, other.what: other.negative}
-    by = {one.what: one, other.what: other}
-    if set(by) == {"x", "mean"}:
-        x, mean = by["x"], by["mean"]
-        if added["x"] == added["mean"] or x.centred or not _is_mean(mean):
-            return None
-        aligned = x.aligned and mean.aligned
-        centred = replace(x, centred=True, negative=added["mean"], aligned=aligned)
-        return replace(centred, mean_axes=mean.axes, mean_count=_count(mean))
-    if set(by) == {"product", "shift"}:
-        x, mean = by["product"], by["shift"]
-        aligned = x.aligned and mean.aligned
-        part = replace(x, what="shift", negative=mean.negative, aligned=mean.aligned)
-        part = replace(part, beta=mean.beta, mean_count=mean.mean_count, source=mean.source)
-        if not added["product"] or added["shift"] or part != mean:
-            return None
-        return replace(mean, what="quotient", negative=False, aligned=aligned)
-    whole = one.what == "total" and not one.centred and not one.one_pass
-    if whole and other.what == "square" and other.one_pass and not other.negative:
-        same = one.axes == other.axes and _is_mean(one)
-        less = replace(one, one_pass=True, mean_axes=other.axes, mean_count=_count(other))
-        return less if same else None
-    return None
-
-
-def _count(mean: Form) -> int | None:
-    return None if mean.averaged else round(1 / mean.factor)
-
-
-def _is_mean(form: Form) -> bool:
-    """Whether a sum is a mean, as far as its own factor tells: 1, or 1 over a whole number."""
-    if form.averaged:
-        return math.isclose(form.factor, 1.0, rel_tol=1e-3)
-    return 0 < form.factor <= 1 and abs(1 / form.factor - round(1 / form.factor)) < 1e-2
-
-
-def _joined(op: str, form: Form, joined: Joined | None) -> Form | None:
-    """A value with an addend or a floor; None with a ceiling, or with a choice by data."""
-    if joined is not None and (op == "Min" or (op == "Clip" and joined.read.position != 1)):
-        return None
-    if joined is None or form.joined is not None or form.what not in ("total", "root"):
-        return form
-    return replace(form, joined=joined, power=2 if form.what == "total" else 1)
-
-
 def _batch_normalised(
     scope: Scope, node: gs.Node, forms: Sequence[Form | None], joined: Joined | None
 ) -> Form | None:
@@ -444,18 +297,18 @@ def _batch_normalised(
     if x is None or mean is None or variance is None or joined is None:
         return None
     plain = uniform(scope, node.inputs[1]) == 1 and uniform(scope, node.inputs[2]) == 0
-    own = x.what == "x" and mean.what == "mean" and _is_mean(mean)
+    own = x.what == "x" and mean.what == "mean" and is_mean(mean)
     if not own or not plain or variance.what != "total" or joined.read.position != EPSILON:
         return None
-    root = _power(replace(variance, joined=variance.joined or joined), 0.5)
-    inverse = None if root is None else _power(root, -1.0)
+    root = raised(replace(variance, joined=variance.joined or joined), 0.5)
+    inverse = None if root is None else raised(root, -1.0)
     if inverse is None or inverse.axes is None or mean.axes is None:
         return None
     others = [frozenset(range(axes.rank or 0)) - axes.axes for axes in (inverse.axes, mean.axes)]
     aligned = others == [frozenset([1])] * 2  # BatchNormalization has one number per channel
     centred = replace(x, centred=True, mean_axes=inverse.mean_axes or mean.axes)
-    inverse = replace(inverse, mean_count=inverse.mean_count or _count(mean))
-    return _over(centred, replace(inverse, aligned=aligned))
+    inverse = replace(inverse, mean_count=inverse.mean_count or count_of(mean))
+    return over(centred, replace(inverse, aligned=aligned))
 
 
 def uniform(scope: Scope, tensor: gs.Tensor) -> float | None:

@@ -15,7 +15,8 @@ from slanc_onnx.graph import (
 )
 from slanc_onnx.norms.affine import next_constant, row_width
 from slanc_onnx.norms.constants import scalar_of
-from slanc_onnx.norms.described import Form, describe, quotient, uniform
+from slanc_onnx.norms.described import describe, quotient, uniform
+from slanc_onnx.norms.forms import Form
 from slanc_onnx.norms.norm import Limit, Norm, Place
 from slanc_onnx.norms.reads import Read, leaks, places, with_known_scale
 from slanc_onnx.norms.regions import Joined, Region, candidates, region_of
