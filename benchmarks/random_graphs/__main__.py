@@ -47,9 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add(totals.setdefault(made.kind, Counter()), found)
         for each in found.violations.values():
             constructs = ", ".join(made.constructs)
-            print(
-                f"{made.number} {made.kind} ({constructs}) {made.target}: {each.norm} {each.what}"
-            )
+            how = f"{made.target} {made.scale} {made.apply}"
+            print(f"{made.number} {made.kind} ({constructs}) {how}: {each.norm} {each.what}")
         if options.keep is not None and found.violations:
             keep(options.keep / f"{options.seed}_{made.number}", made, found)
     seconds = time.perf_counter() - start
@@ -109,6 +108,8 @@ def keep(folder: Path, made: Made, found: Attacked) -> None:
         "kind": made.kind,
         "constructs": made.constructs,
         "target": made.target,
+        "scale": made.scale,
+        "apply": made.apply,
         "norm": violation.norm,
         "what": violation.what,
         "input_ranges": made.ranges,

@@ -9,12 +9,21 @@ import onnx
 
 from benchmarks.random_graphs.building import INT64, Array, Building, Dim, Input
 from benchmarks.random_graphs.constructs import CONSTRUCTS, Construct
+from slanc_onnx.options import ApplyRule, ScaleRule
 from slanc_onnx.targets import TARGETS
 
 OPSETS = (13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)
 WIDTHS = (4, 8, 8, 12, 16)
 LONG_EVERY, LONG = 500, 3_000_001  # one graph in so many is run on so many positions
 FEW_ROWS = 3  # of the table that is drawn at random
+HOW: tuple[tuple[ScaleRule, ApplyRule], ...] = (
+    ("window", "div"),
+    ("window", "div"),
+    ("window", "fold"),
+    ("paper", "div"),
+    ("calibrated", "div"),
+    ("calibrated", "fold"),
+)
 KINDS = sorted({each.kind for each in CONSTRUCTS})
 PLAIN = [each for each in CONSTRUCTS if each.kind == "plain"]
 
@@ -32,6 +41,8 @@ class Made:
         kind: What that may break.
         target: Name of the device that certificates are asked for.
         ranges: What the tool is told that float inputs keep to.
+        scale: The rule of the scales, "window", "paper" or "calibrated".
+        apply: Where they go, "div" or "fold".
         lengths: Batches and lengths to run it on where the file leaves them open.
     """
 
@@ -44,6 +55,8 @@ class Made:
     target: str
     ranges: dict[str, tuple[float, float]]
     lengths: tuple[tuple[int, int], ...]
+    scale: ScaleRule = "window"
+    apply: ApplyRule = "div"
 
 
 SIZES = ((1, 1), (1, 2), (2, 5), (3, 1), (1, 16), (1, 64), (2, 9), (1, 300))
@@ -75,7 +88,10 @@ def random_graph(seed: int, number: int) -> Made:
         model = onnx.shape_inference.infer_shapes(model)
     target = str(rng.choice(list(TARGETS)))
     inputs, names = tuple(g.inputs), tuple(each.name for each in used)
-    return Made(number, model, inputs, len(table), names, first.kind, target, ranges, SIZES)
+    scale, apply = HOW[int(rng.integers(len(HOW)))]
+    return Made(
+        number, model, inputs, len(table), names, first.kind, target, ranges, SIZES, scale, apply
+    )
 
 
 def _grown(g: Building, first: Construct) -> list[Construct]:

@@ -12,7 +12,7 @@ from benchmarks.random_graphs.attack import Attacked, attack
 from benchmarks.random_graphs.constructs import CONSTRUCTS
 from benchmarks.random_graphs.feeds import feeds, keeps
 from benchmarks.random_graphs.make import KINDS, LONG_EVERY, Made, random_graph
-from slanc_onnx import Options, ScaledNorm, compute_scales
+from slanc_onnx import Options, ScaledNorm, protect
 from slanc_onnx.prove import Condition
 from tests.oracles.unoptimised import run
 
@@ -64,7 +64,7 @@ def falsified(made: Made, monkeypatch: pytest.MonkeyPatch, share: float, scale: 
 
     def changed(model: onnx.ModelProto, options: Options) -> Sequence[ScaledNorm]:
         decided = []
-        for each in compute_scales(model, options):
+        for each in protect(model, options):
             certificate = each.certificate
             if certificate is None or certificate.bound.length is None:
                 decided.append(each)
@@ -75,7 +75,7 @@ def falsified(made: Made, monkeypatch: pytest.MonkeyPatch, share: float, scale: 
             decided.append(replace(each, certificate=claimed, scale=divisor))
         return decided
 
-    monkeypatch.setattr(attacks, "compute_scales", changed)
+    monkeypatch.setattr(attacks, "protect", changed)
     return attack(made, SEED)
 
 
