@@ -34,6 +34,7 @@ from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.save import Draft, check_output, refuse_what_is_no_file
 from slanc_onnx.graph.scope import (
     SEE_THROUGH,
+    Dims,
     Scope,
     concrete_shapes,
     op_of,
@@ -48,6 +49,7 @@ __all__ = [
     "PACKED",
     "SEE_THROUGH",
     "Array",
+    "Dims",
     "Draft",
     "Edits",
     "Flow",

@@ -13,7 +13,7 @@ from dataclasses import replace
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Scope, constant_made, dims, element_count, op_of
-from slanc_onnx.norms.constants import small_value, stored_value
+from slanc_onnx.norms.constants import sizes_in, small_value, stored_value
 from slanc_onnx.norms.forms import (
     BY_ROW,
     Form,
@@ -183,10 +183,12 @@ def aligned_by(scope: Scope, node: gs.Node, form: Form) -> bool:
         if given is not None and axes.rank is not None:
             given = [axis % axes.rank for axis in given]
         return given is not None and frozenset(given) == axes.axes
-    shapes = [None if t is None else dims(scope, t) for t in (source, node.outputs[0])]
-    if axes is None or axes.rank is None or None in shapes:
+    whole = None if source is None else dims(scope, source)
+    told = sizes_in(scope, node.inputs[1]) if op == "Reshape" and len(node.inputs) > 1 else None
+    if told is None or not all(isinstance(size, str) or size > 0 for size in told):
+        told = dims(scope, node.outputs[0])
+    if axes is None or axes.rank is None or whole is None or told is None:
         return False
-    whole, told = (shape or () for shape in shapes)
     rows = tuple(1 if axis in axes.axes else size for axis, size in enumerate(whole))
     if len(whole) != axes.rank or len(told) != axes.rank:
         return False

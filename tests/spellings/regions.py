@@ -127,6 +127,15 @@ LAYERS = [
         ("layer",),
     ),
     Written(
+        "keepdims = 0 with Reshape to its own sizes and a 1, as torch.var is exported",
+        "m = ReduceMean(x, third) c = Sub(x, m) q = Mul(c, c) "
+        "v0 = ReduceMean<keepdims = 0>(q, third) s0 = Shape<start = 0, end = 1>(v0) "
+        "s1 = Shape<start = 1, end = 2>(v0) r0 = Reshape(s0, minus_one) "
+        "r1 = Reshape(s1, minus_one) sizes = Concat<axis = 0>(r0, r1, second) "
+        f"v = Reshape(v0, sizes) t = Add(v, eps) {_ROOT}",
+        ("layer",),
+    ),
+    Written(
         "by averaging matrices",
         "m = MatMul(x, average) c = Sub(x, m) q = Mul(c, c) v = MatMul(q, average) "
         f"t = Add(v, eps) {_ROOT}",
