@@ -1,8 +1,7 @@
 """Damaged models through the whole job: what each ends as, and every traceback by its place.
 
     python -m benchmarks.fuzz [--count 2000] [--seed 1] [--first 0] [--models WORD ...]
-        [--zoo FOLDER] [--jobs 1] [--seconds 20] [--megabytes 2000] [--keep FOLDER]
-        [--results FILE]
+        [--zoo FOLDER] [--seconds 20] [--megabytes 2000] [--keep FOLDER] [--results FILE]
 
 Mutant N of a seed is always the same: a model (a shipped one, one that the tests build, one of the
 zoo; small ones more often), a damage of its structure or of its bytes, and options of the command.
@@ -28,7 +27,6 @@ import gc
 import importlib
 import io
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -42,7 +40,6 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,7 +66,6 @@ USAGES: tuple[tuple[str, ...], ...] = (
     ("protect", "fold"),
 )
 _HTML = 0.1  # of those that would draw pictures; the others leave --html out
-_CHUNK = 200  # mutants that a job takes at a time
 _GUARD = 6000  # MB of address space, for the sake of the machine
 _SLOW_IMPORTS = ("onnxruntime", "matplotlib.pyplot", "rich.progress", "rich.table")
 _FAST = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a folder in memory
@@ -236,35 +232,12 @@ def _used(before: int) -> int:
     return _megabytes("VmHWM") + max(0, children - before)
 
 
-_given: tuple[Make, Limits, Path | None] | None = None  # of a process that runs mutants
-
-
-def run_in_jobs(
-    numbers: range, make: Make, limits: Limits, keep: Path | None, jobs: int
+def run_all(
+    numbers: Sequence[int], make: Make, limits: Limits, keep: Path | None
 ) -> Iterator[Result]:
-    """What each mutant ends as, in order; so many processes share the work."""
-    global _given
+    """What each mutant ends as; a process runs them one after the other until one kills it."""
     for name in _SLOW_IMPORTS:
         importlib.import_module(name)  # before the fork, not for each mutant
-    _given = (make, limits, keep)
-    chunks = [numbers[i : i + _CHUNK] for i in range(0, len(numbers), _CHUNK)]
-    if jobs == 1:
-        for chunk in chunks:
-            yield from _run_chunk(chunk)
-        return
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
-        for found in pool.map(_run_chunk, chunks):
-            yield from found
-
-
-def _run_chunk(numbers: range) -> list[Result]:
-    assert _given is not None
-    return run_all(numbers, *_given)
-
-
-def run_all(numbers: Sequence[int], make: Make, limits: Limits, keep: Path | None) -> list[Result]:
-    """What each mutant ends as; a process runs them one after the other until one kills it."""
-    results: list[Result] = []
     left = list(numbers)
     while left:
         with tempfile.TemporaryDirectory(dir=_FAST) as name:
@@ -280,16 +253,16 @@ def run_all(numbers: Sequence[int], make: Make, limits: Limits, keep: Path | Non
                 finally:
                     os._exit(status)
             os.close(writing)
-            found = list(_results_of(child, reading, limits))
-            os.close(reading)
-            if not found:
-                raise RuntimeError("the process that runs mutants does not start")
-            for result in found:
-                results.append(result)
+            done = 0
+            for result in _results_of(child, reading, limits):
+                done += 1
                 if result.outcome in BAD:
                     _tell(result, make(result.number), keep)
-            left = left[len(found) :]
-    return results
+                yield result
+            os.close(reading)
+            if not done:
+                raise RuntimeError("the process that runs mutants does not start")
+            left = left[done:]
 
 
 def _results_of(child: int, pipe: int, limits: Limits) -> Iterator[Result]:
@@ -370,7 +343,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the number of the first")
     parser.add_argument("--models", nargs="+", metavar="WORD", help="only those named so")
     parser.add_argument("--zoo", type=Path, help="further models: FOLDER/*/model.onnx")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seconds", type=float, default=20.0, help="of one mutant")
     parser.add_argument("--megabytes", type=int, default=2000, help="of one mutant")
     parser.add_argument("--keep", type=Path, help="where mutants that end badly are written")
@@ -386,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     limits = Limits(options.seconds, options.megabytes)
     results = []
-    for result in run_in_jobs(numbers, make, limits, options.keep, options.jobs):
+    for result in run_all(numbers, make, limits, options.keep):
         results.append(result)
         if options.results is not None:
             with options.results.open("a") as file:

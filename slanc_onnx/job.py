@@ -29,9 +29,8 @@ from slanc_onnx.run import (
     broken_rule,
     check_norms,
     given_feeds,
-    isolated,
-    memory_of_a_run,
     observed_feeds,
+    run_apart,
     validation_feeds,
     with_checked_inputs,
 )
@@ -122,12 +121,8 @@ class _Job:
     clock: _Clock
 
     def isolated(self, work: Callable[[Progress], T]) -> T:
-        """What work on ONNX Runtime gives; see `run.isolated`."""
-        options = self.options
-        memory = memory_of_a_run(self.read.loaded, self.read.folder, options.memory_limit)
-        return isolated(
-            work, self.progress, options.time_limit, apart=options.isolate, memory=memory
-        )
+        """What work on ONNX Runtime gives; see `run.run_apart`."""
+        return run_apart(work, self.progress, self.options, self.read.loaded, self.read.folder)
 
 
 @dataclass

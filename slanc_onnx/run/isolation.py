@@ -28,6 +28,7 @@ import onnx
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import stored_bytes
+from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 
 T = TypeVar("T")
@@ -57,6 +58,18 @@ def memory_of_a_run(
     if gigabytes is not None:
         return int(min(gigabytes, MOST) * 1e9)
     return LEAST_MEMORY + MEMORY_PER_BYTE * stored_bytes(model, folder)
+
+
+def run_apart(
+    work: Callable[[Progress], T],
+    progress: Progress,
+    options: Options,
+    model: onnx.ModelProto,
+    folder: Path | None,
+) -> T:
+    """What work that runs a model gives, as `isolated` says, within the limits of the options."""
+    memory = memory_of_a_run(model, folder, options.memory_limit)
+    return isolated(work, progress, options.time_limit, apart=options.isolate, memory=memory)
 
 
 def isolated(
