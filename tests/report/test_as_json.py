@@ -38,6 +38,7 @@ REPORT = [
     "notes",
     "fold",
     "audit",
+    "advice",
     "validation",
     "seconds",
 ]
@@ -70,6 +71,7 @@ CERTIFICATE = [
     "underflow_bits",
     "upper_limit",
     "loose",
+    "certified_with",
     "reason",
 ]
 OBSERVED = ["sum_of_squares", "scaled", "overflowed", "underflowed", "overflowed_before"]
