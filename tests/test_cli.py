@@ -134,8 +134,8 @@ def test_no_norm_is_no_error(run: Run) -> None:
     assert run("other.onnx", "-q") == (
         0,
         "other.onnx: no norm found in 1 ReduceMean sites (site), where an optimiser or quantiser "
-        "may have left a norm that no pattern fits: scale before it runs; nothing to do, nothing "
-        "written.\n",
+        "may have left a norm in ops that are not read: scale before it runs; nothing to do, "
+        "nothing written.\n",
         "",
     )
     assert sorted(os.listdir()) == ["model.onnx", "other.onnx"]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import SEE_THROUGH, Array, Scope, dims, op_of
+from slanc_onnx.graph import SEE_THROUGH, Array, Dims, Scope, dims, op_of
 from slanc_onnx.ops import ELEMENTWISE
 
 _LARGEST = 2**20  # elements of a matrix that may be one of equal numbers
@@ -95,6 +95,11 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
             steps = int(known[4].reshape(-1)[0]) if len(known) > 4 else 1
             begin, end = (int(part.reshape(-1)[0]) for part in known[1:3])
             return first.reshape(-1)[begin:end:steps]
+        if op == "QuantizeLinear":
+            return np.rint(known[0] / known[1]) + (known[2] if len(known) > 2 else 0)
+        if op == "DequantizeLinear":
+            shift = known[2] if len(known) > 2 else 0
+            return np.asarray((known[0].astype(np.float64) - shift) * known[1])
         if op in _COMPUTED:
             found = np.asarray(_COMPUTED[op](*known))
             return found if found.size <= _MOST else None
@@ -119,6 +124,34 @@ def _sizes(scope: Scope, node: gs.Node) -> Array | None:
     if len(sizes) != len(shape):
         return None
     return np.array(sizes if op == "Shape" else int(np.prod(sizes, dtype=np.int64)))
+
+
+def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Dims | None:
+    """The sizes in a vector that a graph puts together for a Reshape; a dynamic one is its name."""
+    value = small_value(scope, tensor)
+    if value is not None and value.dtype.kind in "iu":
+        return tuple(int(v) for v in value.reshape(-1))
+    if not tensor.inputs or far == 0:
+        return None
+    node = tensor.inputs[0]
+    op, first = op_of(node), node.inputs[0] if node.inputs else None
+    if op == "Shape":
+        shape = dims(scope, node.inputs[0])
+        return shape and shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
+    if op == "Concat":
+        parts = [sizes_in(scope, t, far - 1) for t in node.inputs]
+        return None if None in parts else tuple(d for part in parts for d in part or ())
+    known = None if first is None else sizes_in(scope, first, far - 1)
+    if known is None or op in (*SEE_THROUGH, "Reshape", "Unsqueeze", "Squeeze"):
+        return known
+    picked = [small_value(scope, t) for t in node.inputs[1:] if t.name]
+    if op == "Gather" and picked[0] is not None and picked[0].size == 1:
+        at = int(picked[0].reshape(-1)[0])
+        return (known[at],) if -len(known) <= at < len(known) else None
+    if op == "Slice" and len(picked) < 4 and not any(p is None or p.size != 1 for p in picked):
+        begin, end = (int(p.reshape(-1)[0]) for p in picked[:2] if p is not None)
+        return known[begin:end]
+    return None
 
 
 def rank_of(scope: Scope, tensor: gs.Tensor) -> int | None:

@@ -154,8 +154,6 @@ _UNSCALABLE: dict[Kind, str] = {
     Unscalable.DEVIATION_OUTPUT: "its inverse deviation is a graph output",
     Unscalable.AXIS_UNKNOWN: "normalises from axis {0} on, of an input whose rank the file does "
     "not tell; run onnx.shape_inference on the file first",
-    Unscalable.QUANTISED: "its inner value {0!r} is quantised with a fixed range; keep the norm's "
-    "ops out of the quantisation to scale it",
     Unscalable.ADDS_INSIDE: "the op adds the embedding rows inside, so its norm has no input "
     "tensor to divide; export without this fusion to scale it",
     Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
@@ -168,8 +166,6 @@ _UNSCALABLE: dict[Kind, str] = {
     Unscalable.NO_GAMMA: "has no gamma, which its op asks for",
     Unscalable.NO_GROUPS: "cuts its channels into {0} groups",
     Unscalable.NO_SUCH_AXIS: "normalises from axis {0} on of an input of {1} axes",
-    Unscalable.LOGARITHM: "its inverse root is exp(-0.5 log(x)), which rounds otherwise at another "
-    "size, so that scaling would change the outputs; export it with a Sqrt",
 }
 _UNTAKEN: dict[Kind, str] = {
     Untaken.NO_DEGREE: "a factor of degree {0} does not pass",
@@ -220,7 +216,7 @@ _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.INLINED: "inlined the functions that hold norms: {names}",
     Note.MEANS_UNMATCHED: "no norm found in {count} ReduceMean sites ({names}), where an optimiser "
-    "or quantiser may have left a norm that no pattern fits: scale before it runs",
+    "or quantiser may have left a norm in ops that are not read: scale before it runs",
     Note.READ_AS_DEFAULTS: "{count} initializers are graph inputs too and were read as their "
     "defaults: {names}",
     Note.NOT_FOLDED_INTO: "{count} weights were not the place to fold into, as each {behind}: "
