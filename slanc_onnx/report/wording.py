@@ -21,6 +21,7 @@ from slanc_onnx.reasons import (
     Unscalable,
     Untaken,
 )
+from slanc_onnx.targets import Change
 from slanc_onnx.trace import Term
 
 _UNREAD: dict[Kind, str] = {
@@ -234,6 +235,12 @@ TEXTS: Mapping[Kind, str] = {
     **_FAILURES,
     **_NOTES,
 }
+CHANGES: Mapping[Change, str] = {
+    Change.KEEP_SUBNORMALS: "subnormals kept",
+    Change.PAIRWISE_SUMS: "pairwise sums",
+    Change.FP32_SUMS: "sums in FP32",
+    Change.FP32_STATISTICS: "all statistics in FP32",
+}
 STEPS: Mapping[Step, str] = {
     "input": "an element",
     "mean": "the mean of a row",
@@ -269,6 +276,20 @@ def reason_text(reason: Reason) -> str:
         return told
     here = f"{reason.op} ({reason.tensor})"
     return f"{here}: {told}" if told else here
+
+
+def advice_text(certified: Mapping[Change, int], now: int, norms: int) -> str:
+    """Which changes of the target certify more norms, the most first; "" where none does.
+
+    Args:
+        certified: How many norms each change certifies, the cheapest change first.
+        now: How many are certified.
+        norms: How many there are.
+    """
+    more = [(count, CHANGES[change]) for change, count in certified.items() if count > now]
+    ranked = sorted(more, key=lambda each: -each[0])  # the cheaper of equals stays first
+    words = [f"{count} with {change}" for count, change in ranked]
+    return f"of {norms} norms at least {', '.join(words)} would be certified" if words else ""
 
 
 def reasons_text(reasons: Sequence[Reason]) -> str:
