@@ -89,6 +89,12 @@ TWICE = {
         """q = ReduceMean(m, axis) v = Add(q, {end}) s = Sqrt(v) total = Div(x, s)""",
     ),
     "gates": chain("a0 = Tanh(x)", "{now} = Mul({before}, {before})", "total = Add(x, {end})"),
+    "attention whose rows double": chain(
+        "a0 = Identity(x)",
+        """{now} = com.microsoft.GroupQueryAttention<num_heads = 4, kv_num_heads = 2>
+           ({before}, {before}, {before}, {before}, {before}, {before}, {before})""",
+        "n = ReduceMean(x, axis) g = Gather(n, {end}) total = Add(x, n)",
+    ),
     "sums": chain("a0 = Tanh(x)", "{now} = Add({before}, {before})", "total = Add(x, {end})"),
 }
 

@@ -23,6 +23,7 @@ from slanc_onnx.ops.elementwise import (
     apply_function,
 )
 from slanc_onnx.ops.follow import (
+    MOST_CHANNELS,
     MOST_TRACED,
     CannotFollow,
     Mover,
@@ -46,6 +47,7 @@ __all__ = [
     "EPSILON",
     "FUSED",
     "INTERNAL",
+    "MOST_CHANNELS",
     "MOST_TRACED",
     "MOVES",
     "SIZES",
