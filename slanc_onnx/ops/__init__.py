@@ -36,6 +36,7 @@ from slanc_onnx.ops.follow import (
     reshaped,
     taken_along,
     too_large,
+    whole_numbers,
 )
 from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
@@ -76,4 +77,5 @@ __all__ = [
     "reshaped",
     "taken_along",
     "too_large",
+    "whole_numbers",
 ]

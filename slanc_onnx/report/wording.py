@@ -71,6 +71,8 @@ _FAULTS: dict[Kind, str] = {
     Fault.LACKS_ATTRIBUTE: "it lacks the attribute {0!r}",
     Fault.HAS_MORE_INPUTS: "it has {0} inputs, of which its op takes {1}",
     Fault.LACKS_INPUTS: "it has {0} inputs of at least {1}",
+    Fault.HAS_MORE_AXES: "its output {0!r} has {1} axes, more than any tensor",
+    Fault.LESS_THAN_NOTHING: "its output {0!r} has the size {1}",
     Fault.REFUSED: "{0}",
 }
 _DOUBTS: dict[Kind, str] = {
