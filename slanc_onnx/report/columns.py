@@ -181,6 +181,24 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _first_row(row: NormRow) -> dict[str, Any] | None:
+    if row.first is None:
+        return None
+    return {
+        "length": finite(row.first.length),
+        "token": row.first.token,
+        "within": row.first_within,
+    }
+
+
+def _first_text(row: NormRow) -> str:
+    """The longest row of a token alone, and the token."""
+    if row.first is None:
+        return ""
+    by = "" if row.first.token is None else f" by id {row.first.token}"
+    return f"{row.first.length:.4g}{by}{'' if row.first_within else ', beyond the safe radius'}"
+
+
 def _margin(row: NormRow) -> str:
     """What is left of the largest row that there can be to overflow."""
     certificate = row.decided.certificate
@@ -309,6 +327,12 @@ COLUMNS: tuple[Column, ...] = (
             "more",
             lambda r: r.decided.safe_radius,
         ),
+    ),
+    Column(
+        "first_row",
+        _first_row,
+        Shown("longest first row", _first_text, verbose=True),
+        Shown("longest first row", _first_text, "more", lambda r: r.first and r.first.length),
     ),
     Column("applied", lambda r: r.applied),
     Column(

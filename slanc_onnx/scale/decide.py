@@ -27,7 +27,7 @@ from slanc_onnx.prove import (
     proofs,
     safe_radius,
 )
-from slanc_onnx.reasons import Decision, Reason
+from slanc_onnx.reasons import Decision, Reason, Seen
 from slanc_onnx.run import Feeds
 from slanc_onnx.scale.advice import certifying_changes
 from slanc_onnx.scale.certified import certified_scale
@@ -160,8 +160,9 @@ def _held_against_probe(decided: ScaledNorm) -> ScaledNorm:
         return decided
     if estimate.by not in ("probe", "calibrated"):
         return decided
-    seen = np.array([estimate.largest])
-    return replace(decided, certificate=held_against(certificate, seen))
+    seen = Reason(Seen.IN_PROBE if estimate.by == "probe" else Seen.IN_CALIBRATION)
+    held = held_against(certificate, np.array([estimate.largest]), lambda _: seen)
+    return replace(decided, certificate=held)
 
 
 def _certified(decided: ScaledNorm, proof: Proof | None, options: Options) -> ScaledNorm:

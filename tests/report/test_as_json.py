@@ -60,6 +60,7 @@ NORM = [
     "observed",
     "certificate",
     "safe_radius",
+    "first_row",
     "applied",
     "status",
 ]
