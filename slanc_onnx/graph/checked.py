@@ -375,10 +375,8 @@ def _check_sizes(made: Mapping[str, TypeProto]) -> None:
     """
     for name, told in made.items():
         sizes = [dim.dim_value for dim in told.tensor_type.shape.dim]
-        if len(sizes) > MOST_AXES:
-            raise _Broken(Fault.HAS_MORE_AXES, name, len(sizes))
-        if min(sizes, default=0) < 0:
-            raise _Broken(Fault.LESS_THAN_NOTHING, name, min(sizes))
+        if len(sizes) > MOST_AXES or min(sizes, default=0) < 0:
+            raise _Broken(Fault.NO_SUCH_SIZES, name, len(sizes), min(sizes))
 
 
 def _type_of(tensor: TensorProto) -> TypeProto:

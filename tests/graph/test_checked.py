@@ -93,7 +93,7 @@ NORM = {"table": normal(0, 11, 8), "gamma": np.ones(8, np.float32)}
 def test_a_node_that_gives_more_axes_than_there_are_is_a_fault() -> None:
     steps = " ".join(DOUBLED.format(now=i + 1, before=i) for i in range(40))
     faults = node_faults(graph(AXES.format(steps=steps), NORM))[()]
-    assert faults[6] == Reason(Fault.HAS_MORE_AXES, ("i6", 65))
+    assert faults[6] == Reason(Fault.NO_SUCH_SIZES, ("i6", 65, 0))
     assert compute_scales(graph(AXES.format(steps=steps), NORM))[0].status == "skipped"
 
 
@@ -109,7 +109,7 @@ def test_a_convolution_of_less_than_its_kernel_does_not_end_the_process(length: 
         return [n.status for n in compute_scales(model, Options(estimate="weights"))]
 
     assert len(isolated(read, no_progress, 60.0, apart=True)) == 1  # onnx aborts it
-    expected = Reason(Fault.LESS_THAN_NOTHING, ("less", -13))
+    expected = Reason(Fault.NO_SUCH_SIZES, ("less", 3, -13))
     assert node_faults(model) == ({(): {2: expected}} if length == 2 else {})
 
 
