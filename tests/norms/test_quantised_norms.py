@@ -217,7 +217,7 @@ def test_scales_in_fp16_move_where_they_are_held(apply: ApplyRule) -> None:
 def test_scales_in_fp16_that_would_leave_it_are_refused_with_the_reason(apply: ApplyRule) -> None:
     model, feeds = half(200.0, 1.0)
     (place,) = (t for t in model.graph.initializer if t.name == "t_0_scale")
-    place.CopyFrom(onnx.numpy_helper.from_array(np.float16(2.0**-22), place.name))
+    place.CopyFrom(onnx.numpy_helper.from_array(np.array(2.0**-22, np.float16), place.name))
     before = model.SerializeToString()
     (decided,) = protect(model, Options(inputs=feeds, apply=apply))
     assert decided.status == "skipped" and model.SerializeToString() == before
