@@ -39,6 +39,7 @@ from slanc_onnx.graph.scope import (
     concrete_shapes,
     op_of,
     read_graph,
+    reads_value,
 )
 from slanc_onnx.graph.temporary import write_atomically
 
@@ -86,6 +87,7 @@ __all__ = [
     "read_graph",
     "read_tensor",
     "read_through",
+    "reads_value",
     "refuse_what_is_no_file",
     "runtime_inputs",
     "write_atomically",

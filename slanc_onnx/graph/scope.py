@@ -26,6 +26,8 @@ Dims = tuple[int | str, ...]  # a dynamic size is its name
 
 # Ops whose output has the values of their first input.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
+# Op -> the inputs of which it reads the shape or the type, and no value.
+_VALUE_UNREAD = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
 
 _MAKES, _MOST_WRITTEN = ("Range", "Concat"), 2**16  # numbers of a vector
 
@@ -145,6 +147,11 @@ def op_of(node: gs.Node) -> str:
     if node.op == "Sum" and len(node.inputs) <= 2:
         return "Add" if len(node.inputs) == 2 else "Identity"
     return str(node.op)
+
+
+def reads_value(node: gs.Node, position: int) -> bool:
+    """Whether a node reads the values of an input, and not its shape or type alone."""
+    return position not in _VALUE_UNREAD.get(op_of(node), ())
 
 
 def _behind(tensor: gs.Tensor) -> gs.Tensor:

@@ -15,6 +15,7 @@ _LARGEST = 2**20  # elements of a matrix that may be one of equal numbers
 _MOST = 64  # elements of a value that is followed
 _FAR = 32  # nodes between a tensor and where its rank is told
 
+_SHAPES = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand")
 _COMPUTED: dict[str, Callable[..., Array]] = {
     "Add": np.add,
     "Sub": np.subtract,
@@ -25,6 +26,11 @@ _COMPUTED: dict[str, Callable[..., Array]] = {
     "Reciprocal": np.reciprocal,
     "Max": np.maximum,
     "Min": np.minimum,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Equal": np.equal,
     "Range": lambda start, limit, delta: np.arange(start, limit, delta),
 }
 
@@ -39,9 +45,15 @@ def small_value(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Array | Non
     op = op_of(node)
     if op in ("Shape", "Size"):
         return _sizes(scope, node)
-    parts = [small_value(scope, t, far - 1) if t.name else None for t in node.inputs]
+    parts: list[Array] = []
+    for t in node.inputs[: 1 if op in SEE_THROUGH else None]:
+        part = small_value(scope, t, far - 1) if t.name else None
+        if part is None and (not parts or op not in _SHAPES):
+            return None
+        if part is not None:
+            parts.append(part)
     try:
-        return _computed(op, node, parts)
+        return _computed(op, node, parts) if parts else None
     except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError):
         return None
 
@@ -69,29 +81,26 @@ def stored_value(scope: Scope, tensor: gs.Tensor, most: int = _LARGEST) -> Array
     return value if value.dtype.kind in "biufV" else None  # V: formats that NumPy lacks
 
 
-def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | None:
-    first = parts[0] if parts else None
-    if first is None:
-        return None
+def _computed(op: str, node: gs.Node, known: Sequence[Array]) -> Array | None:
+    first = known[0]
     if op in SEE_THROUGH:
         whole = op == "Cast" and int(node.attrs.get("to", 1)) in (6, 7)
         return first.astype(np.int64) if whole else first
-    if op in ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand") and first.size == 1:
-        return first.reshape(1)
-    if op in ("Unsqueeze", "Squeeze") and first.ndim <= 1:
-        return first.reshape(-1)
-    known = [part for part in parts if part is not None]
-    if len(known) != len(parts):
-        return None
+    if op in _SHAPES:
+        single = first.size == 1 or (op == "Reshape" and known[-1].size == 1)
+        flat = single or (op in ("Unsqueeze", "Squeeze") and first.ndim <= 1)
+        return first.reshape(-1) if flat else None
     with np.errstate(all="ignore"):
         if op == "Div":
             whole = all(part.dtype.kind in "iu" for part in known)
             return np.asarray(known[0] // known[1] if whole else known[0] / known[1])
         if op == "Concat":
             return np.concatenate([np.atleast_1d(part) for part in known])
-        if op == "Gather":
+        if op == "ReduceProd":
+            return np.asarray(np.prod(first))
+        if op == "Gather" and first.ndim <= 1:
             return np.asarray(first.reshape(-1)[known[1].astype(np.int64)])
-        if op == "Slice" and len(known) >= 3:
+        if op == "Slice" and len(known) >= 3 and first.ndim <= 1:
             steps = int(known[4].reshape(-1)[0]) if len(known) > 4 else 1
             begin, end = (int(part.reshape(-1)[0]) for part in known[1:3])
             return first.reshape(-1)[begin:end:steps]

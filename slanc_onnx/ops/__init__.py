@@ -8,7 +8,6 @@ which is safe.
 from slanc_onnx.ops.between import BETWEEN, MOVES, Movement
 from slanc_onnx.ops.degrees import (
     EPSILON,
-    SIZES,
     Degree,
     NoDegree,
     any_degree,
@@ -48,7 +47,6 @@ __all__ = [
     "INTERNAL",
     "MOST_TRACED",
     "MOVES",
-    "SIZES",
     "UNARY",
     "CannotFollow",
     "Degree",

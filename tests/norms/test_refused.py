@@ -121,7 +121,7 @@ def test_a_norm_of_another_kind_is_scaled_exactly(title: str) -> None:
 def test_a_sum_over_axes_that_no_file_tells_is_named() -> None:
     norm = only_norm(
         parse(
-            'e = Einsum<equation = "btd,btd->bd">(x, x) m = Div(e, d) v = Add(m, eps) s = Sqrt(v) '
+            'e = Einsum<equation = "btd,bsd->bd">(x, x) m = Div(e, d) v = Add(m, eps) s = Sqrt(v) '
             "y = Div(x, s)"
         )
     )
