@@ -28,6 +28,7 @@ from slanc_onnx.graph.load import (
     float32_bytes,
     load_model,
     read_tensor,
+    stored_bytes,
 )
 from slanc_onnx.graph.own_data import OwnData
 from slanc_onnx.graph.reading import Reading, read_through
@@ -90,5 +91,6 @@ __all__ = [
     "reads_value",
     "refuse_what_is_no_file",
     "runtime_inputs",
+    "stored_bytes",
     "write_atomically",
 ]

@@ -15,7 +15,6 @@ _LARGEST = 2**20  # elements of a matrix that may be one of equal numbers
 _MOST = 64  # elements of a value that is followed
 _FAR = 32  # nodes between a tensor and where its rank is told
 
-_SHAPES = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand")
 _COMPUTED: dict[str, Callable[..., Array]] = {
     "Add": np.add,
     "Sub": np.subtract,
@@ -31,12 +30,25 @@ _COMPUTED: dict[str, Callable[..., Array]] = {
     "Less": np.less,
     "LessOrEqual": np.less_equal,
     "Equal": np.equal,
-    "Range": lambda start, limit, delta: np.arange(start, limit, delta),
+    "Range": lambda start, limit, delta: _range(start, limit, delta),
+}
+_RESHAPED = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand")
+_FOLLOWED = {*SEE_THROUGH, *_RESHAPED, *_COMPUTED, "Div", "Concat", "Gather", "Slice"} | {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "ReduceProd",
 }
 
 
-def small_value(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Array | None:
+def small_value(scope: Scope, tensor: gs.Tensor) -> Array | None:
     """The value of a tensor that is computed from constants, ranks and known sizes; else None."""
+    return _followed(scope, tensor, _FAR, {})
+
+
+def _followed(
+    scope: Scope, tensor: gs.Tensor, far: int, seen: dict[int, tuple[int, Array | None]]
+) -> Array | None:
+    """As `small_value`, over so many nodes; `seen` has what was found, and over how many."""
     if scope.constant(tensor) is not None:
         return stored_value(scope, tensor, _MOST)
     if not tensor.inputs or far == 0:
@@ -45,17 +57,20 @@ def small_value(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Array | Non
     op = op_of(node)
     if op in ("Shape", "Size"):
         return _sizes(scope, node)
-    parts: list[Array] = []
-    for t in node.inputs[: 1 if op in SEE_THROUGH else None]:
-        part = small_value(scope, t, far - 1) if t.name else None
-        if part is None and (not parts or op not in _SHAPES):
-            return None
-        if part is not None:
-            parts.append(part)
-    try:
-        return _computed(op, node, parts) if parts else None
-    except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError):
+    if op not in _FOLLOWED:
         return None
+    before = seen.get(id(tensor))
+    if before is not None and (before[0] >= far or before[1] is not None):
+        return before[1]
+    parts = [_followed(scope, t, far - 1, seen) if t.name else None for t in node.inputs]
+    try:
+        found = _computed(op, node, parts)
+    except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError):
+        found = None
+    if found is not None and found.size > _MOST:
+        found = None
+    seen[id(tensor)] = (far, found)
+    return found
 
 
 def scalar_of(scope: Scope, tensor: gs.Tensor) -> float | None:
@@ -81,15 +96,22 @@ def stored_value(scope: Scope, tensor: gs.Tensor, most: int = _LARGEST) -> Array
     return value if value.dtype.kind in "biufV" else None  # V: formats that NumPy lacks
 
 
-def _computed(op: str, node: gs.Node, known: Sequence[Array]) -> Array | None:
-    first = known[0]
+def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | None:
+    first = parts[0] if parts else None
+    if first is None:
+        return None
     if op in SEE_THROUGH:
         whole = op == "Cast" and int(node.attrs.get("to", 1)) in (6, 7)
         return first.astype(np.int64) if whole else first
-    if op in _SHAPES:
-        single = first.size == 1 or (op == "Reshape" and known[-1].size == 1)
-        flat = single or (op in ("Unsqueeze", "Squeeze") and first.ndim <= 1)
-        return first.reshape(-1) if flat else None
+    if op in _RESHAPED:
+        to = parts[-1]
+        flat = op in ("Unsqueeze", "Squeeze") or (
+            op == "Reshape" and to is not None and to.size < 2
+        )
+        return first.reshape(-1) if first.size == 1 or (flat and first.ndim <= 1) else None
+    known = [part for part in parts if part is not None]
+    if len(known) != len(parts):
+        return None
     with np.errstate(all="ignore"):
         if op == "Div":
             whole = all(part.dtype.kind in "iu" for part in known)
@@ -110,9 +132,21 @@ def _computed(op: str, node: gs.Node, known: Sequence[Array]) -> Array | None:
             shift = known[2] if len(known) > 2 else 0
             return np.asarray((known[0].astype(np.float64) - shift) * known[1])
         if op in _COMPUTED:
-            found = np.asarray(_COMPUTED[op](*known))
-            return found if found.size <= _MOST else None
+            return np.asarray(_COMPUTED[op](*known))
     return None
+
+
+def _range(start: Array, limit: Array, delta: Array) -> Array:
+    """The numbers of a Range.
+
+    Raises:
+        ValueError: they are too many.
+    """
+    first, end, step = start.item(), limit.item(), delta.item()
+    if not abs(end - first) <= abs(step) * _MOST:
+        raise ValueError("a long range")
+    values: Array = np.arange(first, end, step)
+    return values
 
 
 def _sizes(scope: Scope, node: gs.Node) -> Array | None:
@@ -135,7 +169,7 @@ def _sizes(scope: Scope, node: gs.Node) -> Array | None:
     return np.array(sizes if op == "Shape" else int(np.prod(sizes, dtype=np.int64)))
 
 
-def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Dims | None:
+def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = 8) -> Dims | None:
     """The sizes in a vector that a graph puts together for a Reshape; a dynamic one is its name."""
     value = small_value(scope, tensor)
     if value is not None and value.dtype.kind in "iu":
@@ -147,8 +181,8 @@ def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Dims | None:
     if op == "Shape":
         shape = dims(scope, node.inputs[0])
         return shape and shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
-    if op == "Concat":
-        parts = [sizes_in(scope, t, far - 1) for t in node.inputs]
+    if op == "Concat" and len(node.inputs) < 9:
+        parts = [sizes_in(scope, t, far // 4) for t in node.inputs]
         return None if None in parts else tuple(d for part in parts for d in part or ())
     known = None if first is None else sizes_in(scope, first, far - 1)
     if known is None or op in (*SEE_THROUGH, "Reshape", "Unsqueeze", "Squeeze"):

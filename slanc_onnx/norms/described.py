@@ -180,7 +180,7 @@ def aligned_by(scope: Scope, node: gs.Node, form: Form) -> bool:
         if given is None and len(node.inputs) > 1:
             value = small_value(scope, node.inputs[1])
             given = None if value is None else [int(v) for v in value.reshape(-1)]
-        if given is not None and axes.rank is not None:
+        if given is not None and axes.rank:  # a scalar has no axes
             given = [axis % axes.rank for axis in given]
         return given is not None and frozenset(given) == axes.axes
     whole = None if source is None else dims(scope, source)

@@ -159,14 +159,22 @@ def difference(one: Form, other: Form) -> Form | None:
 
 def count_of(mean: Form) -> int | None:
     """By which number a mean was divided; None where an op or a shape counts."""
-    return None if mean.averaged else round(1 / mean.factor)
+    return None if mean.averaged else _counted(mean.factor)
 
 
 def is_mean(form: Form) -> bool:
     """Whether a sum is a mean, as far as its own factor tells: 1, or 1 over a whole number."""
     if form.averaged:
         return math.isclose(form.factor, 1.0, rel_tol=1e-3)
-    return 0 < form.factor <= 1 and abs(1 / form.factor - round(1 / form.factor)) < 1e-2
+    return _counted(form.factor) is not None
+
+
+def _counted(factor: float) -> int | None:
+    """The whole number that a factor is 1 over; None where no row has so many elements."""
+    if not 2.0**-31 <= factor <= 1:
+        return None
+    count = round(1 / factor)
+    return count if abs(1 / factor - count) < 1e-2 else None
 
 
 def with_limit(op: str, form: Form, joined: Joined | None) -> Form | None:

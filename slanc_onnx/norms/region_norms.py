@@ -26,6 +26,8 @@ from slanc_onnx.norms.suspects import Suspect, of_other_domains, root_divides, s
 from slanc_onnx.ops import EPSILON, Kind
 from slanc_onnx.reasons import Reason, Unscalable
 
+_WIDEST = 2.0**31  # elements of a row that a factor may stand for
+
 
 def region_norms(
     scope: Scope, claimed: set[int]
@@ -165,15 +167,18 @@ def _kind(
         return "l2", False, False
     centred = form.centred or form.one_pass
     mean: Kind = "layer" if centred else "rms"
-    share = form.unit / form.factor**2 if form.factor and own is not None else form.factor
+    share = form.factor
+    if own is not None and share:
+        square = share * share  # no power, which raises where this is infinite
+        share = form.unit / square if square else math.inf
     if form.averaged and (form.corrected or math.isclose(share, 1, rel_tol=2e-3)):
         return mean, form.corrected, True
     counts: dict[float, bool] = {}
-    if width is not None:
+    if width:  # a row of none is refused later
         counts = {float(width): False}
         if width > 1 + (not centred):  # else by one: an L2 normalisation
             counts[width - 1.0] = True
-    elif 0 < share < 0.75:
+    elif 1 / _WIDEST < share < 0.75:
         counts = {float(round(1 / share)): False}
     for count, unbiased in counts.items():
         wanted = (width or 1) / count if form.averaged else 1 / count
@@ -196,7 +201,7 @@ def _times_root_of_width(scope: Scope, tensor: gs.Tensor, width: int | None) -> 
     value = scalar_of(scope, other)
     if op_of(node) == "Div" and value:
         value = 1 / value
-    if value is None or value < 1.4:
+    if value is None or not 1.4 <= value < _WIDEST**0.5:
         return None
     count = width if width is not None else round(value**2)
     return node if math.isclose(value**2, count, rel_tol=2e-3) else None

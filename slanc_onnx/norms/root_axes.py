@@ -66,7 +66,8 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
     if not found:
         whole = rank is not None and not node.attrs.get("noop_with_empty_axes", 0)
         return Axes(frozenset(range(rank or 0)), rank) if whole else None
-    if not all(-MOST_AXES <= axis < (rank or MOST_AXES) for axis in found):
+    most = MOST_AXES if rank is None else rank  # a scalar has none
+    if not all(-most <= axis < most for axis in found):
         return None
     if rank is not None:
         found = [int(axis) % rank for axis in found]

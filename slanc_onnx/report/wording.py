@@ -15,12 +15,14 @@ from slanc_onnx.reasons import (
     Kind,
     Note,
     Reason,
+    Seen,
     Undivided,
     Unproved,
     Unread,
     Unscalable,
     Untaken,
 )
+from slanc_onnx.targets import Change
 from slanc_onnx.trace import Term
 
 _UNREAD: dict[Kind, str] = {
@@ -135,9 +137,8 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.SCALE_TOO_LARGE: "its scale is above {0:.3g}",
     Unproved.NEGATIVE_UNDER_ROOT: "E[x^2] - mean^2 may come out as {0:.3g} under the root: "
     "that is nan",
-    Unproved.ROW_NOT_FINITE: "withdrawn: row {0} that was seen is not finite",
-    Unproved.ROW_ABOVE_BOUND: "withdrawn: row {0} that was seen has the length {1:.4g}, above the "
-    "bound {2:.4g}",
+    Unproved.ROW_NOT_FINITE: "withdrawn: {behind} is not finite",
+    Unproved.ROW_ABOVE_BOUND: "withdrawn: {behind} has the length {0:.4g}, above the bound {1:.4g}",
     Unproved.ROW_LOST: "withdrawn: {0} rows were lost in the emulation",
     Unproved.BELOW_EPSILON: "E[x^2] - mean^2 may come out as {0:.3g}, below -epsilon: its root "
     "is nan",
@@ -209,6 +210,7 @@ _FAILURES: dict[Kind, str] = {
     "{behind}. This is a fault of the proof: report it, or use --certify off",
     Failure.NOTHING_COMPARED: "no output can be compared: each run of the original differs",
     Failure.NOT_RUN: "{0}",
+    Failure.TOKENS_NOT_RUN: "not every token was run: {0}",
     Failure.NO_MEMORY: "not enough memory to run the models",
 }
 _NOTES: dict[Kind, str] = {
@@ -222,6 +224,15 @@ _NOTES: dict[Kind, str] = {
     "{few}",
     Note.WOULD_LOSE_BITS: "{count} weights would lose bits if divided, and were not: {elements}",
 }
+_SEEN: dict[Kind, str] = {
+    Seen.IN_PROBE: "a row of the probe",
+    Seen.IN_CALIBRATION: "a row of the calibration",
+    Seen.IN_VALIDATION: "row {0} of the validation",
+    Seen.IN_RUN: "a row of run {0}",
+    Seen.AT_POSITION: "the row of run {0}, sequence {1}, position {2}, id {3}",
+    Seen.ROW_ALONE: "the row of a token alone",
+    Seen.TOKEN_ALONE: "the row of id {0} alone",
+}
 TEXTS: Mapping[Kind, str] = {
     **_UNREAD,
     **_FAULTS,
@@ -231,8 +242,15 @@ TEXTS: Mapping[Kind, str] = {
     **_UNTAKEN,
     **_DECISIONS,
     **_UNDIVIDED,
+    **_SEEN,
     **_FAILURES,
     **_NOTES,
+}
+CHANGES: Mapping[Change, str] = {
+    Change.KEEP_SUBNORMALS: "subnormals kept",
+    Change.PAIRWISE_SUMS: "pairwise sums",
+    Change.FP32_SUMS: "sums in FP32",
+    Change.FP32_STATISTICS: "all statistics in FP32",
 }
 STEPS: Mapping[Step, str] = {
     "input": "an element",
@@ -269,6 +287,28 @@ def reason_text(reason: Reason) -> str:
         return told
     here = f"{reason.op} ({reason.tensor})"
     return f"{here}: {told}" if told else here
+
+
+def advice_text(certified: Mapping[Change, int], now: int, norms: int) -> str:
+    """Which changes of the target certify more norms, the most first; "" where none does.
+
+    Args:
+        certified: How many norms each change certifies, the cheapest change first.
+        now: How many are certified.
+        norms: How many there are.
+    """
+    more = [(count, CHANGES[change]) for change, count in certified.items() if count > now]
+    ranked = sorted(more, key=lambda each: -each[0])  # the cheaper of equals stays first
+    words = [f"{count} with {change}" for count, change in ranked]
+    return f"of {norms} norms at least {', '.join(words)} would be certified" if words else ""
+
+
+def first_rows_text(tokens: int, within: int, norms: int) -> str:
+    """What the run of every token alone showed."""
+    return (
+        f"each of {tokens} tokens alone, in FP32: within the safe radius of {within} of {norms} "
+        "norms"
+    )
 
 
 def reasons_text(reasons: Sequence[Reason]) -> str:
