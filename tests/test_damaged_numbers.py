@@ -1,9 +1,11 @@
 """Sizes, powers and axes that no norm has: read as no norm or skipped, in time and in memory."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from slanc_onnx import Options, SlancError, compute_scales, find_norms, protect
@@ -89,6 +91,13 @@ TWICE = {
         """q = ReduceMean(m, axis) v = Add(q, {end}) s = Sqrt(v) total = Div(x, s)""",
     ),
     "gates": chain("a0 = Tanh(x)", "{now} = Mul({before}, {before})", "total = Add(x, {end})"),
+    "attention whose rows double": chain(
+        "a0 = Identity(x)",
+        """{now} = com.microsoft.GroupQueryAttention<num_heads = 4, kv_num_heads = 2>
+           ({before}, {before}, {before}, {before}, {before}, {before}, {before})""",
+        "n = ReduceMean(x, axis) g = Gather(n, {end}) total = Add(x, n)",
+        30,
+    ),
     "sums": chain("a0 = Tanh(x)", "{now} = Add({before}, {before})", "total = Add(x, {end})"),
 }
 
@@ -132,6 +141,15 @@ def test_a_constant_of_shape_of_no_number_is_not_followed() -> None:
     fill.attribute.append(helper.make_attribute("value", empty))
     decided = compute_scales(model, Options(estimate="weights"))
     assert [norm.status for norm in decided] == ["scaled", "skipped"]
+
+
+@pytest.mark.parametrize("op", ["ConstantOfShape", "Expand", "Reshape", "Tile", "Pad", "Unsqueeze"])
+@pytest.mark.parametrize("sizes", [np.full(2**22, 2), np.array([np.nan]), np.array([np.inf])])
+def test_sizes_that_no_tensor_has_are_not_read(op: str, sizes: NDArray[Any]) -> None:
+    inputs = "sizes" if op == "ConstantOfShape" else "x, sizes"
+    model = between(f"total = {op}({inputs})", {"sizes": sizes})
+    decided = compute_scales(model, Options(estimate="weights"))
+    assert decided[0].status == "scaled"
 
 
 @pytest.mark.parametrize("raw", [False, True])

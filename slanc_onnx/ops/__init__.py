@@ -22,6 +22,7 @@ from slanc_onnx.ops.elementwise import (
     apply_function,
 )
 from slanc_onnx.ops.follow import (
+    MOST_CHANNELS,
     MOST_TRACED,
     CannotFollow,
     Mover,
@@ -34,6 +35,7 @@ from slanc_onnx.ops.follow import (
     reshaped,
     taken_along,
     too_large,
+    whole_numbers,
 )
 from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
@@ -45,6 +47,7 @@ __all__ = [
     "EPSILON",
     "FUSED",
     "INTERNAL",
+    "MOST_CHANNELS",
     "MOST_TRACED",
     "MOVES",
     "UNARY",
@@ -72,4 +75,5 @@ __all__ = [
     "reshaped",
     "taken_along",
     "too_large",
+    "whole_numbers",
 ]
