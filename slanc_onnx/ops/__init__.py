@@ -9,7 +9,6 @@ from slanc_onnx.ops.between import BETWEEN, MOVES, Movement
 from slanc_onnx.ops.degrees import (
     EPSILON,
     QUANTISING,
-    SIZES,
     Degree,
     NoDegree,
     any_degree,
@@ -53,7 +52,6 @@ __all__ = [
     "MOST_TRACED",
     "MOVES",
     "QUANTISING",
-    "SIZES",
     "UNARY",
     "CannotFollow",
     "Degree",

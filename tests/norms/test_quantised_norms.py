@@ -221,4 +221,4 @@ def test_scales_in_fp16_that_would_leave_it_are_refused_with_the_reason(apply: A
     before = model.SerializeToString()
     (decided,) = protect(model, Options(inputs=feeds, apply=apply))
     assert decided.status == "skipped" and model.SerializeToString() == before
-    assert "would not be held by FLOAT16" in reason_text(decided.reasons[0])
+    assert "FLOAT16 would not hold its constant" in reason_text(decided.reasons[0])
