@@ -21,7 +21,7 @@ from slanc_onnx.graph import Array
 from slanc_onnx.prove.sets import DEVICE_SLACK, DEVICE_UNIT, SLACK, Ellipsoids
 from slanc_onnx.weights import largest_eigenvalue_bound, lengths, spectral_bound
 
-MOST_NEURONS = 1 << 13  # of which K has the square
+MOST_NEURONS = 1 << 12  # of which K has the square
 STEPS, ITERATIONS = 12, 20  # of the search for weights, which any result will do for
 _UNIT = 2.0**-53
 _SMALL_OPS = 8  # elementwise ones on the device between the products
@@ -109,7 +109,7 @@ class _Inner:
         share = (2 * rows + neurons + 4) * DEVICE_UNIT * SLACK * DEVICE_SLACK
         share += _SMALL_OPS * (DEVICE_SLACK - 1)
         longest = float(np.linalg.norm(np.abs(self.down) @ self.reach))
-        return share * longest * (1 + share) ** 2
+        return float(share * longest * (1 + share) ** 2)
 
     def _weights(self) -> Array:
         """Weights that make the product small: where both factors lean on the same neurons."""
