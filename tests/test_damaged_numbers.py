@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from slanc_onnx import Options, SlancError, compute_scales, find_norms, protect
 from slanc_onnx.graph import read_tensor
-from slanc_onnx.options import EstimateRule, ScaleRule
+from slanc_onnx.options import ApplyRule, EstimateRule, ScaleRule
 from tests.models.growing import decoder
 from tests.models.small_graphs import GAMMA, D, Weights, between, graph, normal
 
@@ -124,6 +124,17 @@ def test_an_index_that_goes_nowhere_is_no_index() -> None:
         [n] y = SimplifiedLayerNormalization<axis = -1>(rows, gamma)"""
     model = graph(nodes, {"table": normal(0, 11, D), "gamma": GAMMA})
     assert [norm.status for norm in protect(model)] == ["scaled"]
+
+
+@pytest.mark.parametrize("op", ["Reshape", "Transpose", "Squeeze", "MatMul", "Softmax", "Slice"])
+@pytest.mark.parametrize("apply", ["div", "fold"])
+def test_a_node_that_gives_nothing_is_nothing(op: str, apply: ApplyRule) -> None:
+    model = decoder(1)
+    tensor = model.graph.node[2].output[0]
+    node = model.graph.node.add(op_type=op, name="in vain", input=[tensor, tensor, tensor])
+    decided = protect(model, Options(estimate="weights", apply=apply))
+    assert {norm.status for norm in decided} == {"scaled"}
+    assert node in model.graph.node
 
 
 def test_a_constant_that_nobody_can_read_is_not_divided() -> None:
