@@ -19,14 +19,22 @@ from onnx import AttributeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.checked import DOMAINS, MOST_ELEMENTS, Faults, GraphPath, node_faults
-from slanc_onnx.graph.load import Array, constant_value, read_tensor
+from slanc_onnx.graph.load import Array, constant_value, every_node, read_tensor
 from slanc_onnx.reasons import Reason
 
 Dims = tuple[int | str, ...]  # a dynamic size is its name
 
 # Ops whose output has the values of their first input.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
+# Op -> the inputs of which it reads the shape or the type, and no value.
+_VALUE_UNREAD = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
 
+# Ops that take off an end of their input: at length 1 more than there is.
+_SHRINKS = {"Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "Pad", "Tile"} | {
+    "AveragePool",
+    "LpPool",
+    "MaxPool",
+}
 _MAKES, _MOST_WRITTEN = ("Range", "Concat"), 2**16  # numbers of a vector
 
 _FAULTY = "slanc.faulty"  # the domain in which a scope shows nodes that break the rules of their op
@@ -147,6 +155,11 @@ def op_of(node: gs.Node) -> str:
     return str(node.op)
 
 
+def reads_value(node: gs.Node, position: int) -> bool:
+    """Whether a node reads the values of an input, and not its shape or type alone."""
+    return position not in _VALUE_UNREAD.get(op_of(node), ())
+
+
 def _behind(tensor: gs.Tensor) -> gs.Tensor:
     """The tensor behind casts and changes of shape."""
     while tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Reshape", "Unsqueeze"):
@@ -213,6 +226,7 @@ def concrete_shapes(
     for info in model.graph.output:
         info.type.tensor_type.ClearField("shape")
     try:
+        _hide_less_than_nothing(model)
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # as in `read_graph`
         return {}
@@ -231,6 +245,28 @@ def _hide_long_values(model: onnx.ModelProto, main: Scope) -> None:
     for node, view in zip(model.graph.node, main.graph.nodes, strict=True):
         size = (view.outputs[0].shape or [0])[0] if view.op in _MAKES and view.outputs else 0
         if isinstance(size, int) and size > _MOST_WRITTEN:
+            node.domain = _FAULTY
+
+
+def _hide_less_than_nothing(model: onnx.ModelProto) -> None:
+    """Hide the ops whose outputs have sizes below zero here: a Slice of those ends the process."""
+    nodes = list(every_node(model.graph.node))
+    slices = [node for node in nodes if node.op_type == "Slice" and node.domain in DOMAINS]
+    if not slices or not any(node.op_type in _SHRINKS for node in nodes):
+        return
+    domains = [node.domain for node in slices]
+    for node in slices:
+        node.domain = _FAULTY
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for node, domain in zip(slices, domains, strict=True):
+        node.domain = domain
+    below = {
+        info.name
+        for info in inferred.graph.value_info
+        if any(dim.dim_value < 0 for dim in info.type.tensor_type.shape.dim)
+    }
+    for node in nodes:
+        if below.intersection(node.output):
             node.domain = _FAULTY
 
 

@@ -8,7 +8,6 @@ which is safe.
 from slanc_onnx.ops.between import BETWEEN, MOVES, Movement
 from slanc_onnx.ops.degrees import (
     EPSILON,
-    SIZES,
     Degree,
     NoDegree,
     any_degree,
@@ -23,6 +22,7 @@ from slanc_onnx.ops.elementwise import (
     apply_function,
 )
 from slanc_onnx.ops.follow import (
+    MOST_CHANNELS,
     MOST_TRACED,
     CannotFollow,
     Mover,
@@ -35,6 +35,7 @@ from slanc_onnx.ops.follow import (
     reshaped,
     taken_along,
     too_large,
+    whole_numbers,
 )
 from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
@@ -46,9 +47,9 @@ __all__ = [
     "EPSILON",
     "FUSED",
     "INTERNAL",
+    "MOST_CHANNELS",
     "MOST_TRACED",
     "MOVES",
-    "SIZES",
     "UNARY",
     "CannotFollow",
     "Degree",
@@ -74,4 +75,5 @@ __all__ = [
     "reshaped",
     "taken_along",
     "too_large",
+    "whole_numbers",
 ]

@@ -72,6 +72,7 @@ _FAULTS: dict[Kind, str] = {
     Fault.LACKS_ATTRIBUTE: "it lacks the attribute {0!r}",
     Fault.HAS_MORE_INPUTS: "it has {0} inputs, of which its op takes {1}",
     Fault.LACKS_INPUTS: "it has {0} inputs of at least {1}",
+    Fault.NO_SUCH_SIZES: "its output {0!r} would have {1} axes, the least of size {2}",
     Fault.REFUSED: "{0}",
 }
 _DOUBTS: dict[Kind, str] = {
@@ -345,8 +346,7 @@ _EQUATIONS = {"attention": "10", "gated MLP": "8", "MLP": "5"}  # of the paper
 def rule_text(terms: Sequence[Term]) -> str:
     """The terms of a norm's input in words: `attention (W_V=v.weight, P=o.weight; eq. 10) + ...`.
 
-    Args:
-        terms: As in `ScaledNorm.rule`.
+    They are as in `ScaledNorm.rule`.
     """
     return " + ".join(dict.fromkeys(_term(term) for term in terms))
 
