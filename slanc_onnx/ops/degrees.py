@@ -34,7 +34,7 @@ _OWN = {
     "ReduceL2": Fraction(1),
     "LpNormalization": NONE,
     "MeanVarianceNormalization": NONE,  # ONNX Runtime adds no epsilon; 1e-9 in its definition
-    "GlobalMaxPool": Fraction(1),
+    **dict.fromkeys(("GlobalMaxPool", "GlobalLpPool", "LpPool"), Fraction(1)),
 }
 # Ops between numbers and the integers that stand for them; input 1 is by what those are multiplied.
 QUANTISING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
