@@ -177,7 +177,8 @@ def _hold_certificates(done: _Done) -> None:
             continue
         if name in observed:
             seen = observed[name]
-            certificate = held_against(certificate, seen.sum_of_squares, seen.overflowed)
+            own = seen.overflowed - seen.arrived
+            certificate = held_against(certificate, seen.sum_of_squares, own)
         if name in audits:
             worst = [row.sum_of_squares for row in audits[name].worst]
             certificate = held_against(certificate, np.array(worst))

@@ -206,6 +206,8 @@ _FAILURES: dict[Kind, str] = {
     Failure.FP32_DIFFERS: "FP32 outputs differ, though every scale is a power of two",
     Failure.FP32_BEYOND_TOLERANCE: "FP32 outputs differ by more than the tolerance",
     Failure.LEFT_FORMAT: "is the first to leave {0}, with {1:.3g}",
+    Failure.INPUT_LEFT_FORMAT: "leaves {0} before the norm {2!r} reads it, with {1:.3g}: no Div "
+    "behind it heals that",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",
@@ -282,6 +284,19 @@ def reasons_text(reasons: Sequence[Reason]) -> str:
         reasons: As in `ScaledNorm.reasons`.
     """
     return "; ".join(map(reason_text, reasons))
+
+
+def need_text(rows: int, form: str) -> str:
+    """Whether a model needed it, by the rows that lose their norm in a format as exported."""
+    if not rows:
+        return "this model did not need it"
+    lose = "row loses its" if rows == 1 else "rows lose their"
+    return f"this model needs it: {rows} {lose} norm in {form} as exported"
+
+
+def rounded_text(form: str, everything: bool) -> str:
+    """What was rounded to a format."""
+    return f"everything in {form}" if everything else f"{form} norms"
 
 
 def condition_text(condition: Condition) -> str:
