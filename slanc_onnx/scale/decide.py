@@ -14,7 +14,7 @@ from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate, Estimates, checked_product_of, estimate_norms
-from slanc_onnx.norms import Norm, ReadModel, as_computed, scaled_epsilon
+from slanc_onnx.norms import Norm, ReadModel, as_computed, rounded, scaled_epsilon
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import (
@@ -223,9 +223,10 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
 
 
 def _held(scale: float, norm: Norm) -> float:
-    """The scale, or the power of two nearest to it that the element type of the input holds."""
+    """The scale as it is written: as the element type of the input holds it, a normal number."""
     for _, _, element_type in norm.places:
         dtype = helper.tensor_dtype_to_np_dtype(element_type)
         limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
         scale = min(max(scale, 2.0**limits.minexp), 2.0 ** (limits.maxexp - 1))
+        scale = float(rounded(scale, dtype).astype(np.float64))
     return scale
