@@ -151,9 +151,8 @@ def validate_pair(
     losses = {"fp32": plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
     table = {k: perplexity(run.losses) for k, run in losses.items()} if options.tokens else None
     observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
-    broken = not math.isfinite(protected.rms) or any(o.overflowed for o in observed.values())
-    left = [one for one in runs.protected.left if broken or one.what == "read"]
-    first_out = _first_norm_out(after.norms, observed, left)
+    broken = not math.isfinite(protected.rms)
+    first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
     if everything and (first_out is not None or not math.isfinite(protected.rms)):
         sums = {name: seen.scaled for name, seen in observed.items() if seen.overflowed}
         first_out = first_in_everything(after, options, feeds, sums) or first_out
@@ -205,15 +204,19 @@ def _rounded_epsilons(norms: Sequence[Norm], rewritten: Sequence[Norm]) -> int:
 
 
 def _first_norm_out(
-    norms: Sequence[Norm], observed: Mapping[str, Observed], left: Sequence[Left]
+    norms: Sequence[Norm], observed: Mapping[str, Observed], left: Sequence[Left], broken: bool
 ) -> Left | None:
     """The first norm that reads what left the format, whose rows overflow, or whose output left.
+
+    An output that left is told where that breaks something: the rows of a norm, or an output.
 
     Args:
         norms: Those of the rewritten model.
         observed: What their rows did; an overflow is told with the largest sum of squares.
         left: What they read or made, and what left the format.
+        broken: Whether an output of the model is not finite.
     """
+    broken = broken or any(seen.overflowed for seen in observed.values())
     found = {(one.norm, one.what): one for one in reversed(left)}
     for norm in norms:
         if (norm.name, "read") in found:
@@ -221,7 +224,7 @@ def _first_norm_out(
         seen = observed.get(norm.name)
         if seen is not None and seen.overflowed:
             return Left(norm.output, norm.form, largest_of(seen.scaled), norm.name, "rows")
-        if (norm.name, "made") in found:
+        if broken and (norm.name, "made") in found:
             return found[norm.name, "made"]
     return None
 
