@@ -27,10 +27,12 @@ from slanc_onnx.prove import (
     proofs,
     safe_radius,
 )
-from slanc_onnx.reasons import Decision, Reason
+from slanc_onnx.reasons import Decision, Reason, Seen
 from slanc_onnx.run import Feeds
+from slanc_onnx.scale.advice import certifying_changes
 from slanc_onnx.scale.certified import certified_scale
 from slanc_onnx.scale.window import place
+from slanc_onnx.targets import Change
 from slanc_onnx.trace import Term, Trace, source_names, terms_of, trace
 
 Status = Literal["scaled", "unchanged", "skipped"]
@@ -50,6 +52,7 @@ class ScaledNorm:
         reasons: Why it is not scaled, or what a user should know.
         certificate: What is proved of it at its scale; None where that was not asked for.
         affine: Largest |gamma| and largest |beta|; None where one is no constant.
+        certified_with: The single changes of the device with each of which it would be certified.
         safe_radius: No input row of this length or less gives inf or nan inside the norm; None
             where nothing tells it. See `prove.safe_radius`.
     """
@@ -64,6 +67,7 @@ class ScaledNorm:
     certificate: Certificate | None = None
     affine: tuple[float, float] | None = None
     safe_radius: float | None = None
+    certified_with: tuple[Change, ...] = ()
 
     @property
     def excluded(self) -> bool:
@@ -121,8 +125,19 @@ def compute_scales_in(
     )
     rules = _rules(traced, read.norms)
     proved = {} if bounds is None else proofs(bounds, traced, read.norms, progress)
-    decided = [_decide(norm, estimates, rules[norm.name], options) for norm in read.norms]
-    found = [_certified(d, proved.get(d.norm.name), options) for d in decided]
+
+    def found_for(other: Options) -> list[ScaledNorm]:
+        placed = [_decide(norm, estimates, rules[norm.name], other) for norm in read.norms]
+        return [_certified(d, proved.get(d.norm.name), other) for d in placed]
+
+    def certified_on(other: Accelerator) -> list[str]:
+        found = found_for(replace(options, accelerator=other))
+        return [d.norm.name for d in found if d.certificate and d.certificate.certified]
+
+    found = found_for(options)
+    if options.apply == "div":  # a fold gives groups their scales
+        more = certifying_changes(device, proved.values(), certified_on)
+        found = [replace(d, certified_with=more.get(d.norm.name, ())) for d in found]
     affine = {norm.name: affine_of(traced.affine.get(norm.name)) for norm in read.norms}
     held = [replace(_held_against_probe(d), affine=affine[d.norm.name]) for d in found]
     return [with_safe_radius(d, device) for d in held]
@@ -145,8 +160,9 @@ def _held_against_probe(decided: ScaledNorm) -> ScaledNorm:
         return decided
     if estimate.by not in ("probe", "calibrated"):
         return decided
-    seen = np.array([estimate.largest])
-    return replace(decided, certificate=held_against(certificate, seen))
+    seen = Reason(Seen.IN_PROBE if estimate.by == "probe" else Seen.IN_CALIBRATION)
+    held = held_against(certificate, np.array([estimate.largest]), lambda _: seen)
+    return replace(decided, certificate=held)
 
 
 def _certified(decided: ScaledNorm, proof: Proof | None, options: Options) -> ScaledNorm:
