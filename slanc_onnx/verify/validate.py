@@ -173,9 +173,7 @@ def validate_pair(
         format=str(device.format),
         everything=everything,
     )
-    result.failures.extend(_failures(result))
-    if set(plain.outputs[0]) <= set(unstable):
-        result.failures.append(Reason(Failure.NOTHING_COMPARED))
+    result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     return result
 
 
@@ -229,7 +227,7 @@ def _first_norm_out(
     return None
 
 
-def _failures(result: Validation) -> list[Reason]:
+def _failures(result: Validation, compared: bool) -> list[Reason]:
     failures, form = [], result.format
     if not result.fp32_identical and result.fp32_tolerance == 0:
         failures.append(Reason(Failure.FP32_DIFFERS))
@@ -249,6 +247,8 @@ def _failures(result: Validation) -> list[Reason]:
     table, allowed = result.perplexity, perplexity_tolerance(result.rounded_tolerance)
     if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= allowed:
         failures.append(Reason(Failure.PERPLEXITY_OFF, (100 * allowed,)))
+    if not compared:
+        failures.append(Reason(Failure.NOTHING_COMPARED))
     return failures
 
 
