@@ -190,7 +190,7 @@ class Untaken(_Named):
     ANOTHER_DEGREE = auto()  # degree of its output
     NOT_DIVIDED = auto()
     ROOT_OF_SCALE = auto()
-    UNKNOWN_DOMAIN = auto()  # domain
+    UNKNOWN_OP = auto()  # domain
 
 
 class Decision(_Named):

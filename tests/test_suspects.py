@@ -9,7 +9,8 @@ import pytest
 from slanc_onnx import Options, SlancError, protect, protect_file
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
-from tests.spellings.regions import L2, SUSPECTS
+from tests.spellings.no_norms import SUSPECTS
+from tests.spellings.regions import L2
 
 SUSPECT, KNOWN = SUSPECTS[0], L2[0]
 NONE_FOUND = (
