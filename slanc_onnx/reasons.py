@@ -227,6 +227,7 @@ class Failure(_Named):
     FP32_DIFFERS = auto()
     FP32_BEYOND_TOLERANCE = auto()
     LEFT_FORMAT = auto()  # format, largest number
+    INPUT_LEFT_FORMAT = auto()  # format, largest number, norm that reads it
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
     OUTPUTS_OFF = auto()
     PERPLEXITY_OFF = auto()  # percent that is allowed
