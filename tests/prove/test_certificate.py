@@ -22,9 +22,8 @@ from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.norms.norm import Norm, as_computed
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import Certificate, Proof, certify, certify_at
-from slanc_onnx.prove.radius import safe_radius
 from slanc_onnx.prove.step_bounds import output_radius
-from slanc_onnx.reasons import Doubt, Reason, Unproved, Unread
+from slanc_onnx.reasons import Reason, Unproved, Unread
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.scale.certified import certified_scale
 from slanc_onnx.scale.window import ELEMENT_BITS
@@ -396,13 +395,3 @@ def test_the_emulator_keeps_every_row_that_is_certified(device: Accelerator) -> 
         lost = run(naive.model, x=rows)
         shown = [lost[name] for name in naive.mean_squares.values()]
         assert not all(np.isfinite(squares).all() for squares in shown)
-
-
-def test_no_certificate_where_a_caller_may_give_another_epsilon() -> None:
-    """With -1 the root is of a negative number, whatever the row."""
-    norm = norm_named("n")
-    open_one = replace(norm, overridable_epsilon="eps")
-    assert certify(norm, Bound(2.0, width=64), 1.0, Accelerator()).certified
-    found = certify(open_one, Bound(2.0, width=64), 1.0, Accelerator())
-    assert not found.certified and found.reason == Reason(Doubt.MAY_BE_GIVEN, ("eps",))
-    assert safe_radius(open_one, 64, 1.0, Accelerator(), (1.0, 0.0)) is None
