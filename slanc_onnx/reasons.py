@@ -201,6 +201,7 @@ class Decision(_Named):
     NO_ROW_KNOWN = auto()
     EPSILON_UNKNOWN = auto()
     WIDTH_UNKNOWN = auto()
+    CONSTANT_LOST = auto()  # element type, value, scale
     ROWS_LOST = auto()  # sums of squares: limit, predicted largest, typical
     SIZE_KEPT = auto()  # (op, tensor) of each op that is not read
     NO_PROBE = auto()  # what ONNX Runtime said

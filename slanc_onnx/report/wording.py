@@ -158,8 +158,7 @@ _UNSCALABLE: dict[Kind, str] = {
     "tensor to divide; export without this fusion to scale it",
     Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
     "input tensor to divide; export without q_norm and k_norm inside the op to scale it",
-    Unscalable.AXES_UNKNOWN: "the file does not tell over which axes it runs; run "
-    "onnx.shape_inference on the file first",
+    Unscalable.AXES_UNKNOWN: "its axes are not known; run onnx.shape_inference on the file first",
     Unscalable.BREAKS_RULES: "breaks the rules of {0}: {behind}",
     Unscalable.NO_FLOAT: "its input is of type {0}, no float",
     Unscalable.NOTE_UNREADABLE: "its note slanc.scale = {0!r} is no scale; remove it from the file",
@@ -183,6 +182,7 @@ _DECISIONS: dict[Kind, str] = {
     Decision.NO_ROW_KNOWN: "no row of its input is known; try --inputs with real inputs",
     Decision.EPSILON_UNKNOWN: "its epsilon is not a constant",
     Decision.WIDTH_UNKNOWN: "its width is not known: no gamma and no shape tells it",
+    Decision.CONSTANT_LOST: "{0} would not hold its constant {1:g} beside the scale {2:g}",
     Decision.ROWS_LOST: "no scale serves all rows: rows with a sum of squares over {0:.3g} "
     "overflow (predicted largest {1:.3g}, typical {2:.3g})",
     Decision.SIZE_KEPT: "assumes that the size of what {ops} reads is kept",
