@@ -211,6 +211,7 @@ class Decision(_Named):
     EXCLUDED = auto()
     WITH_ITS_GROUP = auto()
     ALONE = auto()  # the scale that it would have by itself
+    WORSE_THAN_ONE = auto()  # the scale with which more rows overflow than with 1
 
 
 class Undivided(_Named):
@@ -232,6 +233,8 @@ class Failure(_Named):
     OUTPUTS_OFF = auto()
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
+    OBSERVED_ABOVE = auto()  # rows, norms, name of the first; behind: where its largest row was
+    OBSERVED_BELOW = auto()  # rows, norms, name of the first
     CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
     NOT_RUN = auto()  # what ONNX Runtime said
     NO_MEMORY = auto()

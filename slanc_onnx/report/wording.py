@@ -193,6 +193,7 @@ _DECISIONS: dict[Kind, str] = {
     Decision.EXCLUDED: "left out by --exclude or --only",
     Decision.WITH_ITS_GROUP: "folded with its group",
     Decision.ALONE: "{0:g} by itself",
+    Decision.WORSE_THAN_ONE: "kept at 1: with {0:g} more rows overflow than with 1",
 }
 _UNDIVIDED: dict[Kind, str] = {
     Undivided.LOSES_BITS: "would lose bits when divided by 2^{0}",
@@ -208,6 +209,10 @@ _FAILURES: dict[Kind, str] = {
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",
+    Failure.OBSERVED_ABOVE: "{0} rows of --observe overflow in {1} norms, first {2!r}, largest "
+    "{behind}: give this data to --inputs or --tokens with --scale calibrated",
+    Failure.OBSERVED_BELOW: "{0} rows of --observe vanish in {1} norms, first {2!r}: give this "
+    "data to --inputs or --tokens with --scale calibrated",
     Failure.CERTIFICATES_WITHDRAWN: "{0} certificates are withdrawn, first that of {1!r}: "
     "{behind}. This is a fault of the proof: report it, or use --certify off",
     Failure.NOTHING_COMPARED: "no output can be compared: each run of the original differs",
