@@ -209,7 +209,7 @@ def _hold_certificates(done: _Done) -> None:
                 certificate,
                 seen.sum_of_squares,
                 lambda row: Reason(Seen.IN_VALIDATION, (row,)),
-                seen.overflowed,
+                seen.overflowed - seen.arrived,
             )
         for row in audits[name].worst if name in audits else ():
             certificate = _held(certificate, row.sum_of_squares, row.place)

@@ -190,7 +190,7 @@ class Untaken(_Named):
     ANOTHER_DEGREE = auto()  # degree of its output
     NOT_DIVIDED = auto()
     ROOT_OF_SCALE = auto()
-    UNKNOWN_DOMAIN = auto()  # domain
+    UNKNOWN_OP = auto()  # domain
 
 
 class Decision(_Named):
@@ -226,6 +226,7 @@ class Failure(_Named):
     FP32_DIFFERS = auto()
     FP32_BEYOND_TOLERANCE = auto()
     LEFT_FORMAT = auto()  # format, largest number
+    INPUT_LEFT_FORMAT = auto()  # format, largest number, norm that reads it
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
     OUTPUTS_OFF = auto()
     PERPLEXITY_OFF = auto()  # percent that is allowed

@@ -81,6 +81,8 @@ class Norm:
         overridable_epsilon: The graph input behind a decomposed norm's epsilon, with `epsilon` as
             its default; None where no caller can give another.
         scaled_by: The scale that an earlier run put in, None without one.
+        divisions: The Divs by one number that stand right before `places`, one for each; empty
+            where a read has none, or another number.
         skip_reason: Why the norm cannot be scaled, None where it can.
         broken: Whether that is because the file breaks the rules of the norm's op, so that no
             runtime takes it.
@@ -113,6 +115,7 @@ class Norm:
     silu: bool = False
     overridable_epsilon: str | None = None
     scaled_by: float | None = None
+    divisions: tuple[int, ...] = ()
     skip_reason: Reason | None = None
     broken: bool = False
 

@@ -15,6 +15,7 @@ _SIGNLESS = {*SEE_THROUGH, *MOVES, "Abs", "Neg"}
 _UNCHANGED = {*SEE_THROUGH, *MOVES, "QuantizeLinear", "DequantizeLinear"}
 _SQUARES_BEHIND = {*_SIGNLESS, "QuantizeLinear", "DequantizeLinear"}
 _MEANS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv", "Einsum"}
+_ADDS = ("Add", "Sub", "Sum", "Relu", "Abs", "Max", "Min", "Clip")
 _LINEAR = {*(op for op, record in BETWEEN.items() if record.joins), *_MEANS} | {
     "Neg",
     "Mul",
@@ -23,7 +24,10 @@ _LINEAR = {*(op for op, record in BETWEEN.items() if record.joins), *_MEANS} | {
 
 
 def squared(scope: Scope, tensor: gs.Tensor) -> gs.Tensor | None:
-    """The tensor of which this is the square, behind casts, movements and constant factors."""
+    """The tensor of which this is the square, behind casts, movements and constant factors.
+
+    It may be written as a product of two tensors that are linear in it, or as a sum of such.
+    """
     for _ in range(_MOST_STEPS):
         tensor = _back(tensor, _SQUARES_BEHIND)
         if not tensor.inputs:
@@ -34,6 +38,9 @@ def squared(scope: Scope, tensor: gs.Tensor) -> gs.Tensor | None:
             power = small_value(scope, node.inputs[1])
             two = power is not None and power.size == 1 and float(power.reshape(-1)[0]) == 2
             return node.inputs[0] if two else None
+        if op in _ADDS and node.inputs:
+            tensor = next((t for t in node.inputs if not constant_made(scope, t)), node.inputs[0])
+            continue
         if op not in ("Mul", "Div") or len(node.inputs) != 2:
             return None
         one, other = node.inputs
@@ -44,8 +51,20 @@ def squared(scope: Scope, tensor: gs.Tensor) -> gs.Tensor | None:
         elif op == "Mul" and constant_made(scope, one):
             tensor = other
         else:
-            return None
+            lines = (_line(scope, one), _line(scope, other)) if op == "Mul" else ({}, {})
+            return next((t for key, (t, _) in lines[0].items() if key in lines[1]), None)
     return None
+
+
+def squared_parts(scope: Scope, node: gs.Node) -> gs.Tensor | None:
+    """The tensor of whose parts a node adds up the squares; else None."""
+    may = ("Mul", "Pow", "Add", "Sum")
+    found = [squared(scope, t) for t in node.inputs if t.inputs and op_of(t.inputs[0]) in may]
+    parts = [part for part in found if part is not None]
+    if len(parts) < 2 or len(parts) != len(node.inputs) or parts[0] is parts[1]:
+        return None
+    wholes = [_back(part, _SIGNLESS) for part in parts]
+    return wholes[0] if all(whole is wholes[0] for whole in wholes) else None
 
 
 def origins(scope: Scope, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]:

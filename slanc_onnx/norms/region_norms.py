@@ -22,7 +22,7 @@ from slanc_onnx.norms.reads import Read, leaks, places, with_known_scale
 from slanc_onnx.norms.regions import Joined, Region, candidates, region_of
 from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.norms.suspects import Suspect, of_other_domains, root_divides, suspect
+from slanc_onnx.norms.suspects import Suspect, called_norms, root_divides, suspect
 from slanc_onnx.ops import EPSILON, Kind
 from slanc_onnx.reasons import Reason, Unscalable
 
@@ -51,7 +51,7 @@ def region_norms(
         elif root_divides(scope, root):
             suspects.append((order[id(root)], suspect(scope, root, found)))
     norms = [(order[id(r.ends[0])], _best_norm(scope, r)) for r in regions]
-    suspects += [(order[id(node)], one) for node, one in of_other_domains(scope)]
+    suspects += [(order[id(node)], one) for node, one in called_norms(scope)]
     return norms, suspects
 
 

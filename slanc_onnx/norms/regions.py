@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of, reads_value
 from slanc_onnx.norms.constants import small_value, stored_value
 from slanc_onnx.norms.norm import SCALE_KEY
-from slanc_onnx.norms.origins import origins, squared
+from slanc_onnx.norms.origins import origins, squared, squared_parts
 from slanc_onnx.norms.reads import Read
 from slanc_onnx.ops import Degree, NoDegree, any_degree, degrees_of_outputs
 from slanc_onnx.reasons import Reason, Untaken, reason
@@ -27,8 +27,10 @@ from slanc_onnx.reasons import Reason, Untaken, reason
 _MOST_NODES = 400  # of a walk
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul")
 SQUARING = ("ReduceSumSquare", "ReduceL2", "MeanVarianceNormalization")
-_WITH_ROOT = ("ReduceL2", "LpNormalization", "MeanVarianceNormalization", "BatchNormalization")
-SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "Conv", "MatMul")
+_BY_POWER = ("LpNormalization", "LpPool", "GlobalLpPool")  # 2 if left out
+_WITH_ROOT = (*_BY_POWER, "ReduceL2", "MeanVarianceNormalization", "BatchNormalization")
+_POOLS = ("GlobalAveragePool", "AveragePool")
+SUMS = ("ReduceMean", "ReduceSum", *_POOLS, "CumSum", "ReduceLogSum", "Conv", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ def candidates(scope: Scope, order: Sequence[gs.Node]) -> Iterator[tuple[gs.Node
             inner = squared(scope, source)
             if inner is not None:
                 yield node, inner
-        elif op in ("MatMul", "Einsum") and len(node.inputs) == 2:
+        elif op in ("Add", "Sum") and (whole := squared_parts(scope, node)) is not None:
+            yield node, whole
+        elif op in ("MatMul", "Einsum", "Gemm") and len(node.inputs) == 2:
             one, other = (_behind(tensor) for tensor in node.inputs)
             if one is other and not constant_made(scope, one):
                 yield node, node.inputs[0]
@@ -139,6 +143,7 @@ def averages(scope: Scope, node: gs.Node) -> bool:
     if len(constants) != 1:
         return False
     found = stored_value(scope, constants[0])
+    found = small_value(scope, constants[0]) if found is None else found
     if found is None or not found.size or found.dtype.kind not in "fiuV":
         return False
     values = np.asarray(found, np.float64).reshape(-1)
@@ -300,12 +305,10 @@ class Walk:
 
     def why(self) -> Reason | None:
         """Why no region closes: the first node behind the root at which the walk stopped."""
-        if not self._from_root:
-            return None
         behind = [
             (node, why)
             for node, why in self._refused
-            if any(id(t) in self._from_root for t in node.inputs)
+            if node is self._root or any(id(t) in self._from_root for t in node.inputs)
         ]
         for node, _ in self._passed.values():
             if op_of(node) == "Div" and id(node.outputs[0]) in self._rooted:
@@ -326,7 +329,7 @@ def _squares_inside(node: gs.Node) -> bool:
     """Whether an op's attributes make it one that sums squares."""
     if op_of(node) == "BatchNormalization":
         return bool(node.attrs.get("training_mode"))
-    return op_of(node) == "LpNormalization" and int(node.attrs.get("p", 2)) == 2
+    return op_of(node) in _BY_POWER and int(node.attrs.get("p", 2)) == 2
 
 
 def _summed(scope: Scope, node: gs.Node) -> gs.Tensor | None:

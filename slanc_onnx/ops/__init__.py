@@ -16,6 +16,7 @@ from slanc_onnx.ops.degrees import (
 from slanc_onnx.ops.elementwise import (
     COMPARISONS,
     ELEMENTWISE,
+    HOMOGENEOUS,
     UNARY,
     Interval,
     Parameter,
@@ -46,6 +47,7 @@ __all__ = [
     "ELEMENTWISE",
     "EPSILON",
     "FUSED",
+    "HOMOGENEOUS",
     "INTERNAL",
     "MOST_CHANNELS",
     "MOST_TRACED",

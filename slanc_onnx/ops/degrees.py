@@ -34,7 +34,7 @@ _OWN = {
     "ReduceL2": Fraction(1),
     "LpNormalization": NONE,
     "MeanVarianceNormalization": NONE,  # ONNX Runtime adds no epsilon; 1e-9 in its definition
-    "GlobalMaxPool": Fraction(1),
+    **dict.fromkeys(("GlobalMaxPool", "GlobalLpPool", "LpPool"), Fraction(1)),
 }
 _LARGEST = 1e30  # a limit beyond which no value lies, so that it may have any degree
 

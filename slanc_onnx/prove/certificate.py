@@ -136,7 +136,8 @@ def bounds_for(
     def radius(name: str, width: int) -> float:
         return output_radius(by_name[name], width, device)
 
-    outputs = Outputs(radius, rounding_of(device, "affine").grow - 1)
+    affine = rounding_of(device, "affine")
+    outputs = Outputs(radius, affine.grow - 1, affine.eta)
     return Bounds(traced, norms, outputs, ranges, exact, executor)
 
 

@@ -23,7 +23,6 @@ from slanc_onnx.reasons import (
     Untaken,
 )
 from slanc_onnx.targets import Change
-from slanc_onnx.trace import Term
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -176,7 +175,7 @@ _UNTAKEN: dict[Kind, str] = {
     Untaken.ANOTHER_DEGREE: "gives something of degree {0}, not 0",
     Untaken.NOT_DIVIDED: "nothing of its own size is divided by its root",
     Untaken.ROOT_OF_SCALE: "a root of the scale would have to pass, which is not exact",
-    Untaken.UNKNOWN_DOMAIN: "an op of the domain {0!r}, which nobody here knows",
+    Untaken.UNKNOWN_OP: "an op of the domain {0!r}, not known; export the norm in ONNX's own ops",
 }
 _DECISIONS: dict[Kind, str] = {
     Decision.ONE_IS_BEST: "1 is the best scale: nothing to insert",
@@ -204,6 +203,8 @@ _FAILURES: dict[Kind, str] = {
     Failure.FP32_DIFFERS: "FP32 outputs differ, though every scale is a power of two",
     Failure.FP32_BEYOND_TOLERANCE: "FP32 outputs differ by more than the tolerance",
     Failure.LEFT_FORMAT: "is the first to leave {0}, with {1:.3g}",
+    Failure.INPUT_LEFT_FORMAT: "leaves {0} before the norm {2!r} reads it, with {1:.3g}: no Div "
+    "behind it heals that",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",
@@ -321,6 +322,19 @@ def reasons_text(reasons: Sequence[Reason]) -> str:
     return "; ".join(map(reason_text, reasons))
 
 
+def need_text(rows: int, form: str) -> str:
+    """Whether a model needed it, by the rows that lose their norm in a format as exported."""
+    if not rows:
+        return "this model did not need it"
+    lose = "row loses its" if rows == 1 else "rows lose their"
+    return f"this model needs it: {rows} {lose} norm in {form} as exported"
+
+
+def rounded_text(form: str, everything: bool) -> str:
+    """What was rounded to a format."""
+    return f"everything in {form}" if everything else f"{form} norms"
+
+
 def condition_text(condition: Condition) -> str:
     """A condition in words: "pixel_values in [-3, 3]"."""
     if condition.kind == "made":
@@ -338,63 +352,3 @@ def _op(fact: Fact) -> str:
 
 def _elements(fact: Fact) -> str:
     return f"{fact[0]} ({fact[1]} elements)" if isinstance(fact, tuple) else str(fact)
-
-
-_EQUATIONS = {"attention": "10", "gated MLP": "8", "MLP": "5"}  # of the paper
-
-
-def rule_text(terms: Sequence[Term]) -> str:
-    """The terms of a norm's input in words: `attention (W_V=v.weight, P=o.weight; eq. 10) + ...`.
-
-    They are as in `ScaledNorm.rule`.
-    """
-    return " + ".join(dict.fromkeys(_term(term) for term in terms))
-
-
-def short_rule_text(terms: Sequence[Term], most: int) -> str:
-    """The same without names, with at most so many terms."""
-    words = [_short_term(term) for term in terms]
-    if len(words) > most:
-        words = [*words[:most], f"{len(words) - most} more"]
-    return " + ".join(words)
-
-
-def _term(term: Term) -> str:
-    names = ", ".join(name for _, name in term.weights)
-    times = "" if term.times is None else f" times {term.times or 'a constant'}"
-    match term.kind:
-        case "input of":
-            return f"the input of {term.of}"
-        case "residual":
-            return f"residual r = input of {term.of}"
-        case "norm":
-            gamma = f" Γ (Γ={names})" if names else ""
-            return f"x{gamma} of {term.of}"
-        case "rows":
-            return f"rows of {term.of}{times}"
-        case "graph input":
-            return f"graph input {term.of} (unit variance assumed)"
-        case "unread":
-            return f"unread {term.of}"
-        case "attention" | "gated MLP" | "MLP":
-            letters = ", ".join(f"{letter}={name}" for letter, name in term.weights)
-            return f"{term.kind} ({letters}; eq. {_EQUATIONS[term.kind]}){times}"
-        case "projection" | "convolution":
-            return f"{term.kind} ({names}){times}"
-        case "product" | "apply" | "mix" | "join":
-            return f"{term.kind} of {names or 'activations'}"
-        case "other":
-            return term.of
-
-
-def _short_term(term: Term) -> str:
-    match term.kind:
-        case "residual":
-            return "residual r"
-        case "norm" if term.weights:
-            return "x Γ"
-        case "attention" | "gated MLP" | "MLP":
-            times = "" if term.times is None else f" times {term.times or 'a constant'}"
-            return f"{term.kind} (eq. {_EQUATIONS[term.kind]}){times}"
-        case _:
-            return _term(term)

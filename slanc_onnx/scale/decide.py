@@ -26,6 +26,7 @@ from slanc_onnx.prove import (
     held_against,
     proofs,
     safe_radius,
+    with_joint_bounds,
 )
 from slanc_onnx.reasons import Decision, Reason, Seen
 from slanc_onnx.run import Feeds
@@ -125,6 +126,8 @@ def compute_scales_in(
     )
     rules = _rules(traced, read.norms)
     proved = {} if bounds is None else proofs(bounds, traced, read.norms, progress)
+    if options.certify == "exact":
+        proved = with_joint_bounds(proved, read.scopes[0], read.norms, device)
 
     def found_for(other: Options) -> list[ScaledNorm]:
         placed = [_decide(norm, estimates, rules[norm.name], other) for norm in read.norms]
