@@ -156,12 +156,14 @@ def test_a_constant_that_nobody_can_read_is_not_divided() -> None:
     assert {norm.status for norm in decided} == {"scaled"}
 
 
-def test_a_constant_of_shape_of_no_number_is_not_followed() -> None:
+@pytest.mark.parametrize("dims", [[0], [1], [8]])
+def test_a_constant_of_shape_of_no_number_is_not_followed(dims: list[int]) -> None:
     nodes = "s = Shape(x) f = ConstantOfShape(s) total = Add(x, f)"
     model = between(nodes, {})
     fill = next(node for node in model.graph.node if node.op_type == "ConstantOfShape")
-    empty = numpy_helper.from_array(np.zeros(0, np.float32))
-    fill.attribute.append(helper.make_attribute("value", empty))
+    numbers = numpy_helper.from_array(np.zeros(0 if dims == [0] else 2, np.float32))
+    numbers.dims[:] = dims  # of which the file has more, or fewer
+    fill.attribute.append(helper.make_attribute("value", numbers))
     decided = compute_scales(model, Options(estimate="weights"))
     assert [norm.status for norm in decided] == ["scaled", "skipped"]
 

@@ -7,7 +7,7 @@ the input stay as they are.
 """
 
 from slanc_onnx.graph.apart import can_fork, kilobytes, lower_limit
-from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model
+from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model, node_faults
 from slanc_onnx.graph.edits import (
     Edits,
     NewNode,
@@ -87,6 +87,7 @@ __all__ = [
     "load_model",
     "lower_limit",
     "node_at",
+    "node_faults",
     "op_of",
     "read_flow",
     "read_graph",

@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, checker, helper
+from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, checker, helper, numpy_helper
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.apart import Lost, apart
@@ -267,6 +267,8 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], rule
             raise _Broken(Fault.COUNTS_NOTHING, attribute.name, attribute.i)
         if attribute.name == "to" and attribute.i not in TensorProto.DataType.values():
             raise _Broken(Fault.CASTS_TO_UNKNOWN, attribute.i)
+        if attribute.type == AttributeProto.TENSOR:
+            _check_data(attribute.t)
     for name in node.input[: _SINGLE.get(node.op_type, 0)]:
         value = known.get(name)
         if isinstance(value, TensorProto) and math.prod(value.dims) != 1:
@@ -295,6 +297,14 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], rule
             known.update(made)
     except _REFUSALS as error:
         raise _Broken(Fault.REFUSED, _first_line(error)) from error
+
+
+def _check_data(tensor: TensorProto) -> None:
+    if tensor.data_location != TensorProto.EXTERNAL:
+        try:
+            numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise _Broken(Fault.REFUSED, _first_line(error)) from error
 
 
 def _check_signature(node: NodeProto, signature: Signature | None) -> None:

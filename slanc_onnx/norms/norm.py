@@ -34,12 +34,15 @@ class Limit:
     Attributes:
         place: Where it is read.
         power: The power of the scale that divides it; below 0 it is multiplied.
-        value: Its value; None where it is not one number.
+        values: Its elements; None where the file does not hold them as they are read, or a caller
+            may give others.
+        shape: Its shape; () where one number stands for all elements.
     """
 
     place: Place
     power: int
-    value: float | None
+    values: tuple[float, ...] | None
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from slanc_onnx.norms.constants import scalar_of
 from slanc_onnx.norms.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
 from slanc_onnx.reasons import Reason, Unscalable
 
+_KEEPING = ("QuantizeLinear", "DynamicQuantizeLinear")  # their integers are the same at any scale
+
 
 @dataclass(frozen=True)
 class Read:
@@ -131,8 +133,10 @@ def leaks(
         return None
 
     for node in nodes:
+        kept = node.outputs[:1] if op_of(node) in _KEEPING else ()
         for tensor in node.outputs:
-            found = None if any(tensor is t for t in exits) else outside(tensor)
+            read = not any(tensor is t for t in (*exits, *kept))
+            found = outside(tensor) if read else None
             if found:
                 kind, reader = found
                 return Reason(kind, (tensor.name, *reader))
