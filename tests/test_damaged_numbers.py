@@ -156,7 +156,7 @@ def test_a_constant_that_nobody_can_read_is_not_divided() -> None:
     assert {norm.status for norm in decided} == {"scaled"}
 
 
-@pytest.mark.parametrize("dims", [[0], [1], [8]])
+@pytest.mark.parametrize("dims", [[0], [1]])
 def test_a_constant_of_shape_of_no_number_is_not_followed(dims: list[int]) -> None:
     nodes = "s = Shape(x) f = ConstantOfShape(s) total = Add(x, f)"
     model = between(nodes, {})
