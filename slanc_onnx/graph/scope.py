@@ -8,6 +8,7 @@ is node `i` of the GraphProto it stands for.
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph.apart import apart
+from slanc_onnx.graph.apart import Lost, apart
 from slanc_onnx.graph.checked import DOMAINS, MOST_ELEMENTS, Faults, GraphPath, node_faults
 from slanc_onnx.graph.load import Array, constant_value, every_node, read_tensor
 from slanc_onnx.reasons import Reason
@@ -189,15 +190,11 @@ def read_graph(
     Raises:
         SlancError: graphsurgeon cannot read the model.
     """
-    faults = node_faults(model, isolate=isolate)
+    faults, skeleton = _checked(model, isolate)
     bare = _skeleton(model, faults)
-    try:
-        skeleton = _with_shapes(bare, isolate)
-    except Exception:  # Shapes are a convenience: a model the checker dislikes is read without.
-        skeleton = bare
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
     try:
-        root = gs.import_onnx(skeleton)
+        root = gs.import_onnx(skeleton or bare)
     except Exception as error:
         raise SlancError(
             f"the graph cannot be read ({type(error).__name__}: {error}). "
@@ -212,6 +209,23 @@ def read_graph(
     for scope in scopes:
         _ = scope.sorted_nodes  # a circle is refused before anybody walks along it
     return scopes
+
+
+def _checked(model: onnx.ModelProto, isolate: bool) -> tuple[Faults, onnx.ModelProto | None]:
+    """The faults of the nodes, and the skeleton with shapes; None where onnx cannot infer them."""
+
+    def work() -> bytes:
+        faults = node_faults(model)
+        try:
+            return pickle.dumps((faults, _with_shapes(_skeleton(model, faults), isolate=False)))
+        except Exception:  # Shapes are a convenience: a model the checker dislikes is read without.
+            return pickle.dumps((faults, None))
+
+    try:
+        read: tuple[Faults, onnx.ModelProto | None] = pickle.loads(apart(work, isolate))
+    except Lost:
+        return node_faults(model, shapes=False), None
+    return read
 
 
 def concrete_shapes(
