@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import SEE_THROUGH, Array, Dims, Scope, dims, op_of
+from slanc_onnx.graph import SEE_THROUGH, Array, Dims, Scope, constant_made, dims, op_of
 from slanc_onnx.ops import ELEMENTWISE
 
 _LARGEST = 2**20  # elements of a matrix that may be one of equal numbers
@@ -210,7 +210,7 @@ def rank_of(scope: Scope, tensor: gs.Tensor) -> int | None:
         found = len(shape) if shape is not None else _told_by_nodes(scope, one)
         if found is not None:
             return found
-        waiting += _of_same_rank(one)
+        waiting += _of_same_rank(scope, one)
     return None
 
 
@@ -248,15 +248,16 @@ _KEEPS = {*SEE_THROUGH, *ELEMENTWISE, "LeakyRelu", "Dropout", "BatchNormalizatio
 }
 
 
-def _of_same_rank(tensor: gs.Tensor) -> list[gs.Tensor]:
+def _of_same_rank(scope: Scope, tensor: gs.Tensor) -> list[gs.Tensor]:
     """Tensors that have the rank of this one, as far as the ops around it tell."""
     found: list[gs.Tensor] = []
     for node in tensor.inputs:
         op = op_of(node)
         kept = op.startswith("Reduce") and node.attrs.get("keepdims", 1)
-        squared = op == "Mul" and node.inputs[0] is node.inputs[1]
-        if (op in _KEEPS or kept or squared or op in ("Sub", "Div")) and node.inputs:
+        if (op in _KEEPS or kept) and node.inputs:
             found.append(node.inputs[0])
+        elif op in ("Add", "Sub", "Mul", "Div", "Sum"):
+            found += [t for t in node.inputs if not constant_made(scope, t)]
     for node in tensor.outputs:
         op = op_of(node)
         kept = op.startswith("Reduce") and node.attrs.get("keepdims", 1)

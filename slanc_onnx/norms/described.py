@@ -31,7 +31,7 @@ from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.regions import Joined, Region
 from slanc_onnx.norms.root_axes import axes_of, rows_by_themselves
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES
+from slanc_onnx.ops import EPSILON, MOVES, tells_no_size
 
 _MOST_AFTER = 8  # nodes between the exits of a region and their difference
 _SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv")
@@ -93,7 +93,7 @@ def quotient(
 
     That is its one exit, or the difference of two, with the nodes between them and it.
     """
-    exits = [t for t in region.exits if op_of(t.inputs[0]) not in (*COMPARISONS, "Equal")]
+    exits = [t for t in region.exits if not tells_no_size(op_of(t.inputs[0]))]
     whats = {form.what if (form := forms.get(id(t))) is not None else None for t in exits}
     if whats == {"quotient"} and len(exits) == 1:
         return exits[0], forms[id(exits[0])], []
