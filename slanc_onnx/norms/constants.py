@@ -169,7 +169,7 @@ def _sizes(scope: Scope, node: gs.Node) -> Array | None:
     return np.array(sizes if op == "Shape" else int(np.prod(sizes, dtype=np.int64)))
 
 
-def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = 8) -> Dims | None:
+def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Dims | None:
     """The sizes in a vector that a graph puts together for a Reshape; a dynamic one is its name."""
     value = small_value(scope, tensor)
     if value is not None and value.dtype.kind in "iu":
@@ -182,7 +182,7 @@ def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = 8) -> Dims | None:
         shape = dims(scope, node.inputs[0])
         return shape and shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
     if op == "Concat" and len(node.inputs) < 9:
-        parts = [sizes_in(scope, t, far // 4) for t in node.inputs]
+        parts = [sizes_in(scope, t, far // 3) for t in node.inputs]
         return None if None in parts else tuple(d for part in parts for d in part or ())
     known = None if first is None else sizes_in(scope, first, far - 1)
     if known is None or op in (*SEE_THROUGH, "Reshape", "Unsqueeze", "Squeeze"):

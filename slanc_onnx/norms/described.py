@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.graph import Scope, constant_made, dims, element_count, op_of
+from slanc_onnx.graph import Dims, Scope, constant_made, dims, element_count, op_of
 from slanc_onnx.norms.constants import sizes_in, small_value, stored_value
 from slanc_onnx.norms.forms import (
     BY_ROW,
@@ -183,10 +183,7 @@ def aligned_by(scope: Scope, node: gs.Node, form: Form) -> bool:
         if given is not None and axes.rank:  # a scalar has no axes
             given = [axis % axes.rank for axis in given]
         return given is not None and frozenset(given) == axes.axes
-    whole = None if source is None else dims(scope, source)
-    told = sizes_in(scope, node.inputs[1]) if op == "Reshape" and len(node.inputs) > 1 else None
-    if told is None or not all(isinstance(size, str) or size > 0 for size in told):
-        told = dims(scope, node.outputs[0])
+    whole, told = (None if t is None else _sizes(scope, t) for t in (source, node.outputs[0]))
     if axes is None or axes.rank is None or whole is None or told is None:
         return False
     rows = tuple(1 if axis in axes.axes else size for axis, size in enumerate(whole))
@@ -197,6 +194,16 @@ def aligned_by(scope: Scope, node: gs.Node, form: Form) -> bool:
     # One size that the file does not tell is what is left of all elements.
     open_size = op == "Reshape" and len(differ) == 1 and isinstance(differ[0], str)
     return not differ or open_size or told == whole
+
+
+def _sizes(scope: Scope, tensor: gs.Tensor) -> Dims | None:
+    """The sizes to which a Reshape brings a tensor, or those that the file tells."""
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is not None and op_of(node) == "Reshape" and len(node.inputs) > 1:
+        told = sizes_in(scope, node.inputs[1])
+        if told is not None and all(isinstance(size, str) or size > 0 for size in told):
+            return told
+    return dims(scope, tensor)
 
 
 def _summed(scope: Scope, node: gs.Node, form: Form) -> Form | None:
