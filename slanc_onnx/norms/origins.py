@@ -11,15 +11,17 @@ from slanc_onnx.norms.constants import small_value
 from slanc_onnx.ops import BETWEEN, MOVES
 
 _MOST_STEPS, _MOST_TENSORS = 10, 24
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
 _SIGNLESS = {*SEE_THROUGH, *MOVES, "Abs", "Neg"}
-_UNCHANGED = {*SEE_THROUGH, *MOVES, "QuantizeLinear", "DequantizeLinear"}
-_SQUARES_BEHIND = {*_SIGNLESS, "QuantizeLinear", "DequantizeLinear"}
+_UNCHANGED = {*SEE_THROUGH, *MOVES, *_PAIR}
+_SQUARES_BEHIND = {*_SIGNLESS, *_PAIR}
 _MEANS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv", "Einsum"}
 _ADDS = ("Add", "Sub", "Sum", "Relu", "Abs", "Max", "Min", "Clip")
 _LINEAR = {*(op for op, record in BETWEEN.items() if record.joins), *_MEANS} | {
     "Neg",
     "Mul",
     "Div",
+    *_PAIR,
 }
 
 
@@ -78,7 +80,11 @@ def origins(scope: Scope, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]
             return
         node = tensor.inputs[0]
         op, inputs = op_of(node), node.inputs
-        if op in _SIGNLESS and inputs:
+        if op in _PAIR and inputs:
+            tensor = inputs[0]
+            if op == "QuantizeLinear":  # integers cannot be divided
+                yield tensor, False
+        elif op in _SIGNLESS and inputs:
             tensor = inputs[0]
             yield tensor, False
         elif op in ("Sub", "Add") and len(inputs) == 2:
@@ -121,7 +127,8 @@ def _with_its_mean(scope: Scope, one: gs.Tensor, other: gs.Tensor) -> gs.Tensor 
     """The tensor that both are made of, one of them by a mean."""
     first, second = _line(scope, one), _line(scope, other)
     for key, (tensor, reduced) in first.items():
-        if key in second and (reduced or second[key][1]):
+        integers = any(op_of(node) == "DequantizeLinear" for node in tensor.outputs)
+        if key in second and not integers and (reduced or second[key][1]):
             return tensor
     return None
 
@@ -140,7 +147,8 @@ def _line(scope: Scope, tensor: gs.Tensor) -> dict[int, tuple[gs.Tensor, bool]]:
         node = part.inputs[0]
         op = op_of(node)
         if op in _LINEAR:
-            waiting += [(t, reduced or op in _MEANS) for t in node.inputs if t.name]
+            read = node.inputs[:1] if op in _PAIR else node.inputs
+            waiting += [(t, reduced or op in _MEANS) for t in read if t.name]
     return found
 
 

@@ -21,7 +21,15 @@ from slanc_onnx.norms.constants import small_value, stored_value
 from slanc_onnx.norms.norm import SCALE_KEY
 from slanc_onnx.norms.origins import origins, squared, squared_parts
 from slanc_onnx.norms.reads import Read
-from slanc_onnx.ops import Degree, NoDegree, any_degree, degrees_of_outputs, tells_no_size
+from slanc_onnx.ops import (
+    MOVES,
+    QUANTISING,
+    Degree,
+    NoDegree,
+    any_degree,
+    degrees_of_outputs,
+    tells_no_size,
+)
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _MOST_NODES = 400  # of a walk
@@ -31,6 +39,7 @@ _BY_POWER = ("LpNormalization", "LpPool", "GlobalLpPool")  # 2 if left out
 _WITH_ROOT = (*_BY_POWER, "ReduceL2", "MeanVarianceNormalization", "BatchNormalization")
 _POOLS = ("GlobalAveragePool", "AveragePool")
 SUMS = ("ReduceMean", "ReduceSum", *_POOLS, "CumSum", "ReduceLogSum", "Conv", "MatMul")
+_TAKE_INTEGERS = {*(op for op in MOVES if MOVES[op].kind != "casts"), "DequantizeLinear"}
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,7 @@ class Walk:
         self._exits: list[gs.Tensor] = []
         self._passed: dict[int, tuple[gs.Node, tuple[Joined, ...]]] = {}
         self._gone: set[int] = set()  # nodes whose outputs all have degree 0
+        self._integers: set[int] = set()
         self._refused: list[tuple[gs.Node, Reason]] = []
         self._ends = {id(t) for t in scope.graph.outputs}
 
@@ -191,6 +201,7 @@ class Walk:
                 continue
             self._passed[id(node)] = node, joined
             self._mark(node, degrees)
+            self._note_integers(node)
             if not any(degrees):
                 self._gone.add(id(node))
             if self._is_input(node):
@@ -199,6 +210,15 @@ class Walk:
                 if degree and tensor.name:
                     self.degrees[id(tensor)] = degree
                     enter(tensor)
+
+    def _note_integers(self, node: gs.Node) -> None:
+        """Note which outputs are integers that stand for numbers: their scale alone is divided."""
+        op = op_of(node)
+        moved = op in MOVES and id(node.inputs[0]) in self._integers
+        if op in QUANTISING and op != "DequantizeLinear":
+            self._integers.add(id(node.outputs[0]))
+        elif moved:
+            self._integers.update(id(t) for t in node.outputs)
 
     def _is_input(self, node: gs.Node) -> bool:
         """Whether a node gives the input in another type, or divided by an earlier run."""
@@ -212,8 +232,10 @@ class Walk:
     def _step(self, node: gs.Node) -> tuple[tuple[Degree, ...], tuple[Joined, ...]]:
         """The degrees of a node's outputs, and the constants that it joins to them."""
         op, scope = op_of(node), self._scope
+        # Any other op reads integers as they are.
+        kept = self._integers if op not in _TAKE_INTEGERS else ()
         degrees = [
-            self.degrees.get(id(t)) if reads_value(node, p) else None
+            self.degrees.get(id(t)) if reads_value(node, p) and id(t) not in kept else None
             for p, t in enumerate(node.inputs)
         ]
         weights = op in _PRODUCTS and any(constant_made(scope, t) for t in node.inputs[:2])

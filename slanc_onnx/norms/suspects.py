@@ -11,12 +11,12 @@ import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import DOMAINS, GraphPath, Scope, op_of
 from slanc_onnx.norms.constants import scalar_of
-from slanc_onnx.ops import BETWEEN, ELEMENTWISE, FUSED, HOMOGENEOUS, INTERNAL
+from slanc_onnx.ops import BETWEEN, ELEMENTWISE, FUSED, HOMOGENEOUS, INTERNAL, QUANTISING
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _State = Literal["square", "root", "logarithm", "falling", "divides"]
 _STEPS = 16  # nodes between a sum of squares and what its root divides
-_PASSED = {*BETWEEN, *HOMOGENEOUS, "Clip", "Pow", "Mul", "QuantizeLinear", "DequantizeLinear"}
+_PASSED = {*BETWEEN, *HOMOGENEOUS, "Clip", "Pow", "Mul", *QUANTISING}
 _NAMED = re.compile(r"(?i:norm(?!al(?!i)))|(?<![a-z])rms|Rms|RMS")
 _KNOWN = {*FUSED, *INTERNAL, "BatchNormalization", "LpNormalization"} | {
     "MeanVarianceNormalization",

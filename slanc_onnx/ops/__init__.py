@@ -8,6 +8,7 @@ which is safe.
 from slanc_onnx.ops.between import BETWEEN, MOVES, Movement
 from slanc_onnx.ops.degrees import (
     EPSILON,
+    QUANTISING,
     Degree,
     NoDegree,
     any_degree,
@@ -53,6 +54,7 @@ __all__ = [
     "MOST_CHANNELS",
     "MOST_TRACED",
     "MOVES",
+    "QUANTISING",
     "UNARY",
     "CannotFollow",
     "Degree",
