@@ -191,6 +191,7 @@ class Untaken(_Named):
     NOT_DIVIDED = auto()
     ROOT_OF_SCALE = auto()
     UNKNOWN_OP = auto()  # domain
+    INSIDE = auto()
 
 
 class Decision(_Named):

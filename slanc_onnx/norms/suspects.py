@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import DOMAINS, GraphPath, Scope, op_of
 from slanc_onnx.norms.constants import scalar_of
-from slanc_onnx.ops import BETWEEN, ELEMENTWISE, FUSED, HOMOGENEOUS, INTERNAL, QUANTISING
+from slanc_onnx.ops import BETWEEN, ELEMENTWISE, FUSED, HOLDING, HOMOGENEOUS, INTERNAL, QUANTISING
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _State = Literal["square", "root", "logarithm", "falling", "divides"]
@@ -19,6 +19,7 @@ _STEPS = 16  # nodes between a sum of squares and what its root divides
 _PASSED = {*BETWEEN, *HOMOGENEOUS, "Clip", "Pow", "Mul", *QUANTISING}
 _NAMED = re.compile(r"(?i:norm(?!al(?!i)))|(?<![a-z])rms|Rms|RMS")
 _KNOWN = {*FUSED, *INTERNAL, "BatchNormalization", "LpNormalization", "MeanVarianceNormalization"}
+_KNOWN |= {"StringNormalizer"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def is_called_norm(op: str, operator: str = "") -> bool:
 
 
 def called_norms(scope: Scope) -> Iterator[tuple[gs.Node, Suspect]]:
-    """The ops that are called norms, and that nobody here can read."""
+    """The ops that are called norms or hold some, and that nobody here can read."""
     for node in scope.sorted_nodes:
         read = scope.is_call(node) or (node.domain in DOMAINS and node.op in _KNOWN)
         other = node.attrs.get("norm", "L2" if node.op != "Normalizer" else "MAX") != "L2"
@@ -61,6 +62,16 @@ def called_norms(scope: Scope) -> Iterator[tuple[gs.Node, Suspect]]:
         if is_called_norm(node.op, str(node.attrs.get("operator", ""))):
             why = reason(Untaken.UNKNOWN_OP, str(node.domain or "ai.onnx"))
             yield node, suspect(scope, node, why)
+        elif node.domain == "com.microsoft" and _holds_norms(node):
+            yield node, suspect(scope, node, Reason(Untaken.INSIDE))
+
+
+def _holds_norms(node: gs.Node) -> bool:
+    """Whether an op of ONNX Runtime normalises inside, with weights or an attribute for that."""
+    by = HOLDING.get(node.op, ())
+    if isinstance(by, str):
+        return bool(node.attrs.get(by, 0))
+    return any(p < len(node.inputs) and bool(node.inputs[p].name) for p in by)
 
 
 def root_divides(scope: Scope, total: gs.Node) -> bool:
