@@ -19,14 +19,16 @@ from slanc_onnx.graph import Flow, GraphPath, Tensor, Use, known_op, read_tensor
 from slanc_onnx.run import END, Emitter
 from slanc_onnx.verify.emulate.device import Device
 
-SUMS = {"ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+_LOGARITHMS = ("ReduceLogSum", "ReduceLogSumExp")
+SUMS = {"ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", *_LOGARITHMS}
+_SOFTMAX = ("Softmax", "LogSoftmax")
 REDUCTIONS = {
     *SUMS,
+    *_SOFTMAX,
     "GlobalAveragePool",
     "AveragePool",
     "MeanVarianceNormalization",
     "LpNormalization",
-    "Softmax",
 }
 _MOST_IN_A_WINDOW = 1024  # of a pooling, which are moved side by side
 _MVN_EPSILON = 1e-9  # of the op's definition
@@ -106,7 +108,7 @@ def _axes(
         return every[2:]
     if op == "LpNormalization":
         return (int(attributes.get("axis", -1)),)
-    if op == "Softmax":
+    if op in _SOFTMAX:
         axis = int(attributes.get("axis", -1 if opset >= 13 else 1))
         return (axis,) if opset >= 13 else every[axis:]
     if op == "MeanVarianceNormalization":
@@ -143,18 +145,25 @@ def written_out(device: Device, what: Reduction, x: str, given: str) -> tuple[st
     if op == "AveragePool":
         return _average_pool(device, what, x, given)
     rows = _rows(emitter, what, x)
-    if op in ("Softmax", "LpNormalization", "MeanVarianceNormalization"):
+    if op in (*_SOFTMAX, "LpNormalization", "MeanVarianceNormalization"):
         y, summed = _normalised(device, what, rows)
         return _from_rows(emitter, what, y, x), emitter.sum(summed)
     if op == "ReduceL1":
         rows = emitter.node("Abs", rows)
     elif op in ("ReduceL2", "ReduceSumSquare"):
         rows = device.rounded(emitter.node("Mul", rows, rows))
+    elif op == "ReduceLogSumExp":
+        largest = emitter.largest(rows)
+        rows = _powers(device, device.rounded(emitter.node("Sub", rows, largest)))
     total = device.sum(rows, what.width)
     if op in ("ReduceMean", "GlobalAveragePool"):
         total = device.rounded(emitter.node("Div", total, emitter.length(rows)))
     elif op == "ReduceL2":
         total = device.rounded(emitter.node("Sqrt", total))
+    elif op in _LOGARITHMS:
+        total = device.rounded(emitter.node("Log", total))
+        if op == "ReduceLogSumExp":
+            total = device.rounded(emitter.node("Add", total, largest))
     else:
         total = device.rounded(total)
     return emitter.node("Reshape", total, emitter.node("Shape", given)), emitter.sum(rows)
@@ -163,12 +172,13 @@ def written_out(device: Device, what: Reduction, x: str, given: str) -> tuple[st
 def _normalised(device: Device, what: Reduction, rows: str) -> tuple[str, str]:
     """Rows divided by what their sum gives, and what was summed."""
     emitter, width = device.emitter, what.width
-    if what.op == "Softmax":
-        largest = emitter.largest(rows)
-        summed = device.rounded(
-            emitter.node("Exp", device.rounded(emitter.node("Sub", rows, largest)))
-        )
+    if what.op in _SOFTMAX:
+        lower = device.rounded(emitter.node("Sub", rows, emitter.largest(rows)))
+        summed = _powers(device, lower)
         total = device.sum(summed, width)
+        if what.op == "LogSoftmax":
+            logarithm = device.rounded(emitter.node("Log", total))
+            return device.rounded(emitter.node("Sub", lower, logarithm)), summed
         return device.rounded(emitter.node("Div", summed, total)), summed
     if what.op == "LpNormalization":
         squares = int(what.attributes.get("p", 2)) == 2
@@ -193,6 +203,10 @@ def _normalised(device: Device, what: Reduction, rows: str) -> tuple[str, str]:
     epsilon = emitter.number(device.accelerator.held_epsilon(_MVN_EPSILON))
     deviation = device.rounded(emitter.node("Add", deviation, epsilon))
     return device.rounded(emitter.node("Div", centred, deviation)), summed
+
+
+def _powers(device: Device, x: str) -> str:
+    return device.rounded(device.emitter.node("Exp", x))
 
 
 def _order(what: Reduction) -> list[int]:
