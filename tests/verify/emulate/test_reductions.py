@@ -91,6 +91,9 @@ CASES: dict[str, tuple[str, tuple[int, ...], Steps]] = {
     "log softmax": ("LogSoftmax<axis = 2>", (2,), log_softmax),
     "log sum": ("ReduceLogSum<axes = [2, 3]>", (2, 3), lambda x, s: half(np.log(s(x)))),
     "log sum exp": ("ReduceLogSumExp<axes = [3]>", (3,), log_sum_exp),
+    "einsum": ('Einsum<equation = "abcd->ac">', (1, 3), lambda x, s: s(x)),
+    "lp pool": ("GlobalLpPool", (2, 3), lambda x, s: half(np.sqrt(s(half(x * x))))),
+    "lp pool 1": ("GlobalLpPool<p = 1>", (2, 3), lambda x, s: s(np.abs(x))),
     "lp 1": ("LpNormalization<axis = 2, p = 1>", (2,), lambda x, s: half(x / s(np.abs(x)))),
     "lp 2": ("LpNormalization<axis = -1>", (3,), lambda x, s: by_root(x, s(half(x * x)))),
     "mvn": ("MeanVarianceNormalization", (0, 2, 3), mean_variance),
@@ -129,6 +132,7 @@ def test_an_op_that_sums_does_so_as_the_device_does(case: str, order: str) -> No
     device = Accelerator().summing(order)
     y = emulated(model, device, x=x)["y"]
     expected = by_rows(x, axes, lambda rows: steps(rows, SUMS[order]))
+    expected = expected.reshape(y.shape)  # an Einsum drops the axes
     close = case in BY_POWERS or order == "fp32"  # exp and FP32 sums may round otherwise
     assert np.allclose(y, expected, rtol=2**-9, atol=2**-14) if close else (y == expected).all()
     assert np.allclose(y, run(model, x=x)["y"], rtol=0.02, atol=0.02)
@@ -226,3 +230,30 @@ def test_a_logarithm_of_a_sum_that_overflows_is_infinite(op: str) -> None:
     y = emulated(model, Accelerator().summing("pairwise"), x=x)["y"]
     assert np.isinf(y).all() == (op == "ReduceLogSum")
     assert np.isfinite(run(model, x=x)["y"]).all()
+
+
+@pytest.mark.parametrize("order", SUMS)
+@pytest.mark.parametrize("op", ["Sum", "Mean"])
+def test_tensors_are_added_one_after_the_other(op: str, order: str) -> None:
+    shapes = "float[n, 7] x, float[n, 7] z, float[7] w"
+    model = graph(f"y = {op} (x, z, w)", {}, shapes, "float[a, b] y")
+    x, z, w = (
+        half(normal(n, *shape, spread=9.0)) for n, shape in enumerate([(3, 7), (3, 7), (7,)])
+    )
+    x[0], z[0], w[:] = 60000.0, 60000.0, -60000.0
+    y = emulated(model, Accelerator().summing(order), x=x, z=z, w=w)["y"]
+    with np.errstate(over="ignore"):
+        total = half(x + z) + w if order != "fp32" else x.astype(np.float64) + z + w
+        expected = half(total) if op == "Sum" else half(half(total) / np.float32(3))
+    assert (y == expected).all()
+    assert np.isinf(y[0]).all() == (order != "fp32")
+
+
+@pytest.mark.parametrize("equation", ["ab->", "ab->ba", "aa->a", "ab", "...b->..."])
+def test_an_einsum_that_does_more_or_less_is_rounded_behind(equation: str) -> None:
+    model = graph(f'y = Einsum<equation = "{equation}"> (x)', {}, "float[4, 4] x", "float y")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    x = half(normal(3, 4, 4))
+    y = emulated(model, Accelerator(), x=x)["y"]
+    expected = half(np.einsum(equation, x.astype(np.float64)))
+    np.testing.assert_allclose(y, expected, rtol=2**-8, atol=2**-8)
