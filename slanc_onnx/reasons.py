@@ -192,6 +192,7 @@ class Untaken(_Named):
     ROOT_OF_SCALE = auto()
     UNKNOWN_OP = auto()  # domain
     INSIDE = auto()
+    QLINEAR = auto()
 
 
 class Decision(_Named):
