@@ -248,6 +248,11 @@ class Accelerator:
         return rounded if rounded >= self.smallest_kept else self.smallest_kept
 
     @property
+    def stamp(self) -> str:
+        """What it computes, in words, whatever the target is called; noted beside each scale."""
+        return str(replace(self, name=""))
+
+    @property
     def steps_in_fp32(self) -> list[Step]:
         """`fp32_steps` in the order in which a norm has them."""
         return [step for step in STEPS if step in self.fp32_steps]

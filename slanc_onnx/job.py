@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.apply import apply_scales_in
+from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.fold import Fold, apply_fold, fold, write_folded
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Draft, check_output, load_model
@@ -81,10 +81,13 @@ def protect_file(
     watched = observed_feeds(read.specs, options)
     if options.certify == "tokens":
         vocabulary(read.specs)
+    read, rescaled = without_scales_of_others(read, options.accelerator.stamp)
     clock.lap("find")
     decided = decide(read, options, progress)
     clock.lap("scale")
     notes = make_notes(read, options)
+    if rescaled:
+        notes.append(Reason(Note.SCALED_ANEW, tuple(rescaled)))
     done = _Done(decided)
     if read.norms:
         _carry_out_in_file(_Job(read, source, output, options, watched, progress, clock), done)
@@ -250,7 +253,8 @@ def _write(job: _Job, done: _Done, draft: Draft) -> None:
     if done.fold is not None:
         write_folded(rewritten, done.fold, draft, job.progress)
     else:
-        apply_scales_in(rewritten, job.read.norms, scales_to_apply(done.norms))
+        scales, target = scales_to_apply(done.norms), job.options.accelerator.stamp
+        apply_scales_in(rewritten, job.read.norms, scales, target)
         draft.write(rewritten, job.progress)
 
 
@@ -282,6 +286,7 @@ def protect(
     """
     read = read_model(model, folder)
     options = with_checked_inputs(options or Options(), read.specs)
+    read, _ = without_scales_of_others(read, options.accelerator.stamp)
     decided = decide(read, options)
     _, decided = carry_out(read, decided, options.apply, options.accelerator)
     return decided
@@ -307,13 +312,14 @@ def carry_out(
     folded, now = None, list(decided)
     if apply == "fold":
         folded, now = fold(read.model, read.scopes, decided, accelerator, read.folder)
-    if read.inlined:
+    if read.loaded is not read.model:
         read.loaded.CopyFrom(read.model)
     if folded is not None:
         apply_fold(read.loaded, folded, read.folder)
         return bool(folded.edits), now
     norms = [d.norm for d in decided]
-    return apply_scales_in(read.loaded, norms, scales_to_apply(decided)), now
+    scales = scales_to_apply(decided)
+    return apply_scales_in(read.loaded, norms, scales, accelerator.stamp), now
 
 
 def decide(read: ReadModel, options: Options, progress: Progress = no_progress) -> list[ScaledNorm]:

@@ -246,6 +246,7 @@ class Note(_Named):
 
     ESTIMATE_UNUSED = auto()  # estimate, scale
     INLINED = auto()  # functions
+    SCALED_ANEW = auto()  # norms
     MEANS_UNMATCHED = auto()  # outputs of means
     READ_AS_DEFAULTS = auto()  # initializers
     NOT_FOLDED_INTO = auto()  # weights; behind: why

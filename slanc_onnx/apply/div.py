@@ -15,6 +15,7 @@ from slanc_onnx.graph import Edits, NewNode, NodeAt, apply_edits, node_at
 from slanc_onnx.norms import (
     NORM_KEY,
     SCALE_KEY,
+    TARGET_KEY,
     Limit,
     Norm,
     Place,
@@ -26,7 +27,7 @@ from slanc_onnx.ops import EPSILON
 
 
 def apply_scales_in(
-    model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]
+    model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float], target: str = ""
 ) -> bool:
     """Scale norms in place.
 
@@ -35,13 +36,22 @@ def apply_scales_in(
         norms: Its norms.
         scales: The scale by norm name. Norms that are not named stay as they are, and so do those
             with a `skip_reason`.
+        target: For which accelerator, as it is noted beside each scale; "" for no note.
 
     Returns:
         Whether the model was modified.
     """
     edits = plan_edits(model, norms, scales)
+    note_target(edits, target)
     apply_edits(model, edits)
     return bool(edits)
+
+
+def note_target(edits: Edits, target: str) -> None:
+    """Note beside each scale for which accelerator it is; "" for no note."""
+    for metadata in (*edits.stamps.values(), *(node.metadata for node in edits.nodes)):
+        if target and SCALE_KEY in metadata:
+            metadata[TARGET_KEY] = target
 
 
 def plan_edits(model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]) -> Edits:

@@ -223,6 +223,8 @@ _FAILURES: dict[Kind, str] = {
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.INLINED: "inlined the functions that hold norms: {names}",
+    Note.SCALED_ANEW: "{count} norms had scales of another target, or without their note: these "
+    "were taken out and placed anew ({names})",
     Note.MEANS_UNMATCHED: "no norm found in {count} ReduceMean sites ({names}), where an optimiser "
     "or quantiser may have left a norm in ops that are not read: scale before it runs",
     Note.READ_AS_DEFAULTS: "{count} initializers are graph inputs too and were read as their "

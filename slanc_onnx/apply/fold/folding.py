@@ -17,6 +17,7 @@ from pathlib import Path
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.apply.div import note_target
 from slanc_onnx.apply.fold.choose import Exponents, choose_exponents
 from slanc_onnx.apply.fold.divide import divide_weights
 from slanc_onnx.apply.fold.edits import plan_fold
@@ -86,6 +87,7 @@ def fold(
     chosen = choose_exponents(flow, norms, windows, weights)
     known = {name for name, asked in windows.items() if asked is not ANY}
     edits = plan_fold(model, chosen, weights, known)
+    note_target(edits, accelerator.stamp)
     solved = chosen.solved
     result = Fold(
         edits,
