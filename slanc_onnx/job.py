@@ -312,7 +312,7 @@ def carry_out(
     folded, now = None, list(decided)
     if apply == "fold":
         folded, now = fold(read.model, read.scopes, decided, accelerator, read.folder)
-    if read.loaded is not read.model:
+    if read.model is not read.loaded and scales_to_apply(decided):
         read.loaded.CopyFrom(read.model)
     if folded is not None:
         apply_fold(read.loaded, folded, read.folder)
@@ -347,6 +347,8 @@ def make_notes(read: ReadModel, options: Options) -> list[Reason]:
         notes.append(Reason(Note.ESTIMATE_UNUSED, (options.estimate, options.scale)))
     if read.inlined:
         notes.append(Reason(Note.INLINED, tuple(read.inlined)))
+    if read.written_out:
+        notes.append(Reason(Note.WRITTEN_OUT, tuple(read.written_out)))
     means = unmatched_means(read.scopes, read.norms, read.suspects)
     if means:
         notes.append(Reason(Note.MEANS_UNMATCHED, tuple(means)))

@@ -247,6 +247,7 @@ class Note(_Named):
     ESTIMATE_UNUSED = auto()  # estimate, scale
     INLINED = auto()  # functions
     SCALED_ANEW = auto()  # norms
+    WRITTEN_OUT = auto()  # attention ops
     MEANS_UNMATCHED = auto()  # outputs of means
     READ_AS_DEFAULTS = auto()  # initializers
     NOT_FOLDED_INTO = auto()  # weights; behind: why

@@ -55,7 +55,7 @@ def without_scales_of_others(read: ReadModel, target: str) -> tuple[ReadModel, l
     if taken:
         _drop(model, {name for names in dead.values() for name in names} - {""})
         now = read_model(model, read.folder)
-        read = replace(now, loaded=read.loaded, inlined=read.inlined)
+        read = replace(now, loaded=read.loaded, inlined=read.inlined, written_out=read.written_out)
     kept = {n.name: n.divisor for n in found if n.name in dead and n.name not in taken}
     norms = [
         replace(norm, scaled_by=kept[norm.name]) if norm.name in kept else norm

@@ -156,8 +156,8 @@ _UNSCALABLE: dict[Kind, str] = {
     "not tell; run onnx.shape_inference on the file first",
     Unscalable.ADDS_INSIDE: "the op adds the embedding rows inside, so its norm has no input "
     "tensor to divide; export without this fusion to scale it",
-    Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
-    "input tensor to divide; export without q_norm and k_norm inside the op to scale it",
+    Unscalable.HEADS_INSIDE: "the attention op normalises packed heads inside, and the file does "
+    "not tell how long one is; store the norm's weight as an initializer to have it written out",
     Unscalable.AXES_UNKNOWN: "its axes are not known; run onnx.shape_inference on the file first",
     Unscalable.BREAKS_RULES: "breaks the rules of {0}: {behind}",
     Unscalable.NO_FLOAT: "its input is of type {0}, no float",
@@ -225,6 +225,7 @@ _NOTES: dict[Kind, str] = {
     Note.INLINED: "inlined the functions that hold norms: {names}",
     Note.SCALED_ANEW: "{count} norms had scales of another target, or without their note: these "
     "were taken out and placed anew ({names})",
+    Note.WRITTEN_OUT: "wrote out the norms inside attention ops: {names}",
     Note.MEANS_UNMATCHED: "no norm found in {count} ReduceMean sites ({names}), where an optimiser "
     "or quantiser may have left a norm in ops that are not read: scale before it runs",
     Note.READ_AS_DEFAULTS: "{count} initializers are graph inputs too and were read as their "
