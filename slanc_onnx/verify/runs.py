@@ -100,7 +100,7 @@ def run_four(
     plain, scaled, naive, protected = results
     unstable = _unstable(models[0], folders[0], feeds[0], plain, scaled)
     loaded = None
-    if before.loaded is not before.model:
+    if before.loaded is not before.model and not before.written_out:
         session = Session(as_float32(before.loaded, before.folder), before.folder)
         loaded = Runs([session.run(feed) for feed in feeds[:COMPARED_RUNS]], {}, plain.losses)
     return FourRuns(plain, scaled, naive, protected, loaded, unstable)
