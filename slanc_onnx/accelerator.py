@@ -247,6 +247,18 @@ class Accelerator:
         rounded = self.format.nearest(epsilon)
         return rounded if rounded >= self.smallest_kept else self.smallest_kept
 
+    def rounds_away(self, epsilon: float) -> bool:
+        """Whether an epsilon that is stored as a constant, rounded to nearest, becomes zero."""
+        if not self.least_epsilon or epsilon <= 0:
+            return False
+        return self.format.nearest(epsilon) < self.smallest_kept
+
+    @property
+    def least_epsilon(self) -> float:
+        """The smallest epsilon that it keeps; 0 where it adds epsilon in FP32."""
+        wide = {"variance", "deviation"} <= self.fp32_steps
+        return 0.0 if wide else self.smallest_kept
+
     @property
     def stamp(self) -> str:
         """What it computes, in words, whatever the target is called; noted beside each scale."""

@@ -99,7 +99,7 @@ def protect_file(
         validation=done.validation,
         not_validated=done.not_validated,
         accelerator=options.accelerator,
-        notes=notes,
+        notes=[*notes, *done.notes],
         seconds=clock.seconds,
         fold=done.fold,
         audits=done.audits,
@@ -153,12 +153,14 @@ class _Done:
     not_enumerated: Reason | None = None
     validation: Validation | None = None
     not_validated: Reason | None = None
+    notes: list[Reason] = field(default_factory=list)
 
 
 def _carry_out_in_file(job: _Job, done: _Done) -> None:
     """Fold, audit, write, validate and put in place; `done` takes what each step gives.
 
-    A scale with which more rows overflow than with 1 is not kept: all is done again with 1.
+    A scale with which more rows overflow than with 1 is not kept: all is done again with 1. And
+    where rows of zeros are seen that would be nan, with epsilons that the target keeps.
     """
     decided = done.norms
     for tries_left in reversed(range(MOST_TRIES)):
@@ -166,6 +168,11 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
         with Draft(job.source, job.output, job.read.model) as draft:
             _write_and_validate(job, done, draft)
             better = kept_at_one(decided, done.norms, done.validation) if tries_left else None
+            zeros = done.validation is not None and done.validation.zeros_lost
+            if tries_left and zeros and job.options.epsilon is None:
+                job = replace(job, options=replace(job.options, epsilon="representable"))
+                done.notes.append(Reason(Note.EPSILON_RAISED))
+                better = better or list(decided)
             if better is None:
                 _hold_certificates(done)
                 draft.keep()
@@ -178,7 +185,12 @@ def _plan(job: _Job, done: _Done) -> None:
     read, options, clock = job.read, job.options, job.clock
     if options.apply == "fold":  # first: the audit is of the scales that norms have then
         done.fold, done.norms = fold(
-            read.model, read.scopes, done.norms, options.accelerator, read.folder
+            read.model,
+            read.scopes,
+            done.norms,
+            options.accelerator,
+            read.folder,
+            options.least_epsilon,
         )
         clock.lap("fold")
     if job.watched:
@@ -254,7 +266,8 @@ def _write(job: _Job, done: _Done, draft: Draft) -> None:
         write_folded(rewritten, done.fold, draft, job.progress)
     else:
         scales, target = scales_to_apply(done.norms), job.options.accelerator.stamp
-        apply_scales_in(rewritten, job.read.norms, scales, target)
+        least = job.options.least_epsilon
+        apply_scales_in(rewritten, job.read.norms, scales, target, least)
         draft.write(rewritten, job.progress)
 
 
@@ -352,6 +365,10 @@ def make_notes(read: ReadModel, options: Options) -> list[Reason]:
     means = unmatched_means(read.scopes, read.norms, read.suspects)
     if means:
         notes.append(Reason(Note.MEANS_UNMATCHED, tuple(means)))
+    device = options.accelerator
+    gone = [n.name for n in read.norms if n.epsilon == 0 or device.rounds_away(n.epsilon or 0.0)]
+    if gone:
+        notes.append(Reason(Note.EPSILON_GONE, tuple(gone)))
     overridable = sorted({name for scope in read.scopes for name in scope.overridable})
     if overridable:
         notes.append(Reason(Note.READ_AS_DEFAULTS, tuple(overridable)))

@@ -27,7 +27,11 @@ from slanc_onnx.ops import EPSILON
 
 
 def apply_scales_in(
-    model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float], target: str = ""
+    model: onnx.ModelProto,
+    norms: Sequence[Norm],
+    scales: Mapping[str, float],
+    target: str = "",
+    least_epsilon: float = 0.0,
 ) -> bool:
     """Scale norms in place.
 
@@ -37,11 +41,12 @@ def apply_scales_in(
         scales: The scale by norm name. Norms that are not named stay as they are, and so do those
             with a `skip_reason`.
         target: For which accelerator, as it is noted beside each scale; "" for no note.
+        least_epsilon: What a divided epsilon is raised to at least, so that a device keeps it.
 
     Returns:
         Whether the model was modified.
     """
-    edits = plan_edits(model, norms, scales)
+    edits = plan_edits(model, norms, scales, least_epsilon)
     note_target(edits, target)
     apply_edits(model, edits)
     return bool(edits)
@@ -54,9 +59,14 @@ def note_target(edits: Edits, target: str) -> None:
             metadata[TARGET_KEY] = target
 
 
-def plan_edits(model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]) -> Edits:
+def plan_edits(
+    model: onnx.ModelProto,
+    norms: Sequence[Norm],
+    scales: Mapping[str, float],
+    least_epsilon: float = 0.0,
+) -> Edits:
     """The edits that `apply_scales_in` carries out; the model is not changed."""
-    planner = Planner(model)
+    planner = Planner(model, least_epsilon)
     for norm in norms:
         if norm.name in scales and norm.skip_reason is None and norm.places:
             planner.scale(norm, scales[norm.name])
@@ -66,8 +76,9 @@ def plan_edits(model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[st
 class Planner:
     """Collects the edits of a model, with unused names and one constant per value and type."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, least_epsilon: float = 0.0) -> None:
         self.edits = Edits()
+        self._least = least_epsilon
         self._model = model
         self._used = set(_names_in(model.graph))
         self._made: dict[tuple[tuple[float, ...], tuple[int, ...], int], str] = {}
@@ -103,11 +114,14 @@ class Planner:
         if epsilon is None or (norm.form == "decomposed" and norm.epsilon_place is None):
             return  # it has none
         if norm.epsilon_place is None:
-            self.edits.epsilons[NodeAt(norm.path, norm.nodes[-1])] = epsilon
+            self.edits.epsilons[NodeAt(norm.path, norm.nodes[-1])] = self._kept(epsilon)
             return
         known = norm.epsilon if norm.overridable_epsilon is None else None
-        values = None if known is None else (known,)
+        values = None if known is None else (self._kept(epsilon) * scale**norm.epsilon_power,)
         self._divided(norm, Limit(norm.epsilon_place, norm.epsilon_power, values), scale)
+
+    def _kept(self, epsilon: float) -> float:
+        return max(epsilon, self._least) if epsilon > 0 else epsilon
 
     def _divided(self, norm: Norm, limit: Limit, scale: float) -> None:
         """Plan a constant divided by a power of the scale.

@@ -174,7 +174,7 @@ def verdict(validation: Validation) -> list[str]:
             f"{validation.fp32_max_relative_error:.3g} (tolerance {validation.fp32_tolerance:g})"
         )
         if validation.rounded_epsilons:
-            fp32 += f", {validation.rounded_epsilons} epsilons round in the file's FP16"
+            fp32 += f", {validation.rounded_epsilons} epsilons rounded or raised"
     what = rounded_text(validation.format, validation.everything)
     fp16 = (
         f"{what}: rows overflowed {validation.overflowed_before} -> "

@@ -15,7 +15,11 @@ from slanc_onnx.norms import APPLIED_KEY, NORM_KEY, SCALE_KEY, Norm
 
 
 def plan_fold(
-    model: onnx.ModelProto, chosen: Exponents, weights: Weights, known: Collection[str]
+    model: onnx.ModelProto,
+    chosen: Exponents,
+    weights: Weights,
+    known: Collection[str],
+    least_epsilon: float = 0.0,
 ) -> Edits:
     """The nodes, epsilons, copies and notes of a fold.
 
@@ -24,8 +28,9 @@ def plan_fold(
         chosen: The exponents.
         weights: The model's weights.
         known: Names of the norms whose scale was decided, even if it is 1; each gets a note.
+        least_epsilon: As for `apply_scales_in`.
     """
-    planner = _FoldPlanner(model, chosen, weights)
+    planner = _FoldPlanner(model, chosen, weights, least_epsilon)
     planner.plan(known)
     return planner.edits
 
@@ -33,8 +38,10 @@ def plan_fold(
 class _FoldPlanner(Planner):
     """Collects the edits of a fold."""
 
-    def __init__(self, model: onnx.ModelProto, chosen: Exponents, weights: Weights) -> None:
-        super().__init__(model)
+    def __init__(
+        self, model: onnx.ModelProto, chosen: Exponents, weights: Weights, least_epsilon: float
+    ) -> None:
+        super().__init__(model, least_epsilon)
         self._chosen, self._weights = chosen, weights
         self._flow = chosen.parts.flow
         self._readers = {u: site.norm for site in chosen.parts.sites for u in site.uses}

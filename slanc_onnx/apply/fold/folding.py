@@ -64,6 +64,7 @@ def fold(
     decided: Sequence[ScaledNorm],
     accelerator: Accelerator,
     folder: Path | None = None,
+    least_epsilon: float = 0.0,
 ) -> tuple[Fold, list[ScaledNorm]]:
     """Decide how to fold the scales of norms; the model is not changed.
 
@@ -73,6 +74,7 @@ def fold(
         decided: Its norms with the scales that they would have by themselves.
         accelerator: The device whose limits bound the scales.
         folder: Where its external data lies.
+        least_epsilon: As for `apply_scales_in`.
 
     Returns:
         The fold, and the norms with the scales that they have after it.
@@ -86,7 +88,7 @@ def fold(
     weights = Weights(flow, folder)
     chosen = choose_exponents(flow, norms, windows, weights)
     known = {name for name, asked in windows.items() if asked is not ANY}
-    edits = plan_fold(model, chosen, weights, known)
+    edits = plan_fold(model, chosen, weights, known, least_epsilon)
     note_target(edits, accelerator.stamp)
     solved = chosen.solved
     result = Fold(
