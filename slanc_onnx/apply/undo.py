@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto, numpy_helper
 
 from slanc_onnx.apply.div import Planner
-from slanc_onnx.graph import apply_edits, every_node, graph_at, known_op
+from slanc_onnx.graph import GraphPath, apply_edits, every_node, graph_at, known_op
 from slanc_onnx.norms import (
     APPLIED_KEY,
     SCALE_KEY,
@@ -46,11 +46,13 @@ def without_scales_of_others(read: ReadModel, target: str) -> tuple[ReadModel, l
     model = onnx.ModelProto()
     model.CopyFrom(read.model)
     reads, owned = _reads(model), _read_by_norms(model, found)
+    constants = Counter(at for norm in found for at in _constants(norm))
     dead: dict[str, set[str]] = {}
     for norm in found:
         divs = [graph_at(model, norm.path).node[i].output[0] for i in norm.divisions]
         if all(reads[name] == owned[name] for name in divs):
-            dead[norm.name] = _take_out(model, norm)
+            alone = all(constants[at] == 1 for at in _constants(norm))
+            dead[norm.name] = _take_out(model, norm) if alone else set()
     taken = [norm.name for norm in found if dead.get(norm.name)]
     if taken:
         _drop(model, {name for names in dead.values() for name in names} - {""})
@@ -62,6 +64,13 @@ def without_scales_of_others(read: ReadModel, target: str) -> tuple[ReadModel, l
         for norm in read.norms
     ]
     return replace(read, norms=norms) if kept else read, taken
+
+
+def _constants(norm: Norm) -> list[tuple[GraphPath, int, int]]:
+    """Where a norm reads what is divided along; another may read it there too."""
+    places = [limit.place for limit in norm.limits]
+    places += [] if norm.epsilon_place is None else [norm.epsilon_place]
+    return [(norm.path, place.node, place.position) for place in places]
 
 
 def _noted(node: NodeProto, key: str) -> str | None:
