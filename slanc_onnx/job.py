@@ -365,8 +365,8 @@ def make_notes(read: ReadModel, options: Options) -> list[Reason]:
     means = unmatched_means(read.scopes, read.norms, read.suspects)
     if means:
         notes.append(Reason(Note.MEANS_UNMATCHED, tuple(means)))
-    device = options.accelerator
-    gone = [n.name for n in read.norms if n.epsilon == 0 or device.rounds_away(n.epsilon or 0.0)]
+    away = options.accelerator.rounds_away
+    gone = [n.name for n in read.norms if n.epsilon == 0 or away(n.epsilon or 0, n.epsilon_power)]
     if gone:
         notes.append(Reason(Note.EPSILON_GONE, tuple(gone)))
     overridable = sorted({name for scope in read.scopes for name in scope.overridable})

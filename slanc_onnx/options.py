@@ -83,9 +83,12 @@ class Options:
     isolate: bool = False
 
     @property
-    def least_epsilon(self) -> float:
-        """What a divided epsilon is raised to at least."""
-        return self.accelerator.least_epsilon if self.epsilon == "representable" else 0.0
+    def least_epsilon(self) -> dict[int, float]:
+        """What a divided epsilon is raised to at least, by the power of the scale that divides it;
+        empty where it is exact."""
+        if self.epsilon != "representable":
+            return {}
+        return {power: self.accelerator.least_epsilon(power) for power in (1, 2)}
 
     def leaves_out(self, name: str) -> bool:
         """Whether a norm or suspect of that name is excluded."""

@@ -42,7 +42,7 @@ class Observed:
         overflowed_before: As `overflowed`, in the original.
         arrived: Rows of the rewritten model that were not finite before the norm read them.
         zeros_lost: Rows of zeros that are nan where the target rounds the epsilon of the rewritten
-            model to nearest, and are not in the original.
+            model to nearest.
         vanished_before: Rows of the original whose FP16 mean square is zero, though it is larger
             than epsilon.
     """
@@ -159,7 +159,7 @@ def validate_pair(
     losses = {"fp32": plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
     table = {k: perplexity(run.losses) for k, run in losses.items()} if options.tokens else None
     observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
-    observed = _with_zeros(observed, before.norms, after.norms, device)
+    observed = _with_zeros(observed, after.norms, device)
     broken = not math.isfinite(protected.rms)
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
     if everything and (first_out is not None or not math.isfinite(protected.rms)):
@@ -196,7 +196,7 @@ def _rounded_epsilons(before: ReadModel, after: ReadModel, device: Accelerator) 
 
     It was rounded to the type in which the file has it, or raised to what the device keeps.
     """
-    originals, least = {norm.name: norm for norm in before.norms}, device.least_epsilon
+    originals = {norm.name: norm for norm in before.norms}
     count = 0
     for norm in after.norms:
         original = originals.get(norm.name)
@@ -206,7 +206,8 @@ def _rounded_epsilons(before: ReadModel, after: ReadModel, device: Accelerator) 
         exact = scaled_epsilon(original, norm.scaled_by)
         if exact is None or norm.epsilon is None:
             continue
-        if np.float32(exact) < np.float32(norm.epsilon) and norm.epsilon == least:
+        least = device.least_epsilon(norm.epsilon_power)
+        if norm.epsilon == np.float32(least) > np.float32(exact):
             count += 1  # raised
         elif place is not None and place.element_type in HALF and exact != norm.epsilon:
             held = rounded(exact, np.dtype(helper.tensor_dtype_to_np_dtype(place.element_type)))
@@ -215,20 +216,16 @@ def _rounded_epsilons(before: ReadModel, after: ReadModel, device: Accelerator) 
 
 
 def _with_zeros(
-    observed: Mapping[str, Observed],
-    norms: Sequence[Norm],
-    rewritten: Sequence[Norm],
-    device: Accelerator,
+    observed: Mapping[str, Observed], rewritten: Sequence[Norm], device: Accelerator
 ) -> dict[str, Observed]:
-    """The same, with the rows of zeros that lose their epsilon by the rewriting."""
-    found, after = dict(observed), {norm.name: norm for norm in rewritten}
-    for norm in norms:
-        now, seen = after.get(norm.name), found.get(norm.name)
-        if now is None or seen is None or device.rounds_away(norm.epsilon or 0.0):
+    """The same, with the rows of zeros for which the target does not keep an epsilon."""
+    found = dict(observed)
+    for norm in rewritten:
+        seen = found.get(norm.name)
+        if seen is None or not device.rounds_away(norm.epsilon or 0.0, norm.epsilon_power):
             continue
-        if device.rounds_away(now.epsilon or 0.0):
-            zeros = int(np.count_nonzero(seen.sum_of_squares == 0))
-            found[norm.name] = replace(seen, zeros_lost=zeros)
+        zeros = int(np.count_nonzero(seen.sum_of_squares == 0))
+        found[norm.name] = replace(seen, zeros_lost=zeros)
     return found
 
 

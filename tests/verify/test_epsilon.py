@@ -98,3 +98,18 @@ def test_an_epsilon_of_zero_is_told(tmp_path: Path) -> None:
     outcome = job(tmp_path, FUSED.replace("0.0001", "0.0"), X)
     assert [note.kind for note in outcome.notes] == [Note.EPSILON_GONE]
     assert outcome.notes[0].facts == ("n",)
+
+
+def test_a_floor_of_a_length_keeps_its_reciprocal(tmp_path: Path) -> None:
+    """F.normalize: 0 / max(0, floor) as 0 * (1 / floor), where 1 / floor has to be finite."""
+    x = X.copy()
+    x[0, 1:3] = 0
+    length = "l = ReduceL2<axes = [-1]>(h) c = Clip(l, eps) w = Shape(h) z = Expand(c, w)"
+    outcome = job(tmp_path, f"{length} y = Div(h, z)", x)
+    [norm] = find_norms(onnx.load(tmp_path / "new.onnx"))
+    assert norm.epsilon is not None and norm.epsilon_power == 1
+    with np.errstate(divide="ignore", over="ignore"):
+        assert np.isfinite(np.float16(1) / np.float16(norm.epsilon))
+        assert np.isinf(np.float16(1) / np.float16(1e-4 / (norm.scaled_by or 1.0)))
+    assert outcome.passed and outcome.validation is not None
+    assert outcome.validation.fp32_identical  # no row is as short as that

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx
 
-from slanc_onnx.apply.div import Planner
+from slanc_onnx.apply.div import EXACT, Planner
 from slanc_onnx.apply.fold.choose import Exponents
 from slanc_onnx.apply.fold.solve import Cut, mismatches
 from slanc_onnx.apply.fold.weights import Weights, divided
@@ -19,7 +19,7 @@ def plan_fold(
     chosen: Exponents,
     weights: Weights,
     known: Collection[str],
-    least_epsilon: float = 0.0,
+    least_epsilon: Mapping[int, float] = EXACT,
 ) -> Edits:
     """The nodes, epsilons, copies and notes of a fold.
 
@@ -39,7 +39,11 @@ class _FoldPlanner(Planner):
     """Collects the edits of a fold."""
 
     def __init__(
-        self, model: onnx.ModelProto, chosen: Exponents, weights: Weights, least_epsilon: float
+        self,
+        model: onnx.ModelProto,
+        chosen: Exponents,
+        weights: Weights,
+        least_epsilon: Mapping[int, float],
     ) -> None:
         super().__init__(model, least_epsilon)
         self._chosen, self._weights = chosen, weights

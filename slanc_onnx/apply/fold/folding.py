@@ -10,14 +10,14 @@ that an FP32 run gives the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.apply.div import note_target
+from slanc_onnx.apply.div import EXACT, note_target
 from slanc_onnx.apply.fold.choose import Exponents, choose_exponents
 from slanc_onnx.apply.fold.divide import divide_weights
 from slanc_onnx.apply.fold.edits import plan_fold
@@ -64,7 +64,7 @@ def fold(
     decided: Sequence[ScaledNorm],
     accelerator: Accelerator,
     folder: Path | None = None,
-    least_epsilon: float = 0.0,
+    least_epsilon: Mapping[int, float] = EXACT,
 ) -> tuple[Fold, list[ScaledNorm]]:
     """Decide how to fold the scales of norms; the model is not changed.
 
