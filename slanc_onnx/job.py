@@ -17,12 +17,12 @@ from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.fold import Fold, apply_fold, fold, write_folded
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Draft, check_output, load_model
-from slanc_onnx.norms import ReadModel, read_model, unmatched_means
+from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Certificate, held_against
 from slanc_onnx.reasons import Failure, Note, Reason, Seen
-from slanc_onnx.report import Outcome, reasons_text
+from slanc_onnx.report import Outcome, make_notes, reasons_text
 from slanc_onnx.run import (
     CannotRun,
     Feeds,
@@ -48,6 +48,7 @@ from slanc_onnx.verify import (
 from slanc_onnx.weights import workers
 
 T = TypeVar("T")
+LEFT = {Failure.LEFT_FORMAT, Failure.INPUT_LEFT_FORMAT, Failure.ROWS_OVERFLOW}
 MOST_TRIES = 3  # a fold may give a norm that is kept at 1 the scale of its group once more
 
 
@@ -102,6 +103,7 @@ def protect_file(
         notes=[*notes, *done.notes],
         seconds=clock.seconds,
         fold=done.fold,
+        fold_heals=done.fold_heals,
         audits=done.audits,
         first_rows=done.first_rows,
         not_enumerated=done.not_enumerated,
@@ -154,6 +156,7 @@ class _Done:
     validation: Validation | None = None
     not_validated: Reason | None = None
     notes: list[Reason] = field(default_factory=list)
+    fold_heals: bool = False
 
 
 def _carry_out_in_file(job: _Job, done: _Done) -> None:
@@ -176,8 +179,25 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
             if better is None:
                 _hold_certificates(done)
                 draft.keep()
-                return
+                break
         done.norms = decided = better
+
+    done.fold_heals = _fold_would_heal(job, done.validation, decided)
+
+
+def _fold_would_heal(job: _Job, validation: Validation | None, decided: list[ScaledNorm]) -> bool:
+    """Whether what left the format stays in it where the scales are folded; that is tried."""
+    options = job.options
+    if validation is None or options.apply == "fold" or options.scale == "paper":
+        return False
+    if not LEFT & {reason.kind for reason in validation.failures}:
+        return False
+    other = replace(job, watched=[], options=replace(options, apply="fold", certify="off"))
+    tried = _Done(decided)
+    _plan(other, tried)
+    with Draft(job.source, job.output, job.read.model) as draft:
+        _write_and_validate(other, tried, draft)
+    return tried.validation is not None and tried.validation.passed
 
 
 def _plan(job: _Job, done: _Done) -> None:
@@ -353,28 +373,6 @@ def decide(read: ReadModel, options: Options, progress: Progress = no_progress) 
             )
     with workers(options.executor, options.jobs) as executor:
         return compute_scales_in(read, replace(options, executor=executor), data, progress)
-
-
-def make_notes(read: ReadModel, options: Options) -> list[Reason]:
-    """What a user should know beyond the norms; see `Outcome`."""
-    notes = []
-    if options.scale != "window" and options.estimate != "auto":
-        notes.append(Reason(Note.ESTIMATE_UNUSED, (options.estimate, options.scale)))
-    if read.inlined:
-        notes.append(Reason(Note.INLINED, tuple(read.inlined)))
-    if read.written_out:
-        notes.append(Reason(Note.WRITTEN_OUT, tuple(read.written_out)))
-    means = unmatched_means(read.scopes, read.norms, read.suspects)
-    if means:
-        notes.append(Reason(Note.MEANS_UNMATCHED, tuple(means)))
-    away = options.accelerator.rounds_away
-    gone = [n.name for n in read.norms if n.epsilon == 0 or away(n.epsilon or 0, n.epsilon_power)]
-    if gone:
-        notes.append(Reason(Note.EPSILON_GONE, tuple(gone)))
-    overridable = sorted({name for scope in read.scopes for name in scope.overridable})
-    if overridable:
-        notes.append(Reason(Note.READ_AS_DEFAULTS, tuple(overridable)))
-    return notes
 
 
 class _Clock:

@@ -234,6 +234,7 @@ class Failure(_Named):
     OUTPUTS_OFF = auto()
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
+    FOLD_HEALS = auto()
     OBSERVED_ABOVE = auto()  # rows, norms, name of the first; behind: where its largest row was
     OBSERVED_BELOW = auto()  # rows, norms, name of the first
     CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
