@@ -12,7 +12,8 @@ import onnx
 from benchmarks.random_graphs.building import Array
 from benchmarks.random_graphs.feeds import feeds, keeps
 from benchmarks.random_graphs.make import Made
-from slanc_onnx import Options, ScaledNorm, find_norms, protect
+from slanc_onnx import Options, ScaledNorm, SlancError, find_norms, protect
+from slanc_onnx.prove import Condition
 from slanc_onnx.norms.norm import Norm, as_computed
 from slanc_onnx.run.emit import Emitter
 from slanc_onnx.run.isolation import CannotRun
@@ -76,15 +77,28 @@ def attack(made: Made, seed: int) -> Attacked:
     written.CopyFrom(made.model)
     try:
         decided = protect(written, _options(made, given))
-    except CannotRun as error:  # it is not calibrated
+    except SlancError as error:  # it is not calibrated, or a norm has no epsilon that can be
         return Attacked(failure=str(error))
     claimed = [d for d in decided if d.certificate is not None and d.certificate.certified]
     result = Attacked(len(decided), len(claimed))
     claimed = [d for d in claimed if not d.norm.path]
     if claimed:
-        _hold(made, claimed, given, result)
-        _hold_written(made, claimed, written, given, result)
+        watched = _watched([d.norm for d in decided], claimed)
+        kept = _hold(made, claimed, watched, given, result)
+        _hold_written(made, claimed, written, kept, result)
     return result
+
+
+def _watched(norms: Sequence[Norm], claimed: Sequence[ScaledNorm]) -> list[Norm]:
+    """The norms that certificates are about: those certified, and those whose rows they ask of."""
+    names = {each.norm.name for each in claimed}
+    asked = {c.input for each in claimed for c in _conditions(each) if c.kind == "length"}
+    return [n for n in norms if n.name in names or (n.input in asked and not n.path)]
+
+
+def _conditions(each: ScaledNorm) -> tuple[Condition, ...]:
+    assert each.certificate is not None
+    return each.certificate.conditions
 
 
 def _options(made: Made, given: Sequence[Feed]) -> Options:
@@ -99,15 +113,23 @@ def _options(made: Made, given: Sequence[Feed]) -> Options:
 
 
 def _hold(
-    made: Made, claimed: Sequence[ScaledNorm], given: Sequence[Feed], result: Attacked
-) -> None:
-    """Hold rows of the graph as it was against the bounds, and at the scales."""
-    norms = {each.norm.name: each.norm for each in claimed}
-    kept: dict[str, list[tuple[Array, Feed]]] = {name: [] for name in norms}
-    for feed, shown in _shown(made.model, list(norms.values()), given, result):
+    made: Made,
+    claimed: Sequence[ScaledNorm],
+    watched: Sequence[Norm],
+    given: Sequence[Feed],
+    result: Attacked,
+) -> dict[str, list[Feed]]:
+    """Hold rows of the graph as it was against the bounds, and at the scales.
+
+    Returns:
+        By norm, the inputs that keep to the conditions of its certificate.
+    """
+    kept: dict[str, list[tuple[Array, Feed]]] = {each.norm.name: [] for each in claimed}
+    for feed, shown in _shown(made.model, watched, given, result):
         result.runs += 1
+        lengths = {norm.input: _longest(shown[norm.name][0]) for norm in watched}
         for each in claimed:
-            if not _keeps(each, feed):
+            if not _keeps(each, feed, lengths):
                 continue
             rows, output = shown[each.norm.name]
             result.rows += len(rows)
@@ -124,13 +146,14 @@ def _hold(
                 lost = _lost(norm, tried)
                 if lost:
                     result.add(each.norm.name, f"{what} lost in the step {lost}", feed)
+    return {name: [feed for _, feed in runs] for name, runs in kept.items()}
 
 
 def _hold_written(
     made: Made,
     claimed: Sequence[ScaledNorm],
     written: onnx.ModelProto,
-    given: Sequence[Feed],
+    kept: Mapping[str, Sequence[Feed]],
     result: Attacked,
 ) -> None:
     """Send the rows of the graph that was written through the arithmetic, as it has the norms."""
@@ -139,10 +162,11 @@ def _hold_written(
     by_name = {norm.name: replace(norm, scaled_by=None) for norm in found}
     changed = [d for d in claimed if d.status == "scaled" and d.norm.name in by_name]
     norms = [by_name[each.norm.name] for each in changed]
-    for feed, shown in _shown(written, norms, given[::3], result):
+    given = {id(feed): feed for feeds in kept.values() for feed in feeds}
+    for feed, shown in _shown(written, norms, list(given.values())[::3], result):
         for each in changed:
             name = each.norm.name
-            if not _keeps(each, feed) or name in result.violations:
+            if not any(feed is own for own in kept[name]) or name in result.violations:
                 continue
             rows, _ = shown[name]
             assert each.certificate is not None and each.certificate.bound.length is not None
@@ -157,9 +181,20 @@ def _hold_written(
                 result.add(name, f"written row lost in the step {lost}", feed)
 
 
-def _keeps(each: ScaledNorm, feed: Feed) -> bool:
-    assert each.certificate is not None
-    return all(keeps(feed, condition) for condition in each.certificate.bound.conditions)
+def _keeps(each: ScaledNorm, feed: Feed, lengths: Mapping[str, float]) -> bool:
+    """Whether inputs keep to what a certificate asks.
+
+    Args:
+        each: The norm.
+        feed: The inputs.
+        lengths: Of the longest row of tensors that norms read.
+    """
+    return all(
+        lengths[condition.input] <= condition.high
+        if condition.kind == "length"
+        else keeps(feed, condition)
+        for condition in _conditions(each)
+    )
 
 
 def _shown(
@@ -193,6 +228,8 @@ def _shown(
 
 def _longest(rows: Array) -> float:
     """nan or inf where a row is not finite."""
+    if not rows.size:
+        return 0.0
     return math.sqrt(float((rows.astype(np.float64) ** 2).sum(axis=1).max()))
 
 

@@ -1,0 +1,233 @@
+"""Rules of the proof broken on purpose, each in the way that the attacked graphs of a kind are about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from onnx import NodeProto
+
+from slanc_onnx.prove import Certificate, sets, step_bounds
+from slanc_onnx.prove.sets import Ellipsoids, Reach
+from slanc_onnx.prove.trusted import norm_rows, prover, table, values
+from slanc_onnx.prove.trusted.constants import computer
+from slanc_onnx.prove.trusted.rules import attention, functions, joins, moves, products
+from slanc_onnx.prove.trusted.table import ANY, RULES, Call, Result, Rule
+from slanc_onnx.prove.trusted.values import Constant, Value
+from slanc_onnx.scale import decide
+
+Break = Callable[[], AbstractContextManager[Any]]
+
+
+def _all(*patches: AbstractContextManager[Any]) -> AbstractContextManager[Any]:
+    @contextmanager
+    def entered() -> Iterator[None]:
+        with ExitStack() as stack:
+            for each in patches:
+                stack.enter_context(each)
+            yield
+
+    return entered()
+
+
+def _with_rule(op: str, changed: Callable[[Rule], Rule]) -> AbstractContextManager[Any]:
+    return patch.dict(RULES, {("", op): changed(RULES["", op])})
+
+
+def _uncomposed(found: Mapping[str, Certificate], *_: Any) -> dict[str, Certificate]:
+    return {n: replace(c, conditions=c.bound.conditions) for n, c in found.items()}
+
+
+def composition() -> AbstractContextManager[Any]:
+    """A norm is certified whatever becomes of the norms before it."""
+    return patch.object(decide, "composed", _uncomposed)
+
+
+def softmax_nan() -> AbstractContextManager[Any]:
+    """A softmax gives shares, whatever its scores are."""
+
+    def shares(call: Call) -> Result:
+        made = attention.softmax(call)
+        assert isinstance(made, Value)
+        return replace(made, nan=None)
+
+    return _with_rule("Softmax", lambda rule: replace(rule, apply=shares))
+
+
+def _one_copy(reach: Reach, channels: int) -> Ellipsoids:
+    each = np.full(channels, float(reach.each.max(initial=0.0)))
+    return Ellipsoids(each, (np.full(channels, reach.length()),))
+
+
+def repeated_channels() -> AbstractContextManager[Any]:
+    """A row that holds a channel twice is as long as one that holds it once."""
+    return _all(
+        patch.object(moves, "picked", lambda reach, index: _one_copy(reach, len(index))),
+        patch.object(
+            moves,
+            "filled",
+            lambda value, dims, axes: _one_copy(
+                value.reach, math.prod(int(dims[axis]) for axis in axes)
+            ),
+        ),
+    )
+
+
+def shares_reshaped() -> AbstractContextManager[Any]:
+    """Shares stay shares in another shape."""
+
+    def kept(call: Call) -> Result:
+        made, before = moves.reshape(call), call.inputs[0]
+        if isinstance(made, Value) and isinstance(before, Value) and before.shares is not None:
+            return replace(made, shares=made.rank - 1)
+        return made
+
+    return _with_rule("Reshape", lambda rule: replace(rule, apply=kept))
+
+
+_READ = ("to", "value", "axis", "axes", "perm", "value_ints", "value_float", "value_int")
+
+
+def constant_folding() -> AbstractContextManager[Any]:
+    """Constants are computed without most attributes, and a clamp has no limits."""
+
+    def careless(node: NodeProto, opsets: Mapping[str, int]) -> Any:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        del copy.attribute[:]
+        copy.attribute.extend(a for a in node.attribute if a.name in _READ)
+        if node.op_type == "Clip":
+            copy.op_type = "Identity"
+            del copy.input[1:]
+            return lambda arrays: computer(copy, opsets)(arrays[:1])
+        return computer(copy, opsets)
+
+    return patch.object(prover, "computer", careless)
+
+
+def zero_at_length_one() -> AbstractContextManager[Any]:
+    """Of a choice only the last of the two counts."""
+
+    def last(call: Call) -> Result:
+        return joins.where(replace(call, inputs=(call.inputs[0], *call.inputs[2:] * 2)))
+
+    return _with_rule("Where", lambda rule: replace(rule, apply=last))
+
+
+def overridable() -> AbstractContextManager[Any]:
+    """What a caller may give keeps the value that the file has."""
+    right = prover.Prover.__init__
+
+    def trusting(self: Any, read: Any, assumed: Any) -> None:
+        norms = [replace(norm, overridable_epsilon=None) for norm in read.norms]
+        scopes = [replace(scope, overridable=frozenset()) for scope in read.scopes]
+        right(self, replace(read, norms=norms, scopes=scopes), assumed)
+
+    return patch.object(prover.Prover, "__init__", trusting)
+
+
+def norms_that_are_none() -> AbstractContextManager[Any]:
+    """A norm's width is what its input has, whatever it divides by."""
+    return patch.object(norm_rows, "_check_width", lambda *_: None)
+
+
+def domain_of_functions() -> AbstractContextManager[Any]:
+    """Roots and logarithms of any number are finite."""
+
+    def careless(call: Call) -> Result:
+        value = call.value()
+        return functions.root(replace(call, inputs=(replace(value, low=0.0),)))
+
+    return _with_rule("Sqrt", lambda rule: replace(rule, apply=careless))
+
+
+def flatten_of_positions() -> AbstractContextManager[Any]:
+    """A size that the file leaves open is 1."""
+
+    def one(dim: int | str) -> int:
+        return dim if isinstance(dim, int) else 1
+
+    return _all(patch.object(values, "size_of", one), patch.object(norm_rows, "size_of", one))
+
+
+def fp32_range_between_norms() -> AbstractContextManager[Any]:
+    """No number is too large for FP32."""
+    return patch.object(table, "checked", lambda value, _: value)
+
+
+def mix_rounding() -> AbstractContextManager[Any]:
+    """Sums over positions are exact."""
+    return _all(*(patch.object(m, "mixed_over", lambda v, _: v) for m in (products, attention)))
+
+
+def cast_to_fp16() -> AbstractContextManager[Any]:
+    """FP16 holds what FP32 holds."""
+    largest = float(np.finfo(np.float32).max)
+    return _all(
+        patch.object(values, "largest_of", lambda _: largest),
+        patch.object(functions, "largest_of", lambda _: largest),
+    )
+
+
+def quantised() -> AbstractContextManager[Any]:
+    """Numbers of eight bits are what they were before."""
+
+    def same(call: Call) -> Result:
+        return call.operand(0)
+
+    rule = Rule(same, ("axis", "block_size", "saturate"), (ANY,), 1, False, True)
+    return patch.dict(RULES, {("", op): rule for op in ("QuantizeLinear", "DequantizeLinear")})
+
+
+def matrices_by_their_mean() -> AbstractContextManager[Any]:
+    """A matrix stretches rows by its root mean square singular value."""
+    right = sets.spectral_bound
+
+    def mean(matrix: Any) -> float:
+        return right(matrix) / math.sqrt(min(matrix.shape))
+
+    return patch.object(sets, "spectral_bound", mean)
+
+
+def independent_addends() -> AbstractContextManager[Any]:
+    """Rows that are added are at right angles."""
+    right = sets.sum_of_ellipsoids
+
+    def joined(terms: Sequence[Any]) -> float:
+        return math.hypot(*(right([term]) for term in terms)) if terms else 0.0
+
+    return patch.object(sets, "sum_of_ellipsoids", joined)
+
+
+def exact_sums() -> AbstractContextManager[Any]:
+    """The device adds without rounding."""
+    return patch.object(step_bounds, "sum_error", lambda *_: 0.0)
+
+
+# By the kind of graphs that is to show it.
+BREAKS: Mapping[str, tuple[Break, ...]] = {
+    "cast_to_fp16": (cast_to_fp16,),
+    "composition": (composition,),
+    "constant_folding": (constant_folding,),
+    "domain_of_functions": (domain_of_functions,),
+    "flatten_of_positions": (flatten_of_positions,),
+    "fp32_range_between_norms": (fp32_range_between_norms,),
+    "if_overridable_condition": (overridable,),
+    "mix_rounding": (mix_rounding,),
+    "norms_that_are_none": (norms_that_are_none,),
+    "overridable_epsilon": (overridable,),
+    "plain": (matrices_by_their_mean, independent_addends, exact_sums),
+    "quantised": (quantised,),
+    "repeated_channels": (repeated_channels,),
+    "scalar_gamma_width": (norms_that_are_none, flatten_of_positions),
+    "shares_reshaped": (shares_reshaped,),
+    "softmax_nan": (softmax_nan,),
+    "zero_at_length_one": (zero_at_length_one,),
+}
+
+__all__ = ["BREAKS", "Break", "Constant"]
