@@ -11,14 +11,14 @@ from unittest.mock import patch
 
 import numpy as np
 from onnx import NodeProto
-
-from slanc_onnx.prove import Certificate, sets, step_bounds
-from slanc_onnx.prove.sets import Ellipsoids, Reach
 from slanc_onnx.prove.trusted import norm_rows, prover, table, values
 from slanc_onnx.prove.trusted.constants import computer
 from slanc_onnx.prove.trusted.rules import attention, functions, joins, moves, products
 from slanc_onnx.prove.trusted.table import ANY, RULES, Call, Result, Rule
 from slanc_onnx.prove.trusted.values import Constant, Value
+
+from slanc_onnx.prove import Certificate, sets, step_bounds
+from slanc_onnx.prove.sets import Ellipsoids, Reach
 from slanc_onnx.scale import decide
 
 Break = Callable[[], AbstractContextManager[Any]]
