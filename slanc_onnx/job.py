@@ -31,7 +31,7 @@ from slanc_onnx.run import (
     given_feeds,
     isolated,
     observed_feeds,
-    validation_feeds,
+    validation_inputs,
     with_checked_inputs,
 )
 from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
@@ -202,9 +202,9 @@ def _validate(
 ) -> Validation:
     """Compare the file that was written with the original."""
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values())
-    feeds = validation_feeds(job.read, job.options)
+    inputs = validation_inputs(job.read, job.options)
     after = read_model(load_model(draft), draft.parent)
-    return validate_pair(job.read, after, job.options, feeds, exact, progress)
+    return validate_pair(job.read, after, job.options, inputs, exact, progress)
 
 
 def protect(

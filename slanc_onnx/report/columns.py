@@ -15,6 +15,7 @@ import numpy as np
 from slanc_onnx.graph import Array
 from slanc_onnx.prove import Certificate
 from slanc_onnx.reasons import Reason
+from slanc_onnx.report.inputs import assumed_entries, assumed_text
 from slanc_onnx.report.rows import NormRow, Spread
 from slanc_onnx.report.wording import (
     condition_text,
@@ -308,6 +309,12 @@ COLUMNS: tuple[Column, ...] = (
             "more",
             lambda r: r.decided.safe_radius,
         ),
+    ),
+    Column(
+        "assumed_inputs",
+        lambda r: assumed_entries(r.decided.assumed),
+        Shown("assumed", lambda r: assumed_text(r.decided.assumed), "text", verbose=True),
+        Shown("assumed of inputs", lambda r: assumed_text(r.decided.assumed), "text"),
     ),
     Column("applied", lambda r: r.applied),
     Column(

@@ -11,6 +11,7 @@ from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Note
 from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.fold import fold_line
+from slanc_onnx.report.inputs import assumed_of, judged_on
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.wording import condition_text, reason_text
@@ -115,7 +116,7 @@ def final_parts(outcome: Outcome) -> list[str]:
     withdrawn = outcome.withdrawn
     if withdrawn is not None:
         last = ["FAILED", *last[1:], reason_text(withdrawn)]
-    return [*last, *counted(outcome.norms)]
+    return [*last, *assumed_of(outcome.norms), *counted(outcome.norms)]
 
 
 def suspect_lines(outcome: Outcome) -> list[str]:
@@ -160,7 +161,7 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
 
 
 def verdict(validation: Validation) -> list[str]:
-    """PASSED or FAILED with the measured errors and the tolerances."""
+    """The word, the inputs, the measured errors and the tolerances."""
     if validation.fp32_identical:
         fp32 = "FP32 outputs bit-identical"
     else:
@@ -176,6 +177,15 @@ def verdict(validation: Validation) -> list[str]:
         f"{validation.rounded_error_before:.3g} -> {validation.rounded_error_after:.3g}, RMS "
         f"{validation.rounded_rms_error:.3g} (tolerance {validation.rounded_tolerance:g})"
     )
-    word = "PASSED" if validation.passed else "FAILED"
+    passed = "PASSED" if validation.everything else "NORMS PASSED"
+    failed = "INCONCLUSIVE" if validation.inconclusive else "FAILED"
+    word = passed if validation.passed else failed
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
-    return [word, fp32, fp16, *apart, *map(reason_text, validation.failures)]
+    return [
+        word,
+        *judged_on(validation.trials),
+        fp32,
+        fp16,
+        *apart,
+        *map(reason_text, validation.failures),
+    ]

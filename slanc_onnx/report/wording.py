@@ -123,7 +123,8 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.NEGATIVE_ARGUMENT: "what {0} reads may be negative",
     Unproved.ESTIMATE_ONLY: "read as an estimate only: {behind}",
     Unproved.ROWS_DIFFER: "combines rows of {0} and {1} channels",
-    Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: give --input-range {0}=LO,HI",
+    Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: give "
+    "--feed '{0}=range(LO,HI)'",
     Unproved.WEIGHTS_NOT_FINITE: "its weights are not finite",
     Unproved.BOUND_NOT_FINITE: "its bound is not finite",
     Unproved.STEP_OVERFLOWS: "{0} may overflow: up to {1:.3g}",
@@ -337,7 +338,7 @@ def _term(term: Term) -> str:
         case "rows":
             return f"rows of {term.of}{times}"
         case "graph input":
-            return f"graph input {term.of} (unit variance assumed)"
+            return f"graph input {term.of}"
         case "unread":
             return f"unread {term.of}"
         case "attention" | "gated MLP" | "MLP":

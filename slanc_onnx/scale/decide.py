@@ -28,7 +28,8 @@ from slanc_onnx.prove import (
     safe_radius,
 )
 from slanc_onnx.reasons import Decision, Reason
-from slanc_onnx.run import Feeds
+from slanc_onnx.run import Feeds, Said
+from slanc_onnx.scale.assumed import Assumption, assumptions
 from slanc_onnx.scale.certified import certified_scale
 from slanc_onnx.scale.window import place
 from slanc_onnx.trace import Term, Trace, source_names, terms_of, trace
@@ -50,6 +51,7 @@ class ScaledNorm:
         reasons: Why it is not scaled, or what a user should know.
         certificate: What is proved of it at its scale; None where that was not asked for.
         affine: Largest |gamma| and largest |beta|; None where one is no constant.
+        assumed: What is assumed of the graph inputs behind its rows.
         safe_radius: No input row of this length or less gives inf or nan inside the norm; None
             where nothing tells it. See `prove.safe_radius`.
     """
@@ -64,6 +66,7 @@ class ScaledNorm:
     certificate: Certificate | None = None
     affine: tuple[float, float] | None = None
     safe_radius: float | None = None
+    assumed: tuple[Assumption, ...] = ()
 
     @property
     def excluded(self) -> bool:
@@ -109,7 +112,7 @@ def compute_scales_in(
     traced = trace(read.scopes, read.norms, read.specs)
     bounds, multiply = None, partial(checked_product_of, executor=executor)
     if options.certify != "off":
-        exact, ranges = options.certify == "exact", options.input_ranges
+        exact, ranges = options.certify == "exact", options.limits
         bounds = bounds_for(traced, read.norms, device, ranges, exact, executor)
     estimates = estimate_norms(
         read,
@@ -124,7 +127,15 @@ def compute_scales_in(
     decided = [_decide(norm, estimates, rules[norm.name], options) for norm in read.norms]
     found = [_certified(d, proved.get(d.norm.name), options) for d in decided]
     affine = {norm.name: affine_of(traced.affine.get(norm.name)) for norm in read.norms}
-    held = [replace(_held_against_probe(d), affine=affine[d.norm.name]) for d in found]
+    behind = assumptions(read, Said.of(options), {d.norm.name: d.estimate for d in found})
+    held = [
+        replace(
+            _held_against_probe(d),
+            affine=affine[d.norm.name],
+            assumed=behind.get(d.norm.name, ()),
+        )
+        for d in found
+    ]
     return [with_safe_radius(d, device) for d in held]
 
 
@@ -216,6 +227,10 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
         return decided("skipped", None, Reason(Decision.WIDTH_UNKNOWN))
     averaged = norm.kind != "l2"
     placement = place(estimate, width, options.accelerator, norm.joined_epsilon, averaged)
+    if estimate.wider is not None:  # a scale that serves inputs of any size, where there is one
+        wide = place(estimate.wider, width, options.accelerator, norm.joined_epsilon, averaged)
+        if wide.note is None:
+            placement, estimate = wide, estimate.wider
     note = placement.note
     if note is None and placement.scale == 1.0:
         note = Reason(Decision.ONE_IS_BEST)

@@ -6,11 +6,12 @@ perplexities. An `Audit` holds the scales against the user's own data.
 """
 
 from slanc_onnx.verify.audit import Audit, audit_scales
-from slanc_onnx.verify.validate import Observed, Validation, validate_pair
+from slanc_onnx.verify.validate import Observed, Trial, Validation, validate_pair
 
 __all__ = [
     "Audit",
     "Observed",
+    "Trial",
     "Validation",
     "audit_scales",
     "validate_pair",

@@ -11,7 +11,8 @@ from slanc_onnx.estimate.probing import LENGTH, probe
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
-from slanc_onnx.run.inputs import Sizes, make_feeds, random_ids
+from slanc_onnx.run.inputs import make_feeds, random_ids
+from slanc_onnx.run.sizes import Said, Sizes
 from slanc_onnx.run.isolation import CannotRun
 from tests.models.small_graphs import GAMMA, D, Weights, graph, normal
 from tests.oracles.unoptimised import Values, run
@@ -22,7 +23,9 @@ Inputs = dict[str, NDArray[np.generic]]
 
 def probed(model: onnx.ModelProto, inputs: Inputs | None = None) -> dict[str, Estimate]:
     scopes = read_graph(model)
-    return probe(model, find_norms_in(scopes), input_specs(scopes[0]), None, inputs)
+    return probe(
+        model, find_norms_in(scopes), input_specs(scopes[0]), None, Said(given=inputs or {})
+    )
 
 
 def tensors(model: onnx.ModelProto, names: list[str], **feeds: NDArray[np.generic]) -> Values:

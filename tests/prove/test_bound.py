@@ -145,7 +145,7 @@ def test_what_nothing_limits_has_no_bound() -> None:
     x = linear(norm_of(), np.eye(D))
     assert refused(Opaque(D, "Mystery", "out")) == "the trace stopped at Mystery (out)"
     assert "limits the graph input 'pixels'" in refused(Input(D, "pixels"))
-    assert "--input-range pixels=LO,HI" in refused(Input(D, "pixels"), other=(0.0, 1.0))
+    assert "--feed 'pixels=range(LO,HI)'" in refused(Input(D, "pixels"), other=(0.0, 1.0))
     assert refused(Apply(D, "Pow", x, (-1.0,))) == "nothing limits Pow"
     assert refused(Apply(D, "Log", x)) == "nothing limits Log"
     assert refused(Apply(D, "Reciprocal", x)) == "nothing limits Reciprocal"
