@@ -32,9 +32,9 @@ from slanc_onnx.options import Certify, Options
 from slanc_onnx.prove.bound import bounds_of
 from slanc_onnx.report.wording import reason_text, rule_text
 from slanc_onnx.run.inputs import make_feeds
-from slanc_onnx.run.sizes import Sizes
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.session import Feeds
+from slanc_onnx.run.sizes import Sizes
 from slanc_onnx.scale.decide import compute_scales_in
 from slanc_onnx.targets import DEFAULT, target
 from slanc_onnx.tokens import read_tokens

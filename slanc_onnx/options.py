@@ -15,7 +15,7 @@ from slanc_onnx.tokens import Tokens
 
 ScaleRule = Literal["window", "paper", "calibrated"]
 EstimateRule = Literal["auto", "probe", "weights"]
-Certify = Literal["auto", "exact", "off"]
+Certify = Literal["auto", "exact", "tokens", "off"]
 ApplyRule = Literal["div", "fold"]
 EmulateRule = Literal["norms", "all"]
 
@@ -41,7 +41,8 @@ class Options:
             device that has nothing but FP16.
         validate: Whether to validate.
         certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
-            large matrices too), or "off".
+            large matrices too), "tokens" (as "auto", and `protect_file` runs every token alone and
+            holds its rows against the safe radius), or "off".
         feeds: What is known of the values of graph inputs, by name. Inputs that are made are made
             of it, for the probe, the estimate from the weights and the validation; with limits,
             certificates hold on the condition that inputs keep to them.
@@ -56,6 +57,8 @@ class Options:
         jobs: How many threads, where there is no executor.
         time_limit: Seconds that the probe, the audit and the validation have on ONNX Runtime, each;
             None for no limit.
+        memory_limit: GB of memory that each of them has in a process of its own; None for 1.5 and
+            sixteen times the bytes of the model.
         isolate: Whether these have a process of their own, so that a model that ends ONNX Runtime
             does not end the caller. It needs `fork`, and takes some milliseconds.
     """
@@ -78,6 +81,7 @@ class Options:
     executor: Executor | None = None
     jobs: int | None = None
     time_limit: float | None = TIME_LIMIT
+    memory_limit: float | None = None
     isolate: bool = False
 
     @property

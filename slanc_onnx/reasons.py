@@ -69,6 +69,7 @@ class Fault(_Named):
     LACKS_ATTRIBUTE = auto()  # attribute
     HAS_MORE_INPUTS = auto()  # inputs, most
     LACKS_INPUTS = auto()  # inputs, the least number of them
+    NO_SUCH_SIZES = auto()  # output, axes, the least size
     REFUSED = auto()  # what onnx said
 
 
@@ -139,11 +140,23 @@ class Unproved(_Named):
     SCALE_TOO_LARGE = auto()  # largest scale
     NEGATIVE_UNDER_ROOT = auto()  # variance
     BELOW_EPSILON = auto()  # variance
-    ROW_NOT_FINITE = auto()  # row that was seen
-    ROW_ABOVE_BOUND = auto()  # row that was seen, its length, the bound
+    ROW_NOT_FINITE = auto()  # behind: where the row was seen
+    ROW_ABOVE_BOUND = auto()  # its length, the bound; behind: where the row was seen
     ROW_LOST = auto()  # number of rows
     L2_NORMALISATION = auto()
     OTHER_STEPS = auto()
+
+
+class Seen(_Named):
+    """Where a row was seen."""
+
+    IN_PROBE = auto()
+    IN_CALIBRATION = auto()
+    IN_VALIDATION = auto()  # its number, from 0, over all runs
+    IN_RUN = auto()  # run of the user's inputs
+    AT_POSITION = auto()  # run, sequence, position, token id
+    ROW_ALONE = auto()
+    TOKEN_ALONE = auto()  # token id
 
 
 class Unscalable(_Named):
@@ -156,10 +169,8 @@ class Unscalable(_Named):
     DEVIATION_READ = auto()  # op and name of the reader
     DEVIATION_OUTPUT = auto()
     AXIS_UNKNOWN = auto()  # axis
-    QUANTISED = auto()  # inner value
     ADDS_INSIDE = auto()
     HEADS_INSIDE = auto()
-    LOGARITHM = auto()
     AXES_UNKNOWN = auto()
     BREAKS_RULES = auto()  # op; behind: how
     NO_FLOAT = auto()  # type of its input
@@ -222,6 +233,7 @@ class Failure(_Named):
     CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
     NOT_RUN = auto()  # what ONNX Runtime said
     NO_MEMORY = auto()
+    TOKENS_NOT_RUN = auto()  # what ONNX Runtime said
 
 
 class Note(_Named):
@@ -236,7 +248,17 @@ class Note(_Named):
 
 
 Kind = (
-    Unread | Fault | Doubt | Unproved | Unscalable | Untaken | Decision | Undivided | Failure | Note
+    Unread
+    | Fault
+    | Doubt
+    | Unproved
+    | Seen
+    | Unscalable
+    | Untaken
+    | Decision
+    | Undivided
+    | Failure
+    | Note
 )
 Fact = str | float | tuple[int, ...] | tuple[str, str] | tuple[str, int]
 

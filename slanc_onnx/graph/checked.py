@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
@@ -44,7 +44,12 @@ def check_model(model: onnx.ModelProto) -> None:
     """
     tensors = list(_tensors_of(model))
     for graph in _graphs(model.graph):
-        _check_names(graph)
+        _check_names([info.name for info in graph.input], graph.node)
+        _check_inputs(graph)
+    for function in model.functions:
+        _check_names(function.input, function.node)
+        for graph in _graphs(function):
+            _check_names([info.name for info in graph.input], graph.node)
     for tensor in tensors:
         _check_size(tensor)
 
@@ -75,24 +80,28 @@ def _check_text(text: str | bytes) -> None:
         )
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and the graphs in it."""
-    waiting = [graph]
+def _graphs(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the graphs in it, or those in a function."""
+    waiting = [body]
     while waiting:
         part = waiting.pop()
-        yield part
+        if isinstance(part, onnx.GraphProto):
+            yield part
         for node in part.node:
             waiting += [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
 
 
-def _check_names(graph: onnx.GraphProto) -> None:
-    made = [*(info.name for info in graph.input), *(n for node in graph.node for n in node.output)]
+def _check_names(inputs: Sequence[str], nodes: Sequence[NodeProto]) -> None:
+    made = [*inputs, *(name for node in nodes for name in node.output)]
     for name, times in Counter(name for name in made if name).items():
         if times > 1:
             raise SlancError(
                 f"{name!r} names {times} tensors of one graph, as inputs or outputs of nodes. No "
                 "runtime can tell them apart: export the model again."
             )
+
+
+def _check_inputs(graph: onnx.GraphProto) -> None:
     if any(not info.name for info in graph.input):
         raise SlancError("a graph input has no name. The file is damaged: export it again.")
     for info in graph.input:
@@ -251,7 +260,9 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], cont
     try:
         checker.check_node(node, context)
         if all(name in known for name in node.input if name):
-            known.update(_types_of_outputs(schema, node, known, imports))
+            made = _types_of_outputs(schema, node, known, imports)
+            _check_sizes(made)
+            known.update(made)
     except _REFUSALS as error:
         raise _Broken(Fault.REFUSED, _first_line(error)) from error
 
@@ -273,7 +284,7 @@ def _signature(op: str, schema: onnx.defs.OpSchema | None) -> Signature | None:
         return CONTRIB[op]
     if schema is None and not onnx.defs.has(op):
         return None
-    least = 1 if schema is None else schema.min_input  # opsets differ in the others
+    least = _least_inputs()[op] if schema is None else schema.min_input
     schema = schema or onnx.defs.get_schema(op)
     kinds: dict[int, str] = {}
     for name, attribute in schema.attributes.items():
@@ -282,7 +293,17 @@ def _signature(op: str, schema: onnx.defs.OpSchema | None) -> Signature | None:
         kinds[kind] = f"{kinds.get(kind, '')} {shown}".strip()
     single = onnx.defs.OpSchema.FormalParameterOption.Single
     first = bool(schema.inputs) and schema.inputs[0].option == single
-    return Signature(min(least, schema.min_input), kinds, first, schema.max_input)
+    return Signature(least, kinds, first, schema.max_input)
+
+
+@cache
+def _least_inputs() -> dict[str, int]:
+    """How many inputs an op of the standard domain has at least, in any opset."""
+    found: dict[str, int] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain:
+            found[schema.name] = min(schema.min_input, found.get(schema.name, schema.min_input))
+    return found
 
 
 def _check_signature(node: NodeProto, signature: Signature | None) -> None:
@@ -344,6 +365,18 @@ def _types_of_outputs(
     return dict(
         onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=opsets)
     )
+
+
+def _check_sizes(made: Mapping[str, TypeProto]) -> None:
+    """Check what a node gives, as onnx ends the process at a Slice of less than nothing.
+
+    Raises:
+        _Broken: an output has more axes than any tensor, or a size below zero.
+    """
+    for name, told in made.items():
+        sizes = [dim.dim_value for dim in told.tensor_type.shape.dim]
+        if len(sizes) > MOST_AXES or min(sizes, default=0) < 0:
+            raise _Broken(Fault.NO_SUCH_SIZES, name, len(sizes), min(sizes))
 
 
 def _type_of(tensor: TensorProto) -> TypeProto:

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.checked import DOMAINS, MOST_ELEMENTS, Faults, GraphPath, node_faults
-from slanc_onnx.graph.load import Array, constant_value, read_tensor
+from slanc_onnx.graph.load import Array, constant_value, every_node, read_tensor
 from slanc_onnx.reasons import Reason
 
 Dims = tuple[int | str, ...]  # a dynamic size is its name
@@ -28,7 +27,12 @@ Dims = tuple[int | str, ...]  # a dynamic size is its name
 # Ops whose output has the values of their first input.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
 
-_NO_REAL = {TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128}
+# Ops that take off an end of their input: at length 1 more than there is.
+_SHRINKS = {"Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "Pad", "Tile"} | {
+    "AveragePool",
+    "LpPool",
+    "MaxPool",
+}
 _MAKES, _MOST_WRITTEN = ("Range", "Concat"), 2**16  # numbers of a vector
 
 _FAULTY = "slanc.faulty"  # the domain in which a scope shows nodes that break the rules of their op
@@ -70,37 +74,6 @@ class Scope:
         """The values of a constant tensor, None for any other."""
         proto = self.constant(tensor)
         return None if proto is None else read_tensor(proto, self.folder)
-
-    def elements(self, tensor: gs.Tensor) -> list[float] | None:
-        """The values of a small constant as a flat list, behind casts and reshapes; else None."""
-        tensor = _behind(tensor)
-        maker = tensor.inputs[0] if tensor.inputs else None
-        if maker is not None and op_of(maker) in ("DequantizeLinear", "QuantizeLinear"):
-            return self._quantised(maker)
-        if maker is not None and op_of(maker) == "Div":  # an epsilon that an earlier run divided
-            over, under = (self.elements(t) for t in maker.inputs)
-            single = over is not None and under is not None and len(over) == len(under) == 1
-            return [_quotient(over[0], under[0])] if single and over and under else None
-        proto = self.constant(tensor)
-        if proto is None or math.prod(proto.dims) > 16 or proto.data_type in _NO_REAL:
-            return None
-        values = np.asarray(read_tensor(proto, self.folder)).astype(np.float64)
-        return [float(v) for v in values.reshape(-1)]
-
-    def _quantised(self, node: gs.Node) -> list[float] | None:
-        """The values of a small constant behind a QuantizeLinear or DequantizeLinear, else None."""
-        values, scale, *zero = [self.elements(t) for t in node.inputs]
-        if values is None or scale is None or len(scale) != 1 or None in zero:
-            return None
-        shift = zero[0][0] if zero and zero[0] else 0.0
-        if op_of(node) == "QuantizeLinear":
-            return [float(np.rint(_quotient(value, scale[0]))) + shift for value in values]
-        return [(value - shift) * scale[0] for value in values]
-
-    def scalar(self, tensor: gs.Tensor) -> float | None:
-        """The value of a constant with one element, None for any other tensor."""
-        elements = self.elements(tensor)
-        return elements[0] if elements is not None and len(elements) == 1 else None
 
     def overridden(self, tensor: gs.Tensor) -> str | None:
         """The graph input behind a constant that a caller may give another value; else None.
@@ -151,12 +124,6 @@ class Scope:
         return order
 
 
-def _quotient(over: float, under: float) -> float:
-    """A quotient as a runtime computes it: infinite or nan where the divisor is 0."""
-    with np.errstate(all="ignore"):
-        return float(np.float64(over) / np.float64(under))
-
-
 def _circle(first: gs.Node, last: gs.Node) -> str:
     names = (node.name or node.outputs[0].name for node in (first, last))
     return (
@@ -184,41 +151,6 @@ def op_of(node: gs.Node) -> str:
     if node.op == "Sum" and len(node.inputs) <= 2:
         return "Add" if len(node.inputs) == 2 else "Identity"
     return str(node.op)
-
-
-def see_through(tensor: gs.Tensor) -> gs.Tensor:
-    """The tensor behind casts, identities, and a rounding to integers and back."""
-    while True:
-        before = _one_back(tensor)
-        if before is None:
-            return tensor
-        tensor = before
-
-
-def _one_back(tensor: gs.Tensor) -> gs.Tensor | None:
-    """The tensor behind one cast, or behind one pair of QuantizeLinear and DequantizeLinear."""
-    if not tensor.inputs:
-        return None
-    maker = tensor.inputs[0]
-    if op_of(maker) in SEE_THROUGH:
-        return maker.inputs[0]
-    if op_of(maker) == "DequantizeLinear" and maker.inputs[0].inputs:
-        rounding = maker.inputs[0].inputs[0]
-        if op_of(rounding) == "QuantizeLinear":
-            return rounding.inputs[0]
-    return None
-
-
-def is_quantised(tensor: gs.Tensor) -> bool:
-    """Whether a value was rounded to integers at an op that `see_through` passes."""
-    while tensor.inputs:
-        if op_of(tensor.inputs[0]) == "DequantizeLinear":
-            return True
-        before = _one_back(tensor)
-        if before is None:
-            return False
-        tensor = before
-    return False
 
 
 def _behind(tensor: gs.Tensor) -> gs.Tensor:
@@ -287,6 +219,7 @@ def concrete_shapes(
     for info in model.graph.output:
         info.type.tensor_type.ClearField("shape")
     try:
+        _hide_less_than_nothing(model)
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # as in `read_graph`
         return {}
@@ -305,6 +238,28 @@ def _hide_long_values(model: onnx.ModelProto, main: Scope) -> None:
     for node, view in zip(model.graph.node, main.graph.nodes, strict=True):
         size = (view.outputs[0].shape or [0])[0] if view.op in _MAKES and view.outputs else 0
         if isinstance(size, int) and size > _MOST_WRITTEN:
+            node.domain = _FAULTY
+
+
+def _hide_less_than_nothing(model: onnx.ModelProto) -> None:
+    """Hide the ops whose outputs have sizes below zero here: a Slice of those ends the process."""
+    nodes = list(every_node(model.graph.node))
+    slices = [node for node in nodes if node.op_type == "Slice" and node.domain in DOMAINS]
+    if not slices or not any(node.op_type in _SHRINKS for node in nodes):
+        return
+    domains = [node.domain for node in slices]
+    for node in slices:
+        node.domain = _FAULTY
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for node, domain in zip(slices, domains, strict=True):
+        node.domain = domain
+    below = {
+        info.name
+        for info in inferred.graph.value_info
+        if any(dim.dim_value < 0 for dim in info.type.tensor_type.shape.dim)
+    }
+    for node in nodes:
+        if below.intersection(node.output):
             node.domain = _FAULTY
 
 

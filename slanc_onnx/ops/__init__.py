@@ -23,6 +23,7 @@ from slanc_onnx.ops.elementwise import (
     apply_function,
 )
 from slanc_onnx.ops.follow import (
+    MOST_CHANNELS,
     MOST_TRACED,
     CannotFollow,
     Mover,
@@ -35,6 +36,7 @@ from slanc_onnx.ops.follow import (
     reshaped,
     taken_along,
     too_large,
+    whole_numbers,
 )
 from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
@@ -46,6 +48,7 @@ __all__ = [
     "EPSILON",
     "FUSED",
     "INTERNAL",
+    "MOST_CHANNELS",
     "MOST_TRACED",
     "MOVES",
     "SIZES",
@@ -74,4 +77,5 @@ __all__ = [
     "reshaped",
     "taken_along",
     "too_large",
+    "whole_numbers",
 ]

@@ -154,6 +154,7 @@ def _certificate(row: NormRow) -> dict[str, Any] | None:
         "underflow_bits": certificate.underflow_bits,
         "upper_limit": "bound" if certificate.certified else "estimate",
         "loose": bound.loose,
+        "certified_with": [change.value for change in row.decided.certified_with],
         "reason": "" if why is None else reason_text(why),
     }
 
@@ -179,6 +180,24 @@ def _extremes(values: Array) -> list[float | None]:
 def finite(value: float) -> float | None:
     """A number as JSON holds it: null where it is not finite."""
     return float(value) if math.isfinite(value) else None
+
+
+def _first_row(row: NormRow) -> dict[str, Any] | None:
+    if row.first is None:
+        return None
+    return {
+        "length": finite(row.first.length),
+        "token": row.first.token,
+        "within": row.first_within,
+    }
+
+
+def _first_text(row: NormRow) -> str:
+    """The longest row of a token alone, and the token."""
+    if row.first is None:
+        return ""
+    by = "" if row.first.token is None else f" by id {row.first.token}"
+    return f"{row.first.length:.4g}{by}{'' if row.first_within else ', beyond the safe radius'}"
 
 
 def _margin(row: NormRow) -> str:
@@ -315,6 +334,12 @@ COLUMNS: tuple[Column, ...] = (
         lambda r: assumed_entries(r.decided.assumed),
         Shown("assumed", lambda r: assumed_text(r.decided.assumed), "text", verbose=True),
         Shown("assumed of inputs", lambda r: assumed_text(r.decided.assumed), "text"),
+    ),
+    Column(
+        "first_row",
+        _first_row,
+        Shown("longest first row", _first_text, verbose=True),
+        Shown("longest first row", _first_text, "more", lambda r: r.first and r.first.length),
     ),
     Column("applied", lambda r: r.applied),
     Column(

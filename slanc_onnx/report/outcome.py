@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import Fold
 from slanc_onnx.norms import Suspect
-from slanc_onnx.prove import WITHDRAWN
+from slanc_onnx.prove import WITHDRAWN, Certificate
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.report.as_json import VERSION, Report, norm_entry, suspect_entry, validation_entry
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.report.rows import NormRow, norm_rows
-from slanc_onnx.report.wording import reason_text
+from slanc_onnx.report.wording import advice_text, first_rows_text, reason_text
 from slanc_onnx.scale import ScaledNorm
-from slanc_onnx.verify import Audit, Validation
+from slanc_onnx.targets import Change, changes
+from slanc_onnx.verify import Audit, FirstRows, Validation
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Outcome:
         seconds: What each step took.
         fold: What was folded into which weights; None where that was not asked for.
         audits: What the norms' rows did on the data of `Options.observe`.
+        first_rows: What every token alone gives; None where that was not asked for or not done.
+        not_enumerated: Why it could not be done; None where it was, or was not asked for.
         suspects: What looks like a norm and was not taken.
         accepted: The names of those that the user left out.
     """
@@ -53,6 +57,8 @@ class Outcome:
     seconds: Mapping[str, float]
     fold: Fold | None = None
     audits: list[Audit] = field(default_factory=list)
+    first_rows: FirstRows | None = None
+    not_enumerated: Reason | None = None
     suspects: list[Suspect] = field(default_factory=list)
     accepted: Set[str] = frozenset()
 
@@ -62,6 +68,7 @@ class Outcome:
         return (
             self.validated
             and self.withdrawn is None
+            and self.not_enumerated is None
             and not self.not_understood
             and not self.all_skipped
         )
@@ -88,6 +95,35 @@ class Outcome:
         return Reason(Failure.CERTIFICATES_WITHDRAWN, (len(found), name), behind=why)
 
     @property
+    def advice(self) -> dict[Change, int]:
+        """How many norms each single change of the target certifies, the cheapest change first.
+
+        Empty where no proof was asked for, where scales are folded, and where all are certified.
+        """
+        if self.withdrawn is not None or all(c.certified for c in self._certificates):
+            return {}
+        count = Counter(change for norm in self.norms for change in norm.certified_with)
+        return {change: count[change] for change in changes(self.accelerator) if count}
+
+    @property
+    def advice_line(self) -> str:
+        """The same in words; "" where no change certifies more."""
+        now = sum(certificate.certified for certificate in self._certificates)
+        return advice_text(self.advice, now, len(self.norms))
+
+    @property
+    def first_rows_line(self) -> str:
+        """How many norms keep every token alone within their safe radius; "" without such a run."""
+        if self.first_rows is None:
+            return ""
+        count = sum(row.first_within for row in self.rows)
+        return first_rows_text(self.first_rows.tokens, count, len(self.norms))
+
+    @property
+    def _certificates(self) -> list[Certificate]:
+        return [norm.certificate for norm in self.norms if norm.certificate is not None]
+
+    @property
     def not_understood(self) -> list[Suspect]:
         """The suspects that nobody accepted."""
         return [suspect for suspect in self.suspects if suspect.name not in self.accepted]
@@ -101,7 +137,9 @@ class Outcome:
     @cached_property
     def rows(self) -> list[NormRow]:
         """Each norm as reports show it."""
-        return norm_rows(self.norms, self.accelerator, self.validation, self.fold, self.audits)
+        rows = norm_rows(self.norms, self.accelerator, self.validation, self.fold, self.audits)
+        longest = {} if self.first_rows is None else self.first_rows.longest
+        return [replace(row, first=longest.get(row.name)) for row in rows]
 
     @cached_property
     def report(self) -> Report:
@@ -116,6 +154,7 @@ class Outcome:
             notes=[reason_text(note) for note in self.notes],
             fold=None if self.fold is None else fold_entry(self.fold),
             audit=audit_entries(self.audits),
+            advice={change.value: count for change, count in self.advice.items()},
             validation=validation_entry(self.validation, self.not_validated),
             seconds={name: round(value, 3) for name, value in self.seconds.items()},
         )

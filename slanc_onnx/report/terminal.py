@@ -94,6 +94,7 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         for c in n.certificate.bound.conditions
     }
     yield from (f"certified if {condition_text(c)}" for c in sorted(conditions))
+    yield from filter(None, (outcome.first_rows_line, outcome.advice_line))
     yield final_line(outcome)
 
 
@@ -136,6 +137,8 @@ def shortfalls(outcome: Outcome) -> list[str]:
         total = len(outcome.norms) + len(unclear)
         safe = sum(row.decided.status != "skipped" and not row.lost_after for row in outcome.rows)
         found.append(f"{safe} of {total} norms safe; {_not_understood(unclear)}")
+    if outcome.not_enumerated is not None:
+        found.append(reason_text(outcome.not_enumerated))
     if outcome.all_skipped:
         found.append("every norm was skipped; --exclude accepts that")
     return found

@@ -15,12 +15,14 @@ from slanc_onnx.reasons import (
     Kind,
     Note,
     Reason,
+    Seen,
     Undivided,
     Unproved,
     Unread,
     Unscalable,
     Untaken,
 )
+from slanc_onnx.targets import Change
 from slanc_onnx.trace import Term
 
 _UNREAD: dict[Kind, str] = {
@@ -70,6 +72,7 @@ _FAULTS: dict[Kind, str] = {
     Fault.LACKS_ATTRIBUTE: "it lacks the attribute {0!r}",
     Fault.HAS_MORE_INPUTS: "it has {0} inputs, of which its op takes {1}",
     Fault.LACKS_INPUTS: "it has {0} inputs of at least {1}",
+    Fault.NO_SUCH_SIZES: "its output {0!r} would have {1} axes, the least of size {2}",
     Fault.REFUSED: "{0}",
 }
 _DOUBTS: dict[Kind, str] = {
@@ -136,9 +139,8 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.SCALE_TOO_LARGE: "its scale is above {0:.3g}",
     Unproved.NEGATIVE_UNDER_ROOT: "E[x^2] - mean^2 may come out as {0:.3g} under the root: "
     "that is nan",
-    Unproved.ROW_NOT_FINITE: "withdrawn: row {0} that was seen is not finite",
-    Unproved.ROW_ABOVE_BOUND: "withdrawn: row {0} that was seen has the length {1:.4g}, above the "
-    "bound {2:.4g}",
+    Unproved.ROW_NOT_FINITE: "withdrawn: {behind} is not finite",
+    Unproved.ROW_ABOVE_BOUND: "withdrawn: {behind} has the length {0:.4g}, above the bound {1:.4g}",
     Unproved.ROW_LOST: "withdrawn: {0} rows were lost in the emulation",
     Unproved.BELOW_EPSILON: "E[x^2] - mean^2 may come out as {0:.3g}, below -epsilon: its root "
     "is nan",
@@ -154,8 +156,6 @@ _UNSCALABLE: dict[Kind, str] = {
     Unscalable.DEVIATION_OUTPUT: "its inverse deviation is a graph output",
     Unscalable.AXIS_UNKNOWN: "normalises from axis {0} on, of an input whose rank the file does "
     "not tell; run onnx.shape_inference on the file first",
-    Unscalable.QUANTISED: "its inner value {0!r} is quantised with a fixed range; keep the norm's "
-    "ops out of the quantisation to scale it",
     Unscalable.ADDS_INSIDE: "the op adds the embedding rows inside, so its norm has no input "
     "tensor to divide; export without this fusion to scale it",
     Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
@@ -168,8 +168,6 @@ _UNSCALABLE: dict[Kind, str] = {
     Unscalable.NO_GAMMA: "has no gamma, which its op asks for",
     Unscalable.NO_GROUPS: "cuts its channels into {0} groups",
     Unscalable.NO_SUCH_AXIS: "normalises from axis {0} on of an input of {1} axes",
-    Unscalable.LOGARITHM: "its inverse root is exp(-0.5 log(x)), which rounds otherwise at another "
-    "size, so that scaling would change the outputs; export it with a Sqrt",
 }
 _UNTAKEN: dict[Kind, str] = {
     Untaken.NO_DEGREE: "a factor of degree {0} does not pass",
@@ -214,18 +212,28 @@ _FAILURES: dict[Kind, str] = {
     "{behind}. This is a fault of the proof: report it, or use --certify off",
     Failure.NOTHING_COMPARED: "no output can be compared: each run of the original differs",
     Failure.NOT_RUN: "{0}",
+    Failure.TOKENS_NOT_RUN: "not every token was run: {0}",
     Failure.NO_MEMORY: "not enough memory to run the models",
 }
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.INLINED: "inlined the functions that hold norms: {names}",
     Note.MEANS_UNMATCHED: "no norm found in {count} ReduceMean sites ({names}), where an optimiser "
-    "or quantiser may have left a norm that no pattern fits: scale before it runs",
+    "or quantiser may have left a norm in ops that are not read: scale before it runs",
     Note.READ_AS_DEFAULTS: "{count} initializers are graph inputs too and were read as their "
     "defaults: {names}",
     Note.NOT_FOLDED_INTO: "{count} weights were not the place to fold into, as each {behind}: "
     "{few}",
     Note.WOULD_LOSE_BITS: "{count} weights would lose bits if divided, and were not: {elements}",
+}
+_SEEN: dict[Kind, str] = {
+    Seen.IN_PROBE: "a row of the probe",
+    Seen.IN_CALIBRATION: "a row of the calibration",
+    Seen.IN_VALIDATION: "row {0} of the validation",
+    Seen.IN_RUN: "a row of run {0}",
+    Seen.AT_POSITION: "the row of run {0}, sequence {1}, position {2}, id {3}",
+    Seen.ROW_ALONE: "the row of a token alone",
+    Seen.TOKEN_ALONE: "the row of id {0} alone",
 }
 TEXTS: Mapping[Kind, str] = {
     **_UNREAD,
@@ -236,8 +244,15 @@ TEXTS: Mapping[Kind, str] = {
     **_UNTAKEN,
     **_DECISIONS,
     **_UNDIVIDED,
+    **_SEEN,
     **_FAILURES,
     **_NOTES,
+}
+CHANGES: Mapping[Change, str] = {
+    Change.KEEP_SUBNORMALS: "subnormals kept",
+    Change.PAIRWISE_SUMS: "pairwise sums",
+    Change.FP32_SUMS: "sums in FP32",
+    Change.FP32_STATISTICS: "all statistics in FP32",
 }
 STEPS: Mapping[Step, str] = {
     "input": "an element",
@@ -276,6 +291,28 @@ def reason_text(reason: Reason) -> str:
     return f"{here}: {told}" if told else here
 
 
+def advice_text(certified: Mapping[Change, int], now: int, norms: int) -> str:
+    """Which changes of the target certify more norms, the most first; "" where none does.
+
+    Args:
+        certified: How many norms each change certifies, the cheapest change first.
+        now: How many are certified.
+        norms: How many there are.
+    """
+    more = [(count, CHANGES[change]) for change, count in certified.items() if count > now]
+    ranked = sorted(more, key=lambda each: -each[0])  # the cheaper of equals stays first
+    words = [f"{count} with {change}" for count, change in ranked]
+    return f"of {norms} norms at least {', '.join(words)} would be certified" if words else ""
+
+
+def first_rows_text(tokens: int, within: int, norms: int) -> str:
+    """What the run of every token alone showed."""
+    return (
+        f"each of {tokens} tokens alone, in FP32: within the safe radius of {within} of {norms} "
+        "norms"
+    )
+
+
 def reasons_text(reasons: Sequence[Reason]) -> str:
     """The reasons of a norm in words, in one line; "" for none.
 
@@ -310,8 +347,7 @@ _EQUATIONS = {"attention": "10", "gated MLP": "8", "MLP": "5"}  # of the paper
 def rule_text(terms: Sequence[Term]) -> str:
     """The terms of a norm's input in words: `attention (W_V=v.weight, P=o.weight; eq. 10) + ...`.
 
-    Args:
-        terms: As in `ScaledNorm.rule`.
+    They are as in `ScaledNorm.rule`.
     """
     return " + ".join(dict.fromkeys(_term(term) for term in terms))
 

@@ -19,10 +19,11 @@ from slanc_onnx.run.feeds import (
 from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
 from slanc_onnx.run.inputs import dtype_of, first_run, make_feeds, random_ids
 from slanc_onnx.run.instrumented import Instrumented, instrument
-from slanc_onnx.run.isolation import CannotRun, isolated
+from slanc_onnx.run.isolation import CannotRun, run_apart
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.segments import SegmentedSession
 from slanc_onnx.run.session import Feeds, Session
+from slanc_onnx.run.showing import run_showing, too_large_at_once
 from slanc_onnx.run.sizes import Said, Sizes, shapes_of
 
 __all__ = [
@@ -47,13 +48,15 @@ __all__ = [
     "first_run",
     "given_feeds",
     "instrument",
-    "isolated",
     "make_feeds",
     "norms_in_float32",
     "observe_rows",
     "observed_feeds",
     "random_ids",
+    "run_apart",
+    "run_showing",
     "shapes_of",
+    "too_large_at_once",
     "tried",
     "validation_inputs",
     "with_checked_inputs",

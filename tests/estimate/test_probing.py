@@ -12,8 +12,8 @@ from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.run.inputs import make_feeds, random_ids
-from slanc_onnx.run.sizes import Said, Sizes
 from slanc_onnx.run.isolation import CannotRun
+from slanc_onnx.run.sizes import Said, Sizes
 from tests.models.small_graphs import GAMMA, D, Weights, graph, normal
 from tests.oracles.unoptimised import Values, run
 from tests.places import SAMPLES
