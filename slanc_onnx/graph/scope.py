@@ -26,6 +26,8 @@ Dims = tuple[int | str, ...]  # a dynamic size is its name
 
 # Ops whose output has the values of their first input.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
+# Op -> the inputs of which it reads the shape or the type, and no value.
+_VALUE_UNREAD = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
 
 # Ops that take off an end of their input: at length 1 more than there is.
 _SHRINKS = {"Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "Pad", "Tile"} | {
@@ -151,6 +153,11 @@ def op_of(node: gs.Node) -> str:
     if node.op == "Sum" and len(node.inputs) <= 2:
         return "Add" if len(node.inputs) == 2 else "Identity"
     return str(node.op)
+
+
+def reads_value(node: gs.Node, position: int) -> bool:
+    """Whether a node reads the values of an input, and not its shape or type alone."""
+    return position not in _VALUE_UNREAD.get(op_of(node), ())
 
 
 def _behind(tensor: gs.Tensor) -> gs.Tensor:

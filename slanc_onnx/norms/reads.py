@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from slanc_onnx.graph import FLOATS, SEE_THROUGH, Scope, element_type, op_of
+from slanc_onnx.graph import FLOATS, SEE_THROUGH, Scope, element_type, op_of, reads_value
 from slanc_onnx.norms.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
 from slanc_onnx.reasons import Reason, Unscalable
 
@@ -79,13 +80,16 @@ def places(scope: Scope, uses: list[Read], like: gs.Tensor) -> tuple[Place, ...]
     )
 
 
-def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> Reason | None:
+def leaks(
+    scope: Scope, nodes: Sequence[gs.Node], last: Sequence[gs.Node], exits: Sequence[gs.Tensor]
+) -> Reason | None:
     """Why a norm cannot be scaled if an inner value is read outside of it; else None.
 
     Args:
         scope: The graph.
         nodes: The norm's nodes.
-        last: Nodes of it whose outputs may be read.
+        last: Further nodes that may read them.
+        exits: Values of it that may be read.
     """
     inside = {id(n) for n in (*nodes, *last)}
     outputs = {id(t) for t in scope.graph.outputs}
@@ -94,7 +98,8 @@ def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> Reas
         if id(tensor) in outputs:
             return Unscalable.INNER_VALUE_OUTPUT, ()
         for reader in tensor.outputs:
-            if id(reader) in inside or op_of(reader) in ("Shape", "Size"):
+            positions = (p for p, read in enumerate(reader.inputs) if read is tensor)
+            if id(reader) in inside or not any(reads_value(reader, p) for p in positions):
                 continue
             if op_of(reader) not in SEE_THROUGH:
                 return Unscalable.INNER_VALUE_READ, (reader.op, reader.name)
@@ -104,9 +109,9 @@ def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> Reas
         return None
 
     for node in nodes:
-        if node not in last:
-            found = next((f for t in node.outputs if (f := outside(t))), None)
+        for tensor in node.outputs:
+            found = None if any(tensor is t for t in exits) else outside(tensor)
             if found:
                 kind, reader = found
-                return Reason(kind, (node.outputs[0].name, *reader))
+                return Reason(kind, (tensor.name, *reader))
     return None

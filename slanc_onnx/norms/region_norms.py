@@ -102,6 +102,7 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
     like = source if joined is None or joined.read.position < 0 else joined.read.tensor
     known = own is not None and own.aligned and axes is not None and not math.isnan(own.factor)
     known = known and (own is None or (own.joined is joined and own.mean_count in (None, width)))
+    exits = [*region.exits, *(t for node in extra for t in node.outputs)]
     obstacle = None if axes is not None else Reason(Unscalable.AXES_UNKNOWN)
     norm = Norm(
         name=normalised.inputs[0].name,
@@ -128,7 +129,7 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
         one_pass=own is not None and own.one_pass,
         axes=axes or RowAxes(),
         overridable_epsilon=_overridden(scope, joined),
-        skip_reason=obstacle or leaks(scope, region.nodes, [*region.ends, *extra]),
+        skip_reason=obstacle or leaks(scope, region.nodes, extra, exits),
     )
     return with_known_scale(scope, norm)
 

@@ -16,12 +16,12 @@ from functools import cached_property
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of
+from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of, reads_value
 from slanc_onnx.norms.constants import small_value, stored_value
 from slanc_onnx.norms.norm import SCALE_KEY
 from slanc_onnx.norms.origins import origins, squared
 from slanc_onnx.norms.reads import Read
-from slanc_onnx.ops import SIZES, Degree, NoDegree, any_degree, degrees_of_outputs
+from slanc_onnx.ops import Degree, NoDegree, any_degree, degrees_of_outputs
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _MOST_NODES = 400  # of a walk
@@ -86,7 +86,7 @@ def candidates(scope: Scope, order: Sequence[gs.Node]) -> Iterator[tuple[gs.Node
         op = op_of(node)
         if not node.inputs or not node.outputs:
             continue
-        if op in SQUARING or (op == "LpNormalization" and _is_two(node)):
+        if op in SQUARING or _squares_inside(node):
             yield node, node.inputs[0]
         elif op in SUMS and (source := _summed(scope, node)) is not None:
             inner = squared(scope, source)
@@ -161,6 +161,7 @@ class Walk:
         self._passed: dict[int, tuple[gs.Node, tuple[Joined, ...]]] = {}
         self._gone: set[int] = set()  # nodes whose outputs all have degree 0
         self._refused: list[tuple[gs.Node, Reason]] = []
+        self._ends = {id(t) for t in scope.graph.outputs}
 
     def run(self) -> None:
         """Walk until no tensor has a degree any more."""
@@ -170,7 +171,8 @@ class Walk:
         def enter(tensor: gs.Tensor) -> None:
             for node in tensor.outputs:
                 place = self._order.get(id(node))
-                if place is not None and place not in by_place:
+                read = any(t is tensor for t in _valued(node))
+                if read and place is not None and place not in by_place:
                     by_place[place] = node
                     heapq.heappush(heap, place)
 
@@ -205,7 +207,10 @@ class Walk:
     def _step(self, node: gs.Node) -> tuple[tuple[Degree, ...], tuple[Joined, ...]]:
         """The degrees of a node's outputs, and the constants that it joins to them."""
         op, scope = op_of(node), self._scope
-        degrees = [self.degrees.get(id(t)) for t in node.inputs]
+        degrees = [
+            self.degrees.get(id(t)) if reads_value(node, p) else None
+            for p, t in enumerate(node.inputs)
+        ]
         weights = op in _PRODUCTS and any(constant_made(scope, t) for t in node.inputs[:2])
         if weights and not averages(scope, node):
             raise NoDegree(Reason(Untaken.WEIGHTS_INSIDE))
@@ -216,7 +221,8 @@ class Walk:
             value = small_value(scope, node.inputs[position])
             return None if value is None or value.size != 1 else float(value.reshape(-1)[0])
 
-        passed = degrees_of_outputs(op, node.attrs, degrees, len(node.outputs), number)
+        used = [p for p, t in enumerate(node.outputs) if self._is_read(t)]
+        passed = degrees_of_outputs(op, node.attrs, degrees, max(used, default=0) + 1, number)
         joined = []
         for position, degree in passed.joined:
             if position < 0:
@@ -236,17 +242,19 @@ class Walk:
             return False
         return any_degree([float(v) for v in value.reshape(-1)])
 
+    def _is_read(self, tensor: gs.Tensor) -> bool:
+        return bool(tensor.name) and (bool(tensor.outputs) or id(tensor) in self._ends)
+
     def _mark(self, node: gs.Node, degrees: Sequence[Degree]) -> None:
         """Note what is made from the root, and from a root of it; and the exits."""
         op = op_of(node)
-        made = node is self._root or any(id(t) in self._from_root for t in node.inputs)
-        if not made or op in SIZES:
+        if node is not self._root and all(id(t) not in self._from_root for t in _valued(node)):
             return
         inputs = [d for t in node.inputs if (d := self.degrees.get(id(t)))]
         halved = op in _WITH_ROOT or (
             op in ("Sqrt", "Pow") and inputs and abs(degrees[0]) < abs(inputs[0])
         )
-        rooted = halved or any(id(t) in self._rooted for t in node.inputs)
+        rooted = halved or any(id(t) in self._rooted for t in _valued(node))
         for tensor, degree in zip(node.outputs, degrees, strict=False):
             self._from_root.add(id(tensor))
             if rooted:
@@ -265,19 +273,19 @@ class Walk:
             if id(node) in inside:
                 continue
             inside[id(node)] = node
-            kept = [t for t in node.inputs if id(t) in self.degrees and id(t) not in self._same]
+            kept = [t for t in _valued(node) if id(t) in self.degrees and id(t) not in self._same]
             waiting += [t.inputs[0] for t in kept]
             # What compares values inside reads them divided too.
             gone = (r for t in (*kept, *node.outputs) for r in t.outputs if id(t) in self.degrees)
-            waiting += [r for r in gone if id(r) in self._gone and op_of(r) not in SIZES]
+            waiting += [r for r in gone if id(r) in self._gone]
         nodes = sorted(inside.values(), key=lambda n: self._order[id(n)])
         reads = [
             Read(node, position)
             for node in nodes
             for position, tensor in enumerate(node.inputs)
-            if id(tensor) in self._same and op_of(node) not in SIZES
+            if id(tensor) in self._same and reads_value(node, position)
         ]
-        others = [t for n in nodes if id(n) in self._gone for t in n.outputs if t.name]
+        others = [t for n in nodes if id(n) in self._gone for t in n.outputs if self._is_read(t)]
         exits = {id(t): t for t in (*self._exits, *others)}
         joined = [j for n in nodes for j in self._passed[id(n)][1] if j.degree]
         return Region(
@@ -309,8 +317,16 @@ class Walk:
         return why.at(node.op, node.outputs[0].name if node.outputs else "")
 
 
-def _is_two(node: gs.Node) -> bool:
-    return int(node.attrs.get("p", 2)) == 2
+def _valued(node: gs.Node) -> list[gs.Tensor]:
+    """The inputs whose values a node reads."""
+    return [t for position, t in enumerate(node.inputs) if reads_value(node, position)]
+
+
+def _squares_inside(node: gs.Node) -> bool:
+    """Whether an op's attributes make it one that sums squares."""
+    if op_of(node) == "BatchNormalization":
+        return bool(node.attrs.get("training_mode"))
+    return op_of(node) == "LpNormalization" and int(node.attrs.get("p", 2)) == 2
 
 
 def _summed(scope: Scope, node: gs.Node) -> gs.Tensor | None:
@@ -324,7 +340,7 @@ def _summed(scope: Scope, node: gs.Node) -> gs.Tensor | None:
 
 def _behind(tensor: gs.Tensor) -> gs.Tensor:
     """The tensor behind casts and changes of shape."""
-    through = {*SEE_THROUGH, "Reshape", "Transpose", "Unsqueeze", "Squeeze"}
+    through = {*SEE_THROUGH, "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand"}
     while tensor.inputs and op_of(tensor.inputs[0]) in through:
         tensor = tensor.inputs[0].inputs[0]
     return tensor

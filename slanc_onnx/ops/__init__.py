@@ -8,7 +8,6 @@ which is safe.
 from slanc_onnx.ops.between import BETWEEN, MOVES, Movement
 from slanc_onnx.ops.degrees import (
     EPSILON,
-    SIZES,
     Degree,
     NoDegree,
     any_degree,
@@ -51,7 +50,6 @@ __all__ = [
     "MOST_CHANNELS",
     "MOST_TRACED",
     "MOVES",
-    "SIZES",
     "UNARY",
     "CannotFollow",
     "Degree",

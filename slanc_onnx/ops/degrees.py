@@ -25,9 +25,7 @@ NONE = Fraction(0)
 EPSILON = -1  # the position of an attribute `epsilon` among the inputs
 
 # Ops whose outputs no positive factor of their inputs changes.
-_ANY_SIZE = {"Shape", "Size", "ArgMax", "ArgMin", "IsNaN", "Sign", "NonZero"}
-# Ops that read sizes alone, not values.
-SIZES = ("Shape", "Size")
+_ANY_SIZE = {"ArgMax", "ArgMin", "IsNaN", "Sign", "NonZero"}
 _COMPARED = (*COMPARISONS, "Equal")
 # Ops of a degree that are in no other table: they square inside, or leave a size out.
 _OWN = {
@@ -76,7 +74,7 @@ def degrees_of_outputs(
         op: Its type, "" for one that nobody knows.
         attributes: Its attributes.
         degrees: The degree of each input; None for one that the scale does not reach.
-        outputs: How many outputs it has.
+        outputs: How many outputs it has, up to the last that is read.
         number: Gives the value of an input that is a constant of one element, else None.
 
     Raises:
@@ -194,9 +192,15 @@ def _clipped(
 def _batch_normalised(
     attributes: Mapping[str, Any], degrees: Sequence[Degree | None], outputs: int
 ) -> Passed:
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias, fed with statistics of its own."""
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias, with statistics of its own.
+
+    Those are inputs, or in training computed inside.
+    """
     x, scale, bias, mean, variance = (*degrees, None, None, None, None, None)[:5]
-    if attributes.get("training_mode") or not variance or bias:
+    training = bool(attributes.get("training_mode"))
+    if training and x and not (scale or bias) and (outputs == 1 or (mean, variance) == (x, 2 * x)):
+        return Passed((NONE, x, 2 * x)[:outputs], ((EPSILON, 2 * x),))
+    if training or not variance or bias:
         raise NoDegree(_no_degree(next(d for d in degrees if d)))
     if x and variance != 2 * x:
         shown = f"{x}, {variance / 2}"

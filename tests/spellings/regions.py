@@ -136,6 +136,60 @@ LAYERS = [
         ("layer",),
     ),
     Written(
+        "an epsilon of the type of the variance, as torch.onnx writes it",
+        f"{_CENTRED} e = CastLike(eps, v) t = Add(v, e) {_ROOT}",
+        ("layer",),
+    ),
+    Written(
+        "the variance over the width less one, both counted from the shape",
+        f"{_CENTRED} n0 = Shape(x) n1 = Gather(n0, third) n2 = ReduceProd<keepdims = 0>(n1) "
+        "n3 = CastLike(n2, x) v3 = Mul(v, n3) one1 = CastLike(one, x) k = Sub(n3, one1) "
+        f"u = Div(v3, k) t = Add(u, eps) {_ROOT}",
+        ("layer",),
+    ),
+    Written(
+        "the variance, where the width is above 0, as jax.numpy.var is exported",
+        f"{_CENTRED} k = Greater(d, zero) u = Where(k, v, infinite) t = Add(u, eps) {_ROOT}",
+        ("layer",),
+    ),
+    Written(
+        "over the first axis, keepdims = 0",
+        "u = Transpose<perm = [2, 0, 1]>(x) m = ReduceMean<keepdims = 0>(u, first) c = Sub(u, m) "
+        "q = Mul(c, c) v = ReduceMean<keepdims = 0>(q, first) t = Add(v, eps) s = Sqrt(t) "
+        "y = Div(c, s)",
+        ("layer",),
+    ),
+    Written(
+        "over all axes, to one number",
+        "m0 = ReduceMean(x) m = Squeeze(m0) c = Sub(x, m) q = Mul(c, c) "
+        "v = ReduceMean<keepdims = 0>(q) t = Add(v, eps) s = Sqrt(t) y = Div(c, s)",
+        ("layer",),
+    ),
+    Written(
+        "cascaded means, keepdims = 0",
+        "m2 = ReduceMean<keepdims = 0>(x, second) m1 = ReduceMean<keepdims = 0>(m2, second) "
+        "m = Unsqueeze(m1, last_two) c = Sub(x, m) q = Mul(c, c) "
+        "v2 = ReduceMean<keepdims = 0>(q, second) v1 = ReduceMean<keepdims = 0>(v2, second) "
+        "v = Unsqueeze(v1, last_two) t = Add(v, eps) s = Sqrt(t) y = Div(c, s)",
+        ("layer",),
+    ),
+    Written(
+        "BatchNormalization in training",
+        "y, n, o = BatchNormalization<training_mode = 1>(x, ones, zeros, b, eights)",
+        ("layer",),
+        x="float[2, 8, rows]",
+    ),
+    Written(
+        "BatchNormalization in training, with gamma and the running statistics that nobody reads",
+        "m = ReduceMean<axes = [0, 2], keepdims = 0>(x) q = Mul(x, x) "
+        "v = ReduceMean<axes = [0, 2], keepdims = 0>(q) "
+        "y, n, o = BatchNormalization<training_mode = 1>(x, g, b, m, v)",
+        ("layer",),
+        x="float[2, 8, rows]",
+        opset=17,
+        by_ops=True,
+    ),
+    Written(
         "by averaging matrices",
         "m = MatMul(x, average) c = Sub(x, m) q = Mul(c, c) v = MatMul(q, average) "
         f"t = Add(v, eps) {_ROOT}",
@@ -197,6 +251,41 @@ RMS = [
     Written(
         "over an axis that is no feature",
         "q = Mul(x, x) v = ReduceMean(q, second) t = Add(v, eps) s = Sqrt(t) y = Div(x, s)",
+        ("rms",),
+    ),
+    Written(
+        "each row times itself as a column, by Reshape",
+        "row = Constant<value_ints = [2, 8, 1, 8]>() col = Constant<value_ints = [2, 8, 8, 1]>() "
+        "one_each = Constant<value_ints = [2, 8, 1]>() r = Reshape(x, row) c = Reshape(x, col) "
+        f"p = MatMul(r, c) v0 = Reshape(p, one_each) v = Div(v0, d) t = Add(v, eps) {_END}",
+        ("rms",),
+        x="float[2, 8, 8]",
+    ),
+    Written(
+        "each row times itself as a column, by Expand and Transpose",
+        "row = Constant<value_ints = [2, 8, 1, 8]>() r0 = Unsqueeze(x, third) "
+        "r = Expand(r0, row) c = Transpose<perm = [0, 1, 3, 2]>(r) p = MatMul(r, c) "
+        f"v0 = Squeeze(p, third) v = Div(v0, d) t = Add(v, eps) {_END}",
+        ("rms",),
+        x="float[2, 8, 8]",
+    ),
+    Written(
+        "by Einsum over the last axis",
+        'v0 = Einsum<equation = "btd,btd->bt">(x, x) v1 = Unsqueeze(v0, last) '
+        f"v = Div(v1, d) t = Add(v, eps) {_END}",
+        ("rms",),
+    ),
+    Written(
+        "by Einsum over an axis in the middle",
+        'v0 = Einsum<equation = "...td,...td->...d">(x, x) v1 = Unsqueeze(v0, second) '
+        f"v = Div(v1, d) t = Add(v, eps) {_END}",
+        ("rms",),
+        x="float[2, 8, 8]",
+    ),
+    Written(
+        "a row of a matrix for gamma",
+        f"ax = Constant<value_ints = [1, 8]>() gs = Reshape(g, ax) g0 = Gather(gs, whole) "
+        f"{_RMS} t = Add(v, eps) s = Sqrt(t) n = Div(x, s) y = Mul(n, g0)",
         ("rms",),
     ),
     Written(
