@@ -41,7 +41,7 @@ from slanc_onnx.verify import (
     Validation,
     audit_scales,
     run_every_token,
-    validate_pair,
+    validate_on,
     vocabulary,
 )
 from slanc_onnx.weights import workers
@@ -242,7 +242,7 @@ def _validate(
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values())
     inputs = validation_inputs(job.read, job.options)
     after = read_model(load_model(draft), draft.parent)
-    return validate_pair(job.read, after, job.options, inputs, exact, progress)
+    return validate_on(job.read, after, job.options, inputs, exact, progress)
 
 
 def protect(

@@ -50,9 +50,7 @@ def test_the_result_stands_beside_the_input_and_passes(run: Run) -> None:
     for line, name in zip(lines[1:5], ("hot", "mild", "plain", "inner"), strict=True):
         assert line.startswith(name)
     assert "written: model.slanc.onnx" in lines
-    assert lines[-1].startswith(
-        "NORMS PASSED | FP32 outputs bit-identical | FP16 norms: rows overflowed"
-    )
+    assert lines[-1].startswith("PASSED | FP32 outputs bit-identical | FP16 norms: rows overflowed")
     assert "(tolerance 0.1)" in lines[-1]
 
 
@@ -219,7 +217,7 @@ def test_a_validation_that_cannot_be_done_gives_1_and_the_file(
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("slanc_onnx.job.validate_pair", fail)
+    monkeypatch.setattr("slanc_onnx.job.validate_on", fail)
     status, out, _ = run("model.onnx", "-q")
     assert status == 1
     assert scaled("model.slanc.onnx")
@@ -302,7 +300,7 @@ def test_the_death_of_onnx_runtime_is_not_ours(run: Run, monkeypatch: pytest.Mon
         assert os.getpid() != parent
         os.kill(os.getpid(), signal.SIGSEGV)
 
-    monkeypatch.setattr("slanc_onnx.job.validate_pair", dies)
+    monkeypatch.setattr("slanc_onnx.job.validate_on", dies)
     status, out, _ = run("model.onnx", "-q")
     assert status == 1
     assert "not validated: ONNX Runtime died (SIGSEGV)" in out.splitlines()[-1]

@@ -9,54 +9,60 @@ from slanc_onnx.feed import Feed, Range
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.run import Fed
 from slanc_onnx.scale import Assumption, ScaledNorm
-from slanc_onnx.verify import Trial
+from slanc_onnx.verify import Trial, Validation
 
 _MOST_NAMES = 3
 
 
-def judged_on(trials: Sequence[Trial]) -> list[str]:
-    """The inputs that were run, and at which of several sizes the verdict holds; one part each."""
-    if not trials or not trials[0].fed:
+def judged_on(validation: Validation) -> list[str]:
+    """The inputs that the verdict is of, and where it holds of others that were tried."""
+    if not validation.trials or not validation.trials[0].fed:
         return []
-    groups: dict[tuple[tuple[int, ...], bool, tuple[str, ...]], list[str]] = {}
-    for i, fed in enumerate(trials[0].fed):
-        feeds = tuple(dict.fromkeys(_values(trial.fed[i]) for trial in trials))
-        groups.setdefault((fed.shape, fed.by == "assumed", feeds), []).append(fed.name)
-    listed = (
-        f"{_some(names)} {list(shape)} {'assumed ' if assumed else ''}{_or(feeds)}"
-        for (shape, assumed, feeds), names in groups.items()
-    )
-    parts = [f"on {'; '.join(listed)}"]
-    failed = [trial for trial in trials if trial.failures]
-    if failed and len(failed) < len(trials):
-        holds = [_tried(trial) for trial in trials if not trial.failures]
-        why = (f"{_tried(trial)} ({reason_text(trial.failures[0])})" for trial in failed)
-        open_one = next(fed.name for fed in trials[0].fed if fed.by == "assumed")
-        parts.append(
-            f"it holds for {_or(holds)}, not for {_or(list(why))}: say which with "
-            f"--feed '{open_one}={_tried(failed[0])}' or the like"
-        )
+    first = validation.trials[0]
+    groups: dict[tuple[tuple[int, ...], str], list[str]] = {}
+    for fed in first.fed:
+        groups.setdefault((fed.shape, _values(fed)), []).append(fed.name)
+    listed = (f"{_some(n)} {list(shape)} {values}" for (shape, values), n in groups.items())
+    parts = [f"on {', '.join(listed)}"]
+    if len(validation.trials) > 1:
+        parts.append(_where_it_holds(validation))
     return parts
+
+
+def _where_it_holds(validation: Validation) -> str:
+    """At which sizes of the inputs that nobody tells it holds, and what to say where not at all."""
+    trials = validation.trials
+    failed = [trial for trial in trials if trial.failures]
+    names = _some([fed.name for fed in trials[0].fed if fed.by == "tried"])
+    if not failed:
+        return f"it holds for {names} of {_or([_tried(trial) for trial in trials])}"
+    told = list(map(_tried, failed))
+    holds = [_tried(trial) for trial in trials if not trial.failures]
+    if not holds:
+        return f"nor does it hold for {names} of {_or(told[1:])}"
+    whys = dict.fromkeys(f for trial in failed for f in trial.failures[:1])
+    why = "; ".join(reason_text(one) for one in whys if one not in validation.failures)
+    why = f" ({why})" if why else ""
+    open_one = next(fed.name for fed in trials[0].fed if fed.by == "tried")
+    return (
+        f"it holds for {names} of {_or(holds)}, not for {_or(told)}{why}: say which with "
+        f"--feed '{open_one}={told[-1]}' or the like"
+    )
 
 
 def _tried(trial: Trial) -> str:
     """What the floats were made of whose sizes were tried."""
-    told = dict.fromkeys(_values(fed) for fed in trial.fed if fed.by == "assumed")
-    return list(told)[-1] if len(told) == 1 else " and ".join(told)
+    return str(next(fed.feed for fed in trial.fed if fed.by == "tried"))
 
 
 def _values(fed: Fed) -> str:
     if fed.by == "given":
         return "given"
-    return _feed(fed.feed)
-
-
-def _feed(feed: Feed | None) -> str:
-    if feed is None:
+    if fed.feed is None:
         return "0, 1, 2 and so on"
-    if isinstance(feed, Range) and feed.low == feed.high:
-        return f"{feed.low:g}"
-    return str(feed)
+    if isinstance(fed.feed, Range) and fed.feed.low == fed.feed.high:
+        return f"{fed.feed.low:g}"
+    return f"{'assumed ' if fed.by in ('assumed', 'tried') else ''}{fed.feed}"
 
 
 def _or(words: Sequence[str]) -> str:

@@ -180,15 +180,8 @@ def verdict(validation: Validation) -> list[str]:
         f"{validation.rounded_error_before:.3g} -> {validation.rounded_error_after:.3g}, RMS "
         f"{validation.rounded_rms_error:.3g} (tolerance {validation.rounded_tolerance:g})"
     )
-    passed = "PASSED" if validation.everything else "NORMS PASSED"
-    failed = "INCONCLUSIVE" if validation.inconclusive else "FAILED"
-    word = passed if validation.passed else failed
+    word = "PASSED" if validation.passed else "FAILED"
+    word = "INCONCLUSIVE" if validation.inconclusive else word
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
-    return [
-        word,
-        *judged_on(validation.trials),
-        fp32,
-        fp16,
-        *apart,
-        *map(reason_text, validation.failures),
-    ]
+    failures = map(reason_text, validation.failures)
+    return [word, fp32, fp16, *apart, *failures, *judged_on(validation)]

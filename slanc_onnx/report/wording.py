@@ -126,8 +126,7 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.NEGATIVE_ARGUMENT: "what {0} reads may be negative",
     Unproved.ESTIMATE_ONLY: "read as an estimate only: {behind}",
     Unproved.ROWS_DIFFER: "combines rows of {0} and {1} channels",
-    Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: give "
-    "--feed '{0}=range(LO,HI)'",
+    Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: --feed '{0}=range(LO,HI)'",
     Unproved.WEIGHTS_NOT_FINITE: "its weights are not finite",
     Unproved.BOUND_NOT_FINITE: "its bound is not finite",
     Unproved.STEP_OVERFLOWS: "{0} may overflow: up to {1:.3g}",

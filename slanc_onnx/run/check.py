@@ -198,7 +198,7 @@ def _check_dims(dims: Mapping[str, int], specs: Sequence[InputSpec]) -> None:
     for name, size in dims.items():
         if name not in known:
             told = f"open are {', '.join(named)}" if named else "no input leaves one open"
-            raise SlancError(f"--dim {name}: is no open axis of the inputs; {told}.")
+            raise SlancError(f"--dim {name}: is no open axis; {told}.")
         if size < 0:
             raise SlancError(f"--dim {name}: {size} is no size.")
 

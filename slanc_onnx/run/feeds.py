@@ -37,7 +37,8 @@ class Fed:
         shape: The shape that was fed.
         feed: What the values were made of; None for positions counted from 0.
         by: "given" for the user's arrays, "said" for values drawn as the user says, "assumed" for
-            floats of which nothing is said, "made" for other values that are made.
+            floats of which nothing is said, "tried" for those in several sizes, "made" for other
+            values that are made.
     """
 
     name: str
@@ -55,17 +56,19 @@ class InputSet:
     Attributes:
         feeds: Inputs by name, one dict per run.
         fed: Each input of the first run.
+        counts: Whether a model that fails on them fails; no matter for the first of several sets.
     """
 
     feeds: list[Feeds]
     fed: tuple[Fed, ...]
+    counts: bool = True
 
 
 def validation_inputs(read: ReadModel, options: Options) -> list[InputSet]:
     """The inputs to validate on: tokens, the given inputs, or ones that are made.
 
     Those come in several sets where floats with three or more axes are open: one per size that
-    they may have, `TRIED`.
+    they may have, `TRIED`. Where one is a picture in colours, all of them count.
 
     Raises:
         CannotRun: inputs have to be made, and ONNX Runtime runs the model on none of them.
@@ -83,11 +86,12 @@ def validation_inputs(read: ReadModel, options: Options) -> list[InputSet]:
         except CannotRun as error:
             failure = failure or error
             continue
+        pixels = any(spec.is_picture for spec in tried(specs, said))
         sets = [InputSet([feeds], fed(specs, feeds, said))]
         for assumed in TRIED[1:] if tried(specs, said) else ():
             other = replace(said, assumed=assumed)
             feeds = make_feeds(specs, np.random.default_rng(SEED), sizes, other)
-            sets.append(InputSet([feeds], fed(specs, feeds, other)))
+            sets.append(InputSet([feeds], fed(specs, feeds, other), pixels))
         return sets
     raise _refused(specs, said, failure)
 
@@ -131,20 +135,16 @@ def fed(
     specs: Sequence[InputSpec], feeds: Feeds, said: Said, tokens: Tokens | None = None
 ) -> tuple[Fed, ...]:
     """Each input as it was fed."""
+    several = {spec.name for spec in tried(specs, said)}
+    text = {spec.name for spec in specs if spec.is_text} if tokens is not None else set()
     found = []
     for spec in specs:
-        given = spec.name in said.given or (tokens is not None and spec.is_text)
-        by = (
-            "given"
-            if given
-            else "said"
-            if spec.name in said.feeds
-            else "assumed"
-            if said.leaves_open(spec)
-            else "made"
-        )
-        shape, feed = feeds[spec.name].shape, None if given else feed_of(spec, said)
-        found.append(Fed(spec.name, str(dtype_of(spec)), spec.dims, shape, feed, by))
+        name = spec.name
+        given = name in said.given or name in text
+        floats = "tried" if name in several else "assumed" if said.leaves_open(spec) else "made"
+        by = "given" if given else "said" if name in said.feeds else floats
+        feed = None if given else feed_of(spec, said)
+        found.append(Fed(name, str(dtype_of(spec)), spec.dims, feeds[name].shape, feed, by))
     return tuple(found)
 
 

@@ -142,16 +142,10 @@ def compute_scales_in(
         more = certifying_changes(device, proved.values(), certified_on)
         found = [replace(d, certified_with=more.get(d.norm.name, ())) for d in found]
     affine = {norm.name: affine_of(traced.affine.get(norm.name)) for norm in read.norms}
-    behind = assumptions(read, Said.of(options), {d.norm.name: d.estimate for d in found})
-    held = [
-        replace(
-            _held_against_probe(d),
-            affine=affine[d.norm.name],
-            assumed=behind.get(d.norm.name, ()),
-        )
-        for d in found
-    ]
-    return [with_safe_radius(d, device) for d in held]
+    held = [replace(_held_against_probe(d), affine=affine[d.norm.name]) for d in found]
+    behind = assumptions(read, Said.of(options), {d.norm.name: d.estimate for d in held})
+    told = [replace(d, assumed=behind.get(d.norm.name, ())) for d in held]
+    return [with_safe_radius(d, device) for d in told]
 
 
 def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:

@@ -8,7 +8,8 @@ token alone.
 
 from slanc_onnx.verify.audit import Audit, audit_scales
 from slanc_onnx.verify.first_rows import FirstRow, FirstRows, run_every_token, vocabulary
-from slanc_onnx.verify.validate import Observed, Trial, Validation, validate_pair
+from slanc_onnx.verify.trials import validate_on
+from slanc_onnx.verify.validate import Observed, Trial, Validation
 
 __all__ = [
     "Audit",
@@ -19,6 +20,6 @@ __all__ = [
     "Validation",
     "audit_scales",
     "run_every_token",
-    "validate_pair",
+    "validate_on",
     "vocabulary",
 ]

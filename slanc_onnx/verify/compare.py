@@ -5,36 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from slanc_onnx.graph import Array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Runs:
-    """What one model gave.
-
-    Attributes:
-        outputs: Of the first runs.
-        rows_of: What each run shows of the rows, by norm name.
-        losses: One per run, with tokens.
-    """
+    """What one model gave: outputs of the first runs, per-norm rows, losses."""
 
     outputs: list[dict[str, Array]]
-    rows_of: list[dict[str, Array]]
+    rows: dict[str, Array]
     losses: list[float]
-
-    @cached_property
-    def rows(self) -> dict[str, Array]:
-        """The rows of all runs, by norm name."""
-        names = self.rows_of[0] if self.rows_of else {}
-        return {name: np.concatenate([run[name] for run in self.rows_of]) for name in names}
-
-    def part(self, runs: slice) -> Runs:
-        """Some of the runs."""
-        return Runs(self.outputs[runs], self.rows_of[runs], self.losses[runs])
 
 
 @dataclass(frozen=True)

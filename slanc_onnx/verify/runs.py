@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from slanc_onnx.graph import Array
@@ -49,18 +50,6 @@ class FourRuns:
     protected: Runs
     loaded: Runs | None
     unstable: list[str]
-
-    def part(self, runs: slice) -> FourRuns:
-        """What some of the runs gave."""
-        loaded = None if self.loaded is None else self.loaded.part(runs)
-        return FourRuns(
-            self.plain.part(runs),
-            self.scaled.part(runs),
-            self.naive.part(runs),
-            self.protected.part(runs),
-            loaded,
-            self.unstable,
-        )
 
 
 def run_four(
@@ -110,7 +99,7 @@ def run_four(
     loaded = None
     if before.inlined:
         session = Session(as_float32(before.loaded, before.folder), before.folder)
-        loaded = Runs([session.run(feed) for feed in feeds[:COMPARED_RUNS]], [], plain.losses)
+        loaded = Runs([session.run(feed) for feed in feeds[:COMPARED_RUNS]], {}, plain.losses)
     return FourRuns(plain, scaled, naive, protected, loaded, unstable)
 
 
@@ -138,11 +127,12 @@ def _run(
     session = Session(model, folder)
     hidden = set(taps.values()) | {n for n in session.outputs if n.startswith(PREFIX)}
     kept: list[dict[str, Array]] = []
-    rows: list[dict[str, Array]] = []
+    rows: dict[str, list[Array]] = {name: [] for name in taps}
     losses: list[float] = []
     for i, feed in enumerate(feeds):
         values = session.run(feed)
-        rows.append({name: values[output].reshape(-1) for name, output in taps.items()})
+        for name, output in taps.items():
+            rows[name].append(values[output].reshape(-1))
         outputs = {name: value for name, value in values.items() if name not in hidden}
         if tokens is not None:
             ids = tokens.sequences[i]
@@ -150,7 +140,7 @@ def _run(
         if i < COMPARED_RUNS:
             kept.append(outputs)
         progress((i + 1) / len(feeds))
-    return Runs(kept, rows, losses)
+    return Runs(kept, {name: np.concatenate(parts) for name, parts in rows.items()}, losses)
 
 
 def _logits(outputs: dict[str, Array], ids: Array) -> Array:

@@ -14,7 +14,7 @@ from slanc_onnx.norms import Norm, ReadModel, rounded, scaled_epsilon
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
-from slanc_onnx.run import HALF, Fed, InputSet
+from slanc_onnx.run import HALF, Fed, Feeds
 from slanc_onnx.verify.compare import compare
 from slanc_onnx.verify.left import Left, first_in_everything, largest_of
 from slanc_onnx.verify.perplexity import perplexity
@@ -81,14 +81,12 @@ class Validation:
         observed: By norm name; a norm that was not run is missing.
         perplexity: "fp32", "fp16" and "fp16_slanc", where tokens were given.
         unstable: Outputs left out because the original itself gives other values each time.
-        compared: How many outputs are left.
         rounded: What was rounded.
-        everything: Whether that is all operations.
         first_out: The first tensor of the rewritten model that leaves the format to which it is
             rounded; None where none does.
         failures: Why the validation failed, empty if it passed.
         rounded_tolerance: What is demanded of `rounded_rms_error`; see `rounding_tolerance`.
-        trials: What each set of inputs says alone; the rest is of all sets.
+        trials: What each set of inputs says that was tried; all else is of the first.
     """
 
     fp32_tolerance: float
@@ -102,9 +100,7 @@ class Validation:
     perplexity: dict[str, float] | None
     rounded_epsilons: int = 0
     unstable: list[str] = field(default_factory=list)
-    compared: int = 1
     rounded: str = "FP16 norms"
-    everything: bool = False
     first_out: Left | None = None
     failures: list[Reason] = field(default_factory=list)
     rounded_tolerance: float = FP16_TOLERANCE
@@ -116,7 +112,7 @@ class Validation:
 
     @property
     def inconclusive(self) -> bool:
-        """Whether it fails, but not on every set of inputs, of which nobody says which counts."""
+        """Whether it fails on some inputs alone, and nobody says which count."""
         return not self.passed and not all(trial.failures for trial in self.trials)
 
     @property
@@ -132,48 +128,27 @@ def validate_pair(
     before: ReadModel,
     after: ReadModel,
     options: Options,
-    inputs: Sequence[InputSet],
+    feeds: Sequence[Feeds],
     exact: bool = True,
     progress: Progress = no_progress,
 ) -> Validation:
-    """Run both models on `inputs` and compare, with their FP16 and BF16 tensors in FP32.
+    """Run both models on `feeds` and compare, with their FP16 and BF16 tensors in FP32.
 
     Args:
         before: The original.
         after: The rewritten model, whose norms have the same names.
         options: The accelerator to emulate, whether all operations are rounded or the norms' steps
-            alone, and the ids behind the inputs, run by run, for the perplexity table.
-        inputs: One set, or several that are judged each for itself too.
+            alone, and the ids behind `feeds`, run by run, for the perplexity table.
+        feeds: Inputs by name, one dict per run.
         exact: Whether all scales are powers of two, so that FP32 outputs have to be identical.
         progress: Called with what is being run and the finished share.
 
     Raises:
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
-    before, after = (_without_excluded(read, options) for read in (before, after))
-    feeds = [feed for one in inputs for feed in one.feeds]
-    runs = run_four(before, after, options, feeds, progress)
-    result = _judge(runs, before, after, options, exact)
-    out = result.first_out
-    everything = options.emulate == "all"
-    if everything and (out is not None or not math.isfinite(result.rounded_rms_error)):
-        sums = {name: seen.scaled for name, seen in result.observed.items() if seen.overflowed}
-        out = first_in_everything(after, options, feeds, sums) or out
-        result = _with_failures(replace(result, first_out=out), options)
-    trials, start = [], 0
-    for one in inputs:
-        part = runs.part(slice(start, start + len(one.feeds)))
-        alone = result if len(inputs) == 1 else _judge(part, before, after, options, exact)
-        trials.append(Trial(one.fed, tuple(alone.failures)))
-        start += len(one.feeds)
-    return replace(result, trials=tuple(trials))
-
-
-def _judge(
-    runs: FourRuns, before: ReadModel, after: ReadModel, options: Options, exact: bool
-) -> Validation:
-    """What runs say; of everything that is rounded, `first_out` looks at the norms alone."""
     device, everything = options.accelerator, options.emulate == "all"
+    before, after = (_without_excluded(read, options) for read in (before, after))
+    runs = run_four(before, after, options, feeds, progress)
     plain, scaled, unstable = runs.plain, runs.scaled, runs.unstable
     fp32 = compare(plain, scaled, unstable)
     if runs.loaded is not None:
@@ -184,6 +159,10 @@ def _judge(
     losses = {"fp32": plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
     table = {k: perplexity(run.losses) for k, run in losses.items()} if options.tokens else None
     observed = {name: _observe(name, runs) for name in _shown(before.norms, runs)}
+    first_out = _first_norm_out(after.norms, observed)
+    if everything and (first_out is not None or not math.isfinite(protected.rms)):
+        sums = {name: seen.scaled for name, seen in observed.items() if seen.overflowed}
+        first_out = first_in_everything(after, options, feeds, sums) or first_out
     result = Validation(
         fp32_tolerance=0.0 if exact and not inexact else FP32_TOLERANCE,
         rounded_epsilons=inexact,
@@ -194,15 +173,16 @@ def _judge(
         rounded_error_after=protected.relative,
         rounded_rms_error=protected.rms,
         observed=observed,
-        first_out=_first_norm_out(after.norms, observed),
+        first_out=first_out,
         perplexity=table,
         unstable=unstable,
-        compared=sum(name not in unstable for name in plain.outputs[0]),
         rounded_tolerance=rounding_tolerance(device, len(before.norms)),
-        everything=everything,
         rounded=f"everything in {device.format}" if everything else f"{device.format} norms",
     )
-    return _with_failures(result, options)
+    result.failures.extend(_failures(result, str(device.format)))
+    if set(plain.outputs[0]) <= set(unstable):
+        result.failures.append(Reason(Failure.NOTHING_COMPARED))
+    return result
 
 
 def _without_excluded(read: ReadModel, options: Options) -> ReadModel:
@@ -236,14 +216,6 @@ def _first_norm_out(norms: Sequence[Norm], observed: Mapping[str, Observed]) -> 
         if seen is not None and seen.overflowed:
             return Left(norm.output, norm.form, largest_of(seen.scaled), norm.name)
     return None
-
-
-def _with_failures(result: Validation, options: Options) -> Validation:
-    """The validation with why it failed."""
-    failures = _failures(result, str(options.accelerator.format))
-    if not result.compared:
-        failures.append(Reason(Failure.NOTHING_COMPARED))
-    return replace(result, failures=failures)
 
 
 def _failures(result: Validation, form: str) -> list[Reason]:

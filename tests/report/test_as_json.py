@@ -60,6 +60,7 @@ NORM = [
     "observed",
     "certificate",
     "safe_radius",
+    "assumed_inputs",
     "first_row",
     "applied",
     "status",
@@ -83,6 +84,8 @@ VALIDATION = [
     "perplexity",
     "unstable_outputs",
     "failures",
+    "tried",
+    "inconclusive",
     "passed",
 ]
 FP16 = [
@@ -250,6 +253,8 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         "perplexity": {"fp32": 7.0, "fp16": 8.0, "fp16_slanc": None},
         "unstable_outputs": ["cache"],
         "failures": [reason_text(Reason(Failure.OUTPUTS_OFF))],
+        "tried": [],
+        "inconclusive": False,
         "passed": False,
     }
     assert entry(decided(2.0), validation, None)["observed"] == {
