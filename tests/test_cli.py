@@ -211,6 +211,44 @@ except SystemExit as done:
     assert lines[0] == (f"slanc-onnx {__version__}" if option == "--version" else lines[0])
 
 
+def test_the_version_waits_for_no_library() -> None:
+    program = """
+import sys
+from slanc_onnx.__main__ import main
+sys.argv[1:] = ["--version"]
+status = main()
+print({"numpy", "onnx", "rich"} & set(sys.modules), status)
+"""
+    done = as_a_process("-c", program)
+    assert done.stdout.splitlines() == [f"slanc-onnx {__version__}", "set() 0"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+@pytest.mark.parametrize("library", ["slanc_onnx.cli", "numpy", "onnx"])
+def test_ctrl_c_while_libraries_are_read_says_nothing(library: str) -> None:
+    program = f"""
+import os, signal, sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "{library}":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Stop())
+sys.argv[1:] = ["model.onnx"]
+from slanc_onnx.__main__ import main
+main()
+"""
+    done = as_a_process("-c", program)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_while_arguments_are_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slanc_onnx.cli.make_parser", stop)
+    assert run("model.onnx") == (130, "", "ERROR: interrupted\n")
+
+
 def test_a_validation_that_cannot_be_done_gives_1_and_the_file(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

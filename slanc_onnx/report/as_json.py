@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+
 from slanc_onnx.graph import write_atomically
 from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Reason
@@ -38,7 +40,19 @@ class Report(TypedDict):
 
 def write_report(report: Report, path: Path) -> None:
     """Write the report as JSON, atomically."""
-    write_atomically(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    text = json.dumps(_strict(report), indent=1, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
+
+
+def _strict(value: Any) -> Any:
+    """A value of the report whose numbers are those of JSON; a reason may tell of others."""
+    if isinstance(value, dict):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return finite(value) if isinstance(value, float) else value
 
 
 def norm_entry(row: NormRow) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.validate import Observed, Validation
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
+from tests.models.growing import decoder
 from tests.oracles.longest_row import norm_named
 
 REPORT = [
@@ -322,6 +323,12 @@ def test_what_is_not_finite_is_null(run: Run) -> None:
     assert mild["observed"]["sum_of_squares"] == [None, None, None]
     run("model.onnx", "--scale", "paper", "--no-validate", "--report", "report.json", "-qq")
     assert read()["norms"][1]["scale"] == 2.0**127  # the largest power of two in FP32
+    model = decoder(1)
+    up = next(t for t in model.graph.initializer if t.name == "up0")
+    up.CopyFrom(onnx.numpy_helper.from_array(np.full((8, 8), -np.inf, np.float32), "up0"))
+    onnx.save(model, "model.onnx")
+    run("model.onnx", "--scale", "paper", "--no-validate", "--report", "report.json", "-qq")
+    assert [reason["facts"] for reason in read()["norms"][1]["reasons"]] == [[None]]
 
 
 def test_a_report_of_an_earlier_run_is_replaced_and_nothing_else_is_left(run: Run) -> None:
