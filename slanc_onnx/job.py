@@ -40,6 +40,7 @@ from slanc_onnx.verify import (
     FirstRows,
     Validation,
     audit_scales,
+    kept_at_one,
     run_every_token,
     validate_on,
     vocabulary,
@@ -47,6 +48,7 @@ from slanc_onnx.verify import (
 from slanc_onnx.weights import workers
 
 T = TypeVar("T")
+MOST_TRIES = 3  # a fold may give a norm that is kept at 1 the scale of its group once more
 
 
 def protect_file(
@@ -151,7 +153,25 @@ class _Done:
 
 
 def _carry_out_in_file(job: _Job, done: _Done) -> None:
-    """Fold, audit, write, validate and put in place; `done` takes what each step gives."""
+    """Fold, audit, write, validate and put in place; `done` takes what each step gives.
+
+    A scale with which more rows overflow than with 1 is not kept: all is done again with 1.
+    """
+    decided = done.norms
+    for tries_left in reversed(range(MOST_TRIES)):
+        _plan(job, done)
+        with Draft(job.source, job.output, job.read.model) as draft:
+            _write_and_validate(job, done, draft)
+            better = kept_at_one(decided, done.norms, done.validation) if tries_left else None
+            if better is None:
+                _hold_certificates(done)
+                draft.keep()
+                return
+        done.norms = decided = better
+
+
+def _plan(job: _Job, done: _Done) -> None:
+    """Fold, and hold the scales against the user's data and every token."""
     read, options, clock = job.read, job.options, job.clock
     if options.apply == "fold":  # first: the audit is of the scales that norms have then
         done.fold, done.norms = fold(
@@ -166,21 +186,20 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
     if options.certify == "tokens":
         _enumerate(job, done)
         clock.lap("tokens")
-    with Draft(job.source, job.output, read.model) as draft:
-        _write(job, done, draft)
-        clock.lap("write")
-        if options.validate:
-            try:
-                done.validation = job.isolated(
-                    lambda told: _validate(job, draft.path, done.norms, told)
-                )
-            except CannotRun as error:
-                done.not_validated = Reason(Failure.NOT_RUN, (str(error),))
-            except MemoryError:
-                done.not_validated = Reason(Failure.NO_MEMORY)
-            clock.lap("validate")
-        _hold_certificates(done)
-        draft.keep()
+
+
+def _write_and_validate(job: _Job, done: _Done, draft: Draft) -> None:
+    _write(job, done, draft)
+    job.clock.lap("write")
+    if not job.options.validate:
+        return
+    try:
+        done.validation = job.isolated(lambda told: _validate(job, draft.path, done.norms, told))
+    except CannotRun as error:
+        done.not_validated = Reason(Failure.NOT_RUN, (str(error),))
+    except MemoryError:
+        done.not_validated = Reason(Failure.NO_MEMORY)
+    job.clock.lap("validate")
 
 
 def _enumerate(job: _Job, done: _Done) -> None:
@@ -209,7 +228,7 @@ def _hold_certificates(done: _Done) -> None:
                 certificate,
                 seen.sum_of_squares,
                 lambda row: Reason(Seen.IN_VALIDATION, (row,)),
-                seen.overflowed,
+                seen.overflowed - seen.arrived,
             )
         for row in audits[name].worst if name in audits else ():
             certificate = _held(certificate, row.sum_of_squares, row.place)
@@ -288,7 +307,7 @@ def carry_out(
     folded, now = None, list(decided)
     if apply == "fold":
         folded, now = fold(read.model, read.scopes, decided, accelerator, read.folder)
-    if read.inlined:
+    if read.model is not read.loaded and scales_to_apply(decided):
         read.loaded.CopyFrom(read.model)
     if folded is not None:
         apply_fold(read.loaded, folded, read.folder)
@@ -322,6 +341,8 @@ def make_notes(read: ReadModel, options: Options) -> list[Reason]:
         notes.append(Reason(Note.ESTIMATE_UNUSED, (options.estimate, options.scale)))
     if read.inlined:
         notes.append(Reason(Note.INLINED, tuple(read.inlined)))
+    if read.written_out:
+        notes.append(Reason(Note.WRITTEN_OUT, tuple(read.written_out)))
     means = unmatched_means(read.scopes, read.norms, read.suspects)
     if means:
         notes.append(Reason(Note.MEANS_UNMATCHED, tuple(means)))
@@ -341,5 +362,6 @@ class _Clock:
     def lap(self, name: str) -> None:
         """End a step."""
         now = time.perf_counter()
-        self.seconds[name], self._last = now - self._last, now
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
         self.seconds["total"] = now - self._start

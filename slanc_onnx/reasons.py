@@ -190,7 +190,7 @@ class Untaken(_Named):
     ANOTHER_DEGREE = auto()  # degree of its output
     NOT_DIVIDED = auto()
     ROOT_OF_SCALE = auto()
-    UNKNOWN_DOMAIN = auto()  # domain
+    UNKNOWN_OP = auto()  # domain
 
 
 class Decision(_Named):
@@ -201,6 +201,7 @@ class Decision(_Named):
     NO_ROW_KNOWN = auto()
     EPSILON_UNKNOWN = auto()
     WIDTH_UNKNOWN = auto()
+    CONSTANT_LOST = auto()  # element type, value, scale
     ROWS_LOST = auto()  # sums of squares: limit, predicted largest, typical
     SIZE_KEPT = auto()  # (op, tensor) of each op that is not read
     NO_PROBE = auto()  # what ONNX Runtime said
@@ -210,6 +211,7 @@ class Decision(_Named):
     EXCLUDED = auto()
     WITH_ITS_GROUP = auto()
     ALONE = auto()  # the scale that it would have by itself
+    WORSE_THAN_ONE = auto()  # the scale with which more rows overflow than with 1
 
 
 class Undivided(_Named):
@@ -226,10 +228,13 @@ class Failure(_Named):
     FP32_DIFFERS = auto()
     FP32_BEYOND_TOLERANCE = auto()
     LEFT_FORMAT = auto()  # format, largest number
+    INPUT_LEFT_FORMAT = auto()  # format, largest number, norm that reads it
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
     OUTPUTS_OFF = auto()
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
+    OBSERVED_ABOVE = auto()  # rows, norms, name of the first; behind: where its largest row was
+    OBSERVED_BELOW = auto()  # rows, norms, name of the first
     CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
     NOT_RUN = auto()  # what ONNX Runtime said
     NO_MEMORY = auto()
@@ -241,6 +246,7 @@ class Note(_Named):
 
     ESTIMATE_UNUSED = auto()  # estimate, scale
     INLINED = auto()  # functions
+    WRITTEN_OUT = auto()  # attention ops
     MEANS_UNMATCHED = auto()  # outputs of means
     READ_AS_DEFAULTS = auto()  # initializers
     NOT_FOLDED_INTO = auto()  # weights; behind: why

@@ -6,7 +6,7 @@ scopes of nodes and tensors, and single tensors on demand. A later stage asks fo
 the input stay as they are.
 """
 
-from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model
+from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model, node_faults
 from slanc_onnx.graph.edits import (
     Edits,
     NewNode,
@@ -83,6 +83,7 @@ __all__ = [
     "last_dim",
     "load_model",
     "node_at",
+    "node_faults",
     "op_of",
     "read_flow",
     "read_graph",

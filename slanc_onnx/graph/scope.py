@@ -54,6 +54,7 @@ class Scope:
     overridable: frozenset[str] = frozenset()  # initializers that are graph inputs as well
     skeleton: onnx.ModelProto | None = field(default=None, repr=False)  # of the main graph
     faults: Mapping[int, Reason] = field(default_factory=dict)  # by the index of the node
+    functions: frozenset[tuple[str, str]] = frozenset()  # domain and name of those of the model
     # The results of `facts`, by id(gs tensor).
     constants_made: dict[int, bool] = field(default_factory=dict, repr=False)
     dims_read: dict[int, Dims | None] = field(default_factory=dict, repr=False)
@@ -61,6 +62,12 @@ class Scope:
     def fault(self, node: gs.Node) -> Reason | None:
         """How a node breaks the rules of its op, so that nothing of it can be read; else None."""
         return self.faults.get(self.index[id(node)])
+
+    def is_call(self, node: gs.Node) -> bool:
+        """Whether a node calls a function of the model."""
+        if self.parent is not None:
+            return self.parent.is_call(node)
+        return (node.domain or "", node.op) in self.functions
 
     def constant(self, tensor: gs.Tensor) -> TensorProto | None:
         """The data behind a tensor that is an initializer or a Constant node's output."""
@@ -194,7 +201,8 @@ def read_graph(model: onnx.ModelProto, folder: Path | None = None) -> list[Scope
     inputs = {info.name for info in model.graph.input} if model.ir_version >= 4 else set()
     main = _scope((), model.graph, root, None, folder, faults)
     overridable = frozenset(inputs.intersection(main.initializers))
-    main = replace(main, overridable=overridable, skeleton=bare)
+    functions = frozenset((f.domain, f.name) for f in model.functions)
+    main = replace(main, overridable=overridable, skeleton=bare, functions=functions)
     scopes = [main, *_inner_scopes(main, faults)]
     for scope in scopes:
         _ = scope.sorted_nodes  # a circle is refused before anybody walks along it

@@ -113,6 +113,8 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
     if len(known) != len(parts):
         return None
     with np.errstate(all="ignore"):
+        if op in ("QuantizeLinear", "DequantizeLinear"):
+            return _quantised(op, node, known)
         if op == "Div":
             whole = all(part.dtype.kind in "iu" for part in known)
             return np.asarray(known[0] // known[1] if whole else known[0] / known[1])
@@ -126,14 +128,25 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
             steps = int(known[4].reshape(-1)[0]) if len(known) > 4 else 1
             begin, end = (int(part.reshape(-1)[0]) for part in known[1:3])
             return first.reshape(-1)[begin:end:steps]
-        if op == "QuantizeLinear":
-            return np.rint(known[0] / known[1]) + (known[2] if len(known) > 2 else 0)
-        if op == "DequantizeLinear":
-            shift = known[2] if len(known) > 2 else 0
-            return np.asarray((known[0].astype(np.float64) - shift) * known[1])
         if op in _COMPUTED:
             return np.asarray(_COMPUTED[op](*known))
     return None
+
+
+def _quantised(op: str, node: gs.Node, known: Sequence[Array]) -> Array | None:
+    """Constants as integers, or the numbers that integers stand for; None with several scales."""
+    values, scale = known[0], known[1]
+    zero = known[2] if len(known) > 2 else np.zeros((), np.uint8)
+    if scale.size != 1 or (len(known) < 3 and "output_dtype" in node.attrs):
+        return None
+    if zero.dtype.kind not in "iu":
+        return None
+    if op == "DequantizeLinear":
+        shifted = values.astype(np.int64) - zero.astype(np.int64).reshape(-1)[0]
+        return np.asarray((shifted.astype(np.float32) * scale.reshape(-1)[0]).astype(scale.dtype))
+    limits = np.iinfo(zero.dtype)
+    whole = np.rint(values / scale.reshape(-1)[0]) + int(zero.reshape(-1)[0])
+    return np.asarray(np.clip(whole, limits.min, limits.max).astype(zero.dtype))
 
 
 def _range(start: Array, limit: Array, delta: Array) -> Array:

@@ -31,7 +31,7 @@ from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.regions import Joined, Region
 from slanc_onnx.norms.root_axes import axes_of, rows_by_themselves
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES
+from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES, QUANTISING
 
 _MOST_AFTER = 8  # nodes between the exits of a region and their difference
 _SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv")
@@ -129,7 +129,7 @@ def _of_node(
     if op == "Where":
         chosen = uniform(scope, node.inputs[0])  # n > 0 is no choice
         return None if chosen is None else forms[1 if chosen else 2]
-    if op in MOVES:
+    if op in MOVES or op in QUANTISING:
         return _moved(scope, node, first) if forms[0] is not None else None
     if op == "MatMul" and len(known) == 2:  # a row times itself as a column
         x = rows_by_themselves(scope, node)
@@ -160,7 +160,8 @@ def _of_node(
 
 
 def _moved(scope: Scope, node: gs.Node, form: Form) -> Form:
-    if MOVES[op_of(node)].kind in ("keeps", "casts", "drops"):
+    op = op_of(node)
+    if op in QUANTISING or MOVES[op].kind in ("keeps", "casts", "drops"):
         return replace(form, source=node.outputs[0]) if form.what == "x" else form
     if form.what in BY_ROW or form.axes is not None:
         return replace(form, aligned=aligned_by(scope, node, form))

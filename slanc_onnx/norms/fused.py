@@ -47,6 +47,7 @@ def _has(node: gs.Node, position: int) -> bool:
 
 def _internal(scope: Scope, node: gs.Node, part: Internal) -> Norm:
     gamma, name = node.inputs[part.gamma], node.name or node.outputs[0].name
+    given = (node.attrs[key] for key in part.epsilons if key in node.attrs)
     return Norm(
         name=f"{name}/{part.part}" if part.part else node.name,
         kind=part.kind,
@@ -58,7 +59,7 @@ def _internal(scope: Scope, node: gs.Node, part: Internal) -> Norm:
         width=last_dim(scope, gamma),
         element_type=TensorProto.FLOAT,
         output_type=TensorProto.FLOAT,
-        epsilon=node.attrs.get(part.epsilon),
+        epsilon=float(next(iter(given), part.epsilon)),
         epsilon_place=None,
         epsilon_power=2,
         gamma=gamma.name,

@@ -10,8 +10,11 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from slanc_onnx.graph import FLOATS, SEE_THROUGH, Scope, element_type, op_of, reads_value
+from slanc_onnx.norms.constants import scalar_of
 from slanc_onnx.norms.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
 from slanc_onnx.reasons import Reason, Unscalable
+
+_KEEPING = ("QuantizeLinear", "DynamicQuantizeLinear")  # their integers are the same at any scale
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
     if odd is not None and norm.skip_reason is None:
         kind = TensorProto.DataType.Name(odd) if odd in TensorProto.DataType.values() else odd
         return replace(norm, skip_reason=Reason(Unscalable.NO_FLOAT, (str(kind),)), broken=True)
+    norm = replace(norm, divisions=_divisions(scope, norm))
     stamps = [scope.proto.node[norm.nodes[-1]]]
     if norm.places:
         node, position, _ = norm.places[0]
@@ -55,6 +59,26 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
         if found and (not note or node is stamps[-1]):
             return replace(norm, scaled_by=found[0])
     return norm
+
+
+def _divisions(scope: Scope, norm: Norm) -> tuple[int, ...]:
+    """The Divs by one number before all reads of a norm's input; empty where one has none.
+
+    The number is a power of two, or an earlier run noted it.
+    """
+    found: list[int] = []
+    divisors: set[float | None] = set()
+    for node, position, _ in norm.places:
+        makers = scope.graph.nodes[node].inputs[position].inputs
+        if not makers or op_of(makers[0]) != "Div" or id(makers[0]) not in scope.index:
+            return ()
+        divisors.add(scalar_of(scope, makers[0].inputs[1]))
+        found.append(scope.index[id(makers[0])])
+    divisor = divisors.pop() if len(divisors) == 1 else None
+    if divisor is None or not 0 < divisor < math.inf:
+        return ()
+    noted = all(any(p.key == SCALE_KEY for p in scope.proto.node[i].metadata_props) for i in found)
+    return tuple(found) if noted or math.frexp(divisor)[0] == 0.5 else ()
 
 
 def _noted(note: str) -> float | None:
@@ -109,8 +133,10 @@ def leaks(
         return None
 
     for node in nodes:
+        kept = node.outputs[:1] if op_of(node) in _KEEPING else ()
         for tensor in node.outputs:
-            found = None if any(tensor is t for t in exits) else outside(tensor)
+            read = not any(tensor is t for t in (*exits, *kept))
+            found = outside(tensor) if read else None
             if found:
                 kind, reader = found
                 return Reason(kind, (tensor.name, *reader))

@@ -19,16 +19,19 @@ import onnx_graphsurgeon as gs
 from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of, reads_value
 from slanc_onnx.norms.constants import small_value, stored_value
 from slanc_onnx.norms.norm import SCALE_KEY
-from slanc_onnx.norms.origins import origins, squared
+from slanc_onnx.norms.origins import origins, squared, squared_parts
 from slanc_onnx.norms.reads import Read
-from slanc_onnx.ops import Degree, NoDegree, any_degree, degrees_of_outputs
+from slanc_onnx.ops import MOVES, QUANTISING, Degree, NoDegree, any_degree, degrees_of_outputs
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _MOST_NODES = 400  # of a walk
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul")
 SQUARING = ("ReduceSumSquare", "ReduceL2", "MeanVarianceNormalization")
-_WITH_ROOT = ("ReduceL2", "LpNormalization", "MeanVarianceNormalization", "BatchNormalization")
-SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "Conv", "MatMul")
+_BY_POWER = ("LpNormalization", "LpPool", "GlobalLpPool")  # 2 if left out
+_WITH_ROOT = (*_BY_POWER, "ReduceL2", "MeanVarianceNormalization", "BatchNormalization")
+_POOLS = ("GlobalAveragePool", "AveragePool")
+SUMS = ("ReduceMean", "ReduceSum", *_POOLS, "CumSum", "ReduceLogSum", "Conv", "MatMul")
+_TAKE_INTEGERS = {*(op for op in MOVES if MOVES[op].kind != "casts"), "DequantizeLinear"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,9 @@ def candidates(scope: Scope, order: Sequence[gs.Node]) -> Iterator[tuple[gs.Node
             inner = squared(scope, source)
             if inner is not None:
                 yield node, inner
-        elif op in ("MatMul", "Einsum") and len(node.inputs) == 2:
+        elif op in ("Add", "Sum") and (whole := squared_parts(scope, node)) is not None:
+            yield node, whole
+        elif op in ("MatMul", "Einsum", "Gemm") and len(node.inputs) == 2:
             one, other = (_behind(tensor) for tensor in node.inputs)
             if one is other and not constant_made(scope, one):
                 yield node, node.inputs[0]
@@ -139,6 +144,7 @@ def averages(scope: Scope, node: gs.Node) -> bool:
     if len(constants) != 1:
         return False
     found = stored_value(scope, constants[0])
+    found = small_value(scope, constants[0]) if found is None else found
     if found is None or not found.size or found.dtype.kind not in "fiuV":
         return False
     values = np.asarray(found, np.float64).reshape(-1)
@@ -160,6 +166,7 @@ class Walk:
         self._exits: list[gs.Tensor] = []
         self._passed: dict[int, tuple[gs.Node, tuple[Joined, ...]]] = {}
         self._gone: set[int] = set()  # nodes whose outputs all have degree 0
+        self._integers: set[int] = set()
         self._refused: list[tuple[gs.Node, Reason]] = []
         self._ends = {id(t) for t in scope.graph.outputs}
 
@@ -186,6 +193,7 @@ class Walk:
                 continue
             self._passed[id(node)] = node, joined
             self._mark(node, degrees)
+            self._note_integers(node)
             if not any(degrees):
                 self._gone.add(id(node))
             if self._is_input(node):
@@ -194,6 +202,15 @@ class Walk:
                 if degree and tensor.name:
                     self.degrees[id(tensor)] = degree
                     enter(tensor)
+
+    def _note_integers(self, node: gs.Node) -> None:
+        """Note which outputs are integers that stand for numbers: their scale alone is divided."""
+        op = op_of(node)
+        moved = op in MOVES and id(node.inputs[0]) in self._integers
+        if op in QUANTISING and op != "DequantizeLinear":
+            self._integers.add(id(node.outputs[0]))
+        elif moved:
+            self._integers.update(id(t) for t in node.outputs)
 
     def _is_input(self, node: gs.Node) -> bool:
         """Whether a node gives the input in another type, or divided by an earlier run."""
@@ -207,8 +224,10 @@ class Walk:
     def _step(self, node: gs.Node) -> tuple[tuple[Degree, ...], tuple[Joined, ...]]:
         """The degrees of a node's outputs, and the constants that it joins to them."""
         op, scope = op_of(node), self._scope
+        # Any other op reads integers as they are.
+        kept = self._integers if op not in _TAKE_INTEGERS else ()
         degrees = [
-            self.degrees.get(id(t)) if reads_value(node, p) else None
+            self.degrees.get(id(t)) if reads_value(node, p) and id(t) not in kept else None
             for p, t in enumerate(node.inputs)
         ]
         weights = op in _PRODUCTS and any(constant_made(scope, t) for t in node.inputs[:2])
@@ -300,12 +319,10 @@ class Walk:
 
     def why(self) -> Reason | None:
         """Why no region closes: the first node behind the root at which the walk stopped."""
-        if not self._from_root:
-            return None
         behind = [
             (node, why)
             for node, why in self._refused
-            if any(id(t) in self._from_root for t in node.inputs)
+            if node is self._root or any(id(t) in self._from_root for t in node.inputs)
         ]
         for node, _ in self._passed.values():
             if op_of(node) == "Div" and id(node.outputs[0]) in self._rooted:
@@ -326,7 +343,7 @@ def _squares_inside(node: gs.Node) -> bool:
     """Whether an op's attributes make it one that sums squares."""
     if op_of(node) == "BatchNormalization":
         return bool(node.attrs.get("training_mode"))
-    return op_of(node) == "LpNormalization" and int(node.attrs.get("p", 2)) == 2
+    return op_of(node) in _BY_POWER and int(node.attrs.get("p", 2)) == 2
 
 
 def _summed(scope: Scope, node: gs.Node) -> gs.Tensor | None:

@@ -11,6 +11,8 @@ from slanc_onnx.graph import MOST_AXES, Scope, constant_made, dims, op_of
 from slanc_onnx.norms.constants import rank_of, small_value, stored_value
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
 
+_FAR = 8  # nodes
+
 
 @dataclass(frozen=True)
 class Axes:
@@ -51,6 +53,8 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
         if rank is None or op != "GlobalAveragePool":
             return None
         return Axes(frozenset(range(2, rank)), rank)
+    if op in ("Add", "Sum"):
+        return _of_parts(scope, node)
     if op == "BatchNormalization":
         return None if rank is None else Axes(frozenset(range(rank)) - {1}, rank)
     found = node.attrs.get("axes")
@@ -72,6 +76,25 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
     if rank is not None:
         found = [int(axis) % rank for axis in found]
     return Axes(frozenset(int(axis) for axis in found), rank)
+
+
+def _of_parts(scope: Scope, node: gs.Node) -> Axes | None:
+    """The axis along which a tensor was cut, whose parts were squared and are added up here."""
+    for _ in range(_FAR):
+        op = op_of(node)
+        source = node.inputs[0]
+        axis = node.attrs.get("axis", 0)
+        if op == "Slice" and len(node.inputs) > 3:
+            value = small_value(scope, node.inputs[3])
+            axis = int(value[0]) if value is not None and value.size == 1 else None
+        if op in ("Split", "Gather", "Slice"):
+            rank = rank_of(scope, source)
+            fits = axis is not None and rank is not None and -rank <= axis < rank
+            return Axes(frozenset([axis % rank]), rank) if fits else None
+        if not source.inputs:
+            return None
+        node = source.inputs[0]
+    return None
 
 
 def _of_einsum(node: gs.Node, rank: int | None) -> Axes | None:

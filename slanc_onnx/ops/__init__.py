@@ -8,6 +8,7 @@ which is safe.
 from slanc_onnx.ops.between import BETWEEN, MOVES, Movement
 from slanc_onnx.ops.degrees import (
     EPSILON,
+    QUANTISING,
     Degree,
     NoDegree,
     any_degree,
@@ -16,6 +17,7 @@ from slanc_onnx.ops.degrees import (
 from slanc_onnx.ops.elementwise import (
     COMPARISONS,
     ELEMENTWISE,
+    HOMOGENEOUS,
     UNARY,
     Interval,
     Parameter,
@@ -46,10 +48,12 @@ __all__ = [
     "ELEMENTWISE",
     "EPSILON",
     "FUSED",
+    "HOMOGENEOUS",
     "INTERNAL",
     "MOST_CHANNELS",
     "MOST_TRACED",
     "MOVES",
+    "QUANTISING",
     "UNARY",
     "CannotFollow",
     "Degree",

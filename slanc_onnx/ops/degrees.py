@@ -34,8 +34,10 @@ _OWN = {
     "ReduceL2": Fraction(1),
     "LpNormalization": NONE,
     "MeanVarianceNormalization": NONE,  # ONNX Runtime adds no epsilon; 1e-9 in its definition
-    "GlobalMaxPool": Fraction(1),
+    **dict.fromkeys(("GlobalMaxPool", "GlobalLpPool", "LpPool"), Fraction(1)),
 }
+# Ops between numbers and the integers that stand for them; input 1 is by what those are multiplied.
+QUANTISING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _LARGEST = 1e30  # a limit beyond which no value lies, so that it may have any degree
 
 
@@ -87,6 +89,8 @@ def degrees_of_outputs(
         return Passed((NONE,) * outputs, _joined(degrees, (0, 1))[1])
     if op == "BatchNormalization":
         return _batch_normalised(attributes, degrees, outputs)
+    if op in QUANTISING:
+        return _quantised(op, degrees)
     if op == "Clip":
         return _clipped(attributes, degrees, outputs)
     if op in PRODUCTS:
@@ -187,6 +191,17 @@ def _clipped(
         raise NoDegree(_no_degree(degrees[0]))
     degree, joined = _joined(degrees, range(len(degrees)))
     return Passed((degree,) * outputs, joined)
+
+
+def _quantised(op: str, degrees: Sequence[Degree | None]) -> Passed:
+    """Integers have the degree of what they stand for: they stay as they are, their scale moves."""
+    if op == "DynamicQuantizeLinear":  # which makes the scale itself
+        degree = degrees[0] or NONE
+        return Passed((degree, degree, NONE))
+    if op == "DequantizeLinear" and degrees[1]:  # of integers that stay as they are
+        return Passed((degrees[1],))
+    degree, joined = _joined(degrees, (0, 1))
+    return Passed((degree,), joined)
 
 
 def _batch_normalised(

@@ -14,6 +14,7 @@ from slanc_onnx.prove.certificate import (
     proofs,
 )
 from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.gated import with_joint_bounds
 from slanc_onnx.prove.radius import safe_radius
 from slanc_onnx.prove.step_bounds import output_radius
 from slanc_onnx.prove.withdrawn import WITHDRAWN, held_against
@@ -30,4 +31,5 @@ __all__ = [
     "output_radius",
     "proofs",
     "safe_radius",
+    "with_joint_bounds",
 ]

@@ -19,7 +19,7 @@ from slanc_onnx.progress import Progress
 from slanc_onnx.prove.bound import Bound, Bounds
 from slanc_onnx.prove.evaluate import Outputs
 from slanc_onnx.prove.step_bounds import Arithmetic, StepFails, output_radius, rounding_of
-from slanc_onnx.reasons import Reason, Unproved, reason
+from slanc_onnx.reasons import Doubt, Reason, Unproved, reason
 from slanc_onnx.trace import Const, Trace, Value, Weight
 
 
@@ -87,6 +87,9 @@ def certify(
     if not norm.is_row_norm:
         kind = Unproved.L2_NORMALISATION if norm.kind == "l2" else Unproved.OTHER_STEPS
         return Certificate(False, Reason(kind), bound, affine=affine)
+    if norm.overridable_epsilon is not None:
+        given = Reason(Doubt.MAY_BE_GIVEN, (norm.overridable_epsilon,))
+        return Certificate(False, given, bound, affine=affine)
     arithmetic = Arithmetic(norm, norm.width or bound.width, accelerator, scale)
     try:
         bits = arithmetic.overflow_bits(bound.length)
@@ -136,7 +139,8 @@ def bounds_for(
     def radius(name: str, width: int) -> float:
         return output_radius(by_name[name], width, device)
 
-    outputs = Outputs(radius, rounding_of(device, "affine").grow - 1)
+    affine = rounding_of(device, "affine")
+    outputs = Outputs(radius, affine.grow - 1, affine.eta)
     return Bounds(traced, norms, outputs, ranges, exact, executor)
 
 

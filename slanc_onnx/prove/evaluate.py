@@ -81,10 +81,12 @@ class Outputs:
     Attributes:
         radius: Gives the greatest length of a norm's output before gamma, by norm name and width.
         affine: Relative rounding of gamma, of beta and of the results with them.
+        tiny: What each of these is off by at most below the smallest normal number.
     """
 
     radius: Callable[[str, int], float]
     affine: float
+    tiny: float = 0.0
 
 
 def _root_of_width(name: str, width: int) -> float:
@@ -184,7 +186,9 @@ class Evaluator:
             float(np.linalg.norm(t)) * SLACK for t in reach.terms if t.ndim > 1
         )  # of beta, which has a direction that rounding does not keep
         terms = tuple(t * grow if t.ndim == 1 else t for t in reach.terms)
-        return Ellipsoids(reach.each * grow, terms, reach.slack * grow + moved)
+        moved += math.sqrt(reach.channels) * 2 * self.outputs.tiny * grow
+        each = (reach.each + 2 * self.outputs.tiny) * grow
+        return Ellipsoids(each, terms, reach.slack * grow + moved)
 
     def simplify(self, expr: Expr, reach: Reach) -> None:
         """Keep only the outline of the set at a norm's input, which is a residual stream."""

@@ -84,6 +84,7 @@ def validation_entry(
         "fp32_identical": validation.fp32_identical,
         "fp32_max_abs_error": finite(validation.fp32_max_abs_error),
         "fp16": {
+            "lost_before": validation.lost_before,
             "overflowed_before": validation.overflowed_before,
             "overflowed_after": validation.overflowed_after,
             "max_relative_error_before": finite(validation.rounded_error_before),
@@ -108,7 +109,7 @@ def _first_out(validation: Validation) -> dict[str, Any] | None:
 
 
 def _not_validated(reason: Reason) -> dict[str, Any]:
-    counts = ("overflowed_before", "overflowed_after")
+    counts = ("lost_before", "overflowed_before", "overflowed_after")
     errors = (
         "max_relative_error_before",
         "max_relative_error_after",

@@ -17,12 +17,11 @@ from slanc_onnx.prove import Certificate
 from slanc_onnx.reasons import Reason
 from slanc_onnx.report.inputs import assumed_entries, assumed_text
 from slanc_onnx.report.rows import NormRow, Spread
+from slanc_onnx.report.terms import rule_text, short_rule_text
 from slanc_onnx.report.wording import (
     condition_text,
     reason_text,
     reasons_text,
-    rule_text,
-    short_rule_text,
 )
 from slanc_onnx.verify import Observed
 

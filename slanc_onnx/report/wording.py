@@ -23,7 +23,6 @@ from slanc_onnx.reasons import (
     Untaken,
 )
 from slanc_onnx.targets import Change
-from slanc_onnx.trace import Term
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -157,10 +156,9 @@ _UNSCALABLE: dict[Kind, str] = {
     "not tell; run onnx.shape_inference on the file first",
     Unscalable.ADDS_INSIDE: "the op adds the embedding rows inside, so its norm has no input "
     "tensor to divide; export without this fusion to scale it",
-    Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
-    "input tensor to divide; export without q_norm and k_norm inside the op to scale it",
-    Unscalable.AXES_UNKNOWN: "the file does not tell over which axes it runs; run "
-    "onnx.shape_inference on the file first",
+    Unscalable.HEADS_INSIDE: "the attention op normalises packed heads inside, and the file does "
+    "not tell how long one is; store the norm's weight as an initializer to have it written out",
+    Unscalable.AXES_UNKNOWN: "its axes are not known; run onnx.shape_inference on the file first",
     Unscalable.BREAKS_RULES: "breaks the rules of {0}: {behind}",
     Unscalable.NO_FLOAT: "its input is of type {0}, no float",
     Unscalable.NOTE_UNREADABLE: "its note slanc.scale = {0!r} is no scale; remove it from the file",
@@ -176,7 +174,7 @@ _UNTAKEN: dict[Kind, str] = {
     Untaken.ANOTHER_DEGREE: "gives something of degree {0}, not 0",
     Untaken.NOT_DIVIDED: "nothing of its own size is divided by its root",
     Untaken.ROOT_OF_SCALE: "a root of the scale would have to pass, which is not exact",
-    Untaken.UNKNOWN_DOMAIN: "an op of the domain {0!r}, which nobody here knows",
+    Untaken.UNKNOWN_OP: "an op of the domain {0!r}, not known; export the norm in ONNX's own ops",
 }
 _DECISIONS: dict[Kind, str] = {
     Decision.ONE_IS_BEST: "1 is the best scale: nothing to insert",
@@ -184,6 +182,7 @@ _DECISIONS: dict[Kind, str] = {
     Decision.NO_ROW_KNOWN: "no row of its input is known; try --inputs with real inputs",
     Decision.EPSILON_UNKNOWN: "its epsilon is not a constant",
     Decision.WIDTH_UNKNOWN: "its width is not known: no gamma and no shape tells it",
+    Decision.CONSTANT_LOST: "{0} would not hold its constant {1:g} beside the scale {2:g}",
     Decision.ROWS_LOST: "no scale serves all rows: rows with a sum of squares over {0:.3g} "
     "overflow (predicted largest {1:.3g}, typical {2:.3g})",
     Decision.SIZE_KEPT: "assumes that the size of what {ops} reads is kept",
@@ -194,6 +193,7 @@ _DECISIONS: dict[Kind, str] = {
     Decision.EXCLUDED: "left out by --exclude or --only",
     Decision.WITH_ITS_GROUP: "folded with its group",
     Decision.ALONE: "{0:g} by itself",
+    Decision.WORSE_THAN_ONE: "kept at 1: with {0:g} more rows overflow than with 1",
 }
 _UNDIVIDED: dict[Kind, str] = {
     Undivided.LOSES_BITS: "would lose bits when divided by 2^{0}",
@@ -204,9 +204,15 @@ _FAILURES: dict[Kind, str] = {
     Failure.FP32_DIFFERS: "FP32 outputs differ, though every scale is a power of two",
     Failure.FP32_BEYOND_TOLERANCE: "FP32 outputs differ by more than the tolerance",
     Failure.LEFT_FORMAT: "is the first to leave {0}, with {1:.3g}",
+    Failure.INPUT_LEFT_FORMAT: "leaves {0} before the norm {2!r} reads it, with {1:.3g}: no Div "
+    "behind it heals that",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",
+    Failure.OBSERVED_ABOVE: "{0} rows of --observe overflow in {1} norms, first {2!r}, largest "
+    "{behind}: give this data to --inputs or --tokens with --scale calibrated",
+    Failure.OBSERVED_BELOW: "{0} rows of --observe vanish in {1} norms, first {2!r}: give this "
+    "data to --inputs or --tokens with --scale calibrated",
     Failure.CERTIFICATES_WITHDRAWN: "{0} certificates are withdrawn, first that of {1!r}: "
     "{behind}. This is a fault of the proof: report it, or use --certify off",
     Failure.NOTHING_COMPARED: "no output can be compared: each run of the original differs",
@@ -217,6 +223,7 @@ _FAILURES: dict[Kind, str] = {
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.INLINED: "inlined the functions that hold norms: {names}",
+    Note.WRITTEN_OUT: "wrote out the norms inside attention ops: {names}",
     Note.MEANS_UNMATCHED: "no norm found in {count} ReduceMean sites ({names}), where an optimiser "
     "or quantiser may have left a norm in ops that are not read: scale before it runs",
     Note.READ_AS_DEFAULTS: "{count} initializers are graph inputs too and were read as their "
@@ -321,6 +328,19 @@ def reasons_text(reasons: Sequence[Reason]) -> str:
     return "; ".join(map(reason_text, reasons))
 
 
+def need_text(rows: int, form: str) -> str:
+    """Whether a model needed it, by the rows that lose their norm in a format as exported."""
+    if not rows:
+        return "this model did not need it"
+    lose = "row loses its" if rows == 1 else "rows lose their"
+    return f"this model needs it: {rows} {lose} norm in {form} as exported"
+
+
+def rounded_text(form: str, everything: bool) -> str:
+    """What was rounded to a format."""
+    return f"everything in {form}" if everything else f"{form} norms"
+
+
 def condition_text(condition: Condition) -> str:
     """A condition in words: "pixel_values in [-3, 3]"."""
     if condition.kind == "made":
@@ -338,63 +358,3 @@ def _op(fact: Fact) -> str:
 
 def _elements(fact: Fact) -> str:
     return f"{fact[0]} ({fact[1]} elements)" if isinstance(fact, tuple) else str(fact)
-
-
-_EQUATIONS = {"attention": "10", "gated MLP": "8", "MLP": "5"}  # of the paper
-
-
-def rule_text(terms: Sequence[Term]) -> str:
-    """The terms of a norm's input in words: `attention (W_V=v.weight, P=o.weight; eq. 10) + ...`.
-
-    They are as in `ScaledNorm.rule`.
-    """
-    return " + ".join(dict.fromkeys(_term(term) for term in terms))
-
-
-def short_rule_text(terms: Sequence[Term], most: int) -> str:
-    """The same without names, with at most so many terms."""
-    words = [_short_term(term) for term in terms]
-    if len(words) > most:
-        words = [*words[:most], f"{len(words) - most} more"]
-    return " + ".join(words)
-
-
-def _term(term: Term) -> str:
-    names = ", ".join(name for _, name in term.weights)
-    times = "" if term.times is None else f" times {term.times or 'a constant'}"
-    match term.kind:
-        case "input of":
-            return f"the input of {term.of}"
-        case "residual":
-            return f"residual r = input of {term.of}"
-        case "norm":
-            gamma = f" Γ (Γ={names})" if names else ""
-            return f"x{gamma} of {term.of}"
-        case "rows":
-            return f"rows of {term.of}{times}"
-        case "graph input":
-            return f"graph input {term.of}"
-        case "unread":
-            return f"unread {term.of}"
-        case "attention" | "gated MLP" | "MLP":
-            letters = ", ".join(f"{letter}={name}" for letter, name in term.weights)
-            return f"{term.kind} ({letters}; eq. {_EQUATIONS[term.kind]}){times}"
-        case "projection" | "convolution":
-            return f"{term.kind} ({names}){times}"
-        case "product" | "apply" | "mix" | "join":
-            return f"{term.kind} of {names or 'activations'}"
-        case "other":
-            return term.of
-
-
-def _short_term(term: Term) -> str:
-    match term.kind:
-        case "residual":
-            return "residual r"
-        case "norm" if term.weights:
-            return "x Γ"
-        case "attention" | "gated MLP" | "MLP":
-            times = "" if term.times is None else f" times {term.times or 'a constant'}"
-            return f"{term.kind} (eq. {_EQUATIONS[term.kind]}){times}"
-        case _:
-            return _term(term)

@@ -10,6 +10,7 @@ from slanc_onnx.verify.audit import Audit, audit_scales
 from slanc_onnx.verify.first_rows import FirstRow, FirstRows, run_every_token, vocabulary
 from slanc_onnx.verify.trials import validate_on
 from slanc_onnx.verify.validate import Observed, Trial, Validation
+from slanc_onnx.verify.worse import kept_at_one
 
 __all__ = [
     "Audit",
@@ -19,6 +20,7 @@ __all__ = [
     "Trial",
     "Validation",
     "audit_scales",
+    "kept_at_one",
     "run_every_token",
     "validate_on",
     "vocabulary",

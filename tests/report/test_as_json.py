@@ -90,6 +90,7 @@ VALIDATION = [
     "passed",
 ]
 FP16 = [
+    "lost_before",
     "overflowed_before",
     "overflowed_after",
     "max_relative_error_before",
@@ -222,7 +223,7 @@ def test_the_limit_of_the_window_is_the_bound_where_that_is_proved(proved: bool)
 
 
 def seen(overflowed: int, before: int) -> Observed:
-    return Observed(np.array([4.0, 1.0, 2.0]), np.array([0.5, 1.5]), overflowed, 9, before)
+    return Observed(np.array([4.0, 1.0, 2.0]), np.array([0.5, 1.5]), overflowed, 9, before, 1, 2)
 
 
 def test_each_figure_of_a_validation_has_its_own_key() -> None:
@@ -244,6 +245,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         "fp32_identical": False,
         "fp32_max_abs_error": 2.0,
         "fp16": {
+            "lost_before": 36,
             "overflowed_before": 32,
             "overflowed_after": 11,
             "max_relative_error_before": 4.0,
