@@ -318,10 +318,9 @@ class Evaluator:
 
     def _input(self, expr: Input) -> Reach:
         if not expr.floats:
-            if expr.name == CONDITION:
-                return ball(1, 1.0)
             low, high = self.ranges.get(expr.name, (0.0, 1.0))
-            self.conditions[expr.serial] = Condition(expr.name, "range", low, high)
+            if expr.name != CONDITION:
+                self.conditions[expr.serial] = Condition(expr.name, "range", low, high)
             return ball(1, max(abs(low), abs(high)))
         if expr.name not in self.ranges:
             raise NoBound(reason(Unproved.INPUT_UNLIMITED, expr.name))
