@@ -71,13 +71,13 @@ def protect_file(
     Raises:
         SlancError: bad input; nothing was written. Nor is it with any other exception.
     """
-    clock = _Clock()
+    clock, options = _Clock(), options or Options()
     loaded = load_model(source)
     check_output(source, output)
-    read = read_model(loaded, source.parent)
-    if (options or Options()).validate:
+    read = read_model(loaded, source.parent, isolate=options.isolate)
+    if options.validate:
         _refuse_broken(read)
-    options = with_checked_inputs(options or Options(), read.specs)
+    options = with_checked_inputs(options, read.specs)
     watched = observed_feeds(read.specs, options)
     if options.certify == "tokens":
         vocabulary(read.specs)
@@ -259,8 +259,8 @@ def _validate(
 ) -> Validation:
     """Compare the file that was written with the original."""
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values())
-    inputs = validation_inputs(job.read, job.options)
-    after = read_model(load_model(draft), draft.parent)
+    inputs, isolate = validation_inputs(job.read, job.options), job.options.isolate
+    after = read_model(load_model(draft), draft.parent, isolate=isolate)
     return validate_on(job.read, after, job.options, inputs, exact, progress)
 
 
@@ -280,8 +280,9 @@ def protect(
     Raises:
         SlancError: bad input; the model is unchanged.
     """
-    read = read_model(model, folder)
-    options = with_checked_inputs(options or Options(), read.specs)
+    options = options or Options()
+    read = read_model(model, folder, isolate=options.isolate)
+    options = with_checked_inputs(options, read.specs)
     decided = decide(read, options)
     _, decided = carry_out(read, decided, options.apply, options.accelerator)
     return decided

@@ -69,7 +69,7 @@ class Fault(_Named):
     LACKS_ATTRIBUTE = auto()  # attribute
     HAS_MORE_INPUTS = auto()  # inputs, most
     LACKS_INPUTS = auto()  # inputs, the least number of them
-    NO_SUCH_SIZES = auto()  # output, axes, the least size
+    NO_SUCH_SIZES = auto()  # output, its sizes
     REFUSED = auto()  # what onnx said
 
 

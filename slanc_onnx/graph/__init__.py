@@ -6,6 +6,7 @@ scopes of nodes and tensors, and single tensors on demand. A later stage asks fo
 the input stay as they are.
 """
 
+from slanc_onnx.graph.apart import can_fork, kilobytes, lower_limit
 from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model, node_faults
 from slanc_onnx.graph.edits import (
     Edits,
@@ -67,6 +68,7 @@ __all__ = [
     "add_constant",
     "all_tensors",
     "apply_edits",
+    "can_fork",
     "check_model",
     "check_output",
     "concrete_shapes",
@@ -79,9 +81,11 @@ __all__ = [
     "float32_bytes",
     "graph_at",
     "input_specs",
+    "kilobytes",
     "known_op",
     "last_dim",
     "load_model",
+    "lower_limit",
     "node_at",
     "node_faults",
     "op_of",

@@ -201,10 +201,16 @@ def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = 8) -> Dims | None:
     if known is None or op in (*SEE_THROUGH, "Reshape", "Unsqueeze", "Squeeze"):
         return known
     picked = [small_value(scope, t) for t in node.inputs[1:] if t.name]
-    if op == "Gather" and picked[0] is not None and picked[0].size == 1:
+    if any(part is not None and part.dtype.kind not in "iu" for part in picked):
+        return None
+    if op == "Gather" and picked and picked[0] is not None and picked[0].size == 1:
         at = int(picked[0].reshape(-1)[0])
         return (known[at],) if -len(known) <= at < len(known) else None
-    if op == "Slice" and len(picked) < 4 and not any(p is None or p.size != 1 for p in picked):
+    if (
+        op == "Slice"
+        and len(picked) in (2, 3)
+        and not any(p is None or p.size != 1 for p in picked)
+    ):
         begin, end = (int(p.reshape(-1)[0]) for p in picked[:2] if p is not None)
         return known[begin:end]
     return None

@@ -234,7 +234,7 @@ def _summed(scope: Scope, node: gs.Node, form: Form) -> Form | None:
 
 def _first_value(scope: Scope, matrix: gs.Tensor) -> float:
     values = stored_value(scope, matrix)
-    return float("nan") if values is None else float(values.max())
+    return float("nan") if values is None or not values.size else float(values.max())
 
 
 def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Form | None:
@@ -355,7 +355,8 @@ def uniform(scope: Scope, tensor: gs.Tensor) -> float | None:
         node = tensor.inputs[0]
         if op_of(node) == "ConstantOfShape":
             filled = node.attrs.get("value")
-            return 0.0 if filled is None else float(filled.values.reshape(-1)[0])
+            fills = [0.0] if filled is None else filled.values.reshape(-1)
+            return float(fills[0]) if len(fills) == 1 else None
         if op_of(node) not in MOVES:
             return None
         tensor = node.inputs[0]

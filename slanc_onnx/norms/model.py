@@ -43,20 +43,23 @@ class ReadModel:
     folder: Path | None
 
 
-def read_model(model: onnx.ModelProto, folder: Path | None = None) -> ReadModel:
+def read_model(
+    model: onnx.ModelProto, folder: Path | None = None, *, isolate: bool = False
+) -> ReadModel:
     """Read a model; it is not changed, and its large weights are not read.
 
     Args:
         model: The model.
         folder: Where its external data lies, if it has any that was not loaded.
+        isolate: Whether onnx has a process of its own where it may run away.
 
     Raises:
         SlancError: the graph cannot be read, or a function that holds norms cannot be inlined.
     """
     check_model(model)
-    inlined, functions = inline_norm_functions(model, folder)
-    written, ops = write_out_head_norms(inlined)
-    scopes = read_graph(written, folder)
+    inlined, functions = inline_norm_functions(model, folder, isolate=isolate)
+    written, ops = write_out_head_norms(inlined, isolate=isolate)
+    scopes = read_graph(written, folder, isolate=isolate)
     found, specs = find_in(scopes), input_specs(scopes[0])
     return ReadModel(
         model, written, functions, ops, scopes, found.norms, found.suspects, specs, folder

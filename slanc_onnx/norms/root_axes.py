@@ -116,7 +116,7 @@ def _of_product(scope: Scope, node: gs.Node) -> Axes | None:
     constants = [constant_made(scope, t) for t in node.inputs]
     if constants == [False, True]:
         shape, values = dims(scope, node.inputs[1]), stored_value(scope, node.inputs[1])
-        full = values is not None and shape is not None and len(shape) == 2 and values.min() != 0
+        full = values is not None and shape is not None and len(shape) == 2 and values.all()
         return Axes(frozenset([-1]), None) if full else None
     x = rows_by_themselves(scope, node)
     if x is None:

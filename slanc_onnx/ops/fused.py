@@ -20,6 +20,7 @@ class Fused:
     beta: int = -1
     epsilon: float = 1e-5  # the attribute's default
     residual: int | None = None  # position of the output that has the sum of the addends
+    indices: tuple[int, ...] = ()  # of rows, where the addends are tables; without them 0, 1, 2 ...
 
 
 FUSED: dict[str, Fused] = {
@@ -28,6 +29,7 @@ FUSED: dict[str, Fused] = {
     "SimplifiedLayerNormalization": Fused("rms", addends=(0,), gamma=1),
     "SkipLayerNormalization": Fused("layer", (0, 1, 4), 2, 3, epsilon=1e-12, residual=3),
     "SkipSimplifiedLayerNormalization": Fused("rms", (0, 1, 3), 2, epsilon=1e-12, residual=3),
+    "EmbedLayerNormalization": Fused("layer", (2, 3, 4), 5, 6, 1e-12, 2, indices=(0, 8, 1)),
     "GroupNormalization": Fused("group", addends=(0,), gamma=1, beta=2),
     "InstanceNormalization": Fused("group", addends=(0,), gamma=1, beta=2),
     "GroupNorm": Fused("group", addends=(0,), gamma=1, beta=2),
@@ -69,7 +71,6 @@ def _heads(part: str, source: int, gamma: int, heads: str) -> Internal:
 
 
 INTERNAL: dict[str, tuple[Internal, ...]] = {
-    "EmbedLayerNormalization": (Internal("layer", 5, Unscalable.ADDS_INSIDE, beta=6),),
     "QEmbedLayerNormalization": (Internal("layer", 5, Unscalable.ADDS_INSIDE, beta=6),),
     "GroupQueryAttention": (
         _heads("q_norm", 0, 14, "num_heads"),

@@ -71,7 +71,7 @@ _FAULTS: dict[Kind, str] = {
     Fault.LACKS_ATTRIBUTE: "it lacks the attribute {0!r}",
     Fault.HAS_MORE_INPUTS: "it has {0} inputs, of which its op takes {1}",
     Fault.LACKS_INPUTS: "it has {0} inputs of at least {1}",
-    Fault.NO_SUCH_SIZES: "its output {0!r} would have {1} axes, the least of size {2}",
+    Fault.NO_SUCH_SIZES: "its output {0!r} would have the sizes {1}",
     Fault.REFUSED: "{0}",
 }
 _DOUBTS: dict[Kind, str] = {
