@@ -177,11 +177,13 @@ def verdict(validation: Validation) -> list[str]:
         if validation.rounded_epsilons:
             fp32 += f", {validation.rounded_epsilons} epsilons round in the file's FP16"
     what = rounded_text(validation.format, validation.everything)
+    shape = "another shape"
+    error = f"{validation.rounded_error_after:.3g}, RMS {validation.rounded_rms_error:.3g}"
+    after = shape if validation.reshaped else error
+    before = shape if validation.reshaped_before else f"{validation.rounded_error_before:.3g}"
     fp16 = (
-        f"{what}: rows overflowed {validation.overflowed_before} -> "
-        f"{validation.overflowed_after}, largest relative error "
-        f"{validation.rounded_error_before:.3g} -> {validation.rounded_error_after:.3g}, RMS "
-        f"{validation.rounded_rms_error:.3g} (tolerance {validation.rounded_tolerance:g})"
+        f"{what}: rows overflowed {validation.overflowed_before} -> {validation.overflowed_after}, "
+        f"largest relative error {before} -> {after} (tolerance {validation.rounded_tolerance:g})"
     )
     passed = "PASSED" if validation.everything else "NORMS PASSED"
     failed = "INCONCLUSIVE" if validation.inconclusive else "FAILED"
