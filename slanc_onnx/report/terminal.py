@@ -11,7 +11,7 @@ from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Note
 from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.fold import fold_line
-from slanc_onnx.report.inputs import assumed_of, judged_on
+from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.wording import condition_text, need_text, reason_text, rounded_text
@@ -117,7 +117,7 @@ def final_parts(outcome: Outcome) -> list[str]:
     withdrawn = outcome.withdrawn
     if withdrawn is not None:
         last = ["FAILED", *last[1:], reason_text(withdrawn)]
-    return [*last, *assumed_of(outcome.norms), *counted(outcome.norms)]
+    return [*last, *grown_of(outcome.norms), *assumed_of(outcome.norms), *counted(outcome.norms)]
 
 
 def suspect_lines(outcome: Outcome) -> list[str]:
