@@ -101,7 +101,7 @@ def grown_of(norms: Sequence[ScaledNorm]) -> list[str]:
     seen = first.estimate.width if first.estimate is not None else 0
     return [
         f"rows of {len(found)} norms grow with the inputs: by the estimate their scales hold up to "
-        f" {first.most_elements} elements per row (seen: {seen}), the least in "
+        f"{first.most_elements} elements per row (seen: {seen}), the least in "
         f"{first.norm.name!r}; --dim NAME=N sets the sizes"
     ]
 
