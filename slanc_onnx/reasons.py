@@ -231,6 +231,9 @@ class Failure(_Named):
     INPUT_LEFT_FORMAT = auto()  # format, largest number, norm that reads it
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
     OUTPUTS_OFF = auto()
+    OTHER_SHAPE = auto()  # output, its shape in FP32, its shape now
+    SENSITIVE = auto()  # RMS error with noise at the norms
+    SENSITIVE_SHAPE = auto()  # output, its shape in FP32, its shape with noise
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
     OBSERVED_ABOVE = auto()  # rows, norms, name of the first; behind: where its largest row was

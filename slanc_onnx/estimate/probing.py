@@ -87,6 +87,8 @@ def _probe(
         with suppress(CannotRun):  # exports that were unrolled to one length
             alone = specs, replace(said, given={})
             singles = list(_runs(session, alone, rng, (SINGLES, 1)))
+    if any(norm.width is None for norm in norms):
+        ordinary += _at_another_size(session, inputs, rng)
     wider = list(ordinary)
     for assumed in TRIED[1:] if tried(specs, said) else ():
         other = specs, replace(said, assumed=assumed)
@@ -106,6 +108,18 @@ def _probe(
 
 
 _Inputs = tuple[Sequence[InputSpec], Said]
+
+
+def _at_another_size(
+    session: Session | SegmentedSession, inputs: _Inputs, rng: np.random.Generator
+) -> list[dict[str, Array]]:
+    """The outputs of one run on larger inputs, for norms whose rows grow with them."""
+    specs, said = inputs
+    high, wide = Sizes().image
+    with suppress(CannotRun):  # positions may be limited
+        sizes = Sizes(sequence=2 * LENGTH, image=(2 * high, 2 * wide))
+        return [session.run(make_feeds(specs, rng, sizes, said))]
+    return []
 
 
 def _estimate(

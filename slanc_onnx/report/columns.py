@@ -329,6 +329,12 @@ COLUMNS: tuple[Column, ...] = (
         ),
     ),
     Column(
+        "most_elements",
+        lambda r: r.decided.most_elements,
+        Shown("holds up to", lambda r: number(r.decided.most_elements, 6), verbose=True),
+        Shown("holds up to (elements per row)", lambda r: number(r.decided.most_elements, 6)),
+    ),
+    Column(
         "assumed_inputs",
         lambda r: assumed_entries(r.decided.assumed),
         Shown("assumed", lambda r: assumed_text(r.decided.assumed), "text", verbose=True),

@@ -88,6 +88,24 @@ def assumed_of(norms: Sequence[ScaledNorm]) -> list[str]:
     ]
 
 
+def grown_of(norms: Sequence[ScaledNorm]) -> list[str]:
+    """For which sizes the scales of norms hold whose rows are as long as the input makes them."""
+    found = [
+        (norm.most_elements / norm.estimate.width, norm)
+        for norm in norms
+        if norm.most_elements is not None and norm.estimate is not None and norm.estimate.width
+    ]
+    if not found:
+        return []
+    _, first = min(found, key=lambda each: each[0])
+    seen = first.estimate.width if first.estimate is not None else 0
+    return [
+        f"rows of {len(found)} norms grow with the inputs: by the estimate their scales hold up to "
+        f"{first.most_elements} elements per row (seen: {seen}), the least in "
+        f"{first.norm.name!r}; --dim NAME=N sets the sizes"
+    ]
+
+
 def assumed_text(assumed: Sequence[Assumption]) -> str:
     """What is assumed of the inputs behind a norm; "" for nothing."""
     return "; ".join(f"{one.input}: {_or(list(map(str, one.feeds)))}" for one in assumed)

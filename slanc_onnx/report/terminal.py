@@ -11,7 +11,7 @@ from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Note
 from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.fold import fold_line
-from slanc_onnx.report.inputs import assumed_of, judged_on
+from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.wording import condition_text, need_text, reason_text, rounded_text
@@ -117,7 +117,7 @@ def final_parts(outcome: Outcome) -> list[str]:
     withdrawn = outcome.withdrawn
     if withdrawn is not None:
         last = ["FAILED", *last[1:], reason_text(withdrawn)]
-    return [*last, *assumed_of(outcome.norms), *counted(outcome.norms)]
+    return [*last, *grown_of(outcome.norms), *assumed_of(outcome.norms), *counted(outcome.norms)]
 
 
 def suspect_lines(outcome: Outcome) -> list[str]:
@@ -177,11 +177,13 @@ def verdict(validation: Validation) -> list[str]:
         if validation.rounded_epsilons:
             fp32 += f", {validation.rounded_epsilons} epsilons round in the file's FP16"
     what = rounded_text(validation.format, validation.everything)
+    shape = "another shape"
+    error = f"{validation.rounded_error_after:.3g}, RMS {validation.rounded_rms_error:.3g}"
+    after = shape if validation.reshaped else error
+    before = shape if validation.reshaped_before else f"{validation.rounded_error_before:.3g}"
     fp16 = (
-        f"{what}: rows overflowed {validation.overflowed_before} -> "
-        f"{validation.overflowed_after}, largest relative error "
-        f"{validation.rounded_error_before:.3g} -> {validation.rounded_error_after:.3g}, RMS "
-        f"{validation.rounded_rms_error:.3g} (tolerance {validation.rounded_tolerance:g})"
+        f"{what}: rows overflowed {validation.overflowed_before} -> {validation.overflowed_after}, "
+        f"largest relative error {before} -> {after} (tolerance {validation.rounded_tolerance:g})"
     )
     passed = "PASSED" if validation.everything else "NORMS PASSED"
     failed = "INCONCLUSIVE" if validation.inconclusive else "FAILED"

@@ -208,6 +208,12 @@ _FAILURES: dict[Kind, str] = {
     "behind it heals that",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
+    Failure.OTHER_SHAPE: "{0} has the shape {1} in FP32 and {2} with FP16 norms",
+    Failure.SENSITIVE: "noise of one rounding at the norms moves the original as far (RMS {0:.3g}),"
+    " so that this comparison cannot tell: measure the written file with a metric of your task",
+    Failure.SENSITIVE_SHAPE: "noise of one rounding at the norms gives the original's {0} another "
+    "shape too ({1}, {2}), so that this comparison cannot tell: measure the written file with a "
+    "metric of your task",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",
     Failure.OBSERVED_ABOVE: "{0} rows of --observe overflow in {1} norms, first {2!r}, largest "
     "{behind}: give this data to --inputs or --tokens with --scale calibrated",

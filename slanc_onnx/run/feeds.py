@@ -16,7 +16,7 @@ from slanc_onnx.run.float32 import as_float32
 from slanc_onnx.run.inputs import TRIED_AXES, dtype_of, feed_of, first_run, make_feeds
 from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.session import Feeds, Session
-from slanc_onnx.run.sizes import Said, Sizes
+from slanc_onnx.run.sizes import Said, Sizes, open_axes
 from slanc_onnx.tokens import Tokens
 
 SEED = 0
@@ -120,10 +120,12 @@ def _refused(specs: Sequence[InputSpec], said: Said, failure: CannotRun | None) 
     named = [i for i in inputs if i.name in told]
     unclear = [i for i in inputs if i.by == "made"]
     change = (named or unclear or list(inputs))[0]
+    open_ones = [name or place for spec in specs for _, name, place in open_axes(spec)]
+    size = f" or --dim {open_ones[0]}=N" if open_ones else ""
     return CannotRun(
-        f"{told}. It was fed {listed}. Change what does not fit, for example "
-        f"--feed '{change.name}={change.feed or 'FILE.npy'}', or a size with --dim NAME=N, or give "
-        "inputs that fit with --inputs FILE.npz."
+        f"{told}. It was fed {listed}. Change what does not fit, for example with "
+        f"--feed '{change.name}={change.feed or 'FILE.npy'}'{size}, or give inputs that fit with "
+        "--inputs FILE.npz."
     )
 
 

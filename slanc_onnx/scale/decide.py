@@ -33,6 +33,7 @@ from slanc_onnx.run import Feeds, Said
 from slanc_onnx.scale.advice import certifying_changes
 from slanc_onnx.scale.assumed import Assumption, assumptions
 from slanc_onnx.scale.certified import certified_scale
+from slanc_onnx.scale.extents import most_elements
 from slanc_onnx.scale.window import place
 from slanc_onnx.targets import Change
 from slanc_onnx.trace import Term, Trace, source_names, terms_of, trace
@@ -58,6 +59,8 @@ class ScaledNorm:
         certified_with: The single changes of the device with each of which it would be certified.
         safe_radius: No input row of this length or less gives inf or nan inside the norm; None
             where nothing tells it. See `prove.safe_radius`.
+        most_elements: The most elements of a row for which its estimate and its scale hold, where
+            the file does not tell how many a row has; None where it does.
     """
 
     norm: Norm
@@ -70,6 +73,7 @@ class ScaledNorm:
     certificate: Certificate | None = None
     affine: tuple[float, float] | None = None
     safe_radius: float | None = None
+    most_elements: int | None = None
     assumed: tuple[Assumption, ...] = ()
     certified_with: tuple[Change, ...] = ()
 
@@ -152,13 +156,16 @@ def compute_scales_in(
 
 
 def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
-    """The decision with the radius that its scale and its gamma and beta give."""
+    """The decision with the radius, and the longest rows, that its scale serves."""
     scale = decided.scale if decided.status == "scaled" and decided.scale is not None else 1.0
     width = decided.norm.width
     if width is None and decided.estimate is not None:
         width = decided.estimate.width
     radius = safe_radius(decided.norm, width, scale, device, decided.affine)
-    return replace(decided, safe_radius=radius)
+    most = None
+    if decided.norm.width is None and decided.estimate is not None and decided.status == "scaled":
+        most = most_elements(decided.estimate, scale, device) or None
+    return replace(decided, safe_radius=radius, most_elements=most)
 
 
 def _held_against_probe(decided: ScaledNorm) -> ScaledNorm:

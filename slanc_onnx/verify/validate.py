@@ -15,18 +15,22 @@ from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run import HALF, Fed, Feeds
-from slanc_onnx.verify.compare import compare
+from slanc_onnx.verify.compare import Difference, Reshaped, compare
 from slanc_onnx.verify.left import Left, first_in_everything, largest_of
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four
+from slanc_onnx.verify.sensitivity import sensitivity
 from slanc_onnx.verify.tolerance import (
     FP16_TOLERANCE,
     FP32_TOLERANCE,
+    ROUNDINGS,
     perplexity_tolerance,
     rounding_tolerance,
 )
 
 _NONE = np.zeros(0)
+_OFF = (Failure.OUTPUTS_OFF, Failure.OTHER_SHAPE)
+_CHAOTIC = (Failure.SENSITIVE, Failure.SENSITIVE_SHAPE)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,11 @@ class Validation:
         failures: Why the validation failed, empty if it passed.
         rounded_tolerance: What is demanded of `rounded_rms_error`; see `rounding_tolerance`.
         trials: What each set of inputs says that was tried; all else is of the first.
+        reshaped: The first output of the rewritten model with rounded norms that has another shape
+            than in FP32.
+        reshaped_before: The same of the original.
+        sensitivity: How far noise at the norms moves the original; None where the outputs are not
+            off, or something else is wrong.
     """
 
     fp32_tolerance: float
@@ -112,6 +121,9 @@ class Validation:
     failures: list[Reason] = field(default_factory=list)
     rounded_tolerance: float = FP16_TOLERANCE
     trials: tuple[Trial, ...] = ()
+    reshaped: Reshaped | None = None
+    reshaped_before: Reshaped | None = None
+    sensitivity: Difference | None = None
 
     @property
     def passed(self) -> bool:
@@ -119,8 +131,12 @@ class Validation:
 
     @property
     def inconclusive(self) -> bool:
-        """Whether it fails on some inputs alone, and nobody says which count."""
-        return not self.passed and not all(trial.failures for trial in self.trials)
+        """Whether it fails on some inputs alone, and nobody says which count; or noise alone moves
+        the model as far."""
+        if self.passed:
+            return False
+        chaotic = any(r.kind in _CHAOTIC for r in self.failures)
+        return chaotic or not all(trial.failures for trial in self.trials)
 
     @property
     def lost_before(self) -> int:
@@ -171,9 +187,9 @@ def validate_pair(
     losses = {"fp32": plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
     table = {k: perplexity(run.losses) for k, run in losses.items()} if options.tokens else None
     observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
-    broken = not math.isfinite(protected.rms)
+    broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
-    if everything and (first_out is not None or not math.isfinite(protected.rms)):
+    if everything and (first_out is not None or broken):
         sums = {name: seen.scaled for name, seen in observed.items() if seen.overflowed}
         first_out = first_in_everything(after, options, feeds, sums) or first_out
     result = Validation(
@@ -192,9 +208,25 @@ def validate_pair(
         rounded_tolerance=rounding_tolerance(device, len(before.norms)),
         format=str(device.format),
         everything=everything,
+        reshaped=protected.reshaped,
+        reshaped_before=naive.reshaped,
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
+    if all(reason.kind in _OFF for reason in result.failures) and result.failures:
+        moved = sensitivity(before, options, feeds, plain, unstable)
+        return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
     return result
+
+
+def _held_against_noise(result: Validation, moved: Difference | None) -> list[Reason]:
+    """Why outputs are off; or that noise of the size of one rounding moves them as far."""
+    if moved is None:
+        return result.failures
+    if moved.reshaped is not None:
+        return [*result.failures, Reason(Failure.SENSITIVE_SHAPE, moved.reshaped.facts)]
+    if result.reshaped is None and result.rounded_rms_error <= ROUNDINGS * moved.rms:
+        return [*result.failures, Reason(Failure.SENSITIVE, (moved.rms,))]
+    return result.failures
 
 
 def _without_excluded(read: ReadModel, options: Options) -> ReadModel:
@@ -262,7 +294,9 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
     overflowed = [name for name, o in result.observed.items() if o.overflowed]
     if overflowed:
         failures.append(Reason(Failure.ROWS_OVERFLOW, (len(overflowed), overflowed[0])))
-    if not result.rounded_rms_error <= result.rounded_tolerance:
+    if result.reshaped is not None:
+        failures.append(Reason(Failure.OTHER_SHAPE, result.reshaped.facts))
+    elif not result.rounded_rms_error <= result.rounded_tolerance:
         failures.append(Reason(Failure.OUTPUTS_OFF))
     table, allowed = result.perplexity, perplexity_tolerance(result.rounded_tolerance)
     if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= allowed:

@@ -61,6 +61,7 @@ NORM = [
     "observed",
     "certificate",
     "safe_radius",
+    "most_elements",
     "assumed_inputs",
     "first_row",
     "applied",
