@@ -29,7 +29,7 @@ from slanc_onnx.verify.tolerance import (
 )
 
 _NONE = np.zeros(0)
-_OFF = (Failure.OUTPUTS_OFF, Failure.OTHER_SHAPE)
+_OFF = ({Failure.OUTPUTS_OFF}, {Failure.OTHER_SHAPE})
 _CHAOTIC = (Failure.SENSITIVE, Failure.SENSITIVE_SHAPE)
 
 
@@ -184,8 +184,6 @@ def validate_pair(
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
     inexact = _rounded_epsilons(before.norms, after.norms) if exact else 0
-    losses = {"fp32": plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
-    table = {k: perplexity(run.losses) for k, run in losses.items()} if options.tokens else None
     observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
@@ -203,7 +201,7 @@ def validate_pair(
         rounded_rms_error=protected.rms,
         observed=observed,
         first_out=first_out,
-        perplexity=table,
+        perplexity=_perplexities(runs) if options.tokens else None,
         unstable=unstable,
         rounded_tolerance=rounding_tolerance(device, len(before.norms)),
         format=str(device.format),
@@ -212,10 +210,16 @@ def validate_pair(
         reshaped_before=naive.reshaped,
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
-    if all(reason.kind in _OFF for reason in result.failures) and result.failures:
-        moved = sensitivity(before, options, feeds, plain, unstable)
-        return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
-    return result
+    if {reason.kind for reason in result.failures} not in _OFF:
+        return result
+    moved = sensitivity(before, options, feeds, plain, unstable)
+    return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
+
+
+def _perplexities(runs: FourRuns) -> dict[str, float]:
+    """The perplexity of each run on tokens, by name."""
+    losses = {"fp32": runs.plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
+    return {name: perplexity(run.losses) for name, run in losses.items()}
 
 
 def _held_against_noise(result: Validation, moved: Difference | None) -> list[Reason]:
