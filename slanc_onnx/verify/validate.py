@@ -174,7 +174,6 @@ def validate_pair(
     Raises:
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
-    device, everything = options.accelerator, options.emulate == "all"
     before, after = (_without_excluded(read, options) for read in (before, after))
     runs = run_four(before, after, options, feeds, progress)
     plain, scaled, unstable = runs.plain, runs.scaled, runs.unstable
@@ -187,7 +186,7 @@ def validate_pair(
     observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
-    if everything and (first_out is not None or broken):
+    if options.emulate == "all" and (first_out is not None or broken):
         sums = {name: seen.scaled for name, seen in observed.items() if seen.overflowed}
         first_out = first_in_everything(after, options, feeds, sums) or first_out
     result = Validation(
@@ -203,16 +202,15 @@ def validate_pair(
         first_out=first_out,
         perplexity=_perplexities(runs) if options.tokens else None,
         unstable=unstable,
-        rounded_tolerance=rounding_tolerance(device, len(before.norms)),
-        format=str(device.format),
-        everything=everything,
+        rounded_tolerance=rounding_tolerance(options.accelerator, len(before.norms)),
+        format=str(options.accelerator.format),
+        everything=options.emulate == "all",
         reshaped=protected.reshaped,
         reshaped_before=naive.reshaped,
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
-    if {reason.kind for reason in result.failures} not in _OFF:
-        return result
-    moved = sensitivity(before, options, feeds, plain, unstable)
+    off = {reason.kind for reason in result.failures} in _OFF
+    moved = sensitivity(before, options, feeds, plain, unstable) if off else None
     return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
 
 
