@@ -191,6 +191,8 @@ class Untaken(_Named):
     NOT_DIVIDED = auto()
     ROOT_OF_SCALE = auto()
     UNKNOWN_OP = auto()  # domain
+    INSIDE = auto()
+    QLINEAR = auto()
 
 
 class Decision(_Named):

@@ -128,9 +128,13 @@ def _of_product(scope: Scope, node: gs.Node) -> Axes | None:
 def rows_by_themselves(scope: Scope, node: gs.Node) -> gs.Tensor | None:
     """The tensor of which a MatMul multiplies each row with itself as a column; None for none."""
     left, right = node.inputs
-    if [_inserted(scope, t) for t in (left, right)] == [-2, -1]:
+    inserted = [_inserted(scope, t) for t in (left, right)]
+    if None not in inserted and left.inputs[0].inputs[0] is right.inputs[0].inputs[0]:
         x = left.inputs[0].inputs[0]
-        return x if x is right.inputs[0].inputs[0] else None
+        rank = rank_of(scope, x)
+        counted = [a if rank is None else (a or 0) % (rank + 1) for a in inserted]
+        if counted == ([-2, -1] if rank is None else [rank - 1, rank]):
+            return x
     shapes = [dims(scope, t) for t in (left, right)]
     columns = right.inputs[0] if right.inputs else None
     if columns is not None and op_of(columns) == "Transpose":  # of rows that lie one by one

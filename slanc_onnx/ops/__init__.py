@@ -13,6 +13,7 @@ from slanc_onnx.ops.degrees import (
     NoDegree,
     any_degree,
     degrees_of_outputs,
+    tells_no_size,
 )
 from slanc_onnx.ops.elementwise import (
     COMPARISONS,
@@ -39,7 +40,7 @@ from slanc_onnx.ops.follow import (
     too_large,
     whole_numbers,
 )
-from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
+from slanc_onnx.ops.fused import FUSED, HOLDING, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "ELEMENTWISE",
     "EPSILON",
     "FUSED",
+    "HOLDING",
     "HOMOGENEOUS",
     "INTERNAL",
     "MOST_CHANNELS",
@@ -78,6 +80,7 @@ __all__ = [
     "relation",
     "reshaped",
     "taken_along",
+    "tells_no_size",
     "too_large",
     "whole_numbers",
 ]

@@ -174,6 +174,8 @@ _UNTAKEN: dict[Kind, str] = {
     Untaken.ANOTHER_DEGREE: "gives something of degree {0}, not 0",
     Untaken.NOT_DIVIDED: "nothing of its own size is divided by its root",
     Untaken.ROOT_OF_SCALE: "a root of the scale would have to pass, which is not exact",
+    Untaken.INSIDE: "the op normalises inside; export the norm as an op of its own",
+    Untaken.QLINEAR: "a QLinear op computes with its integers; quantise it with Q/DQ nodes",
     Untaken.UNKNOWN_OP: "an op of the domain {0!r}, not known; export the norm in ONNX's own ops",
 }
 _DECISIONS: dict[Kind, str] = {
