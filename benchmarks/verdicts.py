@@ -26,7 +26,7 @@ from slanc_onnx import Options, Outcome, SlancError, protect_file
 from slanc_onnx.arguments import read_inputs
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.norms import read_model
-from slanc_onnx.run.feeds import validation_feeds
+from slanc_onnx.run.feeds import validation_inputs
 from slanc_onnx.run.float32 import as_float32
 from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.session import Feeds, Session
@@ -79,7 +79,8 @@ def judged(model: Path, options: Options) -> str:
 
 def _works(source: Path, outcome: Outcome, options: Options) -> bool:
     """Whether the file that was written gives the FP32 outputs with every op rounded."""
-    feeds = validation_feeds(read_model(load_model(source), source.parent), options)
+    read = read_model(load_model(source), source.parent)
+    feeds = validation_inputs(read, options)[0].feeds  # those that the verdict is of
     written = as_float32(load_model(outcome.output), outcome.output.parent)
     original = as_float32(load_model(source), source.parent)
     assert outcome.validation is not None
