@@ -1,0 +1,12 @@
+"""The reading rules, which enter themselves into the table."""
+
+from slanc_onnx.prove.trusted.rules import (  # noqa: F401
+    attention,
+    functions,
+    fused,
+    joins,
+    moves,
+    products,
+    reductions,
+    shapes,
+)
