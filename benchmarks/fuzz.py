@@ -1,26 +1,30 @@
 """Damaged models through the whole job: what each ends as, and every traceback by its place.
 
     python -m benchmarks.fuzz [--count 2000] [--seed 1] [--first 0] [--models WORD ...]
-        [--zoo FOLDER] [--seconds 20] [--megabytes 3000] [--keep FOLDER]
+        [--zoo FOLDER] [--seconds 20] [--megabytes 2000] [--keep FOLDER] [--results FILE]
 
 Mutant N of a seed is always the same: a model (a shipped one, one that the tests build, one of the
-zoo), a damage of its structure or of its bytes, and options of the command. It is written to a file
-and given to the command line, or to `protect`, in a process of its own kind that is started again
-after a death. What it ends as:
+zoo; small ones more often), a damage of its structure or of its bytes, and options of the command.
+It is written to a file and given to the command line, or to `protect`, in a process of its own kind
+that is started again after a death. What it ends as:
 
 - ok: the exit status is 0 or 1, and no norm was skipped. refused: norms were skipped, with reasons.
 - error: exit status 2 and one sentence. fault: a traceback, or exit status 4; or `protect` raised
   an error and had changed the model.
-- hang: over `--seconds`. memory: over `--megabytes`, or out of memory. crash: killed by a signal.
+- hang: over `--seconds`. memory: the job, with the processes that it starts, had more than
+  `--megabytes` in memory, or it had not enough. crash: killed by a signal.
 
 The exit status is 1 where anything ended as one of the last four. `--first N --count 1 --keep .`
-writes mutant N beside its options, to look at.
+writes mutant N beside its options, to look at. `--results` appends what each ends as to a file, as
+lines of JSON, while it runs; with `--count 0` the table is of what the file has.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
+import importlib
 import io
 import json
 import os
@@ -36,7 +40,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
@@ -62,6 +66,10 @@ USAGES: tuple[tuple[str, ...], ...] = (
     ("protect", "fold"),
 )
 _HTML = 0.1  # of those that would draw pictures; the others leave --html out
+_GUARD = 6000  # MB of address space, for the sake of the machine
+_SLOW_IMPORTS = ("onnxruntime", "matplotlib.pyplot", "rich.progress", "rich.table")
+_FAST = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a folder in memory
+_SMALL = 2000  # bytes; of larger models fewer mutants are made
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,15 @@ Make = Callable[[int], Mutant]
 def make_mutants(seed: int, models: dict[str, Path | bytes]) -> Make:
     """The mutants of a seed, by number."""
     names = sorted(models)
+    sizes = [
+        len(m) if isinstance(m, bytes) else m.stat().st_size for m in map(models.__getitem__, names)
+    ]
+    weights = [(1 + size / _SMALL) ** -0.5 for size in sizes]
     loaded: dict[str, bytes] = {}
 
     def make(number: int) -> Mutant:
         rng = random.Random(f"{seed}/{number}")
-        name = rng.choice(names)
+        (name,) = rng.choices(names, weights)
         if name not in loaded:
             source = models[name]
             loaded[name] = source if isinstance(source, bytes) else source.read_bytes()
@@ -182,36 +194,53 @@ def _work(numbers: Sequence[int], make: Make, limits: Limits, folder: Path, pipe
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     warnings.simplefilter("ignore")
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + limits.megabytes * 2**20
+    gc.freeze()
+    most = (_megabytes("VmSize") + _GUARD) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with os.fdopen(pipe, "w") as report:
         for number in numbers:
             mutant = make(number)
             (folder / "model.onnx").write_bytes(mutant.data)
-            used, started = _peak(), time.monotonic()
+            before, started = _megabytes("VmRSS"), time.monotonic()
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from now on
             report.write(json.dumps([number, mutant.kind, mutant.model, mutant.usage]) + "\n")
             report.flush()
             outcome, place, said = run_mutant(mutant, folder)
-            grown = _peak() - used
-            if outcome not in BAD and grown > limits.megabytes // 2:
+            used = _used(before)
+            if outcome not in BAD and used > limits.megabytes:
                 outcome = "memory"
-            told = [outcome, place, said, round(time.monotonic() - started, 2), grown]
+            told = [outcome, place, said, round(time.monotonic() - started, 2), used]
             report.write(json.dumps(told) + "\n")
             report.flush()
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+def _megabytes(field: str) -> int:
+    """What /proc/self/status says of this process."""
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    assert found is not None
+    return int(found[1]) // 1024
 
 
-def run_all(numbers: Sequence[int], make: Make, limits: Limits, keep: Path | None) -> list[Result]:
+def _used(before: int) -> int:
+    """MB that this process had at most, and the largest of those that it started beside that.
+
+    They are forks: the `before` MB that it had are theirs too, and are counted once. The largest
+    is that of all mutants since this process was started, which it is anew after a large one.
+    """
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    return _megabytes("VmHWM") + max(0, children - before)
+
+
+def run_all(
+    numbers: Sequence[int], make: Make, limits: Limits, keep: Path | None
+) -> Iterator[Result]:
     """What each mutant ends as; a process runs them one after the other until one kills it."""
-    results: list[Result] = []
+    for name in _SLOW_IMPORTS:
+        importlib.import_module(name)  # before the fork, not for each mutant
     left = list(numbers)
     while left:
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory(dir=_FAST) as name:
             folder = Path(name)
             reading, writing = os.pipe()
             child = os.fork()
@@ -224,16 +253,16 @@ def run_all(numbers: Sequence[int], make: Make, limits: Limits, keep: Path | Non
                 finally:
                     os._exit(status)
             os.close(writing)
-            found = list(_results_of(child, reading, limits))
-            os.close(reading)
-            if not found:
-                raise RuntimeError("the process that runs mutants does not start")
-            for result in found:
-                results.append(result)
+            done = 0
+            for result in _results_of(child, reading, limits):
+                done += 1
                 if result.outcome in BAD:
                     _tell(result, make(result.number), keep)
-            left = left[len(found) :]
-    return results
+                yield result
+            os.close(reading)
+            if not done:
+                raise RuntimeError("the process that runs mutants does not start")
+            left = left[done:]
 
 
 def _results_of(child: int, pipe: int, limits: Limits) -> Iterator[Result]:
@@ -263,9 +292,9 @@ def _results_of(child: int, pipe: int, limits: Limits) -> Iterator[Result]:
                 begun = told
             else:
                 yield Result(begun[0], begun[1], *told)
-                grown = told[4]
+                used = told[4]
                 begun = None
-                if told[0] == "memory" or grown > limits.megabytes // 2:
+                if told[0] == "memory" or used > limits.megabytes // 2:
                     os.kill(child, signal.SIGKILL)
                     os.waitpid(child, 0)
                     return
@@ -302,6 +331,7 @@ def summary(results: Sequence[Result]) -> str:
         worst = sorted(places.items(), key=lambda item: (item[0][0], -len(item[1])))
         told = [[*key, len(numbers), numbers[0]] for key, numbers in worst]
         lines += ["", table(["outcome", "place", "mutants", "the first"], told)]
+    lines += ["", f"The longest took {max((r.seconds for r in results), default=0):.1f} s."]
     return "\n".join(lines)
 
 
@@ -314,8 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", metavar="WORD", help="only those named so")
     parser.add_argument("--zoo", type=Path, help="further models: FOLDER/*/model.onnx")
     parser.add_argument("--seconds", type=float, default=20.0, help="of one mutant")
-    parser.add_argument("--megabytes", type=int, default=3000, help="of one mutant")
+    parser.add_argument("--megabytes", type=int, default=2000, help="of one mutant")
     parser.add_argument("--keep", type=Path, help="where mutants that end badly are written")
+    parser.add_argument("--results", type=Path, help="a file of what each ended as, added to")
     options = parser.parse_args(arguments)
     models = seeds(options.zoo)
     if options.models:
@@ -326,10 +357,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(Result(numbers[0], "", "kept"), make(numbers[0]), options.keep)
     started = time.monotonic()
     limits = Limits(options.seconds, options.megabytes)
-    results = run_all(numbers, make, limits, options.keep)
+    results = []
+    for result in run_all(numbers, make, limits, options.keep):
+        results.append(result)
+        if options.results is not None:
+            with options.results.open("a") as file:
+                file.write(json.dumps({"seed": options.seed} | asdict(result)) + "\n")
     print(f"{len(results)} mutants, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    if not options.count and options.results is not None:
+        results = list(_results_in(options.results))
     print(summary(results))
     return int(any(result.outcome in BAD for result in results))
+
+
+def _results_in(file: Path) -> Iterator[Result]:
+    for line in file.read_text().splitlines():
+        told = json.loads(line)
+        del told["seed"]
+        yield Result(**told)
 
 
 if __name__ == "__main__":

@@ -201,7 +201,7 @@ def repeat_node(model: onnx.ModelProto, rng: random.Random) -> None:
         return
     position, every = rng.randrange(len(first.input)), rng.random() < 0.5
     last = first.input[position]
-    for i in range(rng.choice((2, 5, 15))):
+    for i in range(rng.choice((2, 5, 15, 40))):
         node = NodeProto()
         node.CopyFrom(first)
         for at in range(len(node.input)) if every else [position]:

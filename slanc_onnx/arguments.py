@@ -186,6 +186,12 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
         default=TIME_LIMIT,
         help="for the probe, the audit and the validation, each (default %(default)g)",
     )
+    add(
+        "--memory-limit",
+        type=float,
+        metavar="GB",
+        help="for each of them (default: 1.5 and sixteen times the model's size)",
+    )
 
 
 def _add_reports(parser: argparse.ArgumentParser) -> None:
@@ -266,6 +272,8 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--tokens: not allowed with --no-validate, which runs nothing")
     if not args.time_limit > 0:
         parser.error("--time-limit: must be above 0")
+    if args.memory_limit is not None and not args.memory_limit > 0:
+        parser.error("--memory-limit: must be above 0")
     for name in ("sequence_length", "max_sequences", "jobs"):
         value = getattr(args, name)
         if value is not None and value < 1:

@@ -114,6 +114,7 @@ def _run(args: argparse.Namespace) -> int:
         only=args.only,
         jobs=args.jobs,
         time_limit=args.time_limit,
+        memory_limit=args.memory_limit,
         isolate=True,
     )
     shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}

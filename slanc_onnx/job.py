@@ -29,8 +29,8 @@ from slanc_onnx.run import (
     broken_rule,
     check_norms,
     given_feeds,
-    isolated,
     observed_feeds,
+    run_apart,
     validation_feeds,
     with_checked_inputs,
 )
@@ -121,9 +121,8 @@ class _Job:
     clock: _Clock
 
     def isolated(self, work: Callable[[Progress], T]) -> T:
-        """What work on ONNX Runtime gives; see `run.isolated`."""
-        options = self.options
-        return isolated(work, self.progress, options.time_limit, apart=options.isolate)
+        """What work on ONNX Runtime gives; see `run.run_apart`."""
+        return run_apart(work, self.progress, self.options, self.read.loaded, self.read.folder)
 
 
 @dataclass

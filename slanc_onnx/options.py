@@ -51,6 +51,8 @@ class Options:
         jobs: How many threads, where there is no executor.
         time_limit: Seconds that the probe, the audit and the validation have on ONNX Runtime, each;
             None for no limit.
+        memory_limit: GB of memory that each of them has in a process of its own; None for 1.5 and
+            sixteen times the bytes of the model.
         isolate: Whether these have a process of their own, so that a model that ends ONNX Runtime
             does not end the caller. It needs `fork`, and takes some milliseconds.
     """
@@ -71,6 +73,7 @@ class Options:
     executor: Executor | None = None
     jobs: int | None = None
     time_limit: float | None = TIME_LIMIT
+    memory_limit: float | None = None
     isolate: bool = False
 
     def leaves_out(self, name: str) -> bool:

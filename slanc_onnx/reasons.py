@@ -156,10 +156,8 @@ class Unscalable(_Named):
     DEVIATION_READ = auto()  # op and name of the reader
     DEVIATION_OUTPUT = auto()
     AXIS_UNKNOWN = auto()  # axis
-    QUANTISED = auto()  # inner value
     ADDS_INSIDE = auto()
     HEADS_INSIDE = auto()
-    LOGARITHM = auto()
     AXES_UNKNOWN = auto()
     BREAKS_RULES = auto()  # op; behind: how
     NO_FLOAT = auto()  # type of its input

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar, get_args
@@ -104,6 +105,30 @@ def changed(
     if flush_subnormals is not None:
         other = replace(other, flush_subnormals=flush_subnormals)
     return other if other == profile else replace(other, name=f"{profile.name}, changed")
+
+
+class Change(Enum):
+    """A single change of a device, the cheapest first."""
+
+    KEEP_SUBNORMALS = "keep_subnormals"
+    PAIRWISE_SUMS = "pairwise_sums"
+    FP32_SUMS = "fp32_sums"
+    FP32_STATISTICS = "fp32_statistics"  # all that a row's sum goes through
+
+
+def changes(device: Accelerator) -> dict[Change, Accelerator]:
+    """The device with each single change that makes it another one, the cheapest change first."""
+    changed = {
+        Change.KEEP_SUBNORMALS: replace(device, flush_subnormals=False),
+        Change.FP32_SUMS: device.summing("fp32"),
+        Change.FP32_STATISTICS: replace(
+            device.summing("fp32"), fp32_steps=device.fp32_steps | _REDUCTION
+        ),
+    }
+    if device.sum_order == "sequential":
+        changed[Change.PAIRWISE_SUMS] = replace(device, sum_order="pairwise")
+    found = {change: changed[change] for change in Change if change in changed}
+    return {change: other for change, other in found.items() if other != device}
 
 
 def _profile(table: Mapping[str, object], name: str) -> Accelerator:

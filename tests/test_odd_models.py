@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from slanc_onnx import cli
+from slanc_onnx.run.isolation import can_fork
 from tests.conftest import Run
-from tests.models.small_graphs import graph, normal
+from tests.models.small_graphs import between, graph, normal
 
 ROWS = "rows = Gather(table, ids) [n] y = LayerNormalization(rows, gamma)"
 RMS = """
@@ -183,6 +184,32 @@ def test_sequences_that_do_not_fit_are_an_error(
 @pytest.mark.parametrize("limit", ["inf", "1e7", "1e300"])
 def test_a_time_limit_may_be_long(run: Run, limit: str) -> None:
     assert run("model.onnx", "--time-limit", limit)[0] == 0
+
+
+@pytest.mark.parametrize("limit", ["inf", "1e300", "2"])
+def test_a_memory_limit_may_be_large(run: Run, limit: str) -> None:
+    assert run("model.onnx", "--memory-limit", limit)[0] == 0
+
+
+def test_a_memory_limit_that_is_none_is_an_error(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("model.onnx", "--memory-limit", "nan")
+    assert "--memory-limit: must be above 0" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not can_fork(), reason="this system limits no memory")
+def test_a_run_that_needs_more_memory_is_written_and_not_validated(run: Run) -> None:
+    nodes = """
+        z = ConstantOfShape(many) s = ReduceSum<keepdims = 0>(z)
+        v = Mul(x, s) total = Add(x, v)"""
+    many = np.array([2**32])  # and a GB of FP32 per 2^28
+    onnx.save(between(nodes, {"many": many}), "model.onnx")
+    status, out, _ = run("model.onnx", "--memory-limit", "0.5", "-q")
+    assert status == 1
+    assert "not validated: it needs more than 0.5 GB of memory" in out.splitlines()[-1]
+    assert onnx.load("model.slanc.onnx").graph.node
 
 
 def test_a_target_file_that_is_a_pipe_is_an_error(run: Run) -> None:

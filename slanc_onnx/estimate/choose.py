@@ -17,7 +17,7 @@ from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.reasons import Decision, Reason
-from slanc_onnx.run import CannotRun, Feeds, isolated
+from slanc_onnx.run import CannotRun, Feeds, run_apart
 from slanc_onnx.trace import Trace
 from slanc_onnx.weights import check_weights
 
@@ -70,7 +70,7 @@ def estimate_norms(
     if options.scale == "paper":
         found, why = paper_estimates(traced, norms, progress, options.executor)
         return Estimates(found, {name: (reason,) for name, reason in why.items()})
-    run = partial(isolated, progress=progress, limit=options.time_limit, apart=options.isolate)
+    run = partial(run_apart, progress=progress, options=options, model=model, folder=folder)
     if options.scale == "calibrated":
         seen = run(lambda told: calibrate(model, norms, calibration, folder, told))
         return Estimates(seen)

@@ -10,7 +10,7 @@ earlier norm, collinear with that norm's x:  r = (|r| / sqrt d) x,  with |r| as 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from typing import assert_never
 
@@ -57,6 +57,7 @@ SIGNS, SEED = 96, 0
 GRAM_WIDTH = 2048  # spectral norms of larger maps come from a Krylov space
 VECTORS, STEPS = 8, 8  # of that space
 TABLE_CHUNK = 8192
+_SOURCES = (Normalised, Embedding, Input, Opaque)
 
 
 @np.errstate(all="ignore")  # figures that are not finite get a reason
@@ -131,6 +132,7 @@ class _Isotropic:
         residuals: By the serial of an earlier norm's input: that norm's x, the predicted length of
             the input, and the relative standard error of its square.
         executor: Works on blocks of large matrices; None for this thread.
+        gates: By serial, the norms of the gates that were read, or why one has none.
         error: Standard error of the last `expected_square`, from sampled sources.
         inherited: Relative standard error that comes with residuals.
     """
@@ -139,8 +141,10 @@ class _Isotropic:
         self,
         residuals: dict[int, tuple[Normalised, float, float]],
         executor: Executor | None = None,
+        gates: dict[int, float | Exception] | None = None,
     ) -> None:
         self.residuals, self.executor = residuals, executor
+        self.gates: dict[int, float | Exception] = {} if gates is None else gates
         self.error, self.inherited = 0.0, 0.0
         self.source: Expr | None = None
         self.rows: Array = np.zeros((0, 0))
@@ -154,6 +158,7 @@ class _Isotropic:
         if isinstance(expr, Pooled):
             return expr.positions * self.expected_square(expr.x)
         total = 0.0
+        self._read_gates(expr)
         for source in self._sources(expr):
             if isinstance(source, Opaque):
                 here = Reason(Unread.NOTHING_SAID).at(source.op, source.tensor)
@@ -164,15 +169,33 @@ class _Isotropic:
                 self.error = math.hypot(self.error, _sampling_error(images))
         return total
 
+    def _read_gates(self, expr: Expr) -> None:
+        """Read the gates in an expression, the inner ones first: each is read once, not once for
+        every gate around it."""
+        products = [e for e in self._walk(expr) if isinstance(e, Product)]
+        for product in sorted(products, key=lambda e: e.serial):
+            known = (constant_values(part) is not None for part in product.parts)
+            if any(known) or any(value_range(part) is not None for part in product.parts):
+                continue
+            gate, _ = _gate_and_value(product)
+            if gate.serial not in self.gates:
+                try:
+                    self.gates[gate.serial] = self._gate_norm(gate)
+                except (_Unreadable, np.linalg.LinAlgError) as error:
+                    self.gates[gate.serial] = error
+
+    def _walk(self, expr: Expr) -> Iterator[Expr]:
+        """The parts of an expression down to its sources."""
+        return walk(expr, lambda e: isinstance(e, _SOURCES) or e.serial in self.residuals)
+
     def _sources(self, expr: Expr) -> list[Expr]:
-        kinds = (Normalised, Embedding, Input, Opaque)
         found: dict[int, Expr] = {}
-        for e in walk(expr, lambda e: isinstance(e, kinds) or e.serial in self.residuals):
+        for e in self._walk(expr):
             if e.serial in self.residuals:
                 x = self.residuals[e.serial][0]
                 found[x.serial] = x
                 self.inherited = math.hypot(self.inherited, self.residuals[e.serial][2])
-            elif isinstance(e, kinds):
+            elif isinstance(e, _SOURCES):
                 found[e.serial] = e
         return list(found.values())
 
@@ -261,15 +284,18 @@ class _Isotropic:
             if bounds is not None:  # an activation written out: z times a factor in [lo, hi]
                 image = yield other
                 return None if image is None else image * max(abs(bounds[0]), abs(bounds[1]))
-        gate, value = (expr.a, expr.b) if is_nonlinear(expr.a) else (expr.b, expr.a)
+        gate, value = _gate_and_value(expr)
         image = yield value
         if image is None:
             return None
-        return image * self._gate_norm(gate)
+        norm = self.gates[gate.serial]
+        if isinstance(norm, Exception):
+            raise norm
+        return image * norm
 
     def _gate_norm(self, gate: Expr) -> float:
         """The spectral norm of a gate's map (equation 8); several sources add in quadrature."""
-        inner = _Isotropic(self.residuals, self.executor)
+        inner = _Isotropic(self.residuals, self.executor, self.gates)
         square = 0.0
         for source in inner._sources(gate):
             if isinstance(source, (Opaque, Embedding)):
@@ -291,9 +317,8 @@ class _Isotropic:
         chain = Chain.of(gate, source)
         if chain is not None:
             return spectral_norm(chain.matrix())
-        image = _Isotropic(self.residuals, self.executor)._apply(
-            gate, source, np.eye(source.channels, dtype=np.float32)
-        )
+        inner = _Isotropic(self.residuals, self.executor, self.gates)
+        image = inner._apply(gate, source, np.eye(source.channels, dtype=np.float32))
         return 0.0 if image is None else spectral_norm(image)
 
     def _join(self, expr: Join) -> Reading[Array | None]:
@@ -317,6 +342,11 @@ class _Isotropic:
             kernel = weight[:, :, tap].reshape(expr.groups, -1, weight.shape[1])
             square += np.einsum("ngi,goi->ngo", grouped, kernel).reshape(len(x), -1) ** 2
         return np.sqrt(square)
+
+
+def _gate_and_value(product: Product) -> tuple[Expr, Expr]:
+    """The factor that gates, and the one that is gated."""
+    return (product.a, product.b) if is_nonlinear(product.a) else (product.b, product.a)
 
 
 def _unit_rows(source: Expr) -> list[Array]:

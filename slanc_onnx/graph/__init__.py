@@ -28,18 +28,18 @@ from slanc_onnx.graph.load import (
     float32_bytes,
     load_model,
     read_tensor,
+    stored_bytes,
 )
 from slanc_onnx.graph.own_data import OwnData
 from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.save import Draft, check_output, refuse_what_is_no_file
 from slanc_onnx.graph.scope import (
     SEE_THROUGH,
+    Dims,
     Scope,
     concrete_shapes,
-    is_quantised,
     op_of,
     read_graph,
-    see_through,
 )
 from slanc_onnx.graph.temporary import write_atomically
 
@@ -50,6 +50,7 @@ __all__ = [
     "PACKED",
     "SEE_THROUGH",
     "Array",
+    "Dims",
     "Draft",
     "Edits",
     "Flow",
@@ -77,7 +78,6 @@ __all__ = [
     "float32_bytes",
     "graph_at",
     "input_specs",
-    "is_quantised",
     "known_op",
     "last_dim",
     "load_model",
@@ -89,6 +89,6 @@ __all__ = [
     "read_through",
     "refuse_what_is_no_file",
     "runtime_inputs",
-    "see_through",
+    "stored_bytes",
     "write_atomically",
 ]

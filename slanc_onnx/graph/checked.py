@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
@@ -44,7 +44,12 @@ def check_model(model: onnx.ModelProto) -> None:
     """
     tensors = list(_tensors_of(model))
     for graph in _graphs(model.graph):
-        _check_names(graph)
+        _check_names([info.name for info in graph.input], graph.node)
+        _check_inputs(graph)
+    for function in model.functions:
+        _check_names(function.input, function.node)
+        for graph in _graphs(function):
+            _check_names([info.name for info in graph.input], graph.node)
     for tensor in tensors:
         _check_size(tensor)
 
@@ -75,24 +80,28 @@ def _check_text(text: str | bytes) -> None:
         )
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and the graphs in it."""
-    waiting = [graph]
+def _graphs(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the graphs in it, or those in a function."""
+    waiting = [body]
     while waiting:
         part = waiting.pop()
-        yield part
+        if isinstance(part, onnx.GraphProto):
+            yield part
         for node in part.node:
             waiting += [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
 
 
-def _check_names(graph: onnx.GraphProto) -> None:
-    made = [*(info.name for info in graph.input), *(n for node in graph.node for n in node.output)]
+def _check_names(inputs: Sequence[str], nodes: Sequence[NodeProto]) -> None:
+    made = [*inputs, *(name for node in nodes for name in node.output)]
     for name, times in Counter(name for name in made if name).items():
         if times > 1:
             raise SlancError(
                 f"{name!r} names {times} tensors of one graph, as inputs or outputs of nodes. No "
                 "runtime can tell them apart: export the model again."
             )
+
+
+def _check_inputs(graph: onnx.GraphProto) -> None:
     if any(not info.name for info in graph.input):
         raise SlancError("a graph input has no name. The file is damaged: export it again.")
     for info in graph.input:

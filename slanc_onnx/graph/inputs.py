@@ -98,8 +98,13 @@ def _table_rows(main: Scope, tensor: gs.Tensor, depth: int = 0) -> Iterator[int]
                 by_row = node.attrs.get("axis", 0) == 0
                 if shape and len(shape) > 1 and by_row and isinstance(shape[0], int):
                     yield shape[0]
-        if op_of(node) in _INDEX_OPS and node.inputs[0] is tensor and depth < 8:
+        if _carries_indices(node, tensor) and depth < 8:
             yield from _table_rows(main, node.outputs[0], depth + 1)
+
+
+def _carries_indices(node: gs.Node, tensor: gs.Tensor) -> bool:
+    """Whether a node's first output has the indices of a tensor that it reads."""
+    return op_of(node) in _INDEX_OPS and node.inputs[0] is tensor and bool(node.outputs)
 
 
 def _points(tensor: gs.Tensor, depth: int = 0) -> bool:
@@ -108,7 +113,7 @@ def _points(tensor: gs.Tensor, depth: int = 0) -> bool:
         position = _PICKS.get(op_of(node), len(node.inputs))
         if position < len(node.inputs) and node.inputs[position] is tensor:
             return True
-        inner = op_of(node) in _INDEX_OPS and node.inputs[0] is tensor and depth < 8
+        inner = _carries_indices(node, tensor) and depth < 8
         if inner and _points(node.outputs[0], depth + 1):
             return True
     return False

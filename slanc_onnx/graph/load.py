@@ -115,6 +115,20 @@ def float32_bytes(model: onnx.ModelProto) -> int:
     )
 
 
+def stored_bytes(model: onnx.ModelProto, folder: Path | None) -> int:
+    """The bytes of a model and of its external data in a folder.
+
+    Raises:
+        SlancError: some of that is not there.
+    """
+    total: int = model.ByteSize()
+    if folder is not None:
+        for tensor in all_tensors(model):
+            if tensor.data_location == TensorProto.EXTERNAL:
+                total += external_range(tensor, folder)[2]
+    return total
+
+
 def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Nodes and the nodes of their subgraphs; a node comes before those inside it."""
     for node in nodes:
@@ -224,6 +238,8 @@ def constant_value(node: NodeProto) -> TensorProto | None:
 def _view(tensor: TensorProto, data: memoryview) -> Array:
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     count = math.prod(tensor.dims)
+    if dtype.hasobject:
+        raise _damaged(tensor, "raw data of texts")
     if len(data) < count * dtype.itemsize:
         raise _damaged(tensor, f"{len(data)} bytes of data")
     return np.frombuffer(data, dtype=dtype, count=count).reshape(tuple(tensor.dims))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto
@@ -28,7 +27,6 @@ Dims = tuple[int | str, ...]  # a dynamic size is its name
 # Ops whose output has the values of their first input.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
 
-_NO_REAL = {TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128}
 _MAKES, _MOST_WRITTEN = ("Range", "Concat"), 2**16  # numbers of a vector
 
 _FAULTY = "slanc.faulty"  # the domain in which a scope shows nodes that break the rules of their op
@@ -70,37 +68,6 @@ class Scope:
         """The values of a constant tensor, None for any other."""
         proto = self.constant(tensor)
         return None if proto is None else read_tensor(proto, self.folder)
-
-    def elements(self, tensor: gs.Tensor) -> list[float] | None:
-        """The values of a small constant as a flat list, behind casts and reshapes; else None."""
-        tensor = _behind(tensor)
-        maker = tensor.inputs[0] if tensor.inputs else None
-        if maker is not None and op_of(maker) in ("DequantizeLinear", "QuantizeLinear"):
-            return self._quantised(maker)
-        if maker is not None and op_of(maker) == "Div":  # an epsilon that an earlier run divided
-            over, under = (self.elements(t) for t in maker.inputs)
-            single = over is not None and under is not None and len(over) == len(under) == 1
-            return [_quotient(over[0], under[0])] if single and over and under else None
-        proto = self.constant(tensor)
-        if proto is None or math.prod(proto.dims) > 16 or proto.data_type in _NO_REAL:
-            return None
-        values = np.asarray(read_tensor(proto, self.folder)).astype(np.float64)
-        return [float(v) for v in values.reshape(-1)]
-
-    def _quantised(self, node: gs.Node) -> list[float] | None:
-        """The values of a small constant behind a QuantizeLinear or DequantizeLinear, else None."""
-        values, scale, *zero = [self.elements(t) for t in node.inputs]
-        if values is None or scale is None or len(scale) != 1 or None in zero:
-            return None
-        shift = zero[0][0] if zero and zero[0] else 0.0
-        if op_of(node) == "QuantizeLinear":
-            return [float(np.rint(_quotient(value, scale[0]))) + shift for value in values]
-        return [(value - shift) * scale[0] for value in values]
-
-    def scalar(self, tensor: gs.Tensor) -> float | None:
-        """The value of a constant with one element, None for any other tensor."""
-        elements = self.elements(tensor)
-        return elements[0] if elements is not None and len(elements) == 1 else None
 
     def overridden(self, tensor: gs.Tensor) -> str | None:
         """The graph input behind a constant that a caller may give another value; else None.
@@ -151,12 +118,6 @@ class Scope:
         return order
 
 
-def _quotient(over: float, under: float) -> float:
-    """A quotient as a runtime computes it: infinite or nan where the divisor is 0."""
-    with np.errstate(all="ignore"):
-        return float(np.float64(over) / np.float64(under))
-
-
 def _circle(first: gs.Node, last: gs.Node) -> str:
     names = (node.name or node.outputs[0].name for node in (first, last))
     return (
@@ -184,41 +145,6 @@ def op_of(node: gs.Node) -> str:
     if node.op == "Sum" and len(node.inputs) <= 2:
         return "Add" if len(node.inputs) == 2 else "Identity"
     return str(node.op)
-
-
-def see_through(tensor: gs.Tensor) -> gs.Tensor:
-    """The tensor behind casts, identities, and a rounding to integers and back."""
-    while True:
-        before = _one_back(tensor)
-        if before is None:
-            return tensor
-        tensor = before
-
-
-def _one_back(tensor: gs.Tensor) -> gs.Tensor | None:
-    """The tensor behind one cast, or behind one pair of QuantizeLinear and DequantizeLinear."""
-    if not tensor.inputs:
-        return None
-    maker = tensor.inputs[0]
-    if op_of(maker) in SEE_THROUGH:
-        return maker.inputs[0]
-    if op_of(maker) == "DequantizeLinear" and maker.inputs[0].inputs:
-        rounding = maker.inputs[0].inputs[0]
-        if op_of(rounding) == "QuantizeLinear":
-            return rounding.inputs[0]
-    return None
-
-
-def is_quantised(tensor: gs.Tensor) -> bool:
-    """Whether a value was rounded to integers at an op that `see_through` passes."""
-    while tensor.inputs:
-        if op_of(tensor.inputs[0]) == "DequantizeLinear":
-            return True
-        before = _one_back(tensor)
-        if before is None:
-            return False
-        tensor = before
-    return False
 
 
 def _behind(tensor: gs.Tensor) -> gs.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import SEE_THROUGH, Array, Scope, dims, op_of
+from slanc_onnx.graph import SEE_THROUGH, Array, Dims, Scope, dims, op_of
 from slanc_onnx.ops import ELEMENTWISE
 
 _LARGEST = 2**20  # elements of a matrix that may be one of equal numbers
@@ -25,12 +25,24 @@ _COMPUTED: dict[str, Callable[..., Array]] = {
     "Reciprocal": np.reciprocal,
     "Max": np.maximum,
     "Min": np.minimum,
-    "Range": lambda start, limit, delta: np.arange(start, limit, delta),
+    "Range": lambda start, limit, delta: _range(start, limit, delta),
+}
+_RESHAPED = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand")
+_FOLLOWED = {*SEE_THROUGH, *_RESHAPED, *_COMPUTED, "Div", "Concat", "Gather", "Slice"} | {
+    "QuantizeLinear",
+    "DequantizeLinear",
 }
 
 
-def small_value(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Array | None:
+def small_value(scope: Scope, tensor: gs.Tensor) -> Array | None:
     """The value of a tensor that is computed from constants, ranks and known sizes; else None."""
+    return _followed(scope, tensor, _FAR, {})
+
+
+def _followed(
+    scope: Scope, tensor: gs.Tensor, far: int, seen: dict[int, tuple[int, Array | None]]
+) -> Array | None:
+    """As `small_value`, over so many nodes; `seen` has what was found, and over how many."""
     if scope.constant(tensor) is not None:
         return stored_value(scope, tensor, _MOST)
     if not tensor.inputs or far == 0:
@@ -39,11 +51,20 @@ def small_value(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Array | Non
     op = op_of(node)
     if op in ("Shape", "Size"):
         return _sizes(scope, node)
-    parts = [small_value(scope, t, far - 1) if t.name else None for t in node.inputs]
-    try:
-        return _computed(op, node, parts)
-    except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError):
+    if op not in _FOLLOWED:
         return None
+    before = seen.get(id(tensor))
+    if before is not None and (before[0] >= far or before[1] is not None):
+        return before[1]
+    parts = [_followed(scope, t, far - 1, seen) if t.name else None for t in node.inputs]
+    try:
+        found = _computed(op, node, parts)
+    except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError):
+        found = None
+    if found is not None and found.size > _MOST:
+        found = None
+    seen[id(tensor)] = (far, found)
+    return found
 
 
 def scalar_of(scope: Scope, tensor: gs.Tensor) -> float | None:
@@ -76,7 +97,7 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
     if op in SEE_THROUGH:
         whole = op == "Cast" and int(node.attrs.get("to", 1)) in (6, 7)
         return first.astype(np.int64) if whole else first
-    if op in ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand") and first.size == 1:
+    if op in _RESHAPED and first.size == 1:
         return first.reshape(1)
     if op in ("Unsqueeze", "Squeeze") and first.ndim <= 1:
         return first.reshape(-1)
@@ -95,10 +116,27 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
             steps = int(known[4].reshape(-1)[0]) if len(known) > 4 else 1
             begin, end = (int(part.reshape(-1)[0]) for part in known[1:3])
             return first.reshape(-1)[begin:end:steps]
+        if op == "QuantizeLinear":
+            return np.rint(known[0] / known[1]) + (known[2] if len(known) > 2 else 0)
+        if op == "DequantizeLinear":
+            shift = known[2] if len(known) > 2 else 0
+            return np.asarray((known[0].astype(np.float64) - shift) * known[1])
         if op in _COMPUTED:
-            found = np.asarray(_COMPUTED[op](*known))
-            return found if found.size <= _MOST else None
+            return np.asarray(_COMPUTED[op](*known))
     return None
+
+
+def _range(start: Array, limit: Array, delta: Array) -> Array:
+    """The numbers of a Range.
+
+    Raises:
+        ValueError: they are too many.
+    """
+    first, end, step = start.item(), limit.item(), delta.item()
+    if not abs(end - first) <= abs(step) * _MOST:
+        raise ValueError("a long range")
+    values: Array = np.arange(first, end, step)
+    return values
 
 
 def _sizes(scope: Scope, node: gs.Node) -> Array | None:
@@ -119,6 +157,34 @@ def _sizes(scope: Scope, node: gs.Node) -> Array | None:
     if len(sizes) != len(shape):
         return None
     return np.array(sizes if op == "Shape" else int(np.prod(sizes, dtype=np.int64)))
+
+
+def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Dims | None:
+    """The sizes in a vector that a graph puts together for a Reshape; a dynamic one is its name."""
+    value = small_value(scope, tensor)
+    if value is not None and value.dtype.kind in "iu":
+        return tuple(int(v) for v in value.reshape(-1))
+    if not tensor.inputs or far == 0:
+        return None
+    node = tensor.inputs[0]
+    op, first = op_of(node), node.inputs[0] if node.inputs else None
+    if op == "Shape":
+        shape = dims(scope, node.inputs[0])
+        return shape and shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
+    if op == "Concat":
+        parts = [sizes_in(scope, t, far - 1) for t in node.inputs]
+        return None if None in parts else tuple(d for part in parts for d in part or ())
+    known = None if first is None else sizes_in(scope, first, far - 1)
+    if known is None or op in (*SEE_THROUGH, "Reshape", "Unsqueeze", "Squeeze"):
+        return known
+    picked = [small_value(scope, t) for t in node.inputs[1:] if t.name]
+    if op == "Gather" and picked[0] is not None and picked[0].size == 1:
+        at = int(picked[0].reshape(-1)[0])
+        return (known[at],) if -len(known) <= at < len(known) else None
+    if op == "Slice" and len(picked) < 4 and not any(p is None or p.size != 1 for p in picked):
+        begin, end = (int(p.reshape(-1)[0]) for p in picked[:2] if p is not None)
+        return known[begin:end]
+    return None
 
 
 def rank_of(scope: Scope, tensor: gs.Tensor) -> int | None:

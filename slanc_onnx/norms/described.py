@@ -1,6 +1,5 @@
 """What a region computes, read off its ops: what each tensor is, row by row.
 
-A form says that a tensor is the input, its mean, a sum of squares, the root of one, or a quotient.
 A region whose only exit is a quotient is a norm that the library knows; of any other it knows that
 a scale cancels.
 """
@@ -9,88 +8,113 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Scope, constant_made, dims, element_count, op_of
-from slanc_onnx.norms.constants import small_value, stored_value
+from slanc_onnx.norms.constants import sizes_in, small_value, stored_value
+from slanc_onnx.norms.forms import (
+    BY_ROW,
+    Form,
+    What,
+    count_of,
+    difference,
+    is_mean,
+    over,
+    raised,
+    times,
+    with_limit,
+)
+from slanc_onnx.norms.origins import between, origins
+from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.regions import Joined, Region
-from slanc_onnx.norms.root_axes import Axes, axes_of
+from slanc_onnx.norms.root_axes import axes_of
+from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES
 
-What = Literal["x", "mean", "square", "total", "root", "inverse", "quotient"]
-_BY_ROW = ("mean", "total", "root", "inverse")
+_MOST_AFTER = 8  # nodes between the exits of a region and their difference
 _SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv")
+_PARTS = ("inverse", "product", "shift", "quotient")
 _ADDS = ("Add", "Max", "Min", "Clip", "Relu", "Abs")
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a tensor of a region is.
-
-    Attributes:
-        what: The input, the mean of a row, a square, a row's sum of squares or its mean, the root
-            of that, the reciprocal of the root, or the input over the root.
-        centred: Whether the mean was subtracted from what is squared, or from what is divided.
-        one_pass: Whether the square of the mean was subtracted from the mean square.
-        factor: By what the value is multiplied beyond that.
-        averaged: Whether the sum was divided by its number of addends, by an op or by a shape.
-        negative: Whether it is the negative of that.
-        axes: Over which axes sums run; None before one, or where that is not known.
-        mean_axes: Those of the mean that was subtracted.
-        mean_count: By which number that mean was divided; None where an op or a shape counts.
-        aligned: Whether the numbers of rows are known to meet their own rows.
-        layout: Which movements of elements lie behind it, as a number; 0 for none.
-        source: The input in this layout.
-        joined: The epsilon or floor of a sum or a root, with `power`.
-        power: The power of the scale that divides it.
-        gamma: A constant row that multiplies.
-        unit: By what the sum was multiplied before its root was taken.
-        times: A count by which the mean square was multiplied, to be divided by one less.
-        corrected: Whether that happened: Bessel's correction, as torch.var writes it.
-    """
-
-    what: What
-    centred: bool = False
-    one_pass: bool = False
-    factor: float = 1.0
-    averaged: bool = False
-    negative: bool = False
-    axes: Axes | None = None
-    mean_axes: Axes | None = None
-    mean_count: int | None = None
-    aligned: bool = True
-    layout: int = 0
-    source: gs.Tensor | None = None
-    joined: Joined | None = None
-    power: int = 2
-    gamma: gs.Tensor | None = None
-    unit: float = 1.0
-    times: gs.Tensor | None = None
-    corrected: bool = False
 
 
 def describe(scope: Scope, region: Region) -> dict[int, Form]:
     """The forms of a region's tensors, by id; what has none is something else."""
-    reads = (read.tensor for read in region.reads)
-    found = {id(t): Form("x", source=t) for t in (region.x, *reads)}
-    joined = {id(j.read.node): j for j in reversed(region.joined)}
-    for node in region.nodes:
+    inputs = [region.x, *(read.tensor for read in region.reads)]
+    return _forms(scope, inputs, region.nodes, region.joined)
+
+
+def _forms(
+    scope: Scope,
+    inputs: Sequence[gs.Tensor],
+    nodes: Sequence[gs.Node],
+    constants: Sequence[Joined] = (),
+) -> dict[int, Form]:
+    found = {id(t): Form("x", source=t) for t in inputs}
+    joined = {id(j.read.node): j for j in reversed(constants)}
+    for node in nodes:
         form = _of_node(scope, node, found, joined.get(id(node)))
         if form is not None:
             found[id(node.outputs[0])] = form
     return found
 
 
-def quotient(region: Region, forms: dict[int, Form]) -> tuple[gs.Tensor, Form] | None:
-    """The one exit of a region that is the input over its root; None where there are others."""
-    exits = [t for t in region.exits if op_of(t.inputs[0]) not in (*COMPARISONS, "Equal")]
-    form = forms.get(id(exits[0])) if len(exits) == 1 else None
-    if form is None or form.what != "quotient":
+def less_mean(
+    scope: Scope, tensor: gs.Tensor, rows: RowAxes | None, width: int | None
+) -> tuple[list[Read], list[gs.Node]] | None:
+    """The reads of x where a tensor is x less the mean of its rows, and the nodes between.
+
+    Args:
+        scope: The graph.
+        tensor: The tensor.
+        rows: Its rows.
+        width: The number of elements of one.
+    """
+    x = next((x for x, centred in origins(scope, tensor) if centred), None)
+    if x is None:
         return None
-    return exits[0], form
+    nodes = between(scope, x, tensor)
+    form = _forms(scope, [x], nodes).get(id(tensor))
+    if form is None or not form.centred or not form.aligned or form.negative or form.layout:
+        return None
+    if form.mean_axes is None or form.mean_axes.rows != rows or form.factor != 1 or form.gamma:
+        return None
+    if form.mean_count not in (None, width):
+        return None
+    reads = (Read(node, p) for node in nodes for p, t in enumerate(node.inputs) if t is x)
+    return list(reads), nodes
+
+
+def quotient(
+    scope: Scope, region: Region, forms: dict[int, Form]
+) -> tuple[gs.Tensor, Form, list[gs.Node]] | None:
+    """What a region makes that is the input over its root; None where it makes something else.
+
+    That is its one exit, or the difference of two, with the nodes between them and it.
+    """
+    exits = [t for t in region.exits if op_of(t.inputs[0]) not in (*COMPARISONS, "Equal")]
+    whats = {form.what if (form := forms.get(id(t))) is not None else None for t in exits}
+    if whats == {"quotient"} and len(exits) == 1:
+        return exits[0], forms[id(exits[0])], []
+    if not whats <= {"product", "shift"}:
+        return None
+    after: dict[int, gs.Node] = {}
+    waiting = [node for t in exits for node in t.outputs]
+    for node in waiting:
+        if len(after) == _MOST_AFTER or id(node) not in scope.index or not node.outputs:
+            return None
+        inputs = [t for t in node.inputs if id(t) not in forms]
+        form = _of_node(scope, node, forms, None)
+        if form is None or not all(constant_made(scope, t) for t in inputs):
+            continue
+        if id(node) not in after:
+            after[id(node)] = node
+            forms[id(node.outputs[0])] = form
+            waiting += node.outputs[0].outputs
+        if form.what == "quotient":
+            return node.outputs[0], form, list(after.values())
+    return None
 
 
 def _of_node(
@@ -118,25 +142,27 @@ def _of_node(
         return _multiplied(scope, node, forms)
     if op == "Pow":
         power = small_value(scope, node.inputs[1])
-        return None if power is None or power.size != 1 else _power(first, float(power.flat[0]))
+        return None if power is None or power.size != 1 else raised(first, float(power.flat[0]))
     if op in ("Sqrt", "Reciprocal"):
-        return _power(first, 0.5 if op == "Sqrt" else -1.0)
+        return raised(first, 0.5 if op == "Sqrt" else -1.0)
     if op == "Abs" and first.what == "x":  # of the same square, and another numerator
         return replace(first, layout=hash((first.layout, id(node))), source=node.outputs[0])
     if op == "Neg":
-        return replace(first, negative=not first.negative)
+        return None if first.beta else replace(first, negative=not first.negative)
     if op in ("Sub", "Add") and len(known) == 2:
         other = known[1] if op == "Sub" else replace(known[1], negative=not known[1].negative)
-        return _difference(first, other)
-    if op in _ADDS and first.what in ("square", *_BY_ROW[1:]) and len(known) == 1:
-        return _joined(op, first, joined)
+        return difference(first, other)
+    if op in ("Sub", "Add") and first.what == "shift":
+        return _with_beta(scope, node, first)
+    if op in _ADDS and first.what in ("square", *BY_ROW[1:]) and len(known) == 1:
+        return with_limit(op, first, joined)
     return None
 
 
 def _moved(scope: Scope, node: gs.Node, form: Form) -> Form:
     if MOVES[op_of(node)].kind in ("keeps", "casts", "drops"):
         return replace(form, source=node.outputs[0]) if form.what == "x" else form
-    if form.what in _BY_ROW or form.axes is not None:
+    if form.what in BY_ROW or form.axes is not None:
         return replace(form, aligned=aligned_by(scope, node, form))
     layout = hash((form.layout, id(node)))
     return replace(form, layout=layout, source=node.outputs[0])
@@ -147,18 +173,22 @@ def aligned_by(scope: Scope, node: gs.Node, form: Form) -> bool:
     op, source, axes = op_of(node), form.source, form.axes
     if op == "Expand" and form.aligned:
         return True
+    if MOVES[op].kind not in ("reshapes", "inserts"):
+        return False
     if op == "Unsqueeze" and axes is not None and not form.aligned:
         given = node.attrs.get("axes")
         if given is None and len(node.inputs) > 1:
             value = small_value(scope, node.inputs[1])
             given = None if value is None else [int(v) for v in value.reshape(-1)]
-        if given is not None and axes.rank is not None:
+        if given is not None and axes.rank:  # a scalar has no axes
             given = [axis % axes.rank for axis in given]
         return given is not None and frozenset(given) == axes.axes
-    shapes = [None if t is None else dims(scope, t) for t in (source, node.outputs[0])]
-    if axes is None or axes.rank is None or None in shapes:
+    whole = None if source is None else dims(scope, source)
+    told = sizes_in(scope, node.inputs[1]) if op == "Reshape" and len(node.inputs) > 1 else None
+    if told is None or not all(isinstance(size, str) or size > 0 for size in told):
+        told = dims(scope, node.outputs[0])
+    if axes is None or axes.rank is None or whole is None or told is None:
         return False
-    whole, told = (shape or () for shape in shapes)
     rows = tuple(1 if axis in axes.axes else size for axis, size in enumerate(whole))
     if len(whole) != axes.rank or len(told) != axes.rank:
         return False
@@ -184,7 +214,7 @@ def _summed(scope: Scope, node: gs.Node, form: Form) -> Form | None:
     matrices = [t for t in node.inputs[:2] if constant_made(scope, t)]
     if op in ("MatMul", "Conv") and matrices:
         matrix = matrices[0]
-        averaged, form = False, _times(form, _first_value(scope, matrix))
+        averaged, form = False, times(form, _first_value(scope, matrix))
     squares = op in ("ReduceSumSquare", "ReduceL2", "Einsum") or (
         op == "MatMul" and not any(constant_made(scope, t) for t in node.inputs)
     )
@@ -203,10 +233,6 @@ def _first_value(scope: Scope, matrix: gs.Tensor) -> float:
     return float("nan") if values is None else float(values.max())
 
 
-def _times(form: Form, value: float) -> Form:
-    return replace(form, factor=form.factor * value)
-
-
 def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Form | None:
     op, (one, other) = op_of(node), forms
     if one is not None and other is not None:
@@ -220,14 +246,14 @@ def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Fo
     shape = dims(scope, constant)
     single = element_count(shape) == 1 if shape is not None else values is not None
     if op == "Div" and one is None:
-        form = _power(form, -1.0)
+        form = raised(form, -1.0)
     if form is None:
         return None
     if values is not None and values.size == 1:
         value = float(values.reshape(-1)[0])
         divides = op == "Div" and one is not None
-        return _times(form, value if not divides else 1 / value if value else math.nan)
-    if single or (shape is None and form.what in _BY_ROW):  # a count, computed from a shape
+        return times(form, value if not divides else 1 / value if value else math.nan)
+    if single or (shape is None and form.what in BY_ROW):  # a count, computed from a shape
         if op == "Div" and form.what in ("mean", "total") and not form.averaged:
             return replace(form, averaged=True)
         if form.what == "total" and form.averaged and not form.corrected:
@@ -235,99 +261,34 @@ def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Fo
                 return replace(form, times=constant)
             if op == "Div" and form.times is not None:
                 return replace(form, times=None, corrected=True)
-        return _times(form, math.nan)
-    row = form.what in ("x", "inverse", "quotient") and form.gamma is None and op == "Mul"
+        return times(form, math.nan)
+    row = form.what in ("x", *_PARTS) and form.gamma is None and op == "Mul"
     return replace(form, gamma=constant) if row else None
 
 
 def _product(node: gs.Node, one: Form, other: Form) -> Form | None:
     if op_of(node) == "Mul":
         if node.inputs[0] is node.inputs[1]:
-            return _power(one, 2.0)
-        by = {"x": one, one.what: one}
-        for over, under in ((one, other), (other, one)):
-            if over.what == "x" and under.what == "inverse":
-                return _over(over, under)
-        if by["x"].what == other.what == "x" and one == replace(other, source=one.source):
-            return _power(one, 2.0)
-        same_mean = one.what == "mean" and one == replace(other, source=one.source)
-        return _power(one, 2.0) if same_mean else None
-    if one.what == "x" and other.what == "root":
-        inverse = _power(other, -1.0)
-        return None if inverse is None else _over(one, inverse)
+            return raised(one, 2.0)
+        for above, below in ((one, other), (other, one)):
+            if above.what in ("x", "mean") and below.what == "inverse":
+                return over(above, below)
+        same = one.what in ("x", "mean") and one == replace(other, source=one.source)
+        return raised(one, 2.0) if same else None
+    if one.what in ("x", "mean") and other.what == "root":
+        inverse = raised(other, -1.0)
+        return None if inverse is None else over(one, inverse)
     return None
 
 
-def _over(numerator: Form, inverse: Form) -> Form | None:
-    """The input times the reciprocal of its root."""
-    centred = inverse.centred or inverse.one_pass
-    if numerator.centred != centred or (numerator.gamma and inverse.gamma):
+def _with_beta(scope: Scope, node: gs.Node, form: Form) -> Form | None:
+    """Beta less the mean over the root."""
+    beta = next((t for t in node.inputs if constant_made(scope, t)), None)
+    if op_of(node) == "Sub" and node.inputs[0] is beta:
+        form = replace(form, negative=not form.negative)
+    elif op_of(node) == "Sub":
         return None
-    if numerator.layout != inverse.layout:
-        return None
-    factor = math.nan if numerator.negative else numerator.factor * inverse.factor
-    if centred and not numerator.mean_axes == inverse.mean_axes == inverse.axes:
-        return None
-    aligned = numerator.aligned and inverse.aligned
-    gamma = numerator.gamma or inverse.gamma
-    return replace(inverse, what="quotient", factor=factor, gamma=gamma, aligned=aligned)
-
-
-def _power(form: Form, power: float) -> Form | None:
-    known: dict[tuple[What, float], What] = {
-        ("x", 2.0): "square",
-        ("total", 0.5): "root",
-        ("total", -0.5): "inverse",
-        ("root", -1.0): "inverse",
-    }
-    if form.what == "mean" and power == 2.0:
-        return replace(form, what="square", negative=False, one_pass=True)
-    what = known.get((form.what, power))
-    if form.times is not None or what is None or (form.negative and form.what != "x"):
-        return None
-    if form.what == "x":
-        return None if form.gamma else replace(form, what=what, negative=False)
-    if form.what == "total":
-        root = replace(form, what="root", unit=form.factor, factor=1.0)
-        return root if what == "root" else _power(root, -1.0)
-    return replace(form, what=what, factor=1 / form.factor if form.factor else math.nan)
-
-
-def _difference(one: Form, other: Form) -> Form | None:
-    """The input less its mean, or the mean square less the square of the mean."""
-    if {one.what, other.what} == {"x", "mean"}:
-        x, mean = (one, other) if one.what == "x" else (other, one)
-        if one.negative or other.negative or x.centred or not _is_mean(mean):
-            return None
-        aligned = x.aligned and mean.aligned
-        centred = replace(x, centred=True, negative=one is mean, aligned=aligned)
-        return replace(centred, mean_axes=mean.axes, mean_count=_count(mean))
-    whole = one.what == "total" and not one.centred and not one.one_pass
-    if whole and other.what == "square" and other.one_pass and not other.negative:
-        same = one.axes == other.axes and _is_mean(one)
-        less = replace(one, one_pass=True, mean_axes=other.axes, mean_count=_count(other))
-        return less if same else None
-    return None
-
-
-def _count(mean: Form) -> int | None:
-    return None if mean.averaged else round(1 / mean.factor)
-
-
-def _is_mean(form: Form) -> bool:
-    """Whether a sum is a mean, as far as its own factor tells: 1, or 1 over a whole number."""
-    if form.averaged:
-        return math.isclose(form.factor, 1.0, rel_tol=1e-3)
-    return 0 < form.factor <= 1 and abs(1 / form.factor - round(1 / form.factor)) < 1e-2
-
-
-def _joined(op: str, form: Form, joined: Joined | None) -> Form | None:
-    """A value with an addend or a floor; None with a ceiling, or with a choice by data."""
-    if joined is not None and (op == "Min" or (op == "Clip" and joined.read.position != 1)):
-        return None
-    if joined is None or form.joined is not None or form.what not in ("total", "root"):
-        return form
-    return replace(form, joined=joined, power=2 if form.what == "total" else 1)
+    return replace(form, beta=beta) if form.negative and form.beta is None else None
 
 
 def _batch_normalised(
@@ -338,18 +299,18 @@ def _batch_normalised(
     if x is None or mean is None or variance is None or joined is None:
         return None
     plain = uniform(scope, node.inputs[1]) == 1 and uniform(scope, node.inputs[2]) == 0
-    own = x.what == "x" and mean.what == "mean" and _is_mean(mean)
+    own = x.what == "x" and mean.what == "mean" and is_mean(mean)
     if not own or not plain or variance.what != "total" or joined.read.position != EPSILON:
         return None
-    root = _power(replace(variance, joined=variance.joined or joined), 0.5)
-    inverse = None if root is None else _power(root, -1.0)
+    root = raised(replace(variance, joined=variance.joined or joined), 0.5)
+    inverse = None if root is None else raised(root, -1.0)
     if inverse is None or inverse.axes is None or mean.axes is None:
         return None
     others = [frozenset(range(axes.rank or 0)) - axes.axes for axes in (inverse.axes, mean.axes)]
     aligned = others == [frozenset([1])] * 2  # BatchNormalization has one number per channel
     centred = replace(x, centred=True, mean_axes=inverse.mean_axes or mean.axes)
-    inverse = replace(inverse, mean_count=inverse.mean_count or _count(mean))
-    return _over(centred, replace(inverse, aligned=aligned))
+    inverse = replace(inverse, mean_count=inverse.mean_count or count_of(mean))
+    return over(centred, replace(inverse, aligned=aligned))
 
 
 def uniform(scope: Scope, tensor: gs.Tensor) -> float | None:

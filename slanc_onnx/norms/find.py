@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Scope, op_of
-from slanc_onnx.norms.decomposed import decomposed_norm
 from slanc_onnx.norms.fused import fused_norms
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.norms.region_norms import region_norms
+from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.norms.spellings import reduced_axes
 from slanc_onnx.norms.suspects import Suspect
 
 
@@ -32,18 +31,13 @@ def find_norms_in(scopes: Sequence[Scope]) -> list[Norm]:
 
 
 def find_in(scopes: Sequence[Scope]) -> Found:
-    """The norms and the suspects of some scopes.
-
-    Regions come first. The patterns read what no region describes: a root by logarithms, values
-    that are rounded to integers inside.
-    """
+    """The norms and the suspects of some scopes."""
     by_path = {scope.path: scope for scope in scopes}
 
     def of(scope: Scope) -> list[Norm | Suspect]:
         found: list[tuple[int, Norm | Suspect]] = []
         claimed: set[int] = set()
-        nodes = list(enumerate(scope.sorted_nodes))
-        for place, node in nodes:
+        for place, node in enumerate(scope.sorted_nodes):
             norms = fused_norms(scope, node)
             found += [(place, norm) for norm in norms]
             claimed.update(index for norm in norms for index in norm.nodes)
@@ -52,16 +46,10 @@ def find_in(scopes: Sequence[Scope]) -> Found:
                     inner = of(by_path[(*scope.path, (scope.index[id(node)], attribute))])
                     found += [(place, one) for one in inner]
         regions, suspects = region_norms(scope, claimed)
-        whole = [pair for pair in regions if not pair[1].by_ops]
-        claimed.update(index for _, norm in whole for index in norm.nodes)
-        found += whole
-        for place, node in nodes:
-            if scope.index[id(node)] not in claimed:
-                norm = decomposed_norm(scope, node)
-                if norm is not None:
-                    found.append((place, norm))
-                    claimed.update(norm.nodes)
-        found += [pair for pair in regions if pair[1].by_ops and claimed.isdisjoint(pair[1].nodes)]
+        claimed.update(i for _, norm in regions if not norm.by_ops for i in norm.nodes)
+        taken = [p for p in regions if not p[1].by_ops or claimed.isdisjoint(p[1].nodes)]
+        found += taken
+        claimed.update(index for _, norm in taken for index in norm.nodes)
         found += [pair for pair in suspects if pair[1].node not in claimed]
         return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
@@ -75,7 +63,7 @@ def unmatched_means(
 ) -> list[str]:
     """Names of the means over a last axis that belong to no norm and to no suspect.
 
-    A norm may hide there: an optimiser or a quantiser can leave it in a spelling without pattern.
+    A norm may hide there: an optimiser or a quantiser can leave it in ops that nobody knows.
     """
     claimed = {(norm.path, index) for norm in norms for index in norm.nodes}
     claimed |= {(suspect.path, suspect.node) for suspect in suspects}
@@ -91,8 +79,9 @@ def unmatched_means(
 
 
 def _may_be_over_rows(scope: Scope, node: gs.Node) -> bool:
-    axes = reduced_axes(scope, node)
-    return axes == RowAxes() or (axes is None and node.inputs[0].shape is None)
+    axes = axes_of(scope, node)
+    rows = None if axes is None else axes.rows
+    return rows == RowAxes() or (rows is None and node.inputs[0].shape is None)
 
 
 def _unique_names(norms: list[Norm]) -> list[Norm]:

@@ -16,14 +16,14 @@ from onnx import NodeProto, inliner
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import DOMAINS, every_node, read_graph
 from slanc_onnx.norms.find import find_norms_in
-from slanc_onnx.norms.spellings import REDUCTIONS
+from slanc_onnx.norms.regions import SQUARING, SUMS
 from slanc_onnx.ops import FUSED, INTERNAL
 
 _Key = tuple[str, str]  # domain and name of a function
 _MOST_INLINED = 2**20  # nodes
 
 # Ops of which a decomposed norm has at least one. Which functions hold a norm is then tried out.
-_OPS = {*REDUCTIONS, "Einsum", "MatMul", "Sqrt", "Pow", "Reciprocal"}
+_OPS = {*SQUARING, *SUMS, "LpNormalization", "Einsum", "Sqrt", "Pow", "Reciprocal"}
 
 
 def inline_norm_functions(

@@ -13,13 +13,11 @@ from slanc_onnx.graph import (
     element_type,
     last_dim,
     op_of,
-    see_through,
 )
+from slanc_onnx.norms.described import less_mean
 from slanc_onnx.norms.norm import Norm
-from slanc_onnx.norms.pattern import Match, Read
-from slanc_onnx.norms.reads import leaks, places, with_known_scale
+from slanc_onnx.norms.reads import Read, leaks, places, with_known_scale
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
-from slanc_onnx.norms.spellings import CENTRED
 from slanc_onnx.ops import FUSED, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.reasons import Reason, Unscalable
 
@@ -101,16 +99,16 @@ def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
     uses = [Read(node, p) for p in form.addends if _has(node, p)]
     source, kind = node.inputs[0], form.kind
     nodes: tuple[int, ...] = (here,)
-    if kind == "rms" and len(uses) == 1:
-        match = next(CENTRED.of(see_through(source), Match(scope)), None)
-        if match is not None and all(id(n) in scope.index for n in match.nodes):
-            kind = "layer"
-            if not leaks(scope, match.nodes, [node]):
-                uses = match.places("x")
-                source = uses[0].tensor
-                nodes = (*sorted(scope.index[id(n)] for n in match.nodes), here)
     gamma = node.inputs[form.gamma]
     axes, fault = _axes(node, kind), _fault(node, kind)
+    width = _width(scope, axes, source, gamma)
+    centred = less_mean(scope, source, axes, width) if kind == "rms" and len(uses) == 1 else None
+    if centred is not None:  # an RMS op on a centred input is a LayerNorm without beta
+        kind = "layer"
+        reads, before = centred
+        if not leaks(scope, tuple(before), [node]):
+            uses, source = reads, reads[0].tensor
+            nodes = (*sorted(scope.index[id(n)] for n in before), here)
     norm = Norm(
         name=node.name,
         kind=kind,
@@ -119,7 +117,7 @@ def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
         input=source.name,
         normalised=node.outputs[0].name,
         output=node.outputs[0].name,
-        width=_width(scope, axes, source, gamma),
+        width=width,
         element_type=element_type(scope, source, gamma),
         output_type=element_type(scope, node.outputs[0], gamma),
         epsilon=float(node.attrs.get("epsilon", form.epsilon)),

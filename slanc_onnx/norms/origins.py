@@ -78,6 +78,26 @@ def origins(scope: Scope, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]
             return
 
 
+def between(scope: Scope, x: gs.Tensor, tensor: gs.Tensor) -> list[gs.Node]:
+    """The nodes of a graph that make a tensor of x, in topological order."""
+    found: dict[int, gs.Node] = {}
+    depends: dict[int, bool] = {id(x): True}
+
+    def follow(tensor: gs.Tensor, steps: int) -> bool:
+        if id(tensor) in depends or not tensor.inputs or steps == 0:
+            return depends.get(id(tensor), False)
+        node = tensor.inputs[0]
+        if id(node) not in scope.index:
+            return False
+        depends[id(tensor)] = any([follow(t, steps - 1) for t in node.inputs])
+        if depends[id(tensor)]:
+            found[id(node)] = node
+        return depends[id(tensor)]
+
+    follow(tensor, _MOST_STEPS)
+    return list(found.values())
+
+
 def _with_its_mean(scope: Scope, one: gs.Tensor, other: gs.Tensor) -> gs.Tensor | None:
     """The tensor that both are made of, one of them by a mean."""
     first, second = _line(scope, one), _line(scope, other)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from slanc_onnx.graph import FLOATS, SEE_THROUGH, Scope, element_type, op_of
 from slanc_onnx.norms.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
-from slanc_onnx.norms.pattern import Read
 from slanc_onnx.reasons import Reason, Unscalable
+
+
+@dataclass(frozen=True)
+class Read:
+    """An input of a graphsurgeon node."""
+
+    node: gs.Node
+    position: int
+
+    @property
+    def tensor(self) -> gs.Tensor:
+        """The tensor that the node reads there."""
+        return self.node.inputs[self.position]
 
 
 def with_known_scale(scope: Scope, norm: Norm) -> Norm:

@@ -10,22 +10,23 @@ from onnx import TensorProto
 from slanc_onnx.graph import (
     Scope,
     constant_made,
-    dims,
     element_type,
     op_of,
 )
+from slanc_onnx.norms.affine import next_constant, row_width
 from slanc_onnx.norms.constants import scalar_of
-from slanc_onnx.norms.decomposed import along, next_constant, row_size
-from slanc_onnx.norms.described import Form, describe, quotient, uniform
+from slanc_onnx.norms.described import describe, quotient, uniform
+from slanc_onnx.norms.forms import Form
 from slanc_onnx.norms.norm import Limit, Norm, Place
-from slanc_onnx.norms.pattern import Read
-from slanc_onnx.norms.reads import leaks, places, with_known_scale
+from slanc_onnx.norms.reads import Read, leaks, places, with_known_scale
 from slanc_onnx.norms.regions import Joined, Region, candidates, region_of
 from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.norms.suspects import Suspect, of_other_domains, root_divides, suspect
 from slanc_onnx.ops import EPSILON, Kind
 from slanc_onnx.reasons import Reason, Unscalable
+
+_WIDEST = 2.0**31  # elements of a row that a factor may stand for
 
 
 def region_norms(
@@ -49,7 +50,7 @@ def region_norms(
             _add(regions, found)
         elif root_divides(scope, root):
             suspects.append((order[id(root)], suspect(scope, root, found)))
-    norms = [(order[id(r.ends[0])], _norm_of(scope, r)) for r in regions]
+    norms = [(order[id(r.ends[0])], _best_norm(scope, r)) for r in regions]
     suspects += [(order[id(node)], one) for node, one in of_other_domains(scope)]
     return norms, suspects
 
@@ -71,23 +72,26 @@ def _add(regions: list[Region], found: Region) -> None:
     regions.append(found)
 
 
+def _best_norm(scope: Scope, region: Region) -> Norm:
+    """A region as a norm, or that of its centred input where only that is scaled, or known."""
+    norms = [_norm_of(scope, r) for r in (region, region.nearer) if r is not None]
+    return min(norms, key=lambda norm: (norm.skip_reason is not None, norm.by_ops))
+
+
 def _norm_of(scope: Scope, region: Region) -> Norm:
     """A region as a norm."""
     forms = describe(scope, region)
-    whole = quotient(region, forms)
-    own = forms.get(id(whole[0])) if whole is not None else None
+    normalised, own, extra = quotient(scope, region, forms) or (region.exits[0], None, [])
     source, axes, found = _rows(scope, region, forms, own)
-    normalised = whole[0] if whole is not None else region.exits[0]
     late = _after(scope, normalised, axes, own)
     gamma = (own.gamma if own is not None else None) or late[0]
-    width = _width(scope, source, gamma, axes)
+    width = row_width(scope, source, gamma, axes)
     kind, unbiased, counted = _kind(region, forms, own, width)
     factor = None
     if own is not None and kind == "l2" and not own.averaged:
         factor = _times_root_of_width(scope, normalised, width)
-    extra: tuple[gs.Node, ...] = ()
     if factor is not None:
-        kind, extra, counted = "rms", (factor,), True
+        kind, extra, counted = "rms", [factor], True
         normalised = factor.outputs[0]
         late = _after(scope, normalised, axes, own)
         gamma = (own.gamma if own is not None else None) or late[0]
@@ -162,13 +166,18 @@ def _kind(
         return "l2", False, False
     centred = form.centred or form.one_pass
     mean: Kind = "layer" if centred else "rms"
-    share = form.unit / form.factor**2 if form.factor and own is not None else form.factor
+    share = form.factor
+    if own is not None and share:
+        square = share * share  # no power, which raises where this is infinite
+        share = form.unit / square if square else math.inf
     if form.averaged and (form.corrected or math.isclose(share, 1, rel_tol=2e-3)):
         return mean, form.corrected, True
     counts: dict[float, bool] = {}
-    if width is not None:
-        counts = {float(width): False} | ({width - 1.0: True} if width > 2 else {})
-    elif 0 < share < 0.75:
+    if width:  # a row of none is refused later
+        counts = {float(width): False}
+        if width > 1 + (not centred):  # else by one: an L2 normalisation
+            counts[width - 1.0] = True
+    elif 1 / _WIDEST < share < 0.75:
         counts = {float(round(1 / share)): False}
     for count, unbiased in counts.items():
         wanted = (width or 1) / count if form.averaged else 1 / count
@@ -191,7 +200,7 @@ def _times_root_of_width(scope: Scope, tensor: gs.Tensor, width: int | None) -> 
     value = scalar_of(scope, other)
     if op_of(node) == "Div" and value:
         value = 1 / value
-    if value is None or value < 1.4:
+    if value is None or not 1.4 <= value < _WIDEST**0.5:
         return None
     count = width if width is not None else round(value**2)
     return node if math.isclose(value**2, count, rel_tol=2e-3) else None
@@ -201,31 +210,13 @@ def _after(
     scope: Scope, normalised: gs.Tensor, axes: RowAxes | None, own: Form | None
 ) -> tuple[gs.Tensor | None, gs.Tensor | None, gs.Tensor]:
     """Gamma and beta that follow, and the tensor after them."""
-    if axes is None or own is None:
-        return None, None, normalised
-    tensor = normalised
-    found: list[gs.Tensor | None] = []
-    for op in ("Mul", "Add"):
-        if op == "Mul" and own.gamma is not None:
-            found.append(None)
-            continue
-        end, operand = next_constant(scope, tensor, op, axes)
-        found.append(operand)
-        tensor = end if operand is not None else tensor
-    return found[0], found[1], tensor
-
-
-def _width(
-    scope: Scope, source: gs.Tensor, gamma: gs.Tensor | None, axes: RowAxes | None
-) -> int | None:
-    if axes is None:
-        return None
-    known = along(scope, source, axes)
-    shape = None if gamma is None else dims(scope, gamma)
-    if known is not None or not shape:
-        return known
-    across = axes.axes == (1,) and shape[-1] != 1  # gamma lies along another axis
-    return None if across else row_size(scope, gamma, axes)
+    if axes is None or own is None or own.beta is not None:
+        return None, None if own is None else own.beta, normalised
+    gamma, end = None, normalised
+    if own.gamma is None:
+        end, gamma = next_constant(scope, end, "Mul", axes)
+    end, beta = next_constant(scope, end, "Add", axes)
+    return gamma, beta, end
 
 
 def _constants(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -20,15 +20,15 @@ from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of
 from slanc_onnx.norms.constants import small_value, stored_value
 from slanc_onnx.norms.norm import SCALE_KEY
 from slanc_onnx.norms.origins import origins, squared
-from slanc_onnx.norms.pattern import Read
+from slanc_onnx.norms.reads import Read
 from slanc_onnx.ops import SIZES, Degree, NoDegree, any_degree, degrees_of_outputs
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _MOST_NODES = 400  # of a walk
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul")
-_SQUARING = ("ReduceSumSquare", "ReduceL2", "MeanVarianceNormalization")
+SQUARING = ("ReduceSumSquare", "ReduceL2", "MeanVarianceNormalization")
 _WITH_ROOT = ("ReduceL2", "LpNormalization", "MeanVarianceNormalization", "BatchNormalization")
-_SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "Conv", "MatMul")
+SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "Conv", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Region:
         exits: The tensors at which the scale is gone, those behind the root first.
         joined: The constants to divide.
         degrees: The degree of every tensor inside, by id.
+        nearer: The region of the centred input, where the mean is subtracted inside this one.
     """
 
     x: gs.Tensor
@@ -65,6 +66,7 @@ class Region:
     exits: tuple[gs.Tensor, ...]
     joined: tuple[Joined, ...]
     degrees: dict[int, Degree]
+    nearer: Region | None = None
 
     @cached_property
     def ends(self) -> list[gs.Node]:
@@ -84,9 +86,9 @@ def candidates(scope: Scope, order: Sequence[gs.Node]) -> Iterator[tuple[gs.Node
         op = op_of(node)
         if not node.inputs or not node.outputs:
             continue
-        if op in _SQUARING or (op == "LpNormalization" and _is_two(node)):
+        if op in SQUARING or (op == "LpNormalization" and _is_two(node)):
             yield node, node.inputs[0]
-        elif op in _SUMS and (source := _summed(scope, node)) is not None:
+        elif op in SUMS and (source := _summed(scope, node)) is not None:
             inner = squared(scope, source)
             if inner is not None:
                 yield node, inner
@@ -123,7 +125,7 @@ def region_of(
             if best is not None:
                 break
             continue
-        best = found
+        best = replace(found, nearer=best)
         if centred:
             break
     if best is not None and best.fractional:
@@ -297,15 +299,14 @@ class Walk:
             for node, why in self._refused
             if any(id(t) in self._from_root for t in node.inputs)
         ]
-        if behind:
-            node, why = behind[0]
-            return why.at(node.op, node.outputs[0].name if node.outputs else "")
         for node, _ in self._passed.values():
             if op_of(node) == "Div" and id(node.outputs[0]) in self._rooted:
-                degree = self.degrees[id(node.outputs[0])]
-                why = reason(Untaken.ANOTHER_DEGREE, str(degree))
-                return why.at(node.op, node.outputs[0].name)
-        return None
+                degree = self.degrees.get(id(node.outputs[0]), Fraction(0))
+                behind.append((node, reason(Untaken.ANOTHER_DEGREE, str(degree))))
+        if not behind:
+            return None
+        node, why = min(behind, key=lambda pair: self._order[id(pair[0])])
+        return why.at(node.op, node.outputs[0].name if node.outputs else "")
 
 
 def _is_two(node: gs.Node) -> bool:

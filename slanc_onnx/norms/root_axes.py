@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
@@ -9,7 +10,6 @@ import onnx_graphsurgeon as gs
 from slanc_onnx.graph import MOST_AXES, Scope, constant_made, dims, op_of
 from slanc_onnx.norms.constants import rank_of, small_value, stored_value
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
-from slanc_onnx.norms.spellings import inner_product
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
     source = next((t for t in node.inputs if not constant_made(scope, t)), node.inputs[0])
     rank = rank_of(scope, source)
     if op == "Einsum":
-        return Axes(frozenset([-1]), None) if inner_product(scope, node) else None
+        return Axes(frozenset([-1]), None) if _is_inner_product(node) else None
     if op == "MatMul":
         return _of_product(scope, node)
     if op == "Conv":
@@ -58,11 +58,18 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
     if not found:
         whole = rank is not None and not node.attrs.get("noop_with_empty_axes", 0)
         return Axes(frozenset(range(rank or 0)), rank) if whole else None
-    if not all(-MOST_AXES <= axis < (rank or MOST_AXES) for axis in found):
+    most = MOST_AXES if rank is None else rank  # a scalar has none
+    if not all(-most <= axis < most for axis in found):
         return None
     if rank is not None:
         found = [int(axis) % rank for axis in found]
     return Axes(frozenset(int(axis) for axis in found), rank)
+
+
+def _is_inner_product(node: gs.Node) -> bool:
+    """Whether an Einsum sums the product of its two inputs over their last axis."""
+    equation = str(node.attrs.get("equation", "")).replace(" ", "")
+    return re.fullmatch(r"([a-zA-Z]*)([a-zA-Z]),\1\2->\1", equation) is not None
 
 
 def _of_product(scope: Scope, node: gs.Node) -> Axes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx_graphsurgeon as gs
 
@@ -12,6 +13,7 @@ from slanc_onnx.norms.constants import scalar_of
 from slanc_onnx.ops import MOVES
 from slanc_onnx.reasons import Reason, Untaken, reason
 
+_State = Literal["square", "root", "logarithm", "falling", "divides"]
 _STEPS = 16  # nodes between a sum of squares and what its root divides
 _PASSED = {*MOVES, "Add", "Max", "Clip", "Relu", "Pow", "ReduceMean", "ReduceSum", "Mul"} | {
     "QuantizeLinear",
@@ -54,21 +56,42 @@ def of_other_domains(scope: Scope) -> Iterator[tuple[gs.Node, Suspect]]:
 
 
 def root_divides(scope: Scope, total: gs.Node) -> bool:
-    """Whether the root of a sum of squares divides something, or is inverted."""
-    waiting = [(total.outputs[0], op_of(total) == "ReduceL2", 0)]
+    """Whether the root of a sum of squares divides something, or is inverted.
+
+    A root may be written by logarithms: exp(-0.5 log v).
+    """
+    first: _State = "root" if op_of(total) == "ReduceL2" else "square"
+    waiting = [(total.outputs[0], first, 0)]
     seen: set[int] = set()
     while waiting:
-        tensor, rooted, steps = waiting.pop()
+        tensor, state, steps = waiting.pop()
         for node in tensor.outputs:
             if id(node) not in scope.index or id(node) in seen or steps > _STEPS:
                 continue
             seen.add(id(node))
-            op, first = op_of(node), node.inputs[0] is tensor
-            power = scalar_of(scope, node.inputs[1]) if op == "Pow" else None
-            below = rooted and (op == "Reciprocal" or (op == "Div" and not first))
-            if below or (power is not None and power < 0):
+            then = _behind(scope, node, tensor, state)
+            if then == "divides":
                 return True
-            half = op == "Sqrt" or (power is not None and power < 1)
-            if half or op in _PASSED or (op in ("Div", "Sub") and first):
-                waiting += [(t, rooted or half, steps + 1) for t in node.outputs[:1]]
+            if then is not None:
+                waiting += [(t, then, steps + 1) for t in node.outputs[:1]]
     return False
+
+
+def _behind(scope: Scope, node: gs.Node, tensor: gs.Tensor, state: _State) -> _State | None:
+    """What a node makes of a sum of squares, its root or its logarithm; None for something else."""
+    op, first = op_of(node), node.inputs[0] is tensor
+    number = None
+    if op in ("Pow", "Mul", "Div") and len(node.inputs) == 2:
+        number = scalar_of(scope, node.inputs[1 if first else 0])
+    if op == "Pow" and number is not None and first:
+        return "divides" if number < 0 else "root" if number < 1 else state
+    if state == "root" and (op == "Reciprocal" or (op == "Div" and not first)):
+        return "divides"
+    if state == "falling" and op == "Exp":
+        return "divides"
+    if state == "logarithm" and (op == "Neg" or (number is not None and number < 0)):
+        return "falling"
+    made: dict[str, _State] = {"Sqrt": "root", "Log": "logarithm"}
+    if op in made:
+        return made[op]
+    return state if op in _PASSED or (op in ("Div", "Sub") and first) else None

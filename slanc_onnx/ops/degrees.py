@@ -8,6 +8,7 @@ no degree, which is safe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -175,7 +176,7 @@ def _of_function(
     else:
         parameters = [attributes.get(name, value) for name, value in record.attributes.items()]
     degree = record.degree(*parameters) if any(degrees[:1]) else None
-    if degree is None or any(degrees[1:]):
+    if degree is None or not math.isfinite(degree) or any(degrees[1:]):
         raise NoDegree(_no_degree(next(d for d in degrees if d)))
     return (degrees[0] or NONE) * Fraction(degree).limit_denominator(1000)
 

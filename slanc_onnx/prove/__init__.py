@@ -15,6 +15,7 @@ from slanc_onnx.prove.certificate import (
 )
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.radius import safe_radius
+from slanc_onnx.prove.step_bounds import output_radius
 from slanc_onnx.prove.withdrawn import WITHDRAWN, held_against
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "bounds_for",
     "certify_at",
     "held_against",
+    "output_radius",
     "proofs",
     "safe_radius",
 ]

@@ -29,7 +29,7 @@ from slanc_onnx.weights import (
 DEVICE_UNIT = 2.0**-24
 DEVICE_SLACK = 1 + 2.0**-20  # of one elementwise op there, activations included: 16 units
 SLACK = 1 + 1e-9  # of a figure computed in FP64 with fewer than 10^6 operations
-MOST_ELEMENTS = 1 << 25  # of the matrices that one set keeps
+MOST_ELEMENTS = 1 << 25  # of the matrices that one set keeps, and 2^14 for each: x + x doubles them
 UPWARD = 1 + 2.0**-50
 
 
@@ -269,7 +269,7 @@ def total(sets: Sequence[Reach]) -> Ellipsoids:
     each = np.sum([part.each for part in parts], axis=0) * DEVICE_SLACK
     device = len(parts) * DEVICE_UNIT * float(np.linalg.norm(each)) * SLACK
     result = Ellipsoids(each, terms, sum(part.slack for part in parts) + device)
-    return result.simplified() if sum(t.size for t in terms) > MOST_ELEMENTS else result
+    return result.simplified() if sum(t.size + 2**14 for t in terms) > MOST_ELEMENTS else result
 
 
 def _as_ellipsoids(reach: Reach) -> Ellipsoids:

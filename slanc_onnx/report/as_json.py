@@ -30,6 +30,7 @@ class Report(TypedDict):
     notes: list[str]
     fold: dict[str, Any] | None
     audit: list[dict[str, Any]]
+    advice: dict[str, int]
     validation: dict[str, Any] | None
     seconds: dict[str, float]
 

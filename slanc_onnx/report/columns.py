@@ -153,6 +153,7 @@ def _certificate(row: NormRow) -> dict[str, Any] | None:
         "underflow_bits": certificate.underflow_bits,
         "upper_limit": "bound" if certificate.certified else "estimate",
         "loose": bound.loose,
+        "certified_with": [change.value for change in row.decided.certified_with],
         "reason": "" if why is None else reason_text(why),
     }
 

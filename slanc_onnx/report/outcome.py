@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,14 +11,15 @@ from pathlib import Path
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import Fold
 from slanc_onnx.norms import Suspect
-from slanc_onnx.prove import WITHDRAWN
+from slanc_onnx.prove import WITHDRAWN, Certificate
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.report.as_json import VERSION, Report, norm_entry, suspect_entry, validation_entry
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.report.rows import NormRow, norm_rows
-from slanc_onnx.report.wording import reason_text
+from slanc_onnx.report.wording import advice_text, reason_text
 from slanc_onnx.scale import ScaledNorm
+from slanc_onnx.targets import Change, changes
 from slanc_onnx.verify import Audit, Validation
 
 
@@ -88,6 +90,27 @@ class Outcome:
         return Reason(Failure.CERTIFICATES_WITHDRAWN, (len(found), name), behind=why)
 
     @property
+    def advice(self) -> dict[Change, int]:
+        """How many norms each single change of the target certifies, the cheapest change first.
+
+        Empty where no proof was asked for, where scales are folded, and where all are certified.
+        """
+        if self.withdrawn is not None or all(c.certified for c in self._certificates):
+            return {}
+        count = Counter(change for norm in self.norms for change in norm.certified_with)
+        return {change: count[change] for change in changes(self.accelerator) if count}
+
+    @property
+    def advice_line(self) -> str:
+        """The same in words; "" where no change certifies more."""
+        now = sum(certificate.certified for certificate in self._certificates)
+        return advice_text(self.advice, now, len(self.norms))
+
+    @property
+    def _certificates(self) -> list[Certificate]:
+        return [norm.certificate for norm in self.norms if norm.certificate is not None]
+
+    @property
     def not_understood(self) -> list[Suspect]:
         """The suspects that nobody accepted."""
         return [suspect for suspect in self.suspects if suspect.name not in self.accepted]
@@ -116,6 +139,7 @@ class Outcome:
             notes=[reason_text(note) for note in self.notes],
             fold=None if self.fold is None else fold_entry(self.fold),
             audit=audit_entries(self.audits),
+            advice={change.value: count for change, count in self.advice.items()},
             validation=validation_entry(self.validation, self.not_validated),
             seconds={name: round(value, 3) for name, value in self.seconds.items()},
         )

@@ -93,6 +93,8 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         for c in n.certificate.bound.conditions
     }
     yield from (f"certified if {condition_text(c)}" for c in sorted(conditions))
+    if outcome.advice_line:
+        yield outcome.advice_line
     yield final_line(outcome)
 
 

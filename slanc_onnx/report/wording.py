@@ -21,6 +21,7 @@ from slanc_onnx.reasons import (
     Unscalable,
     Untaken,
 )
+from slanc_onnx.targets import Change
 from slanc_onnx.trace import Term
 
 _UNREAD: dict[Kind, str] = {
@@ -153,8 +154,6 @@ _UNSCALABLE: dict[Kind, str] = {
     Unscalable.DEVIATION_OUTPUT: "its inverse deviation is a graph output",
     Unscalable.AXIS_UNKNOWN: "normalises from axis {0} on, of an input whose rank the file does "
     "not tell; run onnx.shape_inference on the file first",
-    Unscalable.QUANTISED: "its inner value {0!r} is quantised with a fixed range; keep the norm's "
-    "ops out of the quantisation to scale it",
     Unscalable.ADDS_INSIDE: "the op adds the embedding rows inside, so its norm has no input "
     "tensor to divide; export without this fusion to scale it",
     Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
@@ -167,8 +166,6 @@ _UNSCALABLE: dict[Kind, str] = {
     Unscalable.NO_GAMMA: "has no gamma, which its op asks for",
     Unscalable.NO_GROUPS: "cuts its channels into {0} groups",
     Unscalable.NO_SUCH_AXIS: "normalises from axis {0} on of an input of {1} axes",
-    Unscalable.LOGARITHM: "its inverse root is exp(-0.5 log(x)), which rounds otherwise at another "
-    "size, so that scaling would change the outputs; export it with a Sqrt",
 }
 _UNTAKEN: dict[Kind, str] = {
     Untaken.NO_DEGREE: "a factor of degree {0} does not pass",
@@ -219,7 +216,7 @@ _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.INLINED: "inlined the functions that hold norms: {names}",
     Note.MEANS_UNMATCHED: "no norm found in {count} ReduceMean sites ({names}), where an optimiser "
-    "or quantiser may have left a norm that no pattern fits: scale before it runs",
+    "or quantiser may have left a norm in ops that are not read: scale before it runs",
     Note.READ_AS_DEFAULTS: "{count} initializers are graph inputs too and were read as their "
     "defaults: {names}",
     Note.NOT_FOLDED_INTO: "{count} weights were not the place to fold into, as each {behind}: "
@@ -237,6 +234,12 @@ TEXTS: Mapping[Kind, str] = {
     **_UNDIVIDED,
     **_FAILURES,
     **_NOTES,
+}
+CHANGES: Mapping[Change, str] = {
+    Change.KEEP_SUBNORMALS: "subnormals kept",
+    Change.PAIRWISE_SUMS: "pairwise sums",
+    Change.FP32_SUMS: "sums in FP32",
+    Change.FP32_STATISTICS: "all statistics in FP32",
 }
 STEPS: Mapping[Step, str] = {
     "input": "an element",
@@ -273,6 +276,20 @@ def reason_text(reason: Reason) -> str:
         return told
     here = f"{reason.op} ({reason.tensor})"
     return f"{here}: {told}" if told else here
+
+
+def advice_text(certified: Mapping[Change, int], now: int, norms: int) -> str:
+    """Which changes of the target certify more norms, the most first; "" where none does.
+
+    Args:
+        certified: How many norms each change certifies, the cheapest change first.
+        now: How many are certified.
+        norms: How many there are.
+    """
+    more = [(count, CHANGES[change]) for change, count in certified.items() if count > now]
+    ranked = sorted(more, key=lambda each: -each[0])  # the cheaper of equals stays first
+    words = [f"{count} with {change}" for count, change in ranked]
+    return f"of {norms} norms at least {', '.join(words)} would be certified" if words else ""
 
 
 def reasons_text(reasons: Sequence[Reason]) -> str:

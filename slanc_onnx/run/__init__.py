@@ -11,7 +11,7 @@ from slanc_onnx.run.feeds import given_feeds, observed_feeds, validation_feeds
 from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
 from slanc_onnx.run.inputs import Sizes, dtype_of, first_feeds, random_ids, shapes_of
 from slanc_onnx.run.instrumented import Instrumented, instrument
-from slanc_onnx.run.isolation import CannotRun, isolated
+from slanc_onnx.run.isolation import CannotRun, run_apart
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.segments import SegmentedSession
 from slanc_onnx.run.session import Feeds, Session
@@ -34,11 +34,11 @@ __all__ = [
     "first_feeds",
     "given_feeds",
     "instrument",
-    "isolated",
     "norms_in_float32",
     "observe_rows",
     "observed_feeds",
     "random_ids",
+    "run_apart",
     "shapes_of",
     "validation_feeds",
     "with_checked_inputs",

@@ -1,12 +1,14 @@
 """Work on ONNX Runtime with a time limit, in a process of its own where its death must not be ours.
 
-A damaged model can end ONNX Runtime by a signal, or run for ever in a Loop of its own. A forked
-child shares the memory of its parent and sends back what the work gives, which is small.
+A damaged model can end ONNX Runtime by a signal, run for ever in a Loop of its own, or ask for all
+of the memory. A forked child shares the memory of its parent and sends back what the work gives,
+which is small.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
@@ -22,13 +24,22 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
+import onnx
+
 from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import stored_bytes
+from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 
 T = TypeVar("T")
 MOST = 1e6  # seconds of a limit; the system counts milliseconds in 31 bits
 GRACE = 5.0  # seconds that a child has to notice by itself that its time is over
+LEAST_MEMORY = 1_500_000_000  # bytes that a run may take, whatever the model
+# Weights are of FP16 or of 4 bits in a file and of FP32 in memory, twice: packed for kernels too.
+MEMORY_PER_BYTE = 16
+_PER_PROCESSOR = 2**24  # bytes: the stack of a thread of ONNX Runtime, and what it works with
 _deadline: ContextVar[tuple[float, float] | None] = ContextVar("deadline", default=None)
+_memory: ContextVar[int | None] = ContextVar("memory", default=None)
 
 
 class CannotRun(SlancError):
@@ -40,8 +51,34 @@ def can_fork() -> bool:
     return sys.platform == "linux"
 
 
+def memory_of_a_run(
+    model: onnx.ModelProto, folder: Path | None, gigabytes: float | None = None
+) -> int:
+    """The bytes that a run of a model may take, if `gigabytes` does not say."""
+    if gigabytes is not None:
+        return int(min(gigabytes, MOST) * 1e9)
+    return LEAST_MEMORY + MEMORY_PER_BYTE * stored_bytes(model, folder)
+
+
+def run_apart(
+    work: Callable[[Progress], T],
+    progress: Progress,
+    options: Options,
+    model: onnx.ModelProto,
+    folder: Path | None,
+) -> T:
+    """What work that runs a model gives, as `isolated` says, within the limits of the options."""
+    memory = memory_of_a_run(model, folder, options.memory_limit)
+    return isolated(work, progress, options.time_limit, apart=options.isolate, memory=memory)
+
+
 def isolated(
-    work: Callable[[Progress], T], progress: Progress, limit: float | None, *, apart: bool
+    work: Callable[[Progress], T],
+    progress: Progress,
+    limit: float | None,
+    *,
+    apart: bool,
+    memory: int | None = None,
 ) -> T:
     """What `work` gives.
 
@@ -50,9 +87,11 @@ def isolated(
         progress: Called as the work calls it.
         limit: Seconds after which it is stopped; None for no limit.
         apart: Whether it has a process of its own, where the system has `fork`.
+        memory: Bytes that this process may take; None for what the machine has.
 
     Raises:
-        CannotRun: the time is over, or the process died.
+        CannotRun: the time is over, the process died or needs more memory.
+        MemoryError: the machine has not enough.
     """
     if limit is not None and limit > MOST:
         limit = None
@@ -71,7 +110,7 @@ def isolated(
         child = os.fork()
     if child == 0:
         os.close(alive)
-        _in_child(work, send, watched, limit)
+        _in_child(work, send, watched, limit, memory)
     send.close()
     os.close(watched)
     try:
@@ -87,19 +126,26 @@ def isolated(
 
 
 def _in_child(
-    work: Callable[[Progress], Any], send: Connection, watched: int, limit: float | None
+    work: Callable[[Progress], Any],
+    send: Connection,
+    watched: int,
+    limit: float | None,
+    memory: int | None,
 ) -> None:
     """Do the work and send what comes of it; never returns."""
     status = 1
     try:
+        gc.freeze()  # to look through what the parent made would copy all of it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
         threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
-        _limit_memory()
+        _memory.set(_limit_memory(memory))
         try:
             with _until(limit):
                 done = work(lambda what, share: send.send(("progress", (what, share))))
             send.send(("done", pickle.dumps(done)))
+        except MemoryError as error:
+            send.send(("failed", _picklable(short_of_memory() or error)))
         except BaseException as error:
             send.send(("failed", _picklable(error)))
         status = 0
@@ -107,17 +153,45 @@ def _in_child(
         os._exit(status)
 
 
-def _limit_memory() -> None:
-    """Let no more be allocated than the machine has: an error is better than the end of others."""
+def _limit_memory(memory: int | None) -> int | None:
+    """Let no more be allocated: an error is better than the end of others.
+
+    Returns:
+        `memory`, if that is less than what the machine has.
+    """
     import resource  # not on every system that has Python
 
-    free = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    if free is not None:
-        most = pages * resource.getpagesize() + 1024 * int(free[1])
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        known = [limit for limit in (soft, hard, most) if limit != resource.RLIM_INFINITY]
-        resource.setrlimit(resource.RLIMIT_AS, (min(known), hard))
+    def limit(kind: int, most: int) -> None:
+        soft, hard = resource.getrlimit(kind)
+        known = [value for value in (soft, hard, most) if value != resource.RLIM_INFINITY]
+        resource.setrlimit(kind, (min(known), hard))
+
+    free = _kilobytes("/proc/meminfo", "MemAvailable")
+    limit(resource.RLIMIT_AS, 1024 * (_kilobytes("/proc/self/status", "VmSize") + free))
+    if memory is None or memory > 1024 * free:
+        return None
+    # Of address space threads reserve more than they use, so what can be written is counted.
+    now = 1024 * _kilobytes("/proc/self/status", "VmData")
+    limit(resource.RLIMIT_DATA, now + memory + _PER_PROCESSOR * (os.cpu_count() or 1))
+    return memory
+
+
+def _kilobytes(file: str, field: str) -> int:
+    """What a file of the system says of memory."""
+    told = Path(file).read_text(encoding="utf-8", errors="replace")  # our name is in it
+    found = re.search(rf"^{field}:\s+(\d+) kB", told, re.M)
+    return int(found[1]) if found is not None else 2**40
+
+
+def short_of_memory() -> CannotRun | None:
+    """The error of work that needs more memory than it may have; None where it may have all."""
+    memory = _memory.get()
+    if memory is None:
+        return None
+    return CannotRun(
+        f"it needs more than {memory / 1e9:.1f} GB of memory: give smaller inputs with --inputs, "
+        "or more memory with --memory-limit"
+    )
 
 
 def _end_with(watched: int) -> None:
@@ -191,7 +265,10 @@ def stopped_in_time(run_options: Any) -> Iterator[None]:
         raise too_slow(end[1])
     timer = threading.Timer(left, lambda: setattr(run_options, "terminate", True))
     timer.daemon = True
-    timer.start()
+    try:
+        timer.start()
+    except RuntimeError as error:  # no memory for its stack
+        raise short_of_memory() or MemoryError(str(error)) from error
     try:
         yield
     except CannotRun:

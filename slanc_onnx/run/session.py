@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 
 from slanc_onnx.graph import Array
-from slanc_onnx.run.isolation import CannotRun, stopped_in_time
+from slanc_onnx.run.isolation import CannotRun, short_of_memory, stopped_in_time
 
 Feeds = Mapping[str, Array]
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation")  # as ONNX Runtime says it
 
 
 class Session:
@@ -46,7 +47,7 @@ class Session:
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise CannotRun(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+            raise _cannot("load", error) from error
         self._run_options = ort.RunOptions
         self.outputs = [output.name for output in self._session.get_outputs()]
         self._inputs = {i.name: str(i.type) for i in self._session.get_inputs()}
@@ -66,8 +67,7 @@ class Session:
             try:
                 values = self._session.run(self.outputs, taken, options)
             except Exception as error:
-                told = f"ONNX Runtime cannot run the model: {_first_line(error)}"
-                raise CannotRun(told) from error
+                raise _cannot("run", error) from error
         return {
             n: np.asarray(v)
             for n, v in zip(self.outputs, values, strict=True)
@@ -80,5 +80,8 @@ def _fitting(value: Array, declared: str) -> Array:
     return value.astype(np.float32) if half and declared == "tensor(float)" else value
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+def _cannot(do: str, error: Exception) -> CannotRun:
+    text = str(error)
+    if any(word in text for word in _NO_MEMORY) and (short := short_of_memory()) is not None:
+        return short
+    return CannotRun(f"ONNX Runtime cannot {do} the model: {text.strip().splitlines()[0][:300]}")

@@ -14,7 +14,7 @@ from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate, Estimates, checked_product_of, estimate_norms
-from slanc_onnx.norms import Norm, ReadModel, as_computed, scaled_epsilon
+from slanc_onnx.norms import Norm, ReadModel, as_computed, rounded, scaled_epsilon
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import (
@@ -29,8 +29,10 @@ from slanc_onnx.prove import (
 )
 from slanc_onnx.reasons import Decision, Reason
 from slanc_onnx.run import Feeds
+from slanc_onnx.scale.advice import certifying_changes
 from slanc_onnx.scale.certified import certified_scale
 from slanc_onnx.scale.window import place
+from slanc_onnx.targets import Change
 from slanc_onnx.trace import Term, Trace, source_names, terms_of, trace
 
 Status = Literal["scaled", "unchanged", "skipped"]
@@ -50,6 +52,7 @@ class ScaledNorm:
         reasons: Why it is not scaled, or what a user should know.
         certificate: What is proved of it at its scale; None where that was not asked for.
         affine: Largest |gamma| and largest |beta|; None where one is no constant.
+        certified_with: The single changes of the device with each of which it would be certified.
         safe_radius: No input row of this length or less gives inf or nan inside the norm; None
             where nothing tells it. See `prove.safe_radius`.
     """
@@ -64,6 +67,7 @@ class ScaledNorm:
     certificate: Certificate | None = None
     affine: tuple[float, float] | None = None
     safe_radius: float | None = None
+    certified_with: tuple[Change, ...] = ()
 
     @property
     def excluded(self) -> bool:
@@ -121,8 +125,19 @@ def compute_scales_in(
     )
     rules = _rules(traced, read.norms)
     proved = {} if bounds is None else proofs(bounds, traced, read.norms, progress)
-    decided = [_decide(norm, estimates, rules[norm.name], options) for norm in read.norms]
-    found = [_certified(d, proved.get(d.norm.name), options) for d in decided]
+
+    def found_for(other: Options) -> list[ScaledNorm]:
+        placed = [_decide(norm, estimates, rules[norm.name], other) for norm in read.norms]
+        return [_certified(d, proved.get(d.norm.name), other) for d in placed]
+
+    def certified_on(other: Accelerator) -> list[str]:
+        found = found_for(replace(options, accelerator=other))
+        return [d.norm.name for d in found if d.certificate and d.certificate.certified]
+
+    found = found_for(options)
+    if options.apply == "div":  # a fold gives groups their scales
+        more = certifying_changes(device, proved.values(), certified_on)
+        found = [replace(d, certified_with=more.get(d.norm.name, ())) for d in found]
     affine = {norm.name: affine_of(traced.affine.get(norm.name)) for norm in read.norms}
     held = [replace(_held_against_probe(d), affine=affine[d.norm.name]) for d in found]
     return [with_safe_radius(d, device) for d in held]
@@ -223,9 +238,10 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
 
 
 def _held(scale: float, norm: Norm) -> float:
-    """The scale, or the power of two nearest to it that the element type of the input holds."""
+    """The scale as it is written: as the element type of the input holds it, a normal number."""
     for _, _, element_type in norm.places:
         dtype = helper.tensor_dtype_to_np_dtype(element_type)
         limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
         scale = min(max(scale, 2.0**limits.minexp), 2.0 ** (limits.maxexp - 1))
+        scale = float(rounded(scale, dtype).astype(np.float64))
     return scale

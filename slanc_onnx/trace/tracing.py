@@ -377,6 +377,8 @@ def _value_of(name: str, values: Mapping[str, Value]) -> Value:
 
 def _constant(proto: TensorProto, scope: Scope, name: str) -> Value:
     shape = tuple(proto.dims)
+    if proto.data_type == TensorProto.STRING:
+        return Unknown("initializer", name)  # no numbers
     if proto.data_type in _WHOLE or int(np.prod(shape)) <= 1:
         return Const(np.asarray(read_tensor(proto, scope.folder)))
 

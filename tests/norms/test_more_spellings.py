@@ -7,9 +7,9 @@ import pytest
 from slanc_onnx import Options, apply_scales, compute_scales
 from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.graph.scope import read_graph
-from slanc_onnx.norms.find import find_norms_in, unmatched_means
+from slanc_onnx.norms.find import find_in, find_norms_in, unmatched_means
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.reasons import Reason, Unscalable
+from slanc_onnx.reasons import Reason, Unscalable, Untaken
 from tests.models.small_graphs import only_norm
 from tests.oracles.unoptimised import different, run
 from tests.spellings.spelling import HEADER
@@ -105,11 +105,13 @@ def test_the_folded_form_ends_after_gamma_and_beta() -> None:
 
 
 @pytest.mark.parametrize("centred", [False, True])
-def test_a_root_by_logarithm_is_listed_and_not_scaled(centred: bool) -> None:
+def test_a_root_by_logarithm_is_a_suspect(centred: bool) -> None:
     start, x = (VARIANCE, "c") if centred else (SQUARES, "x")
     nodes = f"{start} v = Add(m, eps) l = Log(v) h = Mul(l, minus_half) r = Exp(h) y = Mul({x}, r)"
-    norm = only_norm(parse(nodes, "float minus_half = {-0.5}"))
-    assert norm.skip_reason == Reason(Unscalable.LOGARITHM)
+    found = find_in(read_graph(parse(nodes, "float minus_half = {-0.5}")))
+    (suspect,) = found.suspects
+    assert found.norms == []
+    assert suspect.reason == Reason(Untaken.NO_DEGREE, ("2",), "Log", "l")
 
 
 def test_a_pooling_of_another_rank_is_a_mean_over_several_axes() -> None:
@@ -136,8 +138,8 @@ def test_a_norm_of_a_quantised_input_is_scaled() -> None:
 def test_a_norm_with_quantised_inner_values_is_listed_with_the_reason() -> None:
     inner = "qm = QuantizeLinear(m, step, middle) dm = DequantizeLinear(qm, step, middle)"
     nodes = f"{SQUARES} {inner} v = Add(dm, eps) s = Sqrt(v) n = Div(x, s) y = Mul(n, g)"
-    reason = only_norm(parse(nodes, QUANTISED)).skip_reason
-    assert reason == Reason(Unscalable.QUANTISED, ("dm",))
+    (suspect,) = find_in(read_graph(parse(nodes, QUANTISED))).suspects
+    assert suspect.reason == Reason(Untaken.NO_DEGREE, ("2",), "QuantizeLinear", "qm")
 
 
 def test_an_epsilon_that_was_quantised_counts_as_what_it_stands_for() -> None:

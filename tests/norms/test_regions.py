@@ -71,6 +71,14 @@ def test_a_scaled_one_is_found_again_with_its_scale(written: Written) -> None:
         assert [getattr(other, name) for name in same] == [getattr(one, name) for name in same]
 
 
+def test_rows_that_a_reshape_puts_elsewhere_are_no_plain_norm() -> None:
+    model = next(w for w in FOUND if "torch.var" in w.title).model()
+    (concat,) = (node for node in model.graph.node if node.op_type == "Concat")
+    concat.input[0], concat.input[1] = concat.input[1], concat.input[0]
+    (norm,) = norms_of(model)
+    assert (norm.kind, norm.by_ops) == ("layer", True)
+
+
 @pytest.mark.parametrize("written", NONE, ids=str)
 def test_what_is_no_norm_is_neither_found_nor_suspected(written: Written) -> None:
     found = find_in(read_graph(written.model()))

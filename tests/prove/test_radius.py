@@ -11,6 +11,7 @@ from slanc_onnx.prove.certificate import certify
 from slanc_onnx.prove.radius import safe_radius
 from slanc_onnx.targets import TARGETS
 from tests.models.four_norms import four_norms
+from tests.oracles.adversarial import random_rows
 from tests.oracles.longest_row import norm_named
 from tests.oracles.stepwise_norm import StepwiseNorm
 
@@ -35,6 +36,41 @@ def test_rows_up_to_it_are_finite_and_beyond_it_nothing_is_proved(target: str) -
                 rows *= radius * (1 - 2.0**-20) / np.linalg.norm(rows, axis=1, keepdims=True)
                 bad = StepwiseNorm(norm, device, scale)(np.concatenate([rows, rows / 1e3])).bad
                 assert set(bad) == {""}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_row_that_is_lost_shows_by_its_sum_of_squares(target: str) -> None:
+    """The check at run time: no step after the sum is the first that is inf or nan."""
+    device, rng = TARGETS[target], np.random.default_rng(1)
+    lost = 0
+    for kind, power in KINDS:
+        norm = replace(norm_named("n", kind == "layer"), width=96, epsilon_power=power)
+        if device.variance == "one-pass" and norm.centred:
+            continue
+        radius = safe_radius(norm, 96, 8.0, device, (1.5, 0.25))
+        if radius is None:
+            continue
+        lengths = radius * 2.0 ** rng.uniform(-20, 20, (300, 1))
+        rows = random_rows(rng, 96, 1.0, 300) * lengths
+        bad = StepwiseNorm(norm, device, 8.0, 1.5, 0.25)(np.clip(rows, -3e38, 3e38)).bad
+        assert set(bad) <= {"", "input", "mean", "centred", "square", "sum"}
+        assert not any(b for b, at in zip(bad, lengths[:, 0], strict=True) if at < radius)
+        lost += sum(map(bool, bad))
+    assert lost > 0
+
+
+@pytest.mark.parametrize("width", [64, 384, 1024])
+@pytest.mark.parametrize("target", ["fp16-sequential", "fp16-pairwise", "fp16-fp32", "fp16-in-out"])
+def test_it_is_not_much_shorter_than_a_row_that_is_lost(target: str, width: int) -> None:
+    """Rows of one element, and rows of equal ones: the shortest that overflows, by NumPy."""
+    device, norm = TARGETS[target], replace(norm_named("n"), width=width)
+    radius = safe_radius(norm, width, 16.0, device, (1.0, 0.0))
+    assert radius is not None
+    longer = radius * 2.0 ** np.arange(0.0, 1.0, 0.02)
+    rows = np.concatenate([np.eye(1, width), np.ones((1, width)) / np.sqrt(width)])
+    bad = [StepwiseNorm(norm, device, 16.0)(rows * length).bad for length in longer]
+    first = next(length for length, b in zip(longer, bad, strict=True) if any(b))
+    assert 1.0 < first / radius < 1.3
 
 
 def test_a_larger_scale_allows_longer_rows() -> None:

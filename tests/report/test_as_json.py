@@ -38,6 +38,7 @@ REPORT = [
     "notes",
     "fold",
     "audit",
+    "advice",
     "validation",
     "seconds",
 ]
@@ -70,6 +71,7 @@ CERTIFICATE = [
     "underflow_bits",
     "upper_limit",
     "loose",
+    "certified_with",
     "reason",
 ]
 OBSERVED = ["sum_of_squares", "scaled", "overflowed", "underflowed", "overflowed_before"]
@@ -209,6 +211,7 @@ def test_the_limit_of_the_window_is_the_bound_where_that_is_proved(proved: bool)
         "underflow_bits": 2.5,
         "upper_limit": "bound" if proved else "estimate",
         "loose": True,
+        "certified_with": [],
         "reason": reason_text(Reason(Unproved.NO_EPSILON)),
     }
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from slanc_onnx import SlancError
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.run.isolation import CannotRun, can_fork, isolated
+from slanc_onnx.run.isolation import CannotRun, can_fork, isolated, memory_of_a_run
 from slanc_onnx.run.session import Session
 
 ENDLESS = """
@@ -99,6 +99,39 @@ def test_a_run_that_ends_in_time_gives_what_it_gave_before() -> None:
     free = work(no_progress)
     for apart in (False, True):
         assert np.array_equal(isolated(work, no_progress, 60.0, apart=apart), free)
+
+
+LARGE = """
+    <ir_version: 8, opset_import: ["": 17]>
+    m (int64[1] size) => (float[n] y) {
+        z = ConstantOfShape(size)
+        y = Cos(z)
+    }
+"""
+
+
+@forks
+@pytest.mark.parametrize("elements", [2**28, 2**45])
+def test_more_memory_than_a_run_may_take_is_an_error(elements: int) -> None:
+    model = onnx.parser.parse_model(LARGE)
+
+    def fill(_: Progress) -> None:
+        Session(model, None).run({"size": np.array([elements])})
+
+    def read(_: Progress) -> None:
+        np.ones(elements, np.float32)
+
+    for work in (fill, read):
+        with pytest.raises(CannotRun, match=r"more than 0\.5 GB of memory: .* --memory-limit"):
+            isolated(work, no_progress, 60.0, apart=True, memory=500_000_000)
+
+
+def test_a_run_may_take_more_for_a_larger_model() -> None:
+    model = onnx.parser.parse_model(LARGE)
+    small = memory_of_a_run(model, None)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1000, np.float32), "w"))
+    assert memory_of_a_run(model, None) >= small + 16 * 4000
+    assert memory_of_a_run(model, None, 2.5) == 2_500_000_000
 
 
 @forks

@@ -1,4 +1,4 @@
-"""Spellings that no pattern has: norms and what is none, by what they compute."""
+"""Spellings beyond the usual ones: norms and what is none, by what they compute."""
 
 from dataclasses import dataclass
 
@@ -124,6 +124,15 @@ LAYERS = [
         "m = Expand(m1, sh) c = Sub(x, m) q = Mul(c, c) v0 = ReduceMean<keepdims = 0>(q, third) "
         "v1 = Reshape(v0, rows_of_1) v = Add(v1, eps) s1 = Sqrt(v) r1 = Reciprocal(s1) "
         "r = Expand(r1, sh) y = Mul(c, r)",
+        ("layer",),
+    ),
+    Written(
+        "keepdims = 0 with Reshape to its own sizes and a 1, as torch.var is exported",
+        "m = ReduceMean(x, third) c = Sub(x, m) q = Mul(c, c) "
+        "v0 = ReduceMean<keepdims = 0>(q, third) s0 = Shape<start = 0, end = 1>(v0) "
+        "s1 = Shape<start = 1, end = 2>(v0) r0 = Reshape(s0, minus_one) "
+        "r1 = Reshape(s1, minus_one) sizes = Concat<axis = 0>(r0, r1, second) "
+        f"v = Reshape(v0, sizes) t = Add(v, eps) {_ROOT}",
         ("layer",),
     ),
     Written(

@@ -29,8 +29,8 @@ def divide_weights(
     for graph, names in _by_graph(model, exponents):
         found = {t.name: t for t in graph.initializer if t.name in names}
         for node in graph.node:
-            if node.op_type == "Constant" and node.output[0] in names:
-                found[node.output[0]] = _value(node)
+            if node.op_type == "Constant":
+                found |= {name: _value(node) for name in node.output if name in names}
         for name, exponent in names.items():
             _divide(found[name], exponent, folder, data)
 

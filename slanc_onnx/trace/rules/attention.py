@@ -90,6 +90,8 @@ def _attention(visit: Visit) -> list[Value]:
         values = linear(visit.view(0), v)
         if visit.value(2) is not None:
             bias = as_view(visit.known(2))
+            if bias.shape != weight.shape[1:]:
+                raise CannotFollow(Unread.MISFIT, bias.shape, weight.shape)
             values = combine(Sum, values, View(bias.expr, bias.ids[..., start:]))
         return _outputs(visit, mixed(values, _rows(values), int(visit.attributes["num_heads"])))
     query, values = visit.view(0), visit.view(2)

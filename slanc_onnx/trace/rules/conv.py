@@ -24,13 +24,15 @@ def convolved(
         bias: One number per output channel, or None.
         channels_last: Whether the channels of input and kernel lie in the last axis instead.
     """
+    if len(view.shape) < 3 or (isinstance(weight, Weight) and len(weight.shape) < 3):
+        raise CannotFollow(Unread.MISFIT, view.shape)
     if channels_last:
         first = View(view.expr, np.moveaxis(view.ids, -1, 1))
         made = convolved(visit, first, _channels_second(weight), bias)
         return View(made.expr, np.moveaxis(made.ids, 1, -1))
     if not isinstance(weight, Weight):
         raise CannotFollow(Unread.NOT_CONSTANT, "kernel")
-    if len(weight.shape) != len(view.shape) or len(weight.shape) < 3:
+    if len(weight.shape) != len(view.shape):
         raise CannotFollow(Unread.MISFIT, weight.shape, view.shape)
     kernel = weight.shape[2:]
     attributes = visit.attributes

@@ -229,7 +229,7 @@ def _range(attributes: dict[str, Any], first: Array, limit: Array, *steps: Array
 
 def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
     value = attributes.get("value")
-    fill = np.asarray(value.values).reshape(-1)[0] if value is not None else np.float32(0)
+    fill = np.float32(0) if value is None else _number(np.asarray(value.values))
     sizes = tuple(int(n) for n in shape.reshape(-1))
     if min(sizes, default=0) < 0 or math.prod(sizes) > _MOST_FILLED:
         raise CannotFollow(Unread.MISFIT, tuple(sizes))

@@ -87,6 +87,8 @@ def same(actual: NDArray[np.generic], expected: list[object]) -> bool:
 def test_every_step_is_rounded_as_in_a_loop_of_float16(device: Accelerator, width: int) -> None:
     x, constants = rows(width), affine(width)
     for title, (kind, power, nodes) in NORMS.items():
+        if "n - 1" in title and width == 1:
+            continue  # it divides by zero
         model = model_of(nodes, width)
         norms = find_norms_in(read_graph(model))
         emulated = emulate(model, norms, device)

@@ -1,0 +1,234 @@
+"""Attack: run a graph on extreme inputs and hold every certified norm's rows against its bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx
+
+from benchmarks.random_graphs.building import Array
+from benchmarks.random_graphs.feeds import feeds, keeps
+from benchmarks.random_graphs.make import Made
+from slanc_onnx import Options, ScaledNorm, find_norms, protect
+from slanc_onnx.norms.norm import Norm, as_computed
+from slanc_onnx.run.emit import Emitter
+from slanc_onnx.run.isolation import CannotRun
+from slanc_onnx.run.session import Session
+from slanc_onnx.targets import TARGETS
+from tests.oracles.stepwise_norm import StepwiseNorm
+
+CLOSE = 1 + 1e-9  # for the root of a sum in float64
+KEPT = 48  # rows of a run that go through the device's arithmetic: the longest, and others
+Feed = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A row that a certificate says cannot be.
+
+    Attributes:
+        norm: The certified norm.
+        what: How its row breaks the certificate.
+        feed: The inputs.
+    """
+
+    norm: str
+    what: str
+    feed: Feed
+
+
+@dataclass
+class Attacked:
+    """What became of one graph.
+
+    Attributes:
+        norms: That were found.
+        certified: Of them.
+        rows: Of certified norms, that were held against their bounds.
+        runs: On ONNX Runtime; 0 where it takes the graph on no inputs.
+        failure: Why it does not take it, where it does not.
+        violations: By norm, the first each.
+    """
+
+    norms: int = 0
+    certified: int = 0
+    rows: int = 0
+    runs: int = 0
+    failure: str = ""
+    violations: dict[str, Violation] = field(default_factory=dict)
+
+    def add(self, norm: str, what: str, feed: Feed) -> None:
+        """Note a violation, if it is the norm's first."""
+        self.violations.setdefault(norm, Violation(norm, what, feed))
+
+
+def attack(made: Made, seed: int) -> Attacked:
+    """Certify and scale the norms of a graph, run it before and after, and compare.
+
+    Raises:
+        Exception: the tool fails on the graph, which is a bug of it.
+    """
+    given = list(feeds(made, np.random.default_rng([seed, made.number, 1])))
+    written = onnx.ModelProto()
+    written.CopyFrom(made.model)
+    try:
+        decided = protect(written, _options(made, given))
+    except CannotRun as error:  # it is not calibrated
+        return Attacked(failure=str(error))
+    claimed = [d for d in decided if d.certificate is not None and d.certificate.certified]
+    result = Attacked(len(decided), len(claimed))
+    claimed = [d for d in claimed if not d.norm.path]
+    if claimed:
+        _hold(made, claimed, given, result)
+        _hold_written(made, claimed, written, given, result)
+    return result
+
+
+def _options(made: Made, given: Sequence[Feed]) -> Options:
+    return Options(
+        accelerator=TARGETS[made.target],
+        estimate="weights",
+        input_ranges=made.ranges,
+        scale=made.scale,
+        apply=made.apply,
+        inputs=given[0] if made.scale == "calibrated" else None,
+    )
+
+
+def _hold(
+    made: Made, claimed: Sequence[ScaledNorm], given: Sequence[Feed], result: Attacked
+) -> None:
+    """Hold rows of the graph as it was against the bounds, and at the scales."""
+    norms = {each.norm.name: each.norm for each in claimed}
+    kept: dict[str, list[tuple[Array, Feed]]] = {name: [] for name in norms}
+    for feed, shown in _shown(made.model, list(norms.values()), given, result):
+        result.runs += 1
+        for each in claimed:
+            if not _keeps(each, feed):
+                continue
+            rows, output = shown[each.norm.name]
+            result.rows += len(rows)
+            what = _broken(each, rows, output)
+            if what:
+                result.add(each.norm.name, what, feed)
+            kept[each.norm.name].append((_some(rows), feed))
+    for each in claimed:
+        gamma, beta = each.affine or (1.0, 0.0)
+        scale = each.scale if each.status == "scaled" and each.scale else 1.0
+        norm = StepwiseNorm(each.norm, TARGETS[made.target], scale, gamma, beta)
+        for rows, feed in kept[each.norm.name]:
+            for what, tried in _tries(each, rows):
+                lost = _lost(norm, tried)
+                if lost:
+                    result.add(each.norm.name, f"{what} lost in the step {lost}", feed)
+
+
+def _hold_written(
+    made: Made,
+    claimed: Sequence[ScaledNorm],
+    written: onnx.ModelProto,
+    given: Sequence[Feed],
+    result: Attacked,
+) -> None:
+    """Send the rows of the graph that was written through the arithmetic, as it has the norms."""
+    device = TARGETS[made.target]
+    found = as_computed(find_norms(written), device.variance == "one-pass")
+    by_name = {norm.name: replace(norm, scaled_by=None) for norm in found}
+    changed = [d for d in claimed if d.status == "scaled" and d.norm.name in by_name]
+    norms = [by_name[each.norm.name] for each in changed]
+    for feed, shown in _shown(written, norms, given[::3], result):
+        for each in changed:
+            name = each.norm.name
+            if not _keeps(each, feed) or name in result.violations:
+                continue
+            rows, _ = shown[name]
+            assert each.certificate is not None and each.certificate.bound.length is not None
+            most = each.certificate.bound.length / float(each.scale or 1.0) * (1 + 2.0**-23)
+            if rows.size and not _longest(rows) <= most * CLOSE:
+                what = f"written row of length {_longest(rows):.6g} above {most:.6g}"
+                result.add(name, what, feed)
+                continue
+            gamma, beta = each.affine or (1.0, 0.0)
+            lost = _lost(StepwiseNorm(by_name[name], device, 1.0, gamma, beta), _some(rows))
+            if lost:
+                result.add(name, f"written row lost in the step {lost}", feed)
+
+
+def _keeps(each: ScaledNorm, feed: Feed) -> bool:
+    assert each.certificate is not None
+    return all(keeps(feed, condition) for condition in each.certificate.bound.conditions)
+
+
+def _shown(
+    model: onnx.ModelProto, norms: Sequence[Norm], given: Sequence[Feed], result: Attacked
+) -> Iterator[tuple[Feed, dict[str, tuple[Array, Array]]]]:
+    """Of each run, the rows of every norm's input, [rows, width], and its output."""
+    if not norms:
+        return
+    emitter = Emitter(model)
+    places = {}
+    for norm in norms:
+        emitter.place(norm.path, norm.nodes[-1])
+        rows = emitter.rows(emitter.input_of(norm), norm.axes, norm.channels)
+        places[norm.name] = rows, emitter.to_float(norm.output)
+    names = dict.fromkeys(name for pair in places.values() for name in pair)
+    emitter.finish(list(names), keep_outputs=False)
+    try:
+        session = Session(emitter.model, None)
+    except CannotRun as error:
+        result.failure = str(error)
+        return
+    for feed in given:
+        try:
+            values = session.run(feed)
+        except CannotRun as error:
+            result.failure = str(error)
+            continue
+        pairs = {name: (values[rows], values[out]) for name, (rows, out) in places.items()}
+        yield feed, {n: (rows.reshape(-1, rows.shape[-1]), out) for n, (rows, out) in pairs.items()}
+
+
+def _longest(rows: Array) -> float:
+    """nan or inf where a row is not finite."""
+    return math.sqrt(float((rows.astype(np.float64) ** 2).sum(axis=1).max()))
+
+
+def _broken(each: ScaledNorm, rows: Array, output: Array) -> str:
+    """How a run contradicts a certificate; "" where it does not."""
+    assert each.certificate is not None and each.certificate.bound.length is not None
+    most = each.certificate.bound.length
+    if not rows.size:
+        return ""
+    if not np.isfinite(rows).all():
+        return "row not finite"
+    if _longest(rows) > most * CLOSE:
+        return f"row of length {_longest(rows):.6g} above {most:.6g}"
+    return "" if np.isfinite(output).all() else "output not finite"
+
+
+def _some(rows: Array) -> Array:
+    """The longest rows and some others."""
+    if len(rows) <= KEPT:
+        return rows
+    size = np.nan_to_num((rows.astype(np.float64) ** 2).sum(axis=1), nan=np.inf)
+    order = np.argsort(-size, kind="stable")
+    return np.asarray(rows[np.r_[order[: KEPT // 2], order[KEPT // 2 :: 2 * len(rows) // KEPT]]])
+
+
+def _tries(each: ScaledNorm, rows: Array) -> Iterator[tuple[str, Array]]:
+    """Rows, and the same at the safe radius."""
+    wide = rows.astype(np.float64)
+    yield "row", wide
+    size = np.linalg.norm(wide, axis=1, keepdims=True)
+    usable = np.isfinite(size[:, 0]) & (size[:, 0] > 0)
+    if each.safe_radius is not None:
+        longest = wide[usable] / size[usable] * each.safe_radius
+        yield "row within R", longest * (1 - 2.0**-22)
+
+
+def _lost(norm: StepwiseNorm, rows: Array) -> str:
+    """The first step at which the arithmetic loses a row; "" where it loses none."""
+    return next((step for step in norm(rows.astype(np.float64)).bad if step), "")

@@ -1,0 +1,17 @@
+"""Constructs: what may stand between two norms; `CONSTRUCTS` holds all."""
+
+from benchmarks.random_graphs.constructs import (
+    attention,
+    channels,
+    constants,
+    false_norms,
+    functions,
+    plain,
+    positions,
+    precision,
+)
+from benchmarks.random_graphs.constructs.construct import CONSTRUCTS, Construct
+
+_MODULES = (attention, channels, constants, false_norms, functions, plain, positions, precision)
+
+__all__ = ["CONSTRUCTS", "Construct"]

@@ -1,0 +1,161 @@
+"""Sizes, powers and axes that no norm has: read as no norm or skipped, in time and in memory."""
+
+import time
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from slanc_onnx import Options, SlancError, compute_scales, find_norms, protect
+from slanc_onnx.graph import read_tensor
+from slanc_onnx.options import EstimateRule, ScaleRule
+from tests.models.growing import decoder
+from tests.models.small_graphs import GAMMA, D, Weights, between, graph, normal
+
+LAYER = "m = ReduceMean(x, {axes}) c = Sub(x, m) q = Mul(c, c) v = ReduceMean(q, {axes})"
+ROOT = "s = Sqrt(v) total = Div(c, s)"
+WEIGHTS: Weights = {
+    "zero": np.array(0),
+    "one": np.array(1),
+    "many": np.array(10**13),
+    "axis": np.array([-1]),
+    "none": np.array([], np.int64),
+    "tiny": np.array(1e-320),
+    "small": np.array(1e-40, np.float32),
+    "infinite": np.array(np.inf, np.float32),
+    "half": np.array(0.5, np.float32),
+    "short": normal(1, D - 3),
+    "w3": normal(2, D, 3 * D),
+    "kernel": normal(3, 4, 1, 1, D),
+}
+
+# Title -> nodes between two norms.
+ODD = {
+    "axes from a range of 10^13 numbers": f"r = Range(zero, many, one) {LAYER} {ROOT}".format(
+        axes="r"
+    ),
+    "a mean of a scalar": """
+        n = ReduceMean<keepdims = 0>(x) d = Unsqueeze(n, axis) v = ReduceMean(d, axis)
+        s = Sqrt(v) total = Div(x, s)""",
+    "a mean square over a number beside zero": """
+        q = Mul(x, x) a = ReduceSum(q, axis) v = Mul(a, small) s = Sqrt(v) total = Div(x, s)""",
+    "a mean square over an infinite number": """
+        q = Mul(x, x) a = ReduceSum(q, axis) v = Mul(a, infinite) s = Sqrt(v) total = Div(x, s)""",
+    "a norm times a number beside zero": """
+        l = ReduceL2(x, axis) u = Div(x, l) total = Mul(u, small)""",
+    "a norm times an infinite number": """
+        l = ReduceL2(x, axis) u = Div(x, l) total = Mul(u, infinite)""",
+    "an infinite power": "v = Pow(x, infinite) a = ReduceSum(v, axis) total = Div(x, a)",
+    "the root of an infinite power": """
+        q = Mul(x, x) a = ReduceSum(q, axis) v = Pow(a, infinite) total = Div(x, v)""",
+    "attention with a bias that does not fit": """
+        flat = com.microsoft.Attention<num_heads = 2>(x, w3, short) total = Add(x, flat)""",
+    "a convolution of channels in the last axis of a scalar": """
+        n = ReduceMean<keepdims = 0>(x) k = com.microsoft.NhwcConv(n, kernel)
+        total = Add(x, k)""",
+}
+
+
+@pytest.mark.parametrize("title", ODD)
+@pytest.mark.parametrize("estimate", ["auto", "weights"])
+def test_numbers_that_no_norm_has_stop_no_other(title: str, estimate: EstimateRule) -> None:
+    decided = compute_scales(between(ODD[title], WEIGHTS, opset=18), Options(estimate=estimate))
+    assert decided[0].status == "scaled"
+    assert decided[-1].status in ("scaled", "skipped")
+
+
+def chain(first: str, step: str, last: str, count: int = 40) -> str:
+    """Nodes, each of which reads the one before in two places."""
+    steps = " ".join(step.format(before=f"a{i}", now=f"a{i + 1}") for i in range(count))
+    return f"{first} {steps} {last.format(end=f'a{count}')}"
+
+
+# Each is 2^40 walks where every path is one.
+TWICE = {
+    "axes": chain(
+        "a0 = Identity(axis)",
+        "{now} = Max({before}, {before})",
+        f"{LAYER} {ROOT}".format(axes="{end}"),
+        30,
+    ),
+    "an epsilon": chain(
+        "m = Mul(x, x) a0 = Identity(half)",
+        "{now} = Div({before}, {before})",
+        """q = ReduceMean(m, axis) v = Add(q, {end}) s = Sqrt(v) total = Div(x, s)""",
+    ),
+    "a quantised epsilon": chain(
+        "m = Mul(x, x) a0 = Identity(half)",
+        "{now} = DequantizeLinear({before}, {before})",
+        """q = ReduceMean(m, axis) v = Add(q, {end}) s = Sqrt(v) total = Div(x, s)""",
+    ),
+    "gates": chain("a0 = Tanh(x)", "{now} = Mul({before}, {before})", "total = Add(x, {end})"),
+    "sums": chain("a0 = Tanh(x)", "{now} = Add({before}, {before})", "total = Add(x, {end})"),
+}
+
+
+@pytest.mark.parametrize("title", TWICE)
+@pytest.mark.parametrize("scale", ["window", "paper"])
+def test_what_reads_one_tensor_twice_again_and_again_is_walked_once(
+    title: str, scale: ScaleRule
+) -> None:
+    model = between(TWICE[title], WEIGHTS, opset=18)
+    started = time.monotonic()
+    try:
+        decided = compute_scales(model, Options(scale=scale, estimate="weights"))
+    except SlancError:
+        return
+    assert decided[0].status == "scaled"
+    assert time.monotonic() - started < 20
+
+
+def test_an_index_that_goes_nowhere_is_no_index() -> None:
+    nodes = """
+        rows = Gather(table, ids)
+        = Cast<to = 7>(ids)
+        [n] y = SimplifiedLayerNormalization<axis = -1>(rows, gamma)"""
+    model = graph(nodes, {"table": normal(0, 11, D), "gamma": GAMMA})
+    assert [norm.status for norm in protect(model)] == ["scaled"]
+
+
+def test_a_constant_that_nobody_can_read_is_not_divided() -> None:
+    model = decoder(1)
+    model.graph.node.add(op_type="Constant").attribute.add(name="value_float", type=1, f=1.0)
+    decided = protect(model, Options(estimate="weights", apply="fold"))
+    assert {norm.status for norm in decided} == {"scaled"}
+
+
+def test_a_constant_of_shape_of_no_number_is_not_followed() -> None:
+    nodes = "s = Shape(x) f = ConstantOfShape(s) total = Add(x, f)"
+    model = between(nodes, {})
+    fill = next(node for node in model.graph.node if node.op_type == "ConstantOfShape")
+    empty = numpy_helper.from_array(np.zeros(0, np.float32))
+    fill.attribute.append(helper.make_attribute("value", empty))
+    decided = compute_scales(model, Options(estimate="weights"))
+    assert [norm.status for norm in decided] == ["scaled", "skipped"]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_texts_are_no_numbers(raw: bool) -> None:
+    text = TensorProto(name="t", data_type=TensorProto.STRING, dims=[1])
+    if raw:  # which no file has
+        text.raw_data = b"ab"
+        with pytest.raises(SlancError, match="'t': raw data of texts"):
+            read_tensor(text, None)
+    else:
+        text.string_data.append(b"ab")
+        assert read_tensor(text, None).tolist() == ["ab"]
+    model = between("total = Add(x, t)", {})
+    model.graph.initializer.append(text)
+    decided = compute_scales(model, Options(estimate="weights"))
+    assert [norm.status for norm in decided] == ["scaled", "skipped"]
+
+
+def test_a_function_that_gives_a_name_twice_is_no_model() -> None:
+    model = decoder(1)
+    function = model.functions.add(name="f", domain="local", input=["a"], output=["b"])
+    function.opset_import.add(domain="", version=17)
+    function.node.add(op_type="Relu", input=["a"], output=["b"])
+    find_norms(model)
+    function.node.add(op_type="Tanh", input=["a"], output=["b"])
+    with pytest.raises(SlancError, match="'b' names 2 tensors"):
+        find_norms(model)
