@@ -142,6 +142,11 @@ class Unproved(_Named):
     ROW_NOT_FINITE = auto()  # row that was seen
     ROW_ABOVE_BOUND = auto()  # row that was seen, its length, the bound
     ROW_LOST = auto()  # number of rows
+    SIZE_OPEN = auto()  # name of the size
+    MAY_NOT_BE_FINITE = auto()
+    OVERFLOWS_BETWEEN = auto()  # magnitude, largest number of the type
+    NO_RULE_FOR_TYPE = auto()  # element type
+    LEANS_ON = auto()  # norm without a safe radius
     L2_NORMALISATION = auto()
     OTHER_STEPS = auto()
 

@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from slanc_onnx.graph import DOMAINS, Array, read_tensor
-from slanc_onnx.prove.activation_bounds import NoBound
+from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.trusted.values import FLOATS, Constant, Dim, Facts, Operand, Sizes
 from slanc_onnx.reasons import Unread, reason
 from slanc_onnx.weights import stored_matrix

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx import TensorProto
 
 from slanc_onnx.graph import DOMAINS, Array
-from slanc_onnx.prove.activation_bounds import NoBound
+from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.trusted.values import (
     BOOL,
     FLOATS,
@@ -194,12 +194,23 @@ def rule_for(domain: str, op: str, opset: int, attributes: Sequence[str]) -> Rul
     return found
 
 
+def _with_conditions(found: Rule, operand: Operand | None) -> Operand | None:
+    """An operand, free of nan on the conditions that make it so where a rule needs that."""
+    if found.extended or not isinstance(operand, Value) or not operand.nan:
+        return operand
+    if any(not condition.input for condition in operand.nan):
+        return operand
+    facts = operand.facts | Facts(operand.nan)
+    return replace(operand, nan=None, facts=facts)
+
+
 def applied(found: Rule, call: Call) -> list[Operand | None]:
     """What a rule says of a node's outputs, each within its type.
 
     Raises:
         NoBound: an input is of another type, or no bound follows.
     """
+    call = replace(call, inputs=tuple(_with_conditions(found, o) for o in call.inputs))
     for place, operand in enumerate(call.inputs):
         if operand is None:
             continue

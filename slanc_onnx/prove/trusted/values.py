@@ -17,7 +17,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from slanc_onnx.graph import Array
-from slanc_onnx.prove.activation_bounds import NoBound
+from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import (
     SLACK,

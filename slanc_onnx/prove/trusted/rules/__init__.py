@@ -3,7 +3,6 @@
 from slanc_onnx.prove.trusted.rules import (  # noqa: F401
     attention,
     functions,
-    fused,
     joins,
     moves,
     products,

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto
 
 from slanc_onnx.ops import ELEMENTWISE
-from slanc_onnx.prove.activation_bounds import NoBound
+from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import DEVICE_SLACK, Bounded, Box, Reach
 from slanc_onnx.prove.trusted.rules.joins import made, add
 from slanc_onnx.prove.trusted.table import ANY, MICROSOFT, WHOLE, Call, Result, rule
@@ -110,7 +110,7 @@ def mirrored(call: Call) -> Result:
     if call.op == "Abs":
         ends = (max(0.0, value.low, -value.high), max(abs(value.low), abs(value.high)))
     reach = Bounded(value.reach.each, value.reach, 1.0) if call.op == "Abs" else value.reach
-    return made(call, [value], value.dims, value.axes, reach, ends)
+    return made(call.facts, [value], value.dims, value.axes, reach, ends)
 
 
 @rule("Exp")
@@ -146,7 +146,7 @@ def root(call: Call) -> Result:
         raise NoBound(reason(Unproved.NEGATIVE_ARGUMENT, call.op))
     reach = Box(np.sqrt(value.reach.each) * DEVICE_SLACK)
     ends = math.sqrt(value.low), math.sqrt(max(value.high, 0.0))
-    return made(call, [value], value.dims, value.axes, reach, ends)
+    return made(call.facts, [value], value.dims, value.axes, reach, ends)
 
 
 @rule("Reciprocal")
@@ -158,7 +158,7 @@ def reciprocal(call: Call) -> Result:
     ends = sorted((1 / value.low, 1 / value.high))
     bound = max(abs(end) for end in ends) * DEVICE_SLACK
     reach = Box(np.full(value.reach.channels, bound))
-    return made(call, [value], value.dims, value.axes, reach, (ends[0], ends[1]))
+    return made(call.facts, [value], value.dims, value.axes, reach, (ends[0], ends[1]))
 
 
 @rule("Pow", types=(FLOATS, (*FLOATS, *WHOLE)))
@@ -189,7 +189,7 @@ def power(call: Call) -> Result:
     if rank > len(dims):
         dims = (1,) * (rank - len(dims)) + dims
         raise NoBound(reason(Unread.EXPONENTS_DIFFER))
-    return made(call, [value], dims, value.axes, reach, ends)
+    return made(call.facts, [value], dims, value.axes, reach, ends)
 
 
 @rule("Clip", types=((*FLOATS, *WHOLE),), since=11, extended=True, exact=True)
@@ -232,7 +232,7 @@ def whole(call: Call) -> Result:
         return interval(value.kind, value.dims, -1.0, 1.0, Facts())
     reach = Box(np.ceil(value.reach.each))
     ends = math.floor(value.low), math.ceil(value.high)
-    return made(call, [value], value.dims, value.axes, reach, ends)
+    return made(call.facts, [value], value.dims, value.axes, reach, ends)
 
 
 @rule("Cast", attributes=("to",), types=(ANY,), extended=True)
@@ -250,7 +250,7 @@ def cast(call: Call) -> Result:
             raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, value.largest, largest_of(to)))
         return interval(to, value.dims, value.low, value.high, value.facts)
     if to == BOOL:
-        return interval(BOOL, value.dims, 0.0, 1.0, value.facts)
+        return interval(BOOL, value.dims, 0.0, 1.0, Facts(origin=value.facts.origin))
     if value.infinite or value.nan is not None:
         raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
     low, high = math.trunc(value.low), math.trunc(value.high)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from slanc_onnx.prove.activation_bounds import NoBound
+from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.moved import scaled_by
 from slanc_onnx.prove.sets import (
     DEVICE_SLACK,
@@ -26,6 +26,7 @@ from slanc_onnx.prove.trusted.values import (
     FLOATS,
     Constant,
     Dim,
+    Facts,
     Operand,
     Value,
     as_value,
@@ -107,7 +108,7 @@ def filled(value: Value, dims: Sequence[Dim], channels: Sequence[int]) -> Reach:
 
 
 def made(
-    call: Call, parts: Sequence[Value], dims: tuple[Dim, ...], axes: tuple[int, ...], reach: Reach,
+    facts: Facts, parts: Sequence[Value], dims: tuple[Dim, ...], axes: tuple[int, ...], reach: Reach,
     ends: tuple[float, float],
 ) -> Value:  # fmt: skip
     """The result of an elementwise op; whole numbers outside their type wrap around."""
@@ -119,7 +120,7 @@ def made(
         least, most = natural(kind)
         if not least <= low <= high <= most:
             low, high = least, most
-        return interval(kind, dims, low, high, call.facts)
+        return interval(kind, dims, low, high, facts)
     out = DEVICE_SLACK if axes else _OUT
     low = low * out if low < 0 else low / out
     high = high * out if high > 0 else high / out
@@ -127,14 +128,18 @@ def made(
         with np.errstate(over="ignore"):  # the nearest number in FP32, as the op gives it
             low, high = float(np.float32(low)), float(np.float32(high))
         reach = Box(np.array([max(abs(low), abs(high))]))
-    return Value(kind, dims, axes, reach, low, high, facts=call.facts)
+    return Value(kind, dims, axes, reach, low, high, facts=facts)
 
 
 @rule("Add", "Sum", "Sub", types=(NUMBERS,), extended=True)
 def add(call: Call) -> Result:
     """a + b, or a - b; -inf plus what is finite is -inf."""
-    dims, axes, parts = aligned([o for o in call.inputs if o is not None])
-    minus = call.op == "Sub"
+    return summed([o for o in call.inputs if o is not None], call.op == "Sub")
+
+
+def summed(operands: Sequence[Operand], minus: bool = False) -> Value:
+    """The sum of tensors, or the difference of two."""
+    dims, axes, parts = aligned(operands)
     if any(part.nan is not None for part in parts) or (minus and parts[1].infinite):
         raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
     if axes:
@@ -144,8 +149,15 @@ def add(call: Call) -> Result:
     signs = [-1 if minus and i else 1 for i in range(len(parts))]
     low = sum(p.low if s > 0 else -p.high for p, s in zip(parts, signs, strict=True))
     high = sum(p.high if s > 0 else -p.low for p, s in zip(parts, signs, strict=True))
-    result = made(call, parts, dims, axes, reach, (low, high))
+    result = made(_facts_of(operands), parts, dims, axes, reach, (low, high))
     return replace(result, infinite=any(part.infinite for part in parts))
+
+
+def _facts_of(operands: Sequence[Operand]) -> Facts:
+    found = Facts()
+    for operand in operands:
+        found = found | operand.facts
+    return found
 
 
 @rule("Mul", types=(NUMBERS,))
@@ -156,7 +168,7 @@ def mul(call: Call) -> Result:
     ends = _product_of(a, b)
     if same:
         ends = (max(0.0, ends[0]), ends[1])
-    result = made(call, (a, b), dims, axes, _product(call, dims, axes, (a, b)), ends)
+    result = made(call.facts, (a, b), dims, axes, _product(call, dims, axes, (a, b)), ends)
     for part, other in ((a, b), (b, a)):
         if 0 <= other.low and other.high <= 1:
             result = replace(result, shares=_kept_shares(part, dims))
@@ -233,7 +245,7 @@ def div(call: Call) -> Result:
         )
     if a.kind not in FLOATS:
         low, high = math.floor(low), math.ceil(high)
-    return made(call, (a, b), dims, axes, reach, (low, high))
+    return made(call.facts, (a, b), dims, axes, reach, (low, high))
 
 
 def replace_values(given: Constant, values: np.ndarray) -> Constant:
@@ -257,7 +269,7 @@ def extreme(call: Call) -> Result:
         pick = max if largest else min
         low, high = pick(p.low for p in parts), pick(p.high for p in parts)
     reach = _either([filled(part, dims, axes) for part in parts])
-    result = made(call, parts, dims, axes, reach, (low, high))
+    result = made(call.facts, parts, dims, axes, reach, (low, high))
     return replace(result, infinite=all(infinite) if largest else any(infinite))
 
 
@@ -309,13 +321,13 @@ def _kept_shares(part: Value, dims: Sequence[Dim]) -> int | None:
 def test(call: Call) -> Result:
     """Truth, of which nothing is known."""
     operands = [o for o in call.inputs if o is not None]
-    return interval(BOOL, common_dims(operands), 0.0, 1.0, call.facts)
+    return interval(BOOL, common_dims(operands), 0.0, 1.0, Facts(origin=call.facts.origin))
 
 
 @rule("IsNaN", types=(FLOATS,), extended=True, exact=True)
 def is_nan(call: Call) -> Result:
     """Whether elements are nan, of that very tensor."""
-    return interval(BOOL, call.operand(0).dims, 0.0, 1.0, call.facts, tests=call.names[0])
+    return interval(BOOL, call.operand(0).dims, 0.0, 1.0, Facts(origin=call.facts.origin), tests=call.names[0])
 
 
 @rule("Mod", attributes=("fmod",), types=(WHOLE,), exact=True)

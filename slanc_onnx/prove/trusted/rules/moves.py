@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from slanc_onnx.prove.activation_bounds import NoBound
+from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.moved import rows_of_table
 from slanc_onnx.prove.sets import Box, Ellipsoids, Reach, joined, one_of
 from slanc_onnx.prove.trusted.rules.joins import common_dims, filled
@@ -31,7 +31,6 @@ from slanc_onnx.prove.trusted.values import (
     with_axes,
 )
 from slanc_onnx.reasons import Unread, reason
-from slanc_onnx.trace import Embedding, Weight
 
 
 def picked(reach: Reach, index: np.ndarray) -> Reach:
@@ -397,9 +396,8 @@ def gather(call: Call) -> Result:
 
 def _rows(call: Call, table: Constant, dims: Sequence[Dim]) -> Value:
     """Rows of a large table, whose longest row and largest elements are read."""
-    count, width = table.dims
-    weight = Weight("", (count, width), lambda: table.values, stored=table.stored)
-    reach = rows_of_table(Embedding(width, weight))
+    assert table.stored is not None
+    width, reach = table.dims[1], rows_of_table(table.stored)
     if not np.isfinite(reach.each).all():
         raise NoBound(reason(Unread.UNKNOWN_VALUE))
     return Value(table.kind, (*dims, width), (len(dims),), reach, facts=table.facts)
