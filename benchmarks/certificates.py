@@ -30,7 +30,8 @@ from slanc_onnx.norms.model import read_model
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.options import Certify, Options
 from slanc_onnx.prove.bound import bounds_of
-from slanc_onnx.report.wording import reason_text, rule_text
+from slanc_onnx.report.terms import rule_text
+from slanc_onnx.report.wording import reason_text
 from slanc_onnx.run.inputs import Sizes, make_feeds
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.session import Feeds

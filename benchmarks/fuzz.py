@@ -170,7 +170,9 @@ def _protect(mutant: Mutant, folder: Path) -> tuple[str, str, str]:
     before = model.SerializeToString(deterministic=True)
     try:
         apply: ApplyRule = "fold" if "fold" in mutant.usage else "div"
-        norms = protect(model, Options(apply=apply, time_limit=TIME_LIMIT), folder=folder)
+        norms = protect(
+            model, Options(apply=apply, time_limit=TIME_LIMIT, isolate=True), folder=folder
+        )
     except SlancError as error:
         if model.SerializeToString(deterministic=True) != before:
             return "fault", "protect: the model has changed", str(error)

@@ -9,32 +9,28 @@ The steps of `protect` are there one by one: `find_norms`, `compute_scales`, `ap
 `validate`. `protect_file` does the whole job from file to file, as the command line does.
 """
 
-from slanc_onnx._version import __version__
-from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.api import apply_scales, compute_scales, find_norms, validate
-from slanc_onnx.errors import SlancError
-from slanc_onnx.job import protect, protect_file
-from slanc_onnx.norms import Norm
-from slanc_onnx.options import Options
-from slanc_onnx.report import Outcome, reasons_text, rule_text
-from slanc_onnx.scale import ScaledNorm
-from slanc_onnx.verify import Validation
+from __future__ import annotations
 
-__all__ = [
-    "Accelerator",
-    "Norm",
-    "Options",
-    "Outcome",
-    "ScaledNorm",
-    "SlancError",
-    "Validation",
-    "__version__",
-    "apply_scales",
-    "compute_scales",
-    "find_norms",
-    "protect",
-    "protect_file",
-    "reasons_text",
-    "rule_text",
-    "validate",
-]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from slanc_onnx._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from slanc_onnx.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """A name of `public`, which is read when one is asked for: --version waits for no library."""
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = importlib.import_module("slanc_onnx.public")
+    found: list[str] = getattr(public, "__all__", [])  # not there yet while it is read itself
+    globals().update({known: getattr(public, known) for known in found}, __all__=found)
+    if name not in globals():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *importlib.import_module("slanc_onnx.public").__all__})

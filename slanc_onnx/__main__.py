@@ -1,7 +1,33 @@
-"""`python -m slanc_onnx`."""
+"""The command slanc-onnx, and `python -m slanc_onnx`: it starts before its libraries are read."""
 
+from __future__ import annotations
+
+import signal
 import sys
 
-from slanc_onnx.cli import main
+from slanc_onnx._version import __version__
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line. Until its modules are read, Ctrl-C ends it as any program, in silence.
+
+    --version is told at once; where it cannot be, the command line says why.
+    """
+    if sys.argv[1:] == ["--version"] and sys.stdout is not None:
+        try:
+            print(f"slanc-onnx {__version__}", flush=True)
+            return 0
+        except OSError:
+            pass
+    raises = signal.getsignal(signal.SIGINT)
+    if raises is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from slanc_onnx.cli import main as command
+
+    if raises is signal.default_int_handler:
+        signal.signal(signal.SIGINT, raises)
+    return command()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -129,9 +129,10 @@ def _add_certificates(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("certificates").add_argument
     add(
         "--certify",
-        choices=("auto", "exact", "off"),
+        choices=("auto", "exact", "tokens", "off"),
         default="auto",
-        help="bound every norm over all inputs; exact: with the tight norms of large matrices too",
+        help="bound every norm over all inputs; exact: with the tight norms of large matrices too; "
+        "tokens: also run every token of the vocabulary alone",
     )
     add(
         "--input-range",

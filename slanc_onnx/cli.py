@@ -54,6 +54,13 @@ class _Terminated(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; `EXIT_STATUS` says what each means."""
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, "interrupted")
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     _open_standard_files()
     parser = make_parser()
     try:
@@ -84,8 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         advice = "Try --estimate weights --no-validate, which run no model."
         return _fail(BAD_INPUT, f"not enough memory. {advice}")
-    except KeyboardInterrupt:
-        return _fail(INTERRUPTED, "interrupted")
     except _Terminated:
         return _fail(TERMINATED, "terminated")
     except Exception as error:

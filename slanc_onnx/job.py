@@ -20,8 +20,8 @@ from slanc_onnx.graph import Draft, check_output, load_model
 from slanc_onnx.norms import ReadModel, read_model, unmatched_means
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.prove import held_against
-from slanc_onnx.reasons import Failure, Note, Reason
+from slanc_onnx.prove import Certificate, held_against
+from slanc_onnx.reasons import Failure, Note, Reason, Seen
 from slanc_onnx.report import Outcome, reasons_text
 from slanc_onnx.run import (
     CannotRun,
@@ -35,7 +35,15 @@ from slanc_onnx.run import (
     with_checked_inputs,
 )
 from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
-from slanc_onnx.verify import Audit, Validation, audit_scales, validate_pair
+from slanc_onnx.verify import (
+    Audit,
+    FirstRows,
+    Validation,
+    audit_scales,
+    run_every_token,
+    validate_pair,
+    vocabulary,
+)
 from slanc_onnx.weights import workers
 
 T = TypeVar("T")
@@ -69,6 +77,8 @@ def protect_file(
         _refuse_broken(read)
     options = with_checked_inputs(options or Options(), read.specs)
     watched = observed_feeds(read.specs, options)
+    if options.certify == "tokens":
+        vocabulary(read.specs)
     clock.lap("find")
     decided = decide(read, options, progress)
     clock.lap("scale")
@@ -88,6 +98,8 @@ def protect_file(
         seconds=clock.seconds,
         fold=done.fold,
         audits=done.audits,
+        first_rows=done.first_rows,
+        not_enumerated=done.not_enumerated,
         suspects=read.suspects,
         accepted={s.name for s in read.suspects if options.leaves_out(s.name)},
     )
@@ -132,6 +144,8 @@ class _Done:
     norms: list[ScaledNorm]
     fold: Fold | None = None
     audits: list[Audit] = field(default_factory=list)
+    first_rows: FirstRows | None = None
+    not_enumerated: Reason | None = None
     validation: Validation | None = None
     not_validated: Reason | None = None
 
@@ -149,6 +163,9 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
             lambda told: audit_scales(read, done.norms, job.watched, options.accelerator, told)
         )
         clock.lap("observe")
+    if options.certify == "tokens":
+        _enumerate(job, done)
+        clock.lap("tokens")
     with Draft(job.source, job.output, read.model) as draft:
         _write(job, done, draft)
         clock.lap("write")
@@ -166,21 +183,43 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
         draft.keep()
 
 
+def _enumerate(job: _Job, done: _Done) -> None:
+    """Run every token alone."""
+    norms = [decided.norm for decided in done.norms]
+    try:
+        done.first_rows = job.isolated(lambda told: run_every_token(job.read, norms, told))
+    except CannotRun as error:
+        done.not_enumerated = Reason(Failure.TOKENS_NOT_RUN, (str(error),))
+    except MemoryError:
+        done.not_enumerated = Reason(Failure.NO_MEMORY)
+
+
 def _hold_certificates(done: _Done) -> None:
-    """Withdraw certificates that rows of the validation or the audit contradict."""
+    """Withdraw certificates that rows which were seen contradict."""
     observed = {} if done.validation is None else done.validation.observed
     audits = {audit.name: audit for audit in done.audits}
+    alone = {} if done.first_rows is None else done.first_rows.longest
     for i, decided in enumerate(done.norms):
         certificate, name = decided.certificate, decided.norm.name
         if certificate is None:
             continue
         if name in observed:
             seen = observed[name]
-            certificate = held_against(certificate, seen.sum_of_squares, seen.overflowed)
-        if name in audits:
-            worst = [row.sum_of_squares for row in audits[name].worst]
-            certificate = held_against(certificate, np.array(worst))
+            certificate = held_against(
+                certificate,
+                seen.sum_of_squares,
+                lambda row: Reason(Seen.IN_VALIDATION, (row,)),
+                seen.overflowed - seen.arrived,
+            )
+        for row in audits[name].worst if name in audits else ():
+            certificate = _held(certificate, row.sum_of_squares, row.place)
+        if name in alone:
+            certificate = _held(certificate, alone[name].length ** 2, alone[name].place)
         done.norms[i] = replace(decided, certificate=certificate)
+
+
+def _held(certificate: Certificate, sum_of_squares: float, place: Reason) -> Certificate:
+    return held_against(certificate, np.array([sum_of_squares]), lambda _: place)
 
 
 def _write(job: _Job, done: _Done, draft: Draft) -> None:

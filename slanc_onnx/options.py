@@ -14,7 +14,7 @@ from slanc_onnx.tokens import Tokens
 
 ScaleRule = Literal["window", "paper", "calibrated"]
 EstimateRule = Literal["auto", "probe", "weights"]
-Certify = Literal["auto", "exact", "off"]
+Certify = Literal["auto", "exact", "tokens", "off"]
 ApplyRule = Literal["div", "fold"]
 EmulateRule = Literal["norms", "all"]
 
@@ -40,7 +40,8 @@ class Options:
             device that has nothing but FP16.
         validate: Whether to validate.
         certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
-            large matrices too), or "off".
+            large matrices too), "tokens" (as "auto", and `protect_file` runs every token alone and
+            holds its rows against the safe radius), or "off".
         input_ranges: Least and largest element of float graph inputs (pixels), for the bounds.
         exclude: A regular expression. Norms and suspects in whose name it is found are left as they
             are, and accepted.

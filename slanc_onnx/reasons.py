@@ -69,6 +69,7 @@ class Fault(_Named):
     LACKS_ATTRIBUTE = auto()  # attribute
     HAS_MORE_INPUTS = auto()  # inputs, most
     LACKS_INPUTS = auto()  # inputs, the least number of them
+    NO_SUCH_SIZES = auto()  # output, axes, the least size
     REFUSED = auto()  # what onnx said
 
 
@@ -139,8 +140,8 @@ class Unproved(_Named):
     SCALE_TOO_LARGE = auto()  # largest scale
     NEGATIVE_UNDER_ROOT = auto()  # variance
     BELOW_EPSILON = auto()  # variance
-    ROW_NOT_FINITE = auto()  # row that was seen
-    ROW_ABOVE_BOUND = auto()  # row that was seen, its length, the bound
+    ROW_NOT_FINITE = auto()  # behind: where the row was seen
+    ROW_ABOVE_BOUND = auto()  # its length, the bound; behind: where the row was seen
     ROW_LOST = auto()  # number of rows
     SIZE_OPEN = auto()  # name of the size
     MAY_NOT_BE_FINITE = auto()
@@ -149,6 +150,18 @@ class Unproved(_Named):
     LEANS_ON = auto()  # norm without a safe radius
     L2_NORMALISATION = auto()
     OTHER_STEPS = auto()
+
+
+class Seen(_Named):
+    """Where a row was seen."""
+
+    IN_PROBE = auto()
+    IN_CALIBRATION = auto()
+    IN_VALIDATION = auto()  # its number, from 0, over all runs
+    IN_RUN = auto()  # run of the user's inputs
+    AT_POSITION = auto()  # run, sequence, position, token id
+    ROW_ALONE = auto()
+    TOKEN_ALONE = auto()  # token id
 
 
 class Unscalable(_Named):
@@ -182,7 +195,7 @@ class Untaken(_Named):
     ANOTHER_DEGREE = auto()  # degree of its output
     NOT_DIVIDED = auto()
     ROOT_OF_SCALE = auto()
-    UNKNOWN_DOMAIN = auto()  # domain
+    UNKNOWN_OP = auto()  # domain
 
 
 class Decision(_Named):
@@ -193,6 +206,7 @@ class Decision(_Named):
     NO_ROW_KNOWN = auto()
     EPSILON_UNKNOWN = auto()
     WIDTH_UNKNOWN = auto()
+    CONSTANT_LOST = auto()  # element type, value, scale
     ROWS_LOST = auto()  # sums of squares: limit, predicted largest, typical
     SIZE_KEPT = auto()  # (op, tensor) of each op that is not read
     NO_PROBE = auto()  # what ONNX Runtime said
@@ -218,6 +232,7 @@ class Failure(_Named):
     FP32_DIFFERS = auto()
     FP32_BEYOND_TOLERANCE = auto()
     LEFT_FORMAT = auto()  # format, largest number
+    INPUT_LEFT_FORMAT = auto()  # format, largest number, norm that reads it
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
     OUTPUTS_OFF = auto()
     PERPLEXITY_OFF = auto()  # percent that is allowed
@@ -225,6 +240,7 @@ class Failure(_Named):
     CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
     NOT_RUN = auto()  # what ONNX Runtime said
     NO_MEMORY = auto()
+    TOKENS_NOT_RUN = auto()  # what ONNX Runtime said
 
 
 class Note(_Named):
@@ -239,7 +255,17 @@ class Note(_Named):
 
 
 Kind = (
-    Unread | Fault | Doubt | Unproved | Unscalable | Untaken | Decision | Undivided | Failure | Note
+    Unread
+    | Fault
+    | Doubt
+    | Unproved
+    | Seen
+    | Unscalable
+    | Untaken
+    | Decision
+    | Undivided
+    | Failure
+    | Note
 )
 Fact = str | float | tuple[int, ...] | tuple[str, str] | tuple[str, int]
 

@@ -50,7 +50,10 @@ def test_the_result_stands_beside_the_input_and_passes(run: Run) -> None:
     for line, name in zip(lines[1:5], ("hot", "mild", "plain", "inner"), strict=True):
         assert line.startswith(name)
     assert "written: model.slanc.onnx" in lines
-    assert lines[-1].startswith("PASSED | FP32 outputs bit-identical | FP16 norms: rows overflowed")
+    assert lines[-1].startswith(
+        "NORMS PASSED | this model needs it: 64 rows lose their norm in FP16 as exported | FP32 "
+        "outputs bit-identical | FP16 norms: rows overflowed"
+    )
     assert "(tolerance 0.1)" in lines[-1]
 
 
@@ -209,6 +212,44 @@ except SystemExit as done:
     lines = done.stdout.splitlines()
     assert lines[-1] == "set() 0"
     assert lines[0] == (f"slanc-onnx {__version__}" if option == "--version" else lines[0])
+
+
+def test_the_version_waits_for_no_library() -> None:
+    program = """
+import sys
+from slanc_onnx.__main__ import main
+sys.argv[1:] = ["--version"]
+status = main()
+print({"numpy", "onnx", "rich"} & set(sys.modules), status)
+"""
+    done = as_a_process("-c", program)
+    assert done.stdout.splitlines() == [f"slanc-onnx {__version__}", "set() 0"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+@pytest.mark.parametrize("library", ["slanc_onnx.cli", "numpy", "onnx"])
+def test_ctrl_c_while_libraries_are_read_says_nothing(library: str) -> None:
+    program = f"""
+import os, signal, sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "{library}":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Stop())
+sys.argv[1:] = ["model.onnx"]
+from slanc_onnx.__main__ import main
+main()
+"""
+    done = as_a_process("-c", program)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_while_arguments_are_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slanc_onnx.cli.make_parser", stop)
+    assert run("model.onnx") == (130, "", "ERROR: interrupted\n")
 
 
 def test_a_validation_that_cannot_be_done_gives_1_and_the_file(

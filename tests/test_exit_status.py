@@ -129,7 +129,7 @@ def test_a_lost_report_gives_3_or_1_and_the_last_line_names_both(
     )
     assert status == (1 if leaky else 3)
     last = out.splitlines()[-1]
-    assert last.startswith("FAILED | " if leaky else "PASSED | ")
+    assert last.startswith("FAILED | " if leaky else "NORMS PASSED | ")
     assert f" | {option} r: not written ({reason}" in last
     assert err.startswith(f"ERROR: {option} r: not written ({reason}") and err.count("\n") == 1
     failed = ", but validation FAILED" if leaky else ""

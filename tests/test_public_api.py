@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import slanc_onnx
+from slanc_onnx import public
 from tests.places import ROOT
 
 CORE = sorted((ROOT / "slanc_onnx").rglob("*.py"))
@@ -28,12 +29,12 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def test_all_lists_exactly_the_public_names() -> None:
-    public = {
+    names = {
         name
-        for name, value in vars(slanc_onnx).items()
+        for name, value in vars(public).items()
         if not name.startswith("_") and not inspect.ismodule(value)
     }
-    assert set(slanc_onnx.__all__) - {"__version__"} == public
+    assert set(slanc_onnx.__all__) - {"__version__"} == names
     assert len(set(slanc_onnx.__all__)) == len(slanc_onnx.__all__)
 
 
@@ -52,3 +53,9 @@ def test_core_imports_no_adapter(path: Path) -> None:
     for module in imported_modules(path):
         assert module.split(".")[0] != "passes", "adapters are leaves"
         assert not module.startswith("slanc_onnx.passes"), "adapters are leaves"
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'slanc_onnx' has no attribute 'nobody'"):
+        slanc_onnx.nobody  # noqa: B018
+    assert set(slanc_onnx.__all__) <= set(dir(slanc_onnx))

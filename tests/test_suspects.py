@@ -9,7 +9,8 @@ import pytest
 from slanc_onnx import Options, SlancError, protect, protect_file
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
-from tests.spellings.regions import L2, SUSPECTS
+from tests.spellings.no_norms import SUSPECTS
+from tests.spellings.regions import L2
 
 SUSPECT, KNOWN = SUSPECTS[0], L2[0]
 NONE_FOUND = (
@@ -61,7 +62,7 @@ def test_a_suspect_beside_a_norm_is_counted_in_the_verdict(run: Run) -> None:
 def test_a_suspect_that_is_left_out_is_accepted(run: Run, option: tuple[str, str]) -> None:
     save(known=True)
     status, out, _ = run("m.onnx", *option, "--report", "r.json")
-    assert status == 0 and out.splitlines()[-1].startswith("PASSED")
+    assert status == 0 and out.splitlines()[-1].startswith("NORMS PASSED")
     assert "v (ReduceMean) looks like a norm and was left out" in out
     assert json.loads(Path("r.json").read_text())["suspects"][0]["excluded"]
     save(known=False)
@@ -72,7 +73,7 @@ def test_a_suspect_that_is_left_out_is_accepted(run: Run, option: tuple[str, str
 def test_a_norm_that_is_left_out_is_skipped_and_accepted(run: Run) -> None:
     status, out, _ = run("model.onnx", "--only", "hot", "--report", "r.json")
     norms = json.loads(Path("r.json").read_text())["norms"]
-    assert status == 0 and out.splitlines()[-1].startswith("PASSED")
+    assert status == 0 and out.splitlines()[-1].startswith("NORMS PASSED")
     assert [n["name"] for n in norms if n["status"] == "scaled"] == ["hot"]
     assert {n["reason"] for n in norms if n["name"] != "hot"} == {"left out by --exclude or --only"}
     assert {n["observed"] is None for n in norms if n["name"] != "hot"} == {True}
@@ -84,7 +85,7 @@ def test_every_norm_skipped_is_no_success(run: Run) -> None:
     assert status == 1  # a value inside the one that is left is read elsewhere
     assert out.splitlines()[-1].startswith("FAILED | every norm was skipped; --exclude accepts")
     status, out, _ = run("model.onnx", "--exclude", ".")
-    assert status == 0 and out.splitlines()[-1].startswith("PASSED")
+    assert status == 0 and out.splitlines()[-1].startswith("NORMS PASSED")
 
 
 @pytest.mark.parametrize("option", ["exclude", "only"])
@@ -98,7 +99,7 @@ def test_what_is_no_regular_expression_is_refused(run: Run, option: str) -> None
 def test_an_l2_normalisation_is_scaled_and_has_no_certificate(run: Run) -> None:
     onnx.save(KNOWN.model(), "m.onnx")
     status, out, _ = run("m.onnx", "--report", "r.json")
-    assert status == 0 and out.splitlines()[-1].startswith("PASSED")
+    assert status == 0 and out.splitlines()[-1].startswith("NORMS PASSED")
     (norm,) = json.loads(Path("r.json").read_text())["norms"]
     assert (norm["kind"], norm["status"]) == ("l2", "scaled")
     outcome = protect_file(Path("m.onnx"), Path("n.onnx"), Options(apply="fold", emulate="all"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, helper
 
@@ -14,6 +15,7 @@ from slanc_onnx.graph import Edits, NewNode, NodeAt, apply_edits, node_at
 from slanc_onnx.norms import (
     NORM_KEY,
     SCALE_KEY,
+    Limit,
     Norm,
     Place,
     residual_name,
@@ -58,7 +60,7 @@ class Planner:
         self.edits = Edits()
         self._model = model
         self._used = set(_names_in(model.graph))
-        self._scalars: dict[tuple[float, int], str] = {}
+        self._made: dict[tuple[tuple[float, ...], tuple[int, ...], int], str] = {}
 
     def scale(self, norm: Norm, scale: float) -> None:
         """Plan a Div before each read of the input, and epsilon divided to match.
@@ -86,7 +88,7 @@ class Planner:
     def epsilon(self, norm: Norm, scale: float) -> None:
         """Plan epsilon divided to match the scale, and the other constants that go with it."""
         for limit in norm.limits:
-            self._divided(norm, limit.place, limit.value, limit.power, scale)
+            self._divided(norm, limit, scale)
         epsilon = scaled_epsilon(norm, scale)
         if epsilon is None or (norm.form == "decomposed" and norm.epsilon_place is None):
             return  # it has none
@@ -94,29 +96,29 @@ class Planner:
             self.edits.epsilons[NodeAt(norm.path, norm.nodes[-1])] = epsilon
             return
         known = norm.epsilon if norm.overridable_epsilon is None else None
-        self._divided(norm, norm.epsilon_place, known, norm.epsilon_power, scale)
+        values = None if known is None else (known,)
+        self._divided(norm, Limit(norm.epsilon_place, norm.epsilon_power, values), scale)
 
-    def _divided(
-        self, norm: Norm, place: Place, value: float | None, power: int, scale: float
-    ) -> None:
+    def _divided(self, norm: Norm, limit: Limit, scale: float) -> None:
         """Plan a constant divided by a power of the scale.
 
-        It is divided when the model runs where it is not one number, where a caller may override
-        it, and where another norm has it divided too.
+        It is divided when the model runs where its values are not known, where a caller may
+        override it, and where another norm has it divided too.
         """
-        index, position, element_type = place
+        (index, position, element_type), divisor_value = limit.place, scale**limit.power
         at = NodeAt(norm.path, index)
         if position == EPSILON:
-            value = self.edits.epsilons.get(at, value)
-            self.edits.epsilons[at] = float(value or 0.0) / scale**power
+            (value,) = limit.values or (0.0,)
+            self.edits.epsilons[at] = self.edits.epsilons.get(at, value) / divisor_value
             return
         before = self.edits.inputs.get((at, position))
-        if value is not None and before is None:
-            constant = self.scalar("epsilon", value / scale**power, element_type)
+        if limit.values is not None and before is None:
+            values = tuple(value / divisor_value for value in limit.values)
+            constant = self.constant("epsilon", values, limit.shape, element_type)
             self.edits.inputs[at, position] = constant
             return
         tensor = before or node_at(self._model, at).input[position]
-        divisor = self.scalar("scale", scale**power, element_type)
+        divisor = self.scalar("scale", divisor_value, element_type)
         divided = self.unused(f"{tensor}/slanc")
         self.edits.inputs[at, position] = divided
         self._insert(index, "Div", (tensor, divisor), divided, norm, scale)
@@ -150,12 +152,19 @@ class Planner:
 
     def scalar(self, what: str, value: float, element_type: int) -> str:
         """The name of the initializer with a value; there is one per value and element type."""
-        key = (value, element_type)
-        if key not in self._scalars:
-            self._scalars[key] = self.unused(f"slanc.{what}_{value:g}")
+        return self.constant(what, (value,), (), element_type)
+
+    def constant(
+        self, what: str, values: tuple[float, ...], shape: tuple[int, ...], element_type: int
+    ) -> str:
+        """The name of the initializer with values of a shape; there is one for the same."""
+        key = (values, shape, element_type)
+        if key not in self._made:
+            name = self._made[key] = self.unused(f"slanc.{what}_{values[0]:g}")
             dtype = helper.tensor_dtype_to_np_dtype(element_type)
-            self.edits.constants[self._scalars[key]] = rounded(value, dtype)
-        return self._scalars[key]
+            elements = [rounded(value, dtype) for value in values]
+            self.edits.constants[name] = np.array(elements, dtype).reshape(shape)
+        return self._made[key]
 
 
 def _names_in(graph: onnx.GraphProto) -> Iterator[str]:

@@ -10,14 +10,13 @@ from slanc_onnx.estimate.calibration import calibrate
 from slanc_onnx.estimate.estimate import Estimate
 from slanc_onnx.estimate.multiply import Multiply
 from slanc_onnx.estimate.paper import paper_estimates
-from slanc_onnx.estimate.probing import MOST_AT_ONCE, probe
+from slanc_onnx.estimate.probing import probe
 from slanc_onnx.estimate.sample_rows import estimate_from_rows, stored_matrices
-from slanc_onnx.graph import float32_bytes
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.reasons import Decision, Reason
-from slanc_onnx.run import CannotRun, Feeds, run_apart
+from slanc_onnx.run import CannotRun, Feeds, run_apart, too_large_at_once
 from slanc_onnx.trace import Trace
 from slanc_onnx.weights import check_weights
 
@@ -61,7 +60,7 @@ def estimate_norms(
     """
     model, folder, norms = read.model, read.folder, read.norms
     todo = [n for n in norms if n.skip_reason is None and n.scaled_by is None]
-    fits = float32_bytes(model) <= MOST_AT_ONCE
+    fits = not too_large_at_once(model)
     faulty = any(scope.faults for scope in read.scopes)  # nothing that could run
     probes = options.estimate == "probe" or (options.estimate == "auto" and fits and not faulty)
     if norms:

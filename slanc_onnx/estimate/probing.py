@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from slanc_onnx.estimate.estimate import Estimate, from_rows
-from slanc_onnx.graph import Array, InputSpec, float32_bytes
+from slanc_onnx.graph import Array, InputSpec
 from slanc_onnx.norms import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.run import (
@@ -23,16 +23,12 @@ from slanc_onnx.run import (
     Instrumented,
     SegmentedSession,
     Session,
-    as_float32,
     first_feeds,
-    instrument,
-    norms_in_float32,
     random_ids,
+    run_showing,
 )
 
 SEQUENCES, LENGTH, SINGLES, SEED = 8, 32, 256, 0
-# Models that take more bytes than that in FP32 are run in segments.
-MOST_AT_ONCE, INLINE_IN_SEGMENTS = 1 << 32, 1 << 16
 SHORTER, MOST_RUNS = (16, 8), 64
 _NONE = np.zeros(0)
 
@@ -58,35 +54,11 @@ def probe(
     Raises:
         CannotRun: ONNX Runtime cannot run this model, or not on inputs of our making.
     """
-    in_segments = float32_bytes(model) > MOST_AT_ONCE
-    inline = INLINE_IN_SEGMENTS if in_segments else None
-    model, norms = as_float32(model, folder, inline), norms_in_float32(norms)
-    # Some attention kernels need their cache outputs to be asked for, and the iterations of a loop
-    # may differ in their sizes.
-    failure: CannotRun | None = None
-    for loops in (True, False):
-        for keep_outputs in (False, True):
-            instrumented = instrument(model, norms, keep_outputs, loops, magnitudes=True)
-            if not instrumented.sums:
-                continue
-            try:
-                session = _session(instrumented, folder, in_segments)
-                return _probe(session, instrumented, norms, specs, inputs or {}, progress)
-            except CannotRun as error:
-                failure = failure or error
-        if not any(norm.path for norm in norms):
-            break
-    if failure is not None:
-        raise failure
-    return {}
 
+    def run(session: Session | SegmentedSession, shown: Instrumented) -> dict[str, Estimate]:
+        return _probe(session, shown, norms, specs, inputs or {}, progress)
 
-def _session(
-    instrumented: Instrumented, folder: Path | None, in_segments: bool
-) -> Session | SegmentedSession:
-    if in_segments:
-        return SegmentedSession(instrumented.model, folder, list(instrumented.sums.values()))
-    return Session(instrumented.model, folder, packs=False)
+    return run_showing(model, norms, folder, run, magnitudes=True) or {}
 
 
 def _probe(

@@ -40,6 +40,7 @@ from slanc_onnx.graph.scope import (
     concrete_shapes,
     op_of,
     read_graph,
+    reads_value,
 )
 from slanc_onnx.graph.temporary import write_atomically
 
@@ -87,6 +88,7 @@ __all__ = [
     "read_graph",
     "read_tensor",
     "read_through",
+    "reads_value",
     "refuse_what_is_no_file",
     "runtime_inputs",
     "stored_bytes",

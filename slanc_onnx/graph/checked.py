@@ -260,7 +260,9 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], cont
     try:
         checker.check_node(node, context)
         if all(name in known for name in node.input if name):
-            known.update(_types_of_outputs(schema, node, known, imports))
+            made = _types_of_outputs(schema, node, known, imports)
+            _check_sizes(made)
+            known.update(made)
     except _REFUSALS as error:
         raise _Broken(Fault.REFUSED, _first_line(error)) from error
 
@@ -282,7 +284,7 @@ def _signature(op: str, schema: onnx.defs.OpSchema | None) -> Signature | None:
         return CONTRIB[op]
     if schema is None and not onnx.defs.has(op):
         return None
-    least = 1 if schema is None else schema.min_input  # opsets differ in the others
+    least = _least_inputs()[op] if schema is None else schema.min_input
     schema = schema or onnx.defs.get_schema(op)
     kinds: dict[int, str] = {}
     for name, attribute in schema.attributes.items():
@@ -291,7 +293,17 @@ def _signature(op: str, schema: onnx.defs.OpSchema | None) -> Signature | None:
         kinds[kind] = f"{kinds.get(kind, '')} {shown}".strip()
     single = onnx.defs.OpSchema.FormalParameterOption.Single
     first = bool(schema.inputs) and schema.inputs[0].option == single
-    return Signature(min(least, schema.min_input), kinds, first, schema.max_input)
+    return Signature(least, kinds, first, schema.max_input)
+
+
+@cache
+def _least_inputs() -> dict[str, int]:
+    """How many inputs an op of the standard domain has at least, in any opset."""
+    found: dict[str, int] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain:
+            found[schema.name] = min(schema.min_input, found.get(schema.name, schema.min_input))
+    return found
 
 
 def _check_signature(node: NodeProto, signature: Signature | None) -> None:
@@ -353,6 +365,18 @@ def _types_of_outputs(
     return dict(
         onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=opsets)
     )
+
+
+def _check_sizes(made: Mapping[str, TypeProto]) -> None:
+    """Check what a node gives, as onnx ends the process at a Slice of less than nothing.
+
+    Raises:
+        _Broken: an output has more axes than any tensor, or a size below zero.
+    """
+    for name, told in made.items():
+        sizes = [dim.dim_value for dim in told.tensor_type.shape.dim]
+        if len(sizes) > MOST_AXES or min(sizes, default=0) < 0:
+            raise _Broken(Fault.NO_SUCH_SIZES, name, len(sizes), min(sizes))
 
 
 def _type_of(tensor: TensorProto) -> TypeProto:

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, TypeProto, helper
 
 from slanc_onnx.graph.reading import Reading, read_through
-from slanc_onnx.graph.scope import SEE_THROUGH, Dims, Scope, op_of
+from slanc_onnx.graph.scope import SEE_THROUGH, Dims, Scope, op_of, reads_value
 
 
 def constant_made(scope: Scope, tensor: gs.Tensor) -> bool:
@@ -19,10 +19,9 @@ def constant_made(scope: Scope, tensor: gs.Tensor) -> bool:
             return True
         if not tensor.inputs:
             return False
-        if op_of(tensor.inputs[0]) not in ("Shape", "Size"):
-            for part in tensor.inputs[0].inputs:
-                if part.name and not (yield part):
-                    return False
+        for position, part in enumerate(tensor.inputs[0].inputs):
+            if part.name and reads_value(tensor.inputs[0], position) and not (yield part):
+                return False
         return True
 
     return read_through(tensor, read, scope.constants_made, key=id)

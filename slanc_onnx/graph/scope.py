@@ -19,14 +19,22 @@ from onnx import AttributeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.checked import DOMAINS, MOST_ELEMENTS, Faults, GraphPath, node_faults
-from slanc_onnx.graph.load import Array, constant_value, read_tensor
+from slanc_onnx.graph.load import Array, constant_value, every_node, read_tensor
 from slanc_onnx.reasons import Reason
 
 Dims = tuple[int | str, ...]  # a dynamic size is its name
 
 # Ops whose output has the values of their first input.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
+# Op -> the inputs of which it reads the shape or the type, and no value.
+_VALUE_UNREAD = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
 
+# Ops that take off an end of their input: at length 1 more than there is.
+_SHRINKS = {"Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "Pad", "Tile"} | {
+    "AveragePool",
+    "LpPool",
+    "MaxPool",
+}
 _MAKES, _MOST_WRITTEN = ("Range", "Concat"), 2**16  # numbers of a vector
 
 _FAULTY = "slanc.faulty"  # the domain in which a scope shows nodes that break the rules of their op
@@ -46,6 +54,7 @@ class Scope:
     overridable: frozenset[str] = frozenset()  # initializers that are graph inputs as well
     skeleton: onnx.ModelProto | None = field(default=None, repr=False)  # of the main graph
     faults: Mapping[int, Reason] = field(default_factory=dict)  # by the index of the node
+    functions: frozenset[tuple[str, str]] = frozenset()  # domain and name of those of the model
     # The results of `facts`, by id(gs tensor).
     constants_made: dict[int, bool] = field(default_factory=dict, repr=False)
     dims_read: dict[int, Dims | None] = field(default_factory=dict, repr=False)
@@ -53,6 +62,12 @@ class Scope:
     def fault(self, node: gs.Node) -> Reason | None:
         """How a node breaks the rules of its op, so that nothing of it can be read; else None."""
         return self.faults.get(self.index[id(node)])
+
+    def is_call(self, node: gs.Node) -> bool:
+        """Whether a node calls a function of the model."""
+        if self.parent is not None:
+            return self.parent.is_call(node)
+        return (node.domain or "", node.op) in self.functions
 
     def constant(self, tensor: gs.Tensor) -> TensorProto | None:
         """The data behind a tensor that is an initializer or a Constant node's output."""
@@ -147,6 +162,11 @@ def op_of(node: gs.Node) -> str:
     return str(node.op)
 
 
+def reads_value(node: gs.Node, position: int) -> bool:
+    """Whether a node reads the values of an input, and not its shape or type alone."""
+    return position not in _VALUE_UNREAD.get(op_of(node), ())
+
+
 def _behind(tensor: gs.Tensor) -> gs.Tensor:
     """The tensor behind casts and changes of shape."""
     while tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Reshape", "Unsqueeze"):
@@ -181,7 +201,8 @@ def read_graph(model: onnx.ModelProto, folder: Path | None = None) -> list[Scope
     inputs = {info.name for info in model.graph.input} if model.ir_version >= 4 else set()
     main = _scope((), model.graph, root, None, folder, faults)
     overridable = frozenset(inputs.intersection(main.initializers))
-    main = replace(main, overridable=overridable, skeleton=bare)
+    functions = frozenset((f.domain, f.name) for f in model.functions)
+    main = replace(main, overridable=overridable, skeleton=bare, functions=functions)
     scopes = [main, *_inner_scopes(main, faults)]
     for scope in scopes:
         _ = scope.sorted_nodes  # a circle is refused before anybody walks along it
@@ -213,6 +234,7 @@ def concrete_shapes(
     for info in model.graph.output:
         info.type.tensor_type.ClearField("shape")
     try:
+        _hide_less_than_nothing(model)
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # as in `read_graph`
         return {}
@@ -231,6 +253,28 @@ def _hide_long_values(model: onnx.ModelProto, main: Scope) -> None:
     for node, view in zip(model.graph.node, main.graph.nodes, strict=True):
         size = (view.outputs[0].shape or [0])[0] if view.op in _MAKES and view.outputs else 0
         if isinstance(size, int) and size > _MOST_WRITTEN:
+            node.domain = _FAULTY
+
+
+def _hide_less_than_nothing(model: onnx.ModelProto) -> None:
+    """Hide the ops whose outputs have sizes below zero here: a Slice of those ends the process."""
+    nodes = list(every_node(model.graph.node))
+    slices = [node for node in nodes if node.op_type == "Slice" and node.domain in DOMAINS]
+    if not slices or not any(node.op_type in _SHRINKS for node in nodes):
+        return
+    domains = [node.domain for node in slices]
+    for node in slices:
+        node.domain = _FAULTY
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for node, domain in zip(slices, domains, strict=True):
+        node.domain = domain
+    below = {
+        info.name
+        for info in inferred.graph.value_info
+        if any(dim.dim_value < 0 for dim in info.type.tensor_type.shape.dim)
+    }
+    for node in nodes:
+        if below.intersection(node.output):
             node.domain = _FAULTY
 
 

@@ -8,15 +8,24 @@ norms are inlined first. Norms that cannot be scaled have the reason with them.
 from slanc_onnx.norms.find import unmatched_means
 from slanc_onnx.norms.functions import inline_norm_functions
 from slanc_onnx.norms.model import ReadModel, read_model
-from slanc_onnx.norms.norm import APPLIED_KEY, NORM_KEY, SCALE_KEY, Norm, Place, as_computed
+from slanc_onnx.norms.norm import (
+    APPLIED_KEY,
+    NORM_KEY,
+    SCALE_KEY,
+    Limit,
+    Norm,
+    Place,
+    as_computed,
+)
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.norms.scaled import residual_name, rounded, scaled_epsilon
+from slanc_onnx.norms.scaled import lost_limit, residual_name, rounded, scaled_epsilon
 from slanc_onnx.norms.suspects import Suspect
 
 __all__ = [
     "APPLIED_KEY",
     "NORM_KEY",
     "SCALE_KEY",
+    "Limit",
     "Norm",
     "Place",
     "ReadModel",
@@ -24,6 +33,7 @@ __all__ = [
     "Suspect",
     "as_computed",
     "inline_norm_functions",
+    "lost_limit",
     "read_model",
     "residual_name",
     "rounded",

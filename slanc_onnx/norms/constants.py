@@ -25,12 +25,18 @@ _COMPUTED: dict[str, Callable[..., Array]] = {
     "Reciprocal": np.reciprocal,
     "Max": np.maximum,
     "Min": np.minimum,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Equal": np.equal,
     "Range": lambda start, limit, delta: _range(start, limit, delta),
 }
 _RESHAPED = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand")
 _FOLLOWED = {*SEE_THROUGH, *_RESHAPED, *_COMPUTED, "Div", "Concat", "Gather", "Slice"} | {
     "QuantizeLinear",
     "DequantizeLinear",
+    "ReduceProd",
 }
 
 
@@ -97,33 +103,50 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
     if op in SEE_THROUGH:
         whole = op == "Cast" and int(node.attrs.get("to", 1)) in (6, 7)
         return first.astype(np.int64) if whole else first
-    if op in _RESHAPED and first.size == 1:
-        return first.reshape(1)
-    if op in ("Unsqueeze", "Squeeze") and first.ndim <= 1:
-        return first.reshape(-1)
+    if op in _RESHAPED:
+        to = parts[-1]
+        flat = op in ("Unsqueeze", "Squeeze") or (
+            op == "Reshape" and to is not None and to.size < 2
+        )
+        return first.reshape(-1) if first.size == 1 or (flat and first.ndim <= 1) else None
     known = [part for part in parts if part is not None]
     if len(known) != len(parts):
         return None
     with np.errstate(all="ignore"):
+        if op in ("QuantizeLinear", "DequantizeLinear"):
+            return _quantised(op, node, known)
         if op == "Div":
             whole = all(part.dtype.kind in "iu" for part in known)
             return np.asarray(known[0] // known[1] if whole else known[0] / known[1])
         if op == "Concat":
             return np.concatenate([np.atleast_1d(part) for part in known])
-        if op == "Gather":
+        if op == "ReduceProd":
+            return np.asarray(np.prod(first))
+        if op == "Gather" and first.ndim <= 1:
             return np.asarray(first.reshape(-1)[known[1].astype(np.int64)])
-        if op == "Slice" and len(known) >= 3:
+        if op == "Slice" and len(known) >= 3 and first.ndim <= 1:
             steps = int(known[4].reshape(-1)[0]) if len(known) > 4 else 1
             begin, end = (int(part.reshape(-1)[0]) for part in known[1:3])
             return first.reshape(-1)[begin:end:steps]
-        if op == "QuantizeLinear":
-            return np.rint(known[0] / known[1]) + (known[2] if len(known) > 2 else 0)
-        if op == "DequantizeLinear":
-            shift = known[2] if len(known) > 2 else 0
-            return np.asarray((known[0].astype(np.float64) - shift) * known[1])
         if op in _COMPUTED:
             return np.asarray(_COMPUTED[op](*known))
     return None
+
+
+def _quantised(op: str, node: gs.Node, known: Sequence[Array]) -> Array | None:
+    """Constants as integers, or the numbers that integers stand for; None with several scales."""
+    values, scale = known[0], known[1]
+    zero = known[2] if len(known) > 2 else np.zeros((), np.uint8)
+    if scale.size != 1 or (len(known) < 3 and "output_dtype" in node.attrs):
+        return None
+    if zero.dtype.kind not in "iu":
+        return None
+    if op == "DequantizeLinear":
+        shifted = values.astype(np.int64) - zero.astype(np.int64).reshape(-1)[0]
+        return np.asarray((shifted.astype(np.float32) * scale.reshape(-1)[0]).astype(scale.dtype))
+    limits = np.iinfo(zero.dtype)
+    whole = np.rint(values / scale.reshape(-1)[0]) + int(zero.reshape(-1)[0])
+    return np.asarray(np.clip(whole, limits.min, limits.max).astype(zero.dtype))
 
 
 def _range(start: Array, limit: Array, delta: Array) -> Array:
@@ -159,7 +182,7 @@ def _sizes(scope: Scope, node: gs.Node) -> Array | None:
     return np.array(sizes if op == "Shape" else int(np.prod(sizes, dtype=np.int64)))
 
 
-def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Dims | None:
+def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = 8) -> Dims | None:
     """The sizes in a vector that a graph puts together for a Reshape; a dynamic one is its name."""
     value = small_value(scope, tensor)
     if value is not None and value.dtype.kind in "iu":
@@ -171,8 +194,8 @@ def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Dims | None:
     if op == "Shape":
         shape = dims(scope, node.inputs[0])
         return shape and shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
-    if op == "Concat":
-        parts = [sizes_in(scope, t, far - 1) for t in node.inputs]
+    if op == "Concat" and len(node.inputs) < 9:
+        parts = [sizes_in(scope, t, far // 4) for t in node.inputs]
         return None if None in parts else tuple(d for part in parts for d in part or ())
     known = None if first is None else sizes_in(scope, first, far - 1)
     if known is None or op in (*SEE_THROUGH, "Reshape", "Unsqueeze", "Squeeze"):

@@ -29,9 +29,9 @@ from slanc_onnx.norms.forms import (
 from slanc_onnx.norms.origins import between, origins
 from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.regions import Joined, Region
-from slanc_onnx.norms.root_axes import axes_of
+from slanc_onnx.norms.root_axes import axes_of, rows_by_themselves
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES
+from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES, QUANTISING
 
 _MOST_AFTER = 8  # nodes between the exits of a region and their difference
 _SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv")
@@ -126,18 +126,18 @@ def _of_node(
     if not known:
         return None
     first = known[0]
-    if op in MOVES:
+    if op == "Where":
+        chosen = uniform(scope, node.inputs[0])  # n > 0 is no choice
+        return None if chosen is None else forms[1 if chosen else 2]
+    if op in MOVES or op in QUANTISING:
         return _moved(scope, node, first) if forms[0] is not None else None
-    if op == "MatMul" and axes_of(scope, node) and len(known) == 2:  # a row times a column
-        first = found.get(id(node.inputs[0].inputs[0].inputs[0])) or first
+    if op == "MatMul" and len(known) == 2:  # a row times itself as a column
+        x = rows_by_themselves(scope, node)
+        first = first if x is None else found.get(id(x), first)
     if op in _SUMS or op in ("ReduceSumSquare", "ReduceL2", "Einsum"):
         return _summed(scope, node, first)
-    if op in ("LpNormalization", "MeanVarianceNormalization"):
-        axes, mean = axes_of(scope, node), op == "MeanVarianceNormalization"
-        whole = replace(first, what="quotient", axes=axes, mean_axes=axes if mean else None)
-        return replace(whole, centred=mean, averaged=mean) if first.what == "x" else None
-    if op == "BatchNormalization":
-        return _batch_normalised(scope, node, forms, joined)
+    if op in ("LpNormalization", "MeanVarianceNormalization", "BatchNormalization"):
+        return _normalised(scope, node, forms, joined)
     if op in ("Mul", "Div"):
         return _multiplied(scope, node, forms)
     if op == "Pow":
@@ -160,7 +160,8 @@ def _of_node(
 
 
 def _moved(scope: Scope, node: gs.Node, form: Form) -> Form:
-    if MOVES[op_of(node)].kind in ("keeps", "casts", "drops"):
+    op = op_of(node)
+    if op in QUANTISING or MOVES[op].kind in ("keeps", "casts", "drops"):
         return replace(form, source=node.outputs[0]) if form.what == "x" else form
     if form.what in BY_ROW or form.axes is not None:
         return replace(form, aligned=aligned_by(scope, node, form))
@@ -190,8 +191,9 @@ def aligned_by(scope: Scope, node: gs.Node, form: Form) -> bool:
     if axes is None or axes.rank is None or whole is None or told is None:
         return False
     rows = tuple(1 if axis in axes.axes else size for axis, size in enumerate(whole))
-    if len(whole) != axes.rank or len(told) != axes.rank:
+    if len(whole) != axes.rank or len(told) > axes.rank:
         return False
+    told = (*(1,) * (axes.rank - len(told)), *told)
     differ = [size for size, wanted in zip(told, rows, strict=True) if size != wanted]
     # One size that the file does not tell is what is left of all elements.
     open_size = op == "Reshape" and len(differ) == 1 and isinstance(differ[0], str)
@@ -204,9 +206,11 @@ def _summed(scope: Scope, node: gs.Node, form: Form) -> Form | None:
     kept = bool(node.attrs.get("keepdims", 1)) and op not in ("Einsum", "MatMul")
     if op == "MatMul" and constant_made(scope, node.inputs[1]):
         kept = True
-    form = replace(form, aligned=kept and form.aligned)
+    first_axes = axes is not None and axes.axes == frozenset(range(len(axes.axes)))
+    leading = op != "MatMul" and first_axes  # what follows them lies as before
+    form = replace(form, aligned=(kept or leading) and form.aligned)
     if form.axes is not None:  # a mean of means
-        axes = None if axes is None else form.axes | axes
+        axes = None if axes is None else form.axes.and_then(axes)
         averaged = op in ("ReduceMean", "GlobalAveragePool", "AveragePool")
         known = form.what in ("mean", "total") and form.averaged == averaged
         return replace(form, axes=axes) if known and op in _SUMS else None
@@ -291,6 +295,26 @@ def _with_beta(scope: Scope, node: gs.Node, form: Form) -> Form | None:
     return replace(form, beta=beta) if form.negative and form.beta is None else None
 
 
+def _normalised(
+    scope: Scope, node: gs.Node, forms: Sequence[Form | None], joined: Joined | None
+) -> Form | None:
+    """What an op makes that has the norm inside."""
+    op, x = op_of(node), forms[0]
+    if op == "BatchNormalization" and not node.attrs.get("training_mode"):
+        return _batch_normalised(scope, node, forms, joined)
+    if x is None or x.what != "x":
+        return None
+    axes, mean = axes_of(scope, node), op != "LpNormalization"
+    factor = x.factor if op != "BatchNormalization" or _is_plain(scope, node) else math.nan
+    whole = replace(x, what="quotient", axes=axes, mean_axes=axes if mean else None, factor=factor)
+    return replace(whole, centred=mean, averaged=mean, joined=joined)
+
+
+def _is_plain(scope: Scope, node: gs.Node) -> bool:
+    """Whether a BatchNormalization has neither gamma nor beta."""
+    return uniform(scope, node.inputs[1]) == 1 and uniform(scope, node.inputs[2]) == 0
+
+
 def _batch_normalised(
     scope: Scope, node: gs.Node, forms: Sequence[Form | None], joined: Joined | None
 ) -> Form | None:
@@ -298,9 +322,13 @@ def _batch_normalised(
     x, _, _, mean, variance = forms[:5]
     if x is None or mean is None or variance is None or joined is None:
         return None
-    plain = uniform(scope, node.inputs[1]) == 1 and uniform(scope, node.inputs[2]) == 0
     own = x.what == "x" and mean.what == "mean" and is_mean(mean)
-    if not own or not plain or variance.what != "total" or joined.read.position != EPSILON:
+    if (
+        not own
+        or not _is_plain(scope, node)
+        or variance.what != "total"
+        or joined.read.position != EPSILON
+    ):
         return None
     root = raised(replace(variance, joined=variance.joined or joined), 0.5)
     inverse = None if root is None else raised(root, -1.0)

@@ -15,8 +15,9 @@ from onnx import NodeProto, inliner
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import DOMAINS, every_node, read_graph
-from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.norms.find import find_in
 from slanc_onnx.norms.regions import SQUARING, SUMS
+from slanc_onnx.norms.suspects import is_called_norm
 from slanc_onnx.ops import FUSED, INTERNAL
 
 _Key = tuple[str, str]  # domain and name of a function
@@ -29,7 +30,7 @@ _OPS = {*SQUARING, *SUMS, "LpNormalization", "Einsum", "Sqrt", "Pow", "Reciproca
 def inline_norm_functions(
     model: onnx.ModelProto, folder: Path | None = None
 ) -> tuple[onnx.ModelProto, list[str]]:
-    """Inline the calls of the model-local functions that hold norms.
+    """Inline the calls of the model-local functions that hold norms, or suspects.
 
     A function that stands for a fused op, like com.microsoft SkipLayerNormalization, is a norm
     itself and stays.
@@ -56,10 +57,12 @@ def inline_norm_functions(
     if not holders:
         return model, []
 
-    def norms_with(functions: Sequence[_Key]) -> int:
+    def norms_with(functions: Sequence[_Key]) -> tuple[int, int]:
+        """How many norms and suspects there are with these inlined."""
         chosen = _with_callers(functions, bodies)
         inlined = _inlined(skeleton, chosen) if chosen else skeleton
-        return len(find_norms_in(read_graph(inlined, folder)))
+        found = find_in(read_graph(inlined, folder))
+        return len(found.norms), len(found.suspects)
 
     found = norms_with(holders)
     if found == norms_with([]):
@@ -98,7 +101,8 @@ def _names_a_norm(domain: str, op: str) -> bool:
 
 def _may_hold_a_norm(body: Sequence[NodeProto]) -> bool:
     ops = {node.op_type for node in body if node.domain in DOMAINS}
-    return bool(ops & {*FUSED, *INTERNAL, *_OPS})
+    called = any(is_called_norm(node.op_type) for node in body if node.domain not in DOMAINS)
+    return called or bool(ops & {*FUSED, *INTERNAL, *_OPS})
 
 
 def _refuse_growth(model: onnx.ModelProto, bodies: dict[_Key, list[NodeProto]]) -> None:
@@ -144,7 +148,7 @@ def _has_norms(function: onnx.FunctionProto, bodies: dict[_Key, list[NodeProto]]
     for name in function.input:
         alone.graph.input.add(name=name)
     calls = any((n.domain, n.op_type) in bodies for n in every_node(function.node))
-    return calls or bool(find_norms_in(read_graph(alone)))
+    return calls or bool(find_in(read_graph(alone)).norms)
 
 
 def _with_callers(holders: Sequence[_Key], bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:

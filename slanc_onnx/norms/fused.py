@@ -106,7 +106,7 @@ def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
     if centred is not None:  # an RMS op on a centred input is a LayerNorm without beta
         kind = "layer"
         reads, before = centred
-        if not leaks(scope, tuple(before), [node]):
+        if not leaks(scope, before, [node], node.outputs):
             uses, source = reads, reads[0].tensor
             nodes = (*sorted(scope.index[id(n)] for n in before), here)
     norm = Norm(

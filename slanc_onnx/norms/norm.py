@@ -34,12 +34,15 @@ class Limit:
     Attributes:
         place: Where it is read.
         power: The power of the scale that divides it; below 0 it is multiplied.
-        value: Its value; None where it is not one number.
+        values: Its elements; None where the file does not hold them as they are read, or a caller
+            may give others.
+        shape: Its shape; () where one number stands for all elements.
     """
 
     place: Place
     power: int
-    value: float | None
+    values: tuple[float, ...] | None
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Norm:
         overridable_epsilon: The graph input behind a decomposed norm's epsilon, with `epsilon` as
             its default; None where no caller can give another.
         scaled_by: The scale that an earlier run put in, None without one.
+        divisions: The Divs by one number that stand right before `places`, one for each; empty
+            where a read has none, or another number.
         skip_reason: Why the norm cannot be scaled, None where it can.
         broken: Whether that is because the file breaks the rules of the norm's op, so that no
             runtime takes it.
@@ -113,6 +118,7 @@ class Norm:
     silu: bool = False
     overridable_epsilon: str | None = None
     scaled_by: float | None = None
+    divisions: tuple[int, ...] = ()
     skip_reason: Reason | None = None
     broken: bool = False
 

@@ -11,19 +11,25 @@ from slanc_onnx.norms.constants import small_value
 from slanc_onnx.ops import BETWEEN, MOVES
 
 _MOST_STEPS, _MOST_TENSORS = 10, 24
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
 _SIGNLESS = {*SEE_THROUGH, *MOVES, "Abs", "Neg"}
-_UNCHANGED = {*SEE_THROUGH, *MOVES, "QuantizeLinear", "DequantizeLinear"}
-_SQUARES_BEHIND = {*_SIGNLESS, "QuantizeLinear", "DequantizeLinear"}
+_UNCHANGED = {*SEE_THROUGH, *MOVES, *_PAIR}
+_SQUARES_BEHIND = {*_SIGNLESS, *_PAIR}
 _MEANS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv", "Einsum"}
+_ADDS = ("Add", "Sub", "Sum", "Relu", "Abs", "Max", "Min", "Clip")
 _LINEAR = {*(op for op, record in BETWEEN.items() if record.joins), *_MEANS} | {
     "Neg",
     "Mul",
     "Div",
+    *_PAIR,
 }
 
 
 def squared(scope: Scope, tensor: gs.Tensor) -> gs.Tensor | None:
-    """The tensor of which this is the square, behind casts, movements and constant factors."""
+    """The tensor of which this is the square, behind casts, movements and constant factors.
+
+    It may be written as a product of two tensors that are linear in it, or as a sum of such.
+    """
     for _ in range(_MOST_STEPS):
         tensor = _back(tensor, _SQUARES_BEHIND)
         if not tensor.inputs:
@@ -34,6 +40,9 @@ def squared(scope: Scope, tensor: gs.Tensor) -> gs.Tensor | None:
             power = small_value(scope, node.inputs[1])
             two = power is not None and power.size == 1 and float(power.reshape(-1)[0]) == 2
             return node.inputs[0] if two else None
+        if op in _ADDS and node.inputs:
+            tensor = next((t for t in node.inputs if not constant_made(scope, t)), node.inputs[0])
+            continue
         if op not in ("Mul", "Div") or len(node.inputs) != 2:
             return None
         one, other = node.inputs
@@ -44,8 +53,20 @@ def squared(scope: Scope, tensor: gs.Tensor) -> gs.Tensor | None:
         elif op == "Mul" and constant_made(scope, one):
             tensor = other
         else:
-            return None
+            lines = (_line(scope, one), _line(scope, other)) if op == "Mul" else ({}, {})
+            return next((t for key, (t, _) in lines[0].items() if key in lines[1]), None)
     return None
+
+
+def squared_parts(scope: Scope, node: gs.Node) -> gs.Tensor | None:
+    """The tensor of whose parts a node adds up the squares; else None."""
+    may = ("Mul", "Pow", "Add", "Sum")
+    found = [squared(scope, t) for t in node.inputs if t.inputs and op_of(t.inputs[0]) in may]
+    parts = [part for part in found if part is not None]
+    if len(parts) < 2 or len(parts) != len(node.inputs) or parts[0] is parts[1]:
+        return None
+    wholes = [_back(part, _SIGNLESS) for part in parts]
+    return wholes[0] if all(whole is wholes[0] for whole in wholes) else None
 
 
 def origins(scope: Scope, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]:
@@ -59,7 +80,11 @@ def origins(scope: Scope, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]
             return
         node = tensor.inputs[0]
         op, inputs = op_of(node), node.inputs
-        if op in _SIGNLESS and inputs:
+        if op in _PAIR and inputs:
+            tensor = inputs[0]
+            if op == "QuantizeLinear":  # integers cannot be divided
+                yield tensor, False
+        elif op in _SIGNLESS and inputs:
             tensor = inputs[0]
             yield tensor, False
         elif op in ("Sub", "Add") and len(inputs) == 2:
@@ -102,7 +127,8 @@ def _with_its_mean(scope: Scope, one: gs.Tensor, other: gs.Tensor) -> gs.Tensor 
     """The tensor that both are made of, one of them by a mean."""
     first, second = _line(scope, one), _line(scope, other)
     for key, (tensor, reduced) in first.items():
-        if key in second and (reduced or second[key][1]):
+        integers = any(op_of(node) == "DequantizeLinear" for node in tensor.outputs)
+        if key in second and not integers and (reduced or second[key][1]):
             return tensor
     return None
 
@@ -121,7 +147,8 @@ def _line(scope: Scope, tensor: gs.Tensor) -> dict[int, tuple[gs.Tensor, bool]]:
         node = part.inputs[0]
         op = op_of(node)
         if op in _LINEAR:
-            waiting += [(t, reduced or op in _MEANS) for t in node.inputs if t.name]
+            read = node.inputs[:1] if op in _PAIR else node.inputs
+            waiting += [(t, reduced or op in _MEANS) for t in read if t.name]
     return found
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from slanc_onnx.graph import FLOATS, SEE_THROUGH, Scope, element_type, op_of
+from slanc_onnx.graph import FLOATS, SEE_THROUGH, Scope, element_type, op_of, reads_value
+from slanc_onnx.norms.constants import scalar_of
 from slanc_onnx.norms.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
 from slanc_onnx.reasons import Reason, Unscalable
+
+_KEEPING = ("QuantizeLinear", "DynamicQuantizeLinear")  # their integers are the same at any scale
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
     if odd is not None and norm.skip_reason is None:
         kind = TensorProto.DataType.Name(odd) if odd in TensorProto.DataType.values() else odd
         return replace(norm, skip_reason=Reason(Unscalable.NO_FLOAT, (str(kind),)), broken=True)
+    norm = replace(norm, divisions=_divisions(scope, norm))
     stamps = [scope.proto.node[norm.nodes[-1]]]
     if norm.places:
         node, position, _ = norm.places[0]
@@ -54,6 +59,26 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
         if found and (not note or node is stamps[-1]):
             return replace(norm, scaled_by=found[0])
     return norm
+
+
+def _divisions(scope: Scope, norm: Norm) -> tuple[int, ...]:
+    """The Divs by one number before all reads of a norm's input; empty where one has none.
+
+    The number is a power of two, or an earlier run noted it.
+    """
+    found: list[int] = []
+    divisors: set[float | None] = set()
+    for node, position, _ in norm.places:
+        makers = scope.graph.nodes[node].inputs[position].inputs
+        if not makers or op_of(makers[0]) != "Div" or id(makers[0]) not in scope.index:
+            return ()
+        divisors.add(scalar_of(scope, makers[0].inputs[1]))
+        found.append(scope.index[id(makers[0])])
+    divisor = divisors.pop() if len(divisors) == 1 else None
+    if divisor is None or not 0 < divisor < math.inf:
+        return ()
+    noted = all(any(p.key == SCALE_KEY for p in scope.proto.node[i].metadata_props) for i in found)
+    return tuple(found) if noted or math.frexp(divisor)[0] == 0.5 else ()
 
 
 def _noted(note: str) -> float | None:
@@ -79,13 +104,16 @@ def places(scope: Scope, uses: list[Read], like: gs.Tensor) -> tuple[Place, ...]
     )
 
 
-def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> Reason | None:
+def leaks(
+    scope: Scope, nodes: Sequence[gs.Node], last: Sequence[gs.Node], exits: Sequence[gs.Tensor]
+) -> Reason | None:
     """Why a norm cannot be scaled if an inner value is read outside of it; else None.
 
     Args:
         scope: The graph.
         nodes: The norm's nodes.
-        last: Nodes of it whose outputs may be read.
+        last: Further nodes that may read them.
+        exits: Values of it that may be read.
     """
     inside = {id(n) for n in (*nodes, *last)}
     outputs = {id(t) for t in scope.graph.outputs}
@@ -94,7 +122,8 @@ def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> Reas
         if id(tensor) in outputs:
             return Unscalable.INNER_VALUE_OUTPUT, ()
         for reader in tensor.outputs:
-            if id(reader) in inside or op_of(reader) in ("Shape", "Size"):
+            positions = (p for p, read in enumerate(reader.inputs) if read is tensor)
+            if id(reader) in inside or not any(reads_value(reader, p) for p in positions):
                 continue
             if op_of(reader) not in SEE_THROUGH:
                 return Unscalable.INNER_VALUE_READ, (reader.op, reader.name)
@@ -104,9 +133,11 @@ def leaks(scope: Scope, nodes: tuple[gs.Node, ...], last: list[gs.Node]) -> Reas
         return None
 
     for node in nodes:
-        if node not in last:
-            found = next((f for t in node.outputs if (f := outside(t))), None)
+        kept = node.outputs[:1] if op_of(node) in _KEEPING else ()
+        for tensor in node.outputs:
+            read = not any(tensor is t for t in (*exits, *kept))
+            found = outside(tensor) if read else None
             if found:
                 kind, reader = found
-                return Reason(kind, (node.outputs[0].name, *reader))
+                return Reason(kind, (tensor.name, *reader))
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
@@ -14,7 +15,7 @@ from slanc_onnx.graph import (
     op_of,
 )
 from slanc_onnx.norms.affine import next_constant, row_width
-from slanc_onnx.norms.constants import scalar_of
+from slanc_onnx.norms.constants import scalar_of, stored_value
 from slanc_onnx.norms.described import describe, quotient, uniform
 from slanc_onnx.norms.forms import Form
 from slanc_onnx.norms.norm import Limit, Norm, Place
@@ -22,8 +23,8 @@ from slanc_onnx.norms.reads import Read, leaks, places, with_known_scale
 from slanc_onnx.norms.regions import Joined, Region, candidates, region_of
 from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.norms.suspects import Suspect, of_other_domains, root_divides, suspect
-from slanc_onnx.ops import EPSILON, Kind
+from slanc_onnx.norms.suspects import Suspect, called_norms, root_divides, suspect
+from slanc_onnx.ops import EPSILON, QUANTISING, Kind
 from slanc_onnx.reasons import Reason, Unscalable
 
 _WIDEST = 2.0**31  # elements of a row that a factor may stand for
@@ -51,7 +52,7 @@ def region_norms(
         elif root_divides(scope, root):
             suspects.append((order[id(root)], suspect(scope, root, found)))
     norms = [(order[id(r.ends[0])], _best_norm(scope, r)) for r in regions]
-    suspects += [(order[id(node)], one) for node, one in of_other_domains(scope)]
+    suspects += [(order[id(node)], one) for node, one in called_norms(scope)]
     return norms, suspects
 
 
@@ -102,6 +103,7 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
     like = source if joined is None or joined.read.position < 0 else joined.read.tensor
     known = own is not None and own.aligned and axes is not None and not math.isnan(own.factor)
     known = known and (own is None or (own.joined is joined and own.mean_count in (None, width)))
+    exits = [*region.exits, *(t for node in extra for t in node.outputs)]
     obstacle = None if axes is not None else Reason(Unscalable.AXES_UNKNOWN)
     norm = Norm(
         name=normalised.inputs[0].name,
@@ -122,13 +124,12 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
         places=places(scope, list(region.reads), like),
         nodes=tuple(sorted(scope.index[id(n)] for n in nodes)),
         limits=limits,
-        # Another limit may leave the output longer than a norm's is.
-        by_ops=not known or found != "whole" or not counted or bool(limits),
+        by_ops=not known or found != "whole" or not counted or _does_more(region, limits),
         unbiased=unbiased,
         one_pass=own is not None and own.one_pass,
         axes=axes or RowAxes(),
         overridable_epsilon=_overridden(scope, joined),
-        skip_reason=obstacle or leaks(scope, region.nodes, [*region.ends, *extra]),
+        skip_reason=obstacle or leaks(scope, region.nodes, extra, exits),
     )
     return with_known_scale(scope, norm)
 
@@ -226,15 +227,30 @@ def _constants(
     joined = list(region.joined)
     first = own.joined if own is not None else None
     if own is None:  # the first that may be one
-        first = next((j for j in joined if j.degree in (1, 2) and _value(scope, j)), None)
+        free = (j for j in joined if op_of(j.read.node) not in QUANTISING)
+        first = next((j for j in free if j.degree in (1, 2) and _value(scope, j)), None)
     if first is not None and _value(scope, first) is None:
         first = None  # an epsilon per channel
-    limits = tuple(
-        Limit(_place(scope, j, region.x), int(j.degree), _value(scope, j))
-        for j in joined
-        if j is not first
-    )
-    return first, limits
+    return first, tuple(_limit(scope, j, region.x) for j in joined if j is not first)
+
+
+def _limit(scope: Scope, joined: Joined, like: gs.Tensor) -> Limit:
+    place, power = _place(scope, joined, like), int(joined.degree)
+    if _overridden(scope, joined) is not None:
+        return Limit(place, power, None)
+    if op_of(joined.read.node) in QUANTISING:  # its scale keeps its shape
+        held = stored_value(scope, joined.read.tensor)
+        if held is None:
+            return Limit(place, power, None)
+        return Limit(place, power, tuple(float(v) for v in held.reshape(-1)), held.shape)
+    value = _value(scope, joined)
+    return Limit(place, power, None if value is None else (value,))
+
+
+def _does_more(region: Region, limits: Sequence[Limit]) -> bool:
+    """Whether a region computes more than a norm: limits, or a rounding to integers."""
+    # Another limit may leave the output longer than a norm's is.
+    return bool(limits) or any(op_of(node) in QUANTISING for node in region.nodes)
 
 
 def _place(scope: Scope, joined: Joined, like: gs.Tensor) -> Place:

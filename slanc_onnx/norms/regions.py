@@ -16,19 +16,22 @@ from functools import cached_property
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of
+from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of, reads_value
 from slanc_onnx.norms.constants import small_value, stored_value
 from slanc_onnx.norms.norm import SCALE_KEY
-from slanc_onnx.norms.origins import origins, squared
+from slanc_onnx.norms.origins import origins, squared, squared_parts
 from slanc_onnx.norms.reads import Read
-from slanc_onnx.ops import SIZES, Degree, NoDegree, any_degree, degrees_of_outputs
+from slanc_onnx.ops import MOVES, QUANTISING, Degree, NoDegree, any_degree, degrees_of_outputs
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _MOST_NODES = 400  # of a walk
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul")
 SQUARING = ("ReduceSumSquare", "ReduceL2", "MeanVarianceNormalization")
-_WITH_ROOT = ("ReduceL2", "LpNormalization", "MeanVarianceNormalization", "BatchNormalization")
-SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "Conv", "MatMul")
+_BY_POWER = ("LpNormalization", "LpPool", "GlobalLpPool")  # 2 if left out
+_WITH_ROOT = (*_BY_POWER, "ReduceL2", "MeanVarianceNormalization", "BatchNormalization")
+_POOLS = ("GlobalAveragePool", "AveragePool")
+SUMS = ("ReduceMean", "ReduceSum", *_POOLS, "CumSum", "ReduceLogSum", "Conv", "MatMul")
+_TAKE_INTEGERS = {*(op for op in MOVES if MOVES[op].kind != "casts"), "DequantizeLinear"}
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,15 @@ def candidates(scope: Scope, order: Sequence[gs.Node]) -> Iterator[tuple[gs.Node
         op = op_of(node)
         if not node.inputs or not node.outputs:
             continue
-        if op in SQUARING or (op == "LpNormalization" and _is_two(node)):
+        if op in SQUARING or _squares_inside(node):
             yield node, node.inputs[0]
         elif op in SUMS and (source := _summed(scope, node)) is not None:
             inner = squared(scope, source)
             if inner is not None:
                 yield node, inner
-        elif op in ("MatMul", "Einsum") and len(node.inputs) == 2:
+        elif op in ("Add", "Sum") and (whole := squared_parts(scope, node)) is not None:
+            yield node, whole
+        elif op in ("MatMul", "Einsum", "Gemm") and len(node.inputs) == 2:
             one, other = (_behind(tensor) for tensor in node.inputs)
             if one is other and not constant_made(scope, one):
                 yield node, node.inputs[0]
@@ -139,6 +144,7 @@ def averages(scope: Scope, node: gs.Node) -> bool:
     if len(constants) != 1:
         return False
     found = stored_value(scope, constants[0])
+    found = small_value(scope, constants[0]) if found is None else found
     if found is None or not found.size or found.dtype.kind not in "fiuV":
         return False
     values = np.asarray(found, np.float64).reshape(-1)
@@ -160,7 +166,9 @@ class Walk:
         self._exits: list[gs.Tensor] = []
         self._passed: dict[int, tuple[gs.Node, tuple[Joined, ...]]] = {}
         self._gone: set[int] = set()  # nodes whose outputs all have degree 0
+        self._integers: set[int] = set()
         self._refused: list[tuple[gs.Node, Reason]] = []
+        self._ends = {id(t) for t in scope.graph.outputs}
 
     def run(self) -> None:
         """Walk until no tensor has a degree any more."""
@@ -170,7 +178,8 @@ class Walk:
         def enter(tensor: gs.Tensor) -> None:
             for node in tensor.outputs:
                 place = self._order.get(id(node))
-                if place is not None and place not in by_place:
+                read = any(t is tensor for t in _valued(node))
+                if read and place is not None and place not in by_place:
                     by_place[place] = node
                     heapq.heappush(heap, place)
 
@@ -184,6 +193,7 @@ class Walk:
                 continue
             self._passed[id(node)] = node, joined
             self._mark(node, degrees)
+            self._note_integers(node)
             if not any(degrees):
                 self._gone.add(id(node))
             if self._is_input(node):
@@ -192,6 +202,15 @@ class Walk:
                 if degree and tensor.name:
                     self.degrees[id(tensor)] = degree
                     enter(tensor)
+
+    def _note_integers(self, node: gs.Node) -> None:
+        """Note which outputs are integers that stand for numbers: their scale alone is divided."""
+        op = op_of(node)
+        moved = op in MOVES and id(node.inputs[0]) in self._integers
+        if op in QUANTISING and op != "DequantizeLinear":
+            self._integers.add(id(node.outputs[0]))
+        elif moved:
+            self._integers.update(id(t) for t in node.outputs)
 
     def _is_input(self, node: gs.Node) -> bool:
         """Whether a node gives the input in another type, or divided by an earlier run."""
@@ -205,7 +224,12 @@ class Walk:
     def _step(self, node: gs.Node) -> tuple[tuple[Degree, ...], tuple[Joined, ...]]:
         """The degrees of a node's outputs, and the constants that it joins to them."""
         op, scope = op_of(node), self._scope
-        degrees = [self.degrees.get(id(t)) for t in node.inputs]
+        # Any other op reads integers as they are.
+        kept = self._integers if op not in _TAKE_INTEGERS else ()
+        degrees = [
+            self.degrees.get(id(t)) if reads_value(node, p) and id(t) not in kept else None
+            for p, t in enumerate(node.inputs)
+        ]
         weights = op in _PRODUCTS and any(constant_made(scope, t) for t in node.inputs[:2])
         if weights and not averages(scope, node):
             raise NoDegree(Reason(Untaken.WEIGHTS_INSIDE))
@@ -216,7 +240,8 @@ class Walk:
             value = small_value(scope, node.inputs[position])
             return None if value is None or value.size != 1 else float(value.reshape(-1)[0])
 
-        passed = degrees_of_outputs(op, node.attrs, degrees, len(node.outputs), number)
+        used = [p for p, t in enumerate(node.outputs) if self._is_read(t)]
+        passed = degrees_of_outputs(op, node.attrs, degrees, max(used, default=0) + 1, number)
         joined = []
         for position, degree in passed.joined:
             if position < 0:
@@ -236,17 +261,19 @@ class Walk:
             return False
         return any_degree([float(v) for v in value.reshape(-1)])
 
+    def _is_read(self, tensor: gs.Tensor) -> bool:
+        return bool(tensor.name) and (bool(tensor.outputs) or id(tensor) in self._ends)
+
     def _mark(self, node: gs.Node, degrees: Sequence[Degree]) -> None:
         """Note what is made from the root, and from a root of it; and the exits."""
         op = op_of(node)
-        made = node is self._root or any(id(t) in self._from_root for t in node.inputs)
-        if not made or op in SIZES:
+        if node is not self._root and all(id(t) not in self._from_root for t in _valued(node)):
             return
         inputs = [d for t in node.inputs if (d := self.degrees.get(id(t)))]
         halved = op in _WITH_ROOT or (
             op in ("Sqrt", "Pow") and inputs and abs(degrees[0]) < abs(inputs[0])
         )
-        rooted = halved or any(id(t) in self._rooted for t in node.inputs)
+        rooted = halved or any(id(t) in self._rooted for t in _valued(node))
         for tensor, degree in zip(node.outputs, degrees, strict=False):
             self._from_root.add(id(tensor))
             if rooted:
@@ -265,19 +292,19 @@ class Walk:
             if id(node) in inside:
                 continue
             inside[id(node)] = node
-            kept = [t for t in node.inputs if id(t) in self.degrees and id(t) not in self._same]
+            kept = [t for t in _valued(node) if id(t) in self.degrees and id(t) not in self._same]
             waiting += [t.inputs[0] for t in kept]
             # What compares values inside reads them divided too.
             gone = (r for t in (*kept, *node.outputs) for r in t.outputs if id(t) in self.degrees)
-            waiting += [r for r in gone if id(r) in self._gone and op_of(r) not in SIZES]
+            waiting += [r for r in gone if id(r) in self._gone]
         nodes = sorted(inside.values(), key=lambda n: self._order[id(n)])
         reads = [
             Read(node, position)
             for node in nodes
             for position, tensor in enumerate(node.inputs)
-            if id(tensor) in self._same and op_of(node) not in SIZES
+            if id(tensor) in self._same and reads_value(node, position)
         ]
-        others = [t for n in nodes if id(n) in self._gone for t in n.outputs if t.name]
+        others = [t for n in nodes if id(n) in self._gone for t in n.outputs if self._is_read(t)]
         exits = {id(t): t for t in (*self._exits, *others)}
         joined = [j for n in nodes for j in self._passed[id(n)][1] if j.degree]
         return Region(
@@ -292,12 +319,10 @@ class Walk:
 
     def why(self) -> Reason | None:
         """Why no region closes: the first node behind the root at which the walk stopped."""
-        if not self._from_root:
-            return None
         behind = [
             (node, why)
             for node, why in self._refused
-            if any(id(t) in self._from_root for t in node.inputs)
+            if node is self._root or any(id(t) in self._from_root for t in node.inputs)
         ]
         for node, _ in self._passed.values():
             if op_of(node) == "Div" and id(node.outputs[0]) in self._rooted:
@@ -309,8 +334,16 @@ class Walk:
         return why.at(node.op, node.outputs[0].name if node.outputs else "")
 
 
-def _is_two(node: gs.Node) -> bool:
-    return int(node.attrs.get("p", 2)) == 2
+def _valued(node: gs.Node) -> list[gs.Tensor]:
+    """The inputs whose values a node reads."""
+    return [t for position, t in enumerate(node.inputs) if reads_value(node, position)]
+
+
+def _squares_inside(node: gs.Node) -> bool:
+    """Whether an op's attributes make it one that sums squares."""
+    if op_of(node) == "BatchNormalization":
+        return bool(node.attrs.get("training_mode"))
+    return op_of(node) in _BY_POWER and int(node.attrs.get("p", 2)) == 2
 
 
 def _summed(scope: Scope, node: gs.Node) -> gs.Tensor | None:
@@ -324,7 +357,7 @@ def _summed(scope: Scope, node: gs.Node) -> gs.Tensor | None:
 
 def _behind(tensor: gs.Tensor) -> gs.Tensor:
     """The tensor behind casts and changes of shape."""
-    through = {*SEE_THROUGH, "Reshape", "Transpose", "Unsqueeze", "Squeeze"}
+    through = {*SEE_THROUGH, "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand"}
     while tensor.inputs and op_of(tensor.inputs[0]) in through:
         tensor = tensor.inputs[0].inputs[0]
     return tensor

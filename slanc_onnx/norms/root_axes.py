@@ -11,6 +11,8 @@ from slanc_onnx.graph import MOST_AXES, Scope, constant_made, dims, op_of
 from slanc_onnx.norms.constants import rank_of, small_value, stored_value
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
 
+_FAR = 8  # nodes
+
 
 @dataclass(frozen=True)
 class Axes:
@@ -19,8 +21,14 @@ class Axes:
     axes: frozenset[int]
     rank: int | None
 
-    def __or__(self, other: Axes) -> Axes:
-        return Axes(self.axes | other.axes, self.rank if self.rank == other.rank else None)
+    def and_then(self, other: Axes) -> Axes | None:
+        """The axes of a sum over these and of a sum of its output; None where that is not told."""
+        if self.rank == other.rank:
+            return Axes(self.axes | other.axes, self.rank)
+        if self.rank is None or other.rank != self.rank - len(self.axes):
+            return None
+        left = [axis for axis in range(self.rank) if axis not in self.axes]
+        return Axes(self.axes | {left[axis] for axis in other.axes}, self.rank)
 
     @property
     def rows(self) -> RowAxes | None:
@@ -34,7 +42,7 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
     source = next((t for t in node.inputs if not constant_made(scope, t)), node.inputs[0])
     rank = rank_of(scope, source)
     if op == "Einsum":
-        return Axes(frozenset([-1]), None) if _is_inner_product(node) else None
+        return _of_einsum(node, rank)
     if op == "MatMul":
         return _of_product(scope, node)
     if op == "Conv":
@@ -45,6 +53,10 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
         if rank is None or op != "GlobalAveragePool":
             return None
         return Axes(frozenset(range(2, rank)), rank)
+    if op in ("Add", "Sum"):
+        return _of_parts(scope, node)
+    if op == "BatchNormalization":
+        return None if rank is None else Axes(frozenset(range(rank)) - {1}, rank)
     found = node.attrs.get("axes")
     if op == "LpNormalization":
         found = [node.attrs.get("axis", -1)]
@@ -66,10 +78,37 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
     return Axes(frozenset(int(axis) for axis in found), rank)
 
 
-def _is_inner_product(node: gs.Node) -> bool:
-    """Whether an Einsum sums the product of its two inputs over their last axis."""
+def _of_parts(scope: Scope, node: gs.Node) -> Axes | None:
+    """The axis along which a tensor was cut, whose parts were squared and are added up here."""
+    for _ in range(_FAR):
+        op = op_of(node)
+        source = node.inputs[0]
+        axis = node.attrs.get("axis", 0)
+        if op == "Slice" and len(node.inputs) > 3:
+            value = small_value(scope, node.inputs[3])
+            axis = int(value[0]) if value is not None and value.size == 1 else None
+        if op in ("Split", "Gather", "Slice"):
+            rank = rank_of(scope, source)
+            fits = axis is not None and rank is not None and -rank <= axis < rank
+            return Axes(frozenset([axis % rank]), rank) if fits else None
+        if not source.inputs:
+            return None
+        node = source.inputs[0]
+    return None
+
+
+def _of_einsum(node: gs.Node, rank: int | None) -> Axes | None:
+    """The axes over which an Einsum adds up the products of its two inputs, element by element."""
     equation = str(node.attrs.get("equation", "")).replace(" ", "")
-    return re.fullmatch(r"([a-zA-Z]*)([a-zA-Z]),\1\2->\1", equation) is not None
+    terms = re.fullmatch(r"((?:\.\.\.)?)([a-zA-Z]+),\1\2->\1([a-zA-Z]*)", equation)
+    if terms is None or len(set(terms[2])) != len(terms[2]):
+        return None
+    dots, letters, kept = terms.groups()
+    if kept != "".join(letter for letter in letters if letter in kept):
+        return None
+    axes = [axis - len(letters) for axis, letter in enumerate(letters) if letter not in kept]
+    rank = rank if dots else len(letters)
+    return Axes(frozenset(axis % rank if rank else axis for axis in axes), rank)
 
 
 def _of_product(scope: Scope, node: gs.Node) -> Axes | None:
@@ -79,19 +118,54 @@ def _of_product(scope: Scope, node: gs.Node) -> Axes | None:
         shape, values = dims(scope, node.inputs[1]), stored_value(scope, node.inputs[1])
         full = values is not None and shape is not None and len(shape) == 2 and values.min() != 0
         return Axes(frozenset([-1]), None) if full else None
-    if any(constants):
+    x = rows_by_themselves(scope, node)
+    if x is None:
         return None
-    made = [t.inputs[0] if t.inputs else None for t in node.inputs]
-    ops = [None if n is None else op_of(n) for n in made]
-    if ops == ["Unsqueeze", "Unsqueeze"]:
-        axes = [
-            n.attrs.get("axes") or (small_value(scope, n.inputs[1]) if len(n.inputs) > 1 else None)
-            for n in made
-            if n is not None
-        ]
-        told = [None if a is None else [int(v) for v in a] for a in axes]
-        if told != [[-2], [-1]]:
+    rank = rank_of(scope, x)
+    return Axes(frozenset([-1 if rank is None else rank - 1]), rank)
+
+
+def rows_by_themselves(scope: Scope, node: gs.Node) -> gs.Tensor | None:
+    """The tensor of which a MatMul multiplies each row with itself as a column; None for none."""
+    left, right = node.inputs
+    if [_inserted(scope, t) for t in (left, right)] == [-2, -1]:
+        x = left.inputs[0].inputs[0]
+        return x if x is right.inputs[0].inputs[0] else None
+    shapes = [dims(scope, t) for t in (left, right)]
+    columns = right.inputs[0] if right.inputs else None
+    if columns is not None and op_of(columns) == "Transpose":  # of rows that lie one by one
+        perm, before = list(columns.attrs.get("perm", [])), dims(scope, columns.inputs[0])
+        last = len(perm) - 1
+        if perm != [*range(last - 1), last, last - 1] or before is None or before[-2] != 1:
             return None
-        rank = rank_of(scope, node.inputs[0].inputs[0].inputs[0])
-        return Axes(frozenset([-1 if rank is None else rank - 1]), rank)
-    return None
+        right = columns.inputs[0]
+    x = _reshaped(scope, left)
+    sizes = dims(scope, x)
+    if x is not _reshaped(scope, right) or not sizes or None in shapes:
+        return None
+    row, column = shapes
+    assert row is not None and column is not None
+    same = row[:-2] == column[:-2] and row[-2:] == (1, sizes[-1]) and column[-2:] == (sizes[-1], 1)
+    return x if same else None
+
+
+def _reshaped(scope: Scope, tensor: gs.Tensor) -> gs.Tensor:
+    """The tensor behind changes of shape that leave all elements in their order."""
+    while tensor.inputs and tensor.inputs[0].inputs:
+        op, before = op_of(tensor.inputs[0]), tensor.inputs[0].inputs[0]
+        same = op == "Expand" and dims(scope, before) == dims(scope, tensor)
+        if not same and op not in ("Reshape", "Unsqueeze", "Squeeze"):
+            break
+        tensor = before
+    return tensor
+
+
+def _inserted(scope: Scope, tensor: gs.Tensor) -> int | None:
+    """The one axis that an Unsqueeze inserts, as the file has it; None for any other op."""
+    if not tensor.inputs or op_of(tensor.inputs[0]) != "Unsqueeze":
+        return None
+    node = tensor.inputs[0]
+    axes = node.attrs.get("axes")
+    if axes is None and len(node.inputs) > 1:
+        axes = small_value(scope, node.inputs[1])
+    return int(axes[0]) if axes is not None and len(axes) == 1 else None

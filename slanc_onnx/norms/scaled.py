@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper
 
 from slanc_onnx.graph import Array
 from slanc_onnx.norms.norm import Norm
@@ -18,6 +19,23 @@ def residual_name(node: onnx.NodeProto, norm: Norm) -> str:
 def scaled_epsilon(norm: Norm, scale: float) -> float | None:
     """The epsilon of the scaled norm: epsilon / s^2, or epsilon / s outside the root."""
     return None if norm.epsilon is None else norm.epsilon / scale**norm.epsilon_power
+
+
+def lost_limit(norm: Norm, scale: float) -> tuple[str, float] | None:
+    """The type and the value of a limit that, divided along, its type does not hold; else None.
+
+    A rounded one would change what the norm gives. Epsilon may be rounded: see `rounded`.
+    """
+    for limit in norm.limits:
+        kind = limit.place.element_type
+        dtype = helper.tensor_dtype_to_np_dtype(kind)
+        values = np.array(limit.values or (), np.float64)
+        with np.errstate(over="ignore", under="ignore"):
+            divided = (values / scale**limit.power).astype(dtype).astype(np.float64)
+            lost = divided * scale**limit.power != values.astype(dtype).astype(np.float64)
+        if lost.any():
+            return str(TensorProto.DataType.Name(kind)), float(values[lost][0])
+    return None
 
 
 def rounded(value: float, dtype: np.dtype[np.generic]) -> Array:

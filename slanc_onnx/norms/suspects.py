@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -10,15 +11,14 @@ import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import DOMAINS, GraphPath, Scope, op_of
 from slanc_onnx.norms.constants import scalar_of
-from slanc_onnx.ops import MOVES
+from slanc_onnx.ops import BETWEEN, ELEMENTWISE, FUSED, HOMOGENEOUS, INTERNAL, QUANTISING
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _State = Literal["square", "root", "logarithm", "falling", "divides"]
 _STEPS = 16  # nodes between a sum of squares and what its root divides
-_PASSED = {*MOVES, "Add", "Max", "Clip", "Relu", "Pow", "ReduceMean", "ReduceSum", "Mul"} | {
-    "QuantizeLinear",
-    "DequantizeLinear",
-}
+_PASSED = {*BETWEEN, *HOMOGENEOUS, "Clip", "Pow", "Mul", *QUANTISING}
+_NAMED = re.compile(r"(?i:norm(?!al(?!i)))|(?<![a-z])rms|Rms|RMS")
+_KNOWN = {*FUSED, *INTERNAL, "BatchNormalization", "LpNormalization", "MeanVarianceNormalization"}
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,20 @@ def suspect(scope: Scope, node: gs.Node, why: Reason) -> Suspect:
     return Suspect(name, str(node.op), scope.path, index, why)
 
 
-def of_other_domains(scope: Scope) -> Iterator[tuple[gs.Node, Suspect]]:
-    """The ops of other domains that are called norms."""
+def is_called_norm(op: str, operator: str = "") -> bool:
+    """Whether the type of an op, or the PyTorch operator in an op ATen, is the name of a norm."""
+    return bool(_NAMED.search(f"{op} {operator}"))
+
+
+def called_norms(scope: Scope) -> Iterator[tuple[gs.Node, Suspect]]:
+    """The ops that are called norms, and that nobody here can read."""
     for node in scope.sorted_nodes:
-        called = node.domain not in DOMAINS and "norm" in node.op.lower()
-        if called and node.outputs and scope.fault(node) is None:
-            why = reason(Untaken.UNKNOWN_DOMAIN, str(node.domain))
+        read = scope.is_call(node) or (node.domain in DOMAINS and node.op in _KNOWN)
+        other = node.attrs.get("norm", "L2" if node.op != "Normalizer" else "MAX") != "L2"
+        if read or other or not node.outputs or scope.fault(node) is not None:
+            continue
+        if is_called_norm(node.op, str(node.attrs.get("operator", ""))):
+            why = reason(Untaken.UNKNOWN_OP, str(node.domain or "ai.onnx"))
             yield node, suspect(scope, node, why)
 
 
@@ -60,7 +68,8 @@ def root_divides(scope: Scope, total: gs.Node) -> bool:
 
     A root may be written by logarithms: exp(-0.5 log v).
     """
-    first: _State = "root" if op_of(total) == "ReduceL2" else "square"
+    ops: dict[str, _State] = {"ReduceLogSum": "logarithm", "ReduceL2": "root"}
+    first = ops.get(op_of(total), "square")
     waiting = [(total.outputs[0], first, 0)]
     seen: set[int] = set()
     while waiting:
@@ -94,4 +103,7 @@ def _behind(scope: Scope, node: gs.Node, tensor: gs.Tensor, state: _State) -> _S
     made: dict[str, _State] = {"Sqrt": "root", "Log": "logarithm"}
     if op in made:
         return made[op]
-    return state if op in _PASSED or (op in ("Div", "Sub") and first) else None
+    if op in ("Div", "Sub") and not first:
+        return None
+    smooth = op in ELEMENTWISE and state == "square"  # behind a root: a weight by distance
+    return state if op in _PASSED or smooth or op in ("Div", "Sub") else None

@@ -8,7 +8,7 @@ which is safe.
 from slanc_onnx.ops.between import BETWEEN, MOVES, Movement
 from slanc_onnx.ops.degrees import (
     EPSILON,
-    SIZES,
+    QUANTISING,
     Degree,
     NoDegree,
     any_degree,
@@ -17,12 +17,14 @@ from slanc_onnx.ops.degrees import (
 from slanc_onnx.ops.elementwise import (
     COMPARISONS,
     ELEMENTWISE,
+    HOMOGENEOUS,
     UNARY,
     Interval,
     Parameter,
     apply_function,
 )
 from slanc_onnx.ops.follow import (
+    MOST_CHANNELS,
     MOST_TRACED,
     CannotFollow,
     Mover,
@@ -35,6 +37,7 @@ from slanc_onnx.ops.follow import (
     reshaped,
     taken_along,
     too_large,
+    whole_numbers,
 )
 from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
@@ -45,10 +48,12 @@ __all__ = [
     "ELEMENTWISE",
     "EPSILON",
     "FUSED",
+    "HOMOGENEOUS",
     "INTERNAL",
+    "MOST_CHANNELS",
     "MOST_TRACED",
     "MOVES",
-    "SIZES",
+    "QUANTISING",
     "UNARY",
     "CannotFollow",
     "Degree",
@@ -74,4 +79,5 @@ __all__ = [
     "reshaped",
     "taken_along",
     "too_large",
+    "whole_numbers",
 ]

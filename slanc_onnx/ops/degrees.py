@@ -25,9 +25,7 @@ NONE = Fraction(0)
 EPSILON = -1  # the position of an attribute `epsilon` among the inputs
 
 # Ops whose outputs no positive factor of their inputs changes.
-_ANY_SIZE = {"Shape", "Size", "ArgMax", "ArgMin", "IsNaN", "Sign", "NonZero"}
-# Ops that read sizes alone, not values.
-SIZES = ("Shape", "Size")
+_ANY_SIZE = {"ArgMax", "ArgMin", "IsNaN", "Sign", "NonZero"}
 _COMPARED = (*COMPARISONS, "Equal")
 # Ops of a degree that are in no other table: they square inside, or leave a size out.
 _OWN = {
@@ -36,8 +34,10 @@ _OWN = {
     "ReduceL2": Fraction(1),
     "LpNormalization": NONE,
     "MeanVarianceNormalization": NONE,  # ONNX Runtime adds no epsilon; 1e-9 in its definition
-    "GlobalMaxPool": Fraction(1),
+    **dict.fromkeys(("GlobalMaxPool", "GlobalLpPool", "LpPool"), Fraction(1)),
 }
+# Ops between numbers and the integers that stand for them; input 1 is by what those are multiplied.
+QUANTISING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _LARGEST = 1e30  # a limit beyond which no value lies, so that it may have any degree
 
 
@@ -76,7 +76,7 @@ def degrees_of_outputs(
         op: Its type, "" for one that nobody knows.
         attributes: Its attributes.
         degrees: The degree of each input; None for one that the scale does not reach.
-        outputs: How many outputs it has.
+        outputs: How many outputs it has, up to the last that is read.
         number: Gives the value of an input that is a constant of one element, else None.
 
     Raises:
@@ -89,6 +89,8 @@ def degrees_of_outputs(
         return Passed((NONE,) * outputs, _joined(degrees, (0, 1))[1])
     if op == "BatchNormalization":
         return _batch_normalised(attributes, degrees, outputs)
+    if op in QUANTISING:
+        return _quantised(op, degrees)
     if op == "Clip":
         return _clipped(attributes, degrees, outputs)
     if op in PRODUCTS:
@@ -191,12 +193,29 @@ def _clipped(
     return Passed((degree,) * outputs, joined)
 
 
+def _quantised(op: str, degrees: Sequence[Degree | None]) -> Passed:
+    """Integers have the degree of what they stand for: they stay as they are, their scale moves."""
+    if op == "DynamicQuantizeLinear":  # which makes the scale itself
+        degree = degrees[0] or NONE
+        return Passed((degree, degree, NONE))
+    if op == "DequantizeLinear" and degrees[1]:  # of integers that stay as they are
+        return Passed((degrees[1],))
+    degree, joined = _joined(degrees, (0, 1))
+    return Passed((degree,), joined)
+
+
 def _batch_normalised(
     attributes: Mapping[str, Any], degrees: Sequence[Degree | None], outputs: int
 ) -> Passed:
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias, fed with statistics of its own."""
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias, with statistics of its own.
+
+    Those are inputs, or in training computed inside.
+    """
     x, scale, bias, mean, variance = (*degrees, None, None, None, None, None)[:5]
-    if attributes.get("training_mode") or not variance or bias:
+    training = bool(attributes.get("training_mode"))
+    if training and x and not (scale or bias) and (outputs == 1 or (mean, variance) == (x, 2 * x)):
+        return Passed((NONE, x, 2 * x)[:outputs], ((EPSILON, 2 * x),))
+    if training or not variance or bias:
         raise NoDegree(_no_degree(next(d for d in degrees if d)))
     if x and variance != 2 * x:
         shown = f"{x}, {variance / 2}"

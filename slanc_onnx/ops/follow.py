@@ -13,6 +13,8 @@ from slanc_onnx.reasons import Fact, Reason, Unread
 Mover = Callable[[Array], Array]
 MOST_AXES = 32  # of an activation, which NumPy broadcasts
 MOST_TRACED = 2**26  # elements of an activation at sequence length 1
+MOST_CHANNELS = 2**24  # elements of one of its rows
+_MOST_NUMBERS = 2**12  # that say how an op moves its input
 
 
 class CannotFollow(Exception):
@@ -40,6 +42,18 @@ def refuse_large(elements: int) -> None:
     """
     if elements > MOST_TRACED:
         raise CannotFollow(Unread.TOO_LARGE, elements)
+
+
+def whole_numbers(value: Array | Sequence[int]) -> list[int]:
+    """Sizes, axes, positions or pads as a list.
+
+    Raises:
+        CannotFollow: they are more than any op takes, or not finite.
+    """
+    numbers = np.asarray(value).reshape(-1)
+    if numbers.size > _MOST_NUMBERS or not np.isfinite(numbers).all():
+        raise CannotFollow(Unread.MISFIT, numbers.size)
+    return [int(number) for number in numbers]
 
 
 def common_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:

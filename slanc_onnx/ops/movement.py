@@ -20,6 +20,7 @@ from slanc_onnx.ops.follow import (
     common_shape,
     refuse_large,
     taken_along,
+    whole_numbers,
 )
 from slanc_onnx.reasons import Unread
 
@@ -31,11 +32,8 @@ Movers = Callable[[Attributes, Parameters], list[Mover]]
 
 
 def _ints(value: Array | None, fallback: Any) -> list[int] | None:
-    if value is not None:
-        return [int(v) for v in np.asarray(value).reshape(-1)]
-    if fallback is None:
-        return None
-    return [int(v) for v in np.asarray(fallback).reshape(-1)]
+    given = fallback if value is None else value
+    return None if given is None else whole_numbers(given)
 
 
 def _first(parameters: Parameters) -> Array | None:

@@ -8,6 +8,8 @@ Every rounding counts, in the device and in the bounds themselves. `trusted/` re
 from slanc_onnx.prove.certificate import Certificate, Proof, certify_at
 from slanc_onnx.prove.composed import composed
 from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.gated import with_joint_bounds
+from slanc_onnx.prove.gated import with_joint_bounds
 from slanc_onnx.prove.radius import safe_radius
 from slanc_onnx.prove.step_bounds import output_radius
 from slanc_onnx.prove.trusted import Assumed, proofs
@@ -25,4 +27,6 @@ __all__ = [
     "output_radius",
     "proofs",
     "safe_radius",
+    "with_joint_bounds",
+    "with_joint_bounds",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,9 @@ SLACK = 1e-4  # for sums of squares that were measured in FP32
 WITHDRAWN = (Unproved.ROW_NOT_FINITE, Unproved.ROW_ABOVE_BOUND, Unproved.ROW_LOST)
 
 
-def held_against(certificate: Certificate, sums: Array, lost: int = 0) -> Certificate:
+def held_against(
+    certificate: Certificate, sums: Array, seen: Callable[[int], Reason], lost: int = 0
+) -> Certificate:
     """The certificate, or a withdrawn one if rows that were seen contradict it.
 
     One with conditions stays, unless they are on sizes alone that no run here exceeds: whether
@@ -25,6 +28,7 @@ def held_against(certificate: Certificate, sums: Array, lost: int = 0) -> Certif
         certificate: Of a norm.
         sums: Sums of squares of rows of its input, FP32 values, shape [rows]; centred or not, as a
             centred row is no longer than the row.
+        seen: Where the row of a number was seen: a reason of the kind `Seen`.
         lost: Rows that are finite in FP32 and were not in the emulation at the norm's scale.
     """
     length = certificate.bound.length
@@ -34,10 +38,11 @@ def held_against(certificate: Certificate, sums: Array, lost: int = 0) -> Certif
     why = None
     finite = np.isfinite(sums)
     if not finite.all():
-        why = Reason(Unproved.ROW_NOT_FINITE, (int(np.argmin(finite)),))
+        why = Reason(Unproved.ROW_NOT_FINITE, behind=seen(int(np.argmin(finite))))
     elif len(sums) and math.sqrt(float(sums.max())) > length * (1 + SLACK):
         row = int(np.argmax(sums))
-        why = Reason(Unproved.ROW_ABOVE_BOUND, (row, math.sqrt(float(sums[row])), length))
+        longest = math.sqrt(float(sums[row]))
+        why = Reason(Unproved.ROW_ABOVE_BOUND, (longest, length), behind=seen(row))
     elif lost:
         why = Reason(Unproved.ROW_LOST, (lost,))
     return certificate if why is None else replace(certificate, certified=False, reason=why)

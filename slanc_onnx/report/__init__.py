@@ -10,7 +10,8 @@ from slanc_onnx.report.fold import explain_groups
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.terminal import no_norm_line, print_summary, print_table
-from slanc_onnx.report.wording import reasons_text, rule_text
+from slanc_onnx.report.terms import rule_text
+from slanc_onnx.report.wording import reasons_text
 
 __all__ = [
     "REPORT_START",

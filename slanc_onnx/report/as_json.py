@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+
 from slanc_onnx.graph import write_atomically
 from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Reason
@@ -37,7 +39,19 @@ class Report(TypedDict):
 
 def write_report(report: Report, path: Path) -> None:
     """Write the report as JSON, atomically."""
-    write_atomically(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    text = json.dumps(_strict(report), indent=1, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
+
+
+def _strict(value: Any) -> Any:
+    """A value of the report whose numbers are those of JSON; a reason may tell of others."""
+    if isinstance(value, dict):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return finite(value) if isinstance(value, float) else value
 
 
 def norm_entry(row: NormRow) -> dict[str, Any]:
@@ -69,6 +83,7 @@ def validation_entry(
         "fp32_identical": validation.fp32_identical,
         "fp32_max_abs_error": finite(validation.fp32_max_abs_error),
         "fp16": {
+            "lost_before": validation.lost_before,
             "overflowed_before": validation.overflowed_before,
             "overflowed_after": validation.overflowed_after,
             "max_relative_error_before": finite(validation.rounded_error_before),
@@ -91,7 +106,7 @@ def _first_out(validation: Validation) -> dict[str, Any] | None:
 
 
 def _not_validated(reason: Reason) -> dict[str, Any]:
-    counts = ("overflowed_before", "overflowed_after")
+    counts = ("lost_before", "overflowed_before", "overflowed_after")
     errors = (
         "max_relative_error_before",
         "max_relative_error_after",

@@ -16,12 +16,11 @@ from slanc_onnx.graph import Array
 from slanc_onnx.prove import Certificate
 from slanc_onnx.reasons import Reason
 from slanc_onnx.report.rows import NormRow, Spread
+from slanc_onnx.report.terms import rule_text, short_rule_text
 from slanc_onnx.report.wording import (
     condition_text,
     reason_text,
     reasons_text,
-    rule_text,
-    short_rule_text,
 )
 from slanc_onnx.verify import Observed
 
@@ -181,6 +180,24 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _first_row(row: NormRow) -> dict[str, Any] | None:
+    if row.first is None:
+        return None
+    return {
+        "length": finite(row.first.length),
+        "token": row.first.token,
+        "within": row.first_within,
+    }
+
+
+def _first_text(row: NormRow) -> str:
+    """The longest row of a token alone, and the token."""
+    if row.first is None:
+        return ""
+    by = "" if row.first.token is None else f" by id {row.first.token}"
+    return f"{row.first.length:.4g}{by}{'' if row.first_within else ', beyond the safe radius'}"
+
+
 def _margin(row: NormRow) -> str:
     """What is left of the largest row that there can be to overflow."""
     certificate = row.decided.certificate
@@ -309,6 +326,12 @@ COLUMNS: tuple[Column, ...] = (
             "more",
             lambda r: r.decided.safe_radius,
         ),
+    ),
+    Column(
+        "first_row",
+        _first_row,
+        Shown("longest first row", _first_text, verbose=True),
+        Shown("longest first row", _first_text, "more", lambda r: r.first and r.first.length),
     ),
     Column("applied", lambda r: r.applied),
     Column(

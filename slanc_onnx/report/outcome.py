@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from slanc_onnx.report.as_json import VERSION, Report, norm_entry, suspect_entry
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.report.rows import NormRow, norm_rows
-from slanc_onnx.report.wording import advice_text, reason_text
+from slanc_onnx.report.wording import advice_text, first_rows_text, reason_text
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.targets import Change, changes
-from slanc_onnx.verify import Audit, Validation
+from slanc_onnx.verify import Audit, FirstRows, Validation
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Outcome:
         seconds: What each step took.
         fold: What was folded into which weights; None where that was not asked for.
         audits: What the norms' rows did on the data of `Options.observe`.
+        first_rows: What every token alone gives; None where that was not asked for or not done.
+        not_enumerated: Why it could not be done; None where it was, or was not asked for.
         suspects: What looks like a norm and was not taken.
         accepted: The names of those that the user left out.
     """
@@ -55,6 +57,8 @@ class Outcome:
     seconds: Mapping[str, float]
     fold: Fold | None = None
     audits: list[Audit] = field(default_factory=list)
+    first_rows: FirstRows | None = None
+    not_enumerated: Reason | None = None
     suspects: list[Suspect] = field(default_factory=list)
     accepted: Set[str] = frozenset()
 
@@ -64,6 +68,7 @@ class Outcome:
         return (
             self.validated
             and self.withdrawn is None
+            and self.not_enumerated is None
             and not self.not_understood
             and not self.all_skipped
         )
@@ -107,6 +112,14 @@ class Outcome:
         return advice_text(self.advice, now, len(self.norms))
 
     @property
+    def first_rows_line(self) -> str:
+        """How many norms keep every token alone within their safe radius; "" without such a run."""
+        if self.first_rows is None:
+            return ""
+        count = sum(row.first_within for row in self.rows)
+        return first_rows_text(self.first_rows.tokens, count, len(self.norms))
+
+    @property
     def _certificates(self) -> list[Certificate]:
         return [norm.certificate for norm in self.norms if norm.certificate is not None]
 
@@ -124,7 +137,9 @@ class Outcome:
     @cached_property
     def rows(self) -> list[NormRow]:
         """Each norm as reports show it."""
-        return norm_rows(self.norms, self.accelerator, self.validation, self.fold, self.audits)
+        rows = norm_rows(self.norms, self.accelerator, self.validation, self.fold, self.audits)
+        longest = {} if self.first_rows is None else self.first_rows.longest
+        return [replace(row, first=longest.get(row.name)) for row in rows]
 
     @cached_property
     def report(self) -> Report:

@@ -13,7 +13,7 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import Fold
 from slanc_onnx.graph import Array
 from slanc_onnx.scale import ScaledNorm
-from slanc_onnx.verify import Audit, Observed, Validation
+from slanc_onnx.verify import Audit, FirstRow, Observed, Validation
 
 _LAYER = re.compile(r"(?:layers?|blocks?|h|stages?)[./_](\d+)")
 _NONE = np.zeros(0)
@@ -52,6 +52,7 @@ class NormRow:
         audit: What its rows did on the user's own data; None where that was not asked for.
         applied: Where the scale of this run went: "fold", "div", or None.
         seen: What its rows did in the validation; None where it was not run.
+        first: The longest row that a token alone gives; None where that was not run.
     """
 
     number: int
@@ -73,6 +74,7 @@ class NormRow:
     audit: Audit | None = None
     applied: str | None = None
     seen: Observed | None = None
+    first: FirstRow | None = None
 
     @property
     def name(self) -> str:
@@ -83,6 +85,11 @@ class NormRow:
         """What the sums of squares are divided by in the rewritten model."""
         fresh = self.decided.status == "scaled" and self.decided.scale is not None
         return float(self.decided.scale or 1.0) ** 2 if fresh else 1.0
+
+    @property
+    def first_within(self) -> bool:
+        """Whether every token alone is known to stay within the safe radius."""
+        return self.first is not None and self.first.within(self.decided.safe_radius)
 
     @property
     def overflow_bits(self) -> float | None:

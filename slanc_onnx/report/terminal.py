@@ -13,7 +13,7 @@ from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
-from slanc_onnx.report.wording import condition_text, reason_text
+from slanc_onnx.report.wording import condition_text, need_text, reason_text, rounded_text
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify import Validation
 
@@ -82,7 +82,7 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         f"{device.smallest_normal:.2g} smallest normal; emulated: {device}"
     )
     if validation is not None and validation.perplexity is not None:
-        what = validation.rounded
+        what = rounded_text(validation.format, validation.everything)
         words = {"fp32": "FP32", "fp16": what, "fp16_slanc": f"{what} + SLaNC"}
         figures = (f"{words[k]} {v:.4f}" for k, v in validation.perplexity.items())
         yield "perplexity: " + ", ".join(figures)
@@ -93,8 +93,7 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         for c in n.certificate.conditions
     }
     yield from (f"certified if {condition_text(c)}" for c in sorted(conditions))
-    if outcome.advice_line:
-        yield outcome.advice_line
+    yield from filter(None, (outcome.first_rows_line, outcome.advice_line))
     yield final_line(outcome)
 
 
@@ -137,6 +136,8 @@ def shortfalls(outcome: Outcome) -> list[str]:
         total = len(outcome.norms) + len(unclear)
         safe = sum(row.decided.status != "skipped" and not row.lost_after for row in outcome.rows)
         found.append(f"{safe} of {total} norms safe; {_not_understood(unclear)}")
+    if outcome.not_enumerated is not None:
+        found.append(reason_text(outcome.not_enumerated))
     if outcome.all_skipped:
         found.append("every norm was skipped; --exclude accepts that")
     return found
@@ -172,12 +173,17 @@ def verdict(validation: Validation) -> list[str]:
         )
         if validation.rounded_epsilons:
             fp32 += f", {validation.rounded_epsilons} epsilons round in the file's FP16"
+    what = rounded_text(validation.format, validation.everything)
     fp16 = (
-        f"{validation.rounded}: rows overflowed {validation.overflowed_before} -> "
+        f"{what}: rows overflowed {validation.overflowed_before} -> "
         f"{validation.overflowed_after}, largest relative error "
         f"{validation.rounded_error_before:.3g} -> {validation.rounded_error_after:.3g}, RMS "
         f"{validation.rounded_rms_error:.3g} (tolerance {validation.rounded_tolerance:g})"
     )
-    word = "PASSED" if validation.passed else "FAILED"
+    word = "PASSED" if validation.everything else "NORMS PASSED"
+    word = word if validation.passed else "FAILED"
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
-    return [word, fp32, fp16, *apart, *map(reason_text, validation.failures)]
+    needed = []
+    if validation.observed:
+        needed = [need_text(validation.lost_before, validation.format)]
+    return [word, *needed, fp32, fp16, *apart, *map(reason_text, validation.failures)]

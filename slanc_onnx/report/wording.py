@@ -15,6 +15,7 @@ from slanc_onnx.reasons import (
     Kind,
     Note,
     Reason,
+    Seen,
     Undivided,
     Unproved,
     Unread,
@@ -22,7 +23,6 @@ from slanc_onnx.reasons import (
     Untaken,
 )
 from slanc_onnx.targets import Change
-from slanc_onnx.trace import Term
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -71,6 +71,7 @@ _FAULTS: dict[Kind, str] = {
     Fault.LACKS_ATTRIBUTE: "it lacks the attribute {0!r}",
     Fault.HAS_MORE_INPUTS: "it has {0} inputs, of which its op takes {1}",
     Fault.LACKS_INPUTS: "it has {0} inputs of at least {1}",
+    Fault.NO_SUCH_SIZES: "its output {0!r} would have {1} axes, the least of size {2}",
     Fault.REFUSED: "{0}",
 }
 _DOUBTS: dict[Kind, str] = {
@@ -136,9 +137,8 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.SCALE_TOO_LARGE: "its scale is above {0:.3g}",
     Unproved.NEGATIVE_UNDER_ROOT: "E[x^2] - mean^2 may come out as {0:.3g} under the root: "
     "that is nan",
-    Unproved.ROW_NOT_FINITE: "withdrawn: row {0} that was seen is not finite",
-    Unproved.ROW_ABOVE_BOUND: "withdrawn: row {0} that was seen has the length {1:.4g}, above the "
-    "bound {2:.4g}",
+    Unproved.ROW_NOT_FINITE: "withdrawn: {behind} is not finite",
+    Unproved.ROW_ABOVE_BOUND: "withdrawn: {behind} has the length {0:.4g}, above the bound {1:.4g}",
     Unproved.ROW_LOST: "withdrawn: {0} rows were lost in the emulation",
     Unproved.BELOW_EPSILON: "E[x^2] - mean^2 may come out as {0:.3g}, below -epsilon: its root "
     "is nan",
@@ -163,8 +163,7 @@ _UNSCALABLE: dict[Kind, str] = {
     "tensor to divide; export without this fusion to scale it",
     Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
     "input tensor to divide; export without q_norm and k_norm inside the op to scale it",
-    Unscalable.AXES_UNKNOWN: "the file does not tell over which axes it runs; run "
-    "onnx.shape_inference on the file first",
+    Unscalable.AXES_UNKNOWN: "its axes are not known; run onnx.shape_inference on the file first",
     Unscalable.BREAKS_RULES: "breaks the rules of {0}: {behind}",
     Unscalable.NO_FLOAT: "its input is of type {0}, no float",
     Unscalable.NOTE_UNREADABLE: "its note slanc.scale = {0!r} is no scale; remove it from the file",
@@ -180,7 +179,7 @@ _UNTAKEN: dict[Kind, str] = {
     Untaken.ANOTHER_DEGREE: "gives something of degree {0}, not 0",
     Untaken.NOT_DIVIDED: "nothing of its own size is divided by its root",
     Untaken.ROOT_OF_SCALE: "a root of the scale would have to pass, which is not exact",
-    Untaken.UNKNOWN_DOMAIN: "an op of the domain {0!r}, which nobody here knows",
+    Untaken.UNKNOWN_OP: "an op of the domain {0!r}, not known; export the norm in ONNX's own ops",
 }
 _DECISIONS: dict[Kind, str] = {
     Decision.ONE_IS_BEST: "1 is the best scale: nothing to insert",
@@ -188,6 +187,7 @@ _DECISIONS: dict[Kind, str] = {
     Decision.NO_ROW_KNOWN: "no row of its input is known; try --inputs with real inputs",
     Decision.EPSILON_UNKNOWN: "its epsilon is not a constant",
     Decision.WIDTH_UNKNOWN: "its width is not known: no gamma and no shape tells it",
+    Decision.CONSTANT_LOST: "{0} would not hold its constant {1:g} beside the scale {2:g}",
     Decision.ROWS_LOST: "no scale serves all rows: rows with a sum of squares over {0:.3g} "
     "overflow (predicted largest {1:.3g}, typical {2:.3g})",
     Decision.SIZE_KEPT: "assumes that the size of what {ops} reads is kept",
@@ -208,6 +208,8 @@ _FAILURES: dict[Kind, str] = {
     Failure.FP32_DIFFERS: "FP32 outputs differ, though every scale is a power of two",
     Failure.FP32_BEYOND_TOLERANCE: "FP32 outputs differ by more than the tolerance",
     Failure.LEFT_FORMAT: "is the first to leave {0}, with {1:.3g}",
+    Failure.INPUT_LEFT_FORMAT: "leaves {0} before the norm {2!r} reads it, with {1:.3g}: no Div "
+    "behind it heals that",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",
@@ -215,6 +217,7 @@ _FAILURES: dict[Kind, str] = {
     "{behind}. This is a fault of the proof: report it, or use --certify off",
     Failure.NOTHING_COMPARED: "no output can be compared: each run of the original differs",
     Failure.NOT_RUN: "{0}",
+    Failure.TOKENS_NOT_RUN: "not every token was run: {0}",
     Failure.NO_MEMORY: "not enough memory to run the models",
 }
 _NOTES: dict[Kind, str] = {
@@ -228,6 +231,15 @@ _NOTES: dict[Kind, str] = {
     "{few}",
     Note.WOULD_LOSE_BITS: "{count} weights would lose bits if divided, and were not: {elements}",
 }
+_SEEN: dict[Kind, str] = {
+    Seen.IN_PROBE: "a row of the probe",
+    Seen.IN_CALIBRATION: "a row of the calibration",
+    Seen.IN_VALIDATION: "row {0} of the validation",
+    Seen.IN_RUN: "a row of run {0}",
+    Seen.AT_POSITION: "the row of run {0}, sequence {1}, position {2}, id {3}",
+    Seen.ROW_ALONE: "the row of a token alone",
+    Seen.TOKEN_ALONE: "the row of id {0} alone",
+}
 TEXTS: Mapping[Kind, str] = {
     **_UNREAD,
     **_FAULTS,
@@ -237,6 +249,7 @@ TEXTS: Mapping[Kind, str] = {
     **_UNTAKEN,
     **_DECISIONS,
     **_UNDIVIDED,
+    **_SEEN,
     **_FAILURES,
     **_NOTES,
 }
@@ -297,6 +310,14 @@ def advice_text(certified: Mapping[Change, int], now: int, norms: int) -> str:
     return f"of {norms} norms at least {', '.join(words)} would be certified" if words else ""
 
 
+def first_rows_text(tokens: int, within: int, norms: int) -> str:
+    """What the run of every token alone showed."""
+    return (
+        f"each of {tokens} tokens alone, in FP32: within the safe radius of {within} of {norms} "
+        "norms"
+    )
+
+
 def reasons_text(reasons: Sequence[Reason]) -> str:
     """The reasons of a norm in words, in one line; "" for none.
 
@@ -304,6 +325,19 @@ def reasons_text(reasons: Sequence[Reason]) -> str:
         reasons: As in `ScaledNorm.reasons`.
     """
     return "; ".join(map(reason_text, reasons))
+
+
+def need_text(rows: int, form: str) -> str:
+    """Whether a model needed it, by the rows that lose their norm in a format as exported."""
+    if not rows:
+        return "this model did not need it"
+    lose = "row loses its" if rows == 1 else "rows lose their"
+    return f"this model needs it: {rows} {lose} norm in {form} as exported"
+
+
+def rounded_text(form: str, everything: bool) -> str:
+    """What was rounded to a format."""
+    return f"everything in {form}" if everything else f"{form} norms"
 
 
 def condition_text(condition: Condition) -> str:
@@ -329,64 +363,3 @@ def _op(fact: Fact) -> str:
 
 def _elements(fact: Fact) -> str:
     return f"{fact[0]} ({fact[1]} elements)" if isinstance(fact, tuple) else str(fact)
-
-
-_EQUATIONS = {"attention": "10", "gated MLP": "8", "MLP": "5"}  # of the paper
-
-
-def rule_text(terms: Sequence[Term]) -> str:
-    """The terms of a norm's input in words: `attention (W_V=v.weight, P=o.weight; eq. 10) + ...`.
-
-    Args:
-        terms: As in `ScaledNorm.rule`.
-    """
-    return " + ".join(dict.fromkeys(_term(term) for term in terms))
-
-
-def short_rule_text(terms: Sequence[Term], most: int) -> str:
-    """The same without names, with at most so many terms."""
-    words = [_short_term(term) for term in terms]
-    if len(words) > most:
-        words = [*words[:most], f"{len(words) - most} more"]
-    return " + ".join(words)
-
-
-def _term(term: Term) -> str:
-    names = ", ".join(name for _, name in term.weights)
-    times = "" if term.times is None else f" times {term.times or 'a constant'}"
-    match term.kind:
-        case "input of":
-            return f"the input of {term.of}"
-        case "residual":
-            return f"residual r = input of {term.of}"
-        case "norm":
-            gamma = f" Γ (Γ={names})" if names else ""
-            return f"x{gamma} of {term.of}"
-        case "rows":
-            return f"rows of {term.of}{times}"
-        case "graph input":
-            return f"graph input {term.of} (unit variance assumed)"
-        case "unread":
-            return f"unread {term.of}"
-        case "attention" | "gated MLP" | "MLP":
-            letters = ", ".join(f"{letter}={name}" for letter, name in term.weights)
-            return f"{term.kind} ({letters}; eq. {_EQUATIONS[term.kind]}){times}"
-        case "projection" | "convolution":
-            return f"{term.kind} ({names}){times}"
-        case "product" | "apply" | "mix" | "join":
-            return f"{term.kind} of {names or 'activations'}"
-        case "other":
-            return term.of
-
-
-def _short_term(term: Term) -> str:
-    match term.kind:
-        case "residual":
-            return "residual r"
-        case "norm" if term.weights:
-            return "x Γ"
-        case "attention" | "gated MLP" | "MLP":
-            times = "" if term.times is None else f" times {term.times or 'a constant'}"
-            return f"{term.kind} (eq. {_EQUATIONS[term.kind]}){times}"
-        case _:
-            return _term(term)

@@ -9,12 +9,20 @@ from slanc_onnx.run.check import broken_rule, check_norms, with_checked_inputs
 from slanc_onnx.run.emit import END, PREFIX, Emitter
 from slanc_onnx.run.feeds import given_feeds, observed_feeds, validation_feeds
 from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
-from slanc_onnx.run.inputs import Sizes, dtype_of, first_feeds, random_ids, shapes_of
+from slanc_onnx.run.inputs import (
+    Sizes,
+    dtype_of,
+    first_feeds,
+    make_feeds,
+    random_ids,
+    shapes_of,
+)
 from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.isolation import CannotRun, run_apart
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.segments import SegmentedSession
 from slanc_onnx.run.session import Feeds, Session
+from slanc_onnx.run.showing import run_showing, too_large_at_once
 
 __all__ = [
     "END",
@@ -34,12 +42,15 @@ __all__ = [
     "first_feeds",
     "given_feeds",
     "instrument",
+    "make_feeds",
     "norms_in_float32",
     "observe_rows",
     "observed_feeds",
     "random_ids",
     "run_apart",
+    "run_showing",
     "shapes_of",
+    "too_large_at_once",
     "validation_feeds",
     "with_checked_inputs",
 ]

@@ -14,7 +14,7 @@ from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate, Estimates, checked_product_of, estimate_norms
-from slanc_onnx.norms import Norm, ReadModel, as_computed, rounded, scaled_epsilon
+from slanc_onnx.norms import Norm, ReadModel, as_computed, lost_limit, rounded, scaled_epsilon
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import (
@@ -26,8 +26,9 @@ from slanc_onnx.prove import (
     held_against,
     proofs,
     safe_radius,
+    with_joint_bounds,
 )
-from slanc_onnx.reasons import Decision, Reason
+from slanc_onnx.reasons import Decision, Reason, Seen
 from slanc_onnx.run import Feeds
 from slanc_onnx.scale.advice import certifying_changes
 from slanc_onnx.scale.certified import certified_scale
@@ -127,6 +128,8 @@ def compute_scales_in(
     if options.certify != "off":
         exact = options.certify == "exact"
         proved = proofs(read, Assumed(device, options.input_ranges, exact, executor), progress)
+    if options.certify == "exact":
+        proved = with_joint_bounds(proved, read.scopes[0], read.norms, device)
 
     def found_for(other: Options) -> list[ScaledNorm]:
         placed = [_decide(norm, estimates, rules[norm.name], other) for norm in read.norms]
@@ -186,8 +189,9 @@ def _held_against_probe(decided: ScaledNorm) -> ScaledNorm:
         return decided
     if estimate.by not in ("probe", "calibrated"):
         return decided
-    seen = np.array([estimate.largest])
-    return replace(decided, certificate=held_against(certificate, seen))
+    seen = Reason(Seen.IN_PROBE if estimate.by == "probe" else Seen.IN_CALIBRATION)
+    held = held_against(certificate, np.array([estimate.largest]), lambda _: seen)
+    return replace(decided, certificate=held)
 
 
 def _certified(decided: ScaledNorm, proof: Proof | None, options: Options) -> ScaledNorm:
@@ -203,7 +207,7 @@ def _certified(decided: ScaledNorm, proof: Proof | None, options: Options) -> Sc
         return replace(decided, certificate=certificate)
     value, certificate = certified_scale(proof, decided.scale, estimate, accelerator)
     if value != decided.scale:
-        if _held(value, decided.norm) != value:
+        if _held(value, decided.norm) != value or lost_limit(decided.norm, value):
             certificate = certify_at(proof, decided.scale, typical, accelerator)
             return replace(decided, certificate=certificate)
         reasons = tuple(r for r in decided.reasons if r.kind is not Decision.ONE_IS_BEST)
@@ -251,7 +255,7 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
     if norm.epsilon is None:
         return decided("skipped", None, Reason(Decision.EPSILON_UNKNOWN))
     if options.scale == "paper":
-        return decided("scaled", _held(math.sqrt(estimate.upper), norm))
+        return _if_held(decided("scaled", _held(math.sqrt(estimate.upper), norm)))
     width = norm.width or estimate.width
     if width is None:
         return decided("skipped", None, Reason(Decision.WIDTH_UNKNOWN))
@@ -260,7 +264,25 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
     note = placement.note
     if note is None and placement.scale == 1.0:
         note = Reason(Decision.ONE_IS_BEST)
-    return decided("scaled", _held(placement.scale, norm), note, estimate.assumes)
+    return _if_held(decided("scaled", _held(placement.scale, norm), note, estimate.assumes))
+
+
+def _if_held(decided: ScaledNorm) -> ScaledNorm:
+    """The decision, or a refusal where a limit of the norm would be lost in its own type."""
+    scale = decided.scale or 1.0
+    lost = lost_limit(decided.norm, scale) if _is_power_of_two(scale) else None
+    if lost is None:
+        return decided
+    return replace(
+        decided,
+        scale=None,
+        status="skipped",
+        reasons=(Reason(Decision.CONSTANT_LOST, (*lost, scale)),),
+    )
+
+
+def _is_power_of_two(scale: float) -> bool:
+    return math.frexp(scale)[0] == 0.5
 
 
 def _held(scale: float, norm: Norm) -> float:

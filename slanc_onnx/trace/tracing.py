@@ -179,8 +179,8 @@ class _Tracer:
             if name in scope.overridable:
                 self.doubts.mark([values[name]], Reason(Doubt.MAY_BE_GIVEN, (name,)))
         for node in scope.sorted_nodes:
-            if op_of(node) == "Constant":
-                continue
+            if op_of(node) == "Constant" or not (node.outputs or _bodies(node)):
+                continue  # or nothing comes of it
             found = iter(self._node(scope, node, values))
             for tensor in node.outputs:  # of which a damaged subgraph may give fewer
                 value = next(found, Unknown(node.op, tensor.name))
@@ -204,7 +204,7 @@ class _Tracer:
             self._others(scope, node, values)
             if not op_of(node):
                 raise CannotFollow(Unread.NO_RULE_IN_DOMAIN, str(node.domain))
-            bodies = {k: v for k, v in node.attrs.items() if isinstance(v, gs.Graph)}
+            bodies = _bodies(node)
             if bodies:
                 return self._control_flow(scope, node, bodies, inputs, values)
             rule = RULES.get(op_of(node))
@@ -363,6 +363,11 @@ class _Tracer:
         scans = [stacked(value) for value in results[len(carried) :]]
         found = [*carried, *scans][: len(node.outputs)]
         return [v or Unknown(node.op, t.name) for v, t in zip(found, node.outputs, strict=False)]
+
+
+def _bodies(node: gs.Node) -> dict[str, gs.Graph]:
+    """The graphs in a node, by attribute."""
+    return {name: value for name, value in node.attrs.items() if isinstance(value, gs.Graph)}
 
 
 def _made_by(node: gs.Node) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import CannotFollow, axis_of, broadcast, common_shape, too_large
+from slanc_onnx.ops import MOST_CHANNELS, CannotFollow, axis_of, broadcast, common_shape, too_large
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     Alternatives,
@@ -48,7 +48,7 @@ class View:
     """An activation: which channel of an expression each of its elements is.
 
     Attributes:
-        expr: One row.
+        expr: One row, of at most `MOST_CHANNELS`.
         ids: Channel numbers in the shape that the tensor has at batch 1, sequence length 1; at
             most `MOST_TRACED`, as an export of a damaged file may have any shape.
     """
@@ -57,8 +57,8 @@ class View:
     ids: Array
 
     def __post_init__(self) -> None:
-        if too_large(self.ids.shape):
-            raise CannotFollow(Unread.TOO_LARGE, self.ids.size)
+        if too_large(self.ids.shape) or self.expr.channels > MOST_CHANNELS:
+            raise CannotFollow(Unread.TOO_LARGE, max(self.ids.size, self.expr.channels))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,16 +2,22 @@
 
 Takes both models and inputs and gives a `Validation`: FP32 outputs compared bit by bit, and outputs
 with every step of the norms rounded as the accelerator rounds. With token ids it also gives
-perplexities. An `Audit` holds the scales against the user's own data.
+perplexities. An `Audit` holds the scales against the user's own data, and `FirstRows` against every
+token alone.
 """
 
 from slanc_onnx.verify.audit import Audit, audit_scales
+from slanc_onnx.verify.first_rows import FirstRow, FirstRows, run_every_token, vocabulary
 from slanc_onnx.verify.validate import Observed, Validation, validate_pair
 
 __all__ = [
     "Audit",
+    "FirstRow",
+    "FirstRows",
     "Observed",
     "Validation",
     "audit_scales",
+    "run_every_token",
     "validate_pair",
+    "vocabulary",
 ]

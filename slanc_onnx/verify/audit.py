@@ -17,6 +17,7 @@ from slanc_onnx.estimate import TYPICAL_QUANTILE
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import ReadModel, as_computed
 from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.reasons import Reason, Seen
 from slanc_onnx.run import Feeds, observe_rows
 from slanc_onnx.scale import ScaledNorm
 
@@ -40,6 +41,13 @@ class Row:
     sequence: int | None = None
     position: int | None = None
     token: int | None = None
+
+    @property
+    def place(self) -> Reason:
+        """Where it was seen."""
+        if self.sequence is None or self.position is None or self.token is None:
+            return Reason(Seen.IN_RUN, (self.run,))
+        return Reason(Seen.AT_POSITION, (self.run, self.sequence, self.position, self.token))
 
     def __str__(self) -> str:
         where = [f"run {self.run}"]

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from slanc_onnx.graph import Array
+from slanc_onnx.verify.left import Left
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What one model gave: outputs of the first runs, per-norm rows, losses."""
+    """What one model gave on all inputs.
+
+    Attributes:
+        outputs: Of the first runs.
+        rows: By norm name, a number per row: its sum of squares, or the rounded mean square.
+        losses: Per run, where tokens were given.
+        arrived: Likewise, 1 for each row that was not finite before the norm read it.
+        left: What left the format, in the order of the model.
+    """
 
     outputs: list[dict[str, Array]]
     rows: dict[str, Array]
     losses: list[float]
+    arrived: dict[str, Array] = field(default_factory=dict)
+    left: list[Left] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from slanc_onnx.graph import Array
 from slanc_onnx.norms import ReadModel, as_computed
 from slanc_onnx.options import Options
 from slanc_onnx.run import CannotRun, Feeds, Session, as_float32, norms_in_float32
-from slanc_onnx.verify.emulate import Watched, emulate
+from slanc_onnx.verify.emulate import Watched, What, emulate
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,17 @@ class Left:
     Attributes:
         tensor: Its name.
         op: The op that makes it, or the form of a norm.
-        value: The largest number that did not fit: an element, or a sum inside the op; for a norm
-            the largest sum of squares of its rows.
-        norm: The name of the norm whose output it is; "" for any other.
+        value: The largest number that did not fit: an element, or a sum inside the op; for rows
+            of a norm the largest sum of squares.
+        norm: The name of the norm that it belongs to; "" for none.
+        what: Of that norm, the "rows", what it has "made", or what it has "read".
     """
 
     tensor: str
     op: str
     value: float
     norm: str = ""
+    what: What = "made"
 
 
 def first_in_everything(
@@ -65,12 +67,12 @@ def first_in_everything(
 
 
 def _left(watched: Watched, shown: Array, sums: Mapping[str, Array]) -> Left | None:
-    if not watched.norm:
+    if watched.what != "rows":
         value = float(np.max(shown, initial=0.0))
-        return Left(watched.tensor, watched.op, value) if value else None
+        return Left(watched.tensor, watched.op, value, watched.norm) if value else None
     if np.isfinite(shown).all() or watched.norm not in sums:
         return None
-    return Left(watched.tensor, watched.op, largest_of(sums[watched.norm]), watched.norm)
+    return Left(watched.tensor, watched.op, largest_of(sums[watched.norm]), watched.norm, "rows")
 
 
 def largest_of(sums: Array) -> float:

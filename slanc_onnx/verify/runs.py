@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,8 @@ from slanc_onnx.run import (
 )
 from slanc_onnx.tokens import Tokens
 from slanc_onnx.verify.compare import Runs, same_bits
-from slanc_onnx.verify.emulate import emulate
+from slanc_onnx.verify.emulate import Watched, emulate
+from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.perplexity import negative_log_likelihood
 
 COMPARED_RUNS = 4  # outputs of so many runs are kept for comparison; a full text would not fit
@@ -79,13 +80,14 @@ def run_four(
         for read in (before, after)
     ]
     loops = _shows_loops(models[0], norms[0], feeds[0], folders[0])
-    versions: list[tuple[str, onnx.ModelProto, dict[str, str]]] = []
+    versions: list[tuple[str, onnx.ModelProto, _Taps]] = []
     for model, found, which in zip(models, norms, ("original", "rewritten"), strict=True):
         shown = instrument(model, found, loops=loops)
-        versions.append((f"FP32, {which}", shown.model, shown.sums))
+        versions.append((f"FP32, {which}", shown.model, _Taps(shown.sums)))
     for model, found, which in zip(models, norms, ("original", "rewritten"), strict=True):
         rounded = emulate(model, found, device, loops, everything)
-        versions.append((f"{device.format} norms, {which}", rounded.model, rounded.mean_squares))
+        taps = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
+        versions.append((f"{device.format} norms, {which}", rounded.model, taps))
     results = []
     for index, (what, model, taps) in enumerate(versions):
 
@@ -115,9 +117,18 @@ def _shows_loops(
     return True
 
 
+@dataclass(frozen=True)
+class _Taps:
+    """The outputs that show what happens inside a model; see `Emulated`."""
+
+    rows: dict[str, str]
+    arrived: dict[str, str] = field(default_factory=dict)
+    watched: list[Watched] = field(default_factory=list)
+
+
 def _run(
     model: onnx.ModelProto,
-    taps: dict[str, str],
+    taps: _Taps,
     feeds: Sequence[Feeds],
     folder: Path | None,
     tokens: Tokens | None,
@@ -125,14 +136,20 @@ def _run(
 ) -> Runs:
     progress(0.0)
     session = Session(model, folder)
-    hidden = set(taps.values()) | {n for n in session.outputs if n.startswith(PREFIX)}
+    hidden = {*taps.rows.values(), *taps.arrived.values()}
+    hidden |= {n for n in session.outputs if n.startswith(PREFIX)}
     kept: list[dict[str, Array]] = []
-    rows: dict[str, list[Array]] = {name: [] for name in taps}
+    rows: dict[str, list[Array]] = {name: [] for name in taps.rows}
+    arrived: dict[str, list[Array]] = {name: [] for name in taps.arrived}
+    sizes = [0.0 for _ in taps.watched]
     losses: list[float] = []
     for i, feed in enumerate(feeds):
         values = session.run(feed)
-        for name, output in taps.items():
-            rows[name].append(values[output].reshape(-1))
+        for shown, found in ((taps.rows, rows), (taps.arrived, arrived)):
+            for name, output in shown.items():
+                found[name].append(values[output].reshape(-1))
+        for place, watched in enumerate(taps.watched):
+            sizes[place] = max(sizes[place], float(values[watched.output].max(initial=0.0)))
         outputs = {name: value for name, value in values.items() if name not in hidden}
         if tokens is not None:
             ids = tokens.sequences[i]
@@ -140,7 +157,13 @@ def _run(
         if i < COMPARED_RUNS:
             kept.append(outputs)
         progress((i + 1) / len(feeds))
-    return Runs(kept, {name: np.concatenate(parts) for name, parts in rows.items()}, losses)
+    joined = [{n: np.concatenate(parts) for n, parts in found.items()} for found in (rows, arrived)]
+    left = [
+        Left(watched.tensor, watched.op, size, watched.norm, watched.what)
+        for watched, size in zip(taps.watched, sizes, strict=True)
+        if size
+    ]
+    return Runs(kept, joined[0], losses, joined[1], left)
 
 
 def _logits(outputs: dict[str, Array], ids: Array) -> Array:

@@ -39,6 +39,9 @@ class Observed:
         overflowed: Rows whose FP16 mean square is not finite in the rewritten model.
         underflowed: Rows whose FP16 mean square is zero, though the row is not.
         overflowed_before: As `overflowed`, in the original.
+        arrived: Rows of the rewritten model that were not finite before the norm read them.
+        vanished_before: Rows of the original whose FP16 mean square is zero, though it is larger
+            than epsilon.
     """
 
     sum_of_squares: Array
@@ -46,6 +49,8 @@ class Observed:
     overflowed: int
     underflowed: int
     overflowed_before: int
+    arrived: int = 0
+    vanished_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ class Validation:
         observed: By norm name; a norm that was not run is missing.
         perplexity: "fp32", "fp16" and "fp16_slanc", where tokens were given.
         unstable: Outputs left out because the original itself gives other values each time.
-        rounded: What was rounded.
+        format: To which numbers were rounded, for people.
+        everything: Whether the results of all ops were, not those of the norms' steps alone.
         first_out: The first tensor of the rewritten model that leaves the format to which it is
             rounded; None where none does.
         failures: Why the validation failed, empty if it passed.
@@ -86,7 +92,8 @@ class Validation:
     perplexity: dict[str, float] | None
     rounded_epsilons: int = 0
     unstable: list[str] = field(default_factory=list)
-    rounded: str = "FP16 norms"
+    format: str = "FP16"
+    everything: bool = False
     first_out: Left | None = None
     failures: list[Reason] = field(default_factory=list)
     rounded_tolerance: float = FP16_TOLERANCE
@@ -94,6 +101,11 @@ class Validation:
     @property
     def passed(self) -> bool:
         return not self.failures
+
+    @property
+    def lost_before(self) -> int:
+        """Rows that lose their norm as exported: they overflow, or vanish beside epsilon."""
+        return sum(o.overflowed_before + o.vanished_before for o in self.observed.values())
 
     @property
     def overflowed_before(self) -> int:
@@ -138,8 +150,9 @@ def validate_pair(
     inexact = _rounded_epsilons(before.norms, after.norms) if exact else 0
     losses = {"fp32": plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
     table = {k: perplexity(run.losses) for k, run in losses.items()} if options.tokens else None
-    observed = {name: _observe(name, runs) for name in _shown(before.norms, runs)}
-    first_out = _first_norm_out(after.norms, observed)
+    observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
+    broken = not math.isfinite(protected.rms)
+    first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
     if everything and (first_out is not None or not math.isfinite(protected.rms)):
         sums = {name: seen.scaled for name, seen in observed.items() if seen.overflowed}
         first_out = first_in_everything(after, options, feeds, sums) or first_out
@@ -157,11 +170,10 @@ def validate_pair(
         perplexity=table,
         unstable=unstable,
         rounded_tolerance=rounding_tolerance(device, len(before.norms)),
-        rounded=f"everything in {device.format}" if everything else f"{device.format} norms",
+        format=str(device.format),
+        everything=everything,
     )
-    result.failures.extend(_failures(result, str(device.format)))
-    if set(plain.outputs[0]) <= set(unstable):
-        result.failures.append(Reason(Failure.NOTHING_COMPARED))
+    result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     return result
 
 
@@ -189,23 +201,43 @@ def _rounded_epsilons(norms: Sequence[Norm], rewritten: Sequence[Norm]) -> int:
     return count
 
 
-def _first_norm_out(norms: Sequence[Norm], observed: Mapping[str, Observed]) -> Left | None:
-    """The first norm whose rows overflow, with the largest sum of squares of its rows."""
+def _first_norm_out(
+    norms: Sequence[Norm], observed: Mapping[str, Observed], left: Sequence[Left], broken: bool
+) -> Left | None:
+    """The first norm that reads what left the format, whose rows overflow, or whose output left.
+
+    An output that left is told where that breaks something: the rows of a norm, or an output.
+
+    Args:
+        norms: Those of the rewritten model.
+        observed: What their rows did; an overflow is told with the largest sum of squares.
+        left: What they read or made, and what left the format.
+        broken: Whether an output of the model is not finite.
+    """
+    broken = broken or any(seen.overflowed for seen in observed.values())
+    found = {(one.norm, one.what): one for one in reversed(left)}
     for norm in norms:
+        if (norm.name, "read") in found:
+            return found[norm.name, "read"]
         seen = observed.get(norm.name)
         if seen is not None and seen.overflowed:
-            return Left(norm.output, norm.form, largest_of(seen.scaled), norm.name)
+            return Left(norm.output, norm.form, largest_of(seen.scaled), norm.name, "rows")
+        if broken and (norm.name, "made") in found:
+            return found[norm.name, "made"]
     return None
 
 
-def _failures(result: Validation, form: str) -> list[Reason]:
-    failures = []
+def _failures(result: Validation, compared: bool) -> list[Reason]:
+    failures, form = [], result.format
     if not result.fp32_identical and result.fp32_tolerance == 0:
         failures.append(Reason(Failure.FP32_DIFFERS))
     elif not result.fp32_max_relative_error <= result.fp32_tolerance:
         failures.append(Reason(Failure.FP32_BEYOND_TOLERANCE))
     out = result.first_out
-    if out is not None and not out.norm:
+    if out is not None and out.what == "read":
+        facts = (form, out.value, out.norm)
+        failures.append(Reason(Failure.INPUT_LEFT_FORMAT, facts, out.op, out.tensor))
+    elif out is not None and out.what == "made":
         failures.append(Reason(Failure.LEFT_FORMAT, (form, out.value), out.op, out.tensor))
     overflowed = [name for name, o in result.observed.items() if o.overflowed]
     if overflowed:
@@ -215,27 +247,36 @@ def _failures(result: Validation, form: str) -> list[Reason]:
     table, allowed = result.perplexity, perplexity_tolerance(result.rounded_tolerance)
     if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= allowed:
         failures.append(Reason(Failure.PERPLEXITY_OFF, (100 * allowed,)))
+    if not compared:
+        failures.append(Reason(Failure.NOTHING_COMPARED))
     return failures
 
 
-def _shown(norms: Sequence[Norm], runs: FourRuns) -> Iterator[str]:
-    """The names of the norms whose rows both FP32 runs show."""
+def _shown(norms: Sequence[Norm], runs: FourRuns) -> Iterator[Norm]:
+    """The norms whose rows both FP32 runs show."""
     for norm in norms:
         if all(run.rows.get(norm.name, _NONE).size for run in (runs.plain, runs.scaled)):
-            yield norm.name
+            yield norm
 
 
-def _observe(name: str, runs: FourRuns) -> Observed:
+def _observe(norm: Norm, runs: FourRuns) -> Observed:
+    name = norm.name
     sums = runs.plain.rows[name].astype(np.float64)
     after = runs.protected.rows.get(name, _NONE)
     before = runs.naive.rows.get(name, _NONE)
     # What is not finite in FP32 cannot be held against the norm.
     known = np.isfinite(sums) if after.shape == before.shape == sums.shape else True
     lost = (after == 0) & (sums > 0) if after.shape == sums.shape else np.zeros(0, bool)
+    arrived = runs.protected.arrived.get(name, _NONE) > 0
+    arrived = arrived & known if arrived.shape == sums.shape else np.zeros(0, bool)
+    least = norm.joined_epsilon * (norm.width or 1 if norm.kind != "l2" else 1)
+    vanished = (before == 0) & (sums > least) if before.shape == sums.shape else np.zeros(0, bool)
     return Observed(
         sum_of_squares=sums,
         scaled=runs.scaled.rows[name].astype(np.float64),
         overflowed=int(np.count_nonzero(~np.isfinite(after) & known)),
         underflowed=int(np.count_nonzero(lost)),
         overflowed_before=int(np.count_nonzero(~np.isfinite(before) & known)),
+        arrived=int(np.count_nonzero(arrived)),
+        vanished_before=int(np.count_nonzero(vanished)),
     )

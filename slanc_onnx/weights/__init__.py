@@ -10,6 +10,7 @@ from slanc_onnx.weights.matrix_norms import (
     about,
     cheap_spectral_bound,
     frobenius_norm,
+    largest_eigenvalue_bound,
     lengths,
     spectral_bound,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "check_weights",
     "frobenius_norm",
     "holds_nan",
+    "largest_eigenvalue_bound",
     "lengths",
     "read_once",
     "spectral_bound",

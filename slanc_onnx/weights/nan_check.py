@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import all_tensors, read_tensor
+from slanc_onnx.graph import all_tensors, every_node, read_tensor
 
 # Element type -> integers of the same size, signed and not, and the bits of infinity.
 _FLOATS: dict[int, tuple[np.dtype[Any], np.dtype[Any], int]] = {
@@ -29,7 +29,8 @@ def check_weights(
 ) -> None:
     """Refuse weights that hold nan; 0.1 s per gigabyte.
 
-    A scalar, or a constant that a Where puts in, may well be nan on purpose.
+    A scalar, or a constant that a Where puts in, may well be nan on purpose, and what no node reads
+    changes nothing.
 
     Args:
         model: The model.
@@ -39,11 +40,12 @@ def check_weights(
     Raises:
         SlancError: a weight holds nan.
     """
+    unread = {tensor.name for tensor in model.graph.initializer} - _read_in(model.graph)
     fills = {name for node in model.graph.node if node.op_type == "Where" for name in node.input}
     for tensor in all_tensors(model):
         if tensor.data_type not in _FLOATS or math.prod(tensor.dims) < 2 or tensor.name in fills:
             continue
-        if tensor.name in others:
+        if tensor.name in others or tensor.name in unread:
             continue
         signed, unsigned, infinity = _FLOATS[tensor.data_type]
         values = read_tensor(tensor, folder).reshape(-1)
@@ -53,6 +55,15 @@ def check_weights(
             block = values[start : start + _BLOCK]
             if block.view(signed).max() > infinity or block.view(unsigned).max() > sign + infinity:
                 raise holds_nan(tensor.name)
+
+
+def _read_in(graph: onnx.GraphProto) -> set[str]:
+    """The names that nodes read, or that a graph or one in it gives."""
+    read = {info.name for info in graph.output}
+    for node in every_node(graph.node):
+        read.update(node.input)
+        read.update(info.name for a in node.attribute for info in a.g.output)
+    return read
 
 
 def holds_nan(name: str) -> SlancError:

@@ -7,14 +7,17 @@ import onnx
 import pytest
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
-from slanc_onnx import SlancError, find_norms
+from slanc_onnx import Options, SlancError, compute_scales, find_norms
 from slanc_onnx.graph.checked import check_model, node_faults
 from slanc_onnx.graph.contrib import CONTRIB
 from slanc_onnx.graph.scope import op_of, read_graph
+from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Fault, Reason
 from slanc_onnx.report.wording import reason_text
+from slanc_onnx.run.isolation import isolated
 from tests.models.four_norms import four_norms
 from tests.models.growing import decoder, nested_loops
+from tests.models.small_graphs import graph, normal
 
 Change = Callable[[onnx.ModelProto], object]
 
@@ -76,6 +79,47 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
         "lacks the attribute",
     ),
 }
+
+
+AXES = "i0 = Identity(ids) {steps} rows = Gather(table, i6) [n] y = LayerNormalization(rows, gamma)"
+DOUBLED = "i{now} = Gather(i{before}, i{before})"  # has twice the axes less one, 2^n + 1 behind n
+CUT = """
+    rows = Gather(table, ids) turned = Transpose<perm = [0, 2, 1]>(rows)
+    less = Conv(turned, kernel) cut = Slice(less, zero, one, two)
+    [n] y = LayerNormalization(cut, gamma)"""
+NORM = {"table": normal(0, 11, 8), "gamma": np.ones(8, np.float32)}
+
+
+def test_a_node_that_gives_more_axes_than_there_are_is_a_fault() -> None:
+    steps = " ".join(DOUBLED.format(now=i + 1, before=i) for i in range(40))
+    faults = node_faults(graph(AXES.format(steps=steps), NORM))[()]
+    assert faults[6] == Reason(Fault.NO_SUCH_SIZES, ("i6", 65, 0))
+    assert compute_scales(graph(AXES.format(steps=steps), NORM))[0].status == "skipped"
+
+
+@pytest.mark.parametrize("length", [2, "sequence"])
+def test_a_convolution_of_less_than_its_kernel_does_not_end_the_process(length: int | str) -> None:
+    integers = {"zero": np.array([0]), "one": np.array([1]), "two": np.array([2])}
+    model = graph(CUT, {**NORM, **integers, "kernel": normal(1, 8, 8, 16)})
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", length])
+    )
+
+    def read(_: Progress) -> list[str]:
+        return [n.status for n in compute_scales(model, Options(estimate="weights"))]
+
+    assert len(isolated(read, no_progress, 60.0, apart=True)) == 1  # onnx aborts it
+    expected = Reason(Fault.NO_SUCH_SIZES, ("less", 3, -13))
+    assert node_faults(model) == ({(): {2: expected}} if length == 2 else {})
+
+
+@pytest.mark.parametrize("opset", [0, 17, 99])
+def test_an_op_takes_no_fewer_inputs_in_an_opset_that_nobody_knows(opset: int) -> None:
+    model = four_norms()
+    model.opset_import[0].version = opset
+    node_of(model, "Mul").input.pop()
+    index = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Mul")
+    assert index in node_faults(model)[()]
 
 
 @pytest.mark.parametrize("title", FAULTS)

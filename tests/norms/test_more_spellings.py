@@ -135,13 +135,6 @@ def test_a_norm_of_a_quantised_input_is_scaled() -> None:
     assert only_norm(model).scaled_by == 16.0
 
 
-def test_a_norm_with_quantised_inner_values_is_listed_with_the_reason() -> None:
-    inner = "qm = QuantizeLinear(m, step, middle) dm = DequantizeLinear(qm, step, middle)"
-    nodes = f"{SQUARES} {inner} v = Add(dm, eps) s = Sqrt(v) n = Div(x, s) y = Mul(n, g)"
-    (suspect,) = find_in(read_graph(parse(nodes, QUANTISED))).suspects
-    assert suspect.reason == Reason(Untaken.NO_DEGREE, ("2",), "QuantizeLinear", "qm")
-
-
 def test_an_epsilon_that_was_quantised_counts_as_what_it_stands_for() -> None:
     more = "float step = {1e-5}, uint8 middle = {0}, uint8 one_step = {1}"
     end = "e = DequantizeLinear(one_step, step, middle) v = Add(m, e) s = Sqrt(v) n = Div(x, s)"

@@ -121,12 +121,12 @@ def test_a_norm_of_another_kind_is_scaled_exactly(title: str) -> None:
 def test_a_sum_over_axes_that_no_file_tells_is_named() -> None:
     norm = only_norm(
         parse(
-            'e = Einsum<equation = "btd,btd->bd">(x, x) m = Div(e, d) v = Add(m, eps) s = Sqrt(v) '
+            'e = Einsum<equation = "btd,bsd->bd">(x, x) m = Div(e, d) v = Add(m, eps) s = Sqrt(v) '
             "y = Div(x, s)"
         )
     )
     assert norm.skip_reason is not None
-    assert "does not tell over which axes" in reason_text(norm.skip_reason)
+    assert "axes are not known" in reason_text(norm.skip_reason)
 
 
 @pytest.mark.parametrize("reason", LEAKS)
@@ -181,9 +181,6 @@ def test_the_domain_of_the_standard_ops_has_two_names() -> None:
     assert only_norm(model).skip_reason is None
 
 
-_LAYER = "LayerNormalization"
-
-
 @pytest.mark.parametrize("change", ["no gamma", "no inputs", "no outputs", "no first input"])
 @pytest.mark.parametrize(
     "op", ["LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization"]
@@ -202,7 +199,7 @@ def test_a_fused_op_that_lacks_inputs_or_outputs_is_none_or_refused(op: str, cha
         node.input[0] = ""
     norms = find_norms_in(read_graph(model))
     none = change == "no outputs" or op == "EmbedLayerNormalization"  # whose gamma is not there
-    assert (norms == []) == (none or (op, change) == (_LAYER, "no gamma"))
+    assert (norms == []) == none
     for norm in norms:
         assert norm.broken and norm.skip_reason is not None
         assert f"breaks the rules of {op}: it has" in reason_text(norm.skip_reason)

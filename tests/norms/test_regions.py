@@ -9,11 +9,14 @@ import pytest
 from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_in, find_norms_in
+from slanc_onnx.norms.model import read_model
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.ops.fused import Kind
 from slanc_onnx.report.wording import reason_text
 from tests.oracles.unoptimised import Values, different, run
-from tests.spellings.regions import FOUND, L2, NONE, SUSPECTS, Written
+from tests.spellings.no_norms import NONE, SUSPECTS
+from tests.spellings.regions import FOUND, L2
+from tests.spellings.written import Written
 
 each_norm = pytest.mark.parametrize("written", FOUND, ids=str)
 
@@ -93,15 +96,62 @@ def test_what_looks_like_a_norm_is_a_suspect_with_the_reason(written: Written) -
     assert suspect.op.startswith("Reduce") and len(reason_text(suspect.reason)) > 20
 
 
-def test_an_op_of_another_domain_that_is_called_a_norm_is_a_suspect() -> None:
+NAMED = {  # type, domain, attributes; whether it is a suspect
+    "FastLayerNorm": ("plugins", {}, True),
+    "CustomSkipLayerNormPluginDynamic": ("trt.plugins", {}, True),
+    "GroupNormalizationPlugin": ("trt.plugins", {}, True),
+    "RMSPlugin": ("trt.plugins", {}, True),
+    "fused_rmsnorm": ("vendor", {}, True),
+    "QOrderedLayerNormalization": ("com.microsoft", {}, True),
+    "ATen": ("org.pytorch.aten", {"operator": "layer_norm"}, True),
+    "Normalizer": ("ai.onnx.ml", {"norm": "L2"}, True),
+    "Normalise": ("ai.onnx.ml", {"norm": "MAX"}, False),
+    "Transforms": ("vendor", {}, False),
+    "SurfaceNormals": ("vendor", {}, False),
+    "Aten": ("org.pytorch.aten", {"operator": "gelu"}, False),
+}
+
+
+@pytest.mark.parametrize("op", NAMED)
+def test_an_op_that_nobody_knows_is_a_suspect_where_it_is_called_a_norm(op: str) -> None:
+    domain, attributes, suspected = NAMED[op]
     model = L2[0].model()
-    node = model.graph.node.add(op_type="FastLayerNorm", domain="plugins", name="fast")
-    node.input.append("x")
-    node.output.append("other")
-    model.opset_import.add(domain="plugins", version=1)
-    (suspect,) = find_in(read_graph(model)).suspects
-    assert (suspect.name, suspect.op) == ("fast", "FastLayerNorm")
-    assert "domain 'plugins'" in reason_text(suspect.reason)
+    node = onnx.helper.make_node(op, ["x"], ["other"], "named", domain=domain, **attributes)
+    model.graph.node.append(node)
+    model.opset_import.extend(
+        onnx.helper.make_opsetid(d, 1) for d in (domain,) if d != "com.microsoft"
+    )
+    found = find_in(read_graph(model)).suspects
+    assert [(s.name, s.op) for s in found] == [("named", op)] * suspected
+    for suspect in found:
+        assert f"domain {domain!r}" in reason_text(suspect.reason)
+        assert "export the norm in ONNX's own ops" in reason_text(suspect.reason)
+
+
+CALL = """<ir_version: 10, opset_import: ["": 18, "pkg": 1]>
+m (float[2, 8] x) => (float[2, 8] y) <float[8] g = {1, 1, 1, 1, 1, 1, 1, 1}>
+{ [call] y = pkg.LayerNorm(x, g) }
+<domain: "pkg", opset_import: ["": 18]> LayerNorm (x, g) => (y) { BODY }"""
+SQUARES = "q = Mul(x, x) v = ReduceSum(q) m = ReduceMax(x)"
+
+
+@pytest.mark.parametrize(
+    ("body", "inlined", "op"),
+    [
+        ("y = BatchNormalization(x, g, g, g, g)", [], None),
+        (f"{SQUARES} t = Add(v, m) r = Sqrt(t) y = Div(x, r)", ["LayerNorm"], "ReduceSum"),
+        ("y = plugins.FastNorm(x, g)", ["LayerNorm"], "FastNorm"),
+    ],
+)
+def test_what_a_function_holds_is_told_whatever_its_name(
+    body: str, inlined: list[str], op: str | None
+) -> None:
+    model = onnx.parser.parse_model(CALL.replace("BODY", body))
+    for opsets in (model.opset_import, model.functions[0].opset_import):
+        opsets.add(domain="plugins", version=1)
+    read = read_model(model)
+    assert (read.inlined, read.norms) == (inlined, [])
+    assert [suspect.op for suspect in read.suspects] == [op] * (op is not None)
 
 
 def test_a_value_that_leaves_a_region_is_named() -> None:

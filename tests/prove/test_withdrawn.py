@@ -1,5 +1,6 @@
 """Withdrawn certificates: rows that were seen count more than a proof."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,38 +14,47 @@ from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import Certificate
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.withdrawn import WITHDRAWN, held_against
-from slanc_onnx.reasons import Failure, Reason, Unproved
+from slanc_onnx.reasons import Failure, Reason, Seen, Unproved
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
+from tests.places import SAMPLES
 
 PROVED = Certificate(True, None, Bound(3.0))
 
 
+def place(row: int) -> Reason:
+    return Reason(Seen.IN_VALIDATION, (row,))
+
+
 def test_rows_within_the_bound_leave_a_certificate() -> None:
     for sums in ([], [0.0], [8.9, 1.0], [9.0 * (1 + 1e-5)]):
-        assert held_against(PROVED, np.array(sums)) == PROVED
+        assert held_against(PROVED, np.array(sums), place) == PROVED
 
 
 @pytest.mark.parametrize(
     ("sums", "lost", "why"),
     [
-        ([1.0, 16.0, 2.0], 0, Reason(Unproved.ROW_ABOVE_BOUND, (1, 4.0, 3.0))),
-        ([1.0, 2.0, np.nan], 0, Reason(Unproved.ROW_NOT_FINITE, (2,))),
-        ([np.inf, 16.0], 1, Reason(Unproved.ROW_NOT_FINITE, (0,))),
+        ([1.0, 16.0, 2.0], 0, Reason(Unproved.ROW_ABOVE_BOUND, (4.0, 3.0), behind=place(1))),
+        ([1.0, 2.0, np.nan], 0, Reason(Unproved.ROW_NOT_FINITE, behind=place(2))),
+        ([np.inf, 16.0], 1, Reason(Unproved.ROW_NOT_FINITE, behind=place(0))),
         ([1.0, 2.0], 3, Reason(Unproved.ROW_LOST, (3,))),
     ],
 )
 def test_a_row_that_contradicts_it_withdraws_it(sums: list[float], lost: int, why: Reason) -> None:
-    found = held_against(PROVED, np.array(sums), lost)
+    found = held_against(PROVED, np.array(sums), place, lost)
     assert found == replace(PROVED, certified=False, reason=why)
-    assert held_against(found, np.array([1.0])) == found
+    assert held_against(found, np.array([1.0]), place) == found
 
 
 def test_conditions_and_missing_proofs_stay_as_they_are() -> None:
     on = replace(PROVED, bound=Bound(3.0, (Condition("x", "range", 0.0, 1.0),)))
     none = Certificate(False, Reason(Unproved.NO_EPSILON), Bound(None))
     for certificate in (on, none):
-        assert held_against(certificate, np.array([np.inf]), 5) == certificate
+        assert held_against(certificate, np.array([np.inf]), place, 5) == certificate
+
+
+def llama() -> onnx.ModelProto:
+    return onnx.load(SAMPLES / "llama_like.onnx")
 
 
 @pytest.fixture
@@ -66,6 +76,26 @@ def test_a_wrong_proof_fails_the_run(run: Run) -> None:
     last = out.splitlines()[-1]
     assert status == 1 and last.startswith("FAILED | FP32 outputs bit-identical")
     assert "certificates are withdrawn, first that of" in last and "above the bound" in last
+    assert re.search(r"withdrawn: row \d+ of the validation has the length", last)
+
+
+@pytest.mark.usefixtures("too_small")
+@pytest.mark.parametrize("way", ["probe", "observe", "tokens"])
+def test_the_line_says_which_row(run: Run, way: str) -> None:
+    onnx.save(four_norms() if way == "probe" else llama(), "model.onnx")
+    np.save("ids.npy", np.array([[4, 9, 2]]))
+    more, words = {
+        "probe": (["--estimate", "probe"], "a row of the probe has"),
+        "observe": (
+            ["--observe", "ids.npy"],
+            r"the row of run 0, sequence 0, position \d, id \d has",
+        ),
+        "tokens": (["--certify", "tokens"], r"the row of id \d+ alone has"),
+    }[way]
+    given = ["model.onnx", "--estimate", "weights", "--no-validate", *more]
+    status, out, _ = run(*given)
+    last = out.splitlines()[-1]
+    assert status == 1 and re.search(f"withdrawn: {words} the length .*, above the bound", last)
 
 
 @pytest.mark.usefixtures("too_small")

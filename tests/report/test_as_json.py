@@ -26,6 +26,7 @@ from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.validate import Observed, Validation
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
+from tests.models.growing import decoder
 from tests.oracles.longest_row import norm_named
 
 REPORT = [
@@ -60,6 +61,7 @@ NORM = [
     "observed",
     "certificate",
     "safe_radius",
+    "first_row",
     "applied",
     "status",
 ]
@@ -85,6 +87,7 @@ VALIDATION = [
     "passed",
 ]
 FP16 = [
+    "lost_before",
     "overflowed_before",
     "overflowed_after",
     "max_relative_error_before",
@@ -217,7 +220,7 @@ def test_the_limit_of_the_window_is_the_bound_where_that_is_proved(proved: bool)
 
 
 def seen(overflowed: int, before: int) -> Observed:
-    return Observed(np.array([4.0, 1.0, 2.0]), np.array([0.5, 1.5]), overflowed, 9, before)
+    return Observed(np.array([4.0, 1.0, 2.0]), np.array([0.5, 1.5]), overflowed, 9, before, 1, 2)
 
 
 def test_each_figure_of_a_validation_has_its_own_key() -> None:
@@ -239,6 +242,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         "fp32_identical": False,
         "fp32_max_abs_error": 2.0,
         "fp16": {
+            "lost_before": 36,
             "overflowed_before": 32,
             "overflowed_after": 11,
             "max_relative_error_before": 4.0,
@@ -316,6 +320,12 @@ def test_what_is_not_finite_is_null(run: Run) -> None:
     assert mild["observed"]["sum_of_squares"] == [None, None, None]
     run("model.onnx", "--scale", "paper", "--no-validate", "--report", "report.json", "-qq")
     assert read()["norms"][1]["scale"] == 2.0**127  # the largest power of two in FP32
+    model = decoder(1)
+    up = next(t for t in model.graph.initializer if t.name == "up0")
+    up.CopyFrom(onnx.numpy_helper.from_array(np.full((8, 8), -np.inf, np.float32), "up0"))
+    onnx.save(model, "model.onnx")
+    run("model.onnx", "--scale", "paper", "--no-validate", "--report", "report.json", "-qq")
+    assert [reason["facts"] for reason in read()["norms"][1]["reasons"]] == [[None]]
 
 
 def test_a_report_of_an_earlier_run_is_replaced_and_nothing_else_is_left(run: Run) -> None:

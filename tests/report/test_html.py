@@ -83,7 +83,7 @@ def test_the_sentence_counts_the_norms_that_lost_rows(good: Outcome, outcome: Ou
         assert f"As exported, {count} of 4 norms overflowed FP16" in view.sentence
         assert f"lost {sum(lost):,} rows. With the scales {now}" in view.sentence
     assert (page_view(good).passed, page_view(outcome).passed) == (True, False)
-    assert page_view(good).line[0] == "PASSED"
+    assert page_view(good).line[0] == "NORMS PASSED"
     assert page_view(outcome).line[0] == "FAILED"
     assert "1 norm was skipped" in page_view(outcome).sentence
     assert "skipped" not in page_view(good).sentence

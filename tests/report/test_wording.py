@@ -8,8 +8,9 @@ import pytest
 
 from slanc_onnx.prove import Condition
 from slanc_onnx.reasons import Decision, Doubt, Kind, Note, Reason, Undivided, Unproved, Unread
-from slanc_onnx.report.wording import TEXTS, condition_text, reason_text, reasons_text, rule_text
-from slanc_onnx.report.wording import short_rule_text as short
+from slanc_onnx.report.terms import rule_text
+from slanc_onnx.report.terms import short_rule_text as short
+from slanc_onnx.report.wording import TEXTS, condition_text, reason_text, reasons_text
 from slanc_onnx.trace import Term
 
 ROOT = Path(__file__).resolve().parents[2] / "slanc_onnx"

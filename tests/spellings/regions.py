@@ -1,65 +1,6 @@
-"""Spellings beyond the usual ones: norms and what is none, by what they compute."""
+"""Spellings of norms beyond the usual ones."""
 
-from dataclasses import dataclass
-
-import onnx
-
-HEADER = """
-<ir_version: 10, opset_import: ["": {opset}, "com.microsoft": 1]>
-main ({x} x{more}) => (float[] y)
-<float[8] g = {{0.5, -1, 2, 3, 0.25, -1.5, 1, 0.75}}, float[8] b = {{1, 2, 3, 4, -1, -2, -3, -4}},
- float[8] eights = {{8, 8, 8, 8, 8, 8, 8, 8}}, float[8] spread = {{1, 2, 1, 2, 1, 2, 1, 2}},
- float eps = {{1e-5}}, float tiny = {{1e-12}}, float zero = {{0}}, float one = {{1}},
- float two = {{2}}, float half = {{0.5}}, float minus_half = {{-0.5}}, float d = {{8}},
- float infinite = {{3.4e38}}, float large = {{1e9}}, float root_d = {{2.8284271}},
- float[8, 1] average = {{0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125}},
- int64[1] last = {{-1}}, int64[1] first = {{0}}, int64[1] second = {{1}}, int64[1] third = {{2}},
- int64[2] last_two = {{-1, -2}}, int64 start = {{-1}}, int64 whole = {{0}}, int64 step = {{1}},
- int64[3] rows_of_1 = {{0, -1, 1}}, int64[1] minus_one = {{-1}}, int64[3] as_it_was = {{0, 0, -1}},
- float[8] zeros = {{0, 0, 0, 0, 0, 0, 0, 0}}, float[8] ones = {{1, 1, 1, 1, 1, 1, 1, 1}},
- float[8, 8, 1] kernel, float[8, 8] w>
-{{ {nodes} }}
-"""
-
-
-@dataclass(frozen=True)
-class Written:
-    """A part of a model.
-
-    Attributes:
-        title: What is special about it.
-        nodes: The nodes, in the text syntax of onnx.parser; they read x and write y.
-        kinds: The kinds of the norms in it.
-        x: The type of x.
-        more: Further inputs.
-        opset: The standard opset.
-        by_ops: Whether its ops compute more than its kind says.
-        epsilon: Whether it has a constant that a scale divides.
-    """
-
-    title: str
-    nodes: str
-    kinds: tuple[str, ...]
-    x: str = "float[2, rows, 8]"
-    more: str = ""
-    opset: int = 18
-    by_ops: bool = False
-    epsilon: bool = True
-
-    def model(self) -> onnx.ModelProto:
-        text = HEADER.format(opset=self.opset, nodes=self.nodes, x=self.x, more=self.more)
-        text = text.replace("float[8, 8, 1] kernel, float[8, 8] w>", ">").replace(",\n >", ">")
-        return onnx.parser.parse_model(text)
-
-    def __str__(self) -> str:
-        return self.title
-
-
-_CENTRED = "m = ReduceMean(x, last) c = Sub(x, m) q = Mul(c, c) v = ReduceMean(q, last)"
-_RMS = "q = Mul(x, x) v = ReduceMean(q, last)"
-_SUM = "q = Mul(x, x) v = ReduceSum(q, last)"
-_ROOT = "s = Sqrt(t) n = Div(c, s) o = Mul(n, g) y = Add(o, b)"
-_END = "s = Sqrt(t) y = Div(x, s)"
+from tests.spellings.written import CENTRED, END, RMS, ROOT, SUM, Written
 
 _CLAMPS = {
     "Max 0 and Min inf": "e = Add(v, eps) f = Min(e, infinite) t = Max(f, zero)",
@@ -74,7 +15,7 @@ _CLAMPS = {
 
 LAYERS = [
     *(
-        Written(f"layer, {t}", f"{_CENTRED} {n} {_ROOT}", ("layer",), by_ops="limit" in t)
+        Written(f"layer, {t}", f"{CENTRED} {n} {ROOT}", ("layer",), by_ops="limit" in t)
         for t, n in _CLAMPS.items()
     ),
     Written(
@@ -101,7 +42,7 @@ LAYERS = [
     Written(
         "less a sum over a number that is not the width",
         "m0 = ReduceSum(x, last) m = Mul(m0, half) c = Sub(x, m) q = Mul(c, c) "
-        f"v = ReduceMean(q, last) t = Add(v, eps) {_ROOT}",
+        f"v = ReduceMean(q, last) t = Add(v, eps) {ROOT}",
         ("rms",),
     ),
     Written(
@@ -115,7 +56,7 @@ LAYERS = [
         "keepdims = 0 with Unsqueeze",
         "m0 = ReduceMean<keepdims = 0>(x, third) m = Unsqueeze(m0, third) c = Sub(x, m) "
         "q = Mul(c, c) v0 = ReduceMean<keepdims = 0>(q, third) v = Unsqueeze(v0, third) "
-        f"t = Add(v, eps) {_ROOT}",
+        f"t = Add(v, eps) {ROOT}",
         ("layer",),
     ),
     Written(
@@ -132,25 +73,100 @@ LAYERS = [
         "v0 = ReduceMean<keepdims = 0>(q, third) s0 = Shape<start = 0, end = 1>(v0) "
         "s1 = Shape<start = 1, end = 2>(v0) r0 = Reshape(s0, minus_one) "
         "r1 = Reshape(s1, minus_one) sizes = Concat<axis = 0>(r0, r1, second) "
-        f"v = Reshape(v0, sizes) t = Add(v, eps) {_ROOT}",
+        f"v = Reshape(v0, sizes) t = Add(v, eps) {ROOT}",
         ("layer",),
+    ),
+    Written(
+        "the mean subtracted twice",
+        "m = ReduceMean(x, last) c = Sub(x, m) m2 = ReduceMean(x, last) c2 = Sub(x, m2) "
+        f"q = Mul(c, c2) v = ReduceMean(q, last) t = Add(v, eps) {ROOT}",
+        ("layer",),
+    ),
+    Written(
+        "the square by another sign",
+        "m = ReduceMean(x, last) c = Sub(x, m) c2 = Sub(m, x) q0 = Mul(c, c2) q = Neg(q0) "
+        f"v = ReduceMean(q, last) t = Add(v, eps) {ROOT}",
+        ("l2",),
+        by_ops=True,
+    ),
+    Written(
+        "the square multiplied out",
+        "m = ReduceMean(x, last) c = Sub(x, m) x2 = Mul(x, x) xm = Mul(x, m) two_xm = Mul(xm, two) "
+        "mm = Mul(m, m) less = Sub(x2, two_xm) q0 = Add(less, mm) q = Relu(q0) "
+        f"v = ReduceMean(q, last) t = Add(v, eps) {ROOT}",
+        ("l2",),
+        by_ops=True,
+    ),
+    Written(
+        "an epsilon of the type of the variance, as torch.onnx writes it",
+        f"{CENTRED} e = CastLike(eps, v) t = Add(v, e) {ROOT}",
+        ("layer",),
+    ),
+    Written(
+        "the variance over the width less one, both counted from the shape",
+        f"{CENTRED} n0 = Shape(x) n1 = Gather(n0, third) n2 = ReduceProd<keepdims = 0>(n1) "
+        "n3 = CastLike(n2, x) v3 = Mul(v, n3) one1 = CastLike(one, x) k = Sub(n3, one1) "
+        f"u = Div(v3, k) t = Add(u, eps) {ROOT}",
+        ("layer",),
+    ),
+    Written(
+        "the variance, where the width is above 0, as jax.numpy.var is exported",
+        f"{CENTRED} k = Greater(d, zero) u = Where(k, v, infinite) t = Add(u, eps) {ROOT}",
+        ("layer",),
+    ),
+    Written(
+        "over the first axis, keepdims = 0",
+        "u = Transpose<perm = [2, 0, 1]>(x) m = ReduceMean<keepdims = 0>(u, first) c = Sub(u, m) "
+        "q = Mul(c, c) v = ReduceMean<keepdims = 0>(q, first) t = Add(v, eps) s = Sqrt(t) "
+        "y = Div(c, s)",
+        ("layer",),
+    ),
+    Written(
+        "over all axes, to one number",
+        "m0 = ReduceMean(x) m = Squeeze(m0) c = Sub(x, m) q = Mul(c, c) "
+        "v = ReduceMean<keepdims = 0>(q) t = Add(v, eps) s = Sqrt(t) y = Div(c, s)",
+        ("layer",),
+    ),
+    Written(
+        "cascaded means, keepdims = 0",
+        "m2 = ReduceMean<keepdims = 0>(x, second) m1 = ReduceMean<keepdims = 0>(m2, second) "
+        "m = Unsqueeze(m1, last_two) c = Sub(x, m) q = Mul(c, c) "
+        "v2 = ReduceMean<keepdims = 0>(q, second) v1 = ReduceMean<keepdims = 0>(v2, second) "
+        "v = Unsqueeze(v1, last_two) t = Add(v, eps) s = Sqrt(t) y = Div(c, s)",
+        ("layer",),
+    ),
+    Written(
+        "BatchNormalization in training",
+        "y, n, o = BatchNormalization<training_mode = 1>(x, ones, zeros, b, eights)",
+        ("layer",),
+        x="float[2, 8, rows]",
+    ),
+    Written(
+        "BatchNormalization in training, with gamma and the running statistics that nobody reads",
+        "m = ReduceMean<axes = [0, 2], keepdims = 0>(x) q = Mul(x, x) "
+        "v = ReduceMean<axes = [0, 2], keepdims = 0>(q) "
+        "y, n, o = BatchNormalization<training_mode = 1>(x, g, b, m, v)",
+        ("layer",),
+        x="float[2, 8, rows]",
+        opset=17,
+        by_ops=True,
     ),
     Written(
         "by averaging matrices",
         "m = MatMul(x, average) c = Sub(x, m) q = Mul(c, c) v = MatMul(q, average) "
-        f"t = Add(v, eps) {_ROOT}",
+        f"t = Add(v, eps) {ROOT}",
         ("layer",),
     ),
     Written(
         "data for gamma, times the inverse",
-        f"{_CENTRED} t = Add(v, eps) s = Sqrt(t) k = Div(z, s) y = Mul(c, k)",
+        f"{CENTRED} t = Add(v, eps) s = Sqrt(t) k = Div(z, s) y = Mul(c, k)",
         ("layer",),
         more=", float[2, rows, 8] z",
         by_ops=True,
     ),
     Written(
         "the input over the deviation of the centred one",
-        f"{_CENTRED} t = Add(v, eps) {_END}",
+        f"{CENTRED} t = Add(v, eps) {END}",
         ("layer",),
         by_ops=True,
     ),
@@ -158,7 +174,7 @@ LAYERS = [
         "over the axis of an input of unknown rank, which a Transpose tells",
         "u = Transpose<perm = [0, 2, 1]>(x) z = Transpose<perm = [0, 2, 1]>(u) "
         "m = ReduceMean(z, third) c = Sub(z, m) q = Mul(c, c) v = ReduceMean(q, third) "
-        f"t = Add(v, eps) {_ROOT}",
+        f"t = Add(v, eps) {ROOT}",
         ("layer",),
         x="float[]",
     ),
@@ -169,11 +185,11 @@ LAYERS = [
         epsilon=False,
     ),
 ]
-RMS = [
+RMS_NORMS = [
     Written(
         "axes computed from the rank",
         "sh = Shape(x) rank = Size(sh) low = Add(rank, start) ax = Range(low, rank, step) "
-        f"q = Mul(x, x) v = ReduceMean(q, ax) t = Add(v, eps) {_END}",
+        f"q = Mul(x, x) v = ReduceMean(q, ax) t = Add(v, eps) {END}",
         ("rms",),
     ),
     Written(
@@ -184,19 +200,54 @@ RMS = [
     ),
     Written(
         "a number per channel for epsilon",
-        f"{_RMS} t = Add(v, g2) {_END}".replace("q = Mul", "g2 = Mul(spread, eps) q = Mul", 1),
+        f"{RMS} t = Add(v, g2) {END}".replace("q = Mul", "g2 = Mul(spread, eps) q = Mul", 1),
         ("rms",),
         by_ops=True,
     ),
     Written(
         "a sum by a vector of eights",
-        f"{_SUM} u = Div(v, eights) t = Add(u, eps) {_END}",
+        f"{SUM} u = Div(v, eights) t = Add(u, eps) {END}",
         ("l2",),
         by_ops=True,
     ),
     Written(
         "over an axis that is no feature",
         "q = Mul(x, x) v = ReduceMean(q, second) t = Add(v, eps) s = Sqrt(t) y = Div(x, s)",
+        ("rms",),
+    ),
+    Written(
+        "each row times itself as a column, by Reshape",
+        "row = Constant<value_ints = [2, 8, 1, 8]>() col = Constant<value_ints = [2, 8, 8, 1]>() "
+        "one_each = Constant<value_ints = [2, 8, 1]>() r = Reshape(x, row) c = Reshape(x, col) "
+        f"p = MatMul(r, c) v0 = Reshape(p, one_each) v = Div(v0, d) t = Add(v, eps) {END}",
+        ("rms",),
+        x="float[2, 8, 8]",
+    ),
+    Written(
+        "each row times itself as a column, by Expand and Transpose",
+        "row = Constant<value_ints = [2, 8, 1, 8]>() r0 = Unsqueeze(x, third) "
+        "r = Expand(r0, row) c = Transpose<perm = [0, 1, 3, 2]>(r) p = MatMul(r, c) "
+        f"v0 = Squeeze(p, third) v = Div(v0, d) t = Add(v, eps) {END}",
+        ("rms",),
+        x="float[2, 8, 8]",
+    ),
+    Written(
+        "by Einsum over the last axis",
+        'v0 = Einsum<equation = "btd,btd->bt">(x, x) v1 = Unsqueeze(v0, last) '
+        f"v = Div(v1, d) t = Add(v, eps) {END}",
+        ("rms",),
+    ),
+    Written(
+        "by Einsum over an axis in the middle",
+        'v0 = Einsum<equation = "...td,...td->...d">(x, x) v1 = Unsqueeze(v0, second) '
+        f"v = Div(v1, d) t = Add(v, eps) {END}",
+        ("rms",),
+        x="float[2, 8, 8]",
+    ),
+    Written(
+        "a row of a matrix for gamma",
+        f"ax = Constant<value_ints = [1, 8]>() gs = Reshape(g, ax) g0 = Gather(gs, whole) "
+        f"{RMS} t = Add(v, eps) s = Sqrt(t) n = Div(x, s) y = Mul(n, g0)",
         ("rms",),
     ),
     Written(
@@ -209,16 +260,43 @@ RMS = [
 L2 = [
     Written(
         "x rsqrt(max(sum x^2, eps))",
-        f"{_SUM} t = Max(v, tiny) s = Sqrt(t) r = Reciprocal(s) y = Mul(x, r)",
+        f"{SUM} t = Max(v, tiny) s = Sqrt(t) r = Reciprocal(s) y = Mul(x, r)",
         ("l2",),
     ),
     Written("ReduceL2 and Clip", "v = ReduceL2(x, last) t = Clip(v, eps) y = Div(x, t)", ("l2",)),
     Written("ReduceL2 and Max", "v = ReduceL2(x, last) t = Max(v, eps) y = Div(x, t)", ("l2",)),
+    Written("ReduceSum and Pow", f"{SUM} s = Pow(v, half) t = Clip(s, eps) y = Div(x, t)", ("l2",)),
     Written(
-        "ReduceSum and Pow", f"{_SUM} s = Pow(v, half) t = Clip(s, eps) y = Div(x, t)", ("l2",)
+        "the parts of a Split, squared and added up",
+        "a, b0, c, h = Split<axis = -1, num_outputs = 4>(x) qa = Mul(a, a) qb = Pow(b0, two) "
+        "qc = Mul(c, c) qh = Mul(h, h) ab = Add(qa, qb) abc = Add(ab, qc) v = Add(abc, qh) "
+        "s = Sqrt(v) t = Max(s, eps) u0 = Div(a, t) u1 = Div(b0, t) u2 = Div(c, t) u3 = Div(h, t) "
+        "y = Concat<axis = -1>(u0, u1, u2, u3)",
+        ("l2",),
+        by_ops=True,
+    ),
+    Written(
+        "two columns, squared and added up",
+        "a = Gather<axis = 2>(x, whole) b0 = Gather<axis = 2>(x, step) qa = Mul(a, a) "
+        "qb = Mul(b0, b0) v = Sum(qa, qb) w0 = Unsqueeze(v, last) t = Add(w0, eps) s = Sqrt(t) "
+        "y = Div(x, s)",
+        ("l2",),
+        by_ops=True,
+    ),
+    Written(
+        "GlobalLpPool and the largest",
+        "v = GlobalLpPool<p = 2>(x) t = Max(v, eps) y = Div(x, t)",
+        ("l2",),
+        by_ops=True,
+    ),
+    Written(
+        "a sum along the axis up to each element",
+        "q = Mul(x, x) v = CumSum(q, step) t = Add(v, eps) s = Sqrt(t) y = Div(x, s)",
+        ("l2",),
+        by_ops=True,
     ),
     Written("LpNormalization", "y = LpNormalization<axis = -1, p = 2>(x)", ("l2",), epsilon=False),
-    Written("ReduceSumSquare", f"v = ReduceSumSquare(x, last) t = Add(v, eps) {_END}", ("l2",)),
+    Written("ReduceSumSquare", f"v = ReduceSumSquare(x, last) t = Add(v, eps) {END}", ("l2",)),
     Written(
         "cosine attention",
         "p = ReduceL2(x, last) pe = Clip(p, eps) r = ReduceL2(z, last) re = Clip(r, eps) "
@@ -244,58 +322,4 @@ L2 = [
         by_ops=True,
     ),
 ]
-FOUND = [*LAYERS, *RMS, *L2]
-
-NONE = [
-    Written("softmax", "y = Softmax<axis = -1>(x)", ()),
-    Written("softmax by hand", "a = Exp(x) s = ReduceSum(a, last) y = Div(a, s)", ()),
-    Written("x over the sum of magnitudes", "s = ReduceL1(x, last) y = Div(x, s)", ()),
-    Written("the same by Abs", "a = Abs(x) s = ReduceSum(a, last) y = Div(x, s)", ()),
-    Written(
-        "quantisation by the largest magnitude",
-        "a = Abs(x) m = ReduceMax(a, last) s = Div(m, d) t = Max(s, eps) u = Div(x, t) "
-        "r = Round(u) y = Mul(r, t)",
-        (),
-    ),
-    Written(
-        "the norm of a weight",
-        "v = ReduceL2(w2, first) k = Div(w2, v) y = Mul(x, k)".replace(
-            "v = ", "w2 = Add(g, b) v = ", 1
-        ),
-        (),
-    ),
-    Written("the variance times a constant", f"{_CENTRED} y = Mul(v, half)", ()),
-    Written(
-        "the deviation, pooled",
-        f"{_CENTRED} t = Add(v, eps) s = Sqrt(t) y = Concat<axis = 2>(m, s)",
-        (),
-    ),
-    Written("standardised by constants", "c = Sub(x, b) y = Div(c, eights)", ()),
-    Written("pooling", "y = AveragePool<kernel_shape = [2]>(x)", ()),
-    Written(
-        "BatchNormalization with constant statistics",
-        "y = BatchNormalization(x, ones, zeros, b, eights)",
-        (),
-        x="float[2, 8, rows]",
-    ),
-    Written("LpNormalization by magnitudes", "y = LpNormalization<axis = -1, p = 1>(x)", ()),
-    Written("squares over their sum", f"{_SUM} t = Add(v, eps) y = Div(q, t)", ()),
-    Written("x / sqrt(1 + x^2)", "q = Mul(x, x) t = Add(q, one) s = Sqrt(t) y = Div(x, s)", ()),
-    Written("a gate by the mean square", f"{_RMS} s = Sigmoid(v) y = Mul(x, s)", ()),
-]
-
-SUSPECTS = [
-    Written("an epsilon from data", f"{_RMS} e = ReduceMax(x, last) t = Add(v, e) {_END}", ()),
-    Written(
-        "weights inside",
-        f"{_RMS} t = Add(v, eps) s = Sqrt(t) col = Constant<value_ints = [8, 1]>() "
-        "g8 = Reshape(g, col) w8 = Concat<axis = 1>(average, g8) p = MatMul(x, w8) y = Div(p, s)",
-        (),
-    ),
-    Written(
-        "another tensor's root",
-        f"z = Relu(x) z2 = Sigmoid(x) q = Mul(z2, z2) "
-        f"v = ReduceMean(q, last) t = Add(v, eps) {_END}",
-        (),
-    ),
-]
+FOUND = [*LAYERS, *RMS_NORMS, *L2]

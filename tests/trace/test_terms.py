@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from slanc_onnx import Options, compute_scales
-from slanc_onnx.report.wording import rule_text
+from slanc_onnx.report.terms import rule_text
 from tests.models.small_graphs import GAMMA, D, Weights, between, graph, normal
 from tests.places import SAMPLES
 from tests.spellings.attention import MULTI_HEAD, OPS, PACKED_FORMS, Attention, shape

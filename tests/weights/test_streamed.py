@@ -210,11 +210,31 @@ def test_the_decision_is_the_same_with_one_thread_and_many() -> None:
 def test_nan_is_found_among_the_bits_of_any_type(dtype: type, sign: float) -> None:
     values: Matrix = np.full(9, -3.0).astype(dtype)
     values[3:5] = np.inf, -np.inf  # not an error
-    model = graph("y = Identity(x)", {"w": values}, "float[4] x", "float[4] y")
+    model = graph("y = Identity(w)", {"w": values}, "float[4] x", "float[9] y")
     check_weights(model, None)
     values[6] = np.copysign(np.nan, sign)
     model = graph("y = Identity(x)", {"w": values}, "float[4] x", "float[4] y")
+    check_weights(model, None)  # which nothing reads
+    model = graph("y = Identity(w)", {"w": values}, "float[4] x", "float[9] y")
     with pytest.raises(SlancError, match="'w' holds nan"):
+        check_weights(model, None)
+
+
+def test_nan_that_a_branch_gives_is_read() -> None:
+    text = """
+        y = If(yes) <then_branch = a () => (float[2] p) { p = Identity(w) },
+                     else_branch = b () => (float[2] q) { q = Identity(v) }>"""
+    nan = np.full(2, np.nan, np.float32)
+    model = graph(text, {"w": nan, "v": nan}, "bool yes", "float[2] y")
+    with pytest.raises(SlancError, match="'w' holds nan"):
+        check_weights(model, None)
+    branch = model.graph.node[0].attribute[0].g
+    del branch.node[:]
+    branch.output[0].name = "w"
+    with pytest.raises(SlancError, match="'w' holds nan"):
+        check_weights(model, None)
+    branch.output[0].name = "y0"
+    with pytest.raises(SlancError, match="'v' holds nan"):
         check_weights(model, None)
 
 

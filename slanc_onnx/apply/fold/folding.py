@@ -167,7 +167,7 @@ def fold_windows(decided: Sequence[ScaledNorm], accelerator: Accelerator) -> dic
         proof = found.certificate
         spare = proof.overflow_bits if proof is not None and proof.certified else None
         alone = window(found.estimate, width, exponent, accelerator, spare, norm.joined_epsilon)
-        windows[norm.name] = replace(alone, nodes=nodes)
+        windows[norm.name] = replace(alone.held(norm), nodes=nodes)
     return windows
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate
+from slanc_onnx.norms import Norm, lost_limit
 from slanc_onnx.scale import ELEMENT_BITS, faintest
 
 FARTHEST = 1000  # an exponent that no estimate reaches
@@ -42,6 +43,15 @@ class Window:
 
     def __contains__(self, exponent: int) -> bool:
         return self.low <= exponent <= self.high
+
+    def held(self, norm: Norm) -> Window:
+        """The window without exponents at which a limit of the norm is lost in its type."""
+        low = high = self.best
+        while low > self.low and not lost_limit(norm, 2.0 ** (low - 1)):
+            low -= 1
+        while high < self.high and not lost_limit(norm, 2.0 ** (high + 1)):
+            high += 1
+        return replace(self, low=low, high=high)
 
 
 ANY = Window(-FARTHEST, FARTHEST, 0, nodes=0)

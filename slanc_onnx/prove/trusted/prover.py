@@ -309,8 +309,9 @@ class Prover:
 
     def _rounded(self, value: Value) -> Value:
         """A norm's output, gamma and beta included, widened by the device's rounding."""
-        share = rounding_of(self._assumed.device, "affine").grow ** 2 - 1
-        return replace(value, reach=widened(value.reach, share)) if share else value
+        affine = rounding_of(self._assumed.device, "affine")
+        reach = widened(value.reach, affine.grow**2 - 1, 2 * affine.eta * affine.grow)
+        return replace(value, reach=reach)
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:

@@ -23,7 +23,8 @@ from slanc_onnx.report.html.plots import histograms, overview
 from slanc_onnx.report.html.view import PageView, page_view
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
-from slanc_onnx.report.wording import reason_text, rule_text
+from slanc_onnx.report.terms import rule_text
+from slanc_onnx.report.wording import reason_text
 
 # By which a page is known again.
 START = '<!doctype html>\n<html lang="en" data-by="slanc-onnx">'

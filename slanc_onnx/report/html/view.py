@@ -50,7 +50,7 @@ def page_view(outcome: Outcome) -> PageView:
     folded = [] if fold is None else [fold_line(len(norms), fold), *map(reason_text, fold.notes)]
     passed = None if validation is None and outcome.not_validated is None else outcome.passed
     line = final_parts(outcome) if norms else []
-    advice = [outcome.advice_line] if outcome.advice_line else []
+    said = filter(None, (outcome.first_rows_line, outcome.advice_line))
     if not outcome.passed:
         passed, line = False, line or [no_norm_line(outcome)]
     return PageView(
@@ -63,7 +63,7 @@ def page_view(outcome: Outcome) -> PageView:
         accelerator=device,
         norms=norms,
         perplexity=None if validation is None else validation.perplexity,
-        notes=[*folded, *map(reason_text, outcome.notes), *suspect_lines(outcome), *advice],
+        notes=[*folded, *map(reason_text, outcome.notes), *suspect_lines(outcome), *said],
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import CannotFollow, axis_of, broadcast
+from slanc_onnx.ops import CannotFollow, axis_of, broadcast, whole_numbers
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Apply, Mix, Weight
 from slanc_onnx.trace.values import Const, Value, View
@@ -29,7 +29,7 @@ _ON_CONSTANTS: dict[str, Callable[..., Array]] = {
 
 def _axes(visit: Visit) -> tuple[int, ...] | None:
     given = visit.array(1) if len(visit.inputs) > 1 else visit.attributes.get("axes")
-    return None if given is None else tuple(int(a) for a in np.asarray(given).reshape(-1))
+    return None if given is None else tuple(whole_numbers(given))
 
 
 def _reduce(visit: Visit) -> list[Value]:

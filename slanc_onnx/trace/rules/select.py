@@ -14,6 +14,7 @@ from slanc_onnx.ops import (
     moved_by,
     refuse_large,
     taken_along,
+    whole_numbers,
 )
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Input, Join, Known, Shares, Weight
@@ -219,11 +220,11 @@ def _pad(visit: Visit) -> list[Value]:
     pads = visit.array(1) if len(visit.inputs) > 1 else visit.attributes.get("pads")
     if pads is None:
         raise CannotFollow(Unread.UNKNOWN_INPUT, "pads")
-    numbers = [int(n) for n in np.asarray(pads).reshape(-1)]
+    numbers = whole_numbers(pads)
     rank = len(source.shape)
     axes = list(range(rank))
     if visit.value(3) is not None:
-        axes = [axis_of(int(a), rank) for a in np.asarray(visit.array(3)).reshape(-1)]
+        axes = [axis_of(axis, rank) for axis in whole_numbers(np.asarray(visit.array(3)))]
     before, after = [0] * rank, [0] * rank
     if len(numbers) != 2 * len(axes):
         raise CannotFollow(Unread.MISFIT, rank, tuple(numbers))

@@ -10,7 +10,18 @@ import numpy as np
 from onnx import TensorProto
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import ELEMENTWISE, MOVES, CannotFollow, Mover, axis_of, broadcast, refuse_large
+from slanc_onnx.ops import (
+    ELEMENTWISE,
+    MOST_TRACED,
+    MOVES,
+    CannotFollow,
+    Mover,
+    axis_of,
+    broadcast,
+    refuse_large,
+    too_large,
+    whole_numbers,
+)
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.constants import ON_CONSTANTS
 from slanc_onnx.trace.expression import Embedding, Join, Sum, Weight, is_ids
@@ -222,7 +233,7 @@ def _range(attributes: dict[str, Any], first: Array, limit: Array, *steps: Array
     """Range; the step may be left out in com.microsoft."""
     start, stop = _number(first), _number(limit)
     step = _number(steps[0]) if steps else 1
-    if not step or not abs((float(stop) - float(start)) / float(step)) < _MOST_FILLED:
+    if not step or not abs((float(stop) - float(start)) / float(step)) < MOST_TRACED:
         raise CannotFollow(Unread.MISFIT, float(start), float(stop), float(step))
     return np.arange(start, stop, step)
 
@@ -230,13 +241,11 @@ def _range(attributes: dict[str, Any], first: Array, limit: Array, *steps: Array
 def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
     value = attributes.get("value")
     fill = np.float32(0) if value is None else _number(np.asarray(value.values))
-    sizes = tuple(int(n) for n in shape.reshape(-1))
-    if min(sizes, default=0) < 0 or math.prod(sizes) > _MOST_FILLED:
+    sizes = tuple(whole_numbers(shape))
+    if min(sizes, default=0) < 0 or too_large(sizes):
         raise CannotFollow(Unread.MISFIT, tuple(sizes))
     return np.full(sizes, fill)
 
-
-_MOST_FILLED = 2**26  # elements of a constant of one number
 
 # Ops whose output has the broadcast shape of their inputs.
 KEEPS_SHAPE = {

@@ -5,9 +5,10 @@ accelerator rounds. That is exactly the narrow arithmetic, on a provider that ha
 alone are rounded, or everything.
 """
 
-from slanc_onnx.verify.emulate.norms import Watched, emulate
+from slanc_onnx.verify.emulate.norms import Watched, What, emulate
 
 __all__ = [
     "Watched",
+    "What",
     "emulate",
 ]

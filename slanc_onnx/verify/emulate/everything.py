@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
@@ -24,6 +23,7 @@ from slanc_onnx.norms import Norm, residual_name
 from slanc_onnx.ops import BETWEEN, ELEMENTWISE
 from slanc_onnx.run import PREFIX, Emitter
 from slanc_onnx.verify.emulate.device import Device, in_branch
+from slanc_onnx.verify.emulate.lost import lost
 from slanc_onnx.verify.emulate.reductions import (
     Reduction,
     read_reduction,
@@ -37,7 +37,6 @@ MOVES = {op for table in (BETWEEN, ELEMENTWISE) for op, record in table.items() 
 CONTAINERS = {"If", "Loop", "Scan"}
 QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
-FINITE = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -241,32 +240,8 @@ class _Rounder:
                 y, size = device.rounded(given), given
             else:
                 y, size = written_out(device, what, node.input[0], given)
-            return [y, self._lost(given, y, size)] if watched else [y]
+            return [y, lost(self._emitter, given, y, size)] if watched else [y]
 
         made = in_branch(self._emitter, given, make, result)
         if watched:
             self.lost[result] = self._emitter.shown(path, made[1])
-
-    def _lost(self, given: str, y: str, size: str) -> str:
-        """The largest |size|, [1], where rounding made an element of y infinite; 0 for none.
-
-        What was infinite before, like a mask, or nan, was not lost here.
-        """
-        emitter, most = self._emitter, self._emitter.number(FINITE)
-        before = emitter.node("Less", emitter.node("Abs", given), most)
-        after = emitter.node("Less", emitter.node("Abs", y), most)
-        lost = emitter.node("And", before, emitter.node("Not", after))
-        if size == given:
-            zero = emitter.number(0.0)
-            sizes = emitter.node("Where", lost, emitter.node("Abs", size), zero)
-            return self._largest(sizes)
-        some = self._largest(emitter.to_float(lost))
-        least = emitter.node("Max", self._largest(emitter.node("Abs", size)), some)
-        return emitter.node("Mul", some, least)
-
-    def _largest(self, x: str) -> str:
-        """The largest of all elements that are at least 0, [1]; 0 where there is none."""
-        emitter = self._emitter
-        flat = emitter.node("Reshape", x, emitter.integers(-1))
-        zero = emitter.constant(np.zeros(1, np.float32))
-        return emitter.largest(emitter.node("Concat", flat, zero, axis=0))

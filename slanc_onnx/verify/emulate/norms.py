@@ -10,16 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
 import onnx
 from onnx import NodeProto
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.graph import graph_at
+from slanc_onnx.graph import graph_at, known_op
 from slanc_onnx.norms import Norm, as_computed, residual_name
 from slanc_onnx.run import Emitter
 from slanc_onnx.verify.emulate.device import Device, in_branch
-from slanc_onnx.verify.emulate.everything import Computed, computed, round_everything
+from slanc_onnx.verify.emulate.everything import MOVES, Computed, computed, round_everything
+from slanc_onnx.verify.emulate.lost import finite, lost
+
+# What a tensor that left the format is to a norm. One that no norm has to do with was made, too.
+What = Literal["made", "read", "rows"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,16 @@ class Emulated:
         mean_squares: By norm name, the output with the mean square of each row as the accelerator
             has it: not finite where the row overflowed, zero where it underflowed. For a norm in a
             branch of an If it is empty where the branch is not taken.
-        watched: Outputs that show what left the format, in the order of the model.
+        watched: Outputs that show what left the format, in the order of the model: with the norms
+            alone, what they read.
+        arrived: By norm name, the output with 1 for each row that was not finite before the norm
+            read it, and 0 for others; shapes as in `mean_squares`.
     """
 
     model: onnx.ModelProto
     mean_squares: dict[str, str]
     watched: list[Watched] = field(default_factory=list)
+    arrived: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,15 +56,17 @@ class Watched:
     Attributes:
         tensor: Its name.
         op: The op that makes it, or the form of a norm.
-        output: The output with the largest number that left the format, 0 where none did; for a
-            norm that with its mean squares.
-        norm: The name of the norm whose output it is; "" for any other.
+        output: The output with the largest number that left the format, 0 where none did; for
+            rows that with their mean squares.
+        norm: The name of the norm that it belongs to; "" for none.
+        what: Of that norm, the "rows", what it has "made", or what it has "read".
     """
 
     tensor: str
     op: str
     output: str
     norm: str = ""
+    what: What = "made"
 
 
 def can_emulate(norm: Norm) -> bool:
@@ -82,7 +94,11 @@ def emulate(
     """
     emitter = Emitter(model)
     mean_squares: dict[str, str] = {}
+    arrived: dict[str, str] = {}
+    made: dict[str, Watched] = {}
+    watched: list[Watched] = []
     makers: dict[str, NodeProto] = {}
+    device = Device(emitter, accelerator)
     norms = as_computed(norms, accelerator.variance == "one-pass")
     for norm in norms:
         if not can_emulate(norm):
@@ -90,36 +106,84 @@ def emulate(
         graph = graph_at(emitter.model, norm.path)
         index = next(i for i, node in enumerate(graph.node) if norm.output in node.output)
         makers[norm.name] = graph.node[index]
+        shows = emitter.can_show(norm.path, loops)
+        if not everything:
+            watched += _stored(device, norm, shows)
         emitter.place(norm.path, index)
-        mean_square = _written_out(emitter, norm, accelerator)
-        if emitter.can_show(norm.path, loops):
-            mean_squares[norm.name] = emitter.shown(norm.path, mean_square)
+        of_rows = _written_out(device, norm)
+        if shows:
+            shown = []
+            for inner in of_rows:
+                shown.append(emitter.shown(norm.path, inner))
+                emitter.place(norm.path, index)
+            mean_squares[norm.name], arrived[norm.name], size = shown
+            made[norm.name] = Watched(norm.output, norm.form, size, norm.name)
+            if not everything:
+                watched.append(made[norm.name])
     for norm in norms:
         if norm.name in makers and not norm.by_ops:
             _unplug(makers[norm.name], norm, emitter)
-    emitter.finish(list(mean_squares.values()))
-    watched: list[Watched] = []
+    ends = [w.output for w in made.values() if watch or not everything]
+    reads = [w.output for w in watched if w.what == "read"]
+    emitter.finish([*mean_squares.values(), *arrived.values(), *reads, *ends])
     if everything:
         found = computed(
             model, [n for n in norms if n.name in makers and not n.by_ops], emitter.opset
         )
-        lost = round_everything(emitter, found, Device(emitter, accelerator), watch)
-        shown = {n.output: n for n in norms if watch and n.name in mean_squares}
-        watched = _watched(found, lost, shown, mean_squares)
-    return Emulated(emitter.model, mean_squares, watched)
+        left = round_everything(emitter, found, device, watch)
+        by_output = {n.output: n for n in norms if watch and n.name in mean_squares}
+        watched = _watched(found, left, by_output, mean_squares, made)
+    return Emulated(emitter.model, mean_squares, watched, arrived)
+
+
+def _stored(device: Device, norm: Norm, shows: bool) -> list[Watched]:
+    """Let what a norm reads be stored as the device stores it, before a Div divides it.
+
+    A Div behind a tensor does not heal one that has left the format. What has no Div is rounded
+    with the norm's own steps.
+
+    Args:
+        device: Rounds; it writes with an emitter whose model holds the norm.
+        norm: The norm.
+        shows: Whether what left the format can be shown.
+    """
+    if "input" in device.accelerator.fp32_steps:
+        return []
+    emitter, graph = device.emitter, graph_at(device.emitter.model, norm.path)
+    reads = [(graph.node[i], i, 0) for i in dict.fromkeys(norm.divisions)] or [
+        (graph.node[p.node], p.node, p.position) for p in norm.places
+    ]
+    watched: dict[str, Watched] = {}
+    for node, index, position in reads:
+        tensor = node.input[position]
+        emitter.place(norm.path, index - 1)
+        full = emitter.to_float(tensor)
+        rounded = device.rounded(full)
+        if norm.divisions:
+            node.input[position] = emitter.node("Cast", rounded, to=norm.element_type)
+        if shows and tensor not in watched:
+            size = emitter.shown(norm.path, lost(emitter, full, rounded, full))
+            watched[tensor] = Watched(*_behind_moves(graph, tensor), size, norm.name, "read")
+    return list(watched.values())
 
 
 def _watched(
-    found: Computed, lost: dict[str, str], norms: dict[str, Norm], mean_squares: dict[str, str]
+    found: Computed,
+    left: dict[str, str],
+    norms: dict[str, Norm],
+    mean_squares: dict[str, str],
+    made: dict[str, Watched],
 ) -> list[Watched]:
     """What a model shows, in its order; norms by output."""
     watched = []
     for tensor, op in found.order.items():
         norm = norms.get(tensor.name)
         if norm is not None and norm.path == tensor.path:
-            watched.append(Watched(norm.output, norm.form, mean_squares[norm.name], norm.name))
-        elif tensor.name in lost:
-            watched.append(Watched(tensor.name, op, lost[tensor.name]))
+            rows = mean_squares[norm.name]
+            watched.append(Watched(norm.output, norm.form, rows, norm.name, "rows"))
+            watched.append(made[norm.name])
+        elif tensor.name in left:
+            watched.append(Watched(tensor.name, op, left[tensor.name]))
     return watched
 
 
@@ -130,25 +194,43 @@ def _unplug(node: NodeProto, norm: Norm, emitter: Emitter) -> None:
             node.output[i] = emitter.name()
 
 
-def _written_out(emitter: Emitter, norm: Norm, accelerator: Accelerator) -> str:
-    """Write out one norm; returns the tensor with its rounded mean squares."""
+def _behind_moves(graph: onnx.GraphProto, tensor: str) -> tuple[str, str]:
+    """The tensor that an op computes whose values are moved into this one, and the op's type."""
+    makers = {name: node for node in graph.node for name in node.output if name}
+    for _ in range(len(graph.node)):
+        node = makers.get(tensor)
+        if node is None or known_op(node) not in (*MOVES, "Cast") or not node.input:
+            break
+        tensor = node.input[0]
+    return tensor, makers[tensor].op_type if tensor in makers else "input"
+
+
+def _written_out(device: Device, norm: Norm) -> tuple[str, str, str]:
+    """Write out one norm.
+
+    Returns its rounded mean squares, which rows came not finite, and the largest number of its
+    output that left the format.
+    """
+    emitter = device.emitter
     full = emitter.input_of(norm)
     _residual(emitter, norm, full)
-    y, mean_square = in_branch(
-        emitter, full, lambda: _emulate_norm(emitter, norm, full, accelerator)
-    )
+    y, *of_rows = in_branch(emitter, full, lambda: _emulate_norm(device, norm, full))
     if not norm.by_ops:  # its own nodes make its output
         emitter.node("Cast", y, output=norm.output, to=norm.output_type)
-    return mean_square
+    mean_square, arrived, left = of_rows
+    return mean_square, arrived, left
 
 
-def _emulate_norm(
-    emitter: Emitter, norm: Norm, full: str, accelerator: Accelerator
-) -> tuple[str, str]:
-    """The norm's arithmetic, step by step: the output and the mean square, both rounded in FP32."""
-    device = Device(emitter, accelerator)
-    width = norm.width
-    x = device.input(emitter.rows(full, norm.axes, norm.channels))
+def _emulate_norm(device: Device, norm: Norm, full: str) -> tuple[str, str, str, str]:
+    """The norm's arithmetic, step by step: the output and the mean square, both rounded in FP32.
+
+    The third result has 1 for each row that was not finite before it was read, else 0; the fourth
+    is the largest number that left the format when gamma and beta were applied.
+    """
+    emitter, width = device.emitter, norm.width
+    rows = emitter.rows(full, norm.axes, norm.channels)
+    arrived = emitter.largest(emitter.to_float(emitter.node("Not", finite(emitter, rows))))
+    x = device.input(rows)
     length = emitter.length(x) if width is None else emitter.number(width)
     centred, mean = x, ""
     if norm.centred:
@@ -175,12 +257,17 @@ def _emulate_norm(
         deviation = device.round("deviation", emitter.node("Add", root, epsilon))
     inverse = device.round("inverse", emitter.node("Reciprocal", deviation))
     y = device.round("normalised", emitter.node("Mul", centred, inverse))
-    return _affine(device, norm, y, full), mean_square
+    y, left = _affine(device, norm, y, full)
+    return y, mean_square, arrived, left
 
 
-def _affine(device: Device, norm: Norm, y: str, full: str) -> str:
-    """Gamma and beta on normalised rows, in the shape of the input again."""
+def _affine(device: Device, norm: Norm, y: str, full: str) -> tuple[str, str]:
+    """Gamma and beta on normalised rows, in the shape of the input again.
+
+    The second result is the largest number that left the format in that.
+    """
     emitter, grouped = device.emitter, norm.axes.grouped
+    left = emitter.node("Identity", emitter.constant(np.zeros(1, np.float32)))
     per_group = bool(norm.axes.groups) and norm.channels == norm.axes.groups
     if grouped and not per_group:
         channels = emitter.channels_first(full, norm.axes, norm.channels)
@@ -192,10 +279,12 @@ def _affine(device: Device, norm: Norm, y: str, full: str) -> str:
             constant = device.round("affine", emitter.to_float(name))
             if grouped:  # one number per channel, or per group in opset 18
                 constant = emitter.node("Reshape", constant, emitter.integers(-1, 1))
-            y = device.round("affine", emitter.node(op, y, constant))
+            exact = emitter.node(op, y, constant)
+            y = device.round("affine", exact)
+            left = emitter.node("Max", left, lost(emitter, exact, y, exact))
     if norm.silu:
         y = device.round("affine", emitter.node("Mul", y, emitter.node("Sigmoid", y)))
-    return emitter.from_channels_first(y, full, norm.axes) if grouped else y
+    return emitter.from_channels_first(y, full, norm.axes) if grouped else y, left
 
 
 def _residual(emitter: Emitter, norm: Norm, full: str) -> None:

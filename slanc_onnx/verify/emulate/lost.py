@@ -1,0 +1,42 @@
+"""What rounding took out of a format: the largest number of a tensor that became infinite."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slanc_onnx.run import Emitter
+
+_FINITE = float(np.finfo(np.float32).max)
+
+
+def lost(emitter: Emitter, given: str, y: str, size: str) -> str:
+    """The largest |size|, [1], where rounding made an element of y infinite; 0 for none.
+
+    What was infinite before, like a mask, or nan, was not lost here.
+
+    Args:
+        emitter: Takes the nodes.
+        given: What was rounded, FP32.
+        y: The same, rounded.
+        size: What is told of it: `given` itself, or the sums inside the op that made it.
+    """
+    gone = emitter.node("And", finite(emitter, given), emitter.node("Not", finite(emitter, y)))
+    if size == given:
+        zero = emitter.number(0.0)
+        sizes = emitter.node("Where", gone, emitter.node("Abs", size), zero)
+        return _largest(emitter, sizes)
+    some = _largest(emitter, emitter.to_float(gone))
+    least = emitter.node("Max", _largest(emitter, emitter.node("Abs", size)), some)
+    return emitter.node("Mul", some, least)
+
+
+def finite(emitter: Emitter, x: str) -> str:
+    """Which elements of an FP32 tensor are neither infinite nor nan."""
+    return emitter.node("Less", emitter.node("Abs", x), emitter.number(_FINITE))
+
+
+def _largest(emitter: Emitter, x: str) -> str:
+    """The largest of all elements that are at least 0, [1]; 0 where there is none."""
+    flat = emitter.node("Reshape", x, emitter.integers(-1))
+    zero = emitter.constant(np.zeros(1, np.float32))
+    return emitter.largest(emitter.node("Concat", flat, zero, axis=0))
