@@ -127,7 +127,6 @@ class Unproved(_Named):
 
     NO_LIMIT = auto()  # function
     NEGATIVE_ARGUMENT = auto()  # function
-    ESTIMATE_ONLY = auto()  # behind: the doubt
     ROWS_DIFFER = auto()  # channels, channels
     INPUT_UNLIMITED = auto()  # graph input
     WEIGHTS_NOT_FINITE = auto()

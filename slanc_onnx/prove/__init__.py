@@ -2,13 +2,12 @@
 
 Takes a model and an accelerator and gives a bound on each norm's input, and from it the largest
 number in every step of its arithmetic. Sets of rows stand for all rows that a tensor can have.
-Every rounding counts, in the device and in the bounds themselves. `trusted/` reads the graph.
+Every rounding counts, in the device and in the bounds themselves.
 """
 
 from slanc_onnx.prove.certificate import Certificate, Proof, certify_at
-from slanc_onnx.prove.composed import composed
+from slanc_onnx.prove.composition import composed
 from slanc_onnx.prove.condition import Condition
-from slanc_onnx.prove.gated import with_joint_bounds
 from slanc_onnx.prove.gated import with_joint_bounds
 from slanc_onnx.prove.radius import safe_radius
 from slanc_onnx.prove.step_bounds import output_radius
@@ -27,6 +26,5 @@ __all__ = [
     "output_radius",
     "proofs",
     "safe_radius",
-    "with_joint_bounds",
     "with_joint_bounds",
 ]

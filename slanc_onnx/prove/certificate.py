@@ -122,9 +122,7 @@ def certify_at(
     return replace(certificate, underflow_bits=math.log2(typical / (least * scale**2)))
 
 
-def affine_of(
-    norm: Norm, values: Callable[[str], Array | None]
-) -> tuple[float, float] | None:
+def affine_of(norm: Norm, values: Callable[[str], Array | None]) -> tuple[float, float] | None:
     """Largest |gamma| and |beta|; None where one is no constant.
 
     Args:

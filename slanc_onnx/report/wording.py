@@ -123,7 +123,6 @@ _DOUBTS: dict[Kind, str] = {
 _UNPROVED: dict[Kind, str] = {
     Unproved.NO_LIMIT: "nothing limits {0}",
     Unproved.NEGATIVE_ARGUMENT: "what {0} reads may be negative",
-    Unproved.ESTIMATE_ONLY: "read as an estimate only: {behind}",
     Unproved.ROWS_DIFFER: "combines rows of {0} and {1} channels",
     Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: give --input-range {0}=LO,HI",
     Unproved.WEIGHTS_NOT_FINITE: "its weights are not finite",

@@ -98,12 +98,14 @@ def fold(
         _notes(chosen, weights),
     )
     folded = [_with_scale(d, chosen) for d in decided]
-    return result, with_conditions([
-        _proved(after, solved.produced.get(_made(after.norm), 0), accelerator)
-        if after.scale != before.scale or _made(after.norm) in solved.produced
-        else after
-        for before, after in zip(decided, folded, strict=True)
-    ])
+    return result, with_conditions(
+        [
+            _proved(after, solved.produced.get(_made(after.norm), 0), accelerator)
+            if after.scale != before.scale or _made(after.norm) in solved.produced
+            else after
+            for before, after in zip(decided, folded, strict=True)
+        ]
+    )
 
 
 def apply_fold(

@@ -1,6 +1,7 @@
 """The trusted prover: reads a graph with symbolic sizes, by a table of rules.
 
-An op, an attribute or a type that no rule names is unknown.
+Takes a model and a device and gives the premises of each norm's certificate. What no rule names,
+op, attribute or type, is unknown. Nothing here knows how long a sequence is.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def computer(node: NodeProto, opsets: Mapping[str, int]) -> Callable[..., list[A
 
 def folded(
     node: NodeProto, inputs: Sequence[Operand | None], compute: Callable[..., list[Array]]
-) -> list[Operand] | None:
+) -> list[Operand | None] | None:
     """The outputs of a node whose inputs are all constant; None for any other node.
 
     Raises:
@@ -132,12 +132,14 @@ def moved_sizes(
     inputs: Sequence[Operand | None],
     compute: Callable[..., list[Array]],
     fresh: Callable[[], str],
-) -> Sizes | None:
+) -> Operand | None:
     """What a node that only moves elements makes of sizes; None for any other node.
 
     The evaluator moves the places of the entries instead of the entries, so it is its own reading
     of the attributes that counts.
     """
+    if node.op_type == "Equal" and node.domain in DOMAINS:
+        return _compared(inputs)
     if node.op_type not in _MOVED or node.domain not in DOMAINS:
         return None
     places = _MOVED[node.op_type](len(inputs))
@@ -158,7 +160,7 @@ def moved_sizes(
         facts = facts | operand.facts
         if place in places:
             own = _entries(operand, fresh)
-            arrays.append(np.arange(len(entries), len(entries) + len(own)).reshape(operand.dims))
+            arrays.append(_numbered(len(entries), len(own), operand.dims))
             entries += own
         elif isinstance(operand, Constant):
             arrays.append(np.asarray(operand.values))
@@ -166,6 +168,35 @@ def moved_sizes(
             return None
     moved = compute(arrays)[0]
     return Sizes(moved.shape, tuple(entries[i] for i in moved.reshape(-1)), facts=facts)
+
+
+def _numbered(start: int, count: int, dims: Sequence[Dim]) -> Array:
+    return np.arange(start, start + count).reshape([int(dim) for dim in dims])
+
+
+def _compared(inputs: Sequence[Operand | None]) -> Constant | None:
+    """Whether sizes equal numbers, as an open size is no negative number; None where it is open."""
+    pair = [o for o in inputs if _is_sizes(o) and isinstance(o, Sizes | Constant)]
+    if len(pair) != 2 or all(isinstance(operand, Constant) for operand in pair):
+        return None
+    dims = np.broadcast_shapes(*(tuple(map(int, operand.dims)) for operand in pair))
+    told = []
+    for places in zip(
+        *(np.broadcast_to(_entry_array(o), dims).reshape(-1) for o in pair), strict=True
+    ):
+        numbers = [entry for entry in places if isinstance(entry, int)]
+        if len(numbers) < 2 and not (numbers and numbers[0] < 0):
+            return None
+        told.append(len(numbers) == 2 and numbers[0] == numbers[1])
+    array = np.array(told, dtype=bool).reshape(dims)
+    facts = pair[0].facts | pair[1].facts
+    return Constant(TensorProto.BOOL, dims, lambda: array, facts=facts)
+
+
+def _entry_array(operand: Sizes | Constant) -> Array:
+    entries = np.empty(math.prod(map(int, operand.dims)), dtype=object)
+    entries[:] = _entries(operand, str)
+    return entries.reshape([int(dim) for dim in operand.dims])
 
 
 def _is_sizes(operand: Operand | None) -> bool:

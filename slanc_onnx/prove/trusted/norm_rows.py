@@ -14,9 +14,10 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.norms import Norm
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.moved import scaled_by
-from slanc_onnx.prove.sets import SLACK, Bounded, Box, Reach, ball, constant, joined, total
+from slanc_onnx.prove.sets import SLACK, Bounded, Reach, ball, constant, joined, total
 from slanc_onnx.prove.step_bounds import output_radius
-from slanc_onnx.prove.trusted.rules.joins import summed
+from slanc_onnx.prove.trusted.axes import with_axes
+from slanc_onnx.prove.trusted.rules import summed
 from slanc_onnx.prove.trusted.values import (
     Constant,
     Facts,
@@ -24,7 +25,6 @@ from slanc_onnx.prove.trusted.values import (
     as_value,
     checked,
     size_of,
-    with_axes,
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 
@@ -34,7 +34,7 @@ _PLAIN = ("decomposed", "LayerNormalization", "SimplifiedLayerNormalization", "R
 
 
 def input_of(norm: Norm, node: NodeProto, found: Mapping[str, Any]) -> Any:
-    """What a norm's input can hold, the sum of the addends included; None where nothing tells it."""
+    """What a norm's input can hold, the sum of its addends included; None where that is open."""
     places = _ADDENDS.get(norm.form)
     if places is None:
         known = norm.form in _PLAIN or norm.axes.grouped
@@ -154,6 +154,3 @@ def _with_affine(norm: Norm, value: Value, affine: Sequence[Constant | None]) ->
         numbers = np.broadcast_to(numbers, (reach.channels,))
         reach = scaled_by(reach, numbers) if place == 0 else total([reach, constant(numbers)])
     return replace(value, reach=reach, facts=facts)
-
-
-__all__ = ["Box", "input_of", "output_of", "row_of"]

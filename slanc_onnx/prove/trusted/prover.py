@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,10 +22,11 @@ from slanc_onnx.prove.certificate import affine_of
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import Ellipsoids
 from slanc_onnx.prove.step_bounds import rounding_of
-from slanc_onnx.prove.trusted import rules  # noqa: F401  # they enter themselves
+from slanc_onnx.prove.trusted.axes import in_positions
 from slanc_onnx.prove.trusted.constants import computer, folded, moved_sizes, stored_constant
 from slanc_onnx.prove.trusted.norm_rows import input_of, output_of, row_of
-from slanc_onnx.prove.trusted.table import Call, applied, rule_for
+from slanc_onnx.prove.trusted.order import Order
+from slanc_onnx.prove.trusted.table import WHOLE, Call, applied, rule_for
 from slanc_onnx.prove.trusted.values import (
     FLOATS,
     Constant,
@@ -33,7 +34,7 @@ from slanc_onnx.prove.trusted.values import (
     Facts,
     Operand,
     Value,
-    in_positions,
+    as_value,
     interval,
     natural,
     widened,
@@ -57,6 +58,8 @@ class Open:
 
 
 Known = Operand | Open
+# Ops that join past rows to new ones inside, and the place of the first of two caches.
+_CACHES = {"GroupQueryAttention": 3, "Attention": 4}
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,10 @@ class Prover:
         self._opsets = {entry.domain: entry.version for entry in read.model.opset_import}
         self._found: dict[str, Known] = {}
         self._symbols = itertools.count()
+        self._widths: dict[str, int] = {}
         self._caches = {spec.name for spec in read.specs if spec.is_float}
         self._outputs = frozenset(info.name for info in self._scope.proto.output)
-        main = [norm for norm in read.norms if not norm.path]
-        self._norm_at = {norm.normalised: norm for norm in main if norm.is_row_norm}
-        self._others = {norm.input: norm for norm in main if not norm.is_row_norm}
-        self._after = {n.output for n in main if n.is_row_norm and n.output != n.normalised}
-        self._inside = set(_inner_outputs(read, main))
+        self._order = Order(self._scope, read.norms)
         self.affine: dict[str, tuple[float, float] | None] = {}
         self.bounds = {
             norm.name: Bound(None, reason=Reason(Unread.NOT_REACHED)) for norm in read.norms
@@ -107,17 +107,18 @@ class Prover:
         for name in self._scope.overridable:
             kind = self._scope.initializers[name].data_type
             self._found[name] = Open(kind, None, reason(Doubt.MAY_BE_GIVEN, name))
-        order = [self._scope.index[id(node)] for node in self._scope.sorted_nodes]
-        last = {name: at for at, i in enumerate(order) for name in self._scope.proto.node[i].input}
+        order = self._order.indices
+        self._widths = self._order.told_widths(self.constant)
+        ends = self._order.last_reads()
         with np.errstate(all="ignore"):
             for at, index in enumerate(order):
                 node = self._scope.proto.node[index]
                 self._visit(index, node)
-                for name in node.input:
-                    if last.get(name) == at and name not in self._scope.initializers:
+                for name in ends.get(at, ()):
+                    if name not in self._scope.initializers:
                         self._found.pop(name, None)
                 progress("bounding", (at + 1) / len(order))
-        for name, norm in self._others.items():
+        for name, norm in self._order.others.items():
             if name in self._found:
                 self.bounds[norm.name] = self._bound(norm, self._found[name])
         return self.bounds
@@ -154,16 +155,19 @@ class Prover:
 
     def _visit(self, index: int, node: NodeProto) -> None:
         names = [name for name in node.output if name]
-        inner = names and all(name in self._inside for name in names)
-        norm = next((self._norm_at[name] for name in names if name in self._norm_at), None)
+        inner = names and all(name in self._order.inside for name in names)
+        norms = self._order.norm_at
+        norm = next((norms[name] for name in names if name in norms), None)
         if norm is not None:
             self._normalise(norm, node)
             return
         if inner:
             return
         for name, made in zip(node.output, self._results(index, node), strict=False):
-            if name in self._after and isinstance(made, Value):
+            if name in self._order.after and isinstance(made, Value):
                 made = self._rounded(made)
+            if name in self._order.plain and isinstance(made, Value):
+                made = in_positions(made)
             if name:
                 self._found[name] = made
 
@@ -173,6 +177,7 @@ class Prover:
         given = [self._found.get(name) if name else None for name in node.input]
         if why is None:
             self._fill_caches(node, given)
+            _any_whole_numbers(node, given)
             missing = [n for n, o in zip(node.input, given, strict=True) if n and o is None]
             missing = [name for name in missing if name not in self._caches]
             behind = next((o.reason for o in given if isinstance(o, Open)), None)
@@ -182,10 +187,10 @@ class Prover:
                 if behind is None:
                     return list(self._applied(node, given))  # type: ignore[arg-type]
                 why = behind
-            except (NoBound, np.linalg.LinAlgError) as error:
-                known = isinstance(error, NoBound)
-                why = error.reason if known else Reason(Unproved.WEIGHTS_NOT_FINITE)
-                why = why if why.op else why.at(node.op_type, first)
+            except NoBound as error:
+                why = error.reason if error.reason.op else error.reason.at(node.op_type, first)
+            except np.linalg.LinAlgError:
+                why = Reason(Unproved.WEIGHTS_NOT_FINITE).at(node.op_type, first)
         return self._only_shapes(node, given, why)
 
     def _fill_caches(self, node: NodeProto, given: list[Known | None]) -> None:
@@ -194,8 +199,9 @@ class Prover:
         By induction over the runs: what leaves the graph is what it was given and new rows, and
         the first time nothing was given.
         """
-        if node.op_type == "GroupQueryAttention":
-            for place in range(3, min(5, len(given))):
+        first = _CACHES.get(node.op_type)
+        if first is not None:
+            for place in range(first, min(first + 2, len(given))):
                 if node.input[place] in self._caches:
                     given[place] = None
         if node.op_type != "Concat" or node.output[0] not in self._outputs or len(given) != 2:
@@ -209,9 +215,7 @@ class Prover:
         rows = in_positions(new, [a for a in new.axes if a != axis])
         given[0] = replace(rows, dims=dims, facts=facts)
 
-    def _only_shapes(
-        self, node: NodeProto, given: list[Known | None], why: Reason
-    ) -> list[Known]:
+    def _only_shapes(self, node: NodeProto, given: list[Known | None], why: Reason) -> list[Known]:
         """Outputs of which only shapes follow, by the same rules: of what, nothing bounds."""
         stand_ins: list[Operand | None] = []
         unknown: list[Known] = [Open(0, None, why) for _ in node.output]
@@ -227,7 +231,9 @@ class Prover:
             stand_ins.append(operand)
         try:
             made = self._applied(node, stand_ins)
-        except (NoBound, np.linalg.LinAlgError):
+        except NoBound:
+            return unknown
+        except np.linalg.LinAlgError:
             return unknown
         return [o if not isinstance(o, Value) else Open(o.kind, o.dims, why) for o in made]
 
@@ -235,7 +241,10 @@ class Prover:
         compute = computer(node, self._opsets)
         if node.op_type == "Constant" and not node.input:
             return self._constant_node(node)
-        found = folded(node, given, compute)
+        try:
+            found: list[Operand | None] | None = folded(node, given, compute)
+        except NoBound:  # too large to compute: a rule may take it as any numbers in a range
+            found = None
         sizes = None if found is not None else moved_sizes(node, given, compute, self._fresh)
         if found is None and sizes is not None:
             found = [sizes]
@@ -252,7 +261,9 @@ class Prover:
                 self._outputs,
                 self._fresh,
                 compute,
+                self._widths.get(node.output[0]),
                 self._assumed.exact,
+                self._order.plain.issuperset(name for name in node.output if name),
                 self._assumed.executor,
             )
             found = applied(rule_for(node.domain, node.op_type, opset, list(attributes)), call)
@@ -279,7 +290,7 @@ class Prover:
         affine = [self.constant(name) for name in (norm.gamma, norm.beta)]
         try:
             if given is None or (isinstance(given, Open) and given.dims is None):
-                raise NoBound(Reason(Unread.STOPPED))
+                raise NoBound(Reason(Unread.STOPPED) if given is None else given.reason)
             made = output_of(norm, given, affine, self._assumed.device)
             made = self._rounded(made) if norm.output == norm.normalised else made
             result: Known = made
@@ -295,13 +306,16 @@ class Prover:
             return Bound(None, reason=Reason(Unread.NOT_REACHED))
         if isinstance(given, Open):
             return Bound(None, reason=given.reason)
+        if not isinstance(given, Value):
+            given = as_value(given)
         if norm.overridable_epsilon is not None:
             return Bound(None, reason=reason(Doubt.MAY_BE_GIVEN, norm.overridable_epsilon))
         try:
             length, width, facts = row_of(norm, given)
-        except (NoBound, np.linalg.LinAlgError) as error:
-            known = isinstance(error, NoBound)
-            return Bound(None, reason=error.reason if known else Reason(Unproved.WEIGHTS_NOT_FINITE))
+        except NoBound as error:
+            return Bound(None, reason=error.reason)
+        except np.linalg.LinAlgError:
+            return Bound(None, reason=Reason(Unproved.WEIGHTS_NOT_FINITE))
         if not math.isfinite(length):
             return Bound(None, reason=Reason(Unproved.BOUND_NOT_FINITE))
         conditions = tuple(sorted(facts.conditions))
@@ -314,17 +328,14 @@ class Prover:
         return replace(value, reach=reach)
 
 
+def _any_whole_numbers(node: NodeProto, given: list[Known | None]) -> None:
+    """Let a cast to whole numbers read what nothing bounds: its results are some of their type."""
+    first = given[0] if given else None
+    if node.op_type == "Cast" and isinstance(first, Open) and first.dims is not None:
+        to = next(a.i for a in node.attribute if a.name == "to")
+        if to in WHOLE:
+            given[0] = interval(to, first.dims, *natural(to), Facts())
+
+
 def _attribute(attribute: onnx.AttributeProto) -> Any:
     return helper.get_attribute_value(attribute)
-
-
-def _inner_outputs(read: ReadModel, norms: list[Norm]) -> Iterator[str]:
-    """The outputs of the nodes inside norms, up to the one that normalises."""
-    nodes = read.scopes[0].proto.node
-    for norm in norms:
-        if not norm.is_row_norm or norm.form != "decomposed":
-            continue
-        for index in norm.nodes:
-            if norm.normalised in nodes[index].output:
-                break
-            yield from (name for name in nodes[index].output if name)

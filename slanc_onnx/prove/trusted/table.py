@@ -1,4 +1,4 @@
-"""The table of rules: an op counts as known only with the attributes and types that its rule names."""
+"""The table of rules: an op is known only with the attributes and types that its rule names."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class Call:
         pasts: The outputs of the whole graph.
         fresh: Gives a new symbol for an open size.
         again: Computes the outputs of the node itself from arrays, by ONNX's own evaluator.
+        wide: The size that the output's last axis has wherever the model runs; None if open.
         exact: Whether large matrices get their tight norms.
+        rough: Whether no matrix gets them, as only elements matter.
         executor: Works on blocks of large matrices; None for this thread.
     """
 
@@ -67,7 +69,9 @@ class Call:
     pasts: frozenset[str]
     fresh: Callable[[], str]
     again: Callable[[Sequence[Array | None]], list[Array]]
+    wide: int | None = None
     exact: bool = False
+    rough: bool = False
     executor: Executor | None = None
 
     def has(self, position: int) -> bool:
@@ -216,12 +220,14 @@ def applied(found: Rule, call: Call) -> list[Operand | None]:
             continue
         types = found.types[min(place, len(found.types) - 1)]
         if operand.kind not in types:
-            raise NoBound(reason(Unproved.NO_RULE_FOR_TYPE, TensorProto.DataType.Name(operand.kind)))
+            raise NoBound(
+                reason(Unproved.NO_RULE_FOR_TYPE, TensorProto.DataType.Name(operand.kind))
+            )
         strange = isinstance(operand, Value) and (operand.infinite or operand.nan is not None)
         if strange and not found.extended:
             raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
     made = found.apply(call)
-    results = list(made) if isinstance(made, list | tuple) else [made]
+    results = [made] if isinstance(made, Value | Constant | Sizes) else list(made)
     finished: list[Operand | None] = []
     for result in results:
         if isinstance(result, Value):

@@ -21,14 +21,12 @@ from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import (
     SLACK,
+    Blocks,
     Bounded,
     Box,
     Ellipsoids,
-    OneOf,
     Reach,
     constant,
-    joined,
-    one_of,
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 from slanc_onnx.weights import Stored
@@ -39,7 +37,7 @@ MOST_KINDS = 64  # pieces of a row whose lengths are taken one by one
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 BOOL, INT64 = TensorProto.BOOL, TensorProto.INT64
 # What one rounding to a narrow type changes: relative, and where underflow makes it absolute.
-_ROUNDED = {
+_ROUNDED: dict[int, tuple[float, float]] = {
     TensorProto.FLOAT16: (2.0**-11, 2.0**-25),
     TensorProto.BFLOAT16: (2.0**-8, 2.0**-134),
 }
@@ -86,7 +84,7 @@ class Constant:
     dims: tuple[int, ...]
     read: Callable[[], Array]
     stored: Stored | None = None
-    facts: Facts = Facts()  # noqa: RUF009
+    facts: Facts = Facts()
 
     @cached_property
     def values(self) -> Array:
@@ -110,7 +108,7 @@ class Sizes:
     dims: tuple[int, ...]
     entries: tuple[Dim, ...]
     kind: int = INT64
-    facts: Facts = Facts()  # noqa: RUF009
+    facts: Facts = Facts()
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +209,9 @@ def checked(value: Value, op: str) -> Value:
     most, each = largest_of(value.kind), value.reach.each
     if value.kind not in FLOATS:
         return value
+    if value.low < -most and value.high <= most and not math.isnan(value.largest):
+        # What is below the least number becomes -inf, as a mask does.
+        return replace(value, reach=Box(np.minimum(each, most)), low=-most, infinite=True)
     if not value.largest <= most * (1 + 2.0**-26):  # less than half a unit beyond is rounded down
         raise NoBound(Reason(Unproved.OVERFLOWS_BETWEEN, (value.largest, most), op=op))
     reach = value.reach
@@ -230,6 +231,9 @@ def widened(reach: Reach, share: float, at_least: float = 0.0) -> Reach:
         at_least: What an element is off by however small it is.
     """
     each = reach.each * (1 + share) + at_least
+    if isinstance(reach, Blocks):
+        pieces = tuple((at, widened(piece, share, at_least)) for at, piece in reach.pieces)
+        return Blocks(each, pieces)
     beyond = math.sqrt(reach.channels) * at_least
     if isinstance(reach, Ellipsoids):
         slack = (reach.slack + share * reach.outline() + beyond) * SLACK
@@ -247,85 +251,6 @@ def rounded(value: Value) -> Value:
     return replace(value, reach=widened(value.reach, share, tiny))
 
 
-def in_positions(value: Value, keep: Sequence[int] = ()) -> Value:
-    """The same tensor with no other channel axes than these; any others become positions."""
-    kept = tuple(axis for axis in value.axes if axis in keep)
-    if kept == value.axes:
-        return value
-    places = np.arange(value.reach.channels).reshape(value.widths)
-    dropped = [i for i, axis in enumerate(value.axes) if axis not in kept]
-    first = np.moveaxis(places, dropped, range(len(dropped)))
-    groups = first.reshape(-1, math.prod(first.shape[len(dropped) :]))
-    return replace(value, axes=kept, reach=_any_of(value.reach, groups))
-
-
-def _any_of(reach: Reach, groups: Array) -> Reach:
-    """The rows that any of some groups of channels make, [groups, channels]."""
-    if len(groups) <= MOST_KINDS and groups.shape[1] > 1:
-        return one_of([reach.pick(group) for group in groups])
-    return Box(reach.each[groups].max(axis=0, initial=0.0))
-
-
-def in_channels(value: Value, axis: int, width: int | None = None) -> Value:
-    """The same tensor with one more channel axis: rows at any positions end to end.
-
-    Args:
-        value: The tensor.
-        axis: The axis.
-        width: Its size, where the tensor has to have that or 1.
-    """
-    if axis in value.axes:
-        return value
-    width = width or size_of(value.dims[axis])
-    if width * value.reach.channels > MOST_CHANNELS:
-        raise NoBound(reason(Unread.TOO_LARGE, width * value.reach.channels))
-    axes = tuple(sorted((*value.axes, axis)))
-    inner = [size for size, own in zip(value.widths, value.axes, strict=True) if own > axis]
-    outer = value.reach.channels // max(1, math.prod(inner))
-    after = math.prod(inner)
-    places = np.arange(outer * width * after).reshape(outer, width, after)
-    reach = _end_to_end(value.reach, np.moveaxis(places, 1, 0).reshape(width, -1))
-    dims = (*value.dims[:axis], width, *value.dims[axis + 1 :])
-    return replace(value, axes=axes, dims=dims, reach=reach)
-
-
-def _end_to_end(reach: Reach, places: Array) -> Reach:
-    """Rows of a set end to end, each at its places, [copies, channels]."""
-    if len(places) == 1:
-        return reach
-    each = np.empty(places.size)
-    each[places] = reach.each
-    if reach.channels == 1 or isinstance(reach, Box):
-        return Box(each)
-    if len(places) <= MOST_KINDS:
-        return joined([(place, reach) for place in places], places.size)
-    return Ellipsoids(each, (np.full(places.size, reach.length() * math.sqrt(len(places)) * SLACK),))
-
-
-def with_axes(value: Value, axes: Sequence[int]) -> Value:
-    """The same tensor with exactly these channel axes."""
-    value = in_positions(value, axes)
-    for axis in axes:
-        value = in_channels(value, axis)
-    return value
-
-
-def apart(value: Value, axes: Sequence[int]) -> Value:
-    """The same tensor where channels at different places of some axes are independent."""
-    own = [i for i, axis in enumerate(value.axes) if axis in axes]
-    if not own:
-        return value
-    places = np.arange(value.reach.channels).reshape(value.widths)
-    first = np.moveaxis(places, own, range(len(own)))
-    groups = first.reshape(math.prod(first.shape[: len(own)]), -1)
-    if len(groups) <= 1:
-        return value
-    if len(groups) > MOST_KINDS:
-        return replace(value, reach=Box(value.reach.each))
-    pieces = [(group, value.reach.pick(group)) for group in groups]
-    return replace(value, reach=joined(pieces, value.reach.channels))
-
-
 def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
     """A constant as a value: a tensor of that rank whose rows lie along these axes.
 
@@ -333,7 +258,7 @@ def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
         NoBound: it holds nan or +inf.
     """
     array = np.asarray(given.values)
-    if array.dtype.kind not in "fiub" and not _is_float(given.kind):
+    if array.dtype.kind not in "fiub" and given.kind not in FLOATS:
         raise NoBound(reason(Unread.UNKNOWN_VALUE))
     numbers = array.astype(np.float64)
     numbers = numbers.reshape((1,) * (rank - numbers.ndim) + numbers.shape)
@@ -370,10 +295,6 @@ def _rows(rows: Array) -> Reach:
     return Ellipsoids(each, (np.full(len(each), longest),)) if len(each) > 1 else Box(each)
 
 
-def _is_float(kind: int) -> bool:
-    return kind in FLOATS
-
-
 def as_value(operand: Operand, axes: Sequence[int] = (), rank: int | None = None) -> Value:
     """An operand as a value; a constant with rows along these axes, all positions by default."""
     if isinstance(operand, Value):
@@ -381,36 +302,3 @@ def as_value(operand: Operand, axes: Sequence[int] = (), rank: int | None = None
     if isinstance(operand, Sizes):
         return interval(INT64, operand.dims, *natural(INT64), operand.facts)
     return of_constant(operand, len(operand.dims) if rank is None else rank, axes)
-
-
-def united(values: Sequence[Value]) -> Reach:
-    """The rows of any of several tensors with the same channel axes."""
-    return one_of([value.reach for value in values])
-
-
-__all__ = [
-    "BOOL",
-    "FLOATS",
-    "INT64",
-    "Constant",
-    "Dim",
-    "Facts",
-    "OneOf",
-    "Operand",
-    "Sizes",
-    "Value",
-    "apart",
-    "as_value",
-    "checked",
-    "in_channels",
-    "in_positions",
-    "interval",
-    "largest_of",
-    "natural",
-    "of_constant",
-    "rounded",
-    "size_of",
-    "united",
-    "widened",
-    "with_axes",
-]

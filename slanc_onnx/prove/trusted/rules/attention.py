@@ -9,9 +9,10 @@ import numpy as np
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import joined
+from slanc_onnx.prove.trusted.axes import apart, with_axes
 from slanc_onnx.prove.trusted.rules.products import mixed_over
-from slanc_onnx.prove.trusted.table import ANY, MICROSOFT, Call, Operand, Result, rule
-from slanc_onnx.prove.trusted.values import FLOATS, Value, apart, interval, size_of, with_axes
+from slanc_onnx.prove.trusted.table import ANY, MICROSOFT, Call, Result, rule
+from slanc_onnx.prove.trusted.values import BOOL, FLOATS, INT64, Facts, Value, interval, size_of
 from slanc_onnx.reasons import Unproved, Unread, reason
 
 
@@ -32,31 +33,78 @@ def softmax(call: Call) -> Result:
 
 @rule(
     "Attention",
-    attributes=("is_causal", "kv_num_heads", "q_num_heads", "scale"),
-    types=(FLOATS, FLOATS, FLOATS, ANY),
+    attributes=(
+        "is_causal", "kv_num_heads", "q_num_heads", "scale", "softcap", "qk_matmul_output_mode",
+    ),
+    types=(FLOATS, FLOATS, FLOATS, (*FLOATS, BOOL), FLOATS, FLOATS, ANY),
     since=23,
-)
+    extended=True,
+)  # fmt: skip
 def attention(call: Call) -> Result:
     """Shares of queries and keys mix the values, head by head.
 
-    Without a mask of its own, or with a causal one, every query keeps a position.
+    A causal mask alone leaves every query a position; another one may leave none.
     """
-    if call.has(3) or call.has(4) or call.has(5) or any(call.outputs[1:]):
-        raise NoBound(reason(Unread.UNKNOWN_INPUT, "attn_mask"))
+    if call.has(4) or call.has(5) or any(call.outputs[3:]):  # caches of the graph are left out
+        raise NoBound(reason(Unread.UNKNOWN_INPUT, "past_key"))
     query, key, value = (call.value(place) for place in range(3))
+    if any(part.infinite or part.nan is not None for part in (query, key, value)):
+        raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
     _scores_fit(query, key)
     heads = call.attributes.get("q_num_heads", 0)
     groups = call.attributes.get("kv_num_heads", 0)
     if value.rank == 3 and heads and groups:
-        return _by_heads(call, query, value, heads, groups)
-    if value.rank != 4 or query.rank != 4:
+        made = _by_heads(call, query, value, heads, groups)
+    elif value.rank != 4 or query.rank != 4:
         raise NoBound(reason(Unread.NO_MATRIX, value.rank))
-    rows = with_axes(value, [axis for axis in value.axes if axis in (1, 3)])
-    if query.dims[1] != value.dims[1]:
-        rows = with_axes(value, [axis for axis in value.axes if axis == 3])
-    rows = apart(rows, (1,))
-    dims = (*query.dims[:3], value.dims[3])
-    return mixed_over(replace(rows, dims=dims, shares=None, facts=call.facts), value.dims[2])
+    else:
+        own = (1, 3) if query.dims[1] == value.dims[1] else (3,)
+        rows = apart(with_axes(value, [axis for axis in value.axes if axis in own]), (1,))
+        dims = (*query.dims[:3], value.dims[3])
+        made = replace(rows, dims=dims, shares=None, facts=call.facts)
+    made = replace(made, nan=_unmasked(call), facts=made.facts | _made_by_model(call, 4))
+    size = call.fresh() if any(call.names[4:6]) else value.dims[-2]
+    made = mixed_over(made, size)
+    return [made, *(None for _ in call.outputs[1:])]
+
+
+def _unmasked(call: Call) -> frozenset[Condition] | None:
+    """The conditions under which a mask leaves every query a position; None without a mask."""
+    if not call.has(3):
+        return None
+    mask = call.value(3)
+    if mask.nan is not None:
+        raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
+    if mask.kind in FLOATS and not mask.infinite and not call.attributes.get("is_causal", 0):
+        return None
+    return frozenset(Condition(name, "keeps") for name in mask.facts.origin or {""})
+
+
+@rule(
+    "RotaryEmbedding",
+    attributes=("interleaved", "num_heads", "rotary_embedding_dim"),
+    types=(FLOATS, FLOATS, FLOATS, (INT64,)),
+    since=23,
+)
+@rule(
+    "RotaryEmbedding",
+    attributes=("interleaved", "num_heads", "rotary_embedding_dim", "scale"),
+    types=(FLOATS, (INT64,), FLOATS, FLOATS),
+    domain=MICROSOFT,
+)
+def rotary_embedding(call: Call) -> Result:
+    """Pairs of elements turned: each becomes a cos - b sin or a sin + b cos."""
+    value = call.value()
+    own = [call.value(place) for place in range(1, len(call.inputs)) if call.has(place)]
+    tables = [table.largest for table in own if table.kind in FLOATS]
+    most = value.largest * max(1.0, sum(tables)) * (1 + 2.0**-20)
+    return interval(value.kind, value.dims, -most, most, call.facts)
+
+
+def _made_by_model(call: Call, first: int) -> Facts:
+    """That the caches an op reads hold rows that this model made."""
+    names = call.names[first : first + 2]
+    return Facts(frozenset(Condition(name, "made") for name in names if name))
 
 
 def _scores_fit(query: Value, key: Value) -> None:
@@ -85,7 +133,7 @@ def _by_heads(call: Call, query: Value, value: Value, heads: int, groups: int) -
     "GroupQueryAttention",
     attributes=(
         "num_heads", "kv_num_heads", "do_rotary", "scale", "rotary_interleaved",
-        "local_window_size",
+        "local_window_size", "softcap", "smooth_softmax", "sliding_window_cache",
     ),
     types=(FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, ANY),
     domain=MICROSOFT,
@@ -104,11 +152,5 @@ def group_query_attention(call: Call) -> Result:
         key, value = query, replace(query, dims=dims, reach=query.reach.pick(kept))
     _scores_fit(query, key)
     made = _by_heads(call, query, value, heads, groups)
-    past = call.names[4] if len(call.names) > 4 else ""
-    if past:
-        kept_by = {Condition(name, "made") for name in call.names[3:5] if name}
-        made = replace(made, facts=replace(made.facts, conditions=made.facts.conditions | kept_by))
+    made = replace(made, facts=made.facts | _made_by_model(call, 3))
     return [mixed_over(made, call.fresh()), *(None for _ in call.outputs[1:])]
-
-
-__all__ = ["Operand"]

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import DEVICE_SLACK, Bounded, Box, Reach
-from slanc_onnx.prove.trusted.rules.joins import made, add
+from slanc_onnx.prove.trusted.rules.joins import add, made
 from slanc_onnx.prove.trusted.table import ANY, MICROSOFT, WHOLE, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
     BOOL,
@@ -172,8 +172,9 @@ def power(call: Call) -> Result:
         raise NoBound(reason(Unproved.NEGATIVE_ARGUMENT, call.op))
     with np.errstate(over="ignore"):
         reach = Box(value.reach.each**exponent * DEVICE_SLACK)
-        ends = float(np.float64(abs(value.low)) ** exponent), float(
-            np.float64(abs(value.high)) ** exponent
+        ends = (
+            float(np.float64(abs(value.low)) ** exponent),
+            float(np.float64(abs(value.high)) ** exponent),
         )
     even = exponent % 2 == 0
     if value.low >= 0:
@@ -224,7 +225,8 @@ def _limit(call: Call, place: int, absent: float) -> float:
     return float(numbers[0])
 
 
-@rule("Floor", "Ceil", "Round", "Sign", exact=True)
+@rule("Sign", types=((*FLOATS, *WHOLE),), exact=True)
+@rule("Floor", "Ceil", "Round", exact=True)
 def whole(call: Call) -> Result:
     """The next whole number, or the sign."""
     value = call.value()
@@ -251,14 +253,10 @@ def cast(call: Call) -> Result:
         return interval(to, value.dims, value.low, value.high, value.facts)
     if to == BOOL:
         return interval(BOOL, value.dims, 0.0, 1.0, Facts(origin=value.facts.origin))
-    if value.infinite or value.nan is not None:
-        raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
-    low, high = math.trunc(value.low), math.trunc(value.high)
     least, most = natural(to)
-    if not least <= low <= high <= most:
-        if value.kind in FLOATS:  # ONNX does not say what comes out
-            raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, value.largest, most))
-        low, high = least, most
+    low, high = least, most  # which is all that ONNX says of what does not fit
+    if not value.infinite and value.nan is None and least <= value.low <= value.high <= most:
+        low, high = math.trunc(value.low), math.trunc(value.high)
     return interval(to, value.dims, float(low), float(high), value.facts)
 
 
@@ -268,7 +266,14 @@ def identity(call: Call) -> Result:
     return call.operand(0)
 
 
-@rule("Dropout", attributes=("seed",), types=(FLOATS, FLOATS, (BOOL,)), since=12, extended=True, exact=True)
+@rule(
+    "Dropout",
+    attributes=("seed",),
+    types=(FLOATS, FLOATS, (BOOL,)),
+    since=12,
+    extended=True,
+    exact=True,
+)
 def dropout(call: Call) -> Result:
     """The same, where it is not for training."""
     if call.has(2) and call.constant(2).values.any():
@@ -276,5 +281,3 @@ def dropout(call: Call) -> Result:
     value = call.value()
     mask = interval(BOOL, value.dims, 0.0, 1.0, Facts())
     return [value, mask][: len(call.outputs)]
-
-

@@ -20,6 +20,7 @@ from slanc_onnx.prove.sets import (
     one_of,
     total,
 )
+from slanc_onnx.prove.trusted.axes import in_channels, in_positions
 from slanc_onnx.prove.trusted.table import ANY, WHOLE, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
     BOOL,
@@ -30,10 +31,7 @@ from slanc_onnx.prove.trusted.values import (
     Operand,
     Value,
     as_value,
-    in_channels,
-    in_positions,
     interval,
-    largest_of,
     natural,
 )
 from slanc_onnx.reasons import Unproved, Unread, reason
@@ -56,9 +54,9 @@ def common_dims(operands: Sequence[Operand]) -> tuple[Dim, ...]:
         numbers = [size for size in sizes if isinstance(size, int)]
         if len(numbers) > 1:
             raise NoBound(reason(Unread.SHAPES_DIFFER, *(str(n) for n in numbers[:2])))
-        # A number settles an open size that is not 1; among open sizes the first may be 1.
-        names = sorted(str(size) for size in sizes)
-        dims.append(numbers[0] if numbers else names[0] if len(names) == 1 else "|".join(names) or 1)
+        # A number settles an open size that is not 1. Among open sizes any may be 1.
+        names = {part for size in sizes for part in str(size).split("|")}
+        dims.append(numbers[0] if numbers else "|".join(sorted(names)) or 1)
     return tuple(dims)
 
 
@@ -108,9 +106,13 @@ def filled(value: Value, dims: Sequence[Dim], channels: Sequence[int]) -> Reach:
 
 
 def made(
-    facts: Facts, parts: Sequence[Value], dims: tuple[Dim, ...], axes: tuple[int, ...], reach: Reach,
+    facts: Facts,
+    parts: Sequence[Value],
+    dims: tuple[Dim, ...],
+    axes: tuple[int, ...],
+    reach: Reach,
     ends: tuple[float, float],
-) -> Value:  # fmt: skip
+) -> Value:
     """The result of an elementwise op; whole numbers outside their type wrap around."""
     kind = parts[-1].kind
     low, high = ends
@@ -168,23 +170,33 @@ def mul(call: Call) -> Result:
     ends = _product_of(a, b)
     if same:
         ends = (max(0.0, ends[0]), ends[1])
-    result = made(call.facts, (a, b), dims, axes, _product(call, dims, axes, (a, b)), ends)
+    result = made(call.facts, (a, b), dims, axes, _product(dims, axes, (a, b)), ends)
     for part, other in ((a, b), (b, a)):
-        if 0 <= other.low and other.high <= 1:
+        if other.low >= 0 and other.high <= 1:
             result = replace(result, shares=_kept_shares(part, dims))
     return result
 
 
-def _product(call: Call, dims: Sequence[Dim], axes: tuple[int, ...], pair: Sequence[Value]) -> Reach:
-    for place, (factor, other) in enumerate((pair, pair[::-1])):
-        if axes and other.axes == axes and (by_constants := _scaled(other.reach, factor, dims, axes)):
-            return by_constants
+def _product(dims: Sequence[Dim], axes: tuple[int, ...], pair: Sequence[Value]) -> Reach:
+    for factor, other in (pair, pair[::-1]):
+        if axes and other.axes == axes:
+            by_constants = _scaled(other.reach, factor, dims, axes)
+            if by_constants is not None:
+                return by_constants
+    for factor, other in (pair, pair[::-1]):
+        if isinstance(factor.reach, Box) and other.axes == axes and axes:
+            own = filled(factor, dims, axes).each
+            return Bounded(
+                own * other.reach.each * DEVICE_SLACK, other.reach, float(own.max()) * DEVICE_SLACK
+            )
     a, b = (filled(part, dims, axes) for part in pair)
     each = a.each * b.each * DEVICE_SLACK
     return Box(each) if gates_in(a) + gates_in(b) >= MOST_GATES or not axes else Gate(each, a, b)
 
 
-def _scaled(reach: Reach, factor: Value, dims: Sequence[Dim], axes: tuple[int, ...]) -> Reach | None:
+def _scaled(
+    reach: Reach, factor: Value, dims: Sequence[Dim], axes: tuple[int, ...]
+) -> Reach | None:
     """Rows times one number each, or channel by channel times constants; None for other factors.
 
     A constant row keeps its signs: the set of a product with other signs is another one.
@@ -317,7 +329,16 @@ def _kept_shares(part: Value, dims: Sequence[Dim]) -> int | None:
 
 
 @rule("And", "Or", "Xor", "Not", types=((BOOL,),), extended=True, exact=True)
-@rule("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", types=(ANY,), extended=True, exact=True)
+@rule(
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    types=(ANY,),
+    extended=True,
+    exact=True,
+)
 def test(call: Call) -> Result:
     """Truth, of which nothing is known."""
     operands = [o for o in call.inputs if o is not None]
@@ -327,7 +348,9 @@ def test(call: Call) -> Result:
 @rule("IsNaN", types=(FLOATS,), extended=True, exact=True)
 def is_nan(call: Call) -> Result:
     """Whether elements are nan, of that very tensor."""
-    return interval(BOOL, call.operand(0).dims, 0.0, 1.0, Facts(origin=call.facts.origin), tests=call.names[0])
+    return interval(
+        BOOL, call.operand(0).dims, 0.0, 1.0, Facts(origin=call.facts.origin), tests=call.names[0]
+    )
 
 
 @rule("Mod", attributes=("fmod",), types=(WHOLE,), exact=True)
@@ -336,6 +359,3 @@ def mod(call: Call) -> Result:
     operands = [o for o in call.inputs if o is not None]
     kind = operands[0].kind
     return interval(kind, common_dims(operands), *natural(kind), call.facts)
-
-
-__all__ = ["aligned", "common_dims", "filled", "largest_of", "made"]

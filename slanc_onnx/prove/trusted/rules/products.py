@@ -15,30 +15,29 @@ from slanc_onnx.prove.moved import scaled_by
 from slanc_onnx.prove.sets import (
     DEVICE_UNIT,
     SLACK,
+    Blocks,
     Box,
     Ellipsoids,
     Reach,
+    ball,
     constant,
+    joined,
     sides,
     through_measured,
     total,
 )
+from slanc_onnx.prove.trusted.axes import apart, in_channels, in_positions, with_axes
 from slanc_onnx.prove.trusted.rules.joins import common_dims
 from slanc_onnx.prove.trusted.table import Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
-    FLOATS,
     Constant,
     Dim,
     Facts,
     Value,
-    apart,
     as_value,
-    in_channels,
-    in_positions,
     interval,
     size_of,
     widened,
-    with_axes,
 )
 from slanc_onnx.reasons import Unread, reason
 from slanc_onnx.weights import cheap_spectral_bound, lengths, read_once, spectral_bound
@@ -54,25 +53,37 @@ POSITIONS = Condition("", "positions", 1.0, float(MOST_POSITIONS))
 
 def mixed_over(value: Value, dim: Dim) -> Value:
     """Sums of rows with shares, rounded as often as there are positions."""
+    facts, count = value.facts, MOST_POSITIONS
     if isinstance(dim, int) and dim <= MOST_POSITIONS:
-        return replace(value, reach=widened(value.reach, 2 * (dim + 8) * DEVICE_UNIT))
-    facts = value.facts | Facts(frozenset({POSITIONS}))
-    reach = widened(value.reach, 2 * (MOST_POSITIONS + 8) * DEVICE_UNIT)
-    return replace(value, reach=reach, facts=facts)
+        count = dim
+    else:
+        facts = facts | Facts(frozenset({POSITIONS}))
+    return replace(value, reach=_off(value.reach, 2 * (count + 8) * DEVICE_UNIT), facts=facts)
+
+
+def _off(reach: Reach, share: float) -> Reach:
+    """Rows that are off by a share of the longest of them, in any direction."""
+    if isinstance(reach, Blocks):
+        return joined([(at, _off(piece, share)) for at, piece in reach.pieces], reach.channels)
+    if isinstance(reach, Box) or not isinstance(reach, Ellipsoids):
+        return widened(reach, share)
+    off = ball(reach.channels, share * reach.length() * SLACK)
+    both = total([reach, off])
+    return Ellipsoids(np.minimum(both.each, reach.each * (1 + share)), both.terms, both.slack)
 
 
 def through(call: Call, reach: Reach, matrix: Constant, turned: bool) -> tuple[Reach, bool]:
     """Rows times a matrix or its transpose, and whether its cheap norms were used."""
-    if call.exact or matrix.size <= EXACT_SIZE:
+    if not call.rough and (call.exact or matrix.size <= EXACT_SIZE):
         values = np.asarray(matrix.values, dtype=np.float64)
         return reach.through(values.T if turned else values, True), False
     if matrix.stored is None:
         values = np.asarray(matrix.values, dtype=np.float64)
-        return reach.through(values.T if turned else values, False), True
+        return reach.through(values.T if turned else values, False), not call.rough
     stored = matrix.stored.turned() if turned else matrix.stored
     _, sizes = read_once(stored, None, sides(reach), call.executor)
     assert sizes is not None
-    return through_measured(reach, sizes), True
+    return through_measured(reach, sizes), not call.rough
 
 
 @rule("MatMul")
@@ -164,7 +175,9 @@ def convolution(call: Call) -> Result:
     if value.dims[1] != weight.shape[1] * count or weight.shape[0] % count:
         raise NoBound(reason(Unread.SHAPES_DIFFER, str(value.dims[1]), str(weight.shape[1])))
     dims = (value.dims[0], weight.shape[0], *_sizes_after(call, value, weight.shape))
-    reach = _through_taps(value.reach, weight.reshape(count, -1, *weight.shape[1:2], math.prod(weight.shape[2:])))
+    reach = _through_taps(
+        value.reach, weight.reshape(count, -1, *weight.shape[1:2], math.prod(weight.shape[2:]))
+    )
     if call.has(2):
         reach = total([reach, constant(np.asarray(call.constant(2).values, dtype=np.float64))])
     return Value(value.kind, dims, (1,), reach, facts=call.facts)
@@ -204,6 +217,3 @@ def _through_taps(x: Reach, weight: Array) -> Ellipsoids:
     each = (each + device) * SLACK
     radius = min((radius + device) * SLACK, float(np.linalg.norm(each)) * SLACK)
     return Ellipsoids(np.minimum(each, radius), (np.full(len(each), radius),))
-
-
-__all__ = ["FLOATS", "Box", "mixed_over"]

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import DEVICE_UNIT, SLACK
+from slanc_onnx.prove.trusted.axes import in_positions
 from slanc_onnx.prove.trusted.rules.products import mixed_over
 from slanc_onnx.prove.trusted.table import WHOLE, Call, Result, rule
-from slanc_onnx.prove.trusted.values import (
-    FLOATS,
-    INT64,
-    Dim,
-    Value,
-    in_positions,
-    interval,
-    natural,
-    size_of,
-)
+from slanc_onnx.prove.trusted.values import FLOATS, INT64, Dim, Value, interval, natural, size_of
 from slanc_onnx.reasons import Unread, reason
 
 _TYPES = ((*FLOATS, *WHOLE), (INT64,))
@@ -38,7 +29,9 @@ def _left(call: Call, value: Value, axes: list[int]) -> tuple[Dim, ...]:
     return tuple(dim for a, dim in enumerate(value.dims) if a not in axes)
 
 
-@rule("ReduceMean", attributes=("axes", "keepdims", "noop_with_empty_axes"), types=(FLOATS, (INT64,)))
+@rule(
+    "ReduceMean", attributes=("axes", "keepdims", "noop_with_empty_axes"), types=(FLOATS, (INT64,))
+)
 def mean(call: Call) -> Result:
     """The mean over positions lies between their rows; over channels between the numbers."""
     value = call.value()
@@ -49,15 +42,15 @@ def mean(call: Call) -> Result:
     dims = _left(call, value, axes)
     order = [a for a in range(value.rank) if a not in axes]
     after = {a: a if len(dims) == value.rank else order.index(a) for a in order}
-    made = Value(
-        value.kind, dims, tuple(after[a] for a in kept.axes), kept.reach, facts=call.facts
-    )
+    made = Value(value.kind, dims, tuple(after[a] for a in kept.axes), kept.reach, facts=call.facts)
     sizes = [value.dims[axis] for axis in axes]
     known = all(isinstance(size, int) for size in sizes)
     return mixed_over(made, math.prod(map(size_of, sizes)) if known else "open")
 
 
-@rule("ReduceSum", "ReduceL2", attributes=("axes", "keepdims", "noop_with_empty_axes"), types=_TYPES)
+@rule(
+    "ReduceSum", "ReduceL2", attributes=("axes", "keepdims", "noop_with_empty_axes"), types=_TYPES
+)
 def total_of(call: Call) -> Result:
     """The sum, or the length, of so many numbers."""
     value = call.value()
@@ -88,6 +81,3 @@ def extreme_of(call: Call) -> Result:
     if any(value.dims[axis] == 0 for axis in axes):
         raise NoBound(reason(Unread.EMPTY))
     return interval(value.kind, _left(call, value, axes), value.low, value.high, call.facts)
-
-
-__all__ = ["replace"]

@@ -9,15 +9,15 @@ from onnx import numpy_helper
 
 from slanc_onnx.prove.trusted.table import ANY, WHOLE, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
-    BOOL,
     FLOATS,
     INT64,
     Constant,
+    Facts,
+    Operand,
     Sizes,
     Value,
     as_value,
     interval,
-    largest_of,
     natural,
 )
 
@@ -41,13 +41,24 @@ def size(call: Call) -> Result:
 @rule("Range", types=((*FLOATS, *WHOLE),), exact=True)
 def numbers_in_range(call: Call) -> Result:
     """Numbers from start to limit, of which there may be any number."""
-    start, limit, step = (call.value(place) for place in range(3))
+    start, limit = call.value(0), call.value(1)
     low = min(start.low, limit.low)
     high = max(start.high, limit.high)
     if start.kind not in FLOATS:
         least, most = natural(start.kind)
         low, high = max(low, least), min(high, most)
+    if _is(call.operand(0), 0) and _is(call.operand(2), 1):
+        given = call.operand(1)
+        if isinstance(given, Sizes):
+            return interval(start.kind, given.entries, low, high, call.facts)
     return interval(start.kind, (call.fresh(),), low, high, call.facts)
+
+
+def _is(operand: Operand, number: int) -> bool:
+    """Whether a tensor is that one number."""
+    if isinstance(operand, Sizes):
+        return operand.entries == (number,)
+    return isinstance(operand, Constant) and operand.size == 1 and operand.values.item() == number
 
 
 @rule("ConstantOfShape", attributes=("value",), types=((INT64,),), exact=True)
@@ -85,7 +96,14 @@ def non_zero(call: Call) -> Result:
     return interval(INT64, (rank, call.fresh()), 0.0, natural(INT64)[1], call.facts)
 
 
-@rule("ArgMax", "ArgMin", attributes=("axis", "keepdims", "select_last_index"), extended=True, exact=True, types=(ANY,))
+@rule(
+    "ArgMax",
+    "ArgMin",
+    attributes=("axis", "keepdims", "select_last_index"),
+    extended=True,
+    exact=True,
+    types=(ANY,),
+)
 def place_of_extreme(call: Call) -> Result:
     """A place along an axis."""
     dims = list(call.operand(0).dims)
@@ -94,4 +112,14 @@ def place_of_extreme(call: Call) -> Result:
     return interval(INT64, dims, 0.0, natural(INT64)[1], call.facts)
 
 
-__all__ = ["BOOL", "largest_of", "target_dims"]
+@rule(
+    "TopK", attributes=("axis", "largest", "sorted"), types=((*FLOATS, *WHOLE), (INT64,)),
+    since=10, exact=True,
+)  # fmt: skip
+def largest_ones(call: Call) -> Result:
+    """Some of the numbers along an axis, and their places."""
+    value, count = call.value(), target_dims(call, 1)
+    axis = call.attributes.get("axis", -1) % value.rank
+    dims = (*value.dims[:axis], *count, *value.dims[axis + 1 :])
+    numbers = interval(value.kind, dims, value.low, value.high, value.facts)
+    return [numbers, interval(INT64, dims, 0.0, natural(INT64)[1], Facts())][: len(call.outputs)]
