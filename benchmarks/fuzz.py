@@ -112,7 +112,7 @@ def make_mutants(seed: int, models: dict[str, Path | bytes]) -> Make:
     sizes = [
         len(m) if isinstance(m, bytes) else m.stat().st_size for m in map(models.__getitem__, names)
     ]
-    weights = [(1 + size / _SMALL) ** -0.5 for size in sizes]
+    weights = [_SMALL / (_SMALL + size) for size in sizes]
     loaded: dict[str, bytes] = {}
 
     def make(number: int) -> Mutant:

@@ -100,7 +100,8 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _run(args: argparse.Namespace) -> int:
     """The job; whatever fails in it, no output was changed."""
     source = Path(args.model)
-    output = Path(args.output) if args.output else source.parent / f"{source.stem}.slanc.onnx"
+    beside = source.parent / f"{source.stem}.slanc.onnx"
+    output = beside if args.output is None else Path(args.output)
     _check_places(args, source, output)
     accelerator = read_accelerator(args)
     options = Options(

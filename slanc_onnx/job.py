@@ -40,6 +40,7 @@ from slanc_onnx.verify import (
     FirstRows,
     Validation,
     audit_scales,
+    kept_at_one,
     run_every_token,
     validate_pair,
     vocabulary,
@@ -47,6 +48,7 @@ from slanc_onnx.verify import (
 from slanc_onnx.weights import workers
 
 T = TypeVar("T")
+MOST_TRIES = 3  # a fold may give a norm that is kept at 1 the scale of its group once more
 
 
 def protect_file(
@@ -69,13 +71,13 @@ def protect_file(
     Raises:
         SlancError: bad input; nothing was written. Nor is it with any other exception.
     """
-    clock = _Clock()
+    clock, options = _Clock(), options or Options()
     loaded = load_model(source)
     check_output(source, output)
-    read = read_model(loaded, source.parent)
-    if (options or Options()).validate:
+    read = read_model(loaded, source.parent, isolate=options.isolate)
+    if options.validate:
         _refuse_broken(read)
-    options = with_checked_inputs(options or Options(), read.specs)
+    options = with_checked_inputs(options, read.specs)
     watched = observed_feeds(read.specs, options)
     if options.certify == "tokens":
         vocabulary(read.specs)
@@ -151,7 +153,25 @@ class _Done:
 
 
 def _carry_out_in_file(job: _Job, done: _Done) -> None:
-    """Fold, audit, write, validate and put in place; `done` takes what each step gives."""
+    """Fold, audit, write, validate and put in place; `done` takes what each step gives.
+
+    A scale with which more rows overflow than with 1 is not kept: all is done again with 1.
+    """
+    decided = done.norms
+    for tries_left in reversed(range(MOST_TRIES)):
+        _plan(job, done)
+        with Draft(job.source, job.output, job.read.model) as draft:
+            _write_and_validate(job, done, draft)
+            better = kept_at_one(decided, done.norms, done.validation) if tries_left else None
+            if better is None:
+                _hold_certificates(done)
+                draft.keep()
+                return
+        done.norms = decided = better
+
+
+def _plan(job: _Job, done: _Done) -> None:
+    """Fold, and hold the scales against the user's data and every token."""
     read, options, clock = job.read, job.options, job.clock
     if options.apply == "fold":  # first: the audit is of the scales that norms have then
         done.fold, done.norms = fold(
@@ -166,21 +186,20 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
     if options.certify == "tokens":
         _enumerate(job, done)
         clock.lap("tokens")
-    with Draft(job.source, job.output, read.model) as draft:
-        _write(job, done, draft)
-        clock.lap("write")
-        if options.validate:
-            try:
-                done.validation = job.isolated(
-                    lambda told: _validate(job, draft.path, done.norms, told)
-                )
-            except CannotRun as error:
-                done.not_validated = Reason(Failure.NOT_RUN, (str(error),))
-            except MemoryError:
-                done.not_validated = Reason(Failure.NO_MEMORY)
-            clock.lap("validate")
-        _hold_certificates(done)
-        draft.keep()
+
+
+def _write_and_validate(job: _Job, done: _Done, draft: Draft) -> None:
+    _write(job, done, draft)
+    job.clock.lap("write")
+    if not job.options.validate:
+        return
+    try:
+        done.validation = job.isolated(lambda told: _validate(job, draft.path, done.norms, told))
+    except CannotRun as error:
+        done.not_validated = Reason(Failure.NOT_RUN, (str(error),))
+    except MemoryError:
+        done.not_validated = Reason(Failure.NO_MEMORY)
+    job.clock.lap("validate")
 
 
 def _enumerate(job: _Job, done: _Done) -> None:
@@ -241,7 +260,8 @@ def _validate(
     """Compare the file that was written with the original."""
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values())
     feeds = validation_feeds(job.read, job.options)
-    after = read_model(load_model(draft), draft.parent)
+    isolate = job.options.isolate
+    after = read_model(load_model(draft), draft.parent, isolate=isolate)
     return validate_pair(job.read, after, job.options, feeds, exact, progress)
 
 
@@ -261,8 +281,9 @@ def protect(
     Raises:
         SlancError: bad input; the model is unchanged.
     """
-    read = read_model(model, folder)
-    options = with_checked_inputs(options or Options(), read.specs)
+    options = options or Options()
+    read = read_model(model, folder, isolate=options.isolate)
+    options = with_checked_inputs(options, read.specs)
     decided = decide(read, options)
     _, decided = carry_out(read, decided, options.apply, options.accelerator)
     return decided
@@ -288,7 +309,7 @@ def carry_out(
     folded, now = None, list(decided)
     if apply == "fold":
         folded, now = fold(read.model, read.scopes, decided, accelerator, read.folder)
-    if read.inlined:
+    if read.model is not read.loaded and scales_to_apply(decided):
         read.loaded.CopyFrom(read.model)
     if folded is not None:
         apply_fold(read.loaded, folded, read.folder)
@@ -322,6 +343,8 @@ def make_notes(read: ReadModel, options: Options) -> list[Reason]:
         notes.append(Reason(Note.ESTIMATE_UNUSED, (options.estimate, options.scale)))
     if read.inlined:
         notes.append(Reason(Note.INLINED, tuple(read.inlined)))
+    if read.written_out:
+        notes.append(Reason(Note.WRITTEN_OUT, tuple(read.written_out)))
     means = unmatched_means(read.scopes, read.norms, read.suspects)
     if means:
         notes.append(Reason(Note.MEANS_UNMATCHED, tuple(means)))
@@ -341,5 +364,6 @@ class _Clock:
     def lap(self, name: str) -> None:
         """End a step."""
         now = time.perf_counter()
-        self.seconds[name], self._last = now - self._last, now
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
         self.seconds["total"] = now - self._start

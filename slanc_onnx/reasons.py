@@ -69,7 +69,7 @@ class Fault(_Named):
     LACKS_ATTRIBUTE = auto()  # attribute
     HAS_MORE_INPUTS = auto()  # inputs, most
     LACKS_INPUTS = auto()  # inputs, the least number of them
-    NO_SUCH_SIZES = auto()  # output, axes, the least size
+    NO_SUCH_SIZES = auto()  # output, its sizes
     REFUSED = auto()  # what onnx said
 
 
@@ -215,6 +215,7 @@ class Decision(_Named):
     EXCLUDED = auto()
     WITH_ITS_GROUP = auto()
     ALONE = auto()  # the scale that it would have by itself
+    WORSE_THAN_ONE = auto()  # the scale with which more rows overflow than with 1
 
 
 class Undivided(_Named):
@@ -236,6 +237,8 @@ class Failure(_Named):
     OUTPUTS_OFF = auto()
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
+    OBSERVED_ABOVE = auto()  # rows, norms, name of the first; behind: where its largest row was
+    OBSERVED_BELOW = auto()  # rows, norms, name of the first
     CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
     NOT_RUN = auto()  # what ONNX Runtime said
     NO_MEMORY = auto()
@@ -247,6 +250,7 @@ class Note(_Named):
 
     ESTIMATE_UNUSED = auto()  # estimate, scale
     INLINED = auto()  # functions
+    WRITTEN_OUT = auto()  # attention ops
     MEANS_UNMATCHED = auto()  # outputs of means
     READ_AS_DEFAULTS = auto()  # initializers
     NOT_FOLDED_INTO = auto()  # weights; behind: why

@@ -122,6 +122,12 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
         WITH_INPUTS,
         "--inputs: ids is of type float32, but the model takes int64",
     ),
+    "inputs: no ids": (
+        lambda: inputs(ids=np.zeros((1, 0), np.int64), deep=np.array(True)),
+        WITH_INPUTS,
+        "--inputs: ids has the shape [1, 0], which holds no id",
+    ),
+    "an output without a name": (lambda: None, ("-o", ""), "is a folder. Give the name of a file"),
     "inputs: other shape": (
         lambda: inputs(ids=IDS[0], deep=np.array(True)),
         WITH_INPUTS,

@@ -26,6 +26,7 @@ WEIGHTS: Weights = {
     "small": np.array(1e-40, np.float32),
     "infinite": np.array(np.inf, np.float32),
     "half": np.array(0.5, np.float32),
+    "nothing": np.zeros((D, 0), np.float32),
     "short": normal(1, D - 3),
     "w3": normal(2, D, 3 * D),
     "kernel": normal(3, 4, 1, 1, D),
@@ -47,6 +48,14 @@ ODD = {
         l = ReduceL2(x, axis) u = Div(x, l) total = Mul(u, small)""",
     "a norm times an infinite number": """
         l = ReduceL2(x, axis) u = Div(x, l) total = Mul(u, infinite)""",
+    "a product by a matrix of nothing": """
+        v = MatMul(x, nothing) s = Sqrt(v) total = Div(x, s)""",
+    "a fill of nothing": """
+        sizes = Shape(x) f = ConstantOfShape<value = float[0] {}>(sizes) q = Mul(x, x)
+        v = ReduceMean(q, axis) e = Add(v, f) s = Sqrt(e) total = Div(x, s)""",
+    "sizes cut by nothing": """
+        sizes = Shape(x) one_size = Gather(sizes, infinite) back = Slice(sizes, axis)
+        r = Reshape(x, back) q = Mul(r, r) v = ReduceMean(q, axis) s = Sqrt(v) total = Div(r, s)""",
     "an infinite power": "v = Pow(x, infinite) a = ReduceSum(v, axis) total = Div(x, a)",
     "the root of an infinite power": """
         q = Mul(x, x) a = ReduceSum(q, axis) v = Pow(a, infinite) total = Div(x, v)""",
@@ -147,12 +156,14 @@ def test_a_constant_that_nobody_can_read_is_not_divided() -> None:
     assert {norm.status for norm in decided} == {"scaled"}
 
 
-def test_a_constant_of_shape_of_no_number_is_not_followed() -> None:
+@pytest.mark.parametrize("dims", [[0], [1]])
+def test_a_constant_of_shape_of_no_number_is_not_followed(dims: list[int]) -> None:
     nodes = "s = Shape(x) f = ConstantOfShape(s) total = Add(x, f)"
     model = between(nodes, {})
     fill = next(node for node in model.graph.node if node.op_type == "ConstantOfShape")
-    empty = numpy_helper.from_array(np.zeros(0, np.float32))
-    fill.attribute.append(helper.make_attribute("value", empty))
+    numbers = numpy_helper.from_array(np.zeros(0 if dims == [0] else 2, np.float32))
+    numbers.dims[:] = dims  # of which the file has more, or fewer
+    fill.attribute.append(helper.make_attribute("value", numbers))
     decided = compute_scales(model, Options(estimate="weights"))
     assert [norm.status for norm in decided] == ["scaled", "skipped"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from slanc_onnx import cli
-from slanc_onnx.run.isolation import can_fork
+from slanc_onnx.graph import can_fork
 from tests.conftest import Run
 from tests.models.small_graphs import between, graph, normal
 

@@ -6,7 +6,8 @@ scopes of nodes and tensors, and single tensors on demand. A later stage asks fo
 the input stay as they are.
 """
 
-from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model
+from slanc_onnx.graph.apart import can_fork, kilobytes, lower_limit
+from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model, node_faults
 from slanc_onnx.graph.edits import (
     Edits,
     NewNode,
@@ -67,6 +68,7 @@ __all__ = [
     "add_constant",
     "all_tensors",
     "apply_edits",
+    "can_fork",
     "check_model",
     "check_output",
     "concrete_shapes",
@@ -79,10 +81,13 @@ __all__ = [
     "float32_bytes",
     "graph_at",
     "input_specs",
+    "kilobytes",
     "known_op",
     "last_dim",
     "load_model",
+    "lower_limit",
     "node_at",
+    "node_faults",
     "op_of",
     "read_flow",
     "read_graph",

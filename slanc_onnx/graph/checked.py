@@ -7,18 +7,21 @@ show it as an op that nobody knows, so nothing is read from it, and the reason i
 from __future__ import annotations
 
 import math
+import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, checker, helper
+from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, checker, helper, numpy_helper
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph.contrib import CONTRIB, Signature
+from slanc_onnx.graph.apart import Lost, apart
+from slanc_onnx.graph.contrib import Signature
+from slanc_onnx.graph.signatures import schema_of, signature_of, usual_kinds
 from slanc_onnx.reasons import Fact, Fault, Reason
 
 # Domains whose ops are known by name; an op of that name elsewhere may do anything.
@@ -31,6 +34,7 @@ Faults = dict[GraphPath, dict[int, Reason]]  # by the index of the node
 MOST_AXES = 64  # of any tensor: NumPy holds no more
 MOST_ELEMENTS = 2**40  # of any tensor that is looked at
 _MOST_FED = 2**30  # elements of an input
+_SHOWN = 8  # sizes of a shape that messages tell
 _SMALL = 64  # elements of a constant that is looked into
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
@@ -44,7 +48,9 @@ def check_model(model: onnx.ModelProto) -> None:
     """
     tensors = list(_tensors_of(model))
     for graph in _graphs(model.graph):
-        _check_names([info.name for info in graph.input], graph.node)
+        inputs = {info.name for info in graph.input}  # which initializers may be the defaults of
+        inner = {tensor.name for tensor in graph.initializer} - inputs
+        _check_names([*(info.name for info in graph.input), *inner], graph.node)
         _check_inputs(graph)
     for function in model.functions:
         _check_names(function.input, function.node)
@@ -96,8 +102,8 @@ def _check_names(inputs: Sequence[str], nodes: Sequence[NodeProto]) -> None:
     for name, times in Counter(name for name in made if name).items():
         if times > 1:
             raise SlancError(
-                f"{name!r} names {times} tensors of one graph, as inputs or outputs of nodes. No "
-                "runtime can tell them apart: export the model again."
+                f"{name!r} names {times} tensors of one graph, as inputs, weights or outputs of "
+                "nodes. No runtime can tell them apart: export the model again."
             )
 
 
@@ -139,8 +145,32 @@ def _check_size(tensor: TensorProto) -> None:
         )
 
 
-def node_faults(model: onnx.ModelProto) -> Faults:
-    """The nodes of a model that break the rules of their op, and how."""
+def node_faults(model: onnx.ModelProto, *, isolate: bool = False) -> Faults:
+    """The nodes of a model that break the rules of their op, and how.
+
+    Where onnx dies of the shapes, nodes are checked without them.
+    """
+    try:
+        found: Faults = pickle.loads(apart(lambda: pickle.dumps(_node_faults(model)), isolate))
+    except Lost:
+        return _node_faults(model, shapes=False)
+    return found
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What nodes are checked by.
+
+    Attributes:
+        context: The opsets, as onnx.checker takes them.
+        shapes: Whether shape inference follows the nodes.
+    """
+
+    context: Any
+    shapes: bool
+
+
+def _node_faults(model: onnx.ModelProto, *, shapes: bool = True) -> Faults:
     found: Faults = {}
     context = checker.C.CheckerContext()
     context.ir_version = onnx.IR_VERSION
@@ -148,7 +178,7 @@ def node_faults(model: onnx.ModelProto) -> Faults:
     if "ai.onnx" in versions:  # another name of the same
         versions.setdefault("", versions["ai.onnx"])
     context.opset_imports = {name: min(max(v, 0), 2**31 - 1) for name, v in versions.items()}
-    _read_faults(model.graph, (), ({}, frozenset()), context, found)
+    _read_faults(model.graph, (), ({}, frozenset()), _Rules(context, shapes), found)
     return found
 
 
@@ -156,7 +186,7 @@ def _read_faults(
     graph: onnx.GraphProto,
     path: GraphPath,
     outer: tuple[Mapping[str, TypeProto | TensorProto], Set[str]],
-    context: Any,
+    rules: _Rules,
     found: Faults,
 ) -> None:
     """The faults of a graph and of those in it; types are followed from the inputs on.
@@ -165,7 +195,7 @@ def _read_faults(
         graph: The graph.
         path: Where it lies.
         outer: The types that are known of tensors of graphs around it, and all their names.
-        context: The opsets, as onnx.checker takes them.
+        rules: What they are checked by.
         found: Takes the faults.
     """
     known: dict[str, TypeProto | TensorProto] = dict(outer[0])
@@ -184,13 +214,13 @@ def _read_faults(
         for name in node.output:  # which may hide a tensor of a graph around this one
             known.pop(name, None)
         try:
-            _check_node(node, known, context)
+            _check_node(node, known, rules)
         except _Broken as broken:
             found.setdefault(path, {}).setdefault(index, broken.reason)
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 inner = (*path, (index, attribute.name))
-                _read_faults(attribute.g, inner, (known, named), context, found)
+                _read_faults(attribute.g, inner, (known, named), rules, found)
 
 
 def _carried(told: TypeProto) -> TypeProto:
@@ -222,7 +252,7 @@ class _Broken(Exception):
         self.reason = Reason(kind, facts)
 
 
-def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], context: Any) -> None:
+def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], rules: _Rules) -> None:
     """Check a node, and add the types of its outputs to those that are known.
 
     Raises:
@@ -237,6 +267,8 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], cont
             raise _Broken(Fault.COUNTS_NOTHING, attribute.name, attribute.i)
         if attribute.name == "to" and attribute.i not in TensorProto.DataType.values():
             raise _Broken(Fault.CASTS_TO_UNKNOWN, attribute.i)
+        if attribute.type == AttributeProto.TENSOR:
+            _check_data(attribute.t)
     for name in node.input[: _SINGLE.get(node.op_type, 0)]:
         value = known.get(name)
         if isinstance(value, TensorProto) and math.prod(value.dims) != 1:
@@ -244,13 +276,13 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], cont
     twice = [n for n, times in Counter(a.name for a in node.attribute).items() if times > 1]
     if twice:
         raise _Broken(Fault.TOLD_TWICE, twice[0])
-    imports = context.opset_imports
+    imports = rules.context.opset_imports
     standard = node.domain in ("", "ai.onnx")
-    schema = _schema(node.op_type, imports[""]) if standard and "" in imports else None
+    schema = schema_of(node.op_type, imports[""]) if standard and "" in imports else None
     # A node with subgraphs is not checked with them: their nodes have faults of their own.
     whole = not any(a.type in _SUBGRAPHS or _is_long(a) for a in node.attribute)
     if schema is None or schema.deprecated or not whole:
-        _check_signature(node, _signature(node.op_type, schema))
+        _check_signature(node, signature_of(node.op_type, schema))
         return
     if node.domain:  # the other name of the standard ops, which onnx.defs does not take
         named = NodeProto()
@@ -258,8 +290,8 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], cont
         named.domain = ""
         node = named
     try:
-        checker.check_node(node, context)
-        if all(name in known for name in node.input if name):
+        checker.check_node(node, rules.context)
+        if rules.shapes and all(name in known for name in node.input if name):
             made = _types_of_outputs(schema, node, known, imports)
             _check_sizes(made)
             known.update(made)
@@ -267,43 +299,12 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], cont
         raise _Broken(Fault.REFUSED, _first_line(error)) from error
 
 
-@cache
-def _schema(op: str, opset: int) -> onnx.defs.OpSchema | None:
-    """The schema of an op of the standard domain in an opset; None where that has no such op."""
-    try:
-        schema: onnx.defs.OpSchema = onnx.defs.get_schema(op, opset, "")
-    except (onnx.defs.SchemaError, TypeError):
-        return None
-    return schema
-
-
-@cache
-def _signature(op: str, schema: onnx.defs.OpSchema | None) -> Signature | None:
-    """What an op takes by its schema or, without one, in any opset; None where nobody knows it."""
-    if schema is None and op in CONTRIB:
-        return CONTRIB[op]
-    if schema is None and not onnx.defs.has(op):
-        return None
-    least = _least_inputs()[op] if schema is None else schema.min_input
-    schema = schema or onnx.defs.get_schema(op)
-    kinds: dict[int, str] = {}
-    for name, attribute in schema.attributes.items():
-        kind = int(attribute.type.value)  # type: ignore[attr-defined]
-        shown = f"{name}!" if attribute.required else name
-        kinds[kind] = f"{kinds.get(kind, '')} {shown}".strip()
-    single = onnx.defs.OpSchema.FormalParameterOption.Single
-    first = bool(schema.inputs) and schema.inputs[0].option == single
-    return Signature(least, kinds, first, schema.max_input)
-
-
-@cache
-def _least_inputs() -> dict[str, int]:
-    """How many inputs an op of the standard domain has at least, in any opset."""
-    found: dict[str, int] = {}
-    for schema in onnx.defs.get_all_schemas_with_history():
-        if not schema.domain:
-            found[schema.name] = min(schema.min_input, found.get(schema.name, schema.min_input))
-    return found
+def _check_data(tensor: TensorProto) -> None:
+    if tensor.data_location != TensorProto.EXTERNAL:
+        try:
+            numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise _Broken(Fault.REFUSED, _first_line(error)) from error
 
 
 def _check_signature(node: NodeProto, signature: Signature | None) -> None:
@@ -312,8 +313,8 @@ def _check_signature(node: NodeProto, signature: Signature | None) -> None:
     kind_of = {name: kind for kind, names in signature.kinds.items() for name in names.split()}
     given = {attribute.name: attribute.type for attribute in node.attribute}
     for name, kind in given.items():  # a rule may ask for it, as other ops and opsets have it
-        usual = name in kind_of or f"{name}!" in kind_of or kind in _usual_kinds().get(name, {kind})
-        if not usual or (kind in _SUBGRAPHS and name not in _usual_kinds()):
+        usual = name in kind_of or f"{name}!" in kind_of or kind in usual_kinds().get(name, {kind})
+        if not usual or (kind in _SUBGRAPHS and name not in usual_kinds()):
             raise _Broken(Fault.OF_ODD_KIND, name, AttributeProto.AttributeType.Name(kind))
     for name, kind in kind_of.items():
         plain = name.removesuffix("!")
@@ -326,20 +327,6 @@ def _check_signature(node: NodeProto, signature: Signature | None) -> None:
         raise _Broken(Fault.LACKS_INPUTS, len(node.input), signature.least)
     if len(node.input) > signature.most:
         raise _Broken(Fault.HAS_MORE_INPUTS, len(node.input), signature.most)
-
-
-@cache
-def _usual_kinds() -> dict[str, set[int]]:
-    """The kinds that an attribute of a name has in any op of any opset."""
-    found: dict[str, set[int]] = {}
-    for schema in onnx.defs.get_all_schemas_with_history():
-        for name, attribute in schema.attributes.items():
-            found.setdefault(name, set()).add(int(attribute.type.value))  # type: ignore[attr-defined]
-    for signature in CONTRIB.values():
-        for kind, names in signature.kinds.items():
-            for name in names.split():
-                found.setdefault(name.removesuffix("!"), set()).add(kind)
-    return found
 
 
 def _is_long(attribute: AttributeProto) -> bool:
@@ -368,15 +355,17 @@ def _types_of_outputs(
 
 
 def _check_sizes(made: Mapping[str, TypeProto]) -> None:
-    """Check what a node gives, as onnx ends the process at a Slice of less than nothing.
+    """Check what a node gives: onnx itself ends at a Slice of less than nothing, or never ends.
 
     Raises:
-        _Broken: an output has more axes than any tensor, or a size below zero.
+        _Broken: an output has more axes or elements than any tensor, or a size below zero.
     """
     for name, told in made.items():
-        sizes = [dim.dim_value for dim in told.tensor_type.shape.dim]
-        if len(sizes) > MOST_AXES or min(sizes, default=0) < 0:
-            raise _Broken(Fault.NO_SUCH_SIZES, name, len(sizes), min(sizes))
+        sizes = tuple(dim.dim_value for dim in told.tensor_type.shape.dim)  # 0: not known
+        known = math.prod(size for size in sizes if size)
+        many = len(sizes) > MOST_AXES or known > MOST_ELEMENTS
+        if many or min(sizes, default=0) < 0:
+            raise _Broken(Fault.NO_SUCH_SIZES, name, sizes[:_SHOWN])
 
 
 def _type_of(tensor: TensorProto) -> TypeProto:

@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.graph.apart import apart
 from slanc_onnx.graph.checked import DOMAINS, MOST_ELEMENTS, Faults, GraphPath, node_faults
 from slanc_onnx.graph.load import Array, constant_value, every_node, read_tensor
 from slanc_onnx.reasons import Reason
@@ -53,6 +54,7 @@ class Scope:
     index: dict[int, int] = field(repr=False)  # id(gs node) -> index in the GraphProto
     overridable: frozenset[str] = frozenset()  # initializers that are graph inputs as well
     skeleton: onnx.ModelProto | None = field(default=None, repr=False)  # of the main graph
+    apart: bool = False  # whether onnx has a process of its own where it may run away
     faults: Mapping[int, Reason] = field(default_factory=dict)  # by the index of the node
     functions: frozenset[tuple[str, str]] = frozenset()  # domain and name of those of the model
     # The results of `facts`, by id(gs tensor).
@@ -174,20 +176,23 @@ def _behind(tensor: gs.Tensor) -> gs.Tensor:
     return tensor
 
 
-def read_graph(model: onnx.ModelProto, folder: Path | None = None) -> list[Scope]:
+def read_graph(
+    model: onnx.ModelProto, folder: Path | None = None, *, isolate: bool = False
+) -> list[Scope]:
     """The scopes of a model, the main graph first.
 
     Args:
         model: The model; it is not changed and its weights are not read.
         folder: Where its external data lies, if it has any.
+        isolate: Whether onnx has a process of its own where it may run away.
 
     Raises:
         SlancError: graphsurgeon cannot read the model.
     """
-    faults = node_faults(model)
+    faults = node_faults(model, isolate=isolate)
     bare = _skeleton(model, faults)
     try:
-        skeleton = onnx.shape_inference.infer_shapes(bare)
+        skeleton = _with_shapes(bare, isolate)
     except Exception:  # Shapes are a convenience: a model the checker dislikes is read without.
         skeleton = bare
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
@@ -202,7 +207,7 @@ def read_graph(model: onnx.ModelProto, folder: Path | None = None) -> list[Scope
     main = _scope((), model.graph, root, None, folder, faults)
     overridable = frozenset(inputs.intersection(main.initializers))
     functions = frozenset((f.domain, f.name) for f in model.functions)
-    main = replace(main, overridable=overridable, skeleton=bare, functions=functions)
+    main = replace(main, overridable=overridable, skeleton=bare, functions=functions, apart=isolate)
     scopes = [main, *_inner_scopes(main, faults)]
     for scope in scopes:
         _ = scope.sorted_nodes  # a circle is refused before anybody walks along it
@@ -235,7 +240,7 @@ def concrete_shapes(
         info.type.tensor_type.ClearField("shape")
     try:
         _hide_less_than_nothing(model)
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = _with_shapes(model, main.apart, data_prop=True)
     except Exception:  # as in `read_graph`
         return {}
     found = {}
@@ -246,6 +251,20 @@ def concrete_shapes(
             if min(shape, default=0) >= 0 and math.prod(shape) <= MOST_ELEMENTS:
                 found[info.name] = shape
     return found
+
+
+def _with_shapes(
+    model: onnx.ModelProto, isolate: bool, *, data_prop: bool = False
+) -> onnx.ModelProto:
+    """The model with inferred shapes; `data_prop` follows those that the graph computes, too."""
+
+    def work() -> bytes:
+        found = onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
+        whole: bytes = found.SerializeToString()
+        return whole
+
+    inferred: onnx.ModelProto = onnx.ModelProto.FromString(apart(work, isolate))
+    return inferred
 
 
 def _hide_long_values(model: onnx.ModelProto, main: Scope) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import SEE_THROUGH, Array, Dims, Scope, dims, op_of
+from slanc_onnx.graph import SEE_THROUGH, Array, Dims, Scope, constant_made, dims, op_of
 from slanc_onnx.ops import ELEMENTWISE
 
 _LARGEST = 2**20  # elements of a matrix that may be one of equal numbers
@@ -182,7 +182,7 @@ def _sizes(scope: Scope, node: gs.Node) -> Array | None:
     return np.array(sizes if op == "Shape" else int(np.prod(sizes, dtype=np.int64)))
 
 
-def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = 8) -> Dims | None:
+def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Dims | None:
     """The sizes in a vector that a graph puts together for a Reshape; a dynamic one is its name."""
     value = small_value(scope, tensor)
     if value is not None and value.dtype.kind in "iu":
@@ -195,16 +195,22 @@ def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = 8) -> Dims | None:
         shape = dims(scope, node.inputs[0])
         return shape and shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
     if op == "Concat" and len(node.inputs) < 9:
-        parts = [sizes_in(scope, t, far // 4) for t in node.inputs]
+        parts = [sizes_in(scope, t, far // 3) for t in node.inputs]
         return None if None in parts else tuple(d for part in parts for d in part or ())
     known = None if first is None else sizes_in(scope, first, far - 1)
     if known is None or op in (*SEE_THROUGH, "Reshape", "Unsqueeze", "Squeeze"):
         return known
     picked = [small_value(scope, t) for t in node.inputs[1:] if t.name]
-    if op == "Gather" and picked[0] is not None and picked[0].size == 1:
+    if any(part is not None and part.dtype.kind not in "iu" for part in picked):
+        return None
+    if op == "Gather" and picked and picked[0] is not None and picked[0].size == 1:
         at = int(picked[0].reshape(-1)[0])
         return (known[at],) if -len(known) <= at < len(known) else None
-    if op == "Slice" and len(picked) < 4 and not any(p is None or p.size != 1 for p in picked):
+    if (
+        op == "Slice"
+        and len(picked) in (2, 3)
+        and not any(p is None or p.size != 1 for p in picked)
+    ):
         begin, end = (int(p.reshape(-1)[0]) for p in picked[:2] if p is not None)
         return known[begin:end]
     return None
@@ -223,7 +229,7 @@ def rank_of(scope: Scope, tensor: gs.Tensor) -> int | None:
         found = len(shape) if shape is not None else _told_by_nodes(scope, one)
         if found is not None:
             return found
-        waiting += _of_same_rank(one)
+        waiting += _of_same_rank(scope, one)
     return None
 
 
@@ -261,15 +267,16 @@ _KEEPS = {*SEE_THROUGH, *ELEMENTWISE, "LeakyRelu", "Dropout", "BatchNormalizatio
 }
 
 
-def _of_same_rank(tensor: gs.Tensor) -> list[gs.Tensor]:
+def _of_same_rank(scope: Scope, tensor: gs.Tensor) -> list[gs.Tensor]:
     """Tensors that have the rank of this one, as far as the ops around it tell."""
     found: list[gs.Tensor] = []
     for node in tensor.inputs:
         op = op_of(node)
         kept = op.startswith("Reduce") and node.attrs.get("keepdims", 1)
-        squared = op == "Mul" and node.inputs[0] is node.inputs[1]
-        if (op in _KEEPS or kept or squared or op in ("Sub", "Div")) and node.inputs:
+        if (op in _KEEPS or kept) and node.inputs:
             found.append(node.inputs[0])
+        elif op in ("Add", "Sub", "Mul", "Div", "Sum"):
+            found += [t for t in node.inputs if not constant_made(scope, t)]
     for node in tensor.outputs:
         op = op_of(node)
         kept = op.startswith("Reduce") and node.attrs.get("keepdims", 1)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.graph import Scope, constant_made, dims, element_count, op_of
+from slanc_onnx.graph import Dims, Scope, constant_made, dims, element_count, op_of
 from slanc_onnx.norms.constants import sizes_in, small_value, stored_value
 from slanc_onnx.norms.forms import (
     BY_ROW,
@@ -31,7 +31,7 @@ from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.regions import Joined, Region
 from slanc_onnx.norms.root_axes import axes_of, rows_by_themselves
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.ops import COMPARISONS, EPSILON, MOVES, QUANTISING
+from slanc_onnx.ops import EPSILON, MOVES, QUANTISING, tells_no_size
 
 _MOST_AFTER = 8  # nodes between the exits of a region and their difference
 _SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv")
@@ -93,7 +93,7 @@ def quotient(
 
     That is its one exit, or the difference of two, with the nodes between them and it.
     """
-    exits = [t for t in region.exits if op_of(t.inputs[0]) not in (*COMPARISONS, "Equal")]
+    exits = [t for t in region.exits if not tells_no_size(op_of(t.inputs[0]))]
     whats = {form.what if (form := forms.get(id(t))) is not None else None for t in exits}
     if whats == {"quotient"} and len(exits) == 1:
         return exits[0], forms[id(exits[0])], []
@@ -184,10 +184,7 @@ def aligned_by(scope: Scope, node: gs.Node, form: Form) -> bool:
         if given is not None and axes.rank:  # a scalar has no axes
             given = [axis % axes.rank for axis in given]
         return given is not None and frozenset(given) == axes.axes
-    whole = None if source is None else dims(scope, source)
-    told = sizes_in(scope, node.inputs[1]) if op == "Reshape" and len(node.inputs) > 1 else None
-    if told is None or not all(isinstance(size, str) or size > 0 for size in told):
-        told = dims(scope, node.outputs[0])
+    whole, told = (None if t is None else _sizes(scope, t) for t in (source, node.outputs[0]))
     if axes is None or axes.rank is None or whole is None or told is None:
         return False
     rows = tuple(1 if axis in axes.axes else size for axis, size in enumerate(whole))
@@ -198,6 +195,16 @@ def aligned_by(scope: Scope, node: gs.Node, form: Form) -> bool:
     # One size that the file does not tell is what is left of all elements.
     open_size = op == "Reshape" and len(differ) == 1 and isinstance(differ[0], str)
     return not differ or open_size or told == whole
+
+
+def _sizes(scope: Scope, tensor: gs.Tensor) -> Dims | None:
+    """The sizes to which a Reshape brings a tensor, or those that the file tells."""
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is not None and op_of(node) == "Reshape" and len(node.inputs) > 1:
+        told = sizes_in(scope, node.inputs[1])
+        if told is not None and all(isinstance(size, str) or size > 0 for size in told):
+            return told
+    return dims(scope, tensor)
 
 
 def _summed(scope: Scope, node: gs.Node, form: Form) -> Form | None:
@@ -234,7 +241,7 @@ def _summed(scope: Scope, node: gs.Node, form: Form) -> Form | None:
 
 def _first_value(scope: Scope, matrix: gs.Tensor) -> float:
     values = stored_value(scope, matrix)
-    return float("nan") if values is None else float(values.max())
+    return float("nan") if values is None or not values.size else float(values.max())
 
 
 def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Form | None:
@@ -355,7 +362,8 @@ def uniform(scope: Scope, tensor: gs.Tensor) -> float | None:
         node = tensor.inputs[0]
         if op_of(node) == "ConstantOfShape":
             filled = node.attrs.get("value")
-            return 0.0 if filled is None else float(filled.values.reshape(-1)[0])
+            fills = [0.0] if filled is None else filled.values.reshape(-1)
+            return float(fills[0]) if len(fills) == 1 else None
         if op_of(node) not in MOVES:
             return None
         tensor = node.inputs[0]

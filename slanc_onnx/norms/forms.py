@@ -14,8 +14,11 @@ import onnx_graphsurgeon as gs
 from slanc_onnx.norms.regions import Joined
 from slanc_onnx.norms.root_axes import Axes
 
-What = Literal["x", "mean", "square", "total", "root", "inverse", "product", "shift", "quotient"]
-BY_ROW = ("mean", "total", "root", "inverse")
+What = (
+    Literal["x", "mean", "square", "total", "per total", "root", "inverse"]
+    | Literal["product", "shift", "quotient"]
+)
+BY_ROW = ("mean", "total", "per total", "root", "inverse")
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class Form:
     """What a tensor of a region is.
 
     Attributes:
-        what: The input, the mean of a row, a square, a row's sum of squares or its mean, the root
-            of that, the reciprocal of the root, the input or its mean over the root of the centred
-            input, or the input over its own root.
+        what: The input, the mean of a row, a square, a row's sum of squares or its mean, the
+            reciprocal of that, its root, the reciprocal of the root, the input or its mean over the
+            root of the centred input, or the input over its own root.
         centred: Whether the mean was subtracted from what is squared, or from what is divided.
         one_pass: Whether the square of the mean was subtracted from the mean square.
         factor: By what the value is multiplied beyond that.
@@ -115,7 +118,10 @@ def raised(form: Form, exponent: float) -> Form | None:
         ("x", 2.0): "square",
         ("total", 0.5): "root",
         ("total", -0.5): "inverse",
+        ("total", -1.0): "per total",
+        ("per total", 0.5): "inverse",
         ("root", -1.0): "inverse",
+        ("root", 2.0): "total",
     }
     if form.what == "mean" and exponent == 2.0:
         return replace(form, what="square", negative=False, one_pass=True)
@@ -124,10 +130,16 @@ def raised(form: Form, exponent: float) -> Form | None:
         return None
     if form.what == "x":
         return None if form.gamma else replace(form, what=what, negative=False)
-    if form.what == "total":
+    if form.what == "root" and what == "total":  # of a ReduceL2
+        factor = form.unit * form.factor**2
+        return None if form.joined else replace(form, what=what, factor=factor, unit=1.0)
+    inverted = replace(form, what=what, factor=1 / form.factor if form.factor else math.nan)
+    if form.what == "per total":
+        return raised(replace(inverted, what="total"), -0.5)
+    if form.what == "total" and what != "per total":
         root = replace(form, what="root", unit=form.factor, factor=1.0)
         return root if what == "root" else raised(root, -1.0)
-    return replace(form, what=what, factor=1 / form.factor if form.factor else math.nan)
+    return inverted
 
 
 def difference(one: Form, other: Form) -> Form | None:

@@ -28,7 +28,7 @@ _OPS = {*SQUARING, *SUMS, "LpNormalization", "Einsum", "Sqrt", "Pow", "Reciproca
 
 
 def inline_norm_functions(
-    model: onnx.ModelProto, folder: Path | None = None
+    model: onnx.ModelProto, folder: Path | None = None, *, isolate: bool = False
 ) -> tuple[onnx.ModelProto, list[str]]:
     """Inline the calls of the model-local functions that hold norms, or suspects.
 
@@ -38,6 +38,7 @@ def inline_norm_functions(
     Args:
         model: The model; it is not changed.
         folder: Where its external data lies, if it has any.
+        isolate: As `read_graph` takes it.
 
     Returns:
         The model, or a copy that differs only in the calls of these functions; and the names of the
@@ -53,7 +54,7 @@ def inline_norm_functions(
         return model, []
     skeleton = _without_weights(model)
     _refuse_growth(model, bodies)
-    holders = _without_norms(skeleton, holders, bodies)
+    holders = _without_norms(skeleton, holders, bodies, isolate)
     if not holders:
         return model, []
 
@@ -61,7 +62,7 @@ def inline_norm_functions(
         """How many norms and suspects there are with these inlined."""
         chosen = _with_callers(functions, bodies)
         inlined = _inlined(skeleton, chosen) if chosen else skeleton
-        found = find_in(read_graph(inlined, folder))
+        found = find_in(read_graph(inlined, folder, isolate=isolate))
         return len(found.norms), len(found.suspects)
 
     found = norms_with(holders)
@@ -129,18 +130,20 @@ def _refuse_growth(model: onnx.ModelProto, bodies: dict[_Key, list[NodeProto]]) 
 
 
 def _without_norms(
-    model: onnx.ModelProto, holders: list[_Key], bodies: dict[_Key, list[NodeProto]]
+    model: onnx.ModelProto, holders: list[_Key], bodies: dict[_Key, list[NodeProto]], isolate: bool
 ) -> list[_Key]:
     """Holders without those that cannot be inlined, and have no norm: those stop nothing."""
     try:
         _inlined(model, _with_callers(holders, bodies))
     except SlancError:
         functions = {(f.domain, f.name): f for f in model.functions}
-        return [key for key in holders if _has_norms(functions[key], bodies)]
+        return [key for key in holders if _has_norms(functions[key], bodies, isolate)]
     return holders
 
 
-def _has_norms(function: onnx.FunctionProto, bodies: dict[_Key, list[NodeProto]]) -> bool:
+def _has_norms(
+    function: onnx.FunctionProto, bodies: dict[_Key, list[NodeProto]], isolate: bool
+) -> bool:
     """Whether a function holds a norm, as far as it alone can tell."""
     alone = onnx.ModelProto(ir_version=onnx.IR_VERSION)
     alone.opset_import.extend(function.opset_import)
@@ -148,7 +151,7 @@ def _has_norms(function: onnx.FunctionProto, bodies: dict[_Key, list[NodeProto]]
     for name in function.input:
         alone.graph.input.add(name=name)
     calls = any((n.domain, n.op_type) in bodies for n in every_node(function.node))
-    return calls or bool(find_in(read_graph(alone)).norms)
+    return calls or bool(find_in(read_graph(alone, isolate=isolate)).norms)
 
 
 def _with_callers(holders: Sequence[_Key], bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:

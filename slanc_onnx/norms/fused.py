@@ -47,6 +47,7 @@ def _has(node: gs.Node, position: int) -> bool:
 
 def _internal(scope: Scope, node: gs.Node, part: Internal) -> Norm:
     gamma, name = node.inputs[part.gamma], node.name or node.outputs[0].name
+    given = (node.attrs[key] for key in part.epsilons if key in node.attrs)
     return Norm(
         name=f"{name}/{part.part}" if part.part else node.name,
         kind=part.kind,
@@ -58,7 +59,7 @@ def _internal(scope: Scope, node: gs.Node, part: Internal) -> Norm:
         width=last_dim(scope, gamma),
         element_type=TensorProto.FLOAT,
         output_type=TensorProto.FLOAT,
-        epsilon=node.attrs.get(part.epsilon),
+        epsilon=float(next(iter(given), part.epsilon)),
         epsilon_place=None,
         epsilon_power=2,
         gamma=gamma.name,
@@ -97,7 +98,7 @@ def _broken(scope: Scope, node: gs.Node, kind: Kind, fault: Reason) -> Norm:
 def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
     here = scope.index[id(node)]
     uses = [Read(node, p) for p in form.addends if _has(node, p)]
-    source, kind = node.inputs[0], form.kind
+    source, kind = node.inputs[form.addends[0]], form.kind
     nodes: tuple[int, ...] = (here,)
     gamma = node.inputs[form.gamma]
     axes, fault = _axes(node, kind), _fault(node, kind)
@@ -182,15 +183,16 @@ def _obstacle(scope: Scope, node: gs.Node, axes: RowAxes | None) -> Reason | Non
     """Why a fused norm cannot be scaled; None where it can."""
     if axes is None:
         return Reason(Unscalable.AXIS_UNKNOWN, (int(node.attrs.get("axis", -1)),))
-    statistics = node.outputs[1:3] if op_of(node).endswith("LayerNormalization") else []
+    shown = op_of(node).endswith("LayerNormalization") and not FUSED[op_of(node)].indices
+    statistics = node.outputs[1:3] if shown else []
     kinds = (
         (Unscalable.MEAN_READ, Unscalable.MEAN_OUTPUT),
         (Unscalable.DEVIATION_READ, Unscalable.DEVIATION_OUTPUT),
     )
-    for (read, shown), tensor in zip(kinds, statistics, strict=False):
+    for (read, given), tensor in zip(kinds, statistics, strict=False):
         if tensor.outputs:
             reader = tensor.outputs[0]
             return Reason(read, (reader.op, reader.name))
         if tensor.name and any(tensor is output for output in scope.graph.outputs):
-            return Reason(shown)
+            return Reason(given)
     return None

@@ -10,6 +10,7 @@ import onnx
 from slanc_onnx.graph import InputSpec, Scope, check_model, input_specs, read_graph
 from slanc_onnx.norms.find import find_in
 from slanc_onnx.norms.functions import inline_norm_functions
+from slanc_onnx.norms.heads import write_out_head_norms
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.norms.suspects import Suspect
 
@@ -20,8 +21,10 @@ class ReadModel:
 
     Attributes:
         loaded: The model as it was given.
-        model: The model with its functions that hold norms inlined; `loaded` itself without any.
+        model: The model with its functions that hold norms inlined, and the norms inside attention
+            ops written out; `loaded` itself without any.
         inlined: The names of these functions.
+        written_out: The names of these ops.
         scopes: The graphs of `model`, the main graph first.
         norms: Every norm, in topological order.
         suspects: What looks like one and was not taken.
@@ -32,6 +35,7 @@ class ReadModel:
     loaded: onnx.ModelProto
     model: onnx.ModelProto
     inlined: list[str]
+    written_out: list[str]
     scopes: list[Scope]
     norms: list[Norm]
     suspects: list[Suspect]
@@ -39,18 +43,24 @@ class ReadModel:
     folder: Path | None
 
 
-def read_model(model: onnx.ModelProto, folder: Path | None = None) -> ReadModel:
+def read_model(
+    model: onnx.ModelProto, folder: Path | None = None, *, isolate: bool = False
+) -> ReadModel:
     """Read a model; it is not changed, and its large weights are not read.
 
     Args:
         model: The model.
         folder: Where its external data lies, if it has any that was not loaded.
+        isolate: Whether onnx has a process of its own where it may run away.
 
     Raises:
         SlancError: the graph cannot be read, or a function that holds norms cannot be inlined.
     """
     check_model(model)
-    inlined, functions = inline_norm_functions(model, folder)
-    scopes = read_graph(inlined, folder)
+    inlined, functions = inline_norm_functions(model, folder, isolate=isolate)
+    written, ops = write_out_head_norms(inlined, isolate=isolate)
+    scopes = read_graph(written, folder, isolate=isolate)
     found, specs = find_in(scopes), input_specs(scopes[0])
-    return ReadModel(model, inlined, functions, scopes, found.norms, found.suspects, specs, folder)
+    return ReadModel(
+        model, written, functions, ops, scopes, found.norms, found.suspects, specs, folder
+    )

@@ -88,6 +88,7 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
     gamma = (own.gamma if own is not None else None) or late[0]
     width = row_width(scope, source, gamma, axes)
     kind, unbiased, counted = _kind(region, forms, own, width)
+    width = width or _counted_width(own)
     factor = None
     if own is not None and kind == "l2" and not own.averaged:
         factor = _times_root_of_width(scope, normalised, width)
@@ -178,7 +179,7 @@ def _kind(
         counts = {float(width): False}
         if width > 1 + (not centred):  # else by one: an L2 normalisation
             counts[width - 1.0] = True
-    elif 1 / _WIDEST < share < 0.75:
+    elif not form.averaged and 1 / _WIDEST < share < 0.75:
         counts = {float(round(1 / share)): False}
     for count, unbiased in counts.items():
         wanted = (width or 1) / count if form.averaged else 1 / count
@@ -187,6 +188,18 @@ def _kind(
     plain = not form.averaged and math.isclose(share, 1, rel_tol=2e-3)
     known = plain and not centred
     return ("layer" if centred else "rms" if form.averaged else "l2"), False, known
+
+
+def _counted_width(own: Form | None) -> int | None:
+    """The width by which a sum of squares was divided; None where an op or a shape counts.
+
+    Where nothing else tells the width, a row of any other is no row of this norm.
+    """
+    if own is None or own.averaged or not own.factor:
+        return None
+    square = own.factor * own.factor
+    share = own.unit / square if square else math.inf
+    return round(1 / share) if 1 / _WIDEST < share < 0.75 else None
 
 
 def _times_root_of_width(scope: Scope, tensor: gs.Tensor, width: int | None) -> gs.Node | None:

@@ -21,7 +21,15 @@ from slanc_onnx.norms.constants import small_value, stored_value
 from slanc_onnx.norms.norm import SCALE_KEY
 from slanc_onnx.norms.origins import origins, squared, squared_parts
 from slanc_onnx.norms.reads import Read
-from slanc_onnx.ops import MOVES, QUANTISING, Degree, NoDegree, any_degree, degrees_of_outputs
+from slanc_onnx.ops import (
+    MOVES,
+    QUANTISING,
+    Degree,
+    NoDegree,
+    any_degree,
+    degrees_of_outputs,
+    tells_no_size,
+)
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _MOST_NODES = 400  # of a walk
@@ -283,7 +291,7 @@ class Walk:
 
     def region(self) -> Region | None:
         """The region that the walk found; None where the root divides nothing of its size."""
-        if not self._exits:
+        if all(tells_no_size(op_of(t.inputs[0])) for t in self._exits):
             return None
         inside: dict[int, gs.Node] = {}
         waiting = [t.inputs[0] for t in self._exits]

@@ -116,7 +116,7 @@ def _of_product(scope: Scope, node: gs.Node) -> Axes | None:
     constants = [constant_made(scope, t) for t in node.inputs]
     if constants == [False, True]:
         shape, values = dims(scope, node.inputs[1]), stored_value(scope, node.inputs[1])
-        full = values is not None and shape is not None and len(shape) == 2 and values.min() != 0
+        full = values is not None and shape is not None and len(shape) == 2 and values.all()
         return Axes(frozenset([-1]), None) if full else None
     x = rows_by_themselves(scope, node)
     if x is None:
@@ -128,9 +128,13 @@ def _of_product(scope: Scope, node: gs.Node) -> Axes | None:
 def rows_by_themselves(scope: Scope, node: gs.Node) -> gs.Tensor | None:
     """The tensor of which a MatMul multiplies each row with itself as a column; None for none."""
     left, right = node.inputs
-    if [_inserted(scope, t) for t in (left, right)] == [-2, -1]:
+    inserted = [_inserted(scope, t) for t in (left, right)]
+    if None not in inserted and left.inputs[0].inputs[0] is right.inputs[0].inputs[0]:
         x = left.inputs[0].inputs[0]
-        return x if x is right.inputs[0].inputs[0] else None
+        rank = rank_of(scope, x)
+        counted = [a if rank is None else (a or 0) % (rank + 1) for a in inserted]
+        if counted == ([-2, -1] if rank is None else [rank - 1, rank]):
+            return x
     shapes = [dims(scope, t) for t in (left, right)]
     columns = right.inputs[0] if right.inputs else None
     if columns is not None and op_of(columns) == "Transpose":  # of rows that lie one by one

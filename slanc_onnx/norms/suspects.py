@@ -18,7 +18,10 @@ _State = Literal["square", "root", "logarithm", "falling", "divides"]
 _STEPS = 16  # nodes between a sum of squares and what its root divides
 _PASSED = {*BETWEEN, *HOMOGENEOUS, "Clip", "Pow", "Mul", *QUANTISING}
 _NAMED = re.compile(r"(?i:norm(?!al(?!i)))|(?<![a-z])rms|Rms|RMS")
-_KNOWN = {*FUSED, *INTERNAL, "BatchNormalization", "LpNormalization", "MeanVarianceNormalization"}
+_KNOWN = {*FUSED, *INTERNAL, "BatchNormalization", "LpNormalization"} | {
+    "MeanVarianceNormalization",
+    "StringNormalizer",
+}
 
 
 @dataclass(frozen=True)

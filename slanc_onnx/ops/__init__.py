@@ -13,6 +13,7 @@ from slanc_onnx.ops.degrees import (
     NoDegree,
     any_degree,
     degrees_of_outputs,
+    tells_no_size,
 )
 from slanc_onnx.ops.elementwise import (
     COMPARISONS,
@@ -78,6 +79,7 @@ __all__ = [
     "relation",
     "reshaped",
     "taken_along",
+    "tells_no_size",
     "too_large",
     "whole_numbers",
 ]

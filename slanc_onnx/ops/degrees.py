@@ -106,6 +106,11 @@ def degrees_of_outputs(
     raise NoDegree(_no_degree(degrees[reached[0]]))
 
 
+def tells_no_size(op: str) -> bool:
+    """Whether an op compares values, or asks where they lie, so that no factor changes it."""
+    return op in _COMPARED or op in _ANY_SIZE
+
+
 def any_degree(values: Sequence[float]) -> bool:
     """Whether a constant has any degree: zero, infinite, or a limit beyond all values."""
     return all(v == 0 or v != v or abs(v) >= _LARGEST for v in values)

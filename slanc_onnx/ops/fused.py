@@ -20,6 +20,7 @@ class Fused:
     beta: int = -1
     epsilon: float = 1e-5  # the attribute's default
     residual: int | None = None  # position of the output that has the sum of the addends
+    indices: tuple[int, ...] = ()  # of rows, where the addends are tables; without them 0, 1, 2 ...
 
 
 FUSED: dict[str, Fused] = {
@@ -28,6 +29,7 @@ FUSED: dict[str, Fused] = {
     "SimplifiedLayerNormalization": Fused("rms", addends=(0,), gamma=1),
     "SkipLayerNormalization": Fused("layer", (0, 1, 4), 2, 3, epsilon=1e-12, residual=3),
     "SkipSimplifiedLayerNormalization": Fused("rms", (0, 1, 3), 2, epsilon=1e-12, residual=3),
+    "EmbedLayerNormalization": Fused("layer", (2, 3, 4), 5, 6, 1e-12, 2, indices=(0, 8, 1)),
     "GroupNormalization": Fused("group", addends=(0,), gamma=1, beta=2),
     "InstanceNormalization": Fused("group", addends=(0,), gamma=1, beta=2),
     "GroupNorm": Fused("group", addends=(0,), gamma=1, beta=2),
@@ -37,29 +39,41 @@ FUSED: dict[str, Fused] = {
 
 @dataclass(frozen=True)
 class Internal:
-    """A norm inside another op: its input is no tensor of the graph, so nothing can be divided."""
+    """A norm inside another op: its input is no tensor of the graph, so nothing can be divided.
+
+    Attributes:
+        kind: Of the norm.
+        gamma: The input position of its gamma.
+        obstacle: Why it cannot be scaled where it stays inside.
+        beta: The input position of its beta; -1 for none.
+        epsilons: The attributes that may tell its epsilon; the first that is given counts.
+        epsilon: Where none is given.
+        part: Tells the norms of an op apart that may hold several.
+        source: The input position of what is normalised head by head.
+        heads: The attribute with the number of heads; "" for a norm that is not written out.
+    """
 
     kind: Kind
     gamma: int
     obstacle: Unscalable
     beta: int = -1
-    epsilon: str = "epsilon"
-    part: str = ""  # tells the norms of an op apart that may hold several
+    epsilons: tuple[str, ...] = ("epsilon",)
+    epsilon: float = 1e-12
+    part: str = ""
+    source: int = 0
+    heads: str = ""
 
 
-_EMBEDDING = Internal(
-    "layer",
-    5,
-    Unscalable.ADDS_INSIDE,
-    beta=6,
-)
+def _heads(part: str, source: int, gamma: int, heads: str) -> Internal:
+    epsilons = (f"{part}_epsilon", "qk_norm_epsilon")
+    obstacle = Unscalable.HEADS_INSIDE
+    return Internal("rms", gamma, obstacle, -1, epsilons, 1e-6, part, source, heads)
 
 
 INTERNAL: dict[str, tuple[Internal, ...]] = {
-    "EmbedLayerNormalization": (_EMBEDDING,),
-    "QEmbedLayerNormalization": (_EMBEDDING,),
+    "QEmbedLayerNormalization": (Internal("layer", 5, Unscalable.ADDS_INSIDE, beta=6),),
     "GroupQueryAttention": (
-        Internal("rms", 14, Unscalable.HEADS_INSIDE, epsilon="qk_norm_epsilon", part="q_norm"),
-        Internal("rms", 15, Unscalable.HEADS_INSIDE, epsilon="qk_norm_epsilon", part="k_norm"),
+        _heads("q_norm", 0, 14, "num_heads"),
+        _heads("k_norm", 1, 15, "kv_num_heads"),
     ),
 }

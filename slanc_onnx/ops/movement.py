@@ -40,6 +40,13 @@ def _first(parameters: Parameters) -> Array | None:
     return parameters[0] if parameters else None
 
 
+def _indices(parameters: Parameters) -> Array:
+    indices = _first(parameters)
+    if indices is None or indices.dtype.kind not in "iu":
+        raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
+    return np.asarray(indices, dtype=np.int64)
+
+
 def reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     """A Reshape; an export for more positions than the array has repeats what it has."""
     shape = _ints(_first(parameters), attributes.get("shape"))  # before opset 5
@@ -146,17 +153,14 @@ def split(attributes: Attributes, parameters: Parameters) -> list[Mover]:
 
 def gather(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     """A Gather."""
-    indices = _first(parameters)
-    if indices is None:
-        raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
-    axis = int(attributes.get("axis", 0))
-    return [lambda x: taken_along(x, np.asarray(indices, dtype=np.int64), axis)]
+    indices, axis = _indices(parameters), int(attributes.get("axis", 0))
+    return [lambda x: taken_along(x, indices, axis)]
 
 
 def gather_nd(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     """A GatherND."""
-    indices = _first(parameters)
-    if indices is None or attributes.get("batch_dims", 0):
+    indices = _indices(parameters)
+    if not indices.ndim or attributes.get("batch_dims", 0):
         raise CannotFollow(Unread.UNKNOWN_INPUT, "indices")
-    where = np.moveaxis(np.asarray(indices, dtype=np.int64), -1, 0)
+    where = np.moveaxis(indices, -1, 0)
     return [lambda x: x[tuple(where)]]

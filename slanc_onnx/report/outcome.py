@@ -68,6 +68,7 @@ class Outcome:
         return (
             self.validated
             and self.withdrawn is None
+            and self.outside is None
             and self.not_enumerated is None
             and not self.not_understood
             and not self.all_skipped
@@ -93,6 +94,20 @@ class Outcome:
             return None
         name, why = found[0]
         return Reason(Failure.CERTIFICATES_WITHDRAWN, (len(found), name), behind=why)
+
+    @property
+    def outside(self) -> Reason | None:
+        """That rows of the user's data leave the windows; None where none does."""
+        left_out = {norm.norm.name for norm in self.norms if norm.excluded}
+        seen = [audit for audit in self.audits if audit.name not in left_out]
+        above, below = [a for a in seen if a.above], [a for a in seen if a.below]
+        if above:
+            facts = (sum(a.above for a in above), len(above), above[0].name)
+            return Reason(Failure.OBSERVED_ABOVE, facts, behind=above[0].worst[0].place)
+        if below:
+            facts = (sum(a.below for a in below), len(below), below[0].name)
+            return Reason(Failure.OBSERVED_BELOW, facts)
+        return None
 
     @property
     def advice(self) -> dict[Change, int]:

@@ -136,6 +136,8 @@ def shortfalls(outcome: Outcome) -> list[str]:
         total = len(outcome.norms) + len(unclear)
         safe = sum(row.decided.status != "skipped" and not row.lost_after for row in outcome.rows)
         found.append(f"{safe} of {total} norms safe; {_not_understood(unclear)}")
+    if outcome.outside is not None:
+        found.append(reason_text(outcome.outside))
     if outcome.not_enumerated is not None:
         found.append(reason_text(outcome.not_enumerated))
     if outcome.all_skipped:

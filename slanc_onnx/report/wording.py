@@ -71,7 +71,7 @@ _FAULTS: dict[Kind, str] = {
     Fault.LACKS_ATTRIBUTE: "it lacks the attribute {0!r}",
     Fault.HAS_MORE_INPUTS: "it has {0} inputs, of which its op takes {1}",
     Fault.LACKS_INPUTS: "it has {0} inputs of at least {1}",
-    Fault.NO_SUCH_SIZES: "its output {0!r} would have {1} axes, the least of size {2}",
+    Fault.NO_SUCH_SIZES: "its output {0!r} would have the sizes {1}",
     Fault.REFUSED: "{0}",
 }
 _DOUBTS: dict[Kind, str] = {
@@ -160,8 +160,8 @@ _UNSCALABLE: dict[Kind, str] = {
     "not tell; run onnx.shape_inference on the file first",
     Unscalable.ADDS_INSIDE: "the op adds the embedding rows inside, so its norm has no input "
     "tensor to divide; export without this fusion to scale it",
-    Unscalable.HEADS_INSIDE: "the attention op normalises its heads inside, so this norm has no "
-    "input tensor to divide; export without q_norm and k_norm inside the op to scale it",
+    Unscalable.HEADS_INSIDE: "the attention op normalises packed heads inside, and the file does "
+    "not tell how long one is; store the norm's weight as an initializer to have it written out",
     Unscalable.AXES_UNKNOWN: "its axes are not known; run onnx.shape_inference on the file first",
     Unscalable.BREAKS_RULES: "breaks the rules of {0}: {behind}",
     Unscalable.NO_FLOAT: "its input is of type {0}, no float",
@@ -197,6 +197,7 @@ _DECISIONS: dict[Kind, str] = {
     Decision.EXCLUDED: "left out by --exclude or --only",
     Decision.WITH_ITS_GROUP: "folded with its group",
     Decision.ALONE: "{0:g} by itself",
+    Decision.WORSE_THAN_ONE: "kept at 1: with {0:g} more rows overflow than with 1",
 }
 _UNDIVIDED: dict[Kind, str] = {
     Undivided.LOSES_BITS: "would lose bits when divided by 2^{0}",
@@ -212,6 +213,10 @@ _FAILURES: dict[Kind, str] = {
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",
+    Failure.OBSERVED_ABOVE: "{0} rows of --observe overflow in {1} norms, first {2!r}, largest "
+    "{behind}: give this data to --inputs or --tokens with --scale calibrated",
+    Failure.OBSERVED_BELOW: "{0} rows of --observe vanish in {1} norms, first {2!r}: give this "
+    "data to --inputs or --tokens with --scale calibrated",
     Failure.CERTIFICATES_WITHDRAWN: "{0} certificates are withdrawn, first that of {1!r}: "
     "{behind}. This is a fault of the proof: report it, or use --certify off",
     Failure.NOTHING_COMPARED: "no output can be compared: each run of the original differs",
@@ -222,6 +227,7 @@ _FAILURES: dict[Kind, str] = {
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.INLINED: "inlined the functions that hold norms: {names}",
+    Note.WRITTEN_OUT: "wrote out the norms inside attention ops: {names}",
     Note.MEANS_UNMATCHED: "no norm found in {count} ReduceMean sites ({names}), where an optimiser "
     "or quantiser may have left a norm in ops that are not read: scale before it runs",
     Note.READ_AS_DEFAULTS: "{count} initializers are graph inputs too and were read as their "

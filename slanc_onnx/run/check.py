@@ -156,6 +156,11 @@ def _fitted(spec: InputSpec, value: Array, option: str) -> Array:
         raise SlancError(
             f"{option}: {spec.name} is of type {value.dtype}, but the model takes {wanted}."
         )
+    if spec.is_text and not value.size:
+        raise SlancError(
+            f"{option}: {spec.name} has the shape {list(value.shape)}, which holds no id. Give a "
+            "sequence of at least one."
+        )
     fits = len(value.shape) == len(spec.dims) and all(
         isinstance(dim, str) or dim == size
         for dim, size in zip(spec.dims, value.shape, strict=True)

@@ -12,6 +12,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx.graph import Array, GraphPath, add_constant, graph_at
 from slanc_onnx.norms import Norm, RowAxes
+from slanc_onnx.ops import FUSED
 
 PREFIX = "slanc.emit"
 END = 2**62  # of a slice that runs to the last element
@@ -103,15 +104,26 @@ class Emitter:
         return self.node("Pad", x, pads=list(pads))
 
     def input_of(self, norm: Norm) -> str:
-        """The norm's input in FP32: for a Skip op, the sum of its addends."""
+        """The norm's input in FP32: the sum of its addends, where the op adds them."""
         graph = graph_at(self.model, norm.path)
         addends: list[str] = [norm.input]
         if norm.residual is not None:
-            addends = [graph.node[p.node].input[p.position] for p in norm.places]
+            addends = [self._addend(norm, graph.node[p.node], p.position) for p in norm.places]
         total, *rest = [self.to_float(addend) for addend in addends]
         for addend in rest:
             total = self.node("Add", total, addend)
         return total
+
+    def _addend(self, norm: Norm, node: NodeProto, position: int) -> str:
+        """What an op adds: an input, or the rows of a table that it looks up."""
+        form, tensor = FUSED[norm.form], str(node.input[position])
+        if not form.indices:
+            return tensor
+        by = form.indices[form.addends.index(position)]
+        if by < len(node.input) and node.input[by]:
+            return self.node("Gather", tensor, node.input[by], axis=0)
+        last = self.sizes(node.input[0], 1, 2)  # one row per position
+        return self.node("Slice", tensor, self.integers(0), last, self.integers(0))
 
     def length(self, x: str) -> str:
         """The length of the last axis, FP32, shape [1]."""

@@ -12,7 +12,6 @@ import gc
 import multiprocessing
 import os
 import pickle
-import re
 import signal
 import sys
 import threading
@@ -27,7 +26,7 @@ from typing import Any, TypeVar
 import onnx
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import stored_bytes
+from slanc_onnx.graph import can_fork, kilobytes, lower_limit, stored_bytes
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 
@@ -44,11 +43,6 @@ _memory: ContextVar[int | None] = ContextVar("memory", default=None)
 
 class CannotRun(SlancError):
     """ONNX Runtime refuses the model, fails on the inputs, dies, or does not end in time."""
-
-
-def can_fork() -> bool:
-    """Whether work can have a process of its own here."""
-    return sys.platform == "linux"
 
 
 def memory_of_a_run(
@@ -161,26 +155,14 @@ def _limit_memory(memory: int | None) -> int | None:
     """
     import resource  # not on every system that has Python
 
-    def limit(kind: int, most: int) -> None:
-        soft, hard = resource.getrlimit(kind)
-        known = [value for value in (soft, hard, most) if value != resource.RLIM_INFINITY]
-        resource.setrlimit(kind, (min(known), hard))
-
-    free = _kilobytes("/proc/meminfo", "MemAvailable")
-    limit(resource.RLIMIT_AS, 1024 * (_kilobytes("/proc/self/status", "VmSize") + free))
+    free = kilobytes("meminfo", "MemAvailable")
+    lower_limit(resource.RLIMIT_AS, 1024 * (kilobytes("self/status", "VmSize") + free))
     if memory is None or memory > 1024 * free:
         return None
     # Of address space threads reserve more than they use, so what can be written is counted.
-    now = 1024 * _kilobytes("/proc/self/status", "VmData")
-    limit(resource.RLIMIT_DATA, now + memory + _PER_PROCESSOR * (os.cpu_count() or 1))
+    now = 1024 * kilobytes("self/status", "VmData")
+    lower_limit(resource.RLIMIT_DATA, now + memory + _PER_PROCESSOR * (os.cpu_count() or 1))
     return memory
-
-
-def _kilobytes(file: str, field: str) -> int:
-    """What a file of the system says of memory."""
-    told = Path(file).read_text(encoding="utf-8", errors="replace")  # our name is in it
-    found = re.search(rf"^{field}:\s+(\d+) kB", told, re.M)
-    return int(found[1]) if found is not None else 2**40
 
 
 def short_of_memory() -> CannotRun | None:

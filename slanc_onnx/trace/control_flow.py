@@ -31,7 +31,8 @@ def either_branch(a: Value, b: Value) -> Value:
 
 def trips(count: Value | None) -> int:
     """How many iterations of a Loop the tracer walks."""
-    if isinstance(count, Const) and not count.varies and count.array.size == 1:
+    whole = isinstance(count, Const) and count.array.dtype.kind in "iu"
+    if isinstance(count, Const) and whole and not count.varies and count.array.size == 1:
         return max(1, min(int(count.array.reshape(-1)[0]), MOST_ITERATIONS))
     return ITERATIONS
 

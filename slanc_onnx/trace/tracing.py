@@ -241,7 +241,7 @@ class _Tracer:
     ) -> list[Value]:
         """The values of the node that makes a norm's normalised output."""
         outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
-        if not norm.places:  # inside an op whose rule makes what it normalises
+        if norm.form in RULES:  # whose rule makes what it normalises
             visit = Visit(node, [values.get(t.name) if t.name else None for t in node.inputs])
             addends: Sequence[Value] = RULES[node.op](visit)
             self.doubts.visit(visit, addends)

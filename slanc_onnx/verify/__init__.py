@@ -9,6 +9,7 @@ token alone.
 from slanc_onnx.verify.audit import Audit, audit_scales
 from slanc_onnx.verify.first_rows import FirstRow, FirstRows, run_every_token, vocabulary
 from slanc_onnx.verify.validate import Observed, Validation, validate_pair
+from slanc_onnx.verify.worse import kept_at_one
 
 __all__ = [
     "Audit",
@@ -17,6 +18,7 @@ __all__ = [
     "Observed",
     "Validation",
     "audit_scales",
+    "kept_at_one",
     "run_every_token",
     "validate_pair",
     "vocabulary",

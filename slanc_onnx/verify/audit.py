@@ -66,7 +66,8 @@ class Audit:
         name: Of the norm.
         rows: How many there were.
         above: Rows whose scaled sum of squares is over the largest number.
-        below: Rows whose scaled mean square is under the smallest normal number, but not zero.
+        below: Rows whose scaled mean square is under the smallest normal number, but neither zero
+            nor outweighed by epsilon.
         typical_ratio: Predicted over observed: `typical` over the lower 5 % of the rows; None
             without an estimate.
         upper_ratio: `upper` over the largest row; below 1 where that was not foreseen.
@@ -143,13 +144,15 @@ def audit(
     fresh = decided.status == "scaled" and decided.scale is not None
     square = float(decided.scale or 1.0) ** 2 if fresh else 1.0
     largest, smallest = accelerator.square_limits(width)
+    averaged = 1 if decided.norm.kind == "l2" else width  # what epsilon joins is divided by this
+    outweighed = averaged * decided.norm.joined_epsilon
     known = sums[~np.isnan(sums)]
     typical = upper = None
     if decided.estimate is not None and known.size and known.max() > 0:
         lower = float(np.quantile(known, TYPICAL_QUANTILE))
         typical = decided.estimate.typical / lower if lower > 0 else None
         upper = decided.estimate.upper / float(known.max())
-    below = (known > 0) & (known < width * smallest * square)
+    below = (known > outweighed) & (known < averaged * smallest * square)
     above = int(np.count_nonzero(known > largest * square)) + int(np.isnan(sums).sum())
     return Audit(
         decided.norm.name,

@@ -1,5 +1,7 @@
 """What is checked where a model is read: the file as a whole, and each node by its schema."""
 
+import os
+import signal
 from collections.abc import Callable
 
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx import Options, SlancError, compute_scales, find_norms
+from slanc_onnx.graph import can_fork
 from slanc_onnx.graph.checked import check_model, node_faults
 from slanc_onnx.graph.contrib import CONTRIB
-from slanc_onnx.graph.scope import op_of, read_graph
+from slanc_onnx.graph.scope import concrete_shapes, op_of, read_graph
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Fault, Reason
 from slanc_onnx.report.wording import reason_text
@@ -93,7 +96,7 @@ NORM = {"table": normal(0, 11, 8), "gamma": np.ones(8, np.float32)}
 def test_a_node_that_gives_more_axes_than_there_are_is_a_fault() -> None:
     steps = " ".join(DOUBLED.format(now=i + 1, before=i) for i in range(40))
     faults = node_faults(graph(AXES.format(steps=steps), NORM))[()]
-    assert faults[6] == Reason(Fault.NO_SUCH_SIZES, ("i6", 65, 0))
+    assert faults[6] == Reason(Fault.NO_SUCH_SIZES, ("i6", (0,) * 8))
     assert compute_scales(graph(AXES.format(steps=steps), NORM))[0].status == "skipped"
 
 
@@ -109,8 +112,37 @@ def test_a_convolution_of_less_than_its_kernel_does_not_end_the_process(length: 
         return [n.status for n in compute_scales(model, Options(estimate="weights"))]
 
     assert len(isolated(read, no_progress, 60.0, apart=True)) == 1  # onnx aborts it
-    expected = Reason(Fault.NO_SUCH_SIZES, ("less", 3, -13))
+    expected = Reason(Fault.NO_SUCH_SIZES, ("less", (0, 8, -13)))
     assert node_faults(model) == ({(): {2: expected}} if length == 2 else {})
+
+
+@pytest.mark.skipif(not can_fork(), reason="onnx has no process of its own here")
+@pytest.mark.parametrize("ends", ["dies", "never", "raises", "takes all memory"])
+def test_what_ends_onnx_leaves_the_shapes_unknown(
+    monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """In a process of its own; the nodes are still checked by their schemas."""
+    model = four_norms()
+    node_of(model, "Sqrt").input[0] = "nobody"
+    parent = os.getpid()
+
+    def end(*_: object, **__: object) -> None:
+        assert os.getpid() != parent
+        if ends == "dies":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if ends == "never":
+            while True:
+                pass
+        if ends == "takes all memory":
+            np.ones(2**28)
+        raise RuntimeError
+
+    monkeypatch.setattr("slanc_onnx.graph.apart._SECONDS", 1)
+    monkeypatch.setattr("onnx.shape_inference.infer_shapes", end)
+    monkeypatch.setattr("onnx.shape_inference.infer_node_outputs", end)
+    main = read_graph(model, isolate=True)[0]
+    assert Reason(Fault.NOBODY_MAKES, ("nobody",)) in main.faults.values()
+    assert concrete_shapes(main, {"ids": (1, 1)}) == {}
 
 
 @pytest.mark.parametrize("opset", [0, 17, 99])
@@ -199,6 +231,10 @@ def retyped_weight(element_type: int) -> Change:
 
 
 NO_MODEL: dict[str, tuple[Change, str]] = {
+    "a weight of the name of an output": (
+        lambda m: m.graph.initializer.add(name=node_of(m, "Sqrt").output[0], data_type=1),
+        "'deviation' names 2 tensors",
+    ),
     "an input twice": (
         lambda m: m.graph.input.add().CopyFrom(m.graph.input[0]),
         "'ids' names 2 tensors of one graph",

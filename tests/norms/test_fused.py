@@ -122,17 +122,16 @@ def test_a_norm_that_scaling_would_change_says_why(nodes: str, reason: str) -> N
     assert reason in reason_text(skip_reason)
 
 
-def test_an_embedding_norm_has_no_input_to_divide() -> None:
-    model = onnx.parser.parse_model("""
+def test_a_quantised_embedding_norm_has_no_input_to_divide() -> None:
+    names = "ids, segments, w, p, s, g, b, , ws, ps, ss, gs, bs, wz, pz, sz, gz, bz"
+    model = onnx.parser.parse_model(f"""
         <ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
-        main (int32[1, 2] ids, int32[1, 2] segments, float[9, 4] word, float[9, 4] place,
-              float[9, 4] segment, float[4] g, float[4] b) => (float[1, 2, 4] y)
-        {
-            y, mask = com.microsoft.EmbedLayerNormalization<epsilon: float = 1e-12>
-                (ids, segments, word, place, segment, g, b)
-        }""")
+        main (int32[1, 2] ids, int32[1, 2] segments, uint8[9, 4] w, uint8[9, 4] p, uint8[9, 4] s,
+              uint8[4] g, uint8[4] b, float ws, float ps, float ss, float gs, float bs,
+              uint8 wz, uint8 pz, uint8 sz, uint8 gz, uint8 bz) => (float[1, 2, 4] y)
+        {{ y, mask = com.microsoft.QEmbedLayerNormalization<epsilon: float = 1e-12>({names}) }}""")
     norm = only_norm(model)
     assert norm.skip_reason is not None
     assert "no input tensor to divide" in reason_text(norm.skip_reason)
     assert not apply_scales_in(model, [norm], {norm.name: 4.0})
-    assert [node.op_type for node in model.graph.node] == ["EmbedLayerNormalization"]
+    assert [node.op_type for node in model.graph.node] == ["QEmbedLayerNormalization"]

@@ -4,12 +4,11 @@ import numpy as np
 import onnx
 import pytest
 
-from slanc_onnx import Options, apply_scales, compute_scales
 from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_in, find_norms_in, unmatched_means
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.reasons import Reason, Unscalable, Untaken
+from slanc_onnx.reasons import Reason, Untaken
 from tests.models.small_graphs import only_norm
 from tests.oracles.unoptimised import different, run
 from tests.spellings.spelling import HEADER
@@ -162,30 +161,6 @@ def test_an_override_of_epsilon_still_works() -> None:
     again = only_norm(model)
     assert (again.scaled_by, again.overridable_epsilon) == (16.0, "eps")
     assert again.epsilon == pytest.approx(1e-5 / 256)
-
-
-def test_norms_inside_an_attention_op_are_listed() -> None:
-    model = onnx.parser.parse_model("""
-        <ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]>
-        main (float[1, s, 16] q, float[1, s, 8] k, int32[1] len, int32 total, float[8] qw,
-              float[8] kw) => (float[1, s, 16] y)
-        {
-            [attention] y = com.microsoft.GroupQueryAttention
-                <num_heads = 2, kv_num_heads = 1, qk_norm_epsilon = 1e-6>
-                (q, k, k, , , len, total, , , , , , , , qw, kw)
-        }""")
-    norms = find_norms_in(read_graph(model))
-    assert [norm.name for norm in norms] == ["attention/q_norm", "attention/k_norm"]
-    assert [(norm.gamma, norm.width, norm.kind) for norm in norms] == [
-        ("qw", 8, "rms"),
-        ("kw", 8, "rms"),
-    ]
-    assert all(norm.skip_reason == Reason(Unscalable.HEADS_INSIDE) for norm in norms)
-    decided = compute_scales(model, Options(estimate="weights"))
-    assert [d.status for d in decided] == ["skipped", "skipped"]
-    before = model.SerializeToString()
-    assert not apply_scales(model, decided)
-    assert model.SerializeToString() == before
 
 
 def test_a_scale_of_1_leaves_a_note_and_nothing_else() -> None:

@@ -1,7 +1,12 @@
 """Norms are found in whatever algebra they are written."""
 
+import re
+from typing import Any
+
 import numpy as np
+import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx.backend.test.case.node import collect_testcases
 
 from benchmarks.algebra import main
@@ -9,6 +14,8 @@ from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_in
 from slanc_onnx.norms.model import read_model
+from slanc_onnx.norms.norm import Norm
+from tests.oracles import wild_norms
 from tests.oracles.unoptimised import different, run
 from tests.oracles.written_norms import KINDS, written
 
@@ -31,17 +38,73 @@ def test_each_is_found_and_scaled_exactly(kind: str) -> None:
         assert different(before, run(model, x=x)) == [], model
 
 
+def as_it_is_read(norm: Norm, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What a norm is read to make of rows that its epsilon does not matter for."""
+    rows = x.astype(np.float64)
+    rows = rows - rows.mean(-1, keepdims=True) if norm.kind == "layer" else rows
+    total = np.square(rows).sum(-1, keepdims=True)
+    return np.asarray(rows / np.sqrt(total / (1 if norm.kind == "l2" else x.shape[-1])))
+
+
+@pytest.mark.parametrize("kind", wild_norms.KINDS)
+def test_each_in_a_wild_spelling_is_found_and_what_is_read_off_it_is_so(kind: str) -> None:
+    random = np.random.default_rng(61)
+    plain = 0
+    for _ in range(100):
+        model = wild_norms.wild(kind, random)
+        found = find_in(read_graph(model))
+        assert (len(found.norms), found.suspects) == (1, []), model
+        (norm,) = found.norms
+        assert norm.skip_reason is None, model
+        shown = onnx.ModelProto()
+        shown.CopyFrom(model)
+        for name in {norm.input, norm.normalised} - {"x", model.graph.output[0].name}:
+            shown.graph.output.add(name=name)
+        sizes = 10.0 ** random.uniform(-6, 2, (2, 4, 1))
+        x = (random.normal(size=wild_norms.SHAPE) * sizes).astype(np.float32)
+        before = run(model, x=x)
+        if not norm.by_ops and norm.gamma is None:
+            plain += 1
+            values = {"x": x / sizes.astype(np.float32), **run(shown, x=x / sizes.astype("f"))}
+            wanted = as_it_is_read(norm, values[norm.input])
+            np.testing.assert_allclose(values[norm.normalised], wanted, 2e-3, 2e-3)
+        apply_scales_in(model, [norm], {norm.name: 8.0})
+        assert different(before, run(model, x=x)) == [], model
+    assert plain > 10
+
+
+NAMED = re.compile("(layer|rms|group)_normalization|instancenorm|mvn|l2normalization|lpnorm")
+
+
 @pytest.mark.filterwarnings("ignore")  # of the data that onnx makes for them
-def test_function_bodies_of_onnx_are_found() -> None:
-    norms = ("layer_normalization", "rms_normalization", "group_normalization", "mvn")
-    for case in collect_testcases(None):
-        bodies = "expanded" in case.name and any(norm in case.name for norm in norms)
-        if case.model is None or not (bodies or "softmax" in case.name or "_pool" in case.name):
+def test_norms_in_the_tests_of_onnx_compute_what_these_store_and_nothing_else_is_one() -> None:
+    cases: list[Any] = [case for case in collect_testcases(None) if case.model is not None]
+    norms = [case for case in cases if NAMED.search(case.name)]
+    assert len(norms) > 100
+    for case in norms:
+        read = read_model(case.model)
+        assert (len(read.norms), read.suspects) == (1, []), case.name
+        if read.norms[0].skip_reason is not None:  # the second output is the mean
+            assert len(case.model.graph.output) == 3, case.name
             continue
-        found = read_model(case.model)
-        assert (len(found.norms), found.suspects) == (int(bodies), []), case.name
+        model = onnx.ModelProto()
+        model.CopyFrom(read.model)
+        assert apply_scales_in(model, read.norms, {read.norms[0].name: 8.0})
+        for inputs, outputs in case.data_sets:
+            names = [info.name for info in model.graph.input]
+            found = run(model, **dict(zip(names, inputs, strict=True)))
+            for info, stored in zip(model.graph.output, outputs, strict=True):
+                near = np.allclose(found[info.name], stored, case.rtol, case.atol)
+                assert near, (case.name, info.name)
+    for case in cases:
+        if case not in norms:
+            read = read_model(case.model)
+            assert (read.norms, read.suspects) == ([], []), case.name
 
 
-def test_the_benchmark_counts_what_is_found(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--count", "12", "--seed", "3"]) == 0
+@pytest.mark.parametrize("more", [[], ["--wild"]])
+def test_the_benchmark_counts_what_is_found(
+    more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--count", "12", "--seed", "3", *more]) == 0
     assert capsys.readouterr().out.startswith("12 of 12 found, ")

@@ -10,8 +10,9 @@ import pytest
 from onnx import numpy_helper
 
 from slanc_onnx import SlancError
+from slanc_onnx.graph import can_fork
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.run.isolation import CannotRun, can_fork, isolated, memory_of_a_run
+from slanc_onnx.run.isolation import CannotRun, isolated, memory_of_a_run
 from slanc_onnx.run.session import Session
 
 ENDLESS = """

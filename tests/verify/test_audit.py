@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slanc_onnx import Accelerator, Options, compute_scales
+from slanc_onnx import Accelerator, Options, compute_scales, protect_file
 from slanc_onnx.report.audit import audit_lines
+from slanc_onnx.report.terminal import final_parts
 from slanc_onnx.scale.decide import ScaledNorm
 from slanc_onnx.verify.audit import WORST, audit, largest_rows
 from tests.conftest import Run
@@ -122,3 +123,33 @@ def test_a_row_that_fp32_does_not_hold_is_larger_than_any_prediction(first: Scal
     assert told[1].endswith(f"{first.norm.name!r}, inf of it, inf at run 0")
     nothing = list(audit_lines([replace(inside, upper_ratio=None)]))
     assert len(nothing) == 1 and "0 of 1 norms" in nothing[0]
+
+
+def test_rows_of_the_users_data_outside_a_window_fail_with_the_row(tmp_path: Path) -> None:
+    ids = np.array([[3, 1, 4, 1, 5]])
+    sums = embedded(ids)[0]
+    model = onnx.load(LLAMA)
+    [table] = [t for t in model.graph.initializer if t.name.endswith("tokens.weight")]
+    for size, place in ((1.0, ""), (float(np.sqrt(1e9 / sums[2])), "position 2, id 4")):
+        scaled = onnx.numpy_helper.to_array(table).copy()
+        scaled[4] *= np.float32(size)
+        changed = onnx.ModelProto.FromString(model.SerializeToString())
+        [held] = [t for t in changed.graph.initializer if t.name == table.name]
+        held.CopyFrom(onnx.numpy_helper.from_array(scaled, table.name))
+        onnx.save(changed, tmp_path / "m.onnx")
+        seen = {"input_ids": ids}
+        shown = {"input_ids": np.where(ids == 4, 1, ids)}
+        options = Options(observe=seen, inputs=shown, scale="calibrated", certify="off")
+        outcome = protect_file(tmp_path / "m.onnx", tmp_path / "new.onnx", options)
+        assert outcome.validated and outcome.passed == (not place)
+        [*_, last] = final_parts(outcome)[1:2]
+        assert (place in last) and ("rows of --observe overflow" in last) == bool(place)
+
+
+def test_rows_that_epsilon_outweighs_are_inside(first: ScaledNorm) -> None:
+    epsilon = first.norm.joined_epsilon
+    assert epsilon > 0
+    norm, width = replace(first, scale=2.0**10), 96
+    sums = np.array([0.5, 2.0]) * width * epsilon
+    assert (sums / 2.0**20 < width * 2.0**-14).all()  # both vanish
+    assert audit(norm, sums, width, Accelerator(), ()).below == 1

@@ -16,6 +16,7 @@ from slanc_onnx.norms import Norm
 from slanc_onnx.reasons import Undivided
 
 PUSHES = 6  # groups without norms through which an exponent is handed on to a weight
+_FARTHEST = 30  # exponent of a group without norms: two of them are 2^60 apart
 # Exponents of groups -> exponents of norms that all follow their groups.
 _Following = Callable[[Sequence[int]], dict[str, int]]
 TRIED_CUTS = 4  # the most promising tensors at which a stream may be cut
@@ -177,6 +178,8 @@ def _pushed(
             moves = [(output, total)] if free[output] else []
             moves += [(g, best[output] - total + best[g]) for g in terms if free[g]]
             for group, exponent in moves:
+                if abs(exponent) > _FARTHEST:
+                    continue
                 trial = [*best[:group], exponent, *best[group + 1 :]]
                 other = solve(parts, weights, trial, following(trial))
                 if other.nodes < solved.nodes:

@@ -87,7 +87,11 @@ def _is_position(indices: View) -> bool:
 
 def first_row(position: Const | View) -> int | None:
     """The row of a table that a position has at sequence length 1; None for token ids."""
-    if isinstance(position, Const) and position.array.size == 1:
+    if (
+        isinstance(position, Const)
+        and position.array.size == 1
+        and position.array.dtype.kind in "iu"
+    ):
         return int(position.array.reshape(-1)[0])
     if isinstance(position, View) and isinstance(position.expr, Input):
         return 0 if _is_position(position) else None
@@ -181,7 +185,7 @@ def _top_k(visit: Visit) -> list[Value]:
     axis = axis_of(axis, view.ids.ndim)
     if not view.ids.size or not count.size:
         raise CannotFollow(Unread.EMPTY)
-    k = max(1, min(int(np.asarray(count).reshape(-1)[0]), view.shape[axis]))
+    k = max(1, min(whole_numbers(count)[0], view.shape[axis]))
     ids = np.take(view.ids, range(k), axis=axis)
     if isinstance(view.expr, Shares):
         return [View(Shares(1, k), ids), _indices(visit, 1, ids.shape)]
@@ -207,7 +211,7 @@ def _one_hot(visit: Visit) -> list[Value]:
     depth = visit.array(1)
     shape = visit.known(0).shape
     axis = axis_of(int(visit.attributes.get("axis", -1)), len(shape) + 1)
-    count = 0 if depth is None or not depth.size else int(np.asarray(depth).reshape(-1)[0])
+    count = 0 if depth is None or not depth.size else whole_numbers(depth)[0]
     if count < 1:
         raise CannotFollow(Unread.MISFIT, count)
     full = (*shape[:axis], count, *shape[axis:])

@@ -15,7 +15,7 @@ from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.report.wording import reason_text
 from tests.models.fold_models import ACCELERATOR, LN, RMS, decided, folded, ops, same_bits, weights
-from tests.models.small_graphs import D, graph, normal
+from tests.models.small_graphs import D, between, graph, normal
 from tests.oracles.proto_diff import differences
 
 PRE = f"""
@@ -199,3 +199,12 @@ def test_a_norm_without_an_estimate_goes_with_its_group() -> None:
     found, scaled = fold(copy, read_graph(copy), decided(copy, windows), ACCELERATOR)
     assert found.inserted == 0
     assert [(s.status, s.scale) for s in scaled] == [("scaled", 8.0)] * 3
+
+
+def test_no_divisor_of_a_long_product_is_beyond_fp32() -> None:
+    steps = " ".join(f"a{i + 1} = Mul(x, a{i})" for i in range(100))
+    nodes = f"a0 = MatMul(x, w1) {steps} o = MatMul(a100, w2) total = Add(x, o)"
+    model = between(nodes, weights())
+    after, _ = folded(model, {"first": (2, 4), "last": (20, 30)})
+    added = [value for name, value in stored(after).items() if name.startswith("slanc.")]
+    assert added and all(np.isfinite(value) and value > 0 for value in added)
