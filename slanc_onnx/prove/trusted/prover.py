@@ -189,8 +189,6 @@ class Prover:
                 why = behind
             except NoBound as error:
                 why = error.reason if error.reason.op else error.reason.at(node.op_type, first)
-            except np.linalg.LinAlgError:
-                why = Reason(Unproved.WEIGHTS_NOT_FINITE).at(node.op_type, first)
         return self._only_shapes(node, given, why)
 
     def _fill_caches(self, node: NodeProto, given: list[Known | None]) -> None:
@@ -232,8 +230,6 @@ class Prover:
         try:
             made = self._applied(node, stand_ins)
         except NoBound:
-            return unknown
-        except np.linalg.LinAlgError:
             return unknown
         return [o if not isinstance(o, Value) else Open(o.kind, o.dims, why) for o in made]
 

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from onnx import TensorProto
 
 from slanc_onnx.graph import DOMAINS, Array
@@ -23,7 +24,7 @@ from slanc_onnx.prove.trusted.values import (
     checked,
     rounded,
 )
-from slanc_onnx.reasons import Unproved, Unread, reason
+from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 
 MICROSOFT = "com.microsoft"
 WHOLE = (
@@ -175,8 +176,6 @@ def rule(
 
 def known_sizes(sizes: Sizes) -> Constant:
     """Sizes that are all numbers, as a constant."""
-    import numpy as np
-
     array = np.array(sizes.entries, dtype=np.int64).reshape(sizes.dims)
     return Constant(sizes.kind, sizes.dims, lambda: array, facts=sizes.facts)
 
@@ -224,9 +223,18 @@ def applied(found: Rule, call: Call) -> list[Operand | None]:
                 reason(Unproved.NO_RULE_FOR_TYPE, TensorProto.DataType.Name(operand.kind))
             )
         strange = isinstance(operand, Value) and (operand.infinite or operand.nan is not None)
+        if isinstance(operand, Constant):
+            strange = not operand.finite
         if strange and not found.extended:
             raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
-    made = found.apply(call)
+    try:
+        made = found.apply(call)
+    except NoBound:
+        raise
+    except np.linalg.LinAlgError as error:
+        raise NoBound(Reason(Unproved.WEIGHTS_NOT_FINITE)) from error
+    except Exception as error:  # a node that its rule does not fit is unknown
+        raise NoBound(reason(Unread.NOT_COMPUTED, str(error)[:200])) from error
     results = [made] if isinstance(made, Value | Constant | Sizes) else list(made)
     finished: list[Operand | None] = []
     for result in results:

@@ -91,6 +91,13 @@ class Constant:
         """Its numbers, as an array of its shape."""
         return self.read()
 
+    @cached_property
+    def finite(self) -> bool:
+        """Whether no number is infinite or nan; True for matrices, whose sizes are checked."""
+        if self.stored is not None or self.kind not in FLOATS:
+            return True
+        return bool(np.isfinite(np.asarray(self.values).astype(np.float64)).all())
+
     @property
     def size(self) -> int:
         return math.prod(self.dims)

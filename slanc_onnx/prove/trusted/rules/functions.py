@@ -73,25 +73,18 @@ def _text(value: object) -> float | str:
     return value.decode() if isinstance(value, bytes) else value  # type: ignore[return-value]
 
 
-_PLAIN = (
-    "Relu", "Tanh", "Erf", "Softsign", "Sin", "Cos", "Sigmoid", "HardSwish", "Mish", "Softplus",
-)  # fmt: skip
-
-
-@rule(*_PLAIN)
-@rule("LeakyRelu", "Elu", "Celu", "Swish", attributes=("alpha",))
-@rule("Selu", attributes=("alpha", "gamma"))
-@rule("HardSigmoid", attributes=("alpha", "beta"))
-@rule("Gelu", attributes=("approximate",))
 @rule("QuickGelu", attributes=("alpha",), domain=MICROSOFT)
 @rule("Gelu", domain=MICROSOFT)
 def function(call: Call) -> Result:
     """A function whose record bounds it by slope, limit or growth."""
-    if call.op in ("LeakyRelu", "Elu", "Selu") and any(
-        isinstance(number, float) and number < 0 for number in call.attributes.values()
-    ):
-        raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "alpha"))
     return _of_attributes(call, call.op)
+
+
+# Records whose ops have a rule of their own below, or belong to another domain.
+_OWN = ("Neg", "Abs", "Exp", "Log", "Sqrt", "Reciprocal", "BiasGelu", "FastGelu", "QuickGelu")
+for _name, _record in ELEMENTWISE.items():
+    if not _record.from_inputs and _name not in _OWN:
+        rule(_name, attributes=tuple(_record.attributes))(function)
 
 
 @rule("BiasGelu", "FastGelu", domain=MICROSOFT)

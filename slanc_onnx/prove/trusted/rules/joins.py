@@ -97,7 +97,8 @@ def _placed(operand: Operand, dims: Sequence[Dim], channels: Sequence[int]) -> V
 
 def filled(value: Value, dims: Sequence[Dim], channels: Sequence[int]) -> Reach:
     """The rows of a tensor that repeats its numbers along channel axes of size 1."""
-    if tuple(channels) == value.axes:
+    same = all(value.dims[axis] == dims[axis] for axis in channels)
+    if tuple(channels) == value.axes and same:
         return value.reach
     widths = [int(dims[axis]) if value.dims[axis] == 1 else 1 for axis in channels]
     own = [int(value.dims[axis]) for axis in channels]
