@@ -247,6 +247,33 @@ class Accelerator:
         rounded = self.format.nearest(epsilon)
         return rounded if rounded >= self.smallest_kept else self.smallest_kept
 
+    def rounds_away(self, epsilon: float, power: int) -> bool:
+        """Whether an epsilon that is stored as a constant, rounded to nearest, is not kept.
+
+        Args:
+            epsilon: As it is added to the mean square, or to its root.
+            power: 2 for the mean square, 1 for the root.
+        """
+        least = self.least_epsilon(power)
+        return 0 < epsilon < least and self.format.nearest(epsilon) < least
+
+    def least_epsilon(self, power: int) -> float:
+        """The smallest epsilon with which a row of zeros stays finite; 0 where that is in FP32.
+
+        It is no number that becomes zero, and one added to the root has a reciprocal.
+        """
+        step: Step = "variance" if power == 2 else "deviation"
+        if step in self.fp32_steps:
+            return 0.0
+        if power == 2 or "inverse" in self.fp32_steps:
+            return self.smallest_kept
+        return max(self.smallest_kept, 2.0 ** math.ceil(-math.log2(self.largest)))
+
+    @property
+    def stamp(self) -> str:
+        """What it computes, in words, whatever the target is called; noted beside each scale."""
+        return str(replace(self, name=""))
+
     @property
     def steps_in_fp32(self) -> list[Step]:
         """`fp32_steps` in the order in which a norm has them."""

@@ -153,6 +153,12 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         help="where the scale goes: a Div before each norm (default), or into the weights before "
         "it, so that nothing is added to run",
     )
+    add(
+        "--epsilon",
+        choices=("exact", "representable"),
+        help="exact: divided by the square of the scale; representable: not below what the target "
+        "keeps (default: exact, unless a row of zeros is seen that it would make nan)",
+    )
     add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
 
 

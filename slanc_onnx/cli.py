@@ -116,6 +116,7 @@ def _run(args: argparse.Namespace) -> int:
         input_ranges=dict(args.input_range),
         apply=args.apply,
         emulate=args.emulate,
+        epsilon=args.epsilon,
         exclude=args.exclude,
         only=args.only,
         jobs=args.jobs,

@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.apply import apply_scales_in
+from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.fold import Fold, apply_fold, fold, write_folded
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Draft, check_output, load_model
-from slanc_onnx.norms import ReadModel, read_model, unmatched_means
+from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Certificate, held_against
 from slanc_onnx.reasons import Failure, Note, Reason, Seen
-from slanc_onnx.report import Outcome, reasons_text
+from slanc_onnx.report import Outcome, make_notes, reasons_text
 from slanc_onnx.run import (
     CannotRun,
     Feeds,
@@ -48,6 +48,7 @@ from slanc_onnx.verify import (
 from slanc_onnx.weights import workers
 
 T = TypeVar("T")
+LEFT = {Failure.LEFT_FORMAT, Failure.INPUT_LEFT_FORMAT, Failure.ROWS_OVERFLOW}
 MOST_TRIES = 3  # a fold may give a norm that is kept at 1 the scale of its group once more
 
 
@@ -81,10 +82,13 @@ def protect_file(
     watched = observed_feeds(read.specs, options)
     if options.certify == "tokens":
         vocabulary(read.specs)
+    read, rescaled = without_scales_of_others(read, options.accelerator.stamp)
     clock.lap("find")
     decided = decide(read, options, progress)
     clock.lap("scale")
     notes = make_notes(read, options)
+    if rescaled:
+        notes.append(Reason(Note.SCALED_ANEW, tuple(rescaled)))
     done = _Done(decided)
     if read.norms:
         _carry_out_in_file(_Job(read, source, output, options, watched, progress, clock), done)
@@ -96,9 +100,10 @@ def protect_file(
         validation=done.validation,
         not_validated=done.not_validated,
         accelerator=options.accelerator,
-        notes=notes,
+        notes=[*notes, *done.notes],
         seconds=clock.seconds,
         fold=done.fold,
+        fold_heals=done.fold_heals,
         audits=done.audits,
         first_rows=done.first_rows,
         not_enumerated=done.not_enumerated,
@@ -150,12 +155,15 @@ class _Done:
     not_enumerated: Reason | None = None
     validation: Validation | None = None
     not_validated: Reason | None = None
+    notes: list[Reason] = field(default_factory=list)
+    fold_heals: bool = False
 
 
 def _carry_out_in_file(job: _Job, done: _Done) -> None:
     """Fold, audit, write, validate and put in place; `done` takes what each step gives.
 
-    A scale with which more rows overflow than with 1 is not kept: all is done again with 1.
+    A scale with which more rows overflow than with 1 is not kept: all is done again with 1. And
+    where rows of zeros are seen that would be nan, with epsilons that the target keeps.
     """
     decided = done.norms
     for tries_left in reversed(range(MOST_TRIES)):
@@ -163,11 +171,33 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
         with Draft(job.source, job.output, job.read.model) as draft:
             _write_and_validate(job, done, draft)
             better = kept_at_one(decided, done.norms, done.validation) if tries_left else None
+            zeros = done.validation is not None and done.validation.zeros_lost
+            if tries_left and zeros and job.options.epsilon is None:
+                job = replace(job, options=replace(job.options, epsilon="representable"))
+                done.notes.append(Reason(Note.EPSILON_RAISED))
+                better = better or list(decided)
             if better is None:
                 _hold_certificates(done)
                 draft.keep()
-                return
+                break
         done.norms = decided = better
+
+    done.fold_heals = _fold_would_heal(job, done.validation, decided)
+
+
+def _fold_would_heal(job: _Job, validation: Validation | None, decided: list[ScaledNorm]) -> bool:
+    """Whether what left the format stays in it where the scales are folded; that is tried."""
+    options = job.options
+    if validation is None or options.apply == "fold" or options.scale == "paper":
+        return False
+    if not LEFT & {reason.kind for reason in validation.failures}:
+        return False
+    other = replace(job, watched=[], options=replace(options, apply="fold", certify="off"))
+    tried = _Done(decided)
+    _plan(other, tried)
+    with Draft(job.source, job.output, job.read.model) as draft:
+        _write_and_validate(other, tried, draft)
+    return tried.validation is not None and tried.validation.passed
 
 
 def _plan(job: _Job, done: _Done) -> None:
@@ -175,7 +205,12 @@ def _plan(job: _Job, done: _Done) -> None:
     read, options, clock = job.read, job.options, job.clock
     if options.apply == "fold":  # first: the audit is of the scales that norms have then
         done.fold, done.norms = fold(
-            read.model, read.scopes, done.norms, options.accelerator, read.folder
+            read.model,
+            read.scopes,
+            done.norms,
+            options.accelerator,
+            read.folder,
+            options.least_epsilon,
         )
         clock.lap("fold")
     if job.watched:
@@ -250,7 +285,9 @@ def _write(job: _Job, done: _Done, draft: Draft) -> None:
     if done.fold is not None:
         write_folded(rewritten, done.fold, draft, job.progress)
     else:
-        apply_scales_in(rewritten, job.read.norms, scales_to_apply(done.norms))
+        scales, target = scales_to_apply(done.norms), job.options.accelerator.stamp
+        least = job.options.least_epsilon
+        apply_scales_in(rewritten, job.read.norms, scales, target, least)
         draft.write(rewritten, job.progress)
 
 
@@ -284,6 +321,7 @@ def protect(
     options = options or Options()
     read = read_model(model, folder, isolate=options.isolate)
     options = with_checked_inputs(options, read.specs)
+    read, _ = without_scales_of_others(read, options.accelerator.stamp)
     decided = decide(read, options)
     _, decided = carry_out(read, decided, options.apply, options.accelerator)
     return decided
@@ -315,7 +353,8 @@ def carry_out(
         apply_fold(read.loaded, folded, read.folder)
         return bool(folded.edits), now
     norms = [d.norm for d in decided]
-    return apply_scales_in(read.loaded, norms, scales_to_apply(decided)), now
+    scales = scales_to_apply(decided)
+    return apply_scales_in(read.loaded, norms, scales, accelerator.stamp), now
 
 
 def decide(read: ReadModel, options: Options, progress: Progress = no_progress) -> list[ScaledNorm]:
@@ -334,24 +373,6 @@ def decide(read: ReadModel, options: Options, progress: Progress = no_progress) 
             )
     with workers(options.executor, options.jobs) as executor:
         return compute_scales_in(read, replace(options, executor=executor), data, progress)
-
-
-def make_notes(read: ReadModel, options: Options) -> list[Reason]:
-    """What a user should know beyond the norms; see `Outcome`."""
-    notes = []
-    if options.scale != "window" and options.estimate != "auto":
-        notes.append(Reason(Note.ESTIMATE_UNUSED, (options.estimate, options.scale)))
-    if read.inlined:
-        notes.append(Reason(Note.INLINED, tuple(read.inlined)))
-    if read.written_out:
-        notes.append(Reason(Note.WRITTEN_OUT, tuple(read.written_out)))
-    means = unmatched_means(read.scopes, read.norms, read.suspects)
-    if means:
-        notes.append(Reason(Note.MEANS_UNMATCHED, tuple(means)))
-    overridable = sorted({name for scope in read.scopes for name in scope.overridable})
-    if overridable:
-        notes.append(Reason(Note.READ_AS_DEFAULTS, tuple(overridable)))
-    return notes
 
 
 class _Clock:

@@ -17,6 +17,7 @@ EstimateRule = Literal["auto", "probe", "weights"]
 Certify = Literal["auto", "exact", "tokens", "off"]
 ApplyRule = Literal["div", "fold"]
 EmulateRule = Literal["norms", "all"]
+EpsilonRule = Literal["exact", "representable"]
 
 
 TIME_LIMIT = 1800.0  # seconds
@@ -38,6 +39,9 @@ class Options:
         apply: "div" puts a Div before each norm, "fold" divides the weights before it instead.
         emulate: What validation rounds: the steps of the "norms", or of "all" operations, as on a
             device that has nothing but FP16.
+        epsilon: "exact" divides epsilon by the square of the scale, bit by bit; "representable"
+            raises what the accelerator would not keep to what it does, so that outputs in FP32
+            may differ. None for exact, unless a row of zeros is seen that it would make nan.
         validate: Whether to validate.
         certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
             large matrices too), "tokens" (as "auto", and `protect_file` runs every token alone and
@@ -69,6 +73,7 @@ class Options:
     input_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     apply: ApplyRule = "div"
     emulate: EmulateRule = "norms"
+    epsilon: EpsilonRule | None = None
     exclude: str | None = None
     only: str | None = None
     executor: Executor | None = None
@@ -76,6 +81,14 @@ class Options:
     time_limit: float | None = TIME_LIMIT
     memory_limit: float | None = None
     isolate: bool = False
+
+    @property
+    def least_epsilon(self) -> dict[int, float]:
+        """What a divided epsilon is raised to at least, by the power of the scale that divides it;
+        empty where it is exact."""
+        if self.epsilon != "representable":
+            return {}
+        return {power: self.accelerator.least_epsilon(power) for power in (1, 2)}
 
     def leaves_out(self, name: str) -> bool:
         """Whether a norm or suspect of that name is excluded."""

@@ -191,6 +191,8 @@ class Untaken(_Named):
     NOT_DIVIDED = auto()
     ROOT_OF_SCALE = auto()
     UNKNOWN_OP = auto()  # domain
+    INSIDE = auto()
+    QLINEAR = auto()
 
 
 class Decision(_Named):
@@ -230,9 +232,11 @@ class Failure(_Named):
     LEFT_FORMAT = auto()  # format, largest number
     INPUT_LEFT_FORMAT = auto()  # format, largest number, norm that reads it
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
+    ZERO_ROWS = auto()  # rows, norms, name of the first
     OUTPUTS_OFF = auto()
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
+    FOLD_HEALS = auto()
     OBSERVED_ABOVE = auto()  # rows, norms, name of the first; behind: where its largest row was
     OBSERVED_BELOW = auto()  # rows, norms, name of the first
     CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
@@ -245,7 +249,10 @@ class Note(_Named):
     """What a user should know of a whole file."""
 
     ESTIMATE_UNUSED = auto()  # estimate, scale
+    EPSILON_GONE = auto()  # norms
+    EPSILON_RAISED = auto()
     INLINED = auto()  # functions
+    SCALED_ANEW = auto()  # norms
     WRITTEN_OUT = auto()  # attention ops
     MEANS_UNMATCHED = auto()  # outputs of means
     READ_AS_DEFAULTS = auto()  # initializers

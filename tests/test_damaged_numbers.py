@@ -202,3 +202,10 @@ def test_a_function_that_gives_a_name_twice_is_no_model() -> None:
     function.node.add(op_type="Tanh", input=["a"], output=["b"])
     with pytest.raises(SlancError, match="'b' names 2 tensors"):
         find_norms(model)
+
+
+def test_a_reshape_to_more_than_a_model_has_is_not_followed() -> None:
+    shape = np.array([1, 2**12, 2**13])
+    model = between("r = Reshape(x, large) n = ReduceMean(r) total = Add(x, n)", {"large": shape})
+    decided = compute_scales(model, Options(estimate="weights"))
+    assert "Reshape" in reasons_text(decided[-1].reasons)

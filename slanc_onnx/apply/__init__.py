@@ -6,8 +6,10 @@ the scales into the weights instead.
 """
 
 from slanc_onnx.apply.div import apply_scales_in, plan_edits
+from slanc_onnx.apply.undo import without_scales_of_others
 
 __all__ = [
     "apply_scales_in",
     "plan_edits",
+    "without_scales_of_others",
 ]

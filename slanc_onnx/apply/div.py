@@ -6,6 +6,7 @@ Nothing else of the model changes: weights, names, metadata and the order of nod
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from slanc_onnx.graph import Edits, NewNode, NodeAt, apply_edits, node_at
 from slanc_onnx.norms import (
     NORM_KEY,
     SCALE_KEY,
+    TARGET_KEY,
     Limit,
     Norm,
     Place,
@@ -24,9 +26,15 @@ from slanc_onnx.norms import (
 )
 from slanc_onnx.ops import EPSILON
 
+EXACT: Mapping[int, float] = MappingProxyType({})  # no epsilon is raised
+
 
 def apply_scales_in(
-    model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]
+    model: onnx.ModelProto,
+    norms: Sequence[Norm],
+    scales: Mapping[str, float],
+    target: str = "",
+    least_epsilon: Mapping[int, float] = EXACT,
 ) -> bool:
     """Scale norms in place.
 
@@ -35,18 +43,34 @@ def apply_scales_in(
         norms: Its norms.
         scales: The scale by norm name. Norms that are not named stay as they are, and so do those
             with a `skip_reason`.
+        target: For which accelerator, as it is noted beside each scale; "" for no note.
+        least_epsilon: What a divided epsilon is raised to at least, so that a device keeps it, by
+            the power of the scale that divides it.
 
     Returns:
         Whether the model was modified.
     """
-    edits = plan_edits(model, norms, scales)
+    edits = plan_edits(model, norms, scales, least_epsilon)
+    note_target(edits, target)
     apply_edits(model, edits)
     return bool(edits)
 
 
-def plan_edits(model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[str, float]) -> Edits:
+def note_target(edits: Edits, target: str) -> None:
+    """Note beside each scale for which accelerator it is; "" for no note."""
+    for metadata in (*edits.stamps.values(), *(node.metadata for node in edits.nodes)):
+        if target and SCALE_KEY in metadata:
+            metadata[TARGET_KEY] = target
+
+
+def plan_edits(
+    model: onnx.ModelProto,
+    norms: Sequence[Norm],
+    scales: Mapping[str, float],
+    least_epsilon: Mapping[int, float] = EXACT,
+) -> Edits:
     """The edits that `apply_scales_in` carries out; the model is not changed."""
-    planner = Planner(model)
+    planner = Planner(model, least_epsilon)
     for norm in norms:
         if norm.name in scales and norm.skip_reason is None and norm.places:
             planner.scale(norm, scales[norm.name])
@@ -56,8 +80,9 @@ def plan_edits(model: onnx.ModelProto, norms: Sequence[Norm], scales: Mapping[st
 class Planner:
     """Collects the edits of a model, with unused names and one constant per value and type."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, least_epsilon: Mapping[int, float] = EXACT) -> None:
         self.edits = Edits()
+        self._least = least_epsilon
         self._model = model
         self._used = set(_names_in(model.graph))
         self._made: dict[tuple[tuple[float, ...], tuple[int, ...], int], str] = {}
@@ -93,11 +118,14 @@ class Planner:
         if epsilon is None or (norm.form == "decomposed" and norm.epsilon_place is None):
             return  # it has none
         if norm.epsilon_place is None:
-            self.edits.epsilons[NodeAt(norm.path, norm.nodes[-1])] = epsilon
+            self.edits.epsilons[NodeAt(norm.path, norm.nodes[-1])] = self._kept(norm, epsilon)
             return
         known = norm.epsilon if norm.overridable_epsilon is None else None
-        values = None if known is None else (known,)
+        values = None if known is None else (self._kept(norm, epsilon) * scale**norm.epsilon_power,)
         self._divided(norm, Limit(norm.epsilon_place, norm.epsilon_power, values), scale)
+
+    def _kept(self, norm: Norm, epsilon: float) -> float:
+        return max(epsilon, self._least.get(norm.epsilon_power, 0.0)) if epsilon > 0 else epsilon
 
     def _divided(self, norm: Norm, limit: Limit, scale: float) -> None:
         """Plan a constant divided by a power of the scale.

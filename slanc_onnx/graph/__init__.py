@@ -38,11 +38,11 @@ from slanc_onnx.graph.scope import (
     SEE_THROUGH,
     Dims,
     Scope,
-    concrete_shapes,
     op_of,
     read_graph,
     reads_value,
 )
+from slanc_onnx.graph.shapes import concrete_shapes
 from slanc_onnx.graph.temporary import write_atomically
 
 __all__ = [

@@ -7,7 +7,6 @@ show it as an op that nobody knows, so nothing is read from it, and the reason i
 from __future__ import annotations
 
 import math
-import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from google.protobuf.message import Message
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, checker, helper, numpy_helper
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph.apart import Lost, apart
 from slanc_onnx.graph.contrib import Signature
 from slanc_onnx.graph.signatures import schema_of, signature_of, usual_kinds
 from slanc_onnx.reasons import Fact, Fault, Reason
@@ -145,18 +143,6 @@ def _check_size(tensor: TensorProto) -> None:
         )
 
 
-def node_faults(model: onnx.ModelProto, *, isolate: bool = False) -> Faults:
-    """The nodes of a model that break the rules of their op, and how.
-
-    Where onnx dies of the shapes, nodes are checked without them.
-    """
-    try:
-        found: Faults = pickle.loads(apart(lambda: pickle.dumps(_node_faults(model)), isolate))
-    except Lost:
-        return _node_faults(model, shapes=False)
-    return found
-
-
 @dataclass(frozen=True)
 class _Rules:
     """What nodes are checked by.
@@ -170,7 +156,13 @@ class _Rules:
     shapes: bool
 
 
-def _node_faults(model: onnx.ModelProto, *, shapes: bool = True) -> Faults:
+def node_faults(model: onnx.ModelProto, *, shapes: bool = True) -> Faults:
+    """The nodes of a model that break the rules of their op, and how.
+
+    Args:
+        model: The model.
+        shapes: Whether shape inference follows the nodes, which may end the process.
+    """
     found: Faults = {}
     context = checker.C.CheckerContext()
     context.ir_version = onnx.IR_VERSION

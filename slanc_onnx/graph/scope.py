@@ -8,6 +8,7 @@ is node `i` of the GraphProto it stands for.
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,9 +19,9 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph.apart import apart
-from slanc_onnx.graph.checked import DOMAINS, MOST_ELEMENTS, Faults, GraphPath, node_faults
-from slanc_onnx.graph.load import Array, constant_value, every_node, read_tensor
+from slanc_onnx.graph.apart import Lost, apart, with_shapes
+from slanc_onnx.graph.checked import DOMAINS, Faults, GraphPath, node_faults
+from slanc_onnx.graph.load import Array, constant_value, read_tensor
 from slanc_onnx.reasons import Reason
 
 Dims = tuple[int | str, ...]  # a dynamic size is its name
@@ -30,15 +31,8 @@ SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
 # Op -> the inputs of which it reads the shape or the type, and no value.
 _VALUE_UNREAD = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
 
-# Ops that take off an end of their input: at length 1 more than there is.
-_SHRINKS = {"Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "Pad", "Tile"} | {
-    "AveragePool",
-    "LpPool",
-    "MaxPool",
-}
-_MAKES, _MOST_WRITTEN = ("Range", "Concat"), 2**16  # numbers of a vector
 
-_FAULTY = "slanc.faulty"  # the domain in which a scope shows nodes that break the rules of their op
+FAULTY = "slanc.faulty"  # the domain in which a scope shows nodes that break the rules of their op
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,15 +183,11 @@ def read_graph(
     Raises:
         SlancError: graphsurgeon cannot read the model.
     """
-    faults = node_faults(model, isolate=isolate)
+    faults, skeleton = _checked(model, isolate)
     bare = _skeleton(model, faults)
-    try:
-        skeleton = _with_shapes(bare, isolate)
-    except Exception:  # Shapes are a convenience: a model the checker dislikes is read without.
-        skeleton = bare
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
     try:
-        root = gs.import_onnx(skeleton)
+        root = gs.import_onnx(skeleton or bare)
     except Exception as error:
         raise SlancError(
             f"the graph cannot be read ({type(error).__name__}: {error}). "
@@ -214,87 +204,21 @@ def read_graph(
     return scopes
 
 
-def concrete_shapes(
-    main: Scope, inputs: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]]:
-    """The inferred shapes of tensors, by name, for given shapes of the inputs.
-
-    Args:
-        main: The main graph.
-        inputs: Shapes by input name.
-    """
-    if main.skeleton is None:
-        return {}
-    model = onnx.ModelProto()
-    model.CopyFrom(main.skeleton)
-    del model.graph.value_info[:]
-    _hide_long_values(model, main)
-    for info in model.graph.input:
-        if info.name in inputs:
-            dims = info.type.tensor_type.shape.dim
-            del dims[:]
-            dims.extend(
-                onnx.TensorShapeProto.Dimension(dim_value=size) for size in inputs[info.name]
-            )
-    for info in model.graph.output:
-        info.type.tensor_type.ClearField("shape")
-    try:
-        _hide_less_than_nothing(model)
-        inferred = _with_shapes(model, main.apart, data_prop=True)
-    except Exception:  # as in `read_graph`
-        return {}
-    found = {}
-    for info in inferred.graph.value_info:
-        dims = info.type.tensor_type.shape.dim
-        if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
-            shape = tuple(int(d.dim_value) for d in dims)
-            if min(shape, default=0) >= 0 and math.prod(shape) <= MOST_ELEMENTS:
-                found[info.name] = shape
-    return found
-
-
-def _with_shapes(
-    model: onnx.ModelProto, isolate: bool, *, data_prop: bool = False
-) -> onnx.ModelProto:
-    """The model with inferred shapes; `data_prop` follows those that the graph computes, too."""
+def _checked(model: onnx.ModelProto, isolate: bool) -> tuple[Faults, onnx.ModelProto | None]:
+    """The faults of the nodes, and the skeleton with shapes; None where onnx cannot infer them."""
 
     def work() -> bytes:
-        found = onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
-        whole: bytes = found.SerializeToString()
-        return whole
+        faults = node_faults(model)
+        try:
+            return pickle.dumps((faults, with_shapes(_skeleton(model, faults), isolate=False)))
+        except Exception:  # Shapes are a convenience: a model the checker dislikes is read without.
+            return pickle.dumps((faults, None))
 
-    inferred: onnx.ModelProto = onnx.ModelProto.FromString(apart(work, isolate))
-    return inferred
-
-
-def _hide_long_values(model: onnx.ModelProto, main: Scope) -> None:
-    """Hide the ops that make long vectors: onnx would write out each of their numbers."""
-    for node, view in zip(model.graph.node, main.graph.nodes, strict=True):
-        size = (view.outputs[0].shape or [0])[0] if view.op in _MAKES and view.outputs else 0
-        if isinstance(size, int) and size > _MOST_WRITTEN:
-            node.domain = _FAULTY
-
-
-def _hide_less_than_nothing(model: onnx.ModelProto) -> None:
-    """Hide the ops whose outputs have sizes below zero here: a Slice of those ends the process."""
-    nodes = list(every_node(model.graph.node))
-    slices = [node for node in nodes if node.op_type == "Slice" and node.domain in DOMAINS]
-    if not slices or not any(node.op_type in _SHRINKS for node in nodes):
-        return
-    domains = [node.domain for node in slices]
-    for node in slices:
-        node.domain = _FAULTY
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    for node, domain in zip(slices, domains, strict=True):
-        node.domain = domain
-    below = {
-        info.name
-        for info in inferred.graph.value_info
-        if any(dim.dim_value < 0 for dim in info.type.tensor_type.shape.dim)
-    }
-    for node in nodes:
-        if below.intersection(node.output):
-            node.domain = _FAULTY
+    try:
+        read: tuple[Faults, onnx.ModelProto | None] = pickle.loads(apart(work, isolate))
+    except Lost:
+        return node_faults(model, shapes=False), None
+    return read
 
 
 def _scope(
@@ -335,7 +259,7 @@ def _skeleton(model: onnx.ModelProto, faults: Faults) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto(ir_version=model.ir_version)
     copy.opset_import.extend(model.opset_import)
-    copy.opset_import.add(domain=_FAULTY, version=1)
+    copy.opset_import.add(domain=FAULTY, version=1)
     _copy_graph(model.graph, copy.graph, (), faults)
     return copy
 
@@ -354,7 +278,7 @@ def _copy_graph(
     for index, node in enumerate(graph.node):
         twin = copy.node.add(
             op_type=node.op_type,
-            domain=_FAULTY if index in own else node.domain,
+            domain=FAULTY if index in own else node.domain,
             name=node.name,
             input=node.input,
             output=node.output,

@@ -19,16 +19,13 @@ from slanc_onnx.ops import INTERNAL, Internal
 _SPLIT_SIZES, _RMS = 13, 23  # the opsets in which Split takes sizes as an input, with the RMS op
 
 
-def write_out_head_norms(
-    model: onnx.ModelProto, *, isolate: bool = False
-) -> tuple[onnx.ModelProto, list[str]]:
+def write_out_head_norms(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Write out the norms inside attention ops.
 
     One of packed queries, keys and values stays where the file does not tell how long a head is.
 
     Args:
         model: The model; it is not changed.
-        isolate: As `read_graph` takes it.
 
     Returns:
         The model, or a copy with these norms written out; and the names of the ops.
@@ -37,7 +34,7 @@ def write_out_head_norms(
         return model, []
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    faults = node_faults(model, isolate=isolate)
+    faults = node_faults(model, shapes=False)
     writer = _Writer(copy)
     for path, graph in list(_graphs(copy.graph, ())):
         nodes = list(graph.node)

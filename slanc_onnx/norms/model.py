@@ -58,7 +58,7 @@ def read_model(
     """
     check_model(model)
     inlined, functions = inline_norm_functions(model, folder, isolate=isolate)
-    written, ops = write_out_head_norms(inlined, isolate=isolate)
+    written, ops = write_out_head_norms(inlined)
     scopes = read_graph(written, folder, isolate=isolate)
     found, specs = find_in(scopes), input_specs(scopes[0])
     return ReadModel(

@@ -13,6 +13,7 @@ from slanc_onnx.reasons import Reason
 
 SCALE_KEY = "slanc.scale"
 NORM_KEY = "slanc.norm"
+TARGET_KEY = "slanc.target"  # beside the scale: for which accelerator it was placed
 APPLIED_KEY = "slanc.applied"  # on the last node of a norm in a folded model: "fold" or "div"
 
 
@@ -86,6 +87,7 @@ class Norm:
         scaled_by: The scale that an earlier run put in, None without one.
         divisions: The Divs by one number that stand right before `places`, one for each; empty
             where a read has none, or another number.
+        divisor: That number.
         skip_reason: Why the norm cannot be scaled, None where it can.
         broken: Whether that is because the file breaks the rules of the norm's op, so that no
             runtime takes it.
@@ -119,6 +121,7 @@ class Norm:
     overridable_epsilon: str | None = None
     scaled_by: float | None = None
     divisions: tuple[int, ...] = ()
+    divisor: float | None = None
     skip_reason: Reason | None = None
     broken: bool = False
 

@@ -39,7 +39,8 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
     if odd is not None and norm.skip_reason is None:
         kind = TensorProto.DataType.Name(odd) if odd in TensorProto.DataType.values() else odd
         return replace(norm, skip_reason=Reason(Unscalable.NO_FLOAT, (str(kind),)), broken=True)
-    norm = replace(norm, divisions=_divisions(scope, norm))
+    divisions, divisor = _divisions(scope, norm)
+    norm = replace(norm, divisions=divisions, divisor=divisor)
     stamps = [scope.proto.node[norm.nodes[-1]]]
     if norm.places:
         node, position, _ = norm.places[0]
@@ -61,24 +62,25 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
     return norm
 
 
-def _divisions(scope: Scope, norm: Norm) -> tuple[int, ...]:
-    """The Divs by one number before all reads of a norm's input; empty where one has none.
+def _divisions(scope: Scope, norm: Norm) -> tuple[tuple[int, ...], float | None]:
+    """The Divs by one number before all reads of a norm's input, and that number.
 
-    The number is a power of two, or an earlier run noted it.
+    There are none where one of the reads has none. The number is a power of two, or an earlier
+    run noted it.
     """
     found: list[int] = []
     divisors: set[float | None] = set()
     for node, position, _ in norm.places:
         makers = scope.graph.nodes[node].inputs[position].inputs
         if not makers or op_of(makers[0]) != "Div" or id(makers[0]) not in scope.index:
-            return ()
+            return (), None
         divisors.add(scalar_of(scope, makers[0].inputs[1]))
         found.append(scope.index[id(makers[0])])
     divisor = divisors.pop() if len(divisors) == 1 else None
     if divisor is None or not 0 < divisor < math.inf:
-        return ()
+        return (), None
     noted = all(any(p.key == SCALE_KEY for p in scope.proto.node[i].metadata_props) for i in found)
-    return tuple(found) if noted or math.frexp(divisor)[0] == 0.5 else ()
+    return (tuple(found), divisor) if noted or math.frexp(divisor)[0] == 0.5 else ((), None)
 
 
 def _noted(note: str) -> float | None:

@@ -23,7 +23,7 @@ from slanc_onnx.norms.reads import Read, leaks, places, with_known_scale
 from slanc_onnx.norms.regions import Joined, Region, candidates, region_of
 from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.norms.suspects import Suspect, called_norms, root_divides, suspect
+from slanc_onnx.norms.suspects import Suspect, called_norms, quantised_sums, root_divides, suspect
 from slanc_onnx.ops import EPSILON, QUANTISING, Kind
 from slanc_onnx.reasons import Reason, Unscalable
 
@@ -52,7 +52,8 @@ def region_norms(
         elif root_divides(scope, root):
             suspects.append((order[id(root)], suspect(scope, root, found)))
     norms = [(order[id(r.ends[0])], _best_norm(scope, r)) for r in regions]
-    suspects += [(order[id(node)], one) for node, one in called_norms(scope)]
+    others = (*called_norms(scope), *quantised_sums(scope))
+    suspects += [(order[id(node)], one) for node, one in others]
     return norms, suspects
 
 

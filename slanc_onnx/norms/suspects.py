@@ -11,11 +11,24 @@ import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import DOMAINS, GraphPath, Scope, op_of
 from slanc_onnx.norms.constants import scalar_of
-from slanc_onnx.ops import BETWEEN, ELEMENTWISE, FUSED, HOMOGENEOUS, INTERNAL, QUANTISING
+from slanc_onnx.norms.origins import squared
+from slanc_onnx.ops import (
+    BETWEEN,
+    ELEMENTWISE,
+    FUSED,
+    HOLDING,
+    HOMOGENEOUS,
+    INTERNAL,
+    MOVES,
+    QUANTISING,
+)
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _State = Literal["square", "root", "logarithm", "falling", "divides"]
 _STEPS = 16  # nodes between a sum of squares and what its root divides
+_TOTALS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool")
+# What ops of ONNX Runtime compute of integers and their scales.
+_BY_INTEGERS = {f"QLinear{op}": op for op in (*_TOTALS, "Add", "Mul")}
 _PASSED = {*BETWEEN, *HOMOGENEOUS, "Clip", "Pow", "Mul", *QUANTISING}
 _NAMED = re.compile(r"(?i:norm(?!al(?!i)))|(?<![a-z])rms|Rms|RMS")
 _KNOWN = {*FUSED, *INTERNAL, "BatchNormalization", "LpNormalization"} | {
@@ -55,7 +68,7 @@ def is_called_norm(op: str, operator: str = "") -> bool:
 
 
 def called_norms(scope: Scope) -> Iterator[tuple[gs.Node, Suspect]]:
-    """The ops that are called norms, and that nobody here can read."""
+    """The ops that are called norms or hold some, and that nobody here can read."""
     for node in scope.sorted_nodes:
         read = scope.is_call(node) or (node.domain in DOMAINS and node.op in _KNOWN)
         other = node.attrs.get("norm", "L2" if node.op != "Normalizer" else "MAX") != "L2"
@@ -64,6 +77,41 @@ def called_norms(scope: Scope) -> Iterator[tuple[gs.Node, Suspect]]:
         if is_called_norm(node.op, str(node.attrs.get("operator", ""))):
             why = reason(Untaken.UNKNOWN_OP, str(node.domain or "ai.onnx"))
             yield node, suspect(scope, node, why)
+        elif node.domain == "com.microsoft" and _holds_norms(node):
+            yield node, suspect(scope, node, Reason(Untaken.INSIDE))
+
+
+def _holds_norms(node: gs.Node) -> bool:
+    """Whether an op of ONNX Runtime normalises inside, with weights or an attribute for that."""
+    by = HOLDING.get(node.op, ())
+    if isinstance(by, str):
+        return bool(node.attrs.get(by, 0))
+    return any(p < len(node.inputs) and bool(node.inputs[p].name) for p in by)
+
+
+def quantised_sums(scope: Scope) -> Iterator[tuple[gs.Node, Suspect]]:
+    """The sums of squares of which a QLinear op makes one half: their integers are no numbers."""
+    for node in scope.sorted_nodes:
+        op = op_of(node)
+        if _BY_INTEGERS.get(op, op) not in _TOTALS or not node.inputs or not node.outputs:
+            continue
+        by_product = _is_square_of_integers(node.inputs[0])
+        squares = by_product or (op not in _TOTALS and squared(scope, node.inputs[0]) is not None)
+        if squares and root_divides(scope, node):
+            yield node, suspect(scope, node, Reason(Untaken.QLINEAR))
+
+
+def _is_square_of_integers(tensor: gs.Tensor) -> bool:
+    for _ in range(_STEPS):
+        if not tensor.inputs:
+            return False
+        node = tensor.inputs[0]
+        if op_of(node) == "QLinearMul":
+            return len(node.inputs) > 3 and node.inputs[0] is node.inputs[3]
+        if op_of(node) not in (*QUANTISING, *MOVES):
+            return False
+        tensor = node.inputs[0]
+    return False
 
 
 def root_divides(scope: Scope, total: gs.Node) -> bool:
@@ -91,7 +139,7 @@ def root_divides(scope: Scope, total: gs.Node) -> bool:
 
 def _behind(scope: Scope, node: gs.Node, tensor: gs.Tensor, state: _State) -> _State | None:
     """What a node makes of a sum of squares, its root or its logarithm; None for something else."""
-    op, first = op_of(node), node.inputs[0] is tensor
+    op, first = _BY_INTEGERS.get(op_of(node), op_of(node)), node.inputs[0] is tensor
     number = None
     if op in ("Pow", "Mul", "Div") and len(node.inputs) == 2:
         number = scalar_of(scope, node.inputs[1 if first else 0])

@@ -40,7 +40,7 @@ from slanc_onnx.ops.follow import (
     too_large,
     whole_numbers,
 )
-from slanc_onnx.ops.fused import FUSED, INTERNAL, Fused, Internal, Kind
+from slanc_onnx.ops.fused import FUSED, HOLDING, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "ELEMENTWISE",
     "EPSILON",
     "FUSED",
+    "HOLDING",
     "HOMOGENEOUS",
     "INTERNAL",
     "MOST_CHANNELS",

@@ -12,8 +12,8 @@ from slanc_onnx.reasons import Fact, Reason, Unread
 
 Mover = Callable[[Array], Array]
 MOST_AXES = 32  # of an activation, which NumPy broadcasts
-MOST_TRACED = 2**26  # elements of an activation at sequence length 1
-MOST_CHANNELS = 2**24  # elements of one of its rows
+MOST_TRACED = 2**24  # elements of an activation at sequence length 1
+MOST_CHANNELS = 2**22  # elements of one of its rows
 _MOST_NUMBERS = 2**12  # that say how an op moves its input
 
 

@@ -77,3 +77,19 @@ INTERNAL: dict[str, tuple[Internal, ...]] = {
         _heads("k_norm", 1, 15, "kv_num_heads"),
     ),
 }
+
+# ONNX Runtime's other ops with norms inside, which are listed and not read: the input positions of
+# the norms' weights, or the attribute that switches them on.
+HOLDING: dict[str, tuple[int, ...] | str] = {
+    "DynamicSparseAttention": (14, 15),
+    "EngramGate": (3, 4, 5),
+    "GatedDeltaNet": "qk_l2_norm",
+    "HyperConnectionLowRankMix": (1,),
+    "Mamba2Verify": (8,),
+    "MatMulNBitsMlp": (2,),
+    "MatMulNBitsQkv": (2,),
+    "PackedSparseAttentionIndexer": (2, 3),
+    "PagedAttention": (12, 13),
+    "SparseAttentionIndexer": (2, 3),
+    "SparsePagedAttention": (17, 18),
+}

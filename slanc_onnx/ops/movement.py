@@ -61,7 +61,9 @@ def reshape(attributes: Attributes, parameters: Parameters) -> list[Mover]:
         size = math.prod(wanted)
         if size > x.size > 0 and size % x.size == 0 and -1 not in wanted:
             refuse_large(size)
-            x = np.resize(x, size)  # the export is for more positions, all of one kind
+            x = np.broadcast_to(
+                x.reshape(1, -1), (size // x.size, x.size)
+            )  # the export is for more positions, all of one kind
         return x.reshape(wanted)
 
     return [move]

@@ -7,6 +7,7 @@ Nothing is decided here.
 from slanc_onnx.report.as_json import REPORT_START, write_report
 from slanc_onnx.report.audit import audit_lines, print_audit
 from slanc_onnx.report.fold import explain_groups
+from slanc_onnx.report.notes import make_notes
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.terminal import no_norm_line, print_summary, print_table
@@ -18,6 +19,7 @@ __all__ = [
     "Outcome",
     "audit_lines",
     "explain_groups",
+    "make_notes",
     "no_norm_line",
     "print_audit",
     "print_summary",

@@ -39,6 +39,7 @@ class Outcome:
             belong to no norm, weights that a caller may override, an option without effect.
         seconds: What each step took.
         fold: What was folded into which weights; None where that was not asked for.
+        fold_heals: Whether the validation failed, and passes with the scales folded.
         audits: What the norms' rows did on the data of `Options.observe`.
         first_rows: What every token alone gives; None where that was not asked for or not done.
         not_enumerated: Why it could not be done; None where it was, or was not asked for.
@@ -56,6 +57,7 @@ class Outcome:
     notes: list[Reason]
     seconds: Mapping[str, float]
     fold: Fold | None = None
+    fold_heals: bool = False
     audits: list[Audit] = field(default_factory=list)
     first_rows: FirstRows | None = None
     not_enumerated: Reason | None = None

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slanc_onnx.norms import Suspect
-from slanc_onnx.reasons import Note
+from slanc_onnx.reasons import Failure, Note, Reason
 from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.outcome import Outcome
@@ -110,6 +110,8 @@ def final_parts(outcome: Outcome) -> list[str]:
         last = ["NOT VALIDATED", "--no-validate was given"]
     else:
         last = verdict(outcome.validation)
+    if outcome.fold_heals:
+        last = [*last, reason_text(Reason(Failure.FOLD_HEALS))]
     missing = shortfalls(outcome)
     if missing:
         last = ["FAILED", *missing, *last[1:]]
@@ -174,7 +176,7 @@ def verdict(validation: Validation) -> list[str]:
             f"{validation.fp32_max_relative_error:.3g} (tolerance {validation.fp32_tolerance:g})"
         )
         if validation.rounded_epsilons:
-            fp32 += f", {validation.rounded_epsilons} epsilons round in the file's FP16"
+            fp32 += f", {validation.rounded_epsilons} epsilons rounded or raised"
     what = rounded_text(validation.format, validation.everything)
     fp16 = (
         f"{what}: rows overflowed {validation.overflowed_before} -> "

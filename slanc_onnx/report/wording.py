@@ -174,6 +174,8 @@ _UNTAKEN: dict[Kind, str] = {
     Untaken.ANOTHER_DEGREE: "gives something of degree {0}, not 0",
     Untaken.NOT_DIVIDED: "nothing of its own size is divided by its root",
     Untaken.ROOT_OF_SCALE: "a root of the scale would have to pass, which is not exact",
+    Untaken.INSIDE: "the op normalises inside; export the norm as an op of its own",
+    Untaken.QLINEAR: "a QLinear op computes with its integers; quantise it with Q/DQ nodes",
     Untaken.UNKNOWN_OP: "an op of the domain {0!r}, not known; export the norm in ONNX's own ops",
 }
 _DECISIONS: dict[Kind, str] = {
@@ -201,14 +203,21 @@ _UNDIVIDED: dict[Kind, str] = {
     Undivided.SHARED: "is shared with what is not divided",
 }
 _FAILURES: dict[Kind, str] = {
-    Failure.FP32_DIFFERS: "FP32 outputs differ, though every scale is a power of two",
+    Failure.FP32_DIFFERS: "FP32 outputs differ, though every scale is a power of two: this is a "
+    "fault here, report it",
     Failure.FP32_BEYOND_TOLERANCE: "FP32 outputs differ by more than the tolerance",
-    Failure.LEFT_FORMAT: "is the first to leave {0}, with {1:.3g}",
+    Failure.LEFT_FORMAT: "is the first to leave {0}, with {1:.3g}: keep it in FP32, or divide the "
+    "weights before it",
     Failure.INPUT_LEFT_FORMAT: "leaves {0} before the norm {2!r} reads it, with {1:.3g}: no Div "
-    "behind it heals that",
+    "behind it heals that; keep it in FP32, or divide the weights before it",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
-    Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance",
-    Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %",
+    Failure.ZERO_ROWS: "{0} rows of zeros in {1} norms, first {2!r}, are nan where the divided "
+    "epsilon is rounded to nearest, which gives 0: use --epsilon representable",
+    Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance: try your own "
+    "inputs (--inputs), or a target with wider sums (--accumulate fp32)",
+    Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %: try a "
+    "target with wider sums (--accumulate fp32)",
+    Failure.FOLD_HEALS: "--apply fold heals that: it was tried on the same inputs, and passes",
     Failure.OBSERVED_ABOVE: "{0} rows of --observe overflow in {1} norms, first {2!r}, largest "
     "{behind}: give this data to --inputs or --tokens with --scale calibrated",
     Failure.OBSERVED_BELOW: "{0} rows of --observe vanish in {1} norms, first {2!r}: give this "
@@ -222,7 +231,13 @@ _FAILURES: dict[Kind, str] = {
 }
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
+    Note.EPSILON_GONE: "the epsilon of {count} norms is 0 or vanishes on the target: a row of "
+    "zeros is nan in the file as it is ({names})",
+    Note.EPSILON_RAISED: "rows of zeros were seen, which an exactly divided epsilon would make "
+    "nan: epsilons that the target does not keep are raised (--epsilon representable)",
     Note.INLINED: "inlined the functions that hold norms: {names}",
+    Note.SCALED_ANEW: "{count} norms had scales of another target, or without their note: these "
+    "were taken out and placed anew ({names})",
     Note.WRITTEN_OUT: "wrote out the norms inside attention ops: {names}",
     Note.MEANS_UNMATCHED: "no norm found in {count} ReduceMean sites ({names}), where an optimiser "
     "or quantiser may have left a norm in ops that are not read: scale before it runs",

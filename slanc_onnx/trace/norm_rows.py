@@ -11,13 +11,16 @@ from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Alternatives, Expr, Join, Normalised, Pooled
 from slanc_onnx.trace.values import View, pick, row, row_view
 
+_POSITIONS = 16  # of a sample whose extents are open: as many as the made inputs have
 
-def normalise(view: View, norm: Norm) -> tuple[Expr, View]:
+
+def normalise(view: View, norm: Norm, is_open: bool = False) -> tuple[Expr, View]:
     """The row that a norm reads, and its normalised output before gamma.
 
     Args:
         view: The norm's input.
         norm: The norm.
+        is_open: Whether the file leaves open how many elements its rows have.
     """
     if norm.axes.last_axis and not _repeats(view):
         expr = row(view)
@@ -29,11 +32,12 @@ def normalise(view: View, norm: Norm) -> tuple[Expr, View]:
     channels = 0
     ids = norm.axes.rows(view.ids)
     result = np.empty(ids.shape, np.int32)
+    least = _POSITIONS if is_open and norm.axes.grouped else 1
     for i, elements in enumerate(ids):
         distinct, places = np.unique(elements, return_inverse=True)
         key = distinct.tobytes()
         if key not in kinds:
-            kinds[key] = channels, _row_of(view, distinct, len(elements))
+            kinds[key] = channels, _row_of(view, distinct, len(elements), least)
             channels += len(distinct)
         counts[key] = counts.get(key, 0) + 1
         result[i] = kinds[key][0] + places
@@ -68,9 +72,11 @@ def _repeats(view: View) -> bool:
     return len(np.unique(first)) < first.size
 
 
-def _row_of(view: View, distinct: np.ndarray, elements: int) -> Expr:
+def _row_of(view: View, distinct: np.ndarray, elements: int, least: int) -> Expr:
+    """The row of some channels, each at as many positions; one position is no extent at all."""
     expr = pick(view.expr, distinct)
     positions = max(1, elements // len(distinct))
+    positions = least if positions == 1 else positions
     return expr if positions == 1 else Pooled(expr.channels, expr, positions)
 
 

@@ -278,8 +278,9 @@ class _Tracer:
     ) -> tuple[View, View]:
         """Note what rows a norm reads; returns its input and its normalised output."""
         view = self._summed(norm, addends)
-        expr, result = normalise(view, norm)
-        self.doubts.norm(norm, [*addends, *affine], expr, result, open_rows(scope, norm, view))
+        is_open = open_rows(scope, norm, view)
+        expr, result = normalise(view, norm, is_open)
+        self.doubts.norm(norm, [*addends, *affine], expr, result, is_open)
         if self.loops:
             in_loop = Reason(Doubt.IN_LOOP, op=norm.form, tensor=norm.normalised)
             self.doubts.mark([view], in_loop)

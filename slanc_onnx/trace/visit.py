@@ -14,7 +14,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import BETWEEN, CannotFollow, Mover, broadcast, moved_by, reshaped
+from slanc_onnx.ops import (
+    BETWEEN,
+    MOST_CHANNELS,
+    CannotFollow,
+    Mover,
+    broadcast,
+    moved_by,
+    reshaped,
+)
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import (
     Expr,
@@ -181,6 +189,8 @@ def mixed_by_head(x: View, axes: int) -> View:
         first = np.take(ids, [0], axis=axis)
         if (ids == first).all():
             ids = first
+    if ids.size > MOST_CHANNELS:
+        raise CannotFollow(Unread.TOO_LARGE, ids.size)
     heads = np.arange(int(np.prod(ids.shape[:axes]))).repeat(int(np.prod(ids.shape[axes:])))
     source = pick(x.expr, ids.reshape(-1))
     mix = Mix(source.channels, source, heads)

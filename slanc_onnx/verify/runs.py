@@ -41,7 +41,8 @@ class FourRuns:
         scaled: The rewritten model in FP32.
         naive: The original, rounded as the accelerator rounds.
         protected: The rewritten model, rounded likewise.
-        loaded: The original before its functions were inlined, in FP32; None where none were.
+        loaded: The file as it was given, in FP32, where functions of it were inlined or scales of
+            another target taken out; None where none were.
         unstable: Outputs that no run can be held against.
     """
 
@@ -99,7 +100,7 @@ def run_four(
     plain, scaled, naive, protected = results
     unstable = _unstable(models[0], folders[0], feeds[0], plain, scaled)
     loaded = None
-    if before.inlined:
+    if before.loaded is not before.model and not before.written_out:
         session = Session(as_float32(before.loaded, before.folder), before.folder)
         loaded = Runs([session.run(feed) for feed in feeds[:COMPARED_RUNS]], {}, plain.losses)
     return FourRuns(plain, scaled, naive, protected, loaded, unstable)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import helper
 
+from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm, ReadModel, rounded, scaled_epsilon
 from slanc_onnx.options import Options
@@ -40,6 +41,8 @@ class Observed:
         underflowed: Rows whose FP16 mean square is zero, though the row is not.
         overflowed_before: As `overflowed`, in the original.
         arrived: Rows of the rewritten model that were not finite before the norm read them.
+        zeros_lost: Rows of zeros that are nan where the target rounds the epsilon of the rewritten
+            model to nearest.
         vanished_before: Rows of the original whose FP16 mean square is zero, though it is larger
             than epsilon.
     """
@@ -51,6 +54,7 @@ class Observed:
     overflowed_before: int
     arrived: int = 0
     vanished_before: int = 0
+    zeros_lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,10 @@ class Validation:
         return sum(o.overflowed_before + o.vanished_before for o in self.observed.values())
 
     @property
+    def zeros_lost(self) -> int:
+        return sum(o.zeros_lost for o in self.observed.values())
+
+    @property
     def overflowed_before(self) -> int:
         return sum(o.overflowed_before for o in self.observed.values())
 
@@ -147,10 +155,11 @@ def validate_pair(
         fp32 = fp32.and_also(compare(runs.loaded, scaled, unstable))
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
-    inexact = _rounded_epsilons(before.norms, after.norms) if exact else 0
+    inexact = _rounded_epsilons(before, after, device) if exact else 0
     losses = {"fp32": plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
     table = {k: perplexity(run.losses) for k, run in losses.items()} if options.tokens else None
     observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
+    observed = _with_zeros(observed, after.norms, device)
     broken = not math.isfinite(protected.rms)
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
     if everything and (first_out is not None or not math.isfinite(protected.rms)):
@@ -182,23 +191,42 @@ def _without_excluded(read: ReadModel, options: Options) -> ReadModel:
     return replace(read, norms=[n for n in read.norms if not options.leaves_out(n.name)])
 
 
-def _rounded_epsilons(norms: Sequence[Norm], rewritten: Sequence[Norm]) -> int:
+def _rounded_epsilons(before: ReadModel, after: ReadModel, device: Accelerator) -> int:
     """How many norms have another epsilon than their scale asks for, exactly.
 
-    Both lists are as the files have the norms, before FP16 tensors become FP32.
+    It was rounded to the type in which the file has it, or raised to what the device keeps.
     """
-    before = {norm.name: norm for norm in norms}
+    originals = {norm.name: norm for norm in before.norms}
     count = 0
-    for norm in rewritten:
-        original = before.get(norm.name)
+    for norm in after.norms:
+        original = originals.get(norm.name)
         place = norm.epsilon_place
-        if original is None or original.scaled_by or not norm.scaled_by or place is None:
+        if original is None or original.scaled_by or not norm.scaled_by:
             continue
         exact = scaled_epsilon(original, norm.scaled_by)
-        if place.element_type in HALF and exact is not None and exact != norm.epsilon:
+        if exact is None or norm.epsilon is None:
+            continue
+        least = device.least_epsilon(norm.epsilon_power)
+        if norm.epsilon == np.float32(least) > np.float32(exact):
+            count += 1  # raised
+        elif place is not None and place.element_type in HALF and exact != norm.epsilon:
             held = rounded(exact, np.dtype(helper.tensor_dtype_to_np_dtype(place.element_type)))
             count += norm.epsilon == float(held)
     return count
+
+
+def _with_zeros(
+    observed: Mapping[str, Observed], rewritten: Sequence[Norm], device: Accelerator
+) -> dict[str, Observed]:
+    """The same, with the rows of zeros for which the target does not keep an epsilon."""
+    found = dict(observed)
+    for norm in rewritten:
+        seen = found.get(norm.name)
+        if seen is None or not device.rounds_away(norm.epsilon or 0.0, norm.epsilon_power):
+            continue
+        zeros = int(np.count_nonzero(seen.sum_of_squares == 0))
+        found[norm.name] = replace(seen, zeros_lost=zeros)
+    return found
 
 
 def _first_norm_out(
@@ -242,6 +270,10 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
     overflowed = [name for name, o in result.observed.items() if o.overflowed]
     if overflowed:
         failures.append(Reason(Failure.ROWS_OVERFLOW, (len(overflowed), overflowed[0])))
+    lost = {name: o.zeros_lost for name, o in result.observed.items() if o.zeros_lost}
+    if lost:
+        rows, first = sum(lost.values()), next(iter(lost))
+        failures.append(Reason(Failure.ZERO_ROWS, (rows, len(lost), first)))
     if not result.rounded_rms_error <= result.rounded_tolerance:
         failures.append(Reason(Failure.OUTPUTS_OFF))
     table, allowed = result.perplexity, perplexity_tolerance(result.rounded_tolerance)

@@ -13,7 +13,8 @@ from slanc_onnx import Options, SlancError, compute_scales, find_norms
 from slanc_onnx.graph import can_fork
 from slanc_onnx.graph.checked import check_model, node_faults
 from slanc_onnx.graph.contrib import CONTRIB
-from slanc_onnx.graph.scope import concrete_shapes, op_of, read_graph
+from slanc_onnx.graph.scope import op_of, read_graph
+from slanc_onnx.graph.shapes import concrete_shapes
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Fault, Reason
 from slanc_onnx.report.wording import reason_text

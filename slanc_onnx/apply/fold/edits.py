@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx
 
-from slanc_onnx.apply.div import Planner
+from slanc_onnx.apply.div import EXACT, Planner
 from slanc_onnx.apply.fold.choose import Exponents
 from slanc_onnx.apply.fold.solve import Cut, mismatches
 from slanc_onnx.apply.fold.weights import Weights, divided
@@ -15,7 +15,11 @@ from slanc_onnx.norms import APPLIED_KEY, NORM_KEY, SCALE_KEY, Norm
 
 
 def plan_fold(
-    model: onnx.ModelProto, chosen: Exponents, weights: Weights, known: Collection[str]
+    model: onnx.ModelProto,
+    chosen: Exponents,
+    weights: Weights,
+    known: Collection[str],
+    least_epsilon: Mapping[int, float] = EXACT,
 ) -> Edits:
     """The nodes, epsilons, copies and notes of a fold.
 
@@ -24,8 +28,9 @@ def plan_fold(
         chosen: The exponents.
         weights: The model's weights.
         known: Names of the norms whose scale was decided, even if it is 1; each gets a note.
+        least_epsilon: As for `apply_scales_in`.
     """
-    planner = _FoldPlanner(model, chosen, weights)
+    planner = _FoldPlanner(model, chosen, weights, least_epsilon)
     planner.plan(known)
     return planner.edits
 
@@ -33,8 +38,14 @@ def plan_fold(
 class _FoldPlanner(Planner):
     """Collects the edits of a fold."""
 
-    def __init__(self, model: onnx.ModelProto, chosen: Exponents, weights: Weights) -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        chosen: Exponents,
+        weights: Weights,
+        least_epsilon: Mapping[int, float],
+    ) -> None:
+        super().__init__(model, least_epsilon)
         self._chosen, self._weights = chosen, weights
         self._flow = chosen.parts.flow
         self._readers = {u: site.norm for site in chosen.parts.sites for u in site.uses}

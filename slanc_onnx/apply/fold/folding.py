@@ -10,13 +10,14 @@ that an FP32 run gives the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.apply.div import EXACT, note_target
 from slanc_onnx.apply.fold.choose import Exponents, choose_exponents
 from slanc_onnx.apply.fold.divide import divide_weights
 from slanc_onnx.apply.fold.edits import plan_fold
@@ -63,6 +64,7 @@ def fold(
     decided: Sequence[ScaledNorm],
     accelerator: Accelerator,
     folder: Path | None = None,
+    least_epsilon: Mapping[int, float] = EXACT,
 ) -> tuple[Fold, list[ScaledNorm]]:
     """Decide how to fold the scales of norms; the model is not changed.
 
@@ -72,6 +74,7 @@ def fold(
         decided: Its norms with the scales that they would have by themselves.
         accelerator: The device whose limits bound the scales.
         folder: Where its external data lies.
+        least_epsilon: As for `apply_scales_in`.
 
     Returns:
         The fold, and the norms with the scales that they have after it.
@@ -85,7 +88,8 @@ def fold(
     weights = Weights(flow, folder)
     chosen = choose_exponents(flow, norms, windows, weights)
     known = {name for name, asked in windows.items() if asked is not ANY}
-    edits = plan_fold(model, chosen, weights, known)
+    edits = plan_fold(model, chosen, weights, known, least_epsilon)
+    note_target(edits, accelerator.stamp)
     solved = chosen.solved
     result = Fold(
         edits,

@@ -65,6 +65,8 @@ class Weights:
         while tensor not in flow.data:
             if tensor not in flow.constants or tensor not in flow.makers:
                 return None
+            if flow.element_type(tensor) not in FLOATS:  # FP8 may saturate
+                return None
             path, index, _ = flow.makers[tensor]
             op = flow.op(path, index)
             source = flow.read(Use(path, index, CHAIN[op])) if op in CHAIN else None
@@ -92,6 +94,7 @@ class Weights:
             out = Tensor(use.path, node.output[0]) if node.output else None
             if out in flow.constants and out is not None:
                 linked = CHAIN.get(flow.op(use.path, use.node)) == use.position
+                linked = linked and flow.element_type(out) in FLOATS
                 found += (yield out) if linked else [None]
             else:
                 found.append(use)

@@ -65,8 +65,7 @@ def convolved(
         if addend.channels != channels:
             raise CannotFollow(Unread.MISFIT, addend.channels, channels)
         expr = Sum(channels, expr, addend)
-    if min(spatial) < 0:
-        raise CannotFollow(Unread.MISFIT, weight.shape, view.shape)
+    spatial = [max(1, size) for size in spatial]  # an open extent is traced at 1
     ids = np.arange(channels, dtype=np.int32).reshape(1, -1, *([1] * len(kernel)))
     return View(expr, broadcast(ids, (view.shape[0], channels, *spatial)))
 

@@ -247,7 +247,7 @@ class _Rounder:
             if what is None or node.op_type != what.op:
                 y, size = device.rounded(given), given
             else:
-                y, size = written_out(device, what, node.input[0], given)
+                y, size = written_out(device, what, node.input, given)
             return [y, lost(self._emitter, given, y, size)] if watched else [y]
 
         made = in_branch(self._emitter, given, make, result)

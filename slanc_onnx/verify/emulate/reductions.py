@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,21 @@ from slanc_onnx.graph import Flow, GraphPath, Tensor, Use, known_op, read_tensor
 from slanc_onnx.run import END, Emitter
 from slanc_onnx.verify.emulate.device import Device
 
-SUMS = {"ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+_LOGARITHMS = ("ReduceLogSum", "ReduceLogSumExp")
+SUMS = {"ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", *_LOGARITHMS}
+_SOFTMAX = ("Softmax", "LogSoftmax")
+_OF_INPUTS = ("Sum", "Mean")
+_BY_POWER = {1: "ReduceL1", 2: "ReduceL2"}
 REDUCTIONS = {
     *SUMS,
+    *_SOFTMAX,
+    *_OF_INPUTS,
+    "Einsum",
+    "GlobalLpPool",
     "GlobalAveragePool",
     "AveragePool",
     "MeanVarianceNormalization",
     "LpNormalization",
-    "Softmax",
 }
 _MOST_IN_A_WINDOW = 1024  # of a pooling, which are moved side by side
 _MVN_EPSILON = 1e-9  # of the op's definition
@@ -78,7 +85,9 @@ def read_reduction(
     """
     node = flow.node(path, index)
     op, x = known_op(node), flow.read(Use(path, index, 0))
-    if op not in REDUCTIONS or x is None or x not in shapes:
+    if op in _OF_INPUTS and len(node.input) > 1:
+        return Reduction(op, (), 0, len(node.input), {})
+    if op not in REDUCTIONS or x is None or x not in shapes or op in _OF_INPUTS:
         return None
     shape = shapes[x]
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -104,9 +113,13 @@ def _axes(
     every = tuple(range(rank))
     if op in ("GlobalAveragePool", "AveragePool"):
         return every[2:]
+    if op == "GlobalLpPool":
+        return every[2:] if attributes.get("p", 2) in _BY_POWER else None
+    if op == "Einsum":
+        return _summed_letters(attributes["equation"].decode(), rank)
     if op == "LpNormalization":
         return (int(attributes.get("axis", -1)),)
-    if op == "Softmax":
+    if op in _SOFTMAX:
         axis = int(attributes.get("axis", -1 if opset >= 13 else 1))
         return (axis,) if opset >= 13 else every[axis:]
     if op == "MeanVarianceNormalization":
@@ -124,51 +137,86 @@ def _axes(
     return axes or (None if attributes.get("noop_with_empty_axes", 0) else every)
 
 
+def _summed_letters(equation: str, rank: int) -> tuple[int, ...] | None:
+    """The axes that an Einsum of one operand sums over; None where it does more than that."""
+    operand, arrow, result = equation.replace(" ", "").partition("->")
+    plain = bool(arrow) and operand.isalpha() and len(set(operand)) == len(operand) == rank
+    if not plain or [c for c in operand if c in result] != list(result):
+        return None
+    return tuple(axis for axis, letter in enumerate(operand) if letter not in result)
+
+
 def _pools(attributes: Mapping[str, Any], width: int) -> bool:
     """Whether the windows of a pooling are told by its attributes, and small."""
     auto = attributes.get("auto_pad", b"NOTSET") or b"NOTSET"
     return auto in (b"NOTSET", b"VALID") and width <= _MOST_IN_A_WINDOW
 
 
-def written_out(device: Device, what: Reduction, x: str, given: str) -> tuple[str, str]:
+def written_out(
+    device: Device, what: Reduction, inputs: Sequence[str], given: str
+) -> tuple[str, str]:
     """The output of an op that sums, each step rounded, and its sums in FP32.
 
     Args:
         device: Rounds and sums.
         what: The op.
-        x: Its input, FP32.
+        inputs: Its inputs, FP32 those that are summed.
         given: Its output as ONNX Runtime gives it, which has the shape.
     """
-    emitter, op = device.emitter, what.op
+    emitter, op, x = device.emitter, what.op, inputs[0]
+    if op in _OF_INPUTS:
+        return _added(device, what, inputs)
+    if op == "GlobalLpPool":
+        op = _BY_POWER[what.attributes.get("p", 2)]
     if op == "AveragePool":
         return _average_pool(device, what, x, given)
     rows = _rows(emitter, what, x)
-    if op in ("Softmax", "LpNormalization", "MeanVarianceNormalization"):
+    if op in (*_SOFTMAX, "LpNormalization", "MeanVarianceNormalization"):
         y, summed = _normalised(device, what, rows)
         return _from_rows(emitter, what, y, x), emitter.sum(summed)
     if op == "ReduceL1":
         rows = emitter.node("Abs", rows)
     elif op in ("ReduceL2", "ReduceSumSquare"):
         rows = device.rounded(emitter.node("Mul", rows, rows))
+    elif op == "ReduceLogSumExp":
+        largest = emitter.largest(rows)
+        rows = _powers(device, device.rounded(emitter.node("Sub", rows, largest)))
     total = device.sum(rows, what.width)
     if op in ("ReduceMean", "GlobalAveragePool"):
         total = device.rounded(emitter.node("Div", total, emitter.length(rows)))
     elif op == "ReduceL2":
         total = device.rounded(emitter.node("Sqrt", total))
+    elif op in _LOGARITHMS:
+        total = device.rounded(emitter.node("Log", total))
+        if op == "ReduceLogSumExp":
+            total = device.rounded(emitter.node("Add", total, largest))
     else:
         total = device.rounded(total)
     return emitter.node("Reshape", total, emitter.node("Shape", given)), emitter.sum(rows)
 
 
+def _added(device: Device, what: Reduction, inputs: Sequence[str]) -> tuple[str, str]:
+    """The sum or the mean of tensors, added one after the other."""
+    emitter = device.emitter
+    total = exact = inputs[0]
+    for tensor in inputs[1:]:
+        total, exact = device.add(total, tensor), emitter.node("Add", exact, tensor)
+    total = device.rounded(total)
+    if what.op == "Mean":
+        total = device.rounded(emitter.node("Div", total, emitter.number(len(inputs))))
+    return total, exact
+
+
 def _normalised(device: Device, what: Reduction, rows: str) -> tuple[str, str]:
     """Rows divided by what their sum gives, and what was summed."""
     emitter, width = device.emitter, what.width
-    if what.op == "Softmax":
-        largest = emitter.largest(rows)
-        summed = device.rounded(
-            emitter.node("Exp", device.rounded(emitter.node("Sub", rows, largest)))
-        )
+    if what.op in _SOFTMAX:
+        lower = device.rounded(emitter.node("Sub", rows, emitter.largest(rows)))
+        summed = _powers(device, lower)
         total = device.sum(summed, width)
+        if what.op == "LogSoftmax":
+            logarithm = device.rounded(emitter.node("Log", total))
+            return device.rounded(emitter.node("Sub", lower, logarithm)), summed
         return device.rounded(emitter.node("Div", summed, total)), summed
     if what.op == "LpNormalization":
         squares = int(what.attributes.get("p", 2)) == 2
@@ -193,6 +241,10 @@ def _normalised(device: Device, what: Reduction, rows: str) -> tuple[str, str]:
     epsilon = emitter.number(device.accelerator.held_epsilon(_MVN_EPSILON))
     deviation = device.rounded(emitter.node("Add", deviation, epsilon))
     return device.rounded(emitter.node("Div", centred, deviation)), summed
+
+
+def _powers(device: Device, x: str) -> str:
+    return device.rounded(device.emitter.node("Exp", x))
 
 
 def _order(what: Reduction) -> list[int]:

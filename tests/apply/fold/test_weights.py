@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from slanc_onnx import Options, protect
 from slanc_onnx.apply.fold.weights import divided, lost_elements, range_of
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.reasons import Note, Reason
 from slanc_onnx.report.wording import reason_text
 from tests.models.fold_models import LN, RMS, folded, ops, same_bits, weights
-from tests.models.small_graphs import D, graph, normal
+from tests.models.small_graphs import D, between, graph, normal
 from tests.oracles.unoptimised import different, run
 
 ROWS = f"float[a, b, {D}] x"
@@ -337,3 +338,20 @@ def test_a_number_in_a_constant_node_is_a_weight_too() -> None:
     assert found.inserted == 0
     assert float(numpy_helper.to_array(after.graph.node[0].attribute[0].t)) == 0.375
     assert same_bits(model, after, x=normal(9, 2, 3, D))
+
+
+def test_a_constant_that_is_held_in_fp8_on_its_way_is_not_divided() -> None:
+    """FP8 saturates 1e6 at 448, and 1e6 / 1024 too."""
+    nodes = """
+        narrow = Cast<to = 17>(large)
+        wide = Cast<to = 1>(narrow)
+        twice = MatMul(x, w)
+        total = Add(twice, wide)
+    """
+    held = {"w": normal(1, 8, 8, spread=1e4), "large": np.full(8, 1e6, np.float32)}
+    model = between(nodes, held, opset=19)
+    after = onnx.ModelProto.FromString(model.SerializeToString())
+    decided = protect(after, Options(estimate="weights", apply="fold", validate=False))
+    assert any(d.scale not in (None, 1.0) for d in decided)
+    ids = {"ids": np.array([[1, 5, 3]])}
+    assert (run(model, **ids)["y"] == run(after, **ids)["y"]).all()

@@ -59,6 +59,16 @@ def softmax(x: Rows, total: Callable[[Rows], Rows]) -> Rows:
     return half(powers / total(powers))
 
 
+def log_softmax(x: Rows, total: Callable[[Rows], Rows]) -> Rows:
+    lower = half(x - x.max(-1, keepdims=True))
+    return half(lower - half(np.log(total(half(np.exp(lower))))))
+
+
+def log_sum_exp(x: Rows, total: Callable[[Rows], Rows]) -> Rows:
+    largest = x.max(-1, keepdims=True)
+    return half(half(np.log(total(half(np.exp(half(x - largest)))))) + largest)
+
+
 def mean_variance(x: Rows, total: Callable[[Rows], Rows]) -> Rows:
     n = np.float32(x.shape[-1])
     centred = half(x - half(total(x) / n))
@@ -78,10 +88,19 @@ CASES: dict[str, tuple[str, tuple[int, ...], Steps]] = {
     "squares": ("ReduceSumSquare<axes = [2]>", (2,), lambda x, s: s(half(x * x))),
     "pool": ("GlobalAveragePool", (2, 3), lambda x, s: half(s(x) / np.float32(35))),
     "softmax": ("Softmax<axis = 1>", (1,), softmax),
+    "log softmax": ("LogSoftmax<axis = 2>", (2,), log_softmax),
+    "log sum": ("ReduceLogSum<axes = [2, 3]>", (2, 3), lambda x, s: half(np.log(s(x)))),
+    "log sum exp": ("ReduceLogSumExp<axes = [3]>", (3,), log_sum_exp),
+    "einsum": ('Einsum<equation = "abcd->ac">', (1, 3), lambda x, s: s(x)),
+    "lp pool": ("GlobalLpPool", (2, 3), lambda x, s: half(np.sqrt(s(half(x * x))))),
+    "lp pool 1": ("GlobalLpPool<p = 1>", (2, 3), lambda x, s: s(np.abs(x))),
     "lp 1": ("LpNormalization<axis = 2, p = 1>", (2,), lambda x, s: half(x / s(np.abs(x)))),
     "lp 2": ("LpNormalization<axis = -1>", (3,), lambda x, s: by_root(x, s(half(x * x)))),
     "mvn": ("MeanVarianceNormalization", (0, 2, 3), mean_variance),
 }
+
+
+BY_POWERS = ("softmax", "log softmax", "log sum", "log sum exp")
 
 
 def emulated(model: onnx.ModelProto, device: Accelerator, **feeds: NDArray[Any]) -> Values:
@@ -109,10 +128,12 @@ def test_an_op_that_sums_does_so_as_the_device_does(case: str, order: str) -> No
     attributes = f"<{attributes}" if attributes else ""
     model = graph(f"y = {op} {attributes} (x)", {}, IMAGE, "float[a, b, c, d] y")
     x = half(normal(3, 2, 3, 5, 7, spread=4.0) + 1)
+    x = np.abs(x) if case == "log sum" else x
     device = Accelerator().summing(order)
     y = emulated(model, device, x=x)["y"]
     expected = by_rows(x, axes, lambda rows: steps(rows, SUMS[order]))
-    close = case in ("softmax",) or order == "fp32"  # exp and FP32 sums may round otherwise
+    expected = expected.reshape(y.shape)  # an Einsum drops the axes
+    close = case in BY_POWERS or order == "fp32"  # exp and FP32 sums may round otherwise
     assert np.allclose(y, expected, rtol=2**-9, atol=2**-14) if close else (y == expected).all()
     assert np.allclose(y, run(model, x=x)["y"], rtol=0.02, atol=0.02)
 
@@ -198,3 +219,41 @@ def test_an_integer_accumulator_that_is_read_otherwise_is_rounded() -> None:
     model = graph(nodes, weights, "uint8[a, 512] x", "float[a, 8] y, float[a, 8] z")
     values = emulated(model, Accelerator(), x=np.full((1, 512), 255, np.uint8))
     assert np.isinf(values["y"]).all() and np.isinf(values["z"]).all()
+
+
+@pytest.mark.parametrize("op", ["ReduceLogSum", "ReduceLogSumExp", "LogSoftmax"])
+def test_a_logarithm_of_a_sum_that_overflows_is_infinite(op: str) -> None:
+    """The sum of 9216 tens is beyond FP16 however its logarithm is; that of powers is 9216."""
+    axis = "axis = -1" if op == "LogSoftmax" else "axes = [1]"
+    model = graph(f"y = {op} <{axis}> (x)", {}, "float[n, 9216] x", "float[a, b] y")
+    x = np.full((1, 9216), 10, np.float32)
+    y = emulated(model, Accelerator().summing("pairwise"), x=x)["y"]
+    assert np.isinf(y).all() == (op == "ReduceLogSum")
+    assert np.isfinite(run(model, x=x)["y"]).all()
+
+
+@pytest.mark.parametrize("order", SUMS)
+@pytest.mark.parametrize("op", ["Sum", "Mean"])
+def test_tensors_are_added_one_after_the_other(op: str, order: str) -> None:
+    shapes = "float[n, 7] x, float[n, 7] z, float[7] w"
+    model = graph(f"y = {op} (x, z, w)", {}, shapes, "float[a, b] y")
+    x, z, w = (
+        half(normal(n, *shape, spread=9.0)) for n, shape in enumerate([(3, 7), (3, 7), (7,)])
+    )
+    x[0], z[0], w[:] = 60000.0, 60000.0, -60000.0
+    y = emulated(model, Accelerator().summing(order), x=x, z=z, w=w)["y"]
+    with np.errstate(over="ignore"):
+        total = half(x + z) + w if order != "fp32" else x.astype(np.float64) + z + w
+        expected = half(total) if op == "Sum" else half(half(total) / np.float32(3))
+    assert (y == expected).all()
+    assert np.isinf(y[0]).all() == (order != "fp32")
+
+
+@pytest.mark.parametrize("equation", ["ab->", "ab->ba", "aa->a", "ab", "...b->..."])
+def test_an_einsum_that_does_more_or_less_is_rounded_behind(equation: str) -> None:
+    model = graph(f'y = Einsum<equation = "{equation}"> (x)', {}, "float[4, 4] x", "float y")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    x = half(normal(3, 4, 4))
+    y = emulated(model, Accelerator(), x=x)["y"]
+    expected = half(np.einsum(equation, x.astype(np.float64)))
+    np.testing.assert_allclose(y, expected, rtol=2**-8, atol=2**-8)

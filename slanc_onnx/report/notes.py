@@ -1,0 +1,29 @@
+"""What a user should know of a file beyond its norms."""
+
+from __future__ import annotations
+
+from slanc_onnx.norms import ReadModel, unmatched_means
+from slanc_onnx.options import Options
+from slanc_onnx.reasons import Note, Reason
+
+
+def make_notes(read: ReadModel, options: Options) -> list[Reason]:
+    """What a user should know beyond the norms; see `Outcome`."""
+    notes = []
+    if options.scale != "window" and options.estimate != "auto":
+        notes.append(Reason(Note.ESTIMATE_UNUSED, (options.estimate, options.scale)))
+    if read.inlined:
+        notes.append(Reason(Note.INLINED, tuple(read.inlined)))
+    if read.written_out:
+        notes.append(Reason(Note.WRITTEN_OUT, tuple(read.written_out)))
+    means = unmatched_means(read.scopes, read.norms, read.suspects)
+    if means:
+        notes.append(Reason(Note.MEANS_UNMATCHED, tuple(means)))
+    away = options.accelerator.rounds_away
+    gone = [n.name for n in read.norms if n.epsilon == 0 or away(n.epsilon or 0, n.epsilon_power)]
+    if gone:
+        notes.append(Reason(Note.EPSILON_GONE, tuple(gone)))
+    overridable = sorted({name for scope in read.scopes for name in scope.overridable})
+    if overridable:
+        notes.append(Reason(Note.READ_AS_DEFAULTS, tuple(overridable)))
+    return notes
