@@ -14,6 +14,7 @@ from benchmarks.random_graphs.feeds import feeds, keeps
 from benchmarks.random_graphs.make import Made
 from slanc_onnx import Options, ScaledNorm, find_norms, protect
 from slanc_onnx.norms.norm import Norm, as_computed
+from slanc_onnx.prove.condition import Condition
 from slanc_onnx.run.emit import Emitter
 from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.session import Session
@@ -82,7 +83,8 @@ def attack(made: Made, seed: int) -> Attacked:
     result = Attacked(len(decided), len(claimed))
     claimed = [d for d in claimed if not d.norm.path]
     if claimed:
-        _hold(made, claimed, given, result)
+        beside = [d.norm for d in decided if not d.norm.path and d not in claimed]
+        _hold(made, claimed, beside, given, result)
         _hold_written(made, claimed, written, given, result)
     return result
 
@@ -99,15 +101,23 @@ def _options(made: Made, given: Sequence[Feed]) -> Options:
 
 
 def _hold(
-    made: Made, claimed: Sequence[ScaledNorm], given: Sequence[Feed], result: Attacked
+    made: Made,
+    claimed: Sequence[ScaledNorm],
+    beside: Sequence[Norm],
+    given: Sequence[Feed],
+    result: Attacked,
 ) -> None:
     """Hold rows of the graph as it was against the bounds, and at the scales."""
     norms = {each.norm.name: each.norm for each in claimed}
     kept: dict[str, list[tuple[Array, Feed]]] = {name: [] for name in norms}
-    for feed, shown in _shown(made.model, list(norms.values()), given, result):
+    asked = {c.input for each in claimed for c in _on_rows(each)}
+    beside = [norm for norm in beside if norm.input in asked]
+    for feed, shown in _shown(made.model, [*norms.values(), *beside], given, result):
         result.runs += 1
+        lengths = {norm.input: _longest(shown[norm.name][0]) for norm in beside}
         for each in claimed:
-            if not _keeps(each, feed):
+            within = all(lengths.get(c.input, 0.0) <= c.high for c in _on_rows(each))
+            if not _keeps(each, feed) or not within:
                 continue
             rows, output = shown[each.norm.name]
             result.rows += len(rows)
@@ -142,7 +152,7 @@ def _hold_written(
     for feed, shown in _shown(written, norms, given[::3], result):
         for each in changed:
             name = each.norm.name
-            if not _keeps(each, feed) or name in result.violations:
+            if _on_rows(each) or not _keeps(each, feed) or name in result.violations:
                 continue
             rows, _ = shown[name]
             assert each.certificate is not None and each.certificate.bound.length is not None
@@ -159,7 +169,14 @@ def _hold_written(
 
 def _keeps(each: ScaledNorm, feed: Feed) -> bool:
     assert each.certificate is not None
-    return all(keeps(feed, condition) for condition in each.certificate.bound.conditions)
+    asked = [c for c in each.certificate.conditions if c.kind != "length"]
+    return all(keeps(feed, condition) for condition in asked)
+
+
+def _on_rows(each: ScaledNorm) -> list[Condition]:
+    """The conditions on rows that norms without certificates read."""
+    assert each.certificate is not None
+    return [c for c in each.certificate.conditions if c.kind == "length"]
 
 
 def _shown(
@@ -193,6 +210,8 @@ def _shown(
 
 def _longest(rows: Array) -> float:
     """nan or inf where a row is not finite."""
+    if not rows.size:
+        return 0.0
     return math.sqrt(float((rows.astype(np.float64) ** 2).sum(axis=1).max()))
 
 

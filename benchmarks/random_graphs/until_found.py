@@ -22,7 +22,10 @@ from benchmarks.markdown import count, table
 from benchmarks.random_graphs.attack import attack
 from benchmarks.random_graphs.constructs import CONSTRUCTS
 from benchmarks.random_graphs.make import KINDS, random_graph
-from slanc_onnx.prove import bound, certificate, sets, step_bounds
+from slanc_onnx.prove import sets, step_bounds
+from slanc_onnx.prove.bound import Bound
+from slanc_onnx.prove.trusted import norm_rows
+from slanc_onnx.prove.trusted.prover import Prover
 from slanc_onnx.weights import spectral_bound
 
 Break = Callable[[], AbstractContextManager[Any]]
@@ -46,7 +49,7 @@ def _exact_sums() -> AbstractContextManager[Any]:
 
 
 def _outputs_of_root_width() -> AbstractContextManager[Any]:
-    return patch.object(certificate, "output_radius", lambda _, width, *__: math.sqrt(width))
+    return patch.object(norm_rows, "output_radius", lambda _, width, *__: math.sqrt(width))
 
 
 def _matrices_by_their_mean() -> AbstractContextManager[Any]:
@@ -71,12 +74,12 @@ def _sums_as_if_independent() -> AbstractContextManager[Any]:
 @contextmanager
 def _no_conditions() -> Iterator[None]:
     """Bounds that do not say what they ask of inputs."""
-    right = bound._bound
+    right = Prover._bound
 
-    def unconditional(*args: Any) -> bound.Bound:
+    def unconditional(*args: Any) -> Bound:
         return replace(right(*args), conditions=())
 
-    with patch.object(bound, "_bound", unconditional):
+    with patch.object(Prover, "_bound", unconditional):
         yield
 
 

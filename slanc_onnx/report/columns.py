@@ -118,7 +118,7 @@ def certified(certificate: Certificate) -> bool | str:
     """True, False, or the condition on which it is: "if pixel_values in [-3, 3]"."""
     if not certificate.conditional:
         return certificate.certified
-    return f"if {' and '.join(map(condition_text, certificate.bound.conditions))}"
+    return f"if {' and '.join(map(condition_text, certificate.conditions))}"
 
 
 def reason_entry(reason: Reason) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _certificate(row: NormRow) -> dict[str, Any] | None:
     return {
         "certified": certified(certificate),
         "bound": bound.length,
-        "conditions": [asdict(condition) for condition in bound.conditions],
+        "conditions": [asdict(condition) for condition in certificate.conditions],
         "overflow_bits": certificate.overflow_bits,
         "underflow_bits": certificate.underflow_bits,
         "upper_limit": "bound" if certificate.certified else "estimate",

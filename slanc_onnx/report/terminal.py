@@ -91,7 +91,7 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         c
         for n in norms
         if n.certificate and n.certificate.certified
-        for c in n.certificate.bound.conditions
+        for c in n.certificate.conditions
     }
     yield from (f"certified if {condition_text(c)}" for c in sorted(conditions))
     yield from filter(None, (outcome.first_rows_line, outcome.advice_line))

@@ -123,7 +123,6 @@ _DOUBTS: dict[Kind, str] = {
 _UNPROVED: dict[Kind, str] = {
     Unproved.NO_LIMIT: "nothing limits {0}",
     Unproved.NEGATIVE_ARGUMENT: "what {0} reads may be negative",
-    Unproved.ESTIMATE_ONLY: "read as an estimate only: {behind}",
     Unproved.ROWS_DIFFER: "combines rows of {0} and {1} channels",
     Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: --feed '{0}=range(LO,HI)'",
     Unproved.WEIGHTS_NOT_FINITE: "its weights are not finite",
@@ -143,6 +142,11 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.BELOW_EPSILON: "E[x^2] - mean^2 may come out as {0:.3g}, below -epsilon: its root "
     "is nan",
     Unproved.L2_NORMALISATION: "it is an L2 normalisation, whose steps have no bounds yet",
+    Unproved.SIZE_OPEN: "the size {0!r} is open",
+    Unproved.MAY_NOT_BE_FINITE: "what it reads may be nan or infinite",
+    Unproved.OVERFLOWS_BETWEEN: "its numbers may reach {0:.3g}, and its type holds {1:.3g}",
+    Unproved.NO_RULE_FOR_TYPE: "no rule for elements of the type {0}",
+    Unproved.LEANS_ON: "its bound leans on {0}, which has no safe radius",
     Unproved.OTHER_STEPS: "its ops compute more than a norm, and have no bounds yet",
 }
 _UNSCALABLE: dict[Kind, str] = {
@@ -366,6 +370,12 @@ def condition_text(condition: Condition) -> str:
     """A condition in words: "pixel_values in [-3, 3]"."""
     if condition.kind == "made":
         return f"{condition.input} holds rows that this model made"
+    if condition.kind == "keeps":
+        return f"{condition.input} leaves every query a position"
+    if condition.kind == "positions":
+        return f"no axis is longer than {condition.high:.0f} positions"
+    if condition.kind == "length":
+        return f"no row of {condition.input} is longer than {condition.high:.4g}"
     return f"{condition.input} in [{condition.low:g}, {condition.high:g}]"
 
 

@@ -18,11 +18,11 @@ from slanc_onnx.norms import Norm, ReadModel, as_computed, lost_limit, rounded, 
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import (
+    Assumed,
     Certificate,
     Proof,
-    affine_of,
-    bounds_for,
     certify_at,
+    composed,
     held_against,
     proofs,
     safe_radius,
@@ -36,7 +36,16 @@ from slanc_onnx.scale.certified import certified_scale
 from slanc_onnx.scale.extents import most_elements
 from slanc_onnx.scale.window import place
 from slanc_onnx.targets import Change
-from slanc_onnx.trace import Term, Trace, source_names, terms_of, trace
+from slanc_onnx.trace import (
+    Const,
+    Term,
+    Trace,
+    Value,
+    Weight,
+    source_names,
+    terms_of,
+    trace,
+)
 
 Status = Literal["scaled", "unchanged", "skipped"]
 
@@ -119,20 +128,13 @@ def compute_scales_in(
     device, executor = options.accelerator, options.executor
     read = replace(read, norms=as_computed(read.norms, device.variance == "one-pass"))
     traced = trace(read.scopes, read.norms, read.specs)
-    bounds, multiply = None, partial(checked_product_of, executor=executor)
-    if options.certify != "off":
-        exact, ranges = options.certify == "exact", options.limits
-        bounds = bounds_for(traced, read.norms, device, ranges, exact, executor)
-    estimates = estimate_norms(
-        read,
-        traced,
-        options,
-        multiply if bounds is None else bounds.multiply,
-        calibration,
-        progress,
-    )
+    multiply = partial(checked_product_of, executor=executor)
+    estimates = estimate_norms(read, traced, options, multiply, calibration, progress)
     rules = _rules(traced, read.norms)
-    proved = {} if bounds is None else proofs(bounds, traced, read.norms, progress)
+    proved: dict[str, Proof] = {}
+    if options.certify != "off":
+        exact = options.certify == "exact"
+        proved = proofs(read, Assumed(device, options.limits, exact, executor), progress)
     if options.certify == "exact":
         proved = with_joint_bounds(proved, read.scopes[0], read.norms, device)
 
@@ -148,11 +150,35 @@ def compute_scales_in(
     if options.apply == "div":  # a fold gives groups their scales
         more = certifying_changes(device, proved.values(), certified_on)
         found = [replace(d, certified_with=more.get(d.norm.name, ())) for d in found]
-    affine = {norm.name: affine_of(traced.affine.get(norm.name)) for norm in read.norms}
-    held = [replace(_held_against_probe(d), affine=affine[d.norm.name]) for d in found]
+    affine = {name: _affine_of(values) for name, values in traced.affine.items()}
+    affine |= {name: proof.affine for name, proof in proved.items() if proof.affine is not None}
+    held = [replace(_held_against_probe(d), affine=affine.get(d.norm.name)) for d in found]
     behind = assumptions(read, Said.of(options), {d.norm.name: d.estimate for d in held})
     told = [replace(d, assumed=behind.get(d.norm.name, ())) for d in held]
-    return [with_safe_radius(d, device) for d in told]
+    return with_conditions([with_safe_radius(d, device) for d in told])
+
+
+def _affine_of(values: tuple[Value | None, Value | None] | None) -> tuple[float, float] | None:
+    """Largest |gamma| and |beta| as they were traced; None where one is no constant."""
+    largest = []
+    for value, absent in zip(values or (None, None), (1.0, 0.0), strict=True):
+        if isinstance(value, (Const, Weight)):
+            array = value.array if isinstance(value, Const) else value.read()
+            largest.append(float(np.abs(array.astype(np.float64)).max(initial=0.0)))
+        elif value is None:
+            largest.append(absent)
+        else:
+            return None
+    return largest[0], largest[1]
+
+
+def with_conditions(decided: Sequence[ScaledNorm]) -> list[ScaledNorm]:
+    """The decisions, each certificate with what those of the norms before it ask."""
+    found = {d.norm.name: d.certificate for d in decided if d.certificate is not None}
+    inputs = {d.norm.name: d.norm.input for d in decided}
+    radii = {d.norm.name: d.safe_radius for d in decided}
+    made = composed(found, inputs, radii.get)
+    return [replace(d, certificate=made.get(d.norm.name)) for d in decided]
 
 
 def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:

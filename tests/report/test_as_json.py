@@ -27,7 +27,7 @@ from slanc_onnx.verify.validate import Observed, Validation
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
 from tests.models.growing import decoder
-from tests.oracles.longest_row import norm_named
+from tests.oracles.named_norm import norm_named
 
 REPORT = [
     "version",
