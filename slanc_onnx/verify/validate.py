@@ -218,8 +218,7 @@ def validate_pair(
         reshaped_before=naive.reshaped,
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
-    off = {reason.kind for reason in result.failures} in _OFF
-    moved = sensitivity(before, options, feeds, plain, unstable) if off else None
+    moved = sensitivity(before, options, feeds, plain, unstable) if _only_off(result) else None
     return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
 
 
@@ -227,6 +226,11 @@ def _perplexities(runs: FourRuns) -> dict[str, float]:
     """The perplexity of each run on tokens, by name."""
     losses = {"fp32": runs.plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
     return {name: perplexity(run.losses) for name, run in losses.items()}
+
+
+def _only_off(result: Validation) -> bool:
+    """Whether outputs are off, and nothing else is wrong."""
+    return {reason.kind for reason in result.failures} in _OFF
 
 
 def _held_against_noise(result: Validation, moved: Difference | None) -> list[Reason]:
