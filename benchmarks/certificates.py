@@ -1,4 +1,4 @@
-"""How far above the largest observed sum the bounds of norms are, and which addend limits them.
+"""How far above the largest observed sum the bounds of norms are.
 
     python -m benchmarks.certificates MODEL.onnx [IDS.npy] [--sequence-length N] [--bos ID]
         [--max-sequences N] [--target NAME] [--exact] [--group NAME=REGEX ...] [--details]
@@ -15,8 +15,8 @@ import math
 import re
 import statistics
 import sys
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,30 +29,18 @@ from slanc_onnx.graph.scope import Scope
 from slanc_onnx.norms.model import read_model
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.options import Certify, Options
-from slanc_onnx.prove.bound import bounds_of
-from slanc_onnx.report.terms import rule_text
 from slanc_onnx.report.wording import reason_text
-from slanc_onnx.run.inputs import Sizes, make_feeds
+from slanc_onnx.run.inputs import make_feeds
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.session import Feeds
+from slanc_onnx.run.sizes import Sizes
 from slanc_onnx.scale.decide import compute_scales_in
 from slanc_onnx.targets import DEFAULT, target
 from slanc_onnx.tokens import read_tokens
-from slanc_onnx.trace.expression import Expr, Sum
-from slanc_onnx.trace.terms import terms_of
-from slanc_onnx.trace.tracing import trace
 from slanc_onnx.weights.streamed import workers
 
 TOKENS, RANDOM = 1024, 512  # ids per sequence where --sequence-length is left out
 Groups = Mapping[str, re.Pattern[str]]
-
-
-@dataclass(frozen=True)
-class Addend:
-    """The addend of a norm's input with the largest bound."""
-
-    text: str
-    square: float
 
 
 @dataclass(frozen=True)
@@ -110,16 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         decided = compute_scales_in(read, how)
         known = {s.norm.name: Bounded(s, largest[s.norm.name]) for s in decided}
         groups = {name: [known[norm.name] for norm in of] for name, of in by_group.items()}
-        asked = list(known.values()) if options.details else [_loosest(g) for g in groups.values()]
-        limits = _limits(
-            read.scopes, read.norms, {a.scaled.norm.name for a in asked}, options.exact
-        )
     inputs = "tokens" if options.tokens else "random inputs"
     length = _length(options)
     print(f"{options.model.stem}, {device}; seen over {len(feeds)} x {length} {inputs}\n")
-    print(of_groups(groups, limits))
+    print(of_groups(groups))
     if options.details:
-        print(f"\n{_of_norms(asked, limits)}")
+        print(f"\n{_of_norms(list(known.values()))}")
     return 0
 
 
@@ -167,8 +151,8 @@ def grouped(norms: Sequence[Norm], groups: Groups) -> dict[str, list[Norm]]:
     return {**found, "the others": others} if others else found
 
 
-def of_groups(groups: Mapping[str, Sequence[Bounded]], limits: Mapping[str, Addend]) -> str:
-    """The table of the groups, with the addends that limit their loosest norms."""
+def of_groups(groups: Mapping[str, Sequence[Bounded]]) -> str:
+    """The table of the groups."""
     header = (
         "",
         "norms",
@@ -176,37 +160,27 @@ def of_groups(groups: Mapping[str, Sequence[Bounded]], limits: Mapping[str, Adde
         "U² / seen: least",
         "median",
         "most",
-        "largest addend of the norm with the most",
         "bits of typical rows above underflow, least",
     )
-    return table(header, (_of_group(name, of, limits) for name, of in groups.items()))
+    return table(header, (_of_group(name, of) for name, of in groups.items()))
 
 
-def _of_group(
-    name: str, members: Sequence[Bounded], limits: Mapping[str, Addend]
-) -> tuple[object, ...]:
+def _of_group(name: str, members: Sequence[Bounded]) -> tuple[object, ...]:
     ratios = [m.ratio for m in members if m.ratio is not None]
     spread = [_size(f(ratios)) if ratios else "" for f in (min, statistics.median, max)]
-    limit = limits.get(_loosest(members).scaled.norm.name)
-    addend = limit.text if limit is not None else ""
     unseen = len(members) - len(ratios)
     norms = f"{len(members)} ({unseen} not seen)" if unseen else len(members)
     certified = sum(m.certified for m in members)
     proofs = [m.scaled.certificate for m in members]
     bits = [p.underflow_bits for p in proofs if p is not None and p.underflow_bits is not None]
-    return name, norms, certified, *spread, addend, _bits(min(bits, default=None))
-
-
-def _loosest(members: Sequence[Bounded]) -> Bounded:
-    """The norm whose bound is furthest above what was seen."""
-    return max(members, key=lambda m: m.ratio or 0.0)
+    return name, norms, certified, *spread, _bits(min(bits, default=None))
 
 
 def _size(value: float) -> str:
     return number(value) if math.isfinite(value) else "no bound"
 
 
-def _of_norms(norms: Sequence[Bounded], limits: Mapping[str, Addend]) -> str:
+def _of_norms(norms: Sequence[Bounded]) -> str:
     """The table of the norms, one by one."""
     header = (
         "",
@@ -216,18 +190,15 @@ def _of_norms(norms: Sequence[Bounded], limits: Mapping[str, Addend]) -> str:
         "certified",
         "bits to overflow",
         "typical row's bits above underflow",
-        "largest addend (its U²)",
+        "why not",
     )
-    return table(header, (_of_norm(norm, limits.get(norm.scaled.norm.name)) for norm in norms))
+    return table(header, (_of_norm(norm) for norm in norms))
 
 
-def _of_norm(norm: Bounded, limit: Addend | None) -> tuple[object, ...]:
+def _of_norm(norm: Bounded) -> tuple[object, ...]:
     proof, ratio = norm.scaled.certificate, norm.ratio
     over, under = (None, None) if proof is None else (proof.overflow_bits, proof.underflow_bits)
-    addend = f"{limit.text} ({number(limit.square)})" if limit is not None else ""
-    told = addend
-    if proof is not None and proof.bound.length is None and proof.reason is not None:
-        told = reason_text(proof.reason)
+    told = reason_text(proof.reason) if proof is not None and proof.reason is not None else ""
     return (
         norm.scaled.norm.name,
         _size(norm.square),
@@ -242,37 +213,6 @@ def _of_norm(norm: Bounded, limit: Addend | None) -> tuple[object, ...]:
 
 def _bits(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _limits(
-    scopes: Sequence[Scope], norms: Sequence[Norm], asked: Container[str], exact: bool
-) -> dict[str, Addend]:
-    """The addend with the largest bound of the input of each norm that is asked for."""
-    traced = trace(scopes, norms, input_specs(scopes[0]))
-    residuals: dict[int, str] = {}
-    parts: dict[str, tuple[str, Expr]] = {}
-    for norm in norms:
-        expr = traced.inputs[norm.name]
-        if norm.name in asked:
-            for i, addend in enumerate(_addends(expr, residuals)):
-                parts[f"{norm.name}|{i}"] = norm.name, addend
-        residuals[expr.serial] = norm.name
-    inner = replace(traced, inputs={name: addend for name, (_, addend) in parts.items()})
-    bounds = bounds_of(inner, [replace(norms[0], name=name) for name in parts], exact=exact)
-    found: dict[str, Addend] = {}
-    for name, (norm_name, addend) in parts.items():
-        square = (bounds[name].length or 0.0) ** 2
-        if norm_name not in found or square > found[norm_name].square:
-            others = {s: n for s, n in residuals.items() if n != norm_name}
-            text = rule_text(terms_of(addend, others))
-            found[norm_name] = Addend(text, square)
-    return found
-
-
-def _addends(expr: Expr, residuals: dict[int, str]) -> list[Expr]:
-    if isinstance(expr, Sum) and expr.serial not in residuals:
-        return [e for part in expr.parts for e in _addends(part, residuals)]
-    return [expr]
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.options import ApplyRule
-from slanc_onnx.run.inputs import Sizes, make_feeds
+from slanc_onnx.run.inputs import make_feeds
+from slanc_onnx.run.sizes import Sizes
 
 APPLIED: tuple[ApplyRule, ...] = ("div", "fold")
 HEADER = ("", "version", "nodes in the file", "nodes as run", "median", "ratio to the original")

@@ -27,9 +27,10 @@ from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
-from slanc_onnx.run.inputs import Sizes, make_feeds
+from slanc_onnx.run.inputs import make_feeds
 from slanc_onnx.run.instrumented import instrument
 from slanc_onnx.run.session import Session
+from slanc_onnx.run.sizes import Sizes
 
 SEQUENCES, LENGTH = 8, 512
 

@@ -28,8 +28,9 @@ from benchmarks.scales import MODES, SCALES, Version, read_source, version_by
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph.temporary import write_atomically
 from slanc_onnx.norms.model import ReadModel
-from slanc_onnx.run.inputs import Sizes, make_feeds
+from slanc_onnx.run.inputs import make_feeds
 from slanc_onnx.run.session import Feeds, Session
+from slanc_onnx.run.sizes import Sizes
 from slanc_onnx.tokens import read_tokens
 from slanc_onnx.verify.emulate.norms import emulate
 from slanc_onnx.verify.perplexity import negative_log_likelihood, perplexity

@@ -11,7 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def run_export(folder: Path, setting: Setting) -> Row:
             row.seconds = time.perf_counter() - started
             row.norms, row.fold = outcome.norms, outcome.fold
             if output.exists():
-                again = Options(estimate=setting.estimate, validate=False, apply=setting.apply)
+                again = replace(options, validate=False)
                 protect_file(output, second, again)
                 row.idempotent = output.read_bytes() == second.read_bytes()
                 row.same_outputs = _same_outputs(source, output, feeds, names)

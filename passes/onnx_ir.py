@@ -59,7 +59,8 @@ def scale_model(model: ir.Model, options: Options | None = None) -> list[ScaledN
     Raises:
         SlancError: bad input; the model is unchanged.
     """
-    if options is not None and options.apply != "div":
+    options = options or Options()
+    if options.apply != "div":
         raise SlancError("this pass inserts Divs; fold scales with slanc_onnx.protect instead.")
     # Found and decided on a copy; node i of its graphs is node i of the model's.
     proto, folder = ir.to_proto(model), _external_folder(model)
@@ -69,7 +70,9 @@ def scale_model(model: ir.Model, options: Options | None = None) -> list[ScaledN
         proto = ir.to_proto(model)
     decided = compute_scales(proto, options, folder=folder)
     norms = [d.norm for d in decided]
-    _Editor(model, plan_edits(proto, norms, scales_to_apply(decided))).apply()
+    scales, target = scales_to_apply(decided), options.accelerator.stamp
+    edits = plan_edits(proto, norms, scales, target, options.least_epsilon)
+    _Editor(model, edits).apply()
     return decided
 
 

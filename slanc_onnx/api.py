@@ -13,9 +13,9 @@ from slanc_onnx.graph import NodeAt, node_at
 from slanc_onnx.job import carry_out, decide
 from slanc_onnx.norms import Norm, read_model
 from slanc_onnx.options import ApplyRule, Options
-from slanc_onnx.run import validation_feeds, with_checked_inputs
+from slanc_onnx.run import validation_inputs, with_checked_inputs
 from slanc_onnx.scale import ScaledNorm
-from slanc_onnx.verify import Validation, validate_pair
+from slanc_onnx.verify import Validation, validate_on
 
 
 def find_norms(model: onnx.ModelProto, folder: Path | None = None) -> list[Norm]:
@@ -112,5 +112,5 @@ def validate(
     """
     before, after = read_model(original, folder), read_model(rewritten, folder)
     options = with_checked_inputs(options or Options(), before.specs)
-    feeds = validation_feeds(before, options)
-    return validate_pair(before, after, options, feeds, options.scale != "paper")
+    inputs = validation_inputs(before, options)
+    return validate_on(before, after, options, inputs, options.scale != "paper")

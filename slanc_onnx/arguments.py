@@ -17,6 +17,7 @@ from slanc_onnx import targets, tokens
 from slanc_onnx._version import __version__
 from slanc_onnx.accelerator import ACCUMULATE, Accelerator
 from slanc_onnx.errors import SlancError
+from slanc_onnx.feed import SPECS, Feed, read_feed
 from slanc_onnx.graph import Array
 from slanc_onnx.options import TIME_LIMIT
 from slanc_onnx.tokens import Tokens
@@ -33,6 +34,9 @@ EXIT_STATUS = {
     130: "Ctrl-C; the output is the old one or the new one, whole",
     143: "SIGTERM; the same",
 }
+
+
+_MOST_DIGITS = 10  # of a size
 
 
 class Terminal(Console):
@@ -65,6 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL.onnx", help="the model; external data stays where it is")
     add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
+    _add_inputs(parser)
     _add_choice(parser)
     _add_scales(parser)
     _add_target(parser)
@@ -74,6 +79,37 @@ def make_parser() -> argparse.ArgumentParser:
     _add_reports(parser)
     add("--version", action="version", version=f"slanc-onnx {__version__}")
     return parser
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what the inputs hold").add_argument
+    add(
+        "--feed",
+        type=_feed,
+        action="append",
+        default=[],
+        metavar="NAME=SPEC",
+        help="what an input holds: range(LO,HI), ids(LO,HI) with HI exclusive, normal(MEAN,STD), "
+        "or FILE.npy. Estimates and validation take it from there, and certificates hold if it "
+        "stays within a range (repeatable)",
+    )
+    add(
+        "--dim",
+        type=_dim,
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="the size of an axis that the file leaves open, by its name or INPUT:AXIS "
+        "(repeatable)",
+    )
+    add(
+        "--input-range",
+        type=_range,
+        action="append",
+        default=[],
+        metavar="NAME=LO,HI",
+        help="deprecated: --feed 'NAME=range(LO,HI)'",
+    )
 
 
 def _add_scales(parser: argparse.ArgumentParser) -> None:
@@ -133,14 +169,6 @@ def _add_certificates(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="bound every norm over all inputs; exact: with the tight norms of large matrices too; "
         "tokens: also run every token of the vocabulary alone",
-    )
-    add(
-        "--input-range",
-        type=_range,
-        action="append",
-        default=[],
-        metavar="NAME=LO,HI",
-        help="what a float input (pixels) stays within: certificates hold if it does",
     )
 
 
@@ -220,6 +248,25 @@ def _range(text: str) -> tuple[str, tuple[float, float]]:
     if not (name and low <= high and math.isfinite(high - low)):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LO,HI with numbers LO <= HI")
     return name, (low, high)
+
+
+def _feed(text: str) -> tuple[str, Feed]:
+    """NAME=SPEC as the name and the feed; names may hold "=" too."""
+    name, equals, spec = text.rpartition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SPEC with {SPECS}")
+    try:
+        return name, read_feed(spec)
+    except SlancError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+
+
+def _dim(text: str) -> tuple[str, int]:
+    """NAME=N as the name and the number."""
+    name, _, number = text.rpartition("=")
+    if not (name and number.isdecimal() and len(number) < _MOST_DIGITS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=N with a whole number N")
+    return name, int(number)
 
 
 class _ListTargets(argparse.Action):

@@ -113,6 +113,8 @@ def _run(args: argparse.Namespace) -> int:
         observe=read_observed(args),
         validate=not args.no_validate,
         certify=args.certify,
+        feeds=dict(args.feed),
+        dims=dict(args.dim),
         input_ranges=dict(args.input_range),
         apply=args.apply,
         emulate=args.emulate,
@@ -125,6 +127,7 @@ def _run(args: argparse.Namespace) -> int:
         isolate=True,
     )
     shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}
+    shown["feed"] = [f"{name}={feed}" for name, feed in args.feed]
     shown["accelerator"] = accelerator.as_dict()
     with _progress(quiet=args.quiet > 0) as progress:
         outcome = protect_file(source, output, options, shown_options=shown, progress=progress)

@@ -31,7 +31,7 @@ from slanc_onnx.run import (
     given_feeds,
     observed_feeds,
     run_apart,
-    validation_feeds,
+    validation_inputs,
     with_checked_inputs,
 )
 from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
@@ -42,7 +42,7 @@ from slanc_onnx.verify import (
     audit_scales,
     kept_at_one,
     run_every_token,
-    validate_pair,
+    validate_on,
     vocabulary,
 )
 from slanc_onnx.weights import workers
@@ -296,10 +296,9 @@ def _validate(
 ) -> Validation:
     """Compare the file that was written with the original."""
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values())
-    feeds = validation_feeds(job.read, job.options)
-    isolate = job.options.isolate
+    inputs, isolate = validation_inputs(job.read, job.options), job.options.isolate
     after = read_model(load_model(draft), draft.parent, isolate=isolate)
-    return validate_pair(job.read, after, job.options, feeds, exact, progress)
+    return validate_on(job.read, after, job.options, inputs, exact, progress)
 
 
 def protect(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.feed import Feed
 from slanc_onnx.graph import Array
 from slanc_onnx.tokens import Tokens
 
@@ -46,7 +47,11 @@ class Options:
         certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
             large matrices too), "tokens" (as "auto", and `protect_file` runs every token alone and
             holds its rows against the safe radius), or "off".
-        input_ranges: Least and largest element of float graph inputs (pixels), for the bounds.
+        feeds: What is known of the values of graph inputs, by name. Inputs that are made are made
+            of it, for the probe, the estimate from the weights and the validation; with limits,
+            certificates hold on the condition that inputs keep to them.
+        dims: Sizes of axes that the file leaves open, by the name of the axis or as "INPUT:AXIS".
+        input_ranges: A deprecated spelling of feeds that are a `Range`: least and largest element.
         exclude: A regular expression. Norms and suspects in whose name it is found are left as they
             are, and accepted.
         only: The same for all in whose name it is not found.
@@ -70,6 +75,8 @@ class Options:
     tokens: Tokens | None = None
     validate: bool = True
     certify: Certify = "auto"
+    feeds: Mapping[str, Feed] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
     input_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     apply: ApplyRule = "div"
     emulate: EmulateRule = "norms"
@@ -81,6 +88,12 @@ class Options:
     time_limit: float | None = TIME_LIMIT
     memory_limit: float | None = None
     isolate: bool = False
+
+    @property
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Least and largest element of the graph inputs whose feeds tell them, by name."""
+        told = {name: feed.limits for name, feed in self.feeds.items()}
+        return {name: limits for name, limits in told.items() if limits is not None}
 
     @property
     def least_epsilon(self) -> dict[int, float]:

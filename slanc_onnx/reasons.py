@@ -127,7 +127,6 @@ class Unproved(_Named):
 
     NO_LIMIT = auto()  # function
     NEGATIVE_ARGUMENT = auto()  # function
-    ESTIMATE_ONLY = auto()  # behind: the doubt
     ROWS_DIFFER = auto()  # channels, channels
     INPUT_UNLIMITED = auto()  # graph input
     WEIGHTS_NOT_FINITE = auto()
@@ -143,6 +142,11 @@ class Unproved(_Named):
     ROW_NOT_FINITE = auto()  # behind: where the row was seen
     ROW_ABOVE_BOUND = auto()  # its length, the bound; behind: where the row was seen
     ROW_LOST = auto()  # number of rows
+    SIZE_OPEN = auto()  # name of the size
+    MAY_NOT_BE_FINITE = auto()
+    OVERFLOWS_BETWEEN = auto()  # magnitude, largest number of the type
+    NO_RULE_FOR_TYPE = auto()  # element type
+    LEANS_ON = auto()  # norm without a safe radius
     L2_NORMALISATION = auto()
     OTHER_STEPS = auto()
 
@@ -234,6 +238,9 @@ class Failure(_Named):
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
     ZERO_ROWS = auto()  # rows, norms, name of the first
     OUTPUTS_OFF = auto()
+    OTHER_SHAPE = auto()  # output, its shape in FP32, its shape now
+    SENSITIVE = auto()  # RMS error with noise at the norms
+    SENSITIVE_SHAPE = auto()  # output, its shape in FP32, its shape with noise
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
     FOLD_HEALS = auto()

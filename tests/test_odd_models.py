@@ -1,5 +1,6 @@
 """Valid but unusual models and inputs: what no norm depends on stops nothing."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from onnxruntime import InferenceSession
 
 from slanc_onnx import cli
 from slanc_onnx.graph import can_fork
@@ -122,16 +124,28 @@ def test_what_no_norm_depends_on_stops_nothing(run: Run, title: str, apply: str)
     assert found in out or "count" in title
 
 
-@pytest.mark.parametrize(
-    "nodes",
-    ["eps2 = Div(eps, zero)", "q = QuantizeLinear(eps, zero) eps2 = DequantizeLinear(q, eps)"],
-)
-def test_an_epsilon_divided_by_zero_is_an_error(run: Run, nodes: str) -> None:
+def test_an_epsilon_divided_by_zero_is_an_error(run: Run) -> None:
     text = RMS.format(mean="Div(total, width)").replace("mean, eps", "mean, eps2")
     weights = {**NORM, "zero": number(0), "width": number(8)}
-    onnx.save(graph(nodes + text, weights), "model.onnx")
+    onnx.save(graph("eps2 = Div(eps, zero)" + text, weights), "model.onnx")
     status, _, err = run("model.onnx", "--no-validate")
     assert (status, "has the epsilon inf" in err) == (2, True)
+
+
+@pytest.mark.parametrize("back", ["zero", "eps"])
+def test_an_epsilon_in_steps_of_zero_is_what_onnx_runtime_has(run: Run, back: str) -> None:
+    steps = f"q = QuantizeLinear(eps, zero) eps2 = DequantizeLinear(q, {back})"
+    text = RMS.format(mean="Div(total, width)").replace("mean, eps", "mean, eps2")
+    weights = {**NORM, "zero": number(0), "width": number(8)}
+    model = graph(steps + text, weights)
+    onnx.save(model, "model.onnx")
+    status, _, err = run("model.onnx", "--no-validate", "--report", "r.json")
+    assert (status, err) == (0, "")
+    (norm,) = json.loads(Path("r.json").read_text())["norms"]
+    model.graph.output.add(name="eps2")
+    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (epsilon,) = session.run(["eps2"], {"ids": np.zeros((1, 1), np.int64)})
+    assert norm["epsilon"] == epsilon
 
 
 def test_functions_that_double_are_an_error(run: Run) -> None:

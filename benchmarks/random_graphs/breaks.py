@@ -1,4 +1,4 @@
-"""Rules of the proof broken on purpose, each in the way that the attacked graphs of a kind are about."""
+"""Rules of the proof broken on purpose, each as the attacked graphs of a kind would have it."""
 
 from __future__ import annotations
 

@@ -93,6 +93,10 @@ def keeps(feed: Mapping[str, Array], condition: Condition) -> bool:
         ValueError: conditions of that kind are not known here.
     """
     values = feed.get(condition.input)
+    if condition.kind == "positions":
+        return all(max(given.shape, default=0) <= condition.high for given in feed.values())
+    if condition.kind == "keeps":  # surely where a mask hides nothing
+        return values is not None and bool(np.asarray(values).all())
     if condition.kind == "range":
         return values is not None and bool(
             (values >= condition.low).all() and (values <= condition.high).all()

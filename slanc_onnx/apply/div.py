@@ -50,8 +50,7 @@ def apply_scales_in(
     Returns:
         Whether the model was modified.
     """
-    edits = plan_edits(model, norms, scales, least_epsilon)
-    note_target(edits, target)
+    edits = plan_edits(model, norms, scales, target, least_epsilon)
     apply_edits(model, edits)
     return bool(edits)
 
@@ -67,6 +66,7 @@ def plan_edits(
     model: onnx.ModelProto,
     norms: Sequence[Norm],
     scales: Mapping[str, float],
+    target: str = "",
     least_epsilon: Mapping[int, float] = EXACT,
 ) -> Edits:
     """The edits that `apply_scales_in` carries out; the model is not changed."""
@@ -74,6 +74,7 @@ def plan_edits(
     for norm in norms:
         if norm.name in scales and norm.skip_reason is None and norm.places:
             planner.scale(norm, scales[norm.name])
+    note_target(planner.edits, target)
     return planner.edits
 
 

@@ -7,7 +7,7 @@ from the paper's equations, or from the user's data. None of them is a bound.
 
 from slanc_onnx.estimate.choose import Estimates, estimate_norms
 from slanc_onnx.estimate.estimate import TYPICAL_QUANTILE, Estimate
-from slanc_onnx.estimate.multiply import checked_product_of, refuse_nan
+from slanc_onnx.estimate.multiply import checked_product_of
 
 __all__ = [
     "TYPICAL_QUANTILE",
@@ -15,5 +15,4 @@ __all__ = [
     "Estimates",
     "checked_product_of",
     "estimate_norms",
-    "refuse_nan",
 ]

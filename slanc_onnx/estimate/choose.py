@@ -12,11 +12,12 @@ from slanc_onnx.estimate.multiply import Multiply
 from slanc_onnx.estimate.paper import paper_estimates
 from slanc_onnx.estimate.probing import probe
 from slanc_onnx.estimate.sample_rows import estimate_from_rows, stored_matrices
+from slanc_onnx.feed import Feed, Values
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.reasons import Decision, Reason
-from slanc_onnx.run import CannotRun, Feeds, run_apart, too_large_at_once
+from slanc_onnx.run import CannotRun, Feeds, Said, run_apart, too_large_at_once
 from slanc_onnx.trace import Trace
 from slanc_onnx.weights import check_weights
 
@@ -76,8 +77,8 @@ def estimate_norms(
     result = Estimates()
     if todo and probes:
         try:
-            inputs = options.inputs or {}
-            found = run(lambda told: probe(model, norms, read.specs, folder, inputs, told))
+            said = Said.of(options)
+            found = run(lambda told: probe(model, norms, read.specs, folder, said, told))
             result.found.update(found)
         except (CannotRun, MemoryError) as error:
             if options.estimate == "probe":
@@ -86,7 +87,9 @@ def estimate_norms(
             result.reasons.update({n.name: (no_probe,) for n in norms})
     missing = [n for n in todo if n.name not in result.found]
     if missing and options.estimate != "probe":
-        found, why = estimate_from_rows(traced, missing, progress, multiply)
+        data: dict[str, Feed] = {n: Values(array) for n, array in (options.inputs or {}).items()}
+        feeds = {**data, **options.feeds}
+        found, why = estimate_from_rows(traced, missing, progress, multiply, feeds)
         result.found.update(found)
         for name, reason in why.items():
             result.reasons[name] = (reason, *result.reasons.get(name, ()))

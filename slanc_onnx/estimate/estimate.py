@@ -38,6 +38,9 @@ class Estimate:
         magnitudes: The largest sum of magnitudes of a row that was seen, for a norm that subtracts
             the mean; 0 where there is none.
         assumes: The assumption about parts that could not be read; None where all was read.
+        wider: The same of the rows of all sizes that inputs may have of which nothing is said; None
+            where all is said.
+        any_size: Whether it is the wider one.
     """
 
     typical: float
@@ -49,6 +52,8 @@ class Estimate:
     assumes: Reason | None = None
     error: float = 0.0
     magnitudes: float = 0.0
+    wider: Estimate | None = None
+    any_size: bool = False
 
     @property
     def seen(self) -> float:

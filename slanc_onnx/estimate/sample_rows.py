@@ -11,14 +11,15 @@ born.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 import numpy as np
 
 from slanc_onnx.estimate.estimate import TYPICAL_QUANTILE, Estimate, from_rows
 from slanc_onnx.estimate.multiply import Multiply, product_of
+from slanc_onnx.feed import Feed, Ids
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
 from slanc_onnx.ops import apply_function
@@ -66,11 +67,13 @@ POOLS = 16  # samples of a norm whose rows run over positions
 
 @dataclass(frozen=True)
 class _Layout:
-    """The order of sample rows: single tokens first, then sequences of equal length."""
+    """Sample rows: single tokens first, then sequences of equal length; and what is said of the
+    values of graph inputs, by name."""
 
     singles: int
     sequences: int
     length: int
+    feeds: Mapping[str, Feed] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -89,16 +92,18 @@ class _Layout:
         means: Array = shares.astype(np.float32) @ rest
         return np.concatenate([x[: self.singles], means.reshape(-1, x.shape[1])])
 
-    def draw(self, embedding: Embedding) -> Array:
+    def draw(self, embedding: Embedding, feed: Feed | None) -> Array:
         """The rows of a table to start from: random ids, the same as the probe's, or positions."""
-        rows = embedding.table.shape[0]
+        rows, low = embedding.table.shape[0], 0
+        if isinstance(feed, Ids) and embedding.first is None:
+            rows, low = min(feed.high, rows) - feed.low, feed.low
         if embedding.first is not None:
             single = np.full(self.singles, embedding.first)
             rest = embedding.first + np.tile(np.arange(self.length), self.sequences)
             return np.asarray(np.minimum(np.concatenate([single, rest]), rows - 1))
         single = random_ids(rows, (self.singles, 1))
         rest = random_ids(rows, (self.sequences, self.length))
-        return np.concatenate([single.reshape(-1), rest.reshape(-1)])
+        return low + np.concatenate([single.reshape(-1), rest.reshape(-1)])
 
     def ordinary(self, sums: Array) -> Array:
         """The sums of rows in the second half of a sequence."""
@@ -112,12 +117,14 @@ def estimate_from_rows(
     norms: Sequence[Norm],
     progress: Progress = no_progress,
     multiply: Multiply = product_of,
+    feeds: Mapping[str, Feed] | None = None,
 ) -> tuple[dict[str, Estimate], dict[str, Reason]]:
     """Estimates by norm name, and the reasons of the norms without one.
 
     Args:
         trace: What lies between the norms.
         norms: The norms to estimate.
+        feeds: What is said of the values of graph inputs, by name; others have unit variance.
         multiply: Gives rows times the matrix of an expression.
         progress: Called with the share of the weights that is read.
     """
@@ -125,7 +132,7 @@ def estimate_from_rows(
     if not wanted:
         return {}, reasons
     order, last_use = _schedule(list(wanted.values()))
-    layout = _layout(order)
+    layout = replace(_layout(order), feeds=feeds or {})
     rng = np.random.default_rng(SEED)
     by_name = {norm.name: norm for norm in norms}
     by_serial: dict[int, list[str]] = {}
@@ -330,7 +337,10 @@ def _source(
         case Normalised():
             return _normalised(expr, rows[expr.input.serial])
         case Embedding():
-            return expr.table.rows(layout.draw(expr))
+            return expr.table.rows(layout.draw(expr, layout.feeds.get(expr.ids)))
+        case Input() if expr.name in layout.feeds:
+            shape = (n, expr.channels)
+            return layout.feeds[expr.name].draw(rng, shape, np.dtype(np.float32))
         case Input():
             return rng.standard_normal((n, expr.channels), dtype=np.float32)
         case Opaque():

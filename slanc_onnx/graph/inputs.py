@@ -62,6 +62,11 @@ class InputSpec:
         return any(isinstance(dim, str) and "past" in dim for dim in self.dims) and self.is_float
 
     @property
+    def is_picture(self) -> bool:
+        """Whether the values may be pixels in three colours."""
+        return self.is_float and not self.is_cache and len(self.dims) > 3 and 3 in self.dims
+
+    @property
     def is_text(self) -> bool:
         """Whether the values are ids of a vocabulary (not positions or segments)."""
         return self.rows > 0 and not any(w in self.name.lower() for w in ("posi", "type", "seg"))

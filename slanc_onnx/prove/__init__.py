@@ -1,32 +1,27 @@
 """Certificates: proofs that no input drives a norm's arithmetic to inf or nan.
 
-Takes expressions and an accelerator and gives a bound on each norm's input, and from it the largest
-number in every step of its arithmetic. Sets of rows stand for all rows that an expression can have.
+Takes a model and an accelerator and gives a bound on each norm's input, and from it the largest
+number in every step of its arithmetic. Sets of rows stand for all rows that a tensor can have.
 Every rounding counts, in the device and in the bounds themselves.
 """
 
-from slanc_onnx.prove.certificate import (
-    Certificate,
-    Proof,
-    affine_of,
-    bounds_for,
-    certify_at,
-    proofs,
-)
+from slanc_onnx.prove.certificate import Certificate, Proof, certify_at
+from slanc_onnx.prove.composition import composed
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.gated import with_joint_bounds
 from slanc_onnx.prove.radius import safe_radius
 from slanc_onnx.prove.step_bounds import output_radius
+from slanc_onnx.prove.trusted import Assumed, proofs
 from slanc_onnx.prove.withdrawn import WITHDRAWN, held_against
 
 __all__ = [
     "WITHDRAWN",
+    "Assumed",
     "Certificate",
     "Condition",
     "Proof",
-    "affine_of",
-    "bounds_for",
     "certify_at",
+    "composed",
     "held_against",
     "output_radius",
     "proofs",

@@ -7,20 +7,18 @@ bound (`bound.py`); what lies between the norms counts as computed in FP32.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
-from slanc_onnx.progress import Progress
-from slanc_onnx.prove.bound import Bound, Bounds
-from slanc_onnx.prove.evaluate import Outputs
-from slanc_onnx.prove.step_bounds import Arithmetic, StepFails, output_radius, rounding_of
+from slanc_onnx.prove.bound import Bound
+from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.step_bounds import Arithmetic, StepFails
 from slanc_onnx.reasons import Doubt, Reason, Unproved, reason
-from slanc_onnx.trace import Const, Trace, Value, Weight
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Certificate:
         underflow_bits: log2 of a typical row's mean square over the smallest normal number; None
             where no typical row is known.
         affine: Largest |gamma| and largest |beta|; None where one is no constant.
+        conditions: All that it asks, that of the norms that its bound leans on included.
     """
 
     certified: bool
@@ -44,11 +43,12 @@ class Certificate:
     overflow_bits: float | None = None
     underflow_bits: float | None = None
     affine: tuple[float, float] | None = (1.0, 0.0)
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def conditional(self) -> bool:
         """Whether it holds on conditions only."""
-        return self.certified and bool(self.bound.conditions)
+        return self.certified and bool(self.conditions)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def certify(
         arithmetic.after_the_sum(affine)
     except StepFails as failure:
         found = found or failure.reason
-    return Certificate(found is None, found, bound, bits, affine=affine)
+    return Certificate(found is None, found, bound, bits, None, affine, bound.conditions)
 
 
 def certify_at(
@@ -125,45 +125,20 @@ def certify_at(
     return replace(certificate, underflow_bits=math.log2(typical / (least * scale**2)))
 
 
-def bounds_for(
-    traced: Trace,
-    norms: Sequence[Norm],
-    device: Accelerator,
-    ranges: Mapping[str, tuple[float, float]],
-    exact: bool,
-    executor: Executor | None = None,
-) -> Bounds:
-    """The bounds of norms whose outputs come from a device, which rounds them; see `Bounds`."""
-    by_name = {norm.name: norm for norm in norms}
+def affine_of(norm: Norm, values: Callable[[str], Array | None]) -> tuple[float, float] | None:
+    """Largest |gamma| and |beta|; None where one is no constant.
 
-    def radius(name: str, width: int) -> float:
-        return output_radius(by_name[name], width, device)
-
-    affine = rounding_of(device, "affine")
-    outputs = Outputs(radius, affine.grow - 1, affine.eta)
-    return Bounds(traced, norms, outputs, ranges, exact, executor)
-
-
-def proofs(
-    bounds: Bounds, traced: Trace, norms: Sequence[Norm], progress: Progress
-) -> dict[str, Proof]:
-    """The premises of each norm's certificate, by norm name."""
-    found = bounds.all(progress)
-    return {
-        norm.name: Proof(norm, found[norm.name], affine_of(traced.affine.get(norm.name)))
-        for norm in norms
-    }
-
-
-def affine_of(values: tuple[Value | None, Value | None] | None) -> tuple[float, float] | None:
-    """Largest |gamma| and |beta|; None where one is no constant."""
+    Args:
+        norm: The norm.
+        values: Gives the numbers of a tensor by its name; None where it is no constant.
+    """
     largest = []
-    for value, absent in zip(values or (None, None), (1.0, 0.0), strict=True):
-        if isinstance(value, (Const, Weight)):
-            array = value.array if isinstance(value, Const) else value.read()
-            largest.append(float(np.abs(array.astype(np.float64)).max(initial=0.0)))
-        elif value is None:
+    for name, absent in ((norm.gamma, 1.0), (norm.beta, 0.0)):
+        array = None if name is None else values(name)
+        if name is None:
             largest.append(absent)
-        else:
+        elif array is None:
             return None
+        else:
+            largest.append(float(np.abs(array.astype(np.float64)).max(initial=0.0)))
     return largest[0], largest[1]

@@ -33,7 +33,7 @@ def safe_radius(
         device: Whose arithmetic it is.
         affine: Largest |gamma| and largest |beta|; None where one is no constant: no R then.
     """
-    if not width or affine is None:
+    if not width or affine is None or norm.overridable_epsilon is not None:
         return None
 
     def holds(power: float) -> bool:

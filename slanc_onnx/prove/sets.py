@@ -166,7 +166,9 @@ class Blocks(Reach):
         parts = total([r.through(matrix[i], exact) for i, r in self.pieces])
         # The device adds across the pieces: its error grows with the length of the whole row.
         device = len(matrix) * DEVICE_UNIT * self.outline() * frobenius_norm(matrix) * SLACK
-        return Ellipsoids(parts.each + device, parts.terms, parts.slack + device)
+        by_pieces = Ellipsoids(parts.each + device, parts.terms, parts.slack + device)
+        by_length = _through_sizes(self, matrix, exact)
+        return by_length if by_length.length() < by_pieces.length() else by_pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,9 +180,8 @@ class Gate(Reach):
 
     def length(self, weights: Array | None = None) -> float:
         weights = np.ones(self.channels) if weights is None else weights
-        one = self.b.length(self.a.each * weights)
-        other = self.a.length(self.b.each * weights)
-        return min(min(one, other) * DEVICE_SLACK, self._box(weights))
+        both = self.b.length(self.a.each * weights), self.a.length(self.b.each * weights)
+        return min(min(both) * DEVICE_SLACK, self._box(weights))
 
     def pick(self, index: Array) -> Gate:
         return Gate(self.each[index], self.a.pick(index), self.b.pick(index))
@@ -391,8 +392,7 @@ def _through_sizes(reach: Reach, matrix: Array, exact: bool) -> Ellipsoids:
 def _round(reach: Reach, radius: float, frobenius: float, elements: Array) -> Ellipsoids:
     """A ball around the products of the rows of `reach` with a matrix, computed in FP32.
 
-    A product of n addends is off by at most n u |x| |W|_F. `radius` and `elements`
-    bound the length and the elements of an exact product.
+    Such a product is off by at most n u |x| |W|_F; `radius` and `elements` bound an exact one.
     """
     device = reach.channels * DEVICE_UNIT * reach.outline() * frobenius
     radius = (radius + device) * SLACK

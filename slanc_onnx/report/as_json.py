@@ -12,6 +12,7 @@ from slanc_onnx.graph import write_atomically
 from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Reason
 from slanc_onnx.report.columns import COLUMNS, finite, reason_entry
+from slanc_onnx.report.inputs import trial_entries
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.verify import Validation
@@ -94,6 +95,8 @@ def validation_entry(
         "perplexity": None if table is None else {k: finite(v) for k, v in table.items()},
         "unstable_outputs": validation.unstable,
         "failures": [reason_text(reason) for reason in validation.failures],
+        "tried": trial_entries(validation.trials),
+        "inconclusive": validation.inconclusive,
         "passed": validation.passed,
     }
 
@@ -120,5 +123,7 @@ def _not_validated(reason: Reason) -> dict[str, Any]:
         "perplexity": None,
         "unstable_outputs": [],
         "failures": [reason_text(reason)],
+        "tried": [],
+        "inconclusive": False,
         "passed": False,
     }

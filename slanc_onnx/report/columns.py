@@ -15,6 +15,7 @@ import numpy as np
 from slanc_onnx.graph import Array
 from slanc_onnx.prove import Certificate
 from slanc_onnx.reasons import Reason
+from slanc_onnx.report.inputs import assumed_entries, assumed_text
 from slanc_onnx.report.rows import NormRow, Spread
 from slanc_onnx.report.terms import rule_text, short_rule_text
 from slanc_onnx.report.wording import (
@@ -117,7 +118,7 @@ def certified(certificate: Certificate) -> bool | str:
     """True, False, or the condition on which it is: "if pixel_values in [-3, 3]"."""
     if not certificate.conditional:
         return certificate.certified
-    return f"if {' and '.join(map(condition_text, certificate.bound.conditions))}"
+    return f"if {' and '.join(map(condition_text, certificate.conditions))}"
 
 
 def reason_entry(reason: Reason) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _certificate(row: NormRow) -> dict[str, Any] | None:
     return {
         "certified": certified(certificate),
         "bound": bound.length,
-        "conditions": [asdict(condition) for condition in bound.conditions],
+        "conditions": [asdict(condition) for condition in certificate.conditions],
         "overflow_bits": certificate.overflow_bits,
         "underflow_bits": certificate.underflow_bits,
         "upper_limit": "bound" if certificate.certified else "estimate",
@@ -326,6 +327,18 @@ COLUMNS: tuple[Column, ...] = (
             "more",
             lambda r: r.decided.safe_radius,
         ),
+    ),
+    Column(
+        "most_elements",
+        lambda r: r.decided.most_elements,
+        Shown("holds up to", lambda r: number(r.decided.most_elements, 6), verbose=True),
+        Shown("holds up to (elements per row)", lambda r: number(r.decided.most_elements, 6)),
+    ),
+    Column(
+        "assumed_inputs",
+        lambda r: assumed_entries(r.decided.assumed),
+        Shown("assumed", lambda r: assumed_text(r.decided.assumed), "text", verbose=True),
+        Shown("assumed of inputs", lambda r: assumed_text(r.decided.assumed), "text"),
     ),
     Column(
         "first_row",

@@ -11,6 +11,7 @@ from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Failure, Note, Reason
 from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.fold import fold_line
+from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.wording import condition_text, need_text, reason_text, rounded_text
@@ -90,7 +91,7 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         c
         for n in norms
         if n.certificate and n.certificate.certified
-        for c in n.certificate.bound.conditions
+        for c in n.certificate.conditions
     }
     yield from (f"certified if {condition_text(c)}" for c in sorted(conditions))
     yield from filter(None, (outcome.first_rows_line, outcome.advice_line))
@@ -118,7 +119,7 @@ def final_parts(outcome: Outcome) -> list[str]:
     withdrawn = outcome.withdrawn
     if withdrawn is not None:
         last = ["FAILED", *last[1:], reason_text(withdrawn)]
-    return [*last, *counted(outcome.norms)]
+    return [*last, *grown_of(outcome.norms), *assumed_of(outcome.norms), *counted(outcome.norms)]
 
 
 def suspect_lines(outcome: Outcome) -> list[str]:
@@ -167,7 +168,7 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
 
 
 def verdict(validation: Validation) -> list[str]:
-    """PASSED or FAILED with the measured errors and the tolerances."""
+    """The word, the inputs, the measured errors and the tolerances."""
     if validation.fp32_identical:
         fp32 = "FP32 outputs bit-identical"
     else:
@@ -178,16 +179,20 @@ def verdict(validation: Validation) -> list[str]:
         if validation.rounded_epsilons:
             fp32 += f", {validation.rounded_epsilons} epsilons rounded or raised"
     what = rounded_text(validation.format, validation.everything)
+    shape = "another shape"
+    error = f"{validation.rounded_error_after:.3g}, RMS {validation.rounded_rms_error:.3g}"
+    after = shape if validation.reshaped else error
+    before = shape if validation.reshaped_before else f"{validation.rounded_error_before:.3g}"
     fp16 = (
-        f"{what}: rows overflowed {validation.overflowed_before} -> "
-        f"{validation.overflowed_after}, largest relative error "
-        f"{validation.rounded_error_before:.3g} -> {validation.rounded_error_after:.3g}, RMS "
-        f"{validation.rounded_rms_error:.3g} (tolerance {validation.rounded_tolerance:g})"
+        f"{what}: rows overflowed {validation.overflowed_before} -> {validation.overflowed_after}, "
+        f"largest relative error {before} -> {after} (tolerance {validation.rounded_tolerance:g})"
     )
-    word = "PASSED" if validation.everything else "NORMS PASSED"
-    word = word if validation.passed else "FAILED"
+    passed = "PASSED" if validation.everything else "NORMS PASSED"
+    failed = "INCONCLUSIVE" if validation.inconclusive else "FAILED"
+    word = passed if validation.passed else failed
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
     needed = []
     if validation.observed:
         needed = [need_text(validation.lost_before, validation.format)]
-    return [word, *needed, fp32, fp16, *apart, *map(reason_text, validation.failures)]
+    failures = map(reason_text, validation.failures)
+    return [word, *needed, fp32, fp16, *apart, *failures, *judged_on(validation)]

@@ -39,7 +39,7 @@ def _term(term: Term) -> str:
         case "rows":
             return f"rows of {term.of}{times}"
         case "graph input":
-            return f"graph input {term.of} (unit variance assumed)"
+            return f"graph input {term.of}"
         case "unread":
             return f"unread {term.of}"
         case "attention" | "gated MLP" | "MLP":

@@ -123,9 +123,8 @@ _DOUBTS: dict[Kind, str] = {
 _UNPROVED: dict[Kind, str] = {
     Unproved.NO_LIMIT: "nothing limits {0}",
     Unproved.NEGATIVE_ARGUMENT: "what {0} reads may be negative",
-    Unproved.ESTIMATE_ONLY: "read as an estimate only: {behind}",
     Unproved.ROWS_DIFFER: "combines rows of {0} and {1} channels",
-    Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: give --input-range {0}=LO,HI",
+    Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: --feed '{0}=range(LO,HI)'",
     Unproved.WEIGHTS_NOT_FINITE: "its weights are not finite",
     Unproved.BOUND_NOT_FINITE: "its bound is not finite",
     Unproved.STEP_OVERFLOWS: "{0} may overflow: up to {1:.3g}",
@@ -143,6 +142,11 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.BELOW_EPSILON: "E[x^2] - mean^2 may come out as {0:.3g}, below -epsilon: its root "
     "is nan",
     Unproved.L2_NORMALISATION: "it is an L2 normalisation, whose steps have no bounds yet",
+    Unproved.SIZE_OPEN: "the size {0!r} is open",
+    Unproved.MAY_NOT_BE_FINITE: "what it reads may be nan or infinite",
+    Unproved.OVERFLOWS_BETWEEN: "its numbers may reach {0:.3g}, and its type holds {1:.3g}",
+    Unproved.NO_RULE_FOR_TYPE: "no rule for elements of the type {0}",
+    Unproved.LEANS_ON: "its bound leans on {0}, which has no safe radius",
     Unproved.OTHER_STEPS: "its ops compute more than a norm, and have no bounds yet",
 }
 _UNSCALABLE: dict[Kind, str] = {
@@ -215,6 +219,12 @@ _FAILURES: dict[Kind, str] = {
     "epsilon is rounded to nearest, which gives 0: use --epsilon representable",
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance: try your own "
     "inputs (--inputs), or a target with wider sums (--accumulate fp32)",
+    Failure.OTHER_SHAPE: "{0} has the shape {1} in FP32 and {2} with FP16 norms",
+    Failure.SENSITIVE: "noise of one rounding at the norms moves the original as far (RMS {0:.3g}),"
+    " so that this comparison cannot tell: measure the written file with a metric of your task",
+    Failure.SENSITIVE_SHAPE: "noise of one rounding at the norms gives the original's {0} another "
+    "shape too ({1}, {2}), so that this comparison cannot tell: measure the written file with a "
+    "metric of your task",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %: try a "
     "target with wider sums (--accumulate fp32)",
     Failure.FOLD_HEALS: "--apply fold heals that: it was tried on the same inputs, and passes",
@@ -360,6 +370,12 @@ def condition_text(condition: Condition) -> str:
     """A condition in words: "pixel_values in [-3, 3]"."""
     if condition.kind == "made":
         return f"{condition.input} holds rows that this model made"
+    if condition.kind == "keeps":
+        return f"{condition.input} leaves every query a position"
+    if condition.kind == "positions":
+        return f"no axis is longer than {condition.high:.0f} positions"
+    if condition.kind == "length":
+        return f"no row of {condition.input} is longer than {condition.high:.4g}"
     return f"{condition.input} in [{condition.low:g}, {condition.high:g}]"
 
 

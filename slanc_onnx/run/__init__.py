@@ -7,31 +7,37 @@ ONNX Runtime refuses is `CannotRun`.
 
 from slanc_onnx.run.check import broken_rule, check_norms, with_checked_inputs
 from slanc_onnx.run.emit import END, PREFIX, Emitter
-from slanc_onnx.run.feeds import given_feeds, observed_feeds, validation_feeds
-from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
-from slanc_onnx.run.inputs import (
-    Sizes,
-    dtype_of,
-    first_feeds,
-    make_feeds,
-    random_ids,
-    shapes_of,
+from slanc_onnx.run.feeds import (
+    TRIED,
+    Fed,
+    InputSet,
+    given_feeds,
+    observed_feeds,
+    tried,
+    validation_inputs,
 )
+from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
+from slanc_onnx.run.inputs import dtype_of, first_run, make_feeds, random_ids
 from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.isolation import CannotRun, run_apart
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.segments import SegmentedSession
 from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.run.showing import run_showing, too_large_at_once
+from slanc_onnx.run.sizes import Said, Sizes, shapes_of
 
 __all__ = [
     "END",
     "HALF",
     "PREFIX",
+    "TRIED",
     "CannotRun",
     "Emitter",
+    "Fed",
     "Feeds",
+    "InputSet",
     "Instrumented",
+    "Said",
     "SegmentedSession",
     "Session",
     "Sizes",
@@ -39,7 +45,7 @@ __all__ = [
     "broken_rule",
     "check_norms",
     "dtype_of",
-    "first_feeds",
+    "first_run",
     "given_feeds",
     "instrument",
     "make_feeds",
@@ -51,6 +57,7 @@ __all__ = [
     "run_showing",
     "shapes_of",
     "too_large_at_once",
-    "validation_feeds",
+    "tried",
+    "validation_inputs",
     "with_checked_inputs",
 ]

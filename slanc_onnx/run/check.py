@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +12,13 @@ import onnx
 from onnx import helper
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.feed import Feed, Normal, Range, Values
 from slanc_onnx.graph import Array, GraphPath, InputSpec, Scope, Use, read_flow
 from slanc_onnx.norms import Norm
 from slanc_onnx.options import Options
 from slanc_onnx.reasons import Reason, Unread
-from slanc_onnx.run.inputs import Sizes, shapes_of
+from slanc_onnx.run.inputs import dtype_of
+from slanc_onnx.run.sizes import Sizes, open_axes, shapes_of
 
 _MOST_EPSILON = 1e30  # beside it every row is zero
 
@@ -82,21 +84,11 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
 
     Raises:
         SlancError: an input is missing, of another type or shape, or names a row that is not
-            there; a range is none, or is given for what is no input of floats; jobs is below 1;
-            what excludes norms is no regular expression.
+            there; a feed or a size is for what the model does not have, or does not fit it; jobs
+            is below 1; what excludes norms is no regular expression.
     """
-    needed = {spec.name for spec in specs}
-    floats = [spec.name for spec in specs if spec.is_float]
-    for name in options.input_ranges:
-        if name not in floats:
-            known = f"they are {', '.join(floats)}" if floats else "the model has none"
-            raise SlancError(f"--input-range {name}: is no graph input of floats; {known}.")
-        low, high = options.input_ranges[name]
-        if not (low <= high and math.isfinite(high - low)):
-            raise SlancError(
-                f"--input-range {name}: {low:g} to {high:g} is no range. Give finite numbers, the "
-                "least first."
-            )
+    options = _with_checked_feeds(options, specs)
+    _check_dims(options.dims, specs)
     for regex in ("exclude", "only"):
         text = getattr(options, regex) or ""
         try:
@@ -110,7 +102,8 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
         raise SlancError(f"--jobs {options.jobs}: must be at least 1.")
     if options.inputs is not None:
         text = {spec.name for spec in specs if spec.is_text} if options.tokens else set()
-        missing = sorted(needed - set(options.inputs) - text)
+        needed = {spec.name for spec in specs} - text - set(options.feeds)
+        missing = sorted(needed - set(options.inputs))
         if missing:
             raise SlancError(
                 f"{option or '--inputs'} lacks {', '.join(missing)}; it holds "
@@ -136,6 +129,78 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
         for spec in text_specs:
             _check_length(spec, ids.shape[1], option or "--tokens")
     return options
+
+
+def _with_checked_feeds(options: Options, specs: Sequence[InputSpec]) -> Options:
+    """The options with ranges as feeds, arrays in the type that the model takes.
+
+    Raises:
+        SlancError: one is for no graph input, is no range, or does not fit its input.
+    """
+    by_name = {spec.name: spec for spec in specs}
+    floats = [spec.name for spec in specs if spec.is_float]
+    for name, (low, high) in options.input_ranges.items():
+        if name not in floats:
+            known = f"they are {', '.join(floats)}" if floats else "the model has none"
+            raise SlancError(f"--input-range {name}: is no graph input of floats; {known}.")
+        if not (low <= high and math.isfinite(high - low)):
+            raise SlancError(
+                f"--input-range {name}: {low:g} to {high:g} is no range. Give finite numbers, the "
+                "least first."
+            )
+    ranges = {name: Range(*limits) for name, limits in options.input_ranges.items()}
+    feeds = {}
+    for name, feed in {**ranges, **options.feeds}.items():
+        if name not in by_name:
+            known = f"they are {', '.join(by_name)}" if by_name else "the model has none"
+            raise SlancError(f"--feed {name}: is no graph input; {known}.")
+        feeds[name] = _fitted_feed(by_name[name], feed)
+    return replace(options, feeds=feeds, input_ranges={})
+
+
+def _fitted_feed(spec: InputSpec, feed: Feed) -> Feed:
+    """A feed that its input can take.
+
+    Raises:
+        SlancError: it cannot.
+    """
+    option = f"--feed {spec.name}={feed}"
+    if isinstance(feed, Values):
+        return replace(feed, array=_fitted(spec, feed.array, option))
+    dtype = dtype_of(spec)
+    if isinstance(feed, Normal) and not spec.is_float:
+        raise SlancError(f"{option}: {spec.name} is of type {dtype}. Give ids(LO,HI) for it.")
+    limits = feed.limits
+    if limits is None:
+        return feed
+    low, high = limits
+    if not low <= high or not math.isfinite(high - low):
+        raise SlancError(f"{option}: is no range. Give finite numbers, the least first.")
+    if spec.rows and not (low >= 0 and high < spec.rows):
+        raise SlancError(f"{option}: what {spec.name} indexes has {spec.rows} rows.")
+    if dtype.kind in "iu":
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        if low < least or high > most or math.ceil(low) > math.floor(high):
+            raise SlancError(f"{option}: holds no whole numbers that {dtype} has.")
+    return feed
+
+
+def _check_dims(dims: Mapping[str, int], specs: Sequence[InputSpec]) -> None:
+    """Whether sizes are for axes that the file leaves open.
+
+    Raises:
+        SlancError: one is not, or is below 0.
+    """
+    axes = [axis for spec in specs for axis in open_axes(spec)]
+    parts = {part.strip() for _, name, _ in axes for part in name.split("+")}
+    known = parts | {place for *_, place in axes}
+    named = sorted(n for n in parts if n) + [place for _, name, place in axes if not name]
+    for name, size in dims.items():
+        if name not in known:
+            told = f"open are {', '.join(named)}" if named else "no input leaves one open"
+            raise SlancError(f"--dim {name}: is no open axis; {told}.")
+        if size < 0:
+            raise SlancError(f"--dim {name}: {size} is no size.")
 
 
 def _check_length(spec: InputSpec, length: int, option: str) -> None:

@@ -4,92 +4,96 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from onnx import helper
 
+from slanc_onnx.feed import UNIT, Feed, Ids, Range
 from slanc_onnx.graph import MOST_AXES, Array, InputSpec
 from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.segments import SegmentedSession
 from slanc_onnx.run.session import Feeds, Session
+from slanc_onnx.run.sizes import IMAGE_SIZES, Said, Sizes, shapes_of, takes_images
 
-IMAGE_SIZES = (224, 32, 64, 384, 512)
 SEED, FIRST_IDS = 0, 32
 MOST_MADE = 2**27  # elements of all inputs together
-_AT_ONCE = 2**20  # floats that are drawn
-_SAMPLES = 4000  # of audio: enough for one frame of the usual stack of strided convolutions
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of the axes that a file leaves open.
-
-    Attributes:
-        batch: Of first axes.
-        sequence: Of sequence axes.
-        image: Height and width of images.
-    """
-
-    batch: int = 1
-    sequence: int = 16
-    image: int = IMAGE_SIZES[0]
+TRIED_AXES = 3  # floats with so many axes may be of any size: pixels, hidden states
+_ZEROS, _ONES = Range(0.0, 0.0), Range(1.0, 1.0)
 
 
 def make_feeds(
     specs: Sequence[InputSpec],
     rng: np.random.Generator,
     sizes: Sizes,
+    said: Said | None = None,
     *,
     ids: Array | None = None,
     draw: int = 0,
 ) -> dict[str, Array]:
-    """One set of inputs: random ids, masks of ones, positions, empty caches, unit-variance floats.
+    """One set of inputs: what the user says of each, or else random ids, masks of ones, positions,
+    empty caches, floats of unit variance.
 
     Args:
         specs: The inputs.
         rng: Source of the random ids and floats.
         sizes: Those of dynamic axes.
+        said: What the user says of the values and sizes.
         ids: Token ids of shape [batch, sequence] for the text inputs, instead of random ones.
         draw: Which random ids; every number gives others.
 
     Raises:
         CannotRun: they are too large to be made.
     """
-    shapes = shapes_of(specs, sizes)
-    made = sum(map(math.prod, shapes.values()))
+    said = said or Said()
+    shapes = shapes_of(specs, sizes, said)
+    made = sum(math.prod(shape) for name, shape in shapes.items() if name not in said.given)
     if made > MOST_MADE or any(len(shape) > MOST_AXES for shape in shapes.values()):
         raise CannotRun(f"no inputs are made that have {made} elements")
-    return {spec.name: _feed(spec, rng, shapes[spec.name], ids, draw) for spec in specs}
+    feeds = {}
+    for spec in specs:
+        if ids is not None and spec.is_text:
+            feeds[spec.name] = np.broadcast_to(ids, shapes[spec.name]).astype(dtype_of(spec))
+        elif spec.name in said.given:
+            feeds[spec.name] = said.given[spec.name]
+        else:
+            feeds[spec.name] = _feed(spec, rng, shapes[spec.name], said, draw)
+    return feeds
 
 
 def _feed(
-    spec: InputSpec, rng: np.random.Generator, shape: tuple[int, ...], ids: Array | None, draw: int
+    spec: InputSpec, rng: np.random.Generator, shape: tuple[int, ...], said: Said, draw: int
 ) -> Array:
-    dtype = dtype_of(spec)
-    name = spec.name.lower()
+    dtype, feed = dtype_of(spec), feed_of(spec, said)
+    if feed is None:
+        last = spec.rows - 1 if spec.rows else np.inf
+        places = np.minimum(np.arange(shape[-1] if shape else 1), last)
+        return np.broadcast_to(places, shape).astype(dtype)
+    if spec.is_text and isinstance(feed, Ids):
+        return (feed.low + random_ids(feed.high - feed.low, shape, draw)).astype(dtype)
+    return feed.draw(rng, shape, dtype)
+
+
+def feed_of(spec: InputSpec, said: Said) -> Feed | None:
+    """What an input is made of; None for positions counted from 0.
+
+    Floats of fewer than three axes are neither images nor hidden states: what is assumed of those
+    does not go for them.
+    """
+    if spec.name in said.feeds:
+        return said.feeds[spec.name]
     if spec.is_cache:
-        return np.zeros(shape, dtype)
+        return _ZEROS
     if spec.is_float:
-        return _normal(rng, shape, dtype)
+        return said.assumed if len(spec.dims) >= TRIED_AXES else UNIT
     if spec.is_text:
-        values = ids if ids is not None else random_ids(spec.rows, shape, draw)
-        return np.broadcast_to(values, shape).astype(dtype)
+        return Ids(0, spec.rows)
+    name = spec.name.lower()
     if "position" in name:
-        return np.broadcast_to(np.arange(shape[-1] if shape else 1), shape).astype(dtype)
+        return None
     if spec.rows or spec.points or "type" in name or "segment" in name:
-        return np.zeros(shape, dtype)  # an index that always fits
-    return np.ones(shape, dtype)  # masks, flags
-
-
-def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Floats of unit variance, drawn bit by bit: they are doubles at first."""
-    values = np.empty(math.prod(shape), dtype)
-    for start in range(0, values.size, _AT_ONCE):
-        part = values[start : start + _AT_ONCE]
-        part[:] = rng.standard_normal(part.size).astype(dtype)
-    return values.reshape(shape)
+        return _ZEROS  # an index that always fits
+    return _ONES  # masks, flags
 
 
 def random_ids(rows: int, shape: tuple[int, ...], draw: int = 0) -> Array:
@@ -116,75 +120,37 @@ def dtype_of(spec: InputSpec) -> np.dtype[Any]:
     return np.dtype(helper.tensor_dtype_to_np_dtype(spec.element_type))
 
 
-def shapes_of(specs: Sequence[InputSpec], sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """The shapes by name: axes with one name have one size.
-
-    An axis of token ids tells it before others, and a first axis before later ones. Past lengths
-    and what else a cache has are its own: layers with a sliding window share their names.
-    """
-    own = {spec.name: _shape(spec, sizes) for spec in specs}
-    named = [
-        (not spec.is_text, axis > 0, spec.name, axis, str(dim))
-        for spec in specs
-        for axis, dim in enumerate(spec.dims)
-        if str(dim).isidentifier() and not (spec.is_cache and axis)
-    ]
-    size: dict[str, int] = {}
-    for _, _, name, axis, dim in sorted(named, key=lambda each: each[:2]):
-        size.setdefault(dim, own[name][axis])
-    shapes = {name: list(shape) for name, shape in own.items()}
-    for _, _, name, axis, dim in named:
-        shapes[name][axis] = size[dim]
-    return {name: tuple(shape) for name, shape in shapes.items()}
-
-
-def _shape(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:
-    sequence = sizes.sequence
-
-    def of(axis: int, dim: int | str) -> int:
-        if isinstance(dim, int):
-            return dim
-        low = dim.lower()
-        if "+" in dim or "total" in low:
-            return sequence
-        if "past" in low:
-            return spec.sliding_window
-        if axis == 0:
-            return sizes.batch
-        if spec.is_cache:
-            return spec.head_width or sequence
-        if spec.is_float and len(spec.dims) == 4:
-            return 3 if axis == 1 else sizes.image
-        if spec.is_float and len(spec.dims) == 2:
-            return _SAMPLES
-        return sequence
-
-    return tuple(of(axis, dim) for axis, dim in enumerate(spec.dims))
-
-
-def first_feeds(
+def first_run(
     session: Session | SegmentedSession,
     specs: Sequence[InputSpec],
     rng: np.random.Generator,
-    batch: int,
-    length: int,
+    sizes: tuple[int, int],
+    said: Said,
     draw: int = 0,
-) -> Feeds:
+) -> tuple[Sizes, Feeds, dict[str, Array]]:
     """The first inputs that run, trying image sizes where the file leaves the size open.
+
+    Args:
+        session: The model.
+        specs: Its inputs.
+        rng: Source of the random ids and floats.
+        sizes: Batch and sequence.
+        said: What the user says of the values and sizes.
+        draw: Which random ids.
+
+    Returns:
+        The sizes, the inputs, and what the model gives on them.
 
     Raises:
         CannotRun: none of them does.
     """
-    images = any(s.is_float and len(s.dims) == 4 and isinstance(s.dims[2], str) for s in specs)
-    if not images:
-        return make_feeds(specs, rng, Sizes(batch, length), draw=draw)
     failure: CannotRun | None = None
-    for size in IMAGE_SIZES:
-        feeds = make_feeds(specs, rng, Sizes(batch, length, size), draw=draw)
+    for image in IMAGE_SIZES if takes_images(specs, said) else IMAGE_SIZES[:1]:
+        tried = Sizes(*sizes, image)
+        feeds = make_feeds(specs, rng, tried, said, draw=draw)
         try:
-            session.run(feeds)
-            return feeds
+            return tried, feeds, session.run(feeds)
         except CannotRun as error:
-            failure = error
+            failure = failure or error
     assert failure is not None
     raise failure

@@ -5,14 +5,23 @@ underflow, or the reason why there is none. A decision is a `ScaledNorm`; nothin
 The other rules, the paper's and calibration, end in the same value.
 """
 
-from slanc_onnx.scale.decide import ScaledNorm, compute_scales_in, scales_to_apply, with_safe_radius
+from slanc_onnx.scale.assumed import Assumption
+from slanc_onnx.scale.decide import (
+    ScaledNorm,
+    compute_scales_in,
+    scales_to_apply,
+    with_conditions,
+    with_safe_radius,
+)
 from slanc_onnx.scale.window import ELEMENT_BITS, faintest
 
 __all__ = [
     "ELEMENT_BITS",
+    "Assumption",
     "ScaledNorm",
     "compute_scales_in",
     "faintest",
     "scales_to_apply",
+    "with_conditions",
     "with_safe_radius",
 ]

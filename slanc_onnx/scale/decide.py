@@ -18,23 +18,34 @@ from slanc_onnx.norms import Norm, ReadModel, as_computed, lost_limit, rounded, 
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import (
+    Assumed,
     Certificate,
     Proof,
-    affine_of,
-    bounds_for,
     certify_at,
+    composed,
     held_against,
     proofs,
     safe_radius,
     with_joint_bounds,
 )
 from slanc_onnx.reasons import Decision, Reason, Seen
-from slanc_onnx.run import Feeds
+from slanc_onnx.run import Feeds, Said
 from slanc_onnx.scale.advice import certifying_changes
+from slanc_onnx.scale.assumed import Assumption, assumptions
 from slanc_onnx.scale.certified import certified_scale
+from slanc_onnx.scale.extents import most_elements
 from slanc_onnx.scale.window import place
 from slanc_onnx.targets import Change
-from slanc_onnx.trace import Term, Trace, source_names, terms_of, trace
+from slanc_onnx.trace import (
+    Const,
+    Term,
+    Trace,
+    Value,
+    Weight,
+    source_names,
+    terms_of,
+    trace,
+)
 
 Status = Literal["scaled", "unchanged", "skipped"]
 
@@ -53,9 +64,12 @@ class ScaledNorm:
         reasons: Why it is not scaled, or what a user should know.
         certificate: What is proved of it at its scale; None where that was not asked for.
         affine: Largest |gamma| and largest |beta|; None where one is no constant.
+        assumed: What is assumed of the graph inputs behind its rows.
         certified_with: The single changes of the device with each of which it would be certified.
         safe_radius: No input row of this length or less gives inf or nan inside the norm; None
             where nothing tells it. See `prove.safe_radius`.
+        most_elements: The most elements of a row for which its estimate and its scale hold, where
+            the file does not tell how many a row has; None where it does.
     """
 
     norm: Norm
@@ -68,6 +82,8 @@ class ScaledNorm:
     certificate: Certificate | None = None
     affine: tuple[float, float] | None = None
     safe_radius: float | None = None
+    most_elements: int | None = None
+    assumed: tuple[Assumption, ...] = ()
     certified_with: tuple[Change, ...] = ()
 
     @property
@@ -112,20 +128,13 @@ def compute_scales_in(
     device, executor = options.accelerator, options.executor
     read = replace(read, norms=as_computed(read.norms, device.variance == "one-pass"))
     traced = trace(read.scopes, read.norms, read.specs)
-    bounds, multiply = None, partial(checked_product_of, executor=executor)
-    if options.certify != "off":
-        exact, ranges = options.certify == "exact", options.input_ranges
-        bounds = bounds_for(traced, read.norms, device, ranges, exact, executor)
-    estimates = estimate_norms(
-        read,
-        traced,
-        options,
-        multiply if bounds is None else bounds.multiply,
-        calibration,
-        progress,
-    )
+    multiply = partial(checked_product_of, executor=executor)
+    estimates = estimate_norms(read, traced, options, multiply, calibration, progress)
     rules = _rules(traced, read.norms)
-    proved = {} if bounds is None else proofs(bounds, traced, read.norms, progress)
+    proved: dict[str, Proof] = {}
+    if options.certify != "off":
+        exact = options.certify == "exact"
+        proved = proofs(read, Assumed(device, options.limits, exact, executor), progress)
     if options.certify == "exact":
         proved = with_joint_bounds(proved, read.scopes[0], read.norms, device)
 
@@ -141,19 +150,48 @@ def compute_scales_in(
     if options.apply == "div":  # a fold gives groups their scales
         more = certifying_changes(device, proved.values(), certified_on)
         found = [replace(d, certified_with=more.get(d.norm.name, ())) for d in found]
-    affine = {norm.name: affine_of(traced.affine.get(norm.name)) for norm in read.norms}
-    held = [replace(_held_against_probe(d), affine=affine[d.norm.name]) for d in found]
-    return [with_safe_radius(d, device) for d in held]
+    affine = {name: _affine_of(values) for name, values in traced.affine.items()}
+    affine |= {name: proof.affine for name, proof in proved.items() if proof.affine is not None}
+    held = [replace(_held_against_probe(d), affine=affine.get(d.norm.name)) for d in found]
+    behind = assumptions(read, Said.of(options), {d.norm.name: d.estimate for d in held})
+    told = [replace(d, assumed=behind.get(d.norm.name, ())) for d in held]
+    return with_conditions([with_safe_radius(d, device) for d in told])
+
+
+def _affine_of(values: tuple[Value | None, Value | None] | None) -> tuple[float, float] | None:
+    """Largest |gamma| and |beta| as they were traced; None where one is no constant."""
+    largest = []
+    for value, absent in zip(values or (None, None), (1.0, 0.0), strict=True):
+        if isinstance(value, (Const, Weight)):
+            array = value.array if isinstance(value, Const) else value.read()
+            largest.append(float(np.abs(array.astype(np.float64)).max(initial=0.0)))
+        elif value is None:
+            largest.append(absent)
+        else:
+            return None
+    return largest[0], largest[1]
+
+
+def with_conditions(decided: Sequence[ScaledNorm]) -> list[ScaledNorm]:
+    """The decisions, each certificate with what those of the norms before it ask."""
+    found = {d.norm.name: d.certificate for d in decided if d.certificate is not None}
+    inputs = {d.norm.name: d.norm.input for d in decided}
+    radii = {d.norm.name: d.safe_radius for d in decided}
+    made = composed(found, inputs, radii.get)
+    return [replace(d, certificate=made.get(d.norm.name)) for d in decided]
 
 
 def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
-    """The decision with the radius that its scale and its gamma and beta give."""
+    """The decision with the radius, and the longest rows, that its scale serves."""
     scale = decided.scale if decided.status == "scaled" and decided.scale is not None else 1.0
     width = decided.norm.width
     if width is None and decided.estimate is not None:
         width = decided.estimate.width
     radius = safe_radius(decided.norm, width, scale, device, decided.affine)
-    return replace(decided, safe_radius=radius)
+    most = None
+    if decided.norm.width is None and decided.estimate is not None and decided.status == "scaled":
+        most = most_elements(decided.estimate, scale, device) or None
+    return replace(decided, safe_radius=radius, most_elements=most)
 
 
 def _held_against_probe(decided: ScaledNorm) -> ScaledNorm:
@@ -235,6 +273,10 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
         return decided("skipped", None, Reason(Decision.WIDTH_UNKNOWN))
     averaged = norm.kind != "l2"
     placement = place(estimate, width, options.accelerator, norm.joined_epsilon, averaged)
+    if estimate.wider is not None:  # a scale that serves inputs of any size, where there is one
+        wide = place(estimate.wider, width, options.accelerator, norm.joined_epsilon, averaged)
+        if wide.note is None:
+            placement, estimate = wide, estimate.wider
     note = placement.note
     if note is None and placement.scale == 1.0:
         note = Reason(Decision.ONE_IS_BEST)

@@ -6,7 +6,6 @@ report names. Expressions that hold only as estimates are listed with the reason
 """
 
 from slanc_onnx.trace.expression import (
-    CONDITION,
     Alternatives,
     Apply,
     Combined,
@@ -33,14 +32,13 @@ from slanc_onnx.trace.expression import (
     kind_of,
     walk,
 )
-from slanc_onnx.trace.ranges import constant_values, is_nonlinear, never_negative, value_range
+from slanc_onnx.trace.ranges import constant_values, is_nonlinear, value_range
 from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.terms import Term, source_names, terms_of
 from slanc_onnx.trace.tracing import Trace, trace
 from slanc_onnx.trace.values import Const, Value
 
 __all__ = [
-    "CONDITION",
     "Alternatives",
     "Apply",
     "Combined",
@@ -72,7 +70,6 @@ __all__ = [
     "constant_values",
     "is_nonlinear",
     "kind_of",
-    "never_negative",
     "reader",
     "source_names",
     "terms_of",

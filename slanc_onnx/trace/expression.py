@@ -128,10 +128,12 @@ class Embedding(Expr):
 
     Attributes:
         first: The row at position 0 where positions index the table; None where ids do.
+        ids: The graph input that the ids come from; "" where that is not known.
     """
 
     table: Weight
     first: int | None = None
+    ids: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,8 @@ token alone.
 
 from slanc_onnx.verify.audit import Audit, audit_scales
 from slanc_onnx.verify.first_rows import FirstRow, FirstRows, run_every_token, vocabulary
-from slanc_onnx.verify.validate import Observed, Validation, validate_pair
+from slanc_onnx.verify.trials import validate_on
+from slanc_onnx.verify.validate import Observed, Trial, Validation
 from slanc_onnx.verify.worse import kept_at_one
 
 __all__ = [
@@ -16,10 +17,11 @@ __all__ = [
     "FirstRow",
     "FirstRows",
     "Observed",
+    "Trial",
     "Validation",
     "audit_scales",
     "kept_at_one",
     "run_every_token",
-    "validate_pair",
+    "validate_on",
     "vocabulary",
 ]

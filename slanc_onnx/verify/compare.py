@@ -32,11 +32,34 @@ class Runs:
 
 
 @dataclass(frozen=True)
+class Reshaped:
+    """An output that has another shape than in FP32.
+
+    Attributes:
+        output: Its name.
+        before: Its shape in FP32.
+        after: The other one.
+    """
+
+    output: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @property
+    def facts(self) -> tuple[str, str, str]:
+        """What a `Reason` holds of it."""
+        return self.output, str(list(self.before)), str(list(self.after))
+
+
+@dataclass(frozen=True)
 class Difference:
+    """How far outputs are off; those of another shape, `reshaped`, make all numbers inf."""
+
     identical: bool
     absolute: float
     relative: float
     rms: float
+    reshaped: Reshaped | None = None
 
     def and_also(self, other: Difference) -> Difference:
         """The larger of two differences."""
@@ -45,6 +68,7 @@ class Difference:
             max(self.absolute, other.absolute),
             max(self.relative, other.relative),
             max(self.rms, other.rms),
+            self.reshaped or other.reshaped,
         )
 
 
@@ -55,7 +79,7 @@ def compare(
 
     `floats_only` passes over ids, indices and masks: rounding may flip one of those at any time.
     """
-    identical, worst = True, np.zeros(3)
+    identical, worst, reshaped = True, np.zeros(3), None
     for expected, actual in zip(reference.outputs, other.outputs, strict=True):
         for name, a in expected.items():
             b, is_float = actual[name], a.dtype.kind in "fV"
@@ -64,7 +88,10 @@ def compare(
             identical = False
             fits = a.shape == b.shape and is_float
             worst = np.maximum(worst, _errors(a, b) if fits else np.full(3, math.inf))
-    return Difference(identical, *(float(w) for w in worst))
+            if a.shape != b.shape and reshaped is None:
+                reshaped = Reshaped(name, a.shape, b.shape)
+    absolute, relative, rms = map(float, worst)
+    return Difference(identical, absolute, relative, rms, reshaped)
 
 
 def _errors(a: Array, b: Array) -> Array:

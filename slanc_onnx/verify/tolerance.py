@@ -14,6 +14,9 @@ FP16_TOLERANCE = 0.1
 # Of coarser formats: a lost row is off by 1, so a limit near that would find nothing.
 LARGEST_TOLERANCE = 0.5
 PERPLEXITY_TOLERANCE = 0.01
+# A norm rounds so many times between its input and its output, roughly: what noise of one rounding
+# does to a model, times that, is what the rounded norms may do to it whatever their scales are.
+ROUNDINGS = 4
 
 
 def rounding_tolerance(accelerator: Accelerator, norms: int) -> float:

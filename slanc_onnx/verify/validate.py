@@ -15,19 +15,23 @@ from slanc_onnx.norms import Norm, ReadModel, rounded, scaled_epsilon
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
-from slanc_onnx.run import HALF, Feeds
-from slanc_onnx.verify.compare import compare
+from slanc_onnx.run import HALF, Fed, Feeds
+from slanc_onnx.verify.compare import Difference, Reshaped, compare
 from slanc_onnx.verify.left import Left, first_in_everything, largest_of
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four
+from slanc_onnx.verify.sensitivity import sensitivity
 from slanc_onnx.verify.tolerance import (
     FP16_TOLERANCE,
     FP32_TOLERANCE,
+    ROUNDINGS,
     perplexity_tolerance,
     rounding_tolerance,
 )
 
 _NONE = np.zeros(0)
+_OFF = ({Failure.OUTPUTS_OFF}, {Failure.OTHER_SHAPE})
+_CHAOTIC = (Failure.SENSITIVE, Failure.SENSITIVE_SHAPE)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,19 @@ class Observed:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """What one set of inputs says.
+
+    Attributes:
+        fed: The inputs.
+        failures: Why the validation fails on them; empty if it passes.
+    """
+
+    fed: tuple[Fed, ...]
+    failures: tuple[Reason, ...]
+
+
+@dataclass(frozen=True)
 class Validation:
     """The outcome of running both models in FP32 and with FP16 norms.
 
@@ -83,6 +100,12 @@ class Validation:
             rounded; None where none does.
         failures: Why the validation failed, empty if it passed.
         rounded_tolerance: What is demanded of `rounded_rms_error`; see `rounding_tolerance`.
+        trials: What each set of inputs says that was tried; all else is of the first.
+        reshaped: The first output of the rewritten model with rounded norms that has another shape
+            than in FP32.
+        reshaped_before: The same of the original.
+        sensitivity: How far noise at the norms moves the original; None where the outputs are not
+            off, or something else is wrong.
     """
 
     fp32_tolerance: float
@@ -101,10 +124,23 @@ class Validation:
     first_out: Left | None = None
     failures: list[Reason] = field(default_factory=list)
     rounded_tolerance: float = FP16_TOLERANCE
+    trials: tuple[Trial, ...] = ()
+    reshaped: Reshaped | None = None
+    reshaped_before: Reshaped | None = None
+    sensitivity: Difference | None = None
 
     @property
     def passed(self) -> bool:
         return not self.failures
+
+    @property
+    def inconclusive(self) -> bool:
+        """Whether it fails on some inputs alone, and nobody says which count; or noise alone moves
+        the model as far."""
+        if self.passed:
+            return False
+        chaotic = any(r.kind in _CHAOTIC for r in self.failures)
+        return chaotic or not all(trial.failures for trial in self.trials)
 
     @property
     def lost_before(self) -> int:
@@ -146,7 +182,6 @@ def validate_pair(
     Raises:
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
-    device, everything = options.accelerator, options.emulate == "all"
     before, after = (_without_excluded(read, options) for read in (before, after))
     runs = run_four(before, after, options, feeds, progress)
     plain, scaled, unstable = runs.plain, runs.scaled, runs.unstable
@@ -155,14 +190,12 @@ def validate_pair(
         fp32 = fp32.and_also(compare(runs.loaded, scaled, unstable))
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
-    inexact = _rounded_epsilons(before, after, device) if exact else 0
-    losses = {"fp32": plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
-    table = {k: perplexity(run.losses) for k, run in losses.items()} if options.tokens else None
+    inexact = _rounded_epsilons(before, after, options.accelerator) if exact else 0
     observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
-    observed = _with_zeros(observed, after.norms, device)
-    broken = not math.isfinite(protected.rms)
+    observed = _with_zeros(observed, after.norms, options.accelerator)
+    broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
-    if everything and (first_out is not None or not math.isfinite(protected.rms)):
+    if options.emulate == "all" and (first_out is not None or broken):
         sums = {name: seen.scaled for name, seen in observed.items() if seen.overflowed}
         first_out = first_in_everything(after, options, feeds, sums) or first_out
     result = Validation(
@@ -176,14 +209,39 @@ def validate_pair(
         rounded_rms_error=protected.rms,
         observed=observed,
         first_out=first_out,
-        perplexity=table,
+        perplexity=_perplexities(runs) if options.tokens else None,
         unstable=unstable,
-        rounded_tolerance=rounding_tolerance(device, len(before.norms)),
-        format=str(device.format),
-        everything=everything,
+        rounded_tolerance=rounding_tolerance(options.accelerator, len(before.norms)),
+        format=str(options.accelerator.format),
+        everything=options.emulate == "all",
+        reshaped=protected.reshaped,
+        reshaped_before=naive.reshaped,
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
-    return result
+    moved = sensitivity(before, options, feeds, plain, unstable) if _only_off(result) else None
+    return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
+
+
+def _perplexities(runs: FourRuns) -> dict[str, float]:
+    """The perplexity of each run on tokens, by name."""
+    losses = {"fp32": runs.plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
+    return {name: perplexity(run.losses) for name, run in losses.items()}
+
+
+def _only_off(result: Validation) -> bool:
+    """Whether outputs are off, and nothing else is wrong."""
+    return {reason.kind for reason in result.failures} in _OFF
+
+
+def _held_against_noise(result: Validation, moved: Difference | None) -> list[Reason]:
+    """Why outputs are off; or that noise of the size of one rounding moves them as far."""
+    if moved is None:
+        return result.failures
+    if moved.reshaped is not None:
+        return [*result.failures, Reason(Failure.SENSITIVE_SHAPE, moved.reshaped.facts)]
+    if result.reshaped is None and result.rounded_rms_error <= ROUNDINGS * moved.rms:
+        return [*result.failures, Reason(Failure.SENSITIVE, (moved.rms,))]
+    return result.failures
 
 
 def _without_excluded(read: ReadModel, options: Options) -> ReadModel:
@@ -274,7 +332,9 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
     if lost:
         rows, first = sum(lost.values()), next(iter(lost))
         failures.append(Reason(Failure.ZERO_ROWS, (rows, len(lost), first)))
-    if not result.rounded_rms_error <= result.rounded_tolerance:
+    if result.reshaped is not None:
+        failures.append(Reason(Failure.OTHER_SHAPE, result.reshaped.facts))
+    elif not result.rounded_rms_error <= result.rounded_tolerance:
         failures.append(Reason(Failure.OUTPUTS_OFF))
     table, allowed = result.perplexity, perplexity_tolerance(result.rounded_tolerance)
     if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= allowed:

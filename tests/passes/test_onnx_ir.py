@@ -151,7 +151,11 @@ def test_new_values_have_the_type_and_shape_of_what_they_scale() -> None:
     (output,) = div.outputs
     assert output.type == ir.TensorType(ir.DataType.FLOAT)
     assert output.shape == div.inputs[0].shape
-    assert div.metadata_props == {"slanc.scale": repr(first.scale), "slanc.norm": "first"}
+    assert div.metadata_props == {
+        "slanc.scale": repr(first.scale),
+        "slanc.norm": "first",
+        "slanc.target": "FP16, sequential sums, subnormals kept, two-pass variance",
+    }
     (total,) = [node for node in model.graph if node.name == "second/slanc_Mul"]
     assert total.outputs[0] is model.graph.outputs[1]
     assert total.outputs[0].shape == ir.Shape([1, "rows", 4])
@@ -199,6 +203,7 @@ def test_a_norm_whose_best_scale_is_1_gets_a_note_and_no_node() -> None:
     assert differences(before, ir.to_proto(model)) == [
         "graph.node[y].metadata_props[slanc.norm]: added",
         "graph.node[y].metadata_props[slanc.scale]: added",
+        "graph.node[y].metadata_props[slanc.target]: added",
     ]
     assert not SlancPass()(model).modified
 

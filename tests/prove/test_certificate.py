@@ -30,7 +30,7 @@ from slanc_onnx.scale.window import ELEMENT_BITS
 from slanc_onnx.targets import TARGETS
 from slanc_onnx.verify.emulate.norms import emulate
 from tests.oracles.adversarial import adversarial_rows
-from tests.oracles.longest_row import norm_named
+from tests.oracles.named_norm import norm_named
 from tests.oracles.stepwise_norm import Double, StepwiseNorm
 from tests.oracles.unoptimised import run
 

@@ -13,7 +13,7 @@ from slanc_onnx.reasons import Doubt, Reason
 from slanc_onnx.targets import TARGETS
 from tests.models.four_norms import four_norms
 from tests.oracles.adversarial import random_rows
-from tests.oracles.longest_row import norm_named
+from tests.oracles.named_norm import norm_named
 from tests.oracles.stepwise_norm import StepwiseNorm
 
 KINDS = [(kind, power) for kind in ("layer", "rms") for power in (1, 2)]

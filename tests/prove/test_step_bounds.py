@@ -14,7 +14,7 @@ from slanc_onnx.prove.certificate import certify
 from slanc_onnx.prove.step_bounds import Arithmetic, StepFails, output_radius, rounding_to
 from slanc_onnx.reasons import Unproved
 from slanc_onnx.report.wording import reason_text
-from tests.oracles.longest_row import norm_named
+from tests.oracles.named_norm import norm_named
 from tests.oracles.steps_by_hand import FACTS, ByHand
 
 NARROW = ["float16", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]

@@ -9,10 +9,11 @@ import onnx
 import pytest
 
 from slanc_onnx import Options, compute_scales, protect_file
-from slanc_onnx.prove import bound as bounds
+from slanc_onnx.norms.norm import Norm
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import Certificate
 from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.trusted.prover import Known, Prover
 from slanc_onnx.prove.withdrawn import WITHDRAWN, held_against
 from slanc_onnx.reasons import Failure, Reason, Seen, Unproved
 from tests.conftest import Run
@@ -47,10 +48,15 @@ def test_a_row_that_contradicts_it_withdraws_it(sums: list[float], lost: int, wh
 
 
 def test_conditions_and_missing_proofs_stay_as_they_are() -> None:
-    on = replace(PROVED, bound=Bound(3.0, (Condition("x", "range", 0.0, 1.0),)))
+    on = replace(PROVED, conditions=(Condition("x", "range", 0.0, 1.0),))
     none = Certificate(False, Reason(Unproved.NO_EPSILON), Bound(None))
     for certificate in (on, none):
         assert held_against(certificate, np.array([np.inf]), place, 5) == certificate
+
+
+def test_a_limit_on_positions_is_none_that_a_run_breaks() -> None:
+    found = replace(PROVED, conditions=(Condition("", "positions", 1.0, 1e5),))
+    assert not held_against(found, np.array([np.inf]), place).certified
 
 
 def llama() -> onnx.ModelProto:
@@ -60,13 +66,13 @@ def llama() -> onnx.ModelProto:
 @pytest.fixture
 def too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proof that is wrong by a factor of a thousand."""
-    right = bounds._bound
+    right = Prover._bound
 
-    def wrong(*args: object) -> Bound:
-        found = right(*args)  # type: ignore[arg-type]
+    def wrong(prover: Prover, norm: Norm, given: Known | None) -> Bound:
+        found = right(prover, norm, given)
         return found if found.length is None else replace(found, length=found.length / 1000)
 
-    monkeypatch.setattr(bounds, "_bound", wrong)
+    monkeypatch.setattr(Prover, "_bound", wrong)
 
 
 @pytest.mark.usefixtures("too_small")
@@ -74,7 +80,7 @@ def test_a_wrong_proof_fails_the_run(run: Run) -> None:
     onnx.save(four_norms(), "model.onnx")
     status, out, _ = run("model.onnx", "--estimate", "weights", "--report", "r.json")
     last = out.splitlines()[-1]
-    assert status == 1 and last.startswith("FAILED | FP32 outputs bit-identical")
+    assert status == 1 and last.startswith("FAILED | this model needs it: 64 rows")
     assert "certificates are withdrawn, first that of" in last and "above the bound" in last
     assert re.search(r"withdrawn: row \d+ of the validation has the length", last)
 

@@ -27,7 +27,7 @@ from slanc_onnx.verify.validate import Observed, Validation
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
 from tests.models.growing import decoder
-from tests.oracles.longest_row import norm_named
+from tests.oracles.named_norm import norm_named
 
 REPORT = [
     "version",
@@ -61,6 +61,8 @@ NORM = [
     "observed",
     "certificate",
     "safe_radius",
+    "most_elements",
+    "assumed_inputs",
     "first_row",
     "applied",
     "status",
@@ -84,6 +86,8 @@ VALIDATION = [
     "perplexity",
     "unstable_outputs",
     "failures",
+    "tried",
+    "inconclusive",
     "passed",
 ]
 FP16 = [
@@ -253,6 +257,8 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         "perplexity": {"fp32": 7.0, "fp16": 8.0, "fp16_slanc": None},
         "unstable_outputs": ["cache"],
         "failures": [reason_text(Reason(Failure.OUTPUTS_OFF))],
+        "tried": [],
+        "inconclusive": False,
         "passed": False,
     }
     assert entry(decided(2.0), validation, None)["observed"] == {

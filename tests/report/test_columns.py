@@ -137,7 +137,7 @@ def test_what_a_certificate_says() -> None:
     for certificate, upper, word, margin in (
         (Certificate(True, None, Bound(3.0), 2.0), "bound", "yes", "2.0 bits"),
         (
-            Certificate(True, None, Bound(3.0, (on,)), 2.0),
+            Certificate(True, None, Bound(3.0), 2.0, conditions=(on,)),
             "bound",
             "if p in [0, 1]",
             "if, 2.0 bits",

@@ -71,6 +71,11 @@ def test_long_lists_are_cut() -> None:
 
 def test_conditions() -> None:
     assert condition_text(Condition("p", "range", -1.0, 3.0)) == "p in [-1, 3]"
+    assert condition_text(Condition("mask", "keeps")) == "mask leaves every query a position"
+    limit = Condition("", "positions", 1.0, 131072.0)
+    assert condition_text(limit) == "no axis is longer than 131072 positions"
+    row = Condition("h", "length", 0.0, 1234.5)
+    assert condition_text(row) == "no row of h is longer than 1234"
     assert condition_text(Condition("past", "made")) == "past holds rows that this model made"
 
 

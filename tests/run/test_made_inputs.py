@@ -11,7 +11,8 @@ from slanc_onnx import Options
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.job import protect_file
-from slanc_onnx.run.inputs import Sizes, make_feeds
+from slanc_onnx.run.inputs import make_feeds
+from slanc_onnx.run.sizes import Sizes
 from tests.models.small_graphs import D, Weights, graph, normal
 
 

@@ -20,7 +20,7 @@ from slanc_onnx.targets import TARGETS, Change, changes
 from tests.conftest import Run
 from tests.models.small_graphs import between, normal
 from tests.oracles.adversarial import adversarial_rows
-from tests.oracles.longest_row import norm_named
+from tests.oracles.named_norm import norm_named
 from tests.oracles.stepwise_norm import StepwiseNorm
 
 

@@ -151,7 +151,7 @@ BLOCKS = {
     ),
     "a graph input": (
         "total = Add(x, frames)",
-        f"{RESIDUAL} + graph input frames (unit variance assumed)",
+        f"{RESIDUAL} + graph input frames",
     ),
     "a bias alone is no term": ("total = Add(x, beta)", RESIDUAL),
 }

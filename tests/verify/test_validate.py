@@ -245,7 +245,7 @@ def test_inputs_that_cannot_be_made_are_asked_for() -> None:
         }""")
     gamma = np.ones(48, np.float32)
     model.graph.initializer.append(numpy_helper.from_array(gamma, "g"))
-    with pytest.raises(CannotRun, match=r"Give inputs that fit with --inputs FILE\.npz"):
+    with pytest.raises(CannotRun, match=r"give inputs that fit with --inputs FILE\.npz"):
         validate(model, model)
     half = np.random.default_rng(2).normal(size=(2, 24)).astype(np.float32)
     assert validate(model, model, Options(inputs={"x": half, "y": half})).passed

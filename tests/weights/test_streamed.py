@@ -21,10 +21,8 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.estimate import choose
 from slanc_onnx.estimate.sample_rows import estimate_from_rows
 from slanc_onnx.options import Certify, Options
-from slanc_onnx.prove import evaluate as bound_rows
-from slanc_onnx.prove.bound import Bounds, bounds_of
-from slanc_onnx.prove.evaluate import EXACT
-from slanc_onnx.weights import stored, streamed
+from slanc_onnx.prove.trusted.rules import products
+from slanc_onnx.weights import streamed
 from slanc_onnx.weights.nan_check import check_weights
 from slanc_onnx.weights.stored import Filed, Stored, as_float32, whole
 from slanc_onnx.weights.streamed import read_once
@@ -177,28 +175,6 @@ def mlp_model() -> onnx.ModelProto:
     return between(BLOCK, {"w_up": normal(8, 8, 48), "w_down": normal(9, 48, 8)})
 
 
-def test_the_sample_rows_and_the_bounds_share_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each large matrix is read once for both, and both are as they are alone."""
-    monkeypatch.setattr(bound_rows, "EXACT_SIZE", 0)
-    trace, norms = read(mlp_model())
-    apart = bounds_of(trace, norms), estimate_from_rows(trace, norms)[0]
-    read_columns: list[int] = []
-    columns = stored.Dense.columns
-
-    def counted(self: stored.Dense, start: int, stop: int) -> Matrix:
-        read_columns.append((stop - start) * self.shape[0])
-        return columns(self, start, stop)
-
-    bounds = Bounds(trace, norms, EXACT, {})
-    monkeypatch.setattr(stored.Dense, "columns", counted)
-    estimates, _ = estimate_from_rows(trace, norms, multiply=bounds.multiply)
-    together = bounds.all()
-    assert sum(read_columns) == 2 * 8 * 48 + 11 * 8  # two matrices, and the table once
-    assert together == apart[0]
-    assert estimates == apart[1]
-    assert together["last"].loose and together["last"].length is not None
-
-
 def test_the_decision_is_the_same_with_one_thread_and_many() -> None:
     model = mlp_model()
     decided = [compute_scales(model, Options(estimate="weights", jobs=jobs)) for jobs in (1, 4)]
@@ -252,7 +228,7 @@ def test_nan_is_refused_by_the_read_that_the_estimate_needs(
         check_weights(model, folder, others)
 
     monkeypatch.setattr(choose, "check_weights", spy)
-    monkeypatch.setattr(bound_rows, "EXACT_SIZE", 0)
+    monkeypatch.setattr(products, "EXACT_SIZE", 0)
     options = Options(estimate="weights", certify=certify)
     assert all(d.status == "scaled" for d in compute_scales(model, options))
     assert checked == [{"w_up", "w_down"}]

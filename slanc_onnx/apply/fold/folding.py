@@ -30,7 +30,7 @@ from slanc_onnx.norms import Norm
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Proof, certify_at
 from slanc_onnx.reasons import Decision, Note, Reason, Undivided
-from slanc_onnx.scale import ScaledNorm, with_safe_radius
+from slanc_onnx.scale import ScaledNorm, with_conditions, with_safe_radius
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,14 @@ def fold(
         _notes(chosen, weights),
     )
     folded = [_with_scale(d, chosen) for d in decided]
-    return result, [
-        _proved(after, solved.produced.get(_made(after.norm), 0), accelerator)
-        if after.scale != before.scale or _made(after.norm) in solved.produced
-        else after
-        for before, after in zip(decided, folded, strict=True)
-    ]
+    return result, with_conditions(
+        [
+            _proved(after, solved.produced.get(_made(after.norm), 0), accelerator)
+            if after.scale != before.scale or _made(after.norm) in solved.produced
+            else after
+            for before, after in zip(decided, folded, strict=True)
+        ]
+    )
 
 
 def apply_fold(

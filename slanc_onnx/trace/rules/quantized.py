@@ -95,7 +95,7 @@ def _table_of_numbers(visit: Visit, view: View, rows: Embedding) -> View:
         return (rows.table.read() - shift) * values_of(scales).astype(np.float32).reshape(-1)
 
     table = Weight(rows.table.name, rows.table.shape, read)
-    return View(Embedding(rows.channels, table, rows.first), view.ids)
+    return View(Embedding(rows.channels, table, rows.first, rows.ids), view.ids)
 
 
 def _quantize_linear(visit: Visit) -> list[Value]:

@@ -105,7 +105,9 @@ def looked_up(table: Weight, shape: tuple[int, ...], positions: Const | View) ->
         raise CannotFollow(Unread.MISFIT, table.shape)
     rows = as_table(table, table.shape[0])
     ids = np.arange(rows.shape[1], dtype=np.int32).reshape(rest)
-    expr = Embedding(rows.shape[1], rows, first_row(positions))
+    source = positions.expr if isinstance(positions, View) else None
+    named = source.name if isinstance(source, Input) else ""
+    expr = Embedding(rows.shape[1], rows, first_row(positions), named)
     return View(expr, broadcast(ids, (*shape, *rest)))
 
 

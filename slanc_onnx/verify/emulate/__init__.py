@@ -5,10 +5,6 @@ accelerator rounds. That is exactly the narrow arithmetic, on a provider that ha
 alone are rounded, or everything.
 """
 
-from slanc_onnx.verify.emulate.norms import Watched, What, emulate
+from slanc_onnx.verify.emulate.norms import Watched, What, can_emulate, emulate
 
-__all__ = [
-    "Watched",
-    "What",
-    "emulate",
-]
+__all__ = ["Watched", "What", "can_emulate", "emulate"]

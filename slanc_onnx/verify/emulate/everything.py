@@ -11,7 +11,7 @@ is their product.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -56,13 +56,19 @@ class Computed:
     reductions: dict[str, Reduction | None] = field(default_factory=dict)
 
 
-def computed(model: onnx.ModelProto, norms: Sequence[Norm], opset: int) -> Computed:
+def computed(
+    model: onnx.ModelProto,
+    norms: Sequence[Norm],
+    opset: int,
+    among: Collection[tuple[GraphPath, int]] | None = None,
+) -> Computed:
     """What has to be rounded of a model, before its norms are written out.
 
     Args:
         model: The model.
         norms: The norms that will be; what lies inside them is left to that.
         opset: The version of ONNX's own ops.
+        among: Nodes by graph and index, where only those are rounded.
     """
     flow = read_flow(read_graph(model))
     shapes = shapes_of(flow)
@@ -78,6 +84,8 @@ def computed(model: onnx.ModelProto, norms: Sequence[Norm], opset: int) -> Compu
         op = known_op(node)
         made = [Tensor(path, name) for name in node.output if name]
         found.order.update(dict.fromkeys(made, node.op_type))
+        if among is not None and (path, index) not in among:
+            continue
         if (path, index) in inside or op in CONTAINERS or all(t in flow.constants for t in made):
             continue
         read = _constants(flow, path, index)

@@ -120,17 +120,17 @@ def emulate(
             made[norm.name] = Watched(norm.output, norm.form, size, norm.name)
             if not everything:
                 watched.append(made[norm.name])
-    for norm in norms:
-        if norm.name in makers and not norm.by_ops:
-            _unplug(makers[norm.name], norm, emitter)
+    plain = [norm for norm in norms if norm.name in makers and not norm.by_ops]
+    for norm in plain:
+        _unplug(makers[norm.name], norm, emitter)
     ends = [w.output for w in made.values() if watch or not everything]
     reads = [w.output for w in watched if w.what == "read"]
     emitter.finish([*mean_squares.values(), *arrived.values(), *reads, *ends])
+    own = {(n.path, i) for n in norms if n.name in makers and n.by_ops for i in n.nodes}
+    if everything or (own and not accelerator.fp32_steps):  # nothing else rounds these
+        found = computed(model, plain, emitter.opset, None if everything else own)
+        left = round_everything(emitter, found, device, watch and everything)
     if everything:
-        found = computed(
-            model, [n for n in norms if n.name in makers and not n.by_ops], emitter.opset
-        )
-        left = round_everything(emitter, found, device, watch)
         by_output = {n.output: n for n in norms if watch and n.name in mean_squares}
         watched = _watched(found, left, by_output, mean_squares, made)
     return Emulated(emitter.model, mean_squares, watched, arrived)

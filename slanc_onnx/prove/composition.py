@@ -1,0 +1,51 @@
+"""Composition: a certificate holds only with those of the norms that its bound leans on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from slanc_onnx.prove.certificate import Certificate
+from slanc_onnx.prove.condition import Condition
+from slanc_onnx.reasons import Reason, Unproved
+
+Radius = Callable[[str], float | None]
+
+
+def composed(
+    found: Mapping[str, Certificate], inputs: Mapping[str, str], radius: Radius
+) -> dict[str, Certificate]:
+    """The certificates with what those of the norms before ask.
+
+    A norm without a certificate has a finite output while its rows stay within its safe radius:
+    that is a condition of every norm after it. Where it has no safe radius, they have none either.
+
+    Args:
+        found: Certificates by norm name, in topological order.
+        inputs: The tensor that each norm normalises, by its name.
+        radius: Gives the safe radius of a norm.
+    """
+    made: dict[str, Certificate] = {}
+    asked: dict[str, frozenset[Condition] | None] = {}
+    for name, certificate in found.items():
+        conditions = frozenset(certificate.bound.conditions)
+        missing = None
+        for behind in certificate.bound.leans:
+            inherited = asked.get(behind)
+            if inherited is None:
+                missing = behind
+            else:
+                conditions |= inherited
+        if certificate.certified and missing is not None:
+            why = Reason(Unproved.LEANS_ON, (missing,))
+            certificate = replace(certificate, certified=False, reason=why)
+        elif certificate.certified:
+            certificate = replace(certificate, conditions=tuple(sorted(conditions)))
+        made[name] = certificate
+        if certificate.certified:
+            asked[name] = conditions
+        else:
+            length = radius(name)
+            own = None if length is None else Condition(inputs[name], "length", 0.0, length)
+            asked[name] = None if own is None else frozenset({own})
+    return made

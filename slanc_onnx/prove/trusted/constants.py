@@ -1,0 +1,215 @@
+"""Constants: read from the file, and computed by ONNX's own reference evaluator, never here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from slanc_onnx.graph import DOMAINS, Array, read_tensor
+from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.trusted.values import FLOATS, Constant, Dim, Facts, Operand, Sizes
+from slanc_onnx.reasons import Unread, reason
+from slanc_onnx.weights import stored_matrix
+
+MOST_SIZES = 64  # elements of a tensor of sizes
+MOST_COMPUTED = 1 << 26  # elements of the inputs and outputs of one constant op
+# Ops that give no function of their inputs.
+_RANDOM = ("Bernoulli", "Dropout", "Multinomial")
+# Ops that only move elements, so that they move sizes too. The inputs whose elements they move.
+_MOVED: dict[str, Callable[[int], range]] = {
+    **dict.fromkeys(
+        ("Gather", "Slice", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Cast", "Flatten"),
+        lambda count: range(1),
+    ),
+    "Concat": range,
+    "Where": lambda count: range(1, count),
+}
+
+
+def stored_constant(tensor: TensorProto, folder: Path | None, facts: Facts) -> Constant:
+    """The constant that a tensor of the file holds; large ones are read where they are used."""
+    dims = tuple(int(dim) for dim in tensor.dims)
+    large = len(dims) == 2 and math.prod(dims) > 1 << 12 and tensor.data_type in FLOATS
+    stored = stored_matrix(tensor, folder) if large else None
+    return Constant(tensor.data_type, dims, lambda: read_tensor(tensor, folder), stored, facts)
+
+
+def computer(node: NodeProto, opsets: Mapping[str, int]) -> Callable[..., list[Array]]:
+    """A function that computes a node's outputs from arrays, by ONNX's reference evaluator."""
+
+    def compute(arrays: Sequence[Array | None]) -> list[Array]:
+        graph = onnx.GraphProto(name="one node")
+        graph.node.add().CopyFrom(node)
+        del graph.node[0].input[:]
+        feeds = {}
+        for place, array in enumerate(arrays):
+            name = "" if array is None else f"in{place}"
+            graph.node[0].input.append(name)
+            if array is not None:
+                kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+                graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
+                feeds[name] = array
+        kept = [name for name in node.output if name]
+        for name in kept:
+            graph.output.add(name=name)
+        ids = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+        model = helper.make_model(graph, opset_imports=ids)
+        try:
+            with np.errstate(all="ignore"):
+                found = ReferenceEvaluator(model).run(None, feeds)
+        except Exception as error:  # of the evaluator: whatever it cannot compute is unknown
+            raise NoBound(reason(Unread.NOT_COMPUTED, str(error)[:200])) from error
+        return [np.asarray(array) for array in found]
+
+    return compute
+
+
+def folded(
+    node: NodeProto, inputs: Sequence[Operand | None], compute: Callable[..., list[Array]]
+) -> list[Operand | None] | None:
+    """The outputs of a node whose inputs are all constant; None for any other node.
+
+    Raises:
+        NoBound: they cannot be computed, or are too many.
+    """
+    from slanc_onnx.prove.trusted.table import known_sizes
+
+    if not inputs or node.domain not in DOMAINS or node.op_type in _RANDOM:
+        return None
+    given: list[Constant | None] = []
+    for operand in inputs:
+        if isinstance(operand, Sizes) and all(isinstance(e, int) for e in operand.entries):
+            operand = known_sizes(operand)
+        if not (operand is None or isinstance(operand, Constant)):
+            return None
+        given.append(operand)
+    there = [constant for constant in given if constant is not None]
+    if not there or any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
+        return None
+    facts = Facts()
+    for constant in there:
+        facts = facts | constant.facts
+    turned = _turned(node, there, facts)
+    if turned is not None:
+        return [turned]
+    if sum(constant.size for constant in there) > MOST_COMPUTED:
+        raise NoBound(reason(Unread.TOO_LARGE, max(constant.size for constant in there)))
+    arrays = compute([None if c is None else np.asarray(c.values) for c in given])
+    return [_made(array, facts) for array in arrays]
+
+
+def _made(array: Array, facts: Facts) -> Constant:
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    return Constant(kind, array.shape, lambda: array, facts=facts)
+
+
+def _turned(node: NodeProto, there: Sequence[Constant], facts: Facts) -> Constant | None:
+    """The transpose or the wider copy of a large matrix, without reading it; else None."""
+    first = there[0]
+    if first.stored is None or len(there) > 1:
+        return None
+    values: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "Transpose" and list(values.get("perm", [1, 0])) == [1, 0]:
+        dims = first.dims[::-1]
+        return Constant(first.kind, dims, lambda: first.values.T, first.stored.turned(), facts)
+    wider = node.op_type == "Cast" and values.get("to") == TensorProto.FLOAT
+    if node.op_type == "Identity" or (wider and first.kind != TensorProto.DOUBLE):
+        kind = TensorProto.FLOAT if wider else first.kind
+        read = (lambda: first.values.astype(np.float32)) if wider else (lambda: first.values)
+        return Constant(kind, first.dims, read, first.stored, facts)
+    return None
+
+
+def moved_sizes(
+    node: NodeProto,
+    inputs: Sequence[Operand | None],
+    compute: Callable[..., list[Array]],
+    fresh: Callable[[], str],
+) -> Operand | None:
+    """What a node that only moves elements makes of sizes; None for any other node.
+
+    The evaluator moves the places of the entries instead of the entries, so it is its own reading
+    of the attributes that counts.
+    """
+    if node.op_type == "Equal" and node.domain in DOMAINS:
+        return _compared(inputs)
+    if node.op_type not in _MOVED or node.domain not in DOMAINS:
+        return None
+    places = _MOVED[node.op_type](len(inputs))
+    moved_ones = [inputs[place] for place in places if place < len(inputs)]
+    if not all(_is_sizes(operand) for operand in moved_ones):
+        return None
+    if not any(isinstance(operand, Sizes | Constant) for operand in moved_ones):
+        return None
+    if node.op_type == "Cast" and not all(a.i == TensorProto.INT64 for a in node.attribute):
+        return None
+    entries: list[Dim] = []
+    arrays: list[Array | None] = []
+    facts = Facts()
+    for place, operand in enumerate(inputs):
+        if operand is None:
+            arrays.append(None)
+            continue
+        facts = facts | operand.facts
+        if place in places:
+            own = _entries(operand, fresh)
+            arrays.append(_numbered(len(entries), len(own), operand.dims))
+            entries += own
+        elif isinstance(operand, Constant):
+            arrays.append(np.asarray(operand.values))
+        else:
+            return None
+    moved = compute(arrays)[0]
+    return Sizes(moved.shape, tuple(entries[i] for i in moved.reshape(-1)), facts=facts)
+
+
+def _numbered(start: int, count: int, dims: Sequence[Dim]) -> Array:
+    return np.arange(start, start + count).reshape([int(dim) for dim in dims])
+
+
+def _compared(inputs: Sequence[Operand | None]) -> Constant | None:
+    """Whether sizes equal numbers, as an open size is no negative number; None where it is open."""
+    pair = [o for o in inputs if _is_sizes(o) and isinstance(o, Sizes | Constant)]
+    if len(pair) != 2 or all(isinstance(operand, Constant) for operand in pair):
+        return None
+    dims = np.broadcast_shapes(*(tuple(map(int, operand.dims)) for operand in pair))
+    told = []
+    for places in zip(
+        *(np.broadcast_to(_entry_array(o), dims).reshape(-1) for o in pair), strict=True
+    ):
+        numbers = [entry for entry in places if isinstance(entry, int)]
+        if len(numbers) < 2 and not (numbers and numbers[0] < 0):
+            return None
+        told.append(len(numbers) == 2 and numbers[0] == numbers[1])
+    array = np.array(told, dtype=bool).reshape(dims)
+    facts = pair[0].facts | pair[1].facts
+    return Constant(TensorProto.BOOL, dims, lambda: array, facts=facts)
+
+
+def _entry_array(operand: Sizes | Constant) -> Array:
+    entries = np.empty(math.prod(map(int, operand.dims)), dtype=object)
+    entries[:] = _entries(operand, str)
+    return entries.reshape([int(dim) for dim in operand.dims])
+
+
+def _is_sizes(operand: Operand | None) -> bool:
+    """Whether a tensor is a few whole numbers, as a shape is."""
+    if operand is None or operand.kind != TensorProto.INT64 or len(operand.dims) > 1:
+        return False
+    return all(isinstance(dim, int) and dim <= MOST_SIZES for dim in operand.dims)
+
+
+def _entries(operand: Operand, fresh: Callable[[], str]) -> list[Dim]:
+    """The elements of a few whole numbers; those that are not known are new symbols."""
+    if isinstance(operand, Sizes):
+        return list(operand.entries)
+    if isinstance(operand, Constant):
+        return [int(number) for number in operand.values.reshape(-1)]
+    return [fresh() for _ in range(math.prod(int(dim) for dim in operand.dims))]

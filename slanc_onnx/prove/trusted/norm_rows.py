@@ -1,0 +1,156 @@
+"""Norms: the rows of their inputs, and the set of rows that their outputs have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.norms import Norm
+from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.moved import scaled_by
+from slanc_onnx.prove.sets import SLACK, Bounded, Reach, ball, constant, joined, total
+from slanc_onnx.prove.step_bounds import output_radius
+from slanc_onnx.prove.trusted.axes import with_axes
+from slanc_onnx.prove.trusted.rules import summed
+from slanc_onnx.prove.trusted.values import (
+    Constant,
+    Facts,
+    Value,
+    as_value,
+    checked,
+    size_of,
+)
+from slanc_onnx.reasons import Reason, Unproved, Unread, reason
+
+# The places of what an op adds before it normalises.
+_ADDENDS = {"SkipLayerNormalization": (0, 1, 4), "SkipSimplifiedLayerNormalization": (0, 1, 3)}
+_PLAIN = ("decomposed", "LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
+
+
+def input_of(norm: Norm, node: NodeProto, found: Mapping[str, Any]) -> Any:
+    """What a norm's input can hold, the sum of its addends included; None where that is open."""
+    places = _ADDENDS.get(norm.form)
+    if places is None:
+        known = norm.form in _PLAIN or norm.axes.grouped
+        given = found.get(norm.input) if known else None
+        return as_value(given) if isinstance(given, Constant) else given
+    names = [node.input[i] for i in places if i < len(node.input) and node.input[i]]
+    parts = [found.get(name) for name in names]
+    opened = next((part for part in parts if not isinstance(part, Value | Constant)), None)
+    if opened is not None or None in parts:
+        return opened
+    return checked(summed(parts), norm.form)  # type: ignore[arg-type]
+
+
+def row_of(norm: Norm, value: Value) -> tuple[float, int, Facts]:
+    """The greatest length of a row of a norm's input, its width, and what that rests on.
+
+    Raises:
+        NoBound: a row has an open size, or elements may be nan or infinite.
+    """
+    if value.infinite or (value.nan is not None and any(not c.input for c in value.nan)):
+        raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
+    facts = value.facts | Facts(value.nan or frozenset())
+    axes = _row_axes(norm, value.rank)
+    if not norm.axes.grouped:
+        width = math.prod(size_of(value.dims[axis]) for axis in axes)
+        _check_width(norm, width)
+        return with_axes(value, axes).reach.length(), width, facts
+    channel = value.rank - 1 if norm.axes.channels_last else 1
+    rows = with_axes(value, (channel,))
+    channels = size_of(rows.dims[channel])
+    positions = math.prod(
+        size_of(dim) for axis, dim in enumerate(value.dims) if axis not in (0, channel)
+    )
+    groups = norm.axes.groups or channels
+    if channels % groups:
+        raise NoBound(reason(Unread.NO_FIT, str(channels), str(groups)))
+    width = channels // groups * positions
+    _check_width(norm, width)
+    places = np.arange(channels).reshape(groups, -1)
+    longest = max(rows.reach.pick(place).length() for place in places)
+    return longest * math.sqrt(positions) * SLACK, width, facts
+
+
+def _check_width(norm: Norm, width: int) -> None:
+    if norm.width not in (None, width):
+        raise NoBound(reason(Unproved.ROWS_DIFFER, norm.width or 0, width))
+
+
+def _row_axes(norm: Norm, rank: int) -> tuple[int, ...]:
+    axes = norm.axes
+    if axes.grouped:
+        return ()
+    if axes.rank not in (None, rank) or any(not -rank <= axis < rank for axis in axes.axes):
+        raise NoBound(Reason(Unread.NO_FIT, (str(axes.axes), str(rank))))
+    return tuple(sorted(axis % rank for axis in axes.axes))
+
+
+def output_of(
+    norm: Norm, given: Any, affine: Sequence[Constant | None], device: Accelerator
+) -> Value:
+    """The rows that a norm makes, gamma and beta included where its op applies them.
+
+    Args:
+        norm: The norm.
+        given: What tells the shape of its input.
+        affine: Gamma and beta, None where they are no constants.
+        device: Whose rounding counts.
+
+    Raises:
+        NoBound: a row has an open size, or gamma or beta is none of the file's numbers.
+    """
+    rank = len(given.dims)
+    facts = Facts(norms=frozenset({norm.name}))
+    if norm.axes.grouped:
+        value = _grouped(norm, given, device, facts)
+    else:
+        axes = _row_axes(norm, rank)
+        width = math.prod(size_of(given.dims[axis]) for axis in axes)
+        _check_width(norm, width)
+        reach = ball(width, output_radius(norm, width, device))
+        value = Value(norm.output_type, tuple(given.dims), axes, reach, facts=facts)
+    if norm.output == norm.normalised:
+        value = _with_affine(norm, value, affine)
+    if norm.silu:
+        value = replace(value, reach=Bounded(value.reach.each, value.reach, 1.0))
+    return checked(value, norm.form)
+
+
+def _grouped(norm: Norm, given: Any, device: Accelerator, facts: Facts) -> Value:
+    channel = len(given.dims) - 1 if norm.axes.channels_last else 1
+    channels = size_of(given.dims[channel])
+    others = [dim for axis, dim in enumerate(given.dims) if axis not in (0, channel)]
+    groups = norm.axes.groups or channels
+    each = channels // groups
+    width = each * math.prod(size_of(dim) for dim in others)
+    _check_width(norm, width)
+    piece = ball(each, output_radius(norm, width, device))
+    places = np.arange(groups * each).reshape(groups, each)
+    reach = joined([(place, piece) for place in places], channels)
+    return Value(norm.output_type, tuple(given.dims), (channel,), reach, facts=facts)
+
+
+def _with_affine(norm: Norm, value: Value, affine: Sequence[Constant | None]) -> Value:
+    reach: Reach = value.reach
+    facts = value.facts
+    for place, (name, given) in enumerate(zip((norm.gamma, norm.beta), affine, strict=True)):
+        if name is None:
+            continue
+        if given is None:
+            raise NoBound(Reason(Unproved.AFFINE_NOT_CONSTANT))
+        facts = facts | given.facts
+        numbers = np.asarray(given.values, dtype=np.float64).reshape(-1)
+        if len(numbers) not in (1, reach.channels):
+            if not norm.axes.grouped or reach.channels % len(numbers):
+                raise NoBound(Reason(Unproved.AFFINE_NOT_CONSTANT))
+            numbers = np.repeat(numbers, reach.channels // len(numbers))
+        numbers = np.broadcast_to(numbers, (reach.channels,))
+        reach = scaled_by(reach, numbers) if place == 0 else total([reach, constant(numbers)])
+    return replace(value, reach=reach, facts=facts)

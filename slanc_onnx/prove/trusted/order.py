@@ -1,0 +1,104 @@
+"""The order of the nodes that lead to norms, and what the norms ask of the tensors between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from slanc_onnx.graph import Scope
+from slanc_onnx.norms import Norm
+from slanc_onnx.prove.trusted.values import Constant
+
+# Ops whose results do not depend on how long the rows are that they read.
+_NO_ROWS = (
+    *("Softmax", "Shape", "Size", "IsNaN"),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+)
+
+
+class Order:
+    """The nodes of a graph that lead to norms.
+
+    Attributes:
+        norm_at: The row norms, by the tensor after the division.
+        others: The other norms, by their inputs.
+        after: The outputs of row norms that come after the division.
+        inside: The outputs of the nodes inside row norms.
+        indices: The indices of the nodes, in topological order.
+        plain: The tensors that lead to norms through shares alone, so that only elements matter.
+    """
+
+    def __init__(self, scope: Scope, norms: Sequence[Norm]) -> None:
+        self._nodes = scope.proto.node
+        main = [norm for norm in norms if not norm.path and self._counts_elements(norm)]
+        rows = [norm for norm in main if norm.is_row_norm]
+        self.norm_at = {norm.normalised: norm for norm in rows}
+        self.others = {norm.input: norm for norm in main if not norm.is_row_norm}
+        self.after = {norm.output for norm in rows if norm.output != norm.normalised}
+        self.inside = {name for norm in rows for name in self._inner_outputs(norm)}
+        self.indices = self._needed([scope.index[id(node)] for node in scope.sorted_nodes])
+        self.plain = self._elements_only()
+
+    def _counts_elements(self, norm: Norm) -> bool:
+        """Whether a mean is one, or the number that a sum is divided by was held against the width.
+
+        Where the finder knew no width it had none to hold it against.
+        """
+        nodes = [self._nodes[index].op_type for index in norm.nodes]
+        return norm.form != "decomposed" or norm.width is not None or "ReduceMean" in nodes
+
+    def _inner_outputs(self, norm: Norm) -> Iterator[str]:
+        """The outputs of the nodes inside a norm, up to the one that normalises."""
+        for index in norm.nodes if norm.form == "decomposed" else ():
+            if norm.normalised in self._nodes[index].output:
+                return
+            yield from (name for name in self._nodes[index].output if name)
+
+    def _needed(self, order: Sequence[int]) -> list[int]:
+        ends = {*self.norm_at, *self.others, *self.after}
+        kept: list[int] = []
+        for index in reversed(order):
+            node = self._nodes[index]
+            if ends.intersection(node.output):
+                ends.update(node.input)
+                kept.append(index)
+        return kept[::-1]
+
+    def _elements_only(self) -> set[str]:
+        rows = {*self.others, *(norm.input for norm in self.norm_at.values()), *self.inside}
+        every: set[str] = set()
+        for index in reversed(self.indices):
+            node = self._nodes[index]
+            every.update(node.output)
+            read = rows.intersection(node.output) or self.norm_at.keys() & set(node.output)
+            if read and node.op_type not in _NO_ROWS:
+                rows.update(node.input)
+        return every - rows
+
+    def last_reads(self) -> dict[int, list[str]]:
+        """By the place of a node, the tensors that it, or its norm, is the last to read."""
+        last: dict[str, int] = {}
+        for at, index in enumerate(self.indices):
+            node = self._nodes[index]
+            norms = [self.norm_at[name].input for name in node.output if name in self.norm_at]
+            last.update(dict.fromkeys((*node.input, *norms), at))
+        ends: dict[int, list[str]] = {}
+        for name, at in last.items():
+            if name not in self.others:
+                ends.setdefault(at, []).append(name)
+        return ends
+
+    def told_widths(self, constant: Callable[[str], Constant | None]) -> dict[str, int]:
+        """The last sizes of tensors that products with matrices of the file ask for.
+
+        With another size a runtime refuses the product, so that there is no row at all.
+
+        Args:
+            constant: Gives a tensor whose numbers the file holds; None for any other.
+        """
+        told: dict[str, int] = {}
+        for index in self.indices:
+            node = self._nodes[index]
+            known = constant(node.input[1]) if node.op_type == "MatMul" else None
+            if known is not None and len(known.dims) == 2:
+                told[node.input[0]] = known.dims[0]
+        return told

@@ -1,0 +1,337 @@
+"""The walk over a graph: what every tensor can hold, by the rules, and the bound of every norm."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.graph import Array, InputSpec
+from slanc_onnx.norms import Norm, ReadModel
+from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.prove.bound import Bound, NoBound
+from slanc_onnx.prove.certificate import affine_of
+from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.sets import Ellipsoids
+from slanc_onnx.prove.step_bounds import rounding_of
+from slanc_onnx.prove.trusted.axes import in_positions
+from slanc_onnx.prove.trusted.constants import computer, folded, moved_sizes, stored_constant
+from slanc_onnx.prove.trusted.norm_rows import input_of, output_of, row_of
+from slanc_onnx.prove.trusted.order import Order
+from slanc_onnx.prove.trusted.table import WHOLE, Call, applied, rule_for
+from slanc_onnx.prove.trusted.values import (
+    FLOATS,
+    Constant,
+    Dim,
+    Facts,
+    Operand,
+    Value,
+    as_value,
+    interval,
+    natural,
+    widened,
+)
+from slanc_onnx.reasons import Doubt, Reason, Unproved, Unread, reason
+
+
+@dataclass(frozen=True, eq=False)
+class Open:
+    """A tensor whose elements nothing bounds.
+
+    Attributes:
+        kind: Its ONNX element type.
+        dims: Its shape; None where that is not known either.
+        reason: Why.
+    """
+
+    kind: int
+    dims: tuple[Dim, ...] | None
+    reason: Reason
+
+
+Known = Operand | Open
+# Ops that join past rows to new ones inside, and the place of the first of two caches.
+_CACHES = {"GroupQueryAttention": 3, "Attention": 4}
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What the proof is for.
+
+    Attributes:
+        device: Whose norms' outputs are rounded.
+        ranges: Least and largest element of float graph inputs, by name.
+        exact: Whether large matrices get their tight norms.
+        executor: Works on blocks of large matrices; None for this thread.
+    """
+
+    device: Accelerator
+    ranges: Mapping[str, tuple[float, float]]
+    exact: bool = False
+    executor: Executor | None = None
+
+
+class Prover:
+    """The tensors of a model's main graph, one after another."""
+
+    def __init__(self, read: ReadModel, assumed: Assumed) -> None:
+        self._read, self._assumed = read, assumed
+        self._scope = read.scopes[0]
+        self._opsets = {entry.domain: entry.version for entry in read.model.opset_import}
+        self._found: dict[str, Known] = {}
+        self._symbols = itertools.count()
+        self._widths: dict[str, int] = {}
+        self._caches = {spec.name for spec in read.specs if spec.is_float}
+        self._outputs = frozenset(info.name for info in self._scope.proto.output)
+        self._order = Order(self._scope, read.norms)
+        self.affine: dict[str, tuple[float, float] | None] = {}
+        self.bounds = {
+            norm.name: Bound(None, reason=Reason(Unread.NOT_REACHED)) for norm in read.norms
+        }
+
+    def run(self, progress: Progress = no_progress) -> dict[str, Bound]:
+        """Every norm's bound, by its name."""
+        for name, tensor in self._scope.initializers.items():
+            if name not in self._scope.overridable:
+                self._found[name] = stored_constant(tensor, self._scope.folder, Facts())
+        for spec in self._read.specs:
+            self._found[spec.name] = self._input(spec)
+        for name in self._scope.overridable:
+            kind = self._scope.initializers[name].data_type
+            self._found[name] = Open(kind, None, reason(Doubt.MAY_BE_GIVEN, name))
+        order = self._order.indices
+        self._widths = self._order.told_widths(self.constant)
+        ends = self._order.last_reads()
+        with np.errstate(all="ignore"):
+            for at, index in enumerate(order):
+                node = self._scope.proto.node[index]
+                self._visit(index, node)
+                for name in ends.get(at, ()):
+                    if name not in self._scope.initializers:
+                        self._found.pop(name, None)
+                progress("bounding", (at + 1) / len(order))
+        for name, norm in self._order.others.items():
+            if name in self._found:
+                self.bounds[norm.name] = self._bound(norm, self._found[name])
+        return self.bounds
+
+    def constant(self, name: str | None) -> Constant | None:
+        """A tensor whose numbers are known; None for any other."""
+        found = self._found.get(name or "")
+        return found if isinstance(found, Constant) else None
+
+    def _numbers(self, name: str) -> Array | None:
+        found = self.constant(name)
+        return None if found is None else np.asarray(found.values)
+
+    def _fresh(self) -> str:
+        return f"?{next(self._symbols)}"
+
+    def _input(self, spec: InputSpec) -> Known:
+        """What a graph input can hold."""
+        dims = tuple(dim if isinstance(dim, int) else dim or self._fresh() for dim in spec.dims)
+        own = frozenset({spec.name})
+        if spec.element_type not in FLOATS:
+            if spec.element_type == TensorProto.STRING:
+                return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
+            if spec.rows == 0 and "mask" in spec.name.lower():
+                range_ = frozenset({Condition(spec.name, "range", 0.0, 1.0)})
+                return interval(spec.element_type, dims, 0.0, 1.0, Facts(range_, origin=own))
+            ends = natural(spec.element_type)
+            return interval(spec.element_type, dims, *ends, Facts(origin=own))
+        if spec.name not in self._assumed.ranges:
+            return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
+        low, high = self._assumed.ranges[spec.name]
+        kept = frozenset({Condition(spec.name, "range", low, high)})
+        return interval(spec.element_type, dims, low, high, Facts(kept))
+
+    def _visit(self, index: int, node: NodeProto) -> None:
+        names = [name for name in node.output if name]
+        inner = names and all(name in self._order.inside for name in names)
+        norms = self._order.norm_at
+        norm = next((norms[name] for name in names if name in norms), None)
+        if norm is not None:
+            self._normalise(norm, node)
+            return
+        if inner:
+            return
+        for name, made in zip(node.output, self._results(index, node), strict=False):
+            if name in self._order.after and isinstance(made, Value):
+                made = self._rounded(made)
+            if name in self._order.plain and isinstance(made, Value):
+                made = in_positions(made)
+            if name:
+                self._found[name] = made
+
+    def _results(self, index: int, node: NodeProto) -> list[Known]:
+        why: Reason | None = self._scope.faults.get(index)
+        first = node.output[0] if node.output else ""
+        given = [self._found.get(name) if name else None for name in node.input]
+        if why is None:
+            self._fill_caches(node, given)
+            _any_whole_numbers(node, given)
+            missing = [n for n, o in zip(node.input, given, strict=True) if n and o is None]
+            missing = [name for name in missing if name not in self._caches]
+            behind = next((o.reason for o in given if isinstance(o, Open)), None)
+            try:
+                if missing:
+                    raise NoBound(reason(Unread.UNKNOWN_TENSOR, missing[0], node.op_type))
+                if behind is None:
+                    return list(self._applied(node, given))  # type: ignore[arg-type]
+                why = behind
+            except NoBound as error:
+                why = error.reason if error.reason.op else error.reason.at(node.op_type, first)
+        return self._only_shapes(node, given, why)
+
+    def _fill_caches(self, node: NodeProto, given: list[Known | None]) -> None:
+        """Past rows that the same model made are rows of what is joined to them.
+
+        By induction over the runs: what leaves the graph is what it was given and new rows, and
+        the first time nothing was given.
+        """
+        first = _CACHES.get(node.op_type)
+        if first is not None:
+            for place in range(first, min(first + 2, len(given))):
+                if node.input[place] in self._caches:
+                    given[place] = None
+        if node.op_type != "Concat" or node.output[0] not in self._outputs or len(given) != 2:
+            return
+        new, past = given[1], node.input[0]
+        if past not in self._caches or not isinstance(new, Value):
+            return
+        axis = next(a.i for a in node.attribute if a.name == "axis") % new.rank
+        dims = (*new.dims[:axis], self._fresh(), *new.dims[axis + 1 :])
+        facts = new.facts | Facts(frozenset({Condition(past, "made")}))
+        rows = in_positions(new, [a for a in new.axes if a != axis])
+        given[0] = replace(rows, dims=dims, facts=facts)
+
+    def _only_shapes(self, node: NodeProto, given: list[Known | None], why: Reason) -> list[Known]:
+        """Outputs of which only shapes follow, by the same rules: of what, nothing bounds."""
+        stand_ins: list[Operand | None] = []
+        unknown: list[Known] = [Open(0, None, why) for _ in node.output]
+        for name, operand in zip(node.input, given, strict=True):
+            if name and operand is None:
+                return unknown
+            if isinstance(operand, Open):
+                if operand.dims is None:
+                    return unknown
+                operand = interval(operand.kind, operand.dims, 1.0, 1.0, Facts())
+            elif isinstance(operand, Value):
+                operand = interval(operand.kind, operand.dims, 1.0, 1.0, Facts())
+            stand_ins.append(operand)
+        try:
+            made = self._applied(node, stand_ins)
+        except NoBound:
+            return unknown
+        return [o if not isinstance(o, Value) else Open(o.kind, o.dims, why) for o in made]
+
+    def _applied(self, node: NodeProto, given: list[Operand | None]) -> list[Known]:
+        compute = computer(node, self._opsets)
+        if node.op_type == "Constant" and not node.input:
+            return self._constant_node(node)
+        try:
+            found: list[Operand | None] | None = folded(node, given, compute)
+        except NoBound:  # too large to compute: a rule may take it as any numbers in a range
+            found = None
+        sizes = None if found is not None else moved_sizes(node, given, compute, self._fresh)
+        if found is None and sizes is not None:
+            found = [sizes]
+        if found is None:
+            attributes = {a.name: _attribute(a) for a in node.attribute}
+            opset = self._opsets.get(node.domain, 1)
+            call = Call(
+                node.op_type,
+                opset,
+                attributes,
+                tuple(given),
+                tuple(node.input),
+                tuple(node.output),
+                self._outputs,
+                self._fresh,
+                compute,
+                self._widths.get(node.output[0]),
+                self._assumed.exact,
+                self._order.plain.issuperset(name for name in node.output if name),
+                self._assumed.executor,
+            )
+            found = applied(rule_for(node.domain, node.op_type, opset, list(attributes)), call)
+        here = Reason(Unread.NOTHING_SAID).at(node.op_type, node.output[0])
+        return [Open(0, None, here) if o is None else o for o in found]
+
+    def _constant_node(self, node: NodeProto) -> list[Known]:
+        tensor = self._scope.initializers.get(node.output[0])
+        if tensor is not None:
+            return [stored_constant(tensor, self._scope.folder, Facts())]
+        array = computer(node, self._opsets)([])[0]
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        return [Constant(kind, array.shape, lambda: array)]
+
+    def _normalise(self, norm: Norm, node: NodeProto) -> None:
+        """Bound a norm's input; its output has a length of its own, whatever that is."""
+        given = input_of(norm, node, self._found)
+        self.bounds[norm.name] = self._bound(norm, given)
+        if isinstance(given, Value) and isinstance(given.reach, Ellipsoids):
+            kept = replace(given, reach=given.reach.simplified())
+            if norm.input in self._found and norm.residual is None:
+                self._found[norm.input] = kept
+            given = kept
+        affine = [self.constant(name) for name in (norm.gamma, norm.beta)]
+        try:
+            if given is None or (isinstance(given, Open) and given.dims is None):
+                raise NoBound(Reason(Unread.STOPPED) if given is None else given.reason)
+            made = output_of(norm, given, affine, self._assumed.device)
+            made = self._rounded(made) if norm.output == norm.normalised else made
+            result: Known = made
+        except NoBound as error:
+            result = Open(norm.output_type, None, error.reason)
+        self.affine[norm.name] = affine_of(norm, self._numbers)
+        self._found[norm.normalised] = result
+        if norm.residual is not None and len(node.output) > norm.residual and given is not None:
+            self._found[node.output[norm.residual]] = given
+
+    def _bound(self, norm: Norm, given: Known | None) -> Bound:
+        if given is None:
+            return Bound(None, reason=Reason(Unread.NOT_REACHED))
+        if isinstance(given, Open):
+            return Bound(None, reason=given.reason)
+        if not isinstance(given, Value):
+            given = as_value(given)
+        if norm.overridable_epsilon is not None:
+            return Bound(None, reason=reason(Doubt.MAY_BE_GIVEN, norm.overridable_epsilon))
+        try:
+            length, width, facts = row_of(norm, given)
+        except NoBound as error:
+            return Bound(None, reason=error.reason)
+        except np.linalg.LinAlgError:
+            return Bound(None, reason=Reason(Unproved.WEIGHTS_NOT_FINITE))
+        if not math.isfinite(length):
+            return Bound(None, reason=Reason(Unproved.BOUND_NOT_FINITE))
+        conditions = tuple(sorted(facts.conditions))
+        return Bound(length, conditions, None, facts.loose, width, tuple(sorted(facts.norms)))
+
+    def _rounded(self, value: Value) -> Value:
+        """A norm's output, gamma and beta included, widened by the device's rounding."""
+        affine = rounding_of(self._assumed.device, "affine")
+        reach = widened(value.reach, affine.grow**2 - 1, 2 * affine.eta * affine.grow)
+        return replace(value, reach=reach)
+
+
+def _any_whole_numbers(node: NodeProto, given: list[Known | None]) -> None:
+    """Let a cast to whole numbers read what nothing bounds: its results are some of their type."""
+    first = given[0] if given else None
+    if node.op_type == "Cast" and isinstance(first, Open) and first.dims is not None:
+        to = next(a.i for a in node.attribute if a.name == "to")
+        if to in WHOLE:
+            given[0] = interval(to, first.dims, *natural(to), Facts())
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    return helper.get_attribute_value(attribute)

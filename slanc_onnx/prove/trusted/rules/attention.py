@@ -1,0 +1,156 @@
+"""Rules of shares: Softmax, and the attention ops that mix rows by them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.sets import joined
+from slanc_onnx.prove.trusted.axes import apart, with_axes
+from slanc_onnx.prove.trusted.rules.products import mixed_over
+from slanc_onnx.prove.trusted.table import ANY, MICROSOFT, Call, Result, rule
+from slanc_onnx.prove.trusted.values import BOOL, FLOATS, INT64, Facts, Value, interval, size_of
+from slanc_onnx.reasons import Unproved, Unread, reason
+
+
+@rule("Softmax", attributes=("axis",), extended=True)
+def softmax(call: Call) -> Result:
+    """Shares along an axis; nan where every score is -inf, which masks from outside may cause."""
+    value = call.value()
+    axis = call.attributes.get("axis", -1 if call.opset >= 13 else 1) % value.rank
+    if call.opset < 13 and axis != value.rank - 1:
+        raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "axis"))
+    nan = value.nan
+    if value.infinite:
+        masks = value.facts.origin or {""}  # without a name, nothing outside prevents it
+        nan = (nan or frozenset()) | {Condition(name, "keeps") for name in masks}
+    made = interval(value.kind, value.dims, 0.0, 1.0, value.facts)
+    return replace(made, shares=axis, nan=nan)
+
+
+@rule(
+    "Attention",
+    attributes=(
+        "is_causal", "kv_num_heads", "q_num_heads", "scale", "softcap", "qk_matmul_output_mode",
+    ),
+    types=(FLOATS, FLOATS, FLOATS, (*FLOATS, BOOL), FLOATS, FLOATS, ANY),
+    since=23,
+    extended=True,
+)  # fmt: skip
+def attention(call: Call) -> Result:
+    """Shares of queries and keys mix the values, head by head.
+
+    A causal mask alone leaves every query a position; another one may leave none.
+    """
+    if call.has(4) or call.has(5) or any(call.outputs[3:]):  # caches of the graph are left out
+        raise NoBound(reason(Unread.UNKNOWN_INPUT, "past_key"))
+    query, key, value = (call.value(place) for place in range(3))
+    if any(part.infinite or part.nan is not None for part in (query, key, value)):
+        raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
+    _scores_fit(query, key)
+    heads = call.attributes.get("q_num_heads", 0)
+    groups = call.attributes.get("kv_num_heads", 0)
+    if value.rank == 3 and heads and groups:
+        made = _by_heads(call, query, value, heads, groups)
+    elif value.rank != 4 or query.rank != 4:
+        raise NoBound(reason(Unread.NO_MATRIX, value.rank))
+    else:
+        own = (1, 3) if query.dims[1] == value.dims[1] else (3,)
+        rows = apart(with_axes(value, [axis for axis in value.axes if axis in own]), (1,))
+        dims = (*query.dims[:3], value.dims[3])
+        made = replace(rows, dims=dims, shares=None, facts=call.facts)
+    made = replace(made, nan=_unmasked(call), facts=made.facts | _made_by_model(call, 4))
+    size = call.fresh() if any(call.names[4:6]) else value.dims[-2]
+    made = mixed_over(made, size)
+    return [made, *(None for _ in call.outputs[1:])]
+
+
+def _unmasked(call: Call) -> frozenset[Condition] | None:
+    """The conditions under which a mask leaves every query a position; None without a mask."""
+    if not call.has(3):
+        return None
+    mask = call.value(3)
+    if mask.nan is not None:
+        raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
+    if mask.kind in FLOATS and not mask.infinite and not call.attributes.get("is_causal", 0):
+        return None
+    return frozenset(Condition(name, "keeps") for name in mask.facts.origin or {""})
+
+
+@rule(
+    "RotaryEmbedding",
+    attributes=("interleaved", "num_heads", "rotary_embedding_dim"),
+    types=(FLOATS, FLOATS, FLOATS, (INT64,)),
+    since=23,
+)
+@rule(
+    "RotaryEmbedding",
+    attributes=("interleaved", "num_heads", "rotary_embedding_dim", "scale"),
+    types=(FLOATS, (INT64,), FLOATS, FLOATS),
+    domain=MICROSOFT,
+)
+def rotary_embedding(call: Call) -> Result:
+    """Pairs of elements turned: each becomes a cos - b sin or a sin + b cos."""
+    value = call.value()
+    own = [call.value(place) for place in range(1, len(call.inputs)) if call.has(place)]
+    tables = [table.largest for table in own if table.kind in FLOATS]
+    most = value.largest * max(1.0, sum(tables)) * (1 + 2.0**-20)
+    return interval(value.kind, value.dims, -most, most, call.facts)
+
+
+def _made_by_model(call: Call, first: int) -> Facts:
+    """That the caches an op reads hold rows that this model made."""
+    names = call.names[first : first + 2]
+    return Facts(frozenset(Condition(name, "made") for name in names if name))
+
+
+def _scores_fit(query: Value, key: Value) -> None:
+    """Refuse scores that FP32 cannot hold."""
+    width = size_of(query.dims[-1])
+    if not width * query.largest * key.largest <= 2.0**126:
+        raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, query.largest * key.largest, 2.0**126))
+
+
+def _by_heads(call: Call, query: Value, value: Value, heads: int, groups: int) -> Value:
+    """The values of [batch, positions, groups * width], each group for as many heads."""
+    value = with_axes(value, (2,))
+    width, rest = divmod(size_of(value.dims[2]), groups)
+    if rest or heads % groups:
+        raise NoBound(reason(Unread.NO_FIT, str(value.dims[2]), str(groups)))
+    places = np.arange(groups * width).reshape(groups, width)
+    own = [value.reach.pick(places[head * groups // heads]) for head in range(heads)]
+    at = np.arange(heads * width).reshape(heads, width)
+    reach = joined(list(zip(at, own, strict=True)), heads * width)
+    dims = (query.dims[0], query.dims[1], heads * width)
+    made = Value(value.kind, dims, (2,), reach, facts=call.facts)
+    return mixed_over(made, value.dims[1])
+
+
+@rule(
+    "GroupQueryAttention",
+    attributes=(
+        "num_heads", "kv_num_heads", "do_rotary", "scale", "rotary_interleaved",
+        "local_window_size", "softcap", "smooth_softmax", "sliding_window_cache",
+    ),
+    types=(FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, ANY),
+    domain=MICROSOFT,
+)  # fmt: skip
+def group_query_attention(call: Call) -> Result:
+    """The same with a cache, which the model made: each of its rows is a row of the values."""
+    heads, groups = call.attributes["num_heads"], call.attributes["kv_num_heads"]
+    query = call.value(0)
+    if call.has(1) and call.has(2):
+        key, value = call.value(1), call.value(2)
+    else:
+        query = with_axes(query, (2,))
+        width = size_of(query.dims[2]) // (heads + 2 * groups)
+        kept = np.arange((heads + groups) * width, (heads + 2 * groups) * width)
+        dims = (*query.dims[:2], len(kept))
+        key, value = query, replace(query, dims=dims, reach=query.reach.pick(kept))
+    _scores_fit(query, key)
+    made = _by_heads(call, query, value, heads, groups)
+    made = replace(made, facts=made.facts | _made_by_model(call, 3))
+    return [mixed_over(made, call.fresh()), *(None for _ in call.outputs[1:])]

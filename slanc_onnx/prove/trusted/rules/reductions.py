@@ -1,0 +1,83 @@
+"""Rules of reductions over axes."""
+
+from __future__ import annotations
+
+import math
+
+from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.sets import DEVICE_UNIT, SLACK
+from slanc_onnx.prove.trusted.axes import in_positions
+from slanc_onnx.prove.trusted.rules.products import mixed_over
+from slanc_onnx.prove.trusted.table import WHOLE, Call, Result, rule
+from slanc_onnx.prove.trusted.values import FLOATS, INT64, Dim, Value, interval, natural, size_of
+from slanc_onnx.reasons import Unread, reason
+
+_TYPES = ((*FLOATS, *WHOLE), (INT64,))
+
+
+def _axes(call: Call, value: Value) -> list[int]:
+    """The axes that are reduced; all where none is told."""
+    told = call.numbers(1) or list(call.attributes.get("axes", ()))
+    if not told and call.attributes.get("noop_with_empty_axes", 0):
+        raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "noop_with_empty_axes"))
+    return sorted({axis % value.rank for axis in told}) or list(range(value.rank))
+
+
+def _left(call: Call, value: Value, axes: list[int]) -> tuple[Dim, ...]:
+    if call.attributes.get("keepdims", 1):
+        return tuple(1 if a in axes else dim for a, dim in enumerate(value.dims))
+    return tuple(dim for a, dim in enumerate(value.dims) if a not in axes)
+
+
+@rule(
+    "ReduceMean", attributes=("axes", "keepdims", "noop_with_empty_axes"), types=(FLOATS, (INT64,))
+)
+def mean(call: Call) -> Result:
+    """The mean over positions lies between their rows; over channels between the numbers."""
+    value = call.value()
+    axes = _axes(call, value)
+    if any(value.dims[axis] == 0 for axis in axes):
+        raise NoBound(reason(Unread.EMPTY))
+    kept = in_positions(value, [axis for axis in value.axes if axis not in axes])
+    dims = _left(call, value, axes)
+    order = [a for a in range(value.rank) if a not in axes]
+    after = {a: a if len(dims) == value.rank else order.index(a) for a in order}
+    made = Value(value.kind, dims, tuple(after[a] for a in kept.axes), kept.reach, facts=call.facts)
+    sizes = [value.dims[axis] for axis in axes]
+    known = all(isinstance(size, int) for size in sizes)
+    return mixed_over(made, math.prod(map(size_of, sizes)) if known else "open")
+
+
+@rule(
+    "ReduceSum", "ReduceL2", attributes=("axes", "keepdims", "noop_with_empty_axes"), types=_TYPES
+)
+def total_of(call: Call) -> Result:
+    """The sum, or the length, of so many numbers."""
+    value = call.value()
+    axes = _axes(call, value)
+    dims = _left(call, value, axes)
+    if value.kind not in FLOATS:
+        return interval(value.kind, dims, *natural(value.kind), call.facts)
+    count = math.prod(size_of(value.dims[axis]) for axis in axes)
+    out = (1 + 2 * (count + 8) * DEVICE_UNIT) * SLACK
+    if call.op == "ReduceL2":
+        if not value.largest**2 * count * out < 2.0**127:
+            raise NoBound(reason(Unread.TOO_LARGE, count))
+        return interval(value.kind, dims, 0.0, math.sqrt(count) * value.largest * out, call.facts)
+    low, high = count * value.low, count * value.high
+    low = low * out if low < 0 else low / out
+    high = high * out if high > 0 else high / out
+    return interval(value.kind, dims, low, high, call.facts)
+
+
+@rule(
+    "ReduceMax", "ReduceMin", attributes=("axes", "keepdims", "noop_with_empty_axes"),
+    types=_TYPES, exact=True,
+)  # fmt: skip
+def extreme_of(call: Call) -> Result:
+    """One of the numbers."""
+    value = call.value()
+    axes = _axes(call, value)
+    if any(value.dims[axis] == 0 for axis in axes):
+        raise NoBound(reason(Unread.EMPTY))
+    return interval(value.kind, _left(call, value, axes), value.low, value.high, call.facts)

@@ -1,0 +1,311 @@
+"""What a tensor of the graph can hold, whatever the data: a set of rows, an interval, and facts.
+
+Each axis of a tensor is a channel axis or a position axis. A row is made of all channels at one
+position; nothing is assumed of how many positions there are, and every statement is about all of
+them. A size that the file leaves open is a symbol, which no rule takes for a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import ml_dtypes
+import numpy as np
+from onnx import TensorProto, helper
+
+from slanc_onnx.graph import Array
+from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.sets import (
+    SLACK,
+    Blocks,
+    Bounded,
+    Box,
+    Ellipsoids,
+    Reach,
+    constant,
+)
+from slanc_onnx.reasons import Reason, Unproved, Unread, reason
+from slanc_onnx.weights import Stored
+
+Dim = int | str
+MOST_CHANNELS = 1 << 20  # of a row
+MOST_KINDS = 64  # pieces of a row whose lengths are taken one by one
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+BOOL, INT64 = TensorProto.BOOL, TensorProto.INT64
+# What one rounding to a narrow type changes: relative, and where underflow makes it absolute.
+_ROUNDED: dict[int, tuple[float, float]] = {
+    TensorProto.FLOAT16: (2.0**-11, 2.0**-25),
+    TensorProto.BFLOAT16: (2.0**-8, 2.0**-134),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a statement about a tensor rests on.
+
+    Attributes:
+        conditions: What it asks of graph inputs.
+        norms: The norms whose outputs it takes to be finite.
+        loose: Whether cheap norms of large matrices were used.
+        origin: The graph inputs of whole numbers whose values are taken to be any.
+    """
+
+    conditions: frozenset[Condition] = frozenset()
+    norms: frozenset[str] = frozenset()
+    loose: bool = False
+    origin: frozenset[str] = frozenset()
+
+    def __or__(self, other: Facts) -> Facts:
+        return Facts(
+            self.conditions | other.conditions,
+            self.norms | other.norms,
+            self.loose or other.loose,
+            self.origin | other.origin,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A tensor whose numbers the file tells.
+
+    Attributes:
+        kind: Its ONNX element type.
+        dims: Its shape.
+        read: Gives its numbers.
+        stored: The same as a matrix to be read by blocks; None where it is none.
+        facts: That initializers a caller may replace keep their defaults.
+    """
+
+    kind: int
+    dims: tuple[int, ...]
+    read: Callable[[], Array]
+    stored: Stored | None = None
+    facts: Facts = Facts()
+
+    @cached_property
+    def values(self) -> Array:
+        """Its numbers, as an array of its shape."""
+        return self.read()
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether no number is infinite or nan; True for matrices, whose sizes are checked."""
+        if self.stored is not None or self.kind not in FLOATS:
+            return True
+        return bool(np.isfinite(np.asarray(self.values).astype(np.float64)).all())
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.dims)
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """A tensor of INT64 made of sizes of other tensors: numbers, and symbols for open sizes.
+
+    Attributes:
+        dims: Its shape.
+        entries: Its elements in order.
+    """
+
+    dims: tuple[int, ...]
+    entries: tuple[Dim, ...]
+    kind: int = INT64
+    facts: Facts = Facts()
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """What is known of a tensor.
+
+    Every element is finite and within the bounds, except for what `infinite` and `nan` allow.
+
+    Attributes:
+        kind: Its ONNX element type.
+        dims: Its shape; a symbol is an open size.
+        axes: Its channel axes, ascending; their sizes are numbers.
+        reach: The set of its rows, over the channel axes in order; one channel where there is none.
+        low: No element is below.
+        high: No element is above.
+        infinite: Whether elements may be -inf.
+        nan: None where no element is nan; else the conditions under which none is.
+        shares: The axis along which no element is negative and the sum is at most 1.
+        tests: The tensor of which this tells whether elements are nan; "" for any other.
+        facts: What all of this rests on.
+    """
+
+    kind: int
+    dims: tuple[Dim, ...]
+    axes: tuple[int, ...]
+    reach: Reach
+    low: float = -math.inf
+    high: float = math.inf
+    infinite: bool = False
+    nan: frozenset[Condition] | None = None
+    shares: int | None = None
+    tests: str = ""
+    facts: Facts = field(default_factory=Facts)
+
+    @property
+    def rank(self) -> int:
+        return len(self.dims)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The sizes of the channel axes."""
+        return tuple(size_of(self.dims[axis]) for axis in self.axes)
+
+    @property
+    def largest(self) -> float:
+        """An upper bound of every magnitude."""
+        return float(self.reach.each.max(initial=0.0))
+
+
+Operand = Value | Constant | Sizes
+
+
+def size_of(dim: Dim) -> int:
+    """A size that has to be a number.
+
+    Raises:
+        NoBound: it is open.
+    """
+    if not isinstance(dim, int):
+        raise NoBound(reason(Unproved.SIZE_OPEN, dim))
+    return dim
+
+
+def largest_of(kind: int) -> float:
+    """The largest number of an element type; of DOUBLE that of FP32, which devices compute in."""
+    if kind in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        return float(np.finfo(np.float32).max)
+    if kind == BOOL:
+        return 1.0
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    if dtype.kind in "iu":
+        return float(np.iinfo(dtype).max)
+    return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+
+
+def natural(kind: int) -> tuple[float, float]:
+    """The least and the largest number of a type of whole numbers."""
+    if kind == BOOL:
+        return 0.0, 1.0
+    limits = np.iinfo(helper.tensor_dtype_to_np_dtype(kind))
+    return float(limits.min), float(limits.max)
+
+
+def interval(
+    kind: int, dims: Sequence[Dim], low: float, high: float, facts: Facts, **more: object
+) -> Value:
+    """A tensor of which only an interval is known: all of its axes are positions."""
+    bound = Box(np.array([max(abs(low), abs(high))]))
+    return replace(Value(kind, tuple(dims), (), bound, low, high, facts=facts), **more)  # type: ignore[arg-type]
+
+
+def checked(value: Value, op: str) -> Value:
+    """A value whose elements fit into their type, with the interval that the rows give.
+
+    Raises:
+        NoBound: one may be too large, so that it is infinite.
+    """
+    most, each = largest_of(value.kind), value.reach.each
+    if value.kind not in FLOATS:
+        return value
+    if value.low < -most and value.high <= most and not math.isnan(value.largest):
+        # What is below the least number becomes -inf, as a mask does.
+        return replace(value, reach=Box(np.minimum(each, most)), low=-most, infinite=True)
+    if not value.largest <= most * (1 + 2.0**-26):  # less than half a unit beyond is rounded down
+        raise NoBound(Reason(Unproved.OVERFLOWS_BETWEEN, (value.largest, most), op=op))
+    reach = value.reach
+    if value.largest > most:
+        reach = Box(np.minimum(each, most))
+    top = float(reach.each.max(initial=0.0))
+    low, high = max(value.low, -top), min(value.high, top)
+    return replace(value, reach=reach, low=low, high=high)
+
+
+def widened(reach: Reach, share: float, at_least: float = 0.0) -> Reach:
+    """A set of rows whose elements are off by a share of the largest that they can be.
+
+    Args:
+        reach: The rows without that.
+        share: Relative to the elements, or to the length of the row.
+        at_least: What an element is off by however small it is.
+    """
+    each = reach.each * (1 + share) + at_least
+    if isinstance(reach, Blocks):
+        pieces = tuple((at, widened(piece, share, at_least)) for at, piece in reach.pieces)
+        return Blocks(each, pieces)
+    beyond = math.sqrt(reach.channels) * at_least
+    if isinstance(reach, Ellipsoids):
+        slack = (reach.slack + share * reach.outline() + beyond) * SLACK
+        return Ellipsoids(each, reach.terms, slack)
+    if at_least and beyond > share * float(each.max(initial=0.0)):
+        return Box(each)
+    return Bounded(each, reach, 1 + share * 2)
+
+
+def rounded(value: Value) -> Value:
+    """A value whose elements were rounded to its type, where that is narrower than FP32."""
+    if value.kind not in _ROUNDED:
+        return value
+    share, tiny = _ROUNDED[value.kind]
+    return replace(value, reach=widened(value.reach, share, tiny))
+
+
+def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
+    """A constant as a value: a tensor of that rank whose rows lie along these axes.
+
+    Raises:
+        NoBound: it holds nan or +inf.
+    """
+    array = np.asarray(given.values)
+    if array.dtype.kind not in "fiub" and given.kind not in FLOATS:
+        raise NoBound(reason(Unread.UNKNOWN_VALUE))
+    numbers = array.astype(np.float64)
+    numbers = numbers.reshape((1,) * (rank - numbers.ndim) + numbers.shape)
+    infinite = np.isneginf(numbers)
+    if not (np.isfinite(numbers) | infinite).all():
+        raise NoBound(Reason(Unproved.WEIGHTS_NOT_FINITE))
+    finite = np.where(infinite, 0.0, numbers)
+    axes = tuple(axis for axis in axes if numbers.shape[axis] > 1)
+    others = [axis for axis in range(rank) if axis not in axes]
+    rows = np.moveaxis(finite, others, range(len(others)))
+    rows = rows.reshape(math.prod(rows.shape[: len(others)]), -1)
+    return Value(
+        given.kind,
+        tuple(numbers.shape),
+        axes,
+        _rows(rows),
+        float(finite.min(initial=0.0)) if finite.size and finite.min() < 0 else _least(finite),
+        float(finite.max()) if finite.size else 0.0,
+        infinite=bool(infinite.any()),
+        facts=given.facts,
+    )
+
+
+def _least(array: Array) -> float:
+    return float(array.min()) if array.size else 0.0
+
+
+def _rows(rows: Array) -> Reach:
+    """The set of some rows, [rows, channels]."""
+    if len(rows) == 1:
+        return constant(rows[0])
+    each = np.abs(rows).max(axis=0, initial=0.0)
+    longest = float(np.linalg.norm(rows, axis=1).max(initial=0.0)) * SLACK
+    return Ellipsoids(each, (np.full(len(each), longest),)) if len(each) > 1 else Box(each)
+
+
+def as_value(operand: Operand, axes: Sequence[int] = (), rank: int | None = None) -> Value:
+    """An operand as a value; a constant with rows along these axes, all positions by default."""
+    if isinstance(operand, Value):
+        return operand
+    if isinstance(operand, Sizes):
+        return interval(INT64, operand.dims, *natural(INT64), operand.facts)
+    return of_constant(operand, len(operand.dims) if rank is None else rank, axes)

@@ -1,0 +1,50 @@
+"""A norm that is known by its ops alone: each of those is rounded, and nothing else."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.graph.scope import read_graph
+from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.verify.emulate.norms import emulate
+from tests.oracles.unoptimised import Values, run
+from tests.spellings.regions import FOUND
+
+(WRITTEN,) = (w for w in FOUND if w.title == "a number per channel for epsilon")
+X = np.full((2, 2, 8), 300, np.float32) * np.linspace(0.9, 1.1, 8, dtype=np.float32)
+
+
+def outputs(model: onnx.ModelProto, accelerator: Accelerator, x: NDArray[np.float32]) -> Values:
+    norms = find_norms_in(read_graph(model))
+    assert [norm.by_ops for norm in norms] == [True]
+    return run(emulate(model, norms, accelerator).model, x=x)
+
+
+def with_neighbour() -> onnx.ModelProto:
+    model = WRITTEN.model()
+    model.graph.node.append(onnx.helper.make_node("Exp", ["x"], ["z"]))
+    model.graph.output.add(name="z")
+    return model
+
+
+@pytest.mark.parametrize("size", [1.0, 2.0**-9])
+def test_each_of_its_ops_is_rounded_and_its_neighbours_are_not(size: float) -> None:
+    model, x = with_neighbour(), X * np.float32(size)
+    found, exact = outputs(model, Accelerator().summing("fp32"), x), run(model, x=x)
+    np.testing.assert_array_equal(found["z"], exact["z"])
+    if size == 1:  # squares are beyond the format, and their root is infinite
+        assert (found["y"] == 0).all()
+        return
+    assert (found["y"] != exact["y"]).any()
+    assert (found["y"] == found["y"].astype(np.float16)).all()
+    np.testing.assert_allclose(found["y"], exact["y"], 4e-3)
+
+
+def test_on_a_device_that_has_some_steps_in_fp32_they_are_left() -> None:
+    accelerator = replace(Accelerator(), fp32_steps=frozenset(["square"]))
+    found = outputs(WRITTEN.model(), accelerator, X)
+    np.testing.assert_array_equal(found["y"], run(WRITTEN.model(), x=X)["y"])
