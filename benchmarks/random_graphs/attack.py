@@ -186,9 +186,8 @@ def _hold_written(
 
 def _rounded(norm: Norm) -> float:
     """By how much the division of a row may round it up, in the element type of the file."""
-    return 1 + {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}.get(
-        norm.element_type, 2.0**-23
-    )
+    steps: dict[int, float] = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
+    return 1 + steps.get(norm.element_type, 2.0**-23)
 
 
 def _keeps(each: ScaledNorm, feed: Feed, lengths: Mapping[str, float]) -> bool:

@@ -11,15 +11,16 @@ from unittest.mock import patch
 
 import numpy as np
 from onnx import NodeProto
+
+from slanc_onnx.prove import Certificate, sets, step_bounds
+from slanc_onnx.prove.sets import Ellipsoids, Reach
 from slanc_onnx.prove.trusted import norm_rows, prover, table, values
 from slanc_onnx.prove.trusted.constants import computer
 from slanc_onnx.prove.trusted.rules import attention, functions, joins, moves, products
 from slanc_onnx.prove.trusted.table import ANY, RULES, Call, Result, Rule
 from slanc_onnx.prove.trusted.values import Constant, Value
-
-from slanc_onnx.prove import Certificate, sets, step_bounds
-from slanc_onnx.prove.sets import Ellipsoids, Reach
 from slanc_onnx.scale import decide
+from slanc_onnx.weights import spectral_bound
 
 Break = Callable[[], AbstractContextManager[Any]]
 
@@ -186,7 +187,7 @@ def quantised() -> AbstractContextManager[Any]:
 
 def matrices_by_their_mean() -> AbstractContextManager[Any]:
     """A matrix stretches rows by its root mean square singular value."""
-    right = sets.spectral_bound
+    right = spectral_bound
 
     def mean(matrix: Any) -> float:
         return right(matrix) / math.sqrt(min(matrix.shape))

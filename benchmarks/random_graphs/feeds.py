@@ -95,14 +95,10 @@ def keeps(feed: Mapping[str, Array], condition: Condition) -> bool:
     values = feed.get(condition.input)
     if condition.kind == "positions":
         return all(max(given.shape, default=0) <= condition.high for given in feed.values())
-    if condition.kind == "keeps":  # surely where a mask hides nothing
-        return values is not None and bool(np.asarray(values).all())
+    if condition.kind == "keeps":  # the first position, which every query may see
+        return values is not None and values.ndim > 0 and bool(np.all(values[..., :1] != 0))
     if condition.kind == "range":
         return values is not None and bool(
             (values >= condition.low).all() and (values <= condition.high).all()
         )
-    if condition.kind == "positions":
-        return all(size <= condition.high for given in feed.values() for size in given.shape)
-    if condition.kind == "keeps":  # the first position, which every query may see
-        return values is not None and bool(np.all(values[..., :1] != 0)) and values.ndim > 0
     raise ValueError(f"a condition of the kind {condition.kind} is not known here")
