@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import re
@@ -72,6 +73,7 @@ def _send(work: Callable[[], bytes], pipe: int) -> None:
         import resource  # not on every system that has Python
 
         gc.freeze()  # to look through what the parent made would copy all of it
+        faulthandler.disable()  # the parent tells how it ended
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
         lower_limit(resource.RLIMIT_CORE, 0)

@@ -8,6 +8,7 @@ which is small.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -130,6 +131,7 @@ def _in_child(
     status = 1
     try:
         gc.freeze()  # to look through what the parent made would copy all of it
+        faulthandler.disable()  # the parent tells how it ended
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
         threading.Thread(target=_end_with, args=(watched,), daemon=True).start()

@@ -205,3 +205,18 @@ def test_a_type_that_is_not_in_the_table_is_unknown() -> None:
                     changed = Call(**{**vars(call), "inputs": tuple(inputs)})
                     with pytest.raises(NoBound):
                         applied(RULES[sample.domain, sample.op], changed)
+
+
+@pytest.mark.parametrize("op", ["Mul", "Max"])
+def test_sets_that_double_from_op_to_op_are_walked_in_bounded_time(op: str) -> None:
+    given = operand(Rows())
+    assert isinstance(given, Value)
+    value: Operand | None = Value(1, given.dims, given.axes, given.reach, -1.0, 1.0)
+    sample = Sample(op, (Rows(), Rows()))
+    for _ in range(64):
+        call = Call(**{**vars(call_of(sample)), "inputs": (value, value)})
+        try:
+            (value,) = applied(RULES["", op], call)
+        except NoBound:  # it has become too large for its type
+            return
+    assert isinstance(value, Value) and value.reach.length() >= LONGEST

@@ -22,6 +22,7 @@ from slanc_onnx.prove.trusted.values import (
     Value,
     as_value,
     checked,
+    few_parts,
     rounded,
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
@@ -239,6 +240,7 @@ def applied(found: Rule, call: Call) -> list[Operand | None]:
     finished: list[Operand | None] = []
     for result in results:
         if isinstance(result, Value):
+            result = replace(result, reach=few_parts(result.reach))
             result = checked(result if found.exact else rounded(result), call.op)
         finished.append(result)
     return finished

@@ -25,6 +25,8 @@ from slanc_onnx.prove.sets import (
     Bounded,
     Box,
     Ellipsoids,
+    Gate,
+    OneOf,
     Reach,
     constant,
 )
@@ -32,7 +34,9 @@ from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 from slanc_onnx.weights import Stored
 
 Dim = int | str
-MOST_CHANNELS = 1 << 20  # of a row
+MOST_CHANNELS = 1 << 18  # of a row
+MOST_PARTS = 1 << 12  # of a set that is made of sets, each as often as it is walked
+MOST_IN_PARTS = 1 << 22  # numbers of these, if each is as wide as the row
 MOST_KINDS = 64  # pieces of a row whose lengths are taken one by one
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 BOOL, INT64 = TensorProto.BOOL, TensorProto.INT64
@@ -205,6 +209,27 @@ def interval(
     """A tensor of which only an interval is known: all of its axes are positions."""
     bound = Box(np.array([max(abs(low), abs(high))]))
     return replace(Value(kind, tuple(dims), (), bound, low, high, facts=facts), **more)  # type: ignore[arg-type]
+
+
+def few_parts(reach: Reach) -> Reach:
+    """The set, or the box around it where it is made of so many that a walk would not end."""
+    if isinstance(reach, Box | Ellipsoids):
+        return reach
+    waiting, count = [reach], 0
+    while waiting:
+        count += 1
+        if count > MOST_PARTS or count * reach.channels > MOST_IN_PARTS:
+            return Box(reach.each)
+        match waiting.pop():
+            case Blocks() as blocks:
+                waiting += [piece for _, piece in blocks.pieces]
+            case Gate() as gate:
+                waiting += [gate.a, gate.b]
+            case Bounded() as bounded:
+                waiting.append(bounded.of)
+            case OneOf() as one:
+                waiting += one.kinds
+    return reach
 
 
 def checked(value: Value, op: str) -> Value:
