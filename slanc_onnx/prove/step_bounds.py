@@ -164,7 +164,7 @@ def output_radius(
         accelerator: The device.
         scale: The divisor of the input; None for all scales up to `MOST_SCALE`.
     """
-    if norm.one_pass:  # cancellation may take all of the variance
+    if norm.one_pass or width < 1:  # cancellation may take all of the variance
         return math.inf
 
     def rounding(step: Step) -> Rounding:

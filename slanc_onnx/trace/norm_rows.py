@@ -95,6 +95,8 @@ def along_channels(constant: View, norm: Norm, x: View) -> View:
 def open_rows(scope: Scope, norm: Norm, view: View) -> bool:
     """Whether the file leaves open how many elements the rows of a norm have."""
     rank = len(view.shape)
+    if rank == 0:
+        return True
     if norm.axes.last_axis and not _repeats(view):
         return view.shape[-1] == 1 and norm.width != 1
     tensor = scope.graph.tensors().get(norm.input)

@@ -98,7 +98,8 @@ class Order:
         told: dict[str, int] = {}
         for index in self.indices:
             node = self._nodes[index]
-            known = constant(node.input[1]) if node.op_type == "MatMul" else None
+            product = node.op_type == "MatMul" and len(node.input) == 2
+            known = constant(node.input[1]) if product else None
             if known is not None and len(known.dims) == 2:
                 told[node.input[0]] = known.dims[0]
         return told

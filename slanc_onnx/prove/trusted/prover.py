@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array, InputSpec
@@ -28,6 +28,7 @@ from slanc_onnx.prove.trusted.norm_rows import input_of, output_of, row_of
 from slanc_onnx.prove.trusted.order import Order
 from slanc_onnx.prove.trusted.table import WHOLE, Call, applied, rule_for
 from slanc_onnx.prove.trusted.values import (
+    BOOL,
     FLOATS,
     Constant,
     Dim,
@@ -140,7 +141,7 @@ class Prover:
         dims = tuple(dim if isinstance(dim, int) else dim or self._fresh() for dim in spec.dims)
         own = frozenset({spec.name})
         if spec.element_type not in FLOATS:
-            if spec.element_type == TensorProto.STRING:
+            if spec.element_type not in (*WHOLE, BOOL):
                 return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
             if spec.rows == 0 and "mask" in spec.name.lower():
                 range_ = frozenset({Condition(spec.name, "range", 0.0, 1.0)})
@@ -164,31 +165,38 @@ class Prover:
         if inner:
             return
         for name, made in zip(node.output, self._results(index, node), strict=False):
-            if name in self._order.after and isinstance(made, Value):
-                made = self._rounded(made)
-            if name in self._order.plain and isinstance(made, Value):
-                made = in_positions(made)
             if name:
-                self._found[name] = made
+                self._found[name] = self._as_read(name, made)
+
+    def _as_read(self, name: str, made: Known) -> Known:
+        """A tensor as its readers take it: rounded behind a norm, elements alone if that does."""
+        if not isinstance(made, Value):
+            return made
+        try:
+            made = self._rounded(made) if name in self._order.after else made
+            return in_positions(made) if name in self._order.plain else made
+        except Exception as error:
+            return Open(made.kind, made.dims, _why(error))
 
     def _results(self, index: int, node: NodeProto) -> list[Known]:
         why: Reason | None = self._scope.faults.get(index)
         first = node.output[0] if node.output else ""
         given = [self._found.get(name) if name else None for name in node.input]
         if why is None:
-            self._fill_caches(node, given)
-            _any_whole_numbers(node, given)
-            missing = [n for n, o in zip(node.input, given, strict=True) if n and o is None]
-            missing = [name for name in missing if name not in self._caches]
-            behind = next((o.reason for o in given if isinstance(o, Open)), None)
             try:
+                self._fill_caches(node, given)
+                _any_whole_numbers(node, given)
+                missing = [n for n, o in zip(node.input, given, strict=True) if n and o is None]
+                missing = [name for name in missing if name not in self._caches]
+                behind = next((o.reason for o in given if isinstance(o, Open)), None)
                 if missing:
                     raise NoBound(reason(Unread.UNKNOWN_TENSOR, missing[0], node.op_type))
                 if behind is None:
                     return list(self._applied(node, given))  # type: ignore[arg-type]
                 why = behind
-            except NoBound as error:
-                why = error.reason if error.reason.op else error.reason.at(node.op_type, first)
+            except Exception as error:
+                why = _why(error)
+                why = why if why.op else why.at(node.op_type, first)
         return self._only_shapes(node, given, why)
 
     def _fill_caches(self, node: NodeProto, given: list[Known | None]) -> None:
@@ -229,7 +237,7 @@ class Prover:
             stand_ins.append(operand)
         try:
             made = self._applied(node, stand_ins)
-        except NoBound:
+        except Exception:
             return unknown
         return [o if not isinstance(o, Value) else Open(o.kind, o.dims, why) for o in made]
 
@@ -276,7 +284,10 @@ class Prover:
 
     def _normalise(self, norm: Norm, node: NodeProto) -> None:
         """Bound a norm's input; its output has a length of its own, whatever that is."""
-        given = input_of(norm, node, self._found)
+        try:
+            given: Known | None = input_of(norm, node, self._found)
+        except Exception as error:
+            given = Open(norm.element_type, None, _why(error))
         self.bounds[norm.name] = self._bound(norm, given)
         if isinstance(given, Value) and isinstance(given.reach, Ellipsoids):
             kept = replace(given, reach=given.reach.simplified())
@@ -290,8 +301,8 @@ class Prover:
             made = output_of(norm, given, affine, self._assumed.device)
             made = self._rounded(made) if norm.output == norm.normalised else made
             result: Known = made
-        except NoBound as error:
-            result = Open(norm.output_type, None, error.reason)
+        except Exception as error:
+            result = Open(norm.output_type, None, _why(error))
         self.affine[norm.name] = affine_of(norm, self._numbers)
         self._found[norm.normalised] = result
         if norm.residual is not None and len(node.output) > norm.residual and given is not None:
@@ -308,10 +319,8 @@ class Prover:
             return Bound(None, reason=reason(Doubt.MAY_BE_GIVEN, norm.overridable_epsilon))
         try:
             length, width, facts = row_of(norm, given)
-        except NoBound as error:
-            return Bound(None, reason=error.reason)
-        except np.linalg.LinAlgError:
-            return Bound(None, reason=Reason(Unproved.WEIGHTS_NOT_FINITE))
+        except Exception as error:
+            return Bound(None, reason=_why(error))
         if not math.isfinite(length):
             return Bound(None, reason=Reason(Unproved.BOUND_NOT_FINITE))
         conditions = tuple(sorted(facts.conditions))
@@ -322,6 +331,15 @@ class Prover:
         affine = rounding_of(self._assumed.device, "affine")
         reach = widened(value.reach, affine.grow**2 - 1, 2 * affine.eta * affine.grow)
         return replace(value, reach=reach)
+
+
+def _why(error: Exception) -> Reason:
+    """Why there is no bound; a damaged node that its rule does not fit has none."""
+    if isinstance(error, NoBound):
+        return error.reason
+    if isinstance(error, np.linalg.LinAlgError):
+        return Reason(Unproved.WEIGHTS_NOT_FINITE)
+    return reason(Unread.NOT_COMPUTED, str(error)[:200])
 
 
 def _any_whole_numbers(node: NodeProto, given: list[Known | None]) -> None:
