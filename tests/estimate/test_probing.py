@@ -210,7 +210,7 @@ def test_the_width_of_a_row_that_the_file_does_not_tell_is_measured() -> None:
     model = graph(nodes, WEIGHTS)
     (norm,) = find_norms_in(read_graph(model))
     assert norm.width is None
-    assert probed(model)["n"].width == LENGTH
+    assert probed(model)["n"].width == 2 * LENGTH  # the larger of the two sizes that are run
     fixed = graph(TEXT, WEIGHTS)
     assert probed(fixed)["n"].width == D
 

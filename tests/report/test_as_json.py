@@ -127,7 +127,7 @@ def test_it_has_exactly_its_keys(run: Run) -> None:
     assert list(report["norms"][0]["observed"]) == OBSERVED
     assert list(report["validation"]) == VALIDATION
     assert list(report["validation"]["fp16"]) == FP16
-    assert set(report["seconds"]) == {"find", "scale", "write", "validate", "total"}
+    assert set(report["seconds"]) == {"find", "scale", "fold", "write", "validate", "total"}
 
 
 def test_it_tells_each_norm_in_topological_order(run: Run) -> None:
