@@ -47,6 +47,10 @@ def test_a_scale_that_makes_rows_overflow_is_not_kept(
     outcome = job(tmp_path, size, scale, apply)
     [norm] = outcome.norms
     why = [reason for reason in norm.reasons if reason.kind is Decision.WORSE_THAN_ONE]
+    if scale == "window":  # it knows the inputs that are given, and needs no second try
+        assert why == [] and outcome.validation is not None and outcome.passed
+        assert outcome.validation.overflowed_after == 0
+        return
     assert norm.scale == 1 and len(why) == 1
     before = float(why[0].facts[0])  # type: ignore[arg-type]
     assert (squares / before**2).max() > 65504  # as it would have overflowed
