@@ -73,58 +73,10 @@ class Fault(_Named):
     REFUSED = auto()  # what onnx said
 
 
-class Doubt(_Named):
-    """Why an output of a rule holds only as an estimate."""
-
-    NO_CHECK = auto()
-    INHERITED = auto()  # behind: the doubt of an input
-    NOT_JUDGED = auto()  # behind: what is not known
-    EMPTY_INPUT = auto()
-    EMPTY_OUTPUT = auto()
-    NUMBERS_BY_LENGTH = auto()
-    CUT_BY_LENGTH = auto()
-    ONE_ROW_OF_SEVERAL = auto()
-    POSITIONS_DIFFER = auto()
-    ROW_COUNTS_DIFFER = auto()
-    SEVERAL_SOFTMAXES = auto()
-    WHOLE_NUMBERS = auto()
-    ONE_NUMBER_PER_ROW = auto()
-    SIGNED_SHARES = auto()
-    LIMIT_LEFT_OUT = auto()
-    CONSTANT_IN_PLACE = auto()
-    ZERO_IN_PLACE = auto()
-    CHOSEN_BY_ELEMENT = auto()
-    CHOSEN_ALONG_OTHER_AXIS = auto()
-    CHOSEN_BY_DATA = auto()
-    ROUNDED = auto()
-    INPUT_ROUNDED = auto()
-    UNKNOWN_TYPE = auto()
-    SHARES_ALONG_OTHER_AXIS = auto()
-    SHARES_MOVED = auto()
-    SEVERAL_KINDS = auto()
-    OWN_STATISTICS = auto()
-    TABLE_NOT_CONSTANT = auto()
-    REDUCED = auto()
-    REDUCED_CHANNELS = auto()
-    MORE_POSITIONS = auto()
-    AXES_MIXED = auto()
-    PADDED = auto()
-    ZEROS_BETWEEN = auto()
-    RESIZED = auto()
-    SORTED = auto()
-    INDICES = auto()
-    COUNTED = auto()
-    POSITIONS_SPLIT = auto()
-    CHANNELS_UNKNOWN = auto()  # input
-    MAY_BE_GIVEN = auto()  # initializer
-    ROWS_OPEN = auto()
-    IN_LOOP = auto()
-    BRANCH = auto()
-
-
 class Unproved(_Named):
     """Why a norm has no bound or no certificate."""
 
+    MAY_BE_GIVEN = auto()  # initializer
     NO_LIMIT = auto()  # function
     NEGATIVE_ARGUMENT = auto()  # function
     ROWS_DIFFER = auto()  # channels, channels
@@ -268,17 +220,7 @@ class Note(_Named):
 
 
 Kind = (
-    Unread
-    | Fault
-    | Doubt
-    | Unproved
-    | Seen
-    | Unscalable
-    | Untaken
-    | Decision
-    | Undivided
-    | Failure
-    | Note
+    Unread | Fault | Unproved | Seen | Unscalable | Untaken | Decision | Undivided | Failure | Note
 )
 Fact = str | float | tuple[int, ...] | tuple[str, str] | tuple[str, int]
 

@@ -5,7 +5,7 @@ read the records and do not ask for an op by its name. An op without a record co
 which is safe.
 """
 
-from slanc_onnx.ops.between import BETWEEN, MOVES, Movement
+from slanc_onnx.ops.between import BETWEEN, MOVES
 from slanc_onnx.ops.degrees import (
     EPSILON,
     QUANTISING,
@@ -63,7 +63,6 @@ __all__ = [
     "Internal",
     "Interval",
     "Kind",
-    "Movement",
     "Mover",
     "NoDegree",
     "Parameter",

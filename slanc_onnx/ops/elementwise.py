@@ -48,15 +48,6 @@ class Elementwise:
     degree: Callable[..., float | None] = lambda *_: None
     exact: bool = False
 
-    def zero_at_zero(self, *parameters: Parameter) -> bool:
-        """Whether F(0) = 0."""
-        with np.errstate(all="ignore"):
-            return bool(self.arithmetic(np.zeros(1, np.float32), *parameters)[0] == 0)
-
-    def never_negative(self, *parameters: Parameter) -> bool:
-        """Whether F(z) >= 0 for all z of the domain."""
-        return self.range(*parameters)[0] >= 0
-
 
 def apply_function(name: str, x: Array, parameters: tuple[Parameter, ...] = ()) -> Array:
     """Apply an elementwise function to FP32 rows.

@@ -18,7 +18,7 @@ from slanc_onnx.norms import Norm
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.step_bounds import Arithmetic, StepFails
-from slanc_onnx.reasons import Doubt, Reason, Unproved, reason
+from slanc_onnx.reasons import Reason, Unproved, reason
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def certify(
         kind = Unproved.L2_NORMALISATION if norm.kind == "l2" else Unproved.OTHER_STEPS
         return Certificate(False, Reason(kind), bound, affine=affine)
     if norm.overridable_epsilon is not None:
-        given = Reason(Doubt.MAY_BE_GIVEN, (norm.overridable_epsilon,))
+        given = Reason(Unproved.MAY_BE_GIVEN, (norm.overridable_epsilon,))
         return Certificate(False, given, bound, affine=affine)
     arithmetic = Arithmetic(norm, norm.width or bound.width, accelerator, scale)
     try:

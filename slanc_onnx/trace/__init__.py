@@ -2,7 +2,7 @@
 
 Takes scopes and norms and gives one expression per norm, from its input back to the norms, tables
 and graph inputs that it comes from. An op that no rule reads becomes an opaque source, which the
-report names. Expressions that hold only as estimates are listed with the reason.
+report names. Expressions are for estimates: a proof reads the graph by itself (`prove`).
 """
 
 from slanc_onnx.trace.expression import (

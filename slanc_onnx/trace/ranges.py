@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 
 import numpy as np
 
-from slanc_onnx.graph import Array, read_through
+from slanc_onnx.graph import Array
 from slanc_onnx.ops import ELEMENTWISE, Interval
 from slanc_onnx.trace.expression import (
     Apply,
     Expr,
-    Input,
     Known,
     Mix,
     Pick,
@@ -60,37 +58,6 @@ def function_range(expr: Apply) -> tuple[float, float]:
 
 def _finite(interval: tuple[float, float]) -> tuple[float, float] | None:
     return interval if all(math.isfinite(end) for end in interval) else None
-
-
-def never_negative(expr: Expr, inputs: Collection[str] = ()) -> bool:
-    """Whether no element is below zero, whatever the data.
-
-    Args:
-        expr: The expression.
-        inputs: Names of graph inputs that have no element below zero.
-    """
-
-    def read(expr: Expr) -> Reading[bool]:
-        return _never_negative(expr, inputs)
-
-    return read_through(expr, read, {})
-
-
-def _never_negative(expr: Expr, inputs: Collection[str]) -> Reading[bool]:
-    match expr:
-        case Input():
-            return expr.name in inputs
-        case Apply(function="ReduceSum") | Pick() | Mix():
-            return (yield expr.x)
-        case Apply():
-            return function_range(expr)[0] >= 0
-        case Sum():
-            return (yield expr.a) and (yield expr.b)
-        case Product():
-            return expr.a is expr.b or ((yield expr.a) and (yield expr.b))
-        case Known():
-            return bool((np.asarray(expr.weight.read()) >= 0).all())
-    return isinstance(expr, Shares)
 
 
 @reader

@@ -18,13 +18,12 @@ from onnx import TensorProto
 from slanc_onnx.graph import Array, GraphPath, InputSpec, Scope, concrete_shapes, op_of, read_tensor
 from slanc_onnx.norms import Norm
 from slanc_onnx.ops import CannotFollow, broadcast, too_large
-from slanc_onnx.reasons import Doubt, Reason, Unread
+from slanc_onnx.reasons import Reason, Unread
 from slanc_onnx.run import Sizes, dtype_of, shapes_of
 from slanc_onnx.trace.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
 from slanc_onnx.trace.expression import Alternatives, Apply, Expr, Input, Product, Sum, Weight
 from slanc_onnx.trace.norm_rows import along_channels, normalise, open_rows
 from slanc_onnx.trace.rules import RULES
-from slanc_onnx.trace.sound import Doubts
 from slanc_onnx.trace.unread import opaque
 from slanc_onnx.trace.values import Const, Unknown, Value, View, as_view, combine
 from slanc_onnx.trace.visit import Visit
@@ -56,18 +55,11 @@ class Trace:
     Attributes:
         inputs: The expression of each norm's input, by norm name.
         blocked: Why a norm's input has no expression, by norm name.
-        estimated: Why an expression holds only as an estimate, by its serial: the tensor may have
-            rows that the expression does not stand for (`sound/provable.py`). What is made of it
-            holds only as an estimate, too.
-        past: The graph input with past rows of an expression, by its serial: the expression holds
-            if the model itself made them.
         affine: The values of gamma and beta by norm name; None for one that the norm lacks.
     """
 
     inputs: dict[str, Expr]
     blocked: dict[str, Reason]
-    estimated: dict[int, Reason] = field(default_factory=dict)
-    past: dict[int, str] = field(default_factory=dict)
     affine: dict[str, tuple[Value | None, Value | None]] = field(default_factory=dict)
 
     def unread(self, norm: str) -> Reason:
@@ -94,11 +86,7 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
         if too_large(shape):
             values[name] = Unknown("graph input", name)
             continue
-        value = values[name] = _input_value(name, shape, dtype_of(spec).kind in "fV")
-        axis = _channels_of(shape)
-        known = axis is not None and isinstance(spec.dims[axis], int)
-        if spec.is_float and not known and not _weights_fix_width(main, name):
-            tracer.doubts.mark([value], Reason(Doubt.CHANNELS_UNKNOWN, (name,)))
+        values[name] = _input_value(name, shape, dtype_of(spec).kind in "fV")
     for info in main.proto.input:  # sequences, which are not fed
         values.setdefault(info.name, Unknown("graph input", info.name))
     tracer.run(main, values)
@@ -109,14 +97,7 @@ def trace(scopes: Sequence[Scope], norms: Sequence[Norm], specs: Sequence[InputS
             inputs[name] = _any_of(exprs)
         else:  # a loop's first rows may be of a graph input that the file tells nothing of
             tracer.blocked.setdefault(name, Reason(Unread.WIDTHS_DIFFER, (tuple(widths),)))
-    doubts = tracer.doubts
-    return Trace(inputs, tracer.blocked, doubts.estimated, doubts.past, tracer.affine)
-
-
-def _weights_fix_width(scope: Scope, name: str) -> bool:
-    """Whether all ops that read an input multiply it by weights, which fix its width."""
-    readers = {op_of(node) for node in scope.sorted_nodes for t in node.inputs if t.name == name}
-    return readers <= {"Conv", "FusedConv", "NhwcConv", "MatMul", "Gemm", "Shape"}
+    return Trace(inputs, tracer.blocked, tracer.affine)
 
 
 def _any_of(exprs: Sequence[Expr]) -> Expr:
@@ -166,9 +147,7 @@ class _Tracer:
         self.seen: dict[str, list[Expr]] = {}  # by norm name, one per pass of a loop
         self.blocked: dict[str, Reason] = {}
         self.affine: dict[str, tuple[Value | None, Value | None]] = {}
-        self.doubts = Doubts()
         self.reads: dict[Weight, tuple[int, int]] = {}  # how many for a constant, how deep
-        self.loops = 0  # that the walk is inside of
 
     def run(self, scope: Scope, values: dict[str, Value]) -> dict[str, Value]:
         """Give every tensor of a scope its value; `values` has those of inputs and outer scopes."""
@@ -176,8 +155,6 @@ class _Tracer:
             values.setdefault(info.name, Unknown("graph input", info.name))
         for name, proto in scope.initializers.items():
             values[name] = _constant(proto, scope, name)
-            if name in scope.overridable:
-                self.doubts.mark([values[name]], Reason(Doubt.MAY_BE_GIVEN, (name,)))
         for node in scope.sorted_nodes:
             if op_of(node) == "Constant" or not (node.outputs or _bodies(node)):
                 continue  # or nothing comes of it
@@ -213,7 +190,6 @@ class _Tracer:
             visit = Visit(node, inputs, self.shapes)
             outputs = rule(visit)
             self._count_reads(inputs, outputs)
-            self.doubts.visit(visit, outputs)
             return outputs
         except CannotFollow as error:
             log.debug("%s %s %s", node.op, _made_by(node), error)
@@ -244,14 +220,12 @@ class _Tracer:
         if norm.form in RULES:  # whose rule makes what it normalises
             visit = Visit(node, [values.get(t.name) if t.name else None for t in node.inputs])
             addends: Sequence[Value] = RULES[node.op](visit)
-            self.doubts.visit(visit, addends)
         elif norm.residual is not None:
             names = [node.inputs[place.position].name for place in norm.places]
             addends = [_value_of(name, values) for name in names]
         else:
             addends = [_value_of(norm.input, values)]
-        affine = [values[name] for name in (norm.gamma, norm.beta) if name and name in values]
-        view, result = self._input(scope, norm, addends, affine)
+        view, result = self._input(scope, norm, addends)
         if norm.residual is not None and len(outputs) > norm.residual:
             outputs[norm.residual] = view
         # Decomposed norms have their gamma in nodes of their own, except where it comes earlier.
@@ -273,18 +247,10 @@ class _Tracer:
             except CannotFollow as error:
                 self.blocked.setdefault(norm.name, error.reason.at(node.op, norm.normalised))
 
-    def _input(
-        self, scope: Scope, norm: Norm, addends: Sequence[Value], affine: Sequence[Value] = ()
-    ) -> tuple[View, View]:
+    def _input(self, scope: Scope, norm: Norm, addends: Sequence[Value]) -> tuple[View, View]:
         """Note what rows a norm reads; returns its input and its normalised output."""
         view = self._summed(norm, addends)
-        is_open = open_rows(scope, norm, view)
-        expr, result = normalise(view, norm, is_open)
-        self.doubts.norm(norm, [*addends, *affine], expr, result, is_open)
-        if self.loops:
-            in_loop = Reason(Doubt.IN_LOOP, op=norm.form, tensor=norm.normalised)
-            self.doubts.mark([view], in_loop)
-            self.doubts.estimated.setdefault(expr.serial, in_loop)
+        expr, result = normalise(view, norm, open_rows(scope, norm, view))
         self.seen.setdefault(norm.name, []).append(expr)
         return view, result
 
@@ -310,25 +276,16 @@ class _Tracer:
     ) -> list[Value]:
         """The outputs of an If, Loop or Scan; a loop's body is walked several times."""
         outputs: list[Value] = [Unknown(node.op, t.name) for t in node.outputs]
-        given: list[list[Value]] = []
         for attribute, graph in bodies.items():
             body = self.scopes[(*scope.path, (scope.index[id(node)], attribute))]
             if node.op in ("Loop", "Scan"):
-                self.loops += 1
-                outputs = self._iterations(node, body, inputs, values)
-                self.loops -= 1
-                self.doubts.mark(outputs, Reason(Doubt.IN_LOOP).at(node.op, _made_by(node)))
-                return outputs
+                return self._iterations(node, body, inputs, values)
             inner = self.run(body, dict(values))
             chosen = taken(inputs[0])
             if chosen is not None and attribute != chosen:
                 continue
-            given.append([inner.get(t.name) or Unknown(node.op, t.name) for t in graph.outputs])
             for i, tensor in enumerate(graph.outputs[: len(outputs)]):
                 outputs[i] = either_branch(outputs[i], inner.get(tensor.name) or outputs[i])
-        if len(given) > 1:
-            branch = Reason(Doubt.BRANCH).at(node.op, _made_by(node))
-            self.doubts.branches(outputs, given, branch)
         return outputs
 
     def _iterations(

@@ -9,7 +9,7 @@ from slanc_onnx import Accelerator, Options, compute_scales, protect
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import certify
 from slanc_onnx.prove.radius import safe_radius
-from slanc_onnx.reasons import Doubt, Reason
+from slanc_onnx.reasons import Reason, Unproved
 from slanc_onnx.targets import TARGETS
 from tests.models.four_norms import four_norms
 from tests.oracles.adversarial import random_rows
@@ -107,5 +107,5 @@ def test_no_certificate_where_a_caller_may_give_another_epsilon() -> None:
     open_one = replace(norm, overridable_epsilon="eps")
     assert certify(norm, Bound(2.0, width=64), 1.0, Accelerator()).certified
     found = certify(open_one, Bound(2.0, width=64), 1.0, Accelerator())
-    assert not found.certified and found.reason == Reason(Doubt.MAY_BE_GIVEN, ("eps",))
+    assert not found.certified and found.reason == Reason(Unproved.MAY_BE_GIVEN, ("eps",))
     assert safe_radius(open_one, 64, 1.0, Accelerator(), (1.0, 0.0)) is None

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from slanc_onnx.prove import Condition
-from slanc_onnx.reasons import Decision, Doubt, Kind, Note, Reason, Undivided, Unproved, Unread
+from slanc_onnx.reasons import Decision, Kind, Note, Reason, Undivided, Unproved, Unread
 from slanc_onnx.report.terms import rule_text
 from slanc_onnx.report.terms import short_rule_text as short
 from slanc_onnx.report.wording import TEXTS, condition_text, reason_text, reasons_text
@@ -36,8 +36,9 @@ def test_a_text_takes_as_many_facts_as_it_names(kind: Kind) -> None:
     assert named == set(range(len(named)))
     if kind is Unproved.STEP_OVERFLOWS:
         facts = ("input", 1.5)
-    told = reason_text(Reason(kind, facts, behind=Reason(Doubt.SORTED)))
-    assert (TEXTS[Doubt.SORTED] in told) == ("{behind}" in TEXTS[kind] or kind is Doubt.SORTED)
+    told = reason_text(Reason(kind, facts, behind=Reason(Unread.NO_MATRIX)))
+    inner = Unread.NO_MATRIX
+    assert (TEXTS[inner] in told) == ("{behind}" in TEXTS[kind] or kind is inner)
     if kind is not Unproved.STEP_OVERFLOWS:
         assert all(fact in told for fact in facts if isinstance(fact, str))
 
@@ -45,8 +46,11 @@ def test_a_text_takes_as_many_facts_as_it_names(kind: Kind) -> None:
 def test_a_reason_names_the_op_that_it_is_about() -> None:
     stopped = Reason(Unread.STOPPED, behind=Reason(Unread.NOTHING_SAID).at("Look", "h"))
     assert reason_text(stopped) == "the trace stopped at Look (h)"
-    doubt = Reason(Doubt.INHERITED, behind=Reason(Doubt.ROUNDED).at("Cast", "a")).at("Add", "b")
-    assert reason_text(doubt) == "Add (b): Cast (a): rounds numbers"
+    inner = Reason(Unread.TWO_CONSTANTS).at("Cast", "a")
+    broken = Reason(Unread.BROKEN, behind=inner).at("Add", "b")
+    assert reason_text(broken) == (
+        "Add (b): breaks the rules of its op: Cast (a): multiplies two constants"
+    )
     assert reasons_text(()) == ""
     both = (Reason(Decision.WITH_ITS_GROUP), Reason(Decision.ALONE, (4.0,)))
     assert reasons_text(both) == "folded with its group; 4 by itself"

@@ -40,7 +40,7 @@ from slanc_onnx.prove.trusted.values import (
     natural,
     widened,
 )
-from slanc_onnx.reasons import Doubt, Reason, Unproved, Unread, reason
+from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ class Prover:
             self._found[spec.name] = self._input(spec)
         for name in self._scope.overridable:
             kind = self._scope.initializers[name].data_type
-            self._found[name] = Open(kind, None, reason(Doubt.MAY_BE_GIVEN, name))
+            self._found[name] = Open(kind, None, reason(Unproved.MAY_BE_GIVEN, name))
         order = self._order.indices
         self._widths = self._order.told_widths(self.constant)
         ends = self._order.last_reads()
@@ -316,7 +316,7 @@ class Prover:
         if not isinstance(given, Value):
             given = as_value(given)
         if norm.overridable_epsilon is not None:
-            return Bound(None, reason=reason(Doubt.MAY_BE_GIVEN, norm.overridable_epsilon))
+            return Bound(None, reason=reason(Unproved.MAY_BE_GIVEN, norm.overridable_epsilon))
         try:
             length, width, facts = row_of(norm, given)
         except Exception as error:

@@ -4,15 +4,6 @@ A rule takes a node with the values of its inputs and gives the values of its ou
 the table of all rules. An op without a rule ends the trace there.
 """
 
-from slanc_onnx.trace.rules.attention import ATTENTION
-from slanc_onnx.trace.rules.elementwise import LOGIC
-from slanc_onnx.trace.rules.reduce import is_total_of
 from slanc_onnx.trace.rules.table import KEEPS_SHAPE, RULES
 
-__all__ = [
-    "ATTENTION",
-    "KEEPS_SHAPE",
-    "LOGIC",
-    "RULES",
-    "is_total_of",
-]
+__all__ = ["KEEPS_SHAPE", "RULES"]

@@ -45,7 +45,6 @@ from slanc_onnx.weights import cheap_spectral_bound, lengths, read_once, spectra
 # Of larger matrices "auto" takes the cheaper norms: a tight one costs as much as running as many
 # rows as the smaller side has, which for these is more than the scales take.
 EXACT_SIZE = 3 << 18
-MOST_MATRICES = 64  # of a stack
 # A sum over positions is rounded once for each; this many are allowed for.
 MOST_POSITIONS = 1 << 17
 POSITIONS = Condition("", "positions", 1.0, float(MOST_POSITIONS))
