@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from slanc_onnx.prove.condition import Condition
-from slanc_onnx.reasons import Reason
+from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 
 
 class NoBound(Exception):
@@ -18,6 +22,23 @@ class NoBound(Exception):
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+@contextmanager
+def damage_has_no_bound() -> Iterator[None]:
+    """Work on nodes that may be damaged: whatever fails there says nothing of a tensor.
+
+    Raises:
+        NoBound: the work raised that, or anything else.
+    """
+    try:
+        yield
+    except NoBound:
+        raise
+    except np.linalg.LinAlgError as error:
+        raise NoBound(Reason(Unproved.WEIGHTS_NOT_FINITE)) from error
+    except Exception as error:
+        raise NoBound(reason(Unread.NOT_COMPUTED, str(error)[:200])) from error
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,16 @@ from onnx.reference import ReferenceEvaluator
 
 from slanc_onnx.graph import DOMAINS, Array, read_tensor
 from slanc_onnx.prove.bound import NoBound
-from slanc_onnx.prove.trusted.values import FLOATS, Constant, Dim, Facts, Operand, Sizes
+from slanc_onnx.prove.trusted.values import (
+    FLOATS,
+    Constant,
+    Dim,
+    Facts,
+    Operand,
+    Sizes,
+    facts_of,
+    settled,
+)
 from slanc_onnx.reasons import Unread, reason
 from slanc_onnx.weights import stored_matrix
 
@@ -79,23 +88,18 @@ def folded(
     Raises:
         NoBound: they cannot be computed, or are too many.
     """
-    from slanc_onnx.prove.trusted.table import known_sizes
-
     if not inputs or node.domain not in DOMAINS or node.op_type in _RANDOM:
         return None
     given: list[Constant | None] = []
     for operand in inputs:
-        if isinstance(operand, Sizes) and all(isinstance(e, int) for e in operand.entries):
-            operand = known_sizes(operand)
-        if not (operand is None or isinstance(operand, Constant)):
+        known = None if operand is None else settled(operand)
+        if not (known is None or isinstance(known, Constant)):
             return None
-        given.append(operand)
+        given.append(known)
     there = [constant for constant in given if constant is not None]
     if not there or any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
         return None
-    facts = Facts()
-    for constant in there:
-        facts = facts | constant.facts
+    facts = facts_of(there)
     turned = _turned(node, there, facts)
     if turned is not None:
         return [turned]
@@ -152,12 +156,10 @@ def moved_sizes(
         return None
     entries: list[Dim] = []
     arrays: list[Array | None] = []
-    facts = Facts()
     for place, operand in enumerate(inputs):
         if operand is None:
             arrays.append(None)
             continue
-        facts = facts | operand.facts
         if place in places:
             own = _entries(operand, fresh)
             arrays.append(_numbered(len(entries), len(own), operand.dims))
@@ -167,7 +169,8 @@ def moved_sizes(
         else:
             return None
     moved = compute(arrays)[0]
-    return Sizes(moved.shape, tuple(entries[i] for i in moved.reshape(-1)), facts=facts)
+    told = tuple(entries[i] for i in moved.reshape(-1))
+    return Sizes(moved.shape, told, facts=facts_of(inputs))
 
 
 def _numbered(start: int, count: int, dims: Sequence[Dim]) -> Array:
@@ -189,8 +192,7 @@ def _compared(inputs: Sequence[Operand | None]) -> Constant | None:
             return None
         told.append(len(numbers) == 2 and numbers[0] == numbers[1])
     array = np.array(told, dtype=bool).reshape(dims)
-    facts = pair[0].facts | pair[1].facts
-    return Constant(TensorProto.BOOL, dims, lambda: array, facts=facts)
+    return Constant(TensorProto.BOOL, dims, lambda: array, facts=facts_of(pair))
 
 
 def _entry_array(operand: Sizes | Constant) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array, InputSpec
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.prove.bound import Bound, NoBound
+from slanc_onnx.prove.bound import Bound, NoBound, damage_has_no_bound
 from slanc_onnx.prove.certificate import affine_of
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import Ellipsoids
@@ -173,10 +173,11 @@ class Prover:
         if not isinstance(made, Value):
             return made
         try:
-            made = self._rounded(made) if name in self._order.after else made
-            return in_positions(made) if name in self._order.plain else made
-        except Exception as error:
-            return Open(made.kind, made.dims, _why(error))
+            with damage_has_no_bound():
+                made = self._rounded(made) if name in self._order.after else made
+                return in_positions(made) if name in self._order.plain else made
+        except NoBound as error:
+            return Open(made.kind, made.dims, error.reason)
 
     def _results(self, index: int, node: NodeProto) -> list[Known]:
         why: Reason | None = self._scope.faults.get(index)
@@ -184,20 +185,26 @@ class Prover:
         given = [self._found.get(name) if name else None for name in node.input]
         if why is None:
             try:
-                self._fill_caches(node, given)
-                _any_whole_numbers(node, given)
-                missing = [n for n, o in zip(node.input, given, strict=True) if n and o is None]
-                missing = [name for name in missing if name not in self._caches]
-                behind = next((o.reason for o in given if isinstance(o, Open)), None)
-                if missing:
-                    raise NoBound(reason(Unread.UNKNOWN_TENSOR, missing[0], node.op_type))
-                if behind is None:
-                    return list(self._applied(node, given))  # type: ignore[arg-type]
-                why = behind
-            except Exception as error:
-                why = _why(error)
-                why = why if why.op else why.at(node.op_type, first)
+                with damage_has_no_bound():
+                    self._fill_caches(node, given)
+                    _any_whole_numbers(node, given)
+                    self._check_known(node, given)
+                    why = next((o.reason for o in given if isinstance(o, Open)), None)
+                    if why is None:
+                        return self._applied(node, given)  # type: ignore[arg-type]
+            except NoBound as error:
+                why = error.reason if error.reason.op else error.reason.at(node.op_type, first)
         return self._only_shapes(node, given, why)
+
+    def _check_known(self, node: NodeProto, given: Sequence[Known | None]) -> None:
+        """Refuse inputs that are no tensors here: of graphs around, or of nothing.
+
+        Raises:
+            NoBound: there is one.
+        """
+        for name, operand in zip(node.input, given, strict=True):
+            if name and operand is None and name not in self._caches:
+                raise NoBound(reason(Unread.UNKNOWN_TENSOR, name, node.op_type))
 
     def _fill_caches(self, node: NodeProto, given: list[Known | None]) -> None:
         """Past rows that the same model made are rows of what is joined to them.
@@ -236,8 +243,9 @@ class Prover:
                 operand = interval(operand.kind, operand.dims, 1.0, 1.0, Facts())
             stand_ins.append(operand)
         try:
-            made = self._applied(node, stand_ins)
-        except Exception:
+            with damage_has_no_bound():
+                made = self._applied(node, stand_ins)
+        except NoBound:
             return unknown
         return [o if not isinstance(o, Value) else Open(o.kind, o.dims, why) for o in made]
 
@@ -285,9 +293,10 @@ class Prover:
     def _normalise(self, norm: Norm, node: NodeProto) -> None:
         """Bound a norm's input; its output has a length of its own, whatever that is."""
         try:
-            given: Known | None = input_of(norm, node, self._found)
-        except Exception as error:
-            given = Open(norm.element_type, None, _why(error))
+            with damage_has_no_bound():
+                given: Known | None = input_of(norm, node, self._found)
+        except NoBound as error:
+            given = Open(norm.element_type, None, error.reason)
         self.bounds[norm.name] = self._bound(norm, given)
         if isinstance(given, Value) and isinstance(given.reach, Ellipsoids):
             kept = replace(given, reach=given.reach.simplified())
@@ -298,11 +307,12 @@ class Prover:
         try:
             if given is None or (isinstance(given, Open) and given.dims is None):
                 raise NoBound(Reason(Unread.STOPPED) if given is None else given.reason)
-            made = output_of(norm, given, affine, self._assumed.device)
-            made = self._rounded(made) if norm.output == norm.normalised else made
+            with damage_has_no_bound():
+                made = output_of(norm, given, affine, self._assumed.device)
+                made = self._rounded(made) if norm.output == norm.normalised else made
             result: Known = made
-        except Exception as error:
-            result = Open(norm.output_type, None, _why(error))
+        except NoBound as error:
+            result = Open(norm.output_type, None, error.reason)
         self.affine[norm.name] = affine_of(norm, self._numbers)
         self._found[norm.normalised] = result
         if norm.residual is not None and len(node.output) > norm.residual and given is not None:
@@ -318,9 +328,10 @@ class Prover:
         if norm.overridable_epsilon is not None:
             return Bound(None, reason=reason(Unproved.MAY_BE_GIVEN, norm.overridable_epsilon))
         try:
-            length, width, facts = row_of(norm, given)
-        except Exception as error:
-            return Bound(None, reason=_why(error))
+            with damage_has_no_bound():
+                length, width, facts = row_of(norm, given)
+        except NoBound as error:
+            return Bound(None, reason=error.reason)
         if not math.isfinite(length):
             return Bound(None, reason=Reason(Unproved.BOUND_NOT_FINITE))
         conditions = tuple(sorted(facts.conditions))
@@ -331,15 +342,6 @@ class Prover:
         affine = rounding_of(self._assumed.device, "affine")
         reach = widened(value.reach, affine.grow**2 - 1, 2 * affine.eta * affine.grow)
         return replace(value, reach=reach)
-
-
-def _why(error: Exception) -> Reason:
-    """Why there is no bound; a damaged node that its rule does not fit has none."""
-    if isinstance(error, NoBound):
-        return error.reason
-    if isinstance(error, np.linalg.LinAlgError):
-        return Reason(Unproved.WEIGHTS_NOT_FINITE)
-    return reason(Unread.NOT_COMPUTED, str(error)[:200])
 
 
 def _any_whole_numbers(node: NodeProto, given: list[Known | None]) -> None:

@@ -7,11 +7,10 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from onnx import TensorProto
 
 from slanc_onnx.graph import DOMAINS, Array
-from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.bound import NoBound, damage_has_no_bound
 from slanc_onnx.prove.trusted.values import (
     BOOL,
     FLOATS,
@@ -22,10 +21,12 @@ from slanc_onnx.prove.trusted.values import (
     Value,
     as_value,
     checked,
+    facts_of,
     few_parts,
     rounded,
+    settled,
 )
-from slanc_onnx.reasons import Reason, Unproved, Unread, reason
+from slanc_onnx.reasons import Unproved, Unread, reason
 
 MICROSOFT = "com.microsoft"
 WHOLE = (
@@ -101,9 +102,7 @@ class Call:
         Raises:
             NoBound: it is none.
         """
-        found = self.operand(position)
-        if isinstance(found, Sizes) and all(isinstance(entry, int) for entry in found.entries):
-            return known_sizes(found)
+        found = settled(self.operand(position))
         if not isinstance(found, Constant):
             raise NoBound(reason(Unread.NOT_CONSTANT, self.names[position]))
         return found
@@ -121,11 +120,7 @@ class Call:
     @property
     def facts(self) -> Facts:
         """What the statements about all inputs rest on."""
-        found = Facts()
-        for operand in self.inputs:
-            if operand is not None:
-                found = found | operand.facts
-        return found
+        return facts_of(self.inputs)
 
 
 Apply = Callable[[Call], Result]
@@ -175,12 +170,6 @@ def rule(
     return enter
 
 
-def known_sizes(sizes: Sizes) -> Constant:
-    """Sizes that are all numbers, as a constant."""
-    array = np.array(sizes.entries, dtype=np.int64).reshape(sizes.dims)
-    return Constant(sizes.kind, sizes.dims, lambda: array, facts=sizes.facts)
-
-
 def rule_for(domain: str, op: str, opset: int, attributes: Sequence[str]) -> Rule:
     """The rule of an op with these attributes.
 
@@ -228,14 +217,8 @@ def applied(found: Rule, call: Call) -> list[Operand | None]:
             strange = not operand.finite
         if strange and not found.extended:
             raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
-    try:
+    with damage_has_no_bound():  # a node that its rule does not fit is unknown
         made = found.apply(call)
-    except NoBound:
-        raise
-    except np.linalg.LinAlgError as error:
-        raise NoBound(Reason(Unproved.WEIGHTS_NOT_FINITE)) from error
-    except Exception as error:  # a node that its rule does not fit is unknown
-        raise NoBound(reason(Unread.NOT_COMPUTED, str(error)[:200])) from error
     results = [made] if isinstance(made, Value | Constant | Sizes) else list(made)
     finished: list[Operand | None] = []
     for result in results:

@@ -8,7 +8,7 @@ them. A size that the file leaves open is a symbol, which no rule takes for a nu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -172,6 +172,22 @@ class Value:
 Operand = Value | Constant | Sizes
 
 
+def facts_of(operands: Iterable[Operand | None]) -> Facts:
+    """What statements about several tensors rest on."""
+    found = Facts()
+    for operand in operands:
+        found = found if operand is None else found | operand.facts
+    return found
+
+
+def settled(operand: Operand) -> Operand:
+    """The operand; sizes that are all numbers as a constant."""
+    if not isinstance(operand, Sizes) or not all(isinstance(e, int) for e in operand.entries):
+        return operand
+    array = np.array(operand.entries, dtype=np.int64).reshape(operand.dims)
+    return Constant(operand.kind, operand.dims, lambda: array, facts=operand.facts)
+
+
 def size_of(dim: Dim) -> int:
     """A size that has to be a number.
 
@@ -307,15 +323,11 @@ def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
         tuple(numbers.shape),
         axes,
         _rows(rows),
-        float(finite.min(initial=0.0)) if finite.size and finite.min() < 0 else _least(finite),
+        float(finite.min()) if finite.size else 0.0,
         float(finite.max()) if finite.size else 0.0,
         infinite=bool(infinite.any()),
         facts=given.facts,
     )
-
-
-def _least(array: Array) -> float:
-    return float(array.min()) if array.size else 0.0
 
 
 def _rows(rows: Array) -> Reach:

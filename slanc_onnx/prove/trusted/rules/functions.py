@@ -170,20 +170,12 @@ def power(call: Call) -> Result:
             float(np.float64(abs(value.high)) ** exponent),
         )
     even = exponent % 2 == 0
-    if value.low >= 0:
-        pass
-    elif even:
-        ends = (0.0, max(ends))
-    else:
-        ends = (-ends[0], ends[1] if value.high >= 0 else -ends[1])
-    if even and value.low < 0 and value.high < 0:
-        ends = (0.0, ends[1])
-    dims = value.dims
-    rank = len(call.operand(1).dims)
-    if rank > len(dims):
-        dims = (1,) * (rank - len(dims)) + dims
+    if value.low < 0:
+        odd = (-ends[0], ends[1] if value.high >= 0 else -ends[1])
+        ends = (0.0, max(ends)) if even else odd
+    if len(call.operand(1).dims) > value.rank:
         raise NoBound(reason(Unread.EXPONENTS_DIFFER))
-    return made(call.facts, [value], dims, value.axes, reach, ends)
+    return made(call.facts, [value], value.dims, value.axes, reach, ends)
 
 
 @rule("Clip", types=((*FLOATS, *WHOLE),), since=11, extended=True, exact=True)

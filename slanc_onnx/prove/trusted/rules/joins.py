@@ -31,6 +31,7 @@ from slanc_onnx.prove.trusted.values import (
     Operand,
     Value,
     as_value,
+    facts_of,
     interval,
     natural,
 )
@@ -152,15 +153,8 @@ def summed(operands: Sequence[Operand], minus: bool = False) -> Value:
     signs = [-1 if minus and i else 1 for i in range(len(parts))]
     low = sum(p.low if s > 0 else -p.high for p, s in zip(parts, signs, strict=True))
     high = sum(p.high if s > 0 else -p.low for p, s in zip(parts, signs, strict=True))
-    result = made(_facts_of(operands), parts, dims, axes, reach, (low, high))
+    result = made(facts_of(operands), parts, dims, axes, reach, (low, high))
     return replace(result, infinite=any(part.infinite for part in parts))
-
-
-def _facts_of(operands: Sequence[Operand]) -> Facts:
-    found = Facts()
-    for operand in operands:
-        found = found | operand.facts
-    return found
 
 
 @rule("Mul", types=(NUMBERS,))
@@ -313,8 +307,7 @@ def where(call: Call) -> Result:
     else:
         result = interval(a.kind, dims, low, high, facts)
     result = replace(result, infinite=a.infinite or b.infinite)
-    facts = facts | replace(condition.facts, conditions=frozenset(), norms=frozenset())
-    zero = max(a.largest, 0.0) == 0.0 and not a.infinite
+    zero = a.largest == 0 and not a.infinite
     return replace(
         result,
         facts=facts | condition.facts,

@@ -17,6 +17,7 @@ from slanc_onnx.prove.trusted.table import ANY, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
     INT64,
     MOST_CHANNELS,
+    MOST_KINDS,
     Constant,
     Dim,
     Facts,
@@ -42,7 +43,7 @@ def picked(reach: Reach, index: np.ndarray) -> Reach:
         seen[channel] += 1
     if not len(index) or rounds.max() == 0:
         return reach.pick(index)
-    if rounds.max() >= 64:
+    if rounds.max() >= MOST_KINDS:
         return Box(reach.each[index])
     places = [np.flatnonzero(rounds == number) for number in range(rounds.max() + 1)]
     return joined([(where, reach.pick(index[where])) for where in places], len(index))

@@ -178,7 +178,7 @@ def scatter(call: Call) -> Result:
         raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "reduction"))
     data, updates = (in_positions(as_value(call.operand(place)), ()) for place in (0, 2))
     ends = min(data.low, updates.low), max(data.high, updates.high)
-    return replace(interval(data.kind, data.dims, *ends, call.facts))
+    return interval(data.kind, data.dims, *ends, call.facts)
 
 
 @rule("Pad", attributes=("mode",), types=(ANY, (INT64,), ANY, WHOLE), since=11, exact=True)

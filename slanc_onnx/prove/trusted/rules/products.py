@@ -16,7 +16,6 @@ from slanc_onnx.prove.sets import (
     DEVICE_UNIT,
     SLACK,
     Blocks,
-    Box,
     Ellipsoids,
     Reach,
     ball,
@@ -64,7 +63,7 @@ def _off(reach: Reach, share: float) -> Reach:
     """Rows that are off by a share of the longest of them, in any direction."""
     if isinstance(reach, Blocks):
         return joined([(at, _off(piece, share)) for at, piece in reach.pieces], reach.channels)
-    if isinstance(reach, Box) or not isinstance(reach, Ellipsoids):
+    if not isinstance(reach, Ellipsoids):
         return widened(reach, share)
     off = ball(reach.channels, share * reach.length() * SLACK)
     both = total([reach, off])

@@ -19,6 +19,7 @@ from slanc_onnx.prove.trusted.values import (
     as_value,
     interval,
     natural,
+    size_of,
 )
 
 
@@ -81,12 +82,7 @@ def target_dims(call: Call, place: int) -> tuple[int | str, ...]:
         return given.entries
     if isinstance(given, Constant):
         return tuple(int(number) for number in given.values.reshape(-1))
-    rank = given.dims[0]
-    if not isinstance(rank, int):
-        from slanc_onnx.prove.trusted.values import size_of
-
-        size_of(rank)
-    return call.symbols(int(rank))
+    return call.symbols(size_of(given.dims[0]))
 
 
 @rule("NonZero", types=(ANY,), extended=True, exact=True)
