@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, helper
 
-from slanc_onnx.graph import Edits, NewNode, NodeAt, apply_edits, node_at
+from slanc_onnx.graph import Edits, NewNode, NodeAt, apply_edits, node_at, unused_name
 from slanc_onnx.norms import (
     NORM_KEY,
     SCALE_KEY,
@@ -172,12 +172,7 @@ class Planner:
 
     def unused(self, wanted: str) -> str:
         """A name that is new in the model: the wanted one, or one that begins with it."""
-        name, count = wanted, 1
-        while name in self._used:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._used.add(name)
-        return name
+        return unused_name(wanted, self._used)
 
     def scalar(self, what: str, value: float, element_type: int) -> str:
         """The name of the initializer with a value; there is one per value and element type."""

@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto, numpy_helper
 
 from slanc_onnx.apply.div import Planner
-from slanc_onnx.graph import GraphPath, apply_edits, every_node, graph_at, known_op
+from slanc_onnx.graph import GraphPath, apply_edits, every_graph, every_node, graph_at, known_op
 from slanc_onnx.norms import (
     APPLIED_KEY,
     SCALE_KEY,
@@ -129,10 +129,7 @@ def _take_out(model: onnx.ModelProto, norm: Norm) -> set[str]:
 def _reads(model: onnx.ModelProto) -> Counter[str]:
     """How often each tensor is read, by any graph; a name that two graphs have counts for both."""
     found = Counter(name for node in every_node(model.graph.node) for name in node.input)
-    graphs = [model.graph]
-    for node in every_node(model.graph.node):
-        graphs += [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-    found.update(output.name for graph in graphs for output in graph.output)
+    found.update(out.name for graph in every_graph(model.graph) for out in graph.output)
     return found
 
 
@@ -164,10 +161,7 @@ def _restored(
 def _drop(model: onnx.ModelProto, dead: set[str]) -> None:
     """Drop the nodes and constants of scales that nothing reads any more."""
     read = _reads(model)
-    graphs = [model.graph]
-    for node in every_node(model.graph.node):
-        graphs += [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-    for graph in graphs:
+    for graph in list(every_graph(model.graph)):
         for node in [n for n in graph.node if n.output[:1] and n.output[0] in dead]:
             if not read[node.output[0]]:
                 graph.node.remove(node)

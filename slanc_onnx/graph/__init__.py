@@ -6,7 +6,7 @@ scopes of nodes and tensors, and single tensors on demand. A later stage asks fo
 the input stay as they are.
 """
 
-from slanc_onnx.graph.apart import can_fork, kilobytes, lower_limit
+from slanc_onnx.graph.apart import begin_child, can_fork, kilobytes, lower_limit
 from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model, node_faults
 from slanc_onnx.graph.edits import (
     Edits,
@@ -16,6 +16,7 @@ from slanc_onnx.graph.edits import (
     apply_edits,
     graph_at,
     node_at,
+    unused_name,
 )
 from slanc_onnx.graph.facts import constant_made, dims, element_count, element_type, last_dim
 from slanc_onnx.graph.flow import FLOATS, Flow, Tensor, Use, known_op, read_flow, runtime_inputs
@@ -24,6 +25,7 @@ from slanc_onnx.graph.load import (
     PACKED,
     Array,
     all_tensors,
+    every_graph,
     every_node,
     external_range,
     float32_bytes,
@@ -68,6 +70,7 @@ __all__ = [
     "add_constant",
     "all_tensors",
     "apply_edits",
+    "begin_child",
     "can_fork",
     "check_model",
     "check_output",
@@ -76,6 +79,7 @@ __all__ = [
     "dims",
     "element_count",
     "element_type",
+    "every_graph",
     "every_node",
     "external_range",
     "float32_bytes",
@@ -97,5 +101,6 @@ __all__ = [
     "refuse_what_is_no_file",
     "runtime_inputs",
     "stored_bytes",
+    "unused_name",
     "write_atomically",
 ]

@@ -72,10 +72,7 @@ def _send(work: Callable[[], bytes], pipe: int) -> None:
     try:
         import resource  # not on every system that has Python
 
-        gc.freeze()  # to look through what the parent made would copy all of it
-        faulthandler.disable()  # the parent tells how it ended
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+        begin_child()
         lower_limit(resource.RLIMIT_CORE, 0)
         lower_limit(resource.RLIMIT_CPU, _SECONDS)
         lower_limit(resource.RLIMIT_AS, 1024 * kilobytes("self/status", "VmSize") + _MEMORY)
@@ -85,6 +82,14 @@ def _send(work: Callable[[], bytes], pipe: int) -> None:
         status = 0
     finally:
         os._exit(status)
+
+
+def begin_child() -> None:
+    """Let a process that was just forked leave to its parent what belongs to that."""
+    gc.freeze()  # to look through what the parent made would copy all of it
+    faulthandler.disable()  # the parent tells how it ended
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
 
 
 def lower_limit(kind: int, most: int) -> None:

@@ -19,6 +19,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, checker, hel
 
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.contrib import Signature
+from slanc_onnx.graph.load import every_graph
 from slanc_onnx.graph.signatures import schema_of, signature_of, usual_kinds
 from slanc_onnx.reasons import Fact, Fault, Reason
 
@@ -45,14 +46,14 @@ def check_model(model: onnx.ModelProto) -> None:
             cannot fill.
     """
     tensors = list(_tensors_of(model))
-    for graph in _graphs(model.graph):
+    for graph in every_graph(model.graph):
         inputs = {info.name for info in graph.input}  # which initializers may be the defaults of
         inner = {tensor.name for tensor in graph.initializer} - inputs
         _check_names([*(info.name for info in graph.input), *inner], graph.node)
         _check_inputs(graph)
     for function in model.functions:
         _check_names(function.input, function.node)
-        for graph in _graphs(function):
+        for graph in every_graph(function):
             _check_names([info.name for info in graph.input], graph.node)
     for tensor in tensors:
         _check_size(tensor)
@@ -82,17 +83,6 @@ def _check_text(text: str | bytes) -> None:
             f"a name or another text in the model is no UTF-8: {text[:60]!r}. The file is damaged: "
             "copy or export it again."
         )
-
-
-def _graphs(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto]:
-    """A graph and the graphs in it, or those in a function."""
-    waiting = [body]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, onnx.GraphProto):
-            yield part
-        for node in part.node:
-            waiting += [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
 
 
 def _check_names(inputs: Sequence[str], nodes: Sequence[NodeProto]) -> None:

@@ -78,6 +78,16 @@ def apply_edits(model: onnx.ModelProto, edits: Edits) -> None:
         graphs[new.before.path].node.insert(new.before.node, node)
 
 
+def unused_name(wanted: str, used: set[str]) -> str:
+    """A name that is not used yet, and is from here on: the wanted one, or one that begins so."""
+    name, count = wanted, 1
+    while name in used:
+        count += 1
+        name = f"{wanted}_{count}"
+    used.add(name)
+    return name
+
+
 def _add_metadata(node: onnx.NodeProto, metadata: Mapping[str, str]) -> None:
     for key, text in metadata.items():
         node.metadata_props.add(key=key, value=text)

@@ -138,6 +138,17 @@ def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
                 yield from every_node(attribute.g.node)
 
 
+def every_graph(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the graphs in it, or those in a function."""
+    waiting = [body]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, onnx.GraphProto):
+            yield part
+        for node in part.node:
+            waiting += [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
+
+
 def external_location(tensor: TensorProto) -> str:
     """The relative path of the file that holds an external tensor."""
     return next((e.value for e in tensor.external_data if e.key == "location"), "")

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, helper, numpy_helper
 
-from slanc_onnx.graph import DOMAINS, GraphPath, every_node, node_faults
+from slanc_onnx.graph import DOMAINS, GraphPath, every_node, node_faults, unused_name
 from slanc_onnx.ops import INTERNAL, Internal
 
 _SPLIT_SIZES, _RMS = 13, 23  # the opsets in which Split takes sizes as an input, with the RMS op
@@ -139,9 +139,4 @@ class _Writer:
         return sizes_name
 
     def _unused(self, wanted: str) -> str:
-        name, count = wanted, 1
-        while name in self._used:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._used.add(name)
-        return name
+        return unused_name(wanted, self._used)

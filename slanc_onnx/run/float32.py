@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
-from slanc_onnx.graph import every_node, read_tensor
+from slanc_onnx.graph import every_graph, read_tensor
 from slanc_onnx.norms import Norm
 from slanc_onnx.run.opset import raised
 
@@ -77,10 +77,8 @@ def norms_in_float32(norms: Sequence[Norm]) -> list[Norm]:
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """The main graph and all subgraphs, those of functions included."""
-    yield model.graph
-    for body in (model.graph.node, *(function.node for function in model.functions)):
-        for node in every_node(body):
-            yield from (a.g for a in node.attribute if a.type == AttributeProto.GRAPH)
+    for body in (model.graph, *model.functions):
+        yield from every_graph(body)
 
 
 def _is_half(graph: onnx.GraphProto) -> bool:

@@ -8,8 +8,6 @@ which is small.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import gc
 import multiprocessing
 import os
 import pickle
@@ -27,7 +25,7 @@ from typing import Any, TypeVar
 import onnx
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import can_fork, kilobytes, lower_limit, stored_bytes
+from slanc_onnx.graph import begin_child, can_fork, kilobytes, lower_limit, stored_bytes
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 
@@ -130,10 +128,7 @@ def _in_child(
     """Do the work and send what comes of it; never returns."""
     status = 1
     try:
-        gc.freeze()  # to look through what the parent made would copy all of it
-        faulthandler.disable()  # the parent tells how it ended
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+        begin_child()
         threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
         _memory.set(_limit_memory(memory))
         try:
