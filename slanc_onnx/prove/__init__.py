@@ -5,7 +5,7 @@ number in every step of its arithmetic. Sets of rows stand for all rows that a t
 Every rounding counts, in the device and in the bounds themselves.
 """
 
-from slanc_onnx.prove.certificate import Certificate, Proof, certify_at
+from slanc_onnx.prove.certificate import Certificate, Proof, affine_of, certify_at
 from slanc_onnx.prove.composition import composed
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.gated import with_joint_bounds
@@ -20,6 +20,7 @@ __all__ = [
     "Certificate",
     "Condition",
     "Proof",
+    "affine_of",
     "certify_at",
     "composed",
     "held_against",

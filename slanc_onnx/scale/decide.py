@@ -14,6 +14,7 @@ from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate, Estimates, checked_product_of, estimate_norms
+from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm, ReadModel, as_computed, lost_limit, rounded, scaled_epsilon
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
@@ -21,6 +22,7 @@ from slanc_onnx.prove import (
     Assumed,
     Certificate,
     Proof,
+    affine_of,
     certify_at,
     composed,
     held_against,
@@ -40,7 +42,6 @@ from slanc_onnx.trace import (
     Const,
     Term,
     Trace,
-    Value,
     Weight,
     source_names,
     terms_of,
@@ -150,26 +151,30 @@ def compute_scales_in(
     if options.apply == "div":  # a fold gives groups their scales
         more = certifying_changes(device, proved.values(), certified_on)
         found = [replace(d, certified_with=more.get(d.norm.name, ())) for d in found]
-    affine = {name: _affine_of(values) for name, values in traced.affine.items()}
-    affine |= {name: proof.affine for name, proof in proved.items() if proof.affine is not None}
-    held = [replace(_held_against_probe(d), affine=affine.get(d.norm.name)) for d in found]
+    held = [
+        replace(_held_against_probe(d), affine=_affine(d.norm, proved.get(d.norm.name), traced))
+        for d in found
+    ]
     behind = assumptions(read, Said.of(options), {d.norm.name: d.estimate for d in held})
     told = [replace(d, assumed=behind.get(d.norm.name, ())) for d in held]
     return with_conditions([with_safe_radius(d, device) for d in told])
 
 
-def _affine_of(values: tuple[Value | None, Value | None] | None) -> tuple[float, float] | None:
-    """Largest |gamma| and |beta| as they were traced; None where one is no constant."""
-    largest = []
-    for value, absent in zip(values or (None, None), (1.0, 0.0), strict=True):
-        if isinstance(value, (Const, Weight)):
-            array = value.array if isinstance(value, Const) else value.read()
-            largest.append(float(np.abs(array.astype(np.float64)).max(initial=0.0)))
-        elif value is None:
-            largest.append(absent)
-        else:
-            return None
-    return largest[0], largest[1]
+def _affine(norm: Norm, proof: Proof | None, traced: Trace) -> tuple[float, float] | None:
+    """Largest |gamma| and |beta|, as the proof or the trace read them; None for no constants."""
+    if proof is not None and proof.affine is not None:
+        return proof.affine
+    if norm.name not in traced.affine:
+        return None
+    read = dict(zip((norm.gamma, norm.beta), traced.affine[norm.name], strict=True))
+
+    def values(name: str) -> Array | None:
+        value = read[name]
+        if isinstance(value, Weight):
+            return np.asarray(value.read())
+        return value.array if isinstance(value, Const) else None
+
+    return affine_of(norm, values)
 
 
 def with_conditions(decided: Sequence[ScaledNorm]) -> list[ScaledNorm]:

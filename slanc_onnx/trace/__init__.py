@@ -36,7 +36,7 @@ from slanc_onnx.trace.ranges import constant_values, is_nonlinear, value_range
 from slanc_onnx.trace.reading import Reading, reader
 from slanc_onnx.trace.terms import Term, source_names, terms_of
 from slanc_onnx.trace.tracing import Trace, trace
-from slanc_onnx.trace.values import Const, Value
+from slanc_onnx.trace.values import Const
 
 __all__ = [
     "Alternatives",
@@ -65,7 +65,6 @@ __all__ = [
     "Sum",
     "Term",
     "Trace",
-    "Value",
     "Weight",
     "constant_values",
     "is_nonlinear",
