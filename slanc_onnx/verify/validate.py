@@ -21,6 +21,7 @@ from slanc_onnx.verify.left import Left, first_in_everything, largest_of
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four
 from slanc_onnx.verify.sensitivity import sensitivity
+from slanc_onnx.verify.tensor_sizes import TensorSize, tensor_sizes
 from slanc_onnx.verify.tolerance import (
     FP16_TOLERANCE,
     FP32_TOLERANCE,
@@ -104,6 +105,7 @@ class Validation:
         reshaped: The first output of the rewritten model with rounded norms that has another shape
             than in FP32.
         reshaped_before: The same of the original.
+        tensors: Where all operations are rounded: how large each tensor of the rewritten model is.
         sensitivity: How far noise at the norms moves the original; None where the outputs are not
             off, or something else is wrong.
     """
@@ -128,6 +130,7 @@ class Validation:
     reshaped: Reshaped | None = None
     reshaped_before: Reshaped | None = None
     sensitivity: Difference | None = None
+    tensors: tuple[TensorSize, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -216,6 +219,7 @@ def validate_pair(
         everything=options.emulate == "all",
         reshaped=protected.reshaped,
         reshaped_before=naive.reshaped,
+        tensors=tensor_sizes(after, options, feeds) if options.emulate == "all" else (),
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     moved = sensitivity(before, options, feeds, plain, unstable) if _only_off(result) else None
