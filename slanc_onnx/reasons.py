@@ -204,6 +204,18 @@ class Failure(_Named):
     TOKENS_NOT_RUN = auto()  # what ONNX Runtime said
 
 
+class Keeping(_Named):
+    """Which nodes have to stay in FP32 so that a model works with all else rounded."""
+
+    NOT_NEEDED = auto()  # format
+    LIST_WORKS = auto()  # nodes, of how many, format, RMS error, lists that were tried
+    LIST_MAY_SHRINK = auto()  # the same
+    NO_LIST_WORKS = auto()  # nodes, lists that were tried
+    NO_TIME = auto()  # lists that were tried
+    NO_LIST = auto()
+    UNNAMEABLE = auto()  # name, format of a list
+
+
 class Note(_Named):
     """What a user should know of a whole file."""
 
@@ -220,7 +232,17 @@ class Note(_Named):
 
 
 Kind = (
-    Unread | Fault | Unproved | Seen | Unscalable | Untaken | Decision | Undivided | Failure | Note
+    Unread
+    | Fault
+    | Unproved
+    | Seen
+    | Unscalable
+    | Untaken
+    | Decision
+    | Undivided
+    | Failure
+    | Keeping
+    | Note
 )
 Fact = str | float | tuple[int, ...] | tuple[str, str] | tuple[str, int]
 

@@ -15,6 +15,7 @@ from slanc_onnx.graph.edits import (
     add_constant,
     apply_edits,
     graph_at,
+    name_nodes,
     node_at,
     unused_name,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "last_dim",
     "load_model",
     "lower_limit",
+    "name_nodes",
     "node_at",
     "node_faults",
     "op_of",

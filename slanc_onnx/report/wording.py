@@ -11,6 +11,7 @@ from slanc_onnx.reasons import (
     Fact,
     Failure,
     Fault,
+    Keeping,
     Kind,
     Note,
     Reason,
@@ -193,6 +194,20 @@ _FAILURES: dict[Kind, str] = {
     Failure.TOKENS_NOT_RUN: "not every token was run: {0}",
     Failure.NO_MEMORY: "not enough memory to run the models",
 }
+_KEEPING: dict[Kind, str] = {
+    Keeping.NOT_NEEDED: "no node has to stay in FP32: it works with everything in {0}",
+    Keeping.LIST_WORKS: "with {0} of its {1} nodes in FP32 and all else in {2} it works (RMS "
+    "{3:.3g}), and without any one of them it does not ({4} lists were tried)",
+    Keeping.LIST_MAY_SHRINK: "with {0} of its {1} nodes in FP32 and all else in {2} it works (RMS "
+    "{3:.3g}); fewer may do, as the time limit ended the search ({4} lists were tried)",
+    Keeping.NO_LIST_WORKS: "no list of FP32 nodes heals it, not even all {0} of them ({1} lists "
+    "were tried)",
+    Keeping.NO_LIST: "no list is known to work",
+    Keeping.NO_TIME: "no list of FP32 nodes was found in time ({0} lists were tried): give more "
+    "with --time-limit",
+    Keeping.UNNAMEABLE: "the format {1} cannot hold the node name {0!r}: take --fp32-nodes-format "
+    "ort",
+}
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.EPSILON_GONE: "the epsilon of {count} norms is 0 or vanishes on the target: a row of "
@@ -230,6 +245,7 @@ TEXTS: Mapping[Kind, str] = {
     **_UNDIVIDED,
     **_SEEN,
     **_FAILURES,
+    **_KEEPING,
     **_NOTES,
 }
 CHANGES: Mapping[Change, str] = {

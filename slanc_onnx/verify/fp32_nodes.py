@@ -20,6 +20,7 @@ from slanc_onnx.graph import Flow, Tensor, Use, read_flow, read_graph
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.reasons import Failure
 from slanc_onnx.run import CannotRun, InputSet, as_float32
 from slanc_onnx.verify.compare import Runs, compare
 from slanc_onnx.verify.emulate import CONTAINERS, can_emulate, is_float
@@ -29,6 +30,19 @@ from slanc_onnx.verify.runs import Roundable, run_in_float32
 from slanc_onnx.verify.tolerance import perplexity_tolerance
 from slanc_onnx.verify.validate import Validation
 
+# What keeping nodes in FP32 may heal of a validation.
+HEALED = frozenset(
+    {
+        Failure.LEFT_FORMAT,
+        Failure.INPUT_LEFT_FORMAT,
+        Failure.ROWS_OVERFLOW,
+        Failure.OUTPUTS_OFF,
+        Failure.OTHER_SHAPE,
+        Failure.SENSITIVE,
+        Failure.SENSITIVE_SHAPE,
+        Failure.PERPLEXITY_OFF,
+    }
+)
 SHARE = 0.9  # of the time limit, so that the last try ends before it
 Part = frozenset[str]  # names of nodes that stay in FP32 together
 
@@ -42,7 +56,8 @@ class Fp32Nodes:
         op_types: The types of all whose nodes are among them, in that order.
         nodes: How many nodes compute with floats, of which these are some.
         works: Whether the model was seen to work with them.
-        minimal: Whether it was seen not to work without any one of them.
+        complete: Whether the search came to its end. Then, if it works, it was seen not to work
+            without any one of them; if not, it was seen not to work with all nodes.
         tried: How many lists were run.
         rms_error: Of the outputs with this list, as `Validation.rounded_rms_error`.
         unnamed: How many nodes have no name, so that no list can hold them.
@@ -52,7 +67,7 @@ class Fp32Nodes:
     op_types: tuple[str, ...]
     nodes: int
     works: bool
-    minimal: bool
+    complete: bool
     tried: int
     rms_error: float = math.nan
     unnamed: int = 0
@@ -87,9 +102,7 @@ def find_fp32_nodes(
         found = search.found()
     except _OutOfTime:
         found = search.best
-    if found is None:
-        return parts.result((), False, False, search)
-    return parts.result(found, True, search.minimal, search)
+    return parts.result(found, search)
 
 
 class _OutOfTime(Exception):
@@ -167,18 +180,17 @@ class _Parts:
         names = frozenset[str]().union(*split)
         return {t.name for t, (path, i, _) in makers if self.flow.node(path, i).name in names}
 
-    def result(
-        self, parts: Sequence[Part], works: bool, minimal: bool, search: _Search
-    ) -> Fp32Nodes:
-        chosen = frozenset[str]().union(*parts)
+    def result(self, parts: Sequence[Part] | None, search: _Search) -> Fp32Nodes:
+        """What a search found; None where no list works."""
+        chosen = frozenset[str]().union(*(parts or ()))
         left = {op for name, ops in self.op_types.items() if name not in chosen for op in ops}
         types = (op for name, ops in self.op_types.items() if name in chosen for op in ops)
         return Fp32Nodes(
-            names=tuple(self.names(parts)),
+            names=tuple(self.names([chosen])),
             op_types=tuple(op for op in dict.fromkeys(types) if op not in left),
             nodes=sum(map(len, self.op_types.values())),
-            works=works,
-            minimal=minimal,
+            works=parts is not None,
+            complete=search.complete,
             tried=len(search.tried),
             rms_error=search.tried.get(chosen, math.inf),
             unnamed=self.unnamed,
@@ -198,7 +210,7 @@ class _Search:
     progress: Progress
     tried: dict[Part, float] = field(default_factory=dict)  # RMS error; inf where it does not work
     best: list[Part] | None = None
-    minimal: bool = False
+    complete: bool = False
 
     def __post_init__(self) -> None:
         self._started = time.monotonic()
@@ -208,15 +220,16 @@ class _Search:
     def found(self) -> list[Part] | None:
         """A list that works and is minimal; None where none works."""
         if self.works([]):
-            self.best, self.minimal = [], True
+            self.best, self.complete = [], True
             return self.best
         grown = self._grown()
         if grown is None:
+            self.complete = True
             return None
         self.best = grown
         whole = shrink(grown, self._still_works)
         shrink([Part([name]) for name in self.parts.names(whole)], self._still_works)
-        self.minimal = True
+        self.complete = True
         return self.best
 
     def _still_works(self, parts: Sequence[Part]) -> bool:

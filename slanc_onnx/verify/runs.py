@@ -74,7 +74,7 @@ def run_four(
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
     device = options.accelerator
-    everything = Everything() if options.emulate == "all" else None
+    everything = Everything() if options.everything else None
     models, norms = zip(*(_in_float32(read, options) for read in (before, after)), strict=True)
     folders = before.folder, after.folder
     loops = _shows_loops(models[0], norms[0], feeds[0], folders[0])

@@ -198,7 +198,7 @@ def validate_pair(
     observed = _with_zeros(observed, after.norms, options.accelerator)
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
-    if options.emulate == "all" and (first_out is not None or broken):
+    if options.everything and (first_out is not None or broken):
         sums = {name: seen.scaled for name, seen in observed.items() if seen.overflowed}
         first_out = first_in_everything(after, options, feeds, sums) or first_out
     result = Validation(
@@ -216,10 +216,10 @@ def validate_pair(
         unstable=unstable,
         rounded_tolerance=rounding_tolerance(options.accelerator, len(before.norms)),
         format=str(options.accelerator.format),
-        everything=options.emulate == "all",
+        everything=options.everything,
         reshaped=protected.reshaped,
         reshaped_before=naive.reshaped,
-        tensors=tensor_sizes(after, options, feeds) if options.emulate == "all" else (),
+        tensors=tensor_sizes(after, options, feeds) if options.everything else (),
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     moved = sensitivity(before, options, feeds, plain, unstable) if _only_off(result) else None

@@ -27,7 +27,9 @@ def emulated(
     model: onnx.ModelProto, accelerator: Accelerator | None = None, **feeds: NDArray[Any]
 ) -> Values:
     norms = find_norms_in(read_graph(model))
-    copy = emulate(model, norms, accelerator or Accelerator().summing("fp32"), everything=Everything())
+    copy = emulate(
+        model, norms, accelerator or Accelerator().summing("fp32"), everything=Everything()
+    )
     values = run(copy.model, **feeds)
     return {output.name: values[output.name] for output in model.graph.output}
 
