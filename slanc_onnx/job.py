@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
@@ -19,8 +18,7 @@ from slanc_onnx.graph import Draft, check_output, load_model, name_nodes
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.progress import Clock, Progress, no_progress
-from slanc_onnx.prove import Certificate, held_against
-from slanc_onnx.reasons import Failure, Note, Reason, Seen
+from slanc_onnx.reasons import Failure, Note, Reason
 from slanc_onnx.report import Outcome, make_notes, reasons_text
 from slanc_onnx.run import (
     CannotRun,
@@ -42,6 +40,7 @@ from slanc_onnx.verify import (
     Validation,
     audit_scales,
     find_fp32_nodes,
+    held_against_rows,
     kept_at_one,
     run_every_token,
     validate_on,
@@ -194,7 +193,9 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
                 done.notes.append(Reason(Note.EPSILON_RAISED))
                 better = better or list(decided)
             if better is None:
-                _hold_certificates(done)
+                done.norms = held_against_rows(
+                    done.norms, done.validation, done.audits, done.first_rows
+                )
                 _search_fp32_nodes(job, done, draft.path)
                 draft.keep()
                 break
@@ -268,34 +269,6 @@ def _enumerate(job: _Job, done: _Done) -> None:
     done.first_rows, done.not_enumerated = job.tried(
         lambda told: run_every_token(job.read, norms, told), Failure.TOKENS_NOT_RUN
     )
-
-
-def _hold_certificates(done: _Done) -> None:
-    """Withdraw certificates that rows which were seen contradict."""
-    observed = {} if done.validation is None else done.validation.observed
-    audits = {audit.name: audit for audit in done.audits}
-    alone = {} if done.first_rows is None else done.first_rows.longest
-    for i, decided in enumerate(done.norms):
-        certificate, name = decided.certificate, decided.norm.name
-        if certificate is None:
-            continue
-        if name in observed:
-            seen = observed[name]
-            certificate = held_against(
-                certificate,
-                seen.sum_of_squares,
-                lambda row: Reason(Seen.IN_VALIDATION, (row,)),
-                seen.overflowed - seen.arrived,
-            )
-        for row in audits[name].worst if name in audits else ():
-            certificate = _held(certificate, row.sum_of_squares, row.place)
-        if name in alone:
-            certificate = _held(certificate, alone[name].length ** 2, alone[name].place)
-        done.norms[i] = replace(decided, certificate=certificate)
-
-
-def _held(certificate: Certificate, sum_of_squares: float, place: Reason) -> Certificate:
-    return held_against(certificate, np.array([sum_of_squares]), lambda _: place)
 
 
 def _write(job: _Job, done: _Done, draft: Draft) -> None:

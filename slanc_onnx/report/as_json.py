@@ -84,6 +84,7 @@ def validation_entry(
     return {
         "fp32_identical": validation.fp32_identical,
         "fp32_max_abs_error": finite(validation.fp32_max_abs_error),
+        "fp32_default_level": _default_level(validation),
         "fp16": {
             "lost_before": validation.lost_before,
             "overflowed_before": validation.overflowed_before,
@@ -114,6 +115,17 @@ def _tensor(size: TensorSize) -> dict[str, Any]:
     }
 
 
+def _default_level(validation: Validation) -> dict[str, Any] | None:
+    found = validation.at_default
+    if found is None:
+        return None
+    return {
+        "identical": found.identical,
+        "max_abs_error": finite(found.absolute),
+        "max_relative_error": finite(found.relative),
+    }
+
+
 def _first_out(validation: Validation) -> dict[str, Any] | None:
     left = validation.first_out
     if left is None:
@@ -132,6 +144,7 @@ def _not_validated(reason: Reason) -> dict[str, Any]:
     return {
         "fp32_identical": None,
         "fp32_max_abs_error": None,
+        "fp32_default_level": None,
         "fp16": dict.fromkeys(counts + errors),
         "tensors": [],
         "perplexity": None,

@@ -82,7 +82,7 @@ class Validation:
     Attributes:
         fp32_tolerance: What is demanded of `fp32_max_relative_error`; 0 for bit-identity.
         fp32_identical: All FP32 outputs of the first `COMPARED_RUNS` runs are the same to the last
-            bit, and with tokens the losses of all runs.
+            bit with graph optimisation off, and with tokens the losses of all runs.
         fp32_max_abs_error: Largest absolute difference of an FP32 output.
         fp32_max_relative_error: The same, relative to the output's largest absolute value.
         rounded_error_before: Largest difference of an output with rounded norms to FP32, relative
@@ -108,6 +108,8 @@ class Validation:
         tensors: Where all operations are rounded: how large each tensor of the rewritten model is.
         sensitivity: How far noise at the norms moves the original; None where the outputs are not
             off, or something else is wrong.
+        at_default: How far the FP32 outputs of both files are apart at ONNX Runtime's default
+            optimisation level; None where it was not run there.
     """
 
     fp32_tolerance: float
@@ -131,6 +133,7 @@ class Validation:
     reshaped_before: Reshaped | None = None
     sensitivity: Difference | None = None
     tensors: tuple[TensorSize, ...] = ()
+    at_default: Difference | None = None
 
     @property
     def passed(self) -> bool:
