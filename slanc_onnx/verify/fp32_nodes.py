@@ -60,7 +60,6 @@ class Fp32Nodes:
             without any one of them; if not, it was seen not to work with all nodes.
         tried: How many lists were run.
         rms_error: Of the outputs with this list, as `Validation.rounded_rms_error`.
-        unnamed: How many nodes have no name, so that no list can hold them.
     """
 
     names: tuple[str, ...]
@@ -70,7 +69,6 @@ class Fp32Nodes:
     complete: bool
     tried: int
     rms_error: float = math.nan
-    unnamed: int = 0
 
 
 def find_fp32_nodes(
@@ -119,7 +117,6 @@ class _Parts:
         by_name: The part that a name belongs to: of a norm that is spelled in several nodes, all.
         norms: The names of each norm.
         op_types: The types of the nodes of a name.
-        unnamed: Nodes that cannot be told.
     """
 
     flow: Flow
@@ -127,7 +124,6 @@ class _Parts:
     by_name: dict[str, Part]
     norms: list[Part]
     op_types: dict[str, list[str]]
-    unnamed: int
 
     @staticmethod
     def of(read: ReadModel) -> _Parts:
@@ -138,21 +134,17 @@ class _Parts:
             for norm in filter(can_emulate, read.norms)
         ]
         types: dict[str, list[str]] = {}
-        unnamed = 0
         for path, index in flow.order:
             node = flow.node(path, index)
             made = [Tensor(path, name) for name in node.output if name]
             floats = any(t not in flow.constants and is_float(flow, t) for t in made)
-            if node.op_type in CONTAINERS or not floats:
-                continue
-            if node.name:
+            if node.name and floats and node.op_type not in CONTAINERS:
                 types.setdefault(node.name, []).append(node.op_type)
-            unnamed += not node.name
         by_name = {name: frozenset([name]) for name in types}
         for names in norms:
             whole = frozenset[str]().union(*(by_name[name] for name in names if name in types))
             by_name.update(dict.fromkeys(whole, whole))
-        return _Parts(flow, list(dict.fromkeys(by_name.values())), by_name, norms, types, unnamed)
+        return _Parts(flow, list(dict.fromkeys(by_name.values())), by_name, norms, types)
 
     def making_or_reading(self, tensors: Iterable[str]) -> list[Part]:
         """The parts whose nodes make or read tensors of these names."""
@@ -193,7 +185,6 @@ class _Parts:
             complete=search.complete,
             tried=len(search.tried),
             rms_error=search.tried.get(chosen, math.inf),
-            unnamed=self.unnamed,
         )
 
 
