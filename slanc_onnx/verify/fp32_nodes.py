@@ -28,7 +28,7 @@ from slanc_onnx.verify.left import each_left
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import Roundable, run_in_float32
 from slanc_onnx.verify.tolerance import perplexity_tolerance
-from slanc_onnx.verify.validate import Validation
+from slanc_onnx.verify.validate import Validation, without_excluded
 
 # What keeping nodes in FP32 may heal of a validation.
 HEALED = frozenset(
@@ -93,6 +93,7 @@ def find_fp32_nodes(
     Raises:
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
+    before, after = (without_excluded(read, options) for read in (before, after))
     parts = _Parts.of(after)
     judged = [inputs[0], *(one for one in inputs[1:] if one.counts)]
     search = _Search(before, after, options, judged, validation, parts, progress)
@@ -302,7 +303,7 @@ class _Search:
         for name, rows in rounded.rows.items():
             sums = plain.rows.get(name)
             known = np.isfinite(sums) if sums is not None and sums.shape == rows.shape else True
-            if not self.options.leaves_out(name) and (~np.isfinite(rows) & known).any():
+            if (~np.isfinite(rows) & known).any():
                 return False
         return True
 

@@ -48,14 +48,16 @@ def tensor_sizes(
 ) -> tuple[TensorSize, ...]:
     """Each tensor of floats that depends on the inputs, in the order of the model.
 
-    Those inside norms and loops are passed over. Nothing is told where ONNX Runtime does not run a
-    model that shows so much.
+    Those inside norms and loops are passed over. Nothing is told where the norms alone are
+    emulated, and where ONNX Runtime does not run a model that shows so much.
 
     Args:
         read: The rewritten model.
         options: The accelerator.
         feeds: Inputs by name, one dict per run.
     """
+    if not options.everything:
+        return ()
     model = as_float32(read.model, read.folder)
     flow = read_flow(read_graph(model))
     norms = list(filter(can_emulate, norms_in_float32(read.norms)))

@@ -188,12 +188,10 @@ def validate_pair(
     Raises:
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
-    before, after = (_without_excluded(read, options) for read in (before, after))
+    before, after = (without_excluded(read, options) for read in (before, after))
     runs = run_four(before, after, options, feeds, progress)
     plain, scaled, unstable = runs.plain, runs.scaled, runs.unstable
-    fp32 = compare(plain, scaled, unstable)
-    if runs.loaded is not None:
-        fp32 = fp32.and_also(compare(runs.loaded, scaled, unstable))
+    fp32 = _in_fp32(runs)
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
     inexact = _rounded_epsilons(before, after, options.accelerator) if exact else 0
@@ -222,11 +220,19 @@ def validate_pair(
         everything=options.everything,
         reshaped=protected.reshaped,
         reshaped_before=naive.reshaped,
-        tensors=tensor_sizes(after, options, feeds) if options.everything else (),
+        tensors=tensor_sizes(after, options, feeds),
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     moved = sensitivity(before, options, feeds, plain, unstable) if _only_off(result) else None
     return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
+
+
+def _in_fp32(runs: FourRuns) -> Difference:
+    """How the rewritten model differs from the original, as it was read and as it was given."""
+    found = compare(runs.plain, runs.scaled, runs.unstable)
+    if runs.loaded is None:
+        return found
+    return found.and_also(compare(runs.loaded, runs.scaled, runs.unstable))
 
 
 def _perplexities(runs: FourRuns) -> dict[str, float]:
@@ -251,7 +257,7 @@ def _held_against_noise(result: Validation, moved: Difference | None) -> list[Re
     return result.failures
 
 
-def _without_excluded(read: ReadModel, options: Options) -> ReadModel:
+def without_excluded(read: ReadModel, options: Options) -> ReadModel:
     """The model without the norms that the user left out, which nothing emulates then."""
     return replace(read, norms=[n for n in read.norms if not options.leaves_out(n.name)])
 

@@ -36,24 +36,36 @@ class Boundary:
         return [output for _, _, output in self.lost]
 
 
-def is_split(norm: Norm, model: onnx.ModelProto, kept: Collection[str]) -> bool:
-    """Whether a node of a norm stays in FP32, so that the others are rounded op by op."""
-    nodes = graph_at(model, norm.path).node
-    return any(nodes[index].name in kept for index in norm.nodes)
-
-
-def round_for_readers(device: Device, kept: Collection[str], watch: bool) -> Boundary:
+def apart_from_kept(
+    device: Device, norms: Sequence[Norm], kept: Collection[str], watch: bool
+) -> tuple[list[Norm], Boundary]:
     """Round what kept nodes give for those who are not kept, in the emitter's model.
 
     Args:
         device: Rounds; its emitter's model has no norm written out yet.
+        norms: Those of the model.
         kept: Names of nodes.
         watch: Whether the model also shows what did not fit.
+
+    Returns:
+        The norms no node of which is kept, as they read the model then, and the boundary. The other
+        nodes of the others are rounded op by op.
     """
-    boundary = Boundary()
     if not kept:
-        return boundary
-    emitter = device.emitter
+        return list(norms), Boundary()
+    model = device.emitter.model
+    whole = [norm for norm in norms if not _has_kept(model, norm, kept)]
+    boundary = _round_for_readers(device, kept, watch)
+    return _read_as_rounded(whole, boundary), boundary
+
+
+def _has_kept(model: onnx.ModelProto, norm: Norm, kept: Collection[str]) -> bool:
+    nodes = graph_at(model, norm.path).node
+    return any(nodes[index].name in kept for index in norm.nodes)
+
+
+def _round_for_readers(device: Device, kept: Collection[str], watch: bool) -> Boundary:
+    boundary, emitter = Boundary(), device.emitter
     flow = read_flow(read_graph(emitter.model))
     for path, index in flow.order:
         node = flow.node(path, index)
@@ -82,7 +94,7 @@ def round_for_readers(device: Device, kept: Collection[str], watch: bool) -> Bou
     return boundary
 
 
-def read_as_rounded(norms: Sequence[Norm], boundary: Boundary) -> list[Norm]:
+def _read_as_rounded(norms: Sequence[Norm], boundary: Boundary) -> list[Norm]:
     """The norms, which read the rounded tensors."""
     found = {(path, name): rounded for (path, name), rounded in boundary.rounded.items()}
 
