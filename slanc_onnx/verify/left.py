@@ -65,12 +65,14 @@ def each_left(
 ) -> Iterator[list[Left]]:
     """Run by run what leaves the format where all operations are rounded, in the model's order.
 
+    What is infinite or nan because of what it reads does not leave it.
+
     Args:
         read: The rewritten model.
         options: The accelerator.
         feeds: Inputs by name, one dict per run.
-        sums: Sums of squares of the rows in FP32, by the name of a norm; rows of others are told
-            with an infinite one, and rows are told of norms with sums alone if there are some.
+        sums: Sums of squares of the rows in FP32, by the names of the norms whose lost rows are
+            told; None to tell those of all, without a size, that came finite.
         kept: The names of nodes that stay in FP32.
 
     Raises:
@@ -82,9 +84,16 @@ def each_left(
     shown = emulate(model, norms, device, False, Everything(True, kept))
     session = Session(shown.model, read.folder)
     for feed in feeds:
-        values = session.run(feed)
-        found = (_left(watched, values[watched.output], sums) for watched in shown.watched)
-        yield [left for left in found if left is not None]
+        values, found = session.run(feed), list[Left]()
+        for watched in shown.watched:
+            size = values[watched.output]
+            if watched.what == "rows" and sums is None:
+                size = np.where(values[shown.arrived[watched.norm]] > 0, 0.0, size)
+            left = _left(watched, size, sums)
+            # A size that fits is of partial sums; or of what is lost already, as in a Softmax.
+            if left is not None and (left.value > device.largest or not found):
+                found.append(left)
+        yield found
 
 
 def _left(watched: Watched, shown: Array, sums: Mapping[str, Array] | None) -> Left | None:

@@ -28,7 +28,7 @@ def test_each_tensor_is_told_with_its_largest_number_in_fp32() -> None:
         assert size.largest == pytest.approx(largest[size.tensor], rel=2**-9)
         assert size.limit == 65504
         assert size.bits == pytest.approx(np.log2(65504 / size.largest))
-    assert [s.left for s in sizes] == [False, True, False, True]  # and then the rows of the norm
+    assert [s.left for s in sizes] == [False, True, False, False]
 
 
 def test_a_sum_inside_an_op_that_left_is_told() -> None:
@@ -62,3 +62,21 @@ def test_an_infinite_mask_counts_for_nothing() -> None:
     sizes = validate(model, model, Options(inputs={"x": X}, emulate="all")).tensors
     masked = next(s for s in sizes if s.tensor == "m")
     assert masked.largest == np.abs(X[..., 3:]).max() and not masked.left
+
+
+def test_what_reads_what_left_does_not_leave_itself() -> None:
+    nodes = f"""
+        k = MatMul(x, big) l = MatMul(k, big) s = Mul(l, small) w = Softmax(s)
+        m = ReduceMean<axes = [-1], keepdims = 0>(l) [n] y = {RMS}(s, g1)
+    """
+    more = {"big": BIG, "small": np.full(1, 2.0**-14, np.float32)}
+    model = graph(nodes, weights(**more), ROWS, "float[a, b, c] y, float[a, b, c] w, float[a, b] m")
+    sizes = validate(model, model, Options(inputs={"x": X}, emulate="all")).tensors
+    assert [s.tensor for s in sizes if s.left] == ["l"]
+
+
+def test_a_norm_whose_own_rows_are_lost_left_the_format() -> None:
+    model = graph(f"a = Add(x, x) [n] y = {RMS}(a, g1)", weights(), ROWS)
+    x = np.full((1, 1, D), 64.0, np.float32)
+    sizes = validate(model, model, Options(inputs={"x": x}, emulate="all")).tensors
+    assert [(s.tensor, s.left) for s in sizes] == [("a", False), ("y", True)]
