@@ -27,6 +27,10 @@ class Session:
         packs: Whether ONNX Runtime may keep a copy of the weights, packed for its kernels; it is
             as large as they are, and a few short runs are not faster with it.
 
+    Attributes:
+        outputs: The names of the outputs.
+        types: Their types as ONNX Runtime calls them; some have none in NumPy.
+
     Raises:
         CannotRun: ONNX Runtime's CPU provider does not take the model.
     """
@@ -49,7 +53,8 @@ class Session:
         except Exception as error:
             raise _cannot("load", error) from error
         self._run_options = ort.RunOptions
-        self.outputs = [output.name for output in self._session.get_outputs()]
+        self.types = {o.name: str(o.type) for o in self._session.get_outputs()}
+        self.outputs = list(self.types)
         self._inputs = {i.name: str(i.type) for i in self._session.get_inputs()}
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -84,4 +89,5 @@ def _cannot(do: str, error: Exception) -> CannotRun:
     text = str(error)
     if any(word in text for word in _NO_MEMORY) and (short := short_of_memory()) is not None:
         return short
-    return CannotRun(f"ONNX Runtime cannot {do} the model: {text.strip().splitlines()[0][:300]}")
+    first = (text.strip() or type(error).__name__).splitlines()[0]
+    return CannotRun(f"ONNX Runtime cannot {do} the model: {first[:300]}")

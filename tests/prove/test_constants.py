@@ -9,7 +9,8 @@ from onnx import NodeProto, TensorProto, helper
 
 from slanc_onnx.graph import Array
 from slanc_onnx.prove.bound import NoBound
-from slanc_onnx.prove.trusted.constants import computer, folded
+from slanc_onnx.prove.trusted.computed import computer
+from slanc_onnx.prove.trusted.constants import folded
 from slanc_onnx.prove.trusted.values import Constant
 
 TABLE = np.arange(6, dtype=np.float32).reshape(2, 3)
