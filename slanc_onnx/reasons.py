@@ -145,6 +145,7 @@ class Untaken(_Named):
     WEIGHTS_INSIDE = auto()
     ANOTHER_DEGREE = auto()  # degree of its output
     NOT_DIVIDED = auto()
+    IN_ANOTHER_GRAPH = auto()
     ROOT_OF_SCALE = auto()
     UNKNOWN_OP = auto()  # domain
     INSIDE = auto()

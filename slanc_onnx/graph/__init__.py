@@ -7,6 +7,7 @@ the input stay as they are.
 """
 
 from slanc_onnx.graph.apart import begin_child, can_fork, kilobytes, lower_limit
+from slanc_onnx.graph.bodies import Bodies
 from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model, node_faults
 from slanc_onnx.graph.edits import (
     Edits,
@@ -54,6 +55,7 @@ __all__ = [
     "PACKED",
     "SEE_THROUGH",
     "Array",
+    "Bodies",
     "Dims",
     "Draft",
     "Edits",

@@ -132,6 +132,8 @@ _UNTAKEN: dict[Kind, str] = {
     Untaken.WEIGHTS_INSIDE: "multiplies by weights before the division",
     Untaken.ANOTHER_DEGREE: "gives something of degree {0}, not 0",
     Untaken.NOT_DIVIDED: "nothing of its own size is divided by its root",
+    Untaken.IN_ANOTHER_GRAPH: "its root divides in another graph, outside or inside an If, Loop or "
+    "Scan",
     Untaken.ROOT_OF_SCALE: "a root of the scale would have to pass, which is not exact",
     Untaken.INSIDE: "the op normalises inside; export the norm as an op of its own",
     Untaken.QLINEAR: "a QLinear op computes with its integers; quantise it with Q/DQ nodes",
