@@ -55,6 +55,7 @@ _UNREAD: dict[Kind, str] = {
     Unread.NO_AXIS: "names axis {0} of {1}",
     Unread.TOO_LARGE: "takes {0:g} elements",
     Unread.NOT_THERE: "moves what is not there ({0})",
+    Unread.FAILED: "cannot be read as it is ({0})",
     Unread.NOT_COMPUTED: "cannot be computed of these constants ({0})",
     Unread.MISFIT: "its sizes do not fit each other: {names}",
     Unread.BROKEN: "breaks the rules of its op: {behind}",
