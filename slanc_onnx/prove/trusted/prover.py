@@ -70,7 +70,7 @@ class Assumed:
 
     Attributes:
         device: Whose norms' outputs are rounded.
-        ranges: Least and largest element of float graph inputs, by name.
+        ranges: Least and largest element of graph inputs, by name.
         exact: Whether large matrices get their tight norms.
         executor: Works on blocks of large matrices; None for this thread.
     """
@@ -140,20 +140,24 @@ class Prover:
     def _input(self, spec: InputSpec) -> Known:
         """What a graph input can hold."""
         dims = tuple(dim if isinstance(dim, int) else dim or self._fresh() for dim in spec.dims)
-        own = frozenset({spec.name})
-        if spec.element_type not in FLOATS:
-            if spec.element_type not in (*WHOLE, BOOL):
-                return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
-            if spec.rows == 0 and "mask" in spec.name.lower():
-                range_ = frozenset({Condition(spec.name, "range", 0.0, 1.0)})
-                return interval(spec.element_type, dims, 0.0, 1.0, Facts(range_, origin=own))
-            ends = natural(spec.element_type)
-            return interval(spec.element_type, dims, *ends, Facts(origin=own))
-        if spec.name not in self._assumed.ranges:
+        if spec.element_type not in (*FLOATS, *WHOLE, BOOL):
             return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
-        low, high = self._assumed.ranges[spec.name]
+        whole = spec.element_type not in FLOATS
+        limits = self._assumed.ranges.get(spec.name)
+        if limits is None and whole and spec.rows == 0 and "mask" in spec.name.lower():
+            limits = 0.0, 1.0
+        origin = frozenset({spec.name}) if whole else frozenset()
+        if limits is None:
+            if not whole:
+                return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
+            return interval(
+                spec.element_type, dims, *natural(spec.element_type), Facts(origin=origin)
+            )
+        low, high = limits
+        if whole:
+            low, high = float(math.ceil(low)), float(math.floor(high))
         kept = frozenset({Condition(spec.name, "range", low, high)})
-        return interval(spec.element_type, dims, low, high, Facts(kept))
+        return interval(spec.element_type, dims, low, high, Facts(kept, origin=origin))
 
     def _visit(self, index: int, node: NodeProto) -> None:
         names = [name for name in node.output if name]
