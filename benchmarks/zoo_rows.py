@@ -25,6 +25,7 @@ from slanc_onnx.report.wording import reasons_text
 from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.session import Feeds, Session
 
+DEVICE = Accelerator("sequential", True)  # the strictest FP16: it flushes subnormals
 NORMALISED = ("layernorm", "rmsnorm", "rmsnorm_gated")  # the kinds that the targets count
 Truth = dict[str, Any]
 
@@ -98,7 +99,7 @@ def run_export(folder: Path, setting: Setting) -> Row:
     options = Options(
         estimate=setting.estimate,
         inputs=None if setting.default_inputs or not feeds else feeds,
-        accelerator=Accelerator("sequential", True),
+        accelerator=DEVICE,
         input_ranges=ranges_of(feeds),
         apply=setting.apply,
         emulate=setting.emulate,

@@ -129,5 +129,5 @@ def test_what_reads_and_proves_catches_its_own_exceptions_alone() -> None:
         for handler in ast.walk(parsed(path))
         if isinstance(handler, ast.ExceptHandler)
     }
-    # ONNX's evaluator raises anything: what it cannot compute is unknown.
+    # ONNX's evaluator and ONNX Runtime raise anything: what they cannot compute is unknown.
     assert caught == {"CannotFollow", "NoBound", "StepFails", "np.linalg.LinAlgError", "Exception"}

@@ -15,7 +15,7 @@ from onnx import NodeProto
 from slanc_onnx.prove import Certificate, sets, step_bounds
 from slanc_onnx.prove.sets import Ellipsoids, Reach
 from slanc_onnx.prove.trusted import norm_rows, prover, table, values
-from slanc_onnx.prove.trusted.constants import computer
+from slanc_onnx.prove.trusted.computed import computer
 from slanc_onnx.prove.trusted.rules import attention, functions, joins, moves, products
 from slanc_onnx.prove.trusted.table import ANY, RULES, Call, Result, Rule
 from slanc_onnx.prove.trusted.values import Constant, Value
@@ -97,7 +97,7 @@ _READ = ("to", "value", "axis", "axes", "perm", "value_ints", "value_float", "va
 def constant_folding() -> AbstractContextManager[Any]:
     """Constants are computed without most attributes, and a clamp has no limits."""
 
-    def careless(node: NodeProto, opsets: Mapping[str, int]) -> Any:
+    def careless(node: NodeProto, opsets: Mapping[str, int], apart: bool) -> Any:
         copy = NodeProto()
         copy.CopyFrom(node)
         del copy.attribute[:]
@@ -105,8 +105,8 @@ def constant_folding() -> AbstractContextManager[Any]:
         if node.op_type == "Clip":
             copy.op_type = "Identity"
             del copy.input[1:]
-            return lambda arrays: computer(copy, opsets)(arrays[:1])
-        return computer(copy, opsets)
+            return lambda arrays: computer(copy, opsets, apart)(arrays[:1])
+        return computer(copy, opsets, apart)
 
     return patch.object(prover, "computer", careless)
 

@@ -29,11 +29,15 @@ def scaled_by(reach: Reach, factors: Array) -> Reach:
     return Gate(reach.each * sizes * DEVICE_SLACK, Box(sizes), reach)
 
 
-def rows_of_table(stored: Stored) -> Reach:
-    """The set of a table's rows, by the longest row and the largest element of each channel."""
-    count, width = stored.shape
+def rows_of_table(turned: Stored) -> Reach:
+    """The set of a table's rows, by the longest row and the largest element of each channel.
+
+    Args:
+        turned: The transpose of the table.
+    """
+    width, count = turned.shape
     each, longest = np.zeros(width), 0.0
-    columns = stored.turned().opened()
+    columns = turned.opened()
     step = max(1, TABLE_BLOCK // max(1, width))
     for start in range(0, count, step):
         rows = columns.columns(start, min(start + step, count)).T

@@ -19,7 +19,7 @@ from slanc_onnx.run.feeds import (
 from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
 from slanc_onnx.run.inputs import dtype_of, first_run, make_feeds, random_ids
 from slanc_onnx.run.instrumented import Instrumented, instrument
-from slanc_onnx.run.isolation import CannotRun, run_apart
+from slanc_onnx.run.isolation import CannotRun, isolated, run_apart
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.segments import SegmentedSession
 from slanc_onnx.run.session import Feeds, Session
@@ -48,6 +48,7 @@ __all__ = [
     "first_run",
     "given_feeds",
     "instrument",
+    "isolated",
     "make_feeds",
     "norms_in_float32",
     "observe_rows",

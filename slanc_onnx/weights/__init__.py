@@ -5,6 +5,7 @@ each from one read. Memory is that of a block, whatever the size of the matrix. 
 work on the blocks; the result does not depend on it.
 """
 
+from slanc_onnx.weights.blocks import Blocks, Layout, Read, dequantize_blocks, fit
 from slanc_onnx.weights.matrix_norms import (
     MatrixSizes,
     about,
@@ -19,11 +20,16 @@ from slanc_onnx.weights.stored import Stored, stored_matrix, whole
 from slanc_onnx.weights.streamed import read_once, workers
 
 __all__ = [
+    "Blocks",
+    "Layout",
     "MatrixSizes",
+    "Read",
     "Stored",
     "about",
     "cheap_spectral_bound",
     "check_weights",
+    "dequantize_blocks",
+    "fit",
     "frobenius_norm",
     "holds_nan",
     "largest_eigenvalue_bound",

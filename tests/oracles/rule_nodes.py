@@ -61,6 +61,24 @@ ROW = random(W)
 PAST_SIZES = np.array([2, 2], np.int32), np.array(3, np.int32)
 IDS = Rows((), 0, 2, (2, 3), np.int64)
 BOOLS = Rows((), 0, 1, (2, 3, W), np.bool_)
+BYTES = Rows((), -128, 127, (2, 3, W), np.int8)
+STEPS = np.linspace(0.01, 0.1, W).astype(np.float32)
+LOW, HIGH = np.full(W, -128, np.int8), np.arange(W, dtype=np.int8)
+
+
+def packed(*sizes: int) -> Array:
+    """Random bytes."""
+    return np.random.default_rng(len(sizes)).integers(0, 256, sizes, dtype=np.uint8)
+
+
+def in_blocks(level: int, bits: int = 4, zero: Array | None = None) -> Sample:
+    """MatMulNBits of a [32, 3] matrix in blocks of 16."""
+    scales, bias = np.abs(random(3, 2)) / 8, None if bits == 8 else random(3)
+    given = (Rows(dims=(2, 3, 32)), packed(3, 2, 2 * bits), scales, zero, None, bias)
+    attributes = {"K": 32, "N": 3, "bits": bits, "block_size": 16, "accuracy_level": level}
+    return Sample("MatMulNBits", given, attributes, MICROSOFT)
+
+
 SAMPLES = [
     *[
         Sample(op, (rows,))
@@ -112,7 +130,34 @@ SAMPLES = [
     Sample("Clip", (Rows(), None, number(2))),
     Sample("Cast", attributes={"to": 10}),
     Sample("Cast", attributes={"to": 7}),
-    Sample("Cast", (IDS,), {"to": 1}),
+    *[Sample("Cast", (IDS,), {"to": to}) for to in (1, 10)],
+    Sample("Cast", (Rows((2,), 0, 4, dtype=np.int64),), {"to": 1}),
+    *[
+        Sample("DequantizeLinear", (BYTES, number(0.1), zero))
+        for zero in (None, np.array(-128, np.int8))
+    ],
+    *[Sample("DequantizeLinear", (BYTES, STEPS, zero), {"axis": -1}) for zero in (None, LOW, HIGH)],
+    Sample("DequantizeLinear", (Rows((2,), 0, 4, dtype=np.uint8), STEPS), {"axis": 2}),
+    Sample("DequantizeLinear", (BYTES, STEPS[:3], HIGH[:3]), {"axis": 1}),
+    Sample("DequantizeLinear", (BYTES, STEPS.astype(np.float16)), {"axis": 2}),
+    *[
+        Sample("QuantizeLinear", (Rows(), scale, zero), {"axis": 2})
+        for scale in (number(0.01), number(0.1), STEPS)
+        for zero in (None, np.broadcast_to(np.uint8(7), scale.shape), LOW[: scale.size or 1])
+        if zero is None or zero.shape == scale.shape
+    ],
+    *[in_blocks(level, bits) for level in (0, 1, 4) for bits in (4, 8)],
+    *[in_blocks(0, 4, zero) for zero in (packed(3, 1), np.abs(random(3, 2)) * 9)],
+    in_blocks(4, 4, packed(3, 1)),
+    *[
+        Sample(
+            "GatherBlockQuantized",
+            (packed(5, 32 * bits // 8), Rows((), 0, 4, (2, 3), np.int64), random(5, 2), zero),
+            {"bits": bits, "block_size": 16, "gather_axis": 0, "quantize_axis": 1},
+            MICROSOFT,
+        )
+        for bits, zero in ((4, None), (4, packed(5, 1)), (8, None), (8, packed(5, 2)))
+    ],
     Sample("CastLike", (Rows(), np.array(1, np.float16))),
     Sample("Dropout"),
     Sample("Concat", (Rows(), Rows()), {"axis": 2}),

@@ -14,7 +14,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import Box, Ellipsoids
 from slanc_onnx.prove.trusted import rules  # noqa: F401  # they enter themselves
-from slanc_onnx.prove.trusted.constants import computer
+from slanc_onnx.prove.trusted.computed import computer
 from slanc_onnx.prove.trusted.table import RULES, Call, applied, rule_for
 from slanc_onnx.prove.trusted.values import FLOATS, Constant, Operand, Sizes, Value
 from tests.oracles.rule_nodes import SAMPLES, Array, Rows, Sample

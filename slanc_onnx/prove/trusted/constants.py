@@ -1,21 +1,22 @@
-"""Constants: read from the file, and computed by ONNX's own reference evaluator, never here."""
+"""Constants: read from the file, and computed by ONNX's evaluator or ONNX Runtime, never here."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
-from onnx.reference import ReferenceEvaluator
 
 from slanc_onnx.graph import DOMAINS, Array, read_tensor
 from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.trusted.computed import MOST_COMPUTED, Compute
 from slanc_onnx.prove.trusted.values import (
     FLOATS,
+    LARGE,
     Constant,
     Dim,
     Facts,
@@ -28,7 +29,6 @@ from slanc_onnx.reasons import Unread, reason
 from slanc_onnx.weights import stored_matrix
 
 MOST_SIZES = 64  # elements of a tensor of sizes
-MOST_COMPUTED = 1 << 26  # elements of the inputs and outputs of one constant op
 # Ops that give no function of their inputs.
 _RANDOM = ("Bernoulli", "Dropout", "Multinomial")
 # Ops that only move elements, so that they move sizes too. The inputs whose elements they move.
@@ -45,43 +45,13 @@ _MOVED: dict[str, Callable[[int], range]] = {
 def stored_constant(tensor: TensorProto, folder: Path | None, facts: Facts) -> Constant:
     """The constant that a tensor of the file holds; large ones are read where they are used."""
     dims = tuple(int(dim) for dim in tensor.dims)
-    large = len(dims) == 2 and math.prod(dims) > 1 << 12 and tensor.data_type in FLOATS
+    large = len(dims) == 2 and math.prod(dims) > LARGE and tensor.data_type in FLOATS
     stored = stored_matrix(tensor, folder) if large else None
     return Constant(tensor.data_type, dims, lambda: read_tensor(tensor, folder), stored, facts)
 
 
-def computer(node: NodeProto, opsets: Mapping[str, int]) -> Callable[..., list[Array]]:
-    """A function that computes a node's outputs from arrays, by ONNX's reference evaluator."""
-
-    def compute(arrays: Sequence[Array | None]) -> list[Array]:
-        graph = onnx.GraphProto(name="one node")
-        graph.node.add().CopyFrom(node)
-        del graph.node[0].input[:]
-        feeds = {}
-        for place, array in enumerate(arrays):
-            name = "" if array is None else f"in{place}"
-            graph.node[0].input.append(name)
-            if array is not None:
-                kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-                graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
-                feeds[name] = array
-        kept = [name for name in node.output if name]
-        for name in kept:
-            graph.output.add(name=name)
-        ids = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
-        model = helper.make_model(graph, opset_imports=ids)
-        try:
-            with np.errstate(all="ignore"):
-                found = ReferenceEvaluator(model).run(None, feeds)
-        except Exception as error:  # of the evaluator: whatever it cannot compute is unknown
-            raise NoBound(reason(Unread.NOT_COMPUTED, str(error)[:200])) from error
-        return [np.asarray(array) for array in found]
-
-    return compute
-
-
 def folded(
-    node: NodeProto, inputs: Sequence[Operand | None], compute: Callable[..., list[Array]]
+    node: NodeProto, inputs: Sequence[Operand | None], compute: Compute
 ) -> list[Operand | None] | None:
     """The outputs of a node whose inputs are all constant; None for any other node.
 
@@ -134,7 +104,7 @@ def _turned(node: NodeProto, there: Sequence[Constant], facts: Facts) -> Constan
 def moved_sizes(
     node: NodeProto,
     inputs: Sequence[Operand | None],
-    compute: Callable[..., list[Array]],
+    compute: Compute,
     fresh: Callable[[], str],
 ) -> Operand | None:
     """What a node that only moves elements makes of sizes; None for any other node.

@@ -23,7 +23,8 @@ from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import Ellipsoids
 from slanc_onnx.prove.step_bounds import rounding_of
 from slanc_onnx.prove.trusted.axes import in_positions
-from slanc_onnx.prove.trusted.constants import computer, folded, moved_sizes, stored_constant
+from slanc_onnx.prove.trusted.computed import computer
+from slanc_onnx.prove.trusted.constants import folded, moved_sizes, stored_constant
 from slanc_onnx.prove.trusted.norm_rows import input_of, output_of, row_of
 from slanc_onnx.prove.trusted.order import Order
 from slanc_onnx.prove.trusted.table import WHOLE, Call, applied, rule_for
@@ -250,7 +251,7 @@ class Prover:
         return [o if not isinstance(o, Value) else Open(o.kind, o.dims, why) for o in made]
 
     def _applied(self, node: NodeProto, given: list[Operand | None]) -> list[Known]:
-        compute = computer(node, self._opsets)
+        compute = computer(node, self._opsets, self._scope.apart)
         if node.op_type == "Constant" and not node.input:
             return self._constant_node(node)
         try:

@@ -34,6 +34,7 @@ from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 from slanc_onnx.weights import Stored
 
 Dim = int | str
+LARGE = 1 << 12  # elements of a matrix that is read where it is used
 MOST_CHANNELS = 1 << 18  # of a row
 MOST_PARTS = 1 << 12  # of a set that is made of sets, each as often as it is walked
 MOST_IN_PARTS = 1 << 22  # numbers of these, if each is as wide as the row

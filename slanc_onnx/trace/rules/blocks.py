@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Embedding, Sum, Weight
 from slanc_onnx.trace.values import Const, Value, as_view, combine, row_view
 from slanc_onnx.trace.visit import Visit, linear
-from slanc_onnx.weights import Stored, whole
+from slanc_onnx.weights import Blocks, Layout, dequantize_blocks, fit
 
 
 def values_of(value: Value | None) -> Array:
@@ -44,123 +43,11 @@ def _check_blocks(packed: Value, scales: Value, zero: Value | None, rows: int, b
     Raises:
         CannotFollow: they do not.
     """
-    if by.bits not in (2, 4, 8) or by.block < 1 or rows < 1 or by.width < 1:
-        raise CannotFollow(Unread.MISFIT, rows, by.width, by.block, by.bits)
     if not isinstance(packed, Const) or packed.array.dtype != np.uint8:
         raise CannotFollow(Unread.NOT_CONSTANT, "quantised values")
     values, *factors = (math.prod(part.shape) for part in constants_of(packed, scales, zero))
-    blocks = factors[0] // rows
-    per_byte = 8 // by.bits
-    fits = values * per_byte == rows * blocks * by.block and factors[0] == rows * blocks
-    for size in factors[1:]:  # as floats, or packed like the values, each row in whole bytes
-        fits &= size in (rows * blocks, rows * -(-blocks // per_byte))
-    if not fits or blocks * by.block < by.width:
+    if not fit(values, factors, rows, by):
         raise CannotFollow(Unread.MISFIT, values, tuple(factors), rows, by.width)
-    if by.groups is not None and not (
-        by.groups.shape == (by.width,) and by.groups.min() >= 0 and by.groups.max() < blocks
-    ):
-        raise CannotFollow(Unread.MISFIT, by.width)
-
-
-def unpack(packed: Array, bits: int) -> Array:
-    """Unsigned integers of `bits` bits from the bytes of the last axis, low bits first."""
-    if bits == 8:
-        return packed
-    per_byte = 8 // bits
-    shifts = np.arange(per_byte, dtype=np.uint8) * bits
-    spread = (packed[..., None] >> shifts) & ((1 << bits) - 1)
-    return spread.reshape(*packed.shape[:-1], packed.shape[-1] * per_byte)
-
-
-class Layout(NamedTuple):
-    """How a row of numbers lies in blocks of integers.
-
-    Attributes:
-        bits: 2, 4 or 8 per value.
-        block: Values per block.
-        width: Values per row, without the padding of the last block.
-        groups: For each value of a row the block whose scale it has; None for its own.
-    """
-
-    bits: int
-    block: int
-    width: int
-    groups: Array | None = None
-
-
-def dequantize_blocks(
-    packed: Array, scales: Array, zero_points: Array | None, layout: Layout
-) -> Array:
-    """Rows of numbers from blocks of integers, each block with a scale, FP32 [rows, width].
-
-    Args:
-        packed: Bytes, [rows, blocks * block * bits / 8] in any shape with that first axis.
-        scales: [rows, blocks], in any shape.
-        zero_points: Packed like the values, or as floats; None for the middle of the range.
-        layout: How the numbers of a row lie.
-    """
-    bits, block, width, groups = layout
-    rows = packed.shape[0]
-    values = unpack(packed.reshape(rows, -1), bits).astype(np.float32)
-    blocks = values.shape[1] // block
-    if zero_points is None:
-        zero: Array = np.float32(1 << (bits - 1)) * np.ones((rows, blocks), np.float32)
-    elif zero_points.dtype == np.uint8:
-        zero = unpack(zero_points.reshape(rows, -1), bits)[:, :blocks].astype(np.float32)
-    else:
-        zero = zero_points.reshape(rows, blocks).astype(np.float32)
-    factors = scales.reshape(rows, blocks).astype(np.float32)
-    if groups is not None:
-        return (values[:, :width] - zero[:, groups]) * factors[:, groups]
-    scaled = (values.reshape(rows, blocks, block) - zero[:, :, None]) * factors[:, :, None]
-    return scaled.reshape(rows, -1)[:, :width]
-
-
-@dataclass(frozen=True, eq=False)
-class _Blocks:
-    """Columns of the transpose of [N, K] blocks, of which some can be read; see `Stored`.
-
-    Attributes:
-        packed: Bytes, of N rows in any shape; the scales and zero points likewise.
-        scales: FP32 or FP16; a weight is read when a part is taken.
-        zeros: None for the middle of the range.
-        rows: N.
-        layout: How the K numbers of a row lie.
-    """
-
-    packed: Const | Weight
-    scales: Const | Weight
-    zeros: Const | Weight | None
-    rows: int
-    layout: Layout
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.layout.width, self.rows
-
-    def columns(self, start: int, stop: int) -> Array:
-        part = self.part(start, stop)
-        zeros = None if part.zeros is None else values_of(part.zeros)
-        return dequantize_blocks(
-            values_of(part.packed), values_of(part.scales), zeros, self.layout
-        ).T
-
-    def part(self, start: int, stop: int) -> _Blocks:
-        def some(value: Const | Weight) -> Const:
-            return Const(values_of(value).reshape(self.rows, -1)[start:stop])
-
-        zeros = None if self.zeros is None else some(self.zeros)
-        return _Blocks(some(self.packed), some(self.scales), zeros, stop - start, self.layout)
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.packed.shape)
-
-    def turned(self) -> Stored:
-        return whole(self.columns(0, self.rows).T)
-
-    def opened(self) -> _Blocks:
-        return self
 
 
 def matmul_nbits(visit: Visit) -> list[Value]:
@@ -179,7 +66,8 @@ def matmul_nbits(visit: Visit) -> list[Value]:
         return dequantize_blocks(*values, zeros, layout).T
 
     name = visit.node.inputs[1].name
-    stored = _Blocks(constants[0], constants[1], (*constants, None)[2], n, layout)
+    reads = [partial(values_of, part) for part in constants]
+    stored = Blocks(reads[0], reads[1], (*reads, None)[2], n, layout, math.prod(packed.shape))
     result = linear(visit.rows(0, k), Weight(name, (k, n), read, stored=stored))
     bias = visit.value(5)
     return [result if bias is None else combine(Sum, result, as_view(bias))]

@@ -11,6 +11,7 @@ from slanc_onnx.prove.trusted.rules import (  # noqa: F401
     moves,
     picks,
     products,
+    quantized,
     reductions,
     shapes,
 )

@@ -235,6 +235,8 @@ def cast(call: Call) -> Result:
             return replace(value, kind=to, reach=widened(value.reach, 2.0**-23))
         if to != TensorProto.DOUBLE and value.largest > largest_of(to):
             raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, value.largest, largest_of(to)))
+        if value.axes:  # rows of a table of whole numbers
+            return replace(value, kind=to, reach=widened(value.reach, 2.0**-23), tests="")
         return interval(to, value.dims, value.low, value.high, value.facts)
     if to == BOOL:
         return interval(BOOL, value.dims, 0.0, 1.0, Facts(origin=value.facts.origin))

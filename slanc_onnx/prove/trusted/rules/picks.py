@@ -19,6 +19,7 @@ from slanc_onnx.prove.trusted.values import (
     INT64,
     Constant,
     Dim,
+    Facts,
     Value,
     as_value,
     interval,
@@ -26,6 +27,7 @@ from slanc_onnx.prove.trusted.values import (
     size_of,
 )
 from slanc_onnx.reasons import Unread, reason
+from slanc_onnx.weights import Stored
 
 
 @rule(
@@ -111,7 +113,7 @@ def gather(call: Call) -> Result:
     table = isinstance(data, Constant) and not isinstance(index, Constant)
     by_row = axis == 0 and data.kind in FLOATS
     if isinstance(data, Constant) and table and by_row and data.stored is not None:
-        return _rows(call, data, index.dims)
+        return rows_of(data.kind, index.dims, data.stored.turned(), data.facts)
     channels = [a for a in range(len(data.dims)) if a != axis] if table else ()
     value = as_value(data, channels)
     fixed = isinstance(index, Constant) and axis in value.axes and len(index.dims) <= 1
@@ -139,13 +141,19 @@ def gather(call: Call) -> Result:
     )
 
 
-def _rows(call: Call, table: Constant, dims: Sequence[Dim]) -> Value:
-    """Rows of a large table, whose longest row and largest elements are read."""
-    assert table.stored is not None
-    width, reach = table.dims[1], rows_of_table(table.stored)
+def rows_of(kind: int, dims: Sequence[Dim], columns: Stored, facts: Facts) -> Value:
+    """Rows of a large table, whose longest row and largest elements are read.
+
+    Args:
+        kind: Its element type.
+        dims: Of the indices.
+        columns: Its transpose.
+        facts: What it rests on.
+    """
+    width, reach = columns.shape[0], rows_of_table(columns)
     if not np.isfinite(reach.each).all():
         raise NoBound(reason(Unread.UNKNOWN_VALUE))
-    return Value(table.kind, (*dims, width), (len(dims),), reach, facts=table.facts)
+    return Value(kind, (*dims, width), (len(dims),), reach, facts=facts)
 
 
 @rule("GatherND", attributes=("batch_dims",), types=(ANY, (INT64,)), extended=True, exact=True)

@@ -92,7 +92,7 @@ def matmul(call: Call) -> Result:
         raise NoBound(reason(Unread.NO_MATRIX, len(b.dims)))
     if isinstance(b, Constant) and len(b.dims) == 2 and not isinstance(a, Constant):
         value = with_axes(as_value(a), (len(a.dims) - 1,))
-        return _times(call, value, b, False)
+        return times(call, value, b, False)
     first, second = call.value(0), call.value(1)
     inner = {first.dims[-1], second.dims[-2]}
     if len({size for size in inner if isinstance(size, int)}) > 1:
@@ -102,7 +102,8 @@ def matmul(call: Call) -> Result:
     return _dots(call, first, second)
 
 
-def _times(call: Call, value: Value, matrix: Constant, turned: bool) -> Value:
+def times(call: Call, value: Value, matrix: Constant, turned: bool) -> Value:
+    """Rows times a matrix or its transpose."""
     height, width = matrix.dims[::-1] if turned else matrix.dims
     if value.dims[-1] != height:
         raise NoBound(reason(Unread.SHAPES_DIFFER, str(value.dims[-1]), str(height)))
@@ -152,7 +153,7 @@ def gemm(call: Call) -> Result:
         raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "transA"))
     value = with_axes(call.value(0), (1,))
     alpha, beta = (float(call.attributes.get(name, 1.0)) for name in ("alpha", "beta"))
-    made = _times(call, value, call.constant(1), bool(call.attributes.get("transB", 0)))
+    made = times(call, value, call.constant(1), bool(call.attributes.get("transB", 0)))
     reach = scaled_by(made.reach, np.full(made.reach.channels, alpha)) if alpha != 1 else made.reach
     if call.has(2):
         added = call.constant(2)

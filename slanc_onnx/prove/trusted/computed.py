@@ -1,0 +1,105 @@
+"""One node computed from arrays: by ONNX's reference evaluator, or where it cannot by ONNX Runtime.
+
+The evaluator lacks old versions of some ops and all contributed ones. ONNX Runtime has a process of
+its own where that is asked for, and so many seconds and bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from slanc_onnx.graph import Array
+from slanc_onnx.progress import no_progress
+from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.reasons import Unread, reason
+from slanc_onnx.run import CannotRun, Session, isolated
+
+SECONDS, MEMORY = 20.0, 2_000_000_000  # of ONNX Runtime for one node
+MOST_COMPUTED = 1 << 26  # elements of the inputs of one node
+_IR_VERSION = 10  # which every ONNX Runtime that is supported reads
+# Domains whose ops ONNX Runtime computes from constants; it knows no others.
+_DOMAINS = ("", "ai.onnx", "com.microsoft")
+
+Compute = Callable[[Sequence[Array | None]], list[Array]]
+
+
+def computer(node: NodeProto, opsets: Mapping[str, int], apart: bool = False) -> Compute:
+    """A function that computes a node's outputs from arrays.
+
+    Args:
+        node: The node.
+        opsets: Versions by domain.
+        apart: Whether ONNX Runtime has a process of its own.
+    """
+
+    def compute(arrays: Sequence[Array | None]) -> list[Array]:
+        given = [array for array in arrays if array is not None]
+        if sum(math.prod(array.shape) for array in given) > MOST_COMPUTED:
+            raise NoBound(reason(Unread.TOO_LARGE, max(array.size for array in given)))
+        model = of_one_node(node, arrays, opsets)
+        try:
+            return evaluated(model)
+        except Exception as error:  # of the evaluator, which says so in many ways
+            if node.domain not in _DOMAINS:
+                raise NoBound(reason(Unread.NOT_COMPUTED, str(error)[:200])) from error
+        try:
+            return run(model, apart)
+        except Exception as error:  # what ONNX Runtime says, or that memory is short
+            raise NoBound(reason(Unread.NOT_COMPUTED, str(error)[:200])) from error
+
+    return compute
+
+
+def of_one_node(
+    node: NodeProto, arrays: Sequence[Array | None], opsets: Mapping[str, int]
+) -> onnx.ModelProto:
+    """A model of the node alone, with the arrays as its initializers."""
+    graph = onnx.GraphProto(name="one node")
+    graph.node.add().CopyFrom(node)
+    del graph.node[0].input[:]
+    for place, array in enumerate(arrays):
+        graph.node[0].input.append("" if array is None else f"in{place}")
+        if array is not None:
+            graph.initializer.append(numpy_helper.from_array(array, f"in{place}"))
+    for name in node.output:
+        if name:
+            graph.output.add(name=name)
+    ids = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    return helper.make_model(graph, opset_imports=ids, ir_version=_IR_VERSION)
+
+
+def evaluated(model: onnx.ModelProto) -> list[Array]:
+    """The outputs, by the evaluator; raises whatever it raises."""
+    with np.errstate(all="ignore"):
+        found = ReferenceEvaluator(model).run(None, {})
+    return [np.asarray(array) for array in found]
+
+
+def run(model: onnx.ModelProto, apart: bool) -> list[Array]:
+    """The outputs, by ONNX Runtime.
+
+    Raises:
+        CannotRun: it does not take the node, or needs too much.
+    """
+
+    import onnxruntime  # noqa: F401  # here, or each process would import it
+
+    def work(_: object) -> list[Array]:
+        session = Session(model, None)
+        made = session.run({})
+        for name in session.outputs:
+            kind = np.asarray(made[name]).dtype.name
+            if session.types[name] != f"tensor({_NAMES.get(kind, kind)})":
+                raise CannotRun(f"{session.types[name]} is no type of NumPy")
+        return [made[name] for name in session.outputs]
+
+    return isolated(work, no_progress, SECONDS, apart=apart, memory=MEMORY)
+
+
+_NAMES = {"float32": "float", "float64": "double"}  # as ONNX Runtime says it
