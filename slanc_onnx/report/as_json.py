@@ -83,6 +83,7 @@ def validation_entry(
     return {
         "fp32_identical": validation.fp32_identical,
         "fp32_max_abs_error": finite(validation.fp32_max_abs_error),
+        "fp32_default_level": _default_level(validation),
         "fp16": {
             "lost_before": validation.lost_before,
             "overflowed_before": validation.overflowed_before,
@@ -98,6 +99,17 @@ def validation_entry(
         "tried": trial_entries(validation.trials),
         "inconclusive": validation.inconclusive,
         "passed": validation.passed,
+    }
+
+
+def _default_level(validation: Validation) -> dict[str, Any] | None:
+    found = validation.at_default
+    if found is None:
+        return None
+    return {
+        "identical": found.identical,
+        "max_abs_error": finite(found.absolute),
+        "max_relative_error": finite(found.relative),
     }
 
 
@@ -119,6 +131,7 @@ def _not_validated(reason: Reason) -> dict[str, Any]:
     return {
         "fp32_identical": None,
         "fp32_max_abs_error": None,
+        "fp32_default_level": None,
         "fp16": dict.fromkeys(counts + errors),
         "perplexity": None,
         "unstable_outputs": [],

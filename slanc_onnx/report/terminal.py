@@ -14,7 +14,13 @@ from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
-from slanc_onnx.report.wording import condition_text, need_text, reason_text, rounded_text
+from slanc_onnx.report.wording import (
+    condition_text,
+    default_level_text,
+    need_text,
+    reason_text,
+    rounded_text,
+)
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify import Validation
 
@@ -169,15 +175,6 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
 
 def verdict(validation: Validation) -> list[str]:
     """The word, the inputs, the measured errors and the tolerances."""
-    if validation.fp32_identical:
-        fp32 = "FP32 outputs bit-identical"
-    else:
-        fp32 = (
-            f"FP32 max abs error {validation.fp32_max_abs_error:.3g}, relative "
-            f"{validation.fp32_max_relative_error:.3g} (tolerance {validation.fp32_tolerance:g})"
-        )
-        if validation.rounded_epsilons:
-            fp32 += f", {validation.rounded_epsilons} epsilons rounded or raised"
     what = rounded_text(validation.format, validation.everything)
     shape = "another shape"
     error = f"{validation.rounded_error_after:.3g}, RMS {validation.rounded_rms_error:.3g}"
@@ -195,4 +192,18 @@ def verdict(validation: Validation) -> list[str]:
     if validation.observed:
         needed = [need_text(validation.lost_before, validation.format)]
     failures = map(reason_text, validation.failures)
-    return [word, *needed, fp32, fp16, *apart, *failures, *judged_on(validation)]
+    return [word, *needed, _fp32(validation), fp16, *apart, *failures, *judged_on(validation)]
+
+
+def _fp32(validation: Validation) -> str:
+    """How the FP32 outputs compare, with ONNX Runtime's optimisation off and at its default."""
+    if validation.fp32_identical:
+        told = "FP32 outputs bit-identical with optimisation off"
+    else:
+        told = (
+            f"FP32 max abs error {validation.fp32_max_abs_error:.3g}, relative "
+            f"{validation.fp32_max_relative_error:.3g} (tolerance {validation.fp32_tolerance:g})"
+        )
+        if validation.rounded_epsilons:
+            told += f", {validation.rounded_epsilons} epsilons rounded or raised"
+    return f"{told}; at the default level: {default_level_text(validation.at_default)}"

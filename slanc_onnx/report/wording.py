@@ -22,6 +22,7 @@ from slanc_onnx.reasons import (
     Untaken,
 )
 from slanc_onnx.targets import Change
+from slanc_onnx.verify import Difference
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -149,6 +150,8 @@ _DECISIONS: dict[Kind, str] = {
     Decision.NO_PROBE: "no probe ({0})",
     Decision.ROWS_NOT_FINITE: "its rows are not finite or zero",
     Decision.NOT_LINEAR: "its input is no linear map of earlier norms ({0})",
+    Decision.MAP_TOO_LONG: "the maps from earlier norms have more than {0:g} parts together; "
+    "--scale window needs none",
     Decision.SQUARE_NOT_FINITE: "the predicted sum of squares is {0:g}",
     Decision.EXCLUDED: "left out by --exclude or --only",
     Decision.WITH_ITS_GROUP: "folded with its group",
@@ -312,6 +315,17 @@ def need_text(rows: int, form: str) -> str:
         return "this model did not need it"
     lose = "row loses its" if rows == 1 else "rows lose their"
     return f"this model needs it: {rows} {lose} norm in {form} as exported"
+
+
+def default_level_text(difference: Difference | None) -> str:
+    """How far FP32 outputs are apart at ONNX Runtime's default optimisation level."""
+    if difference is None:
+        return "not run"
+    if difference.identical:
+        return "bit-identical"
+    if difference.reshaped is not None:
+        return "{} has the shape {} before and {} after".format(*difference.reshaped.facts)
+    return f"differ by at most {difference.absolute:.3g}, relative {difference.relative:.3g}"
 
 
 def rounded_text(form: str, everything: bool) -> str:

@@ -1,4 +1,4 @@
-"""Run models on ONNX Runtime: as they are written, with nothing fused and nothing folded."""
+"""Run models on ONNX Runtime: as they are written, unless its optimisations are asked for."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation")  # as 
 
 
 class Session:
-    """An ONNX Runtime CPU session with graph optimisation off.
+    """An ONNX Runtime CPU session, with graph optimisation off where nothing else is asked for.
 
-    Optimisation stays off because it changes the order of sums (a Div stops fusions) and removes
-    the casts that emulate FP16.
+    Optimisation is off because it changes the order of sums (a Div stops fusions) and removes the
+    casts that emulate FP16.
 
     Args:
         model: The model.
         folder: Where its external data lies.
         packs: Whether ONNX Runtime may keep a copy of the weights, packed for its kernels; it is
             as large as they are, and a few short runs are not faster with it.
+        optimised: Whether graph optimisation is at ONNX Runtime's default level.
 
     Attributes:
         outputs: The names of the outputs.
@@ -35,11 +36,19 @@ class Session:
         CannotRun: ONNX Runtime's CPU provider does not take the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, folder: Path | None, *, packs: bool = True) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path | None,
+        *,
+        packs: bool = True,
+        optimised: bool = False,
+    ) -> None:
         import onnxruntime as ort  # slow to import; --help and --version do without
 
         options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if not optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         if not packs:
             options.add_session_config_entry("session.disable_prepacking", "1")

@@ -10,6 +10,7 @@ from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.run import CannotRun, InputSet
+from slanc_onnx.verify.default_level import at_default_level
 from slanc_onnx.verify.validate import Trial, Validation, validate_pair
 
 
@@ -23,6 +24,7 @@ def validate_on(
 ) -> Validation:
     """The validation on the first set of inputs, with what the others say.
 
+    On the first the FP32 outputs are also compared at ONNX Runtime's default optimisation level.
     Of inputs of which the user says nothing several sets are tried. The first is judged, and the
     others tell where it holds as well; those that `count` may not fail either.
 
@@ -45,4 +47,5 @@ def validate_on(
             found = validate_pair(before, after, options, one.feeds, exact, progress).failures
             trials.append(Trial(one.fed, tuple(found)))
             failures += [f for f in found if one.counts and f not in failures]
-    return replace(result, trials=tuple(trials), failures=failures)
+    optimised = at_default_level(before, after, first.feeds, result.unstable)
+    return replace(result, trials=tuple(trials), failures=failures, at_default=optimised)

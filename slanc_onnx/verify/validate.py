@@ -81,7 +81,7 @@ class Validation:
     Attributes:
         fp32_tolerance: What is demanded of `fp32_max_relative_error`; 0 for bit-identity.
         fp32_identical: All FP32 outputs of the first `COMPARED_RUNS` runs are the same to the last
-            bit, and with tokens the losses of all runs.
+            bit with graph optimisation off, and with tokens the losses of all runs.
         fp32_max_abs_error: Largest absolute difference of an FP32 output.
         fp32_max_relative_error: The same, relative to the output's largest absolute value.
         rounded_error_before: Largest difference of an output with rounded norms to FP32, relative
@@ -106,6 +106,8 @@ class Validation:
         reshaped_before: The same of the original.
         sensitivity: How far noise at the norms moves the original; None where the outputs are not
             off, or something else is wrong.
+        at_default: How far the FP32 outputs of both files are apart at ONNX Runtime's default
+            optimisation level; None where it was not run there.
     """
 
     fp32_tolerance: float
@@ -128,6 +130,7 @@ class Validation:
     reshaped: Reshaped | None = None
     reshaped_before: Reshaped | None = None
     sensitivity: Difference | None = None
+    at_default: Difference | None = None
 
     @property
     def passed(self) -> bool:

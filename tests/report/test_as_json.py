@@ -22,6 +22,7 @@ from slanc_onnx.report.as_json import REPORT_START, norm_entry, validation_entry
 from slanc_onnx.report.rows import norm_rows
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.scale.decide import ScaledNorm
+from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.validate import Observed, Validation
 from tests.conftest import Run
@@ -82,6 +83,7 @@ OBSERVED = ["sum_of_squares", "scaled", "overflowed", "underflowed", "overflowed
 VALIDATION = [
     "fp32_identical",
     "fp32_max_abs_error",
+    "fp32_default_level",
     "fp16",
     "perplexity",
     "unstable_outputs",
@@ -239,12 +241,18 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         observed={"n": seen(10, 30), "m": seen(1, 2)},
         perplexity={"fp32": 7.0, "fp16": 8.0, "fp16_slanc": math.nan},
         unstable=["cache"],
+        at_default=Difference(False, 10.0, 11.0, 12.0),
         first_out=Left("t", "MatMul", 9.0),
         failures=[Reason(Failure.OUTPUTS_OFF)],
     )
     assert validation_entry(validation, None) == {
         "fp32_identical": False,
         "fp32_max_abs_error": 2.0,
+        "fp32_default_level": {
+            "identical": False,
+            "max_abs_error": 10.0,
+            "max_relative_error": 11.0,
+        },
         "fp16": {
             "lost_before": 36,
             "overflowed_before": 32,

@@ -70,6 +70,7 @@ class Prover:
         self._order = Order(self._scope, read.norms)
         self._caches = {spec.name for spec in read.specs if spec.is_float}
         self._outputs = frozenset(info.name for info in self._scope.proto.output)
+        self._tensors = self._scope.graph.tensors()
         self.affine: dict[str, tuple[float, float] | None] = {}
         self.bounds = {
             norm.name: Bound(None, reason=Reason(Unread.NOT_REACHED)) for norm in read.norms
@@ -249,7 +250,7 @@ class Prover:
         if node.op_type == "Constant" and not node.input:
             return self._constant_node(node)
         try:
-            found: list[Operand | None] | None = folded(node, given, compute)
+            found: list[Operand | None] | None = folded(node, given, compute, self._told(node))
         except NoBound:  # too large to compute: a rule may take it as any numbers in a range
             found = None
         sizes = None if found is not None else moved_sizes(node, given, compute, self._fresh)
@@ -276,6 +277,18 @@ class Prover:
             found = applied(rule_for(node.domain, node.op_type, opset, list(attributes)), call)
         here = Reason(Unread.NOTHING_SAID).at(node.op_type, node.output[0])
         return [Open(0, None, here) if o is None else o for o in found]
+
+    def _told(self, node: NodeProto) -> int | None:
+        """How many elements a node's outputs have by the shapes in the file; None if open."""
+        count = 0
+        for name in filter(None, node.output):
+            tensor = self._tensors.get(name)
+            if tensor is None or tensor.shape is None:
+                return None
+            if not all(isinstance(dim, int) for dim in tensor.shape):
+                return None
+            count += math.prod(tensor.shape)
+        return count
 
     def _constant_node(self, node: NodeProto) -> list[Known]:
         tensor = self._scope.initializers.get(node.output[0])
