@@ -51,6 +51,7 @@ class Unread(_Named):
     TOO_LARGE = auto()  # number of elements
     NOT_THERE = auto()  # what NumPy said
     NOT_COMPUTED = auto()  # what NumPy said
+    FAILED = auto()  # what was said
     MISFIT = auto()  # shapes and sizes
     BROKEN = auto()  # behind: how
 
@@ -145,6 +146,7 @@ class Untaken(_Named):
     WEIGHTS_INSIDE = auto()
     ANOTHER_DEGREE = auto()  # degree of its output
     NOT_DIVIDED = auto()
+    IN_ANOTHER_GRAPH = auto()
     ROOT_OF_SCALE = auto()
     UNKNOWN_OP = auto()  # domain
     INSIDE = auto()
@@ -165,6 +167,7 @@ class Decision(_Named):
     NO_PROBE = auto()  # what ONNX Runtime said
     ROWS_NOT_FINITE = auto()
     NOT_LINEAR = auto()  # op or kind of expression
+    MAP_TOO_LONG = auto()  # most parts of all maps
     SQUARE_NOT_FINITE = auto()  # predicted sum of squares
     EXCLUDED = auto()
     WITH_ITS_GROUP = auto()

@@ -7,6 +7,7 @@ the input stay as they are.
 """
 
 from slanc_onnx.graph.apart import begin_child, can_fork, kilobytes, lower_limit
+from slanc_onnx.graph.bodies import Bodies
 from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model, node_faults
 from slanc_onnx.graph.edits import (
     Edits,
@@ -43,6 +44,7 @@ from slanc_onnx.graph.scope import (
     Scope,
     op_of,
     read_graph,
+    reads,
     reads_value,
 )
 from slanc_onnx.graph.shapes import concrete_shapes
@@ -55,6 +57,7 @@ __all__ = [
     "PACKED",
     "SEE_THROUGH",
     "Array",
+    "Bodies",
     "Dims",
     "Draft",
     "Edits",
@@ -99,6 +102,7 @@ __all__ = [
     "read_graph",
     "read_tensor",
     "read_through",
+    "reads",
     "reads_value",
     "refuse_what_is_no_file",
     "runtime_inputs",

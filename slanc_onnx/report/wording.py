@@ -56,6 +56,7 @@ _UNREAD: dict[Kind, str] = {
     Unread.NO_AXIS: "names axis {0} of {1}",
     Unread.TOO_LARGE: "takes {0:g} elements",
     Unread.NOT_THERE: "moves what is not there ({0})",
+    Unread.FAILED: "cannot be read as it is ({0})",
     Unread.NOT_COMPUTED: "cannot be computed of these constants ({0})",
     Unread.MISFIT: "its sizes do not fit each other: {names}",
     Unread.BROKEN: "breaks the rules of its op: {behind}",
@@ -133,6 +134,8 @@ _UNTAKEN: dict[Kind, str] = {
     Untaken.WEIGHTS_INSIDE: "multiplies by weights before the division",
     Untaken.ANOTHER_DEGREE: "gives something of degree {0}, not 0",
     Untaken.NOT_DIVIDED: "nothing of its own size is divided by its root",
+    Untaken.IN_ANOTHER_GRAPH: "its root divides in another graph, outside or inside an If, Loop or "
+    "Scan",
     Untaken.ROOT_OF_SCALE: "a root of the scale would have to pass, which is not exact",
     Untaken.INSIDE: "the op normalises inside; export the norm as an op of its own",
     Untaken.QLINEAR: "a QLinear op computes with its integers; quantise it with Q/DQ nodes",
@@ -151,6 +154,8 @@ _DECISIONS: dict[Kind, str] = {
     Decision.NO_PROBE: "no probe ({0})",
     Decision.ROWS_NOT_FINITE: "its rows are not finite or zero",
     Decision.NOT_LINEAR: "its input is no linear map of earlier norms ({0})",
+    Decision.MAP_TOO_LONG: "the maps from earlier norms have more than {0:g} parts together; "
+    "--scale window needs none",
     Decision.SQUARE_NOT_FINITE: "the predicted sum of squares is {0:g}",
     Decision.EXCLUDED: "left out by --exclude or --only",
     Decision.WITH_ITS_GROUP: "folded with its group",
