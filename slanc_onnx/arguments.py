@@ -30,7 +30,8 @@ EXIT_STATUS = {
     "understood, or every norm was skipped: the last line says which, and what else could not be "
     "written; the model is written if it has norms, whole",
     2: "bad usage or bad input; nothing is written",
-    3: "as 0, but a report, the page or standard output could not be written: the message names it",
+    3: "as 0, but a report, the page, the list of FP32 nodes or standard output could not be "
+    "written: the message names it",
     4: "a bug in slanc-onnx; nothing is written, --traceback shows where it happened",
     130: "Ctrl-C; the output is the old one or the new one, whole",
     143: "SIGTERM; the same",
