@@ -259,3 +259,12 @@ def test_a_row_that_doubles_again_and_again_has_no_bound_soon() -> None:
     first, last = compute_scales(model, Options(estimate="weights"))
     assert first.certificate is not None and last.certificate is not None
     assert last.certificate.bound.length is None
+
+
+def test_a_tensor_of_ever_more_axes_has_no_bound_soon() -> None:
+    names = ["i", *(f"c{i}" for i in range(40))]
+    again = " ".join(f"{b} = Gather({a}, {a})" for a, b in itertools.pairwise(names))
+    nodes = f"i = Cast<to = 7>(x) {again} f = Cast<to = 1>(c39) total = Add(x, f)"
+    first, last = compute_scales(between(nodes, {}), Options(estimate="weights"))
+    assert first.certificate is not None and last.certificate is not None
+    assert last.certificate.bound.length is None
