@@ -23,7 +23,7 @@ from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure
 from slanc_onnx.run import CannotRun, InputSet, as_float32
 from slanc_onnx.verify.compare import Runs, compare
-from slanc_onnx.verify.emulate import CONTAINERS, can_emulate, is_float
+from slanc_onnx.verify.emulate import CONTAINERS, can_emulate, is_float, names_of
 from slanc_onnx.verify.left import each_left
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import Roundable, run_in_float32
@@ -130,10 +130,7 @@ class _Parts:
     def of(read: ReadModel) -> _Parts:
         """The parts of a model: nodes that compute or move floats that depend on the inputs."""
         flow = read_flow(read_graph(as_float32(read.model, read.folder)))
-        norms = [
-            frozenset(flow.node(norm.path, index).name for index in norm.nodes)
-            for norm in filter(can_emulate, read.norms)
-        ]
+        norms = [frozenset(names_of(flow, norm)) for norm in filter(can_emulate, read.norms)]
         types: dict[str, list[str]] = {}
         for path, index in flow.order:
             node = flow.node(path, index)
