@@ -30,7 +30,8 @@ from slanc_onnx.verify.runs import Roundable, run_in_float32
 from slanc_onnx.verify.tolerance import perplexity_tolerance
 from slanc_onnx.verify.validate import Validation, without_excluded
 
-# What keeping nodes in FP32 may heal of a validation.
+# What keeping nodes in FP32 may heal of a validation; where noise moves a model as far it may not,
+# as a list that was chosen by a comparison which cannot tell is chosen by chance.
 HEALED = frozenset(
     {
         Failure.LEFT_FORMAT,
@@ -38,8 +39,6 @@ HEALED = frozenset(
         Failure.ROWS_OVERFLOW,
         Failure.OUTPUTS_OFF,
         Failure.OTHER_SHAPE,
-        Failure.SENSITIVE,
-        Failure.SENSITIVE_SHAPE,
         Failure.PERPLEXITY_OFF,
     }
 )
