@@ -14,6 +14,7 @@ from benchmarks.random_graphs.building import Array
 from benchmarks.random_graphs.feeds import feeds, keeps
 from benchmarks.random_graphs.make import Made
 from slanc_onnx import Options, ScaledNorm, SlancError, find_norms, protect
+from slanc_onnx.feed import Range
 from slanc_onnx.norms.norm import Norm, as_computed
 from slanc_onnx.prove import Condition
 from slanc_onnx.run.emit import Emitter
@@ -107,7 +108,7 @@ def _options(made: Made, given: Sequence[Feed]) -> Options:
     return Options(
         accelerator=TARGETS[made.target],
         estimate="weights",
-        input_ranges=made.ranges,
+        feeds={name: Range(*ends) for name, ends in made.ranges.items()},
         scale=made.scale,
         apply=made.apply,
         inputs=given[0] if made.scale == "calibrated" else None,

@@ -40,7 +40,7 @@ class Made:
         constructs: What it was made of, by name; the first is what it is about.
         kind: What that may break.
         target: Name of the device that certificates are asked for.
-        ranges: What the tool is told that float inputs keep to.
+        ranges: What the tool is told that inputs keep to.
         scale: The rule of the scales, "window", "paper" or "calibrated".
         apply: Where they go, "div" or "fold".
         lengths: Batches and lengths to run it on where the file leaves them open.
@@ -81,8 +81,9 @@ def random_graph(seed: int, number: int) -> Made:
     used = _grown(g, first)
     table = _table(g, width)
     g.weights["table"] = table.astype(np.float16 if g.half else np.float32)
-    floats = [i.name for i in g.inputs if i.kind == "floats" and not i.optional]
-    ranges = {name: (-3.0, 3.0) for name in floats if g.chance(0.4)}
+    limits = {"floats": (-3.0, 3.0), "ids": (0.0, len(table) - 1.0), "mask": (0.0, 1.0)}
+    told = [i for i in g.inputs if i.kind in limits and not i.optional]
+    ranges = {each.name: limits[each.kind] for each in told if g.chance(0.4)}
     model = g.model()
     if g.chance(0.3):
         model = onnx.shape_inference.infer_shapes(model)
