@@ -115,7 +115,7 @@ SAMPLES = [
     *[Sample("Div", (Rows(), by)) for by in (POSITIVE, np.abs(ROW) + 1, number(0.5))],
     Sample("Sum", (Rows(), ROW, ALONE)),
     *[Sample("Pow", (POSITIVE, number(power))) for power in (2, 3, 0.5)],
-    Sample("Pow", (Rows(), number(2))),
+    *[Sample("Pow", (rows, number(2))) for rows in (Rows(), Rows((1,)), ALONE)],
     Sample("Pow", (Rows(), number(3))),
     *[
         Sample(op, (Rows(), ALONE))

@@ -148,8 +148,7 @@ def _by_heads(call: Call, query: Value, value: Value, heads: int, groups: int) -
     at = np.arange(heads * width).reshape(heads, width)
     reach = joined(list(zip(at, own, strict=True)), heads * width)
     dims = (query.dims[0], query.dims[1], heads * width)
-    made = Value(value.kind, dims, (2,), reach, facts=call.facts)
-    return mixed_over(made, value.dims[1])
+    return Value(value.kind, dims, (2,), reach, facts=call.facts)
 
 
 @rule(
