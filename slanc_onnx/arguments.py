@@ -188,6 +188,14 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         "keeps (default: exact, unless a row of zeros is seen that it would make nan)",
     )
     add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
+    add(
+        "--weight-loss",
+        type=float,
+        metavar="FRACTION",
+        default=0.0,
+        help="with --apply fold: divide 16-bit weights though elements become subnormal, as long "
+        "as the Frobenius norm of the error is at most this fraction of the weight's (default 0)",
+    )
 
 
 def _add_validation(parser: argparse.ArgumentParser) -> None:

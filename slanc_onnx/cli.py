@@ -119,6 +119,7 @@ def _run(args: argparse.Namespace) -> int:
         apply=args.apply,
         emulate=args.emulate,
         epsilon=args.epsilon,
+        weight_loss=args.weight_loss,
         exclude=args.exclude,
         only=args.only,
         jobs=args.jobs,

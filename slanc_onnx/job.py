@@ -12,13 +12,12 @@ from typing import TypeVar
 import numpy as np
 import onnx
 
-from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.fold import Fold, apply_fold, fold, write_folded
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Draft, check_output, load_model
 from slanc_onnx.norms import ReadModel, read_model
-from slanc_onnx.options import ApplyRule, Options
+from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Certificate, held_against
 from slanc_onnx.reasons import Failure, Note, Reason, Seen
@@ -204,14 +203,7 @@ def _plan(job: _Job, done: _Done) -> None:
     """Fold, and hold the scales against the user's data and every token."""
     read, options, clock = job.read, job.options, job.clock
     if options.apply == "fold":  # first: the audit is of the scales that norms have then
-        done.fold, done.norms = fold(
-            read.model,
-            read.scopes,
-            done.norms,
-            options.accelerator,
-            read.folder,
-            options.least_epsilon,
-        )
+        done.fold, done.norms = fold(read, done.norms, options)
         clock.lap("fold")
     if job.watched:
         done.audits = job.isolated(
@@ -229,7 +221,7 @@ def _write_and_validate(job: _Job, done: _Done, draft: Draft) -> None:
     if not job.options.validate:
         return
     try:
-        done.validation = job.isolated(lambda told: _validate(job, draft.path, done.norms, told))
+        done.validation = job.isolated(lambda told: _validate(job, done, draft.path, told))
     except CannotRun as error:
         done.not_validated = Reason(Failure.NOT_RUN, (str(error),))
     except MemoryError:
@@ -291,11 +283,10 @@ def _write(job: _Job, done: _Done, draft: Draft) -> None:
         draft.write(rewritten, job.progress)
 
 
-def _validate(
-    job: _Job, draft: Path, decided: Sequence[ScaledNorm], progress: Progress
-) -> Validation:
+def _validate(job: _Job, done: _Done, draft: Path, progress: Progress) -> Validation:
     """Compare the file that was written with the original."""
-    exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values())
+    exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(done.norms).values())
+    exact = exact and not (done.fold is not None and done.fold.lost)
     inputs, isolate = validation_inputs(job.read, job.options), job.options.isolate
     after = read_model(load_model(draft), draft.parent, isolate=isolate)
     return validate_on(job.read, after, job.options, inputs, exact, progress)
@@ -322,20 +313,19 @@ def protect(
     options = with_checked_inputs(options, read.specs)
     read, _ = without_scales_of_others(read, options.accelerator.stamp)
     decided = decide(read, options)
-    _, decided = carry_out(read, decided, options.apply, options.accelerator)
+    _, decided = carry_out(read, decided, options)
     return decided
 
 
 def carry_out(
-    read: ReadModel, decided: Sequence[ScaledNorm], apply: ApplyRule, accelerator: Accelerator
+    read: ReadModel, decided: Sequence[ScaledNorm], options: Options
 ) -> tuple[bool, list[ScaledNorm]]:
     """Put decisions into a model: `read.loaded` is changed in place.
 
     Args:
         read: The model.
         decided: Its norms; those whose status is not "scaled" are passed over.
-        apply: "div" or "fold".
-        accelerator: Whose limits bound the scale of a group, with "fold".
+        options: "div" or "fold", and what these take of them.
 
     Returns:
         Whether the model was modified, and the norms with the scales that they have now.
@@ -344,8 +334,8 @@ def carry_out(
         SlancError: a scale to fold is no power of two; the model is unchanged.
     """
     folded, now = None, list(decided)
-    if apply == "fold":
-        folded, now = fold(read.model, read.scopes, decided, accelerator, read.folder)
+    if options.apply == "fold":
+        folded, now = fold(read, decided, options)
     if read.model is not read.loaded and scales_to_apply(decided):
         read.loaded.CopyFrom(read.model)
     if folded is not None:
@@ -353,7 +343,8 @@ def carry_out(
         return bool(folded.edits), now
     norms = [d.norm for d in decided]
     scales = scales_to_apply(decided)
-    return apply_scales_in(read.loaded, norms, scales, accelerator.stamp), now
+    target, least = options.accelerator.stamp, options.least_epsilon
+    return apply_scales_in(read.loaded, norms, scales, target, least), now
 
 
 def decide(read: ReadModel, options: Options, progress: Progress = no_progress) -> list[ScaledNorm]:
