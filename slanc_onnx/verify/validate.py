@@ -188,9 +188,7 @@ def validate_pair(
     before, after = (_without_excluded(read, options) for read in (before, after))
     runs = run_four(before, after, options, feeds, progress)
     plain, scaled, unstable = runs.plain, runs.scaled, runs.unstable
-    fp32 = compare(plain, scaled, unstable)
-    if runs.loaded is not None:
-        fp32 = fp32.and_also(compare(runs.loaded, scaled, unstable))
+    fp32 = _in_fp32(runs)
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
     inexact = _rounded_epsilons(before, after, options.accelerator) if exact else 0
@@ -224,6 +222,14 @@ def validate_pair(
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     moved = sensitivity(before, options, feeds, plain, unstable) if _only_off(result) else None
     return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
+
+
+def _in_fp32(runs: FourRuns) -> Difference:
+    """How the FP32 outputs of both models differ."""
+    found = compare(runs.plain, runs.scaled, runs.unstable)
+    if runs.loaded is not None:
+        found = found.and_also(compare(runs.loaded, runs.scaled, runs.unstable))
+    return found
 
 
 def _perplexities(runs: FourRuns) -> dict[str, float]:
