@@ -32,6 +32,7 @@ from slanc_onnx.job import protect_file
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.report import (
+    LIST_STARTS,
     REPORT_START,
     Outcome,
     audit_lines,
@@ -41,6 +42,7 @@ from slanc_onnx.report import (
     print_summary,
     print_table,
     printable,
+    write_fp32_nodes,
     write_report,
 )
 from slanc_onnx.report.html import START, check_matplotlib, write_html
@@ -120,6 +122,7 @@ def _run(args: argparse.Namespace) -> int:
         emulate=args.emulate,
         epsilon=args.epsilon,
         weight_loss=args.weight_loss,
+        fp32_nodes=args.fp32_nodes is not None,
         exclude=args.exclude,
         only=args.only,
         jobs=args.jobs,
@@ -144,6 +147,9 @@ def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
     if args.html is not None:
         with _named_if_lost(f"--html {args.html}", args, lost):
             write_html(outcome, Path(args.html))
+    if args.fp32_nodes is not None:
+        with _named_if_lost(f"--fp32-nodes {args.fp32_nodes}", args, lost):
+            write_fp32_nodes(outcome, Path(args.fp32_nodes), args.fp32_nodes_format)
     with _named_if_lost("standard output", args, lost):
         try:
             if args.quiet < 2:
@@ -171,6 +177,8 @@ def _named_if_lost(what: str, args: argparse.Namespace, lost: list[str]) -> Iter
         yield
     except OSError as error:
         lost.append(f"{what}: not written ({_reason(error)})")
+    except SlancError as error:
+        lost.append(f"{what}: not written ({error})")
     except MemoryError:
         lost.append(f"{what}: not written (not enough memory)")
     except Exception as error:
@@ -319,21 +327,26 @@ def _check_places(args: argparse.Namespace, source: Path, output: Path) -> None:
     Raises:
         SlancError: it cannot.
     """
-    if args.report is not None:
-        _check_report("--report", Path(args.report), source, output, REPORT_START.encode())
-    if args.html is not None:
-        check_matplotlib()
-        _check_report("--html", Path(args.html), source, output, START.encode())
-        if args.report is not None and Path(args.report).resolve() == Path(args.html).resolve():
-            raise SlancError(f"--html {args.html}: is the file of --report. Give another name.")
+    beginnings = {"--report": (REPORT_START,), "--html": (START,), "--fp32-nodes": LIST_STARTS}
+    places: dict[Path, str] = {}
+    for option, starts in beginnings.items():
+        given = getattr(args, option[2:].replace("-", "_"))
+        if given is None:
+            continue
+        if option == "--html":
+            check_matplotlib()
+        _check_report(option, Path(given), source, output, *starts)
+        other = places.setdefault(Path(given).resolve(), option)
+        if other != option:
+            raise SlancError(f"{option} {given}: is the file of {other}. Give another name.")
     for other in (args.inputs, args.tokens, args.observe, args.target_file):
         if other is not None and Path(other).resolve() == output.resolve():
             what = "the target" if other == args.target_file else "inputs"
             raise SlancError(f"-o {output}: is the file of {what}. Give another -o.")
 
 
-def _check_report(option: str, path: Path, source: Path, output: Path, start: bytes) -> None:
-    """Whether a report can be written there; `start` is how one that may be replaced begins."""
+def _check_report(option: str, path: Path, source: Path, output: Path, *starts: str) -> None:
+    """Whether a report can be written there; `starts` are how one that may be replaced begins."""
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise SlancError(f"{option} {path}: not a file in an existing folder.")
     refuse_what_is_no_file(option, path)
@@ -348,7 +361,8 @@ def _check_report(option: str, path: Path, source: Path, output: Path, start: by
     for other in there:
         if other.is_file():
             with other.open("rb") as file:
-                taken |= file.read(len(start)) not in (b"", start)  # the model, its data, inputs
+                begins = file.read(max(map(len, starts))).decode(errors="replace")
+                taken |= bool(begins) and not begins.startswith(starts)  # the model, its data
     if taken:
         raise SlancError(f"{option} {path}: is no report of an earlier run. Give another name.")
 

@@ -24,6 +24,7 @@ from slanc_onnx.report.wording import reason_text
 from slanc_onnx.scale.decide import ScaledNorm
 from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.left import Left
+from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.validate import Observed, Validation
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
@@ -41,6 +42,7 @@ REPORT = [
     "fold",
     "audit",
     "advice",
+    "fp32_nodes",
     "validation",
     "seconds",
 ]
@@ -85,6 +87,7 @@ VALIDATION = [
     "fp32_max_abs_error",
     "fp32_default_level",
     "fp16",
+    "tensors",
     "perplexity",
     "unstable_outputs",
     "failures",
@@ -243,6 +246,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         unstable=["cache"],
         at_default=Difference(False, 10.0, 11.0, 12.0),
         first_out=Left("t", "MatMul", 9.0),
+        tensors=(TensorSize("m", "mul", "Mul", 70000.0, 65504.0, True),),
         failures=[Reason(Failure.OUTPUTS_OFF)],
     )
     assert validation_entry(validation, None) == {
@@ -262,6 +266,16 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
             "rms_relative_error_after": 6.0,
             "first_out_of_range": {"tensor": "t", "op": "MatMul", "value": 9.0},
         },
+        "tensors": [
+            {
+                "name": "m",
+                "node": "mul",
+                "op": "Mul",
+                "largest": 70000.0,
+                "limit": 65504.0,
+                "left": True,
+            }
+        ],
         "perplexity": {"fp32": 7.0, "fp16": 8.0, "fp16_slanc": None},
         "unstable_outputs": ["cache"],
         "failures": [reason_text(Reason(Failure.OUTPUTS_OFF))],

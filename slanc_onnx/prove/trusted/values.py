@@ -271,6 +271,16 @@ def checked(value: Value, op: str) -> Value:
     return replace(value, reach=reach, low=low, high=high)
 
 
+def refuse_wide(channels: int) -> None:
+    """Refuse a row of more channels than any model has.
+
+    Raises:
+        NoBound: it has more.
+    """
+    if channels > MOST_CHANNELS:
+        raise NoBound(reason(Unread.TOO_LARGE, channels))
+
+
 def widened(reach: Reach, share: float, at_least: float = 0.0) -> Reach:
     """A set of rows whose elements are off by a share of the largest that they can be.
 

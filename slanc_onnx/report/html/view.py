@@ -10,7 +10,8 @@ from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.terminal import final_parts, no_norm_line, suspect_lines
-from slanc_onnx.report.wording import reason_text
+from slanc_onnx.report.wording import reason_text, tensors_text
+from slanc_onnx.verify import TensorSize
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class PageView:
         seen: Whether rows are observed, not predicted.
         accelerator: Whose arithmetic it is.
         norms: In topological order.
+        tensors: The largest first, where everything is emulated.
+        tensors_said: What they say in a sentence.
         perplexity: As in the validation; None without tokens.
         notes: What was folded, and the notes of the outcome.
     """
@@ -38,6 +41,8 @@ class PageView:
     seen: bool
     accelerator: Accelerator
     norms: list[NormRow]
+    tensors: list[TensorSize]
+    tensors_said: str
     perplexity: dict[str, float] | None
     notes: list[str]
 
@@ -53,6 +58,7 @@ def page_view(outcome: Outcome) -> PageView:
     said = filter(None, (outcome.first_rows_line, outcome.advice_line))
     if not outcome.passed:
         passed, line = False, line or [no_norm_line(outcome)]
+    sizes = () if validation is None else validation.tensors
     return PageView(
         model=str(outcome.source),
         output=str(outcome.output),
@@ -62,6 +68,8 @@ def page_view(outcome: Outcome) -> PageView:
         seen=seen,
         accelerator=device,
         norms=norms,
+        tensors=sorted(sizes, key=lambda size: -size.largest),
+        tensors_said=tensors_text(sizes, str(device.format)),
         perplexity=None if validation is None else validation.perplexity,
         notes=[*folded, *map(reason_text, outcome.notes), *suspect_lines(outcome), *said],
     )

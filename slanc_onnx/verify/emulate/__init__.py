@@ -5,6 +5,17 @@ accelerator rounds. That is exactly the narrow arithmetic, on a provider that ha
 alone are rounded, or everything.
 """
 
-from slanc_onnx.verify.emulate.norms import Watched, What, can_emulate, emulate
+from slanc_onnx.verify.emulate.everything import CONTAINERS, is_float
+from slanc_onnx.verify.emulate.lost import largest_finite
+from slanc_onnx.verify.emulate.norms import Everything, Watched, What, can_emulate, emulate
 
-__all__ = ["Watched", "What", "can_emulate", "emulate"]
+__all__ = [
+    "CONTAINERS",
+    "Everything",
+    "Watched",
+    "What",
+    "can_emulate",
+    "emulate",
+    "is_float",
+    "largest_finite",
+]

@@ -91,7 +91,7 @@ def computed(
         read = _constants(flow, path, index)
         if op in MOVES and not read:
             continue
-        found.results.update(t for t in made if _is_float(flow, t))
+        found.results.update(t for t in made if is_float(flow, t))
         if op not in MOVES:
             found.constants.update(read)
         reduction = read_reduction(flow, path, index, shapes, opset)
@@ -154,7 +154,7 @@ def _multiplied(flow: Flow, tensor: Tensor) -> list[Use]:
     return uses
 
 
-def _is_float(flow: Flow, tensor: Tensor) -> bool:
+def is_float(flow: Flow, tensor: Tensor) -> bool:
     """Whether a tensor is FP32; where the file does not tell, the first output of an op may be."""
     path, index, position = flow.makers[tensor]
     if "Sequence" in flow.node(path, index).op_type:
@@ -177,7 +177,11 @@ def _constants(flow: Flow, path: GraphPath, index: int) -> list[Tensor]:
 
 
 def round_everything(
-    emitter: Emitter, found: Computed, device: Device, watch: bool = False
+    emitter: Emitter,
+    found: Computed,
+    device: Device,
+    watch: bool = False,
+    kept: Collection[str] = (),
 ) -> dict[str, str]:
     """Round what was found in the emitter's model, whose norms are written out, in place.
 
@@ -186,20 +190,28 @@ def round_everything(
         found: From `computed`.
         device: Rounds and sums; it writes with the same emitter.
         watch: Whether the model also gives what left the format.
+        kept: The names of nodes that stay in FP32.
 
     Returns:
         With `watch`, by the name of a tensor the output with the largest number that rounding
         took out of the format: of the tensor, or of the sums inside its op; 0 for none.
     """
-    rounder = _Rounder(emitter, found, device, watch)
+    rounder = _Rounder(emitter, found, device, watch, kept)
     rounder.graph(emitter.model.graph, ())
     emitter.finish(list(rounder.lost.values()))
     return rounder.lost
 
 
 class _Rounder:
-    def __init__(self, emitter: Emitter, found: Computed, device: Device, watch: bool) -> None:
-        self._emitter, self._device, self._watch = emitter, device, watch
+    def __init__(
+        self,
+        emitter: Emitter,
+        found: Computed,
+        device: Device,
+        watch: bool,
+        kept: Collection[str],
+    ) -> None:
+        self._emitter, self._device, self._watch, self._kept = emitter, device, watch, kept
         self.lost: dict[str, str] = {}
         self._results = {tensor.name for tensor in found.results}
         self._constants = {tensor.name for tensor in found.constants}
@@ -213,6 +225,8 @@ class _Rounder:
             for attribute in node.attribute:
                 if attribute.type == AttributeProto.GRAPH:
                     self.graph(attribute.g, (*path, (index, attribute.name)))
+            if node.name in self._kept:
+                continue
             if node.op_type not in MOVES:
                 self._inputs(node, path, index)
             for position, name in enumerate(node.output):

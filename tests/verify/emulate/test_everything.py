@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
-from slanc_onnx.verify.emulate.norms import emulate
+from slanc_onnx.verify.emulate.norms import Everything, emulate
 from tests.models.fold_models import RMS, folded, weights
 from tests.models.small_graphs import D, graph, normal
 from tests.oracles.unoptimised import Values, run
@@ -27,7 +27,9 @@ def emulated(
     model: onnx.ModelProto, accelerator: Accelerator | None = None, **feeds: NDArray[Any]
 ) -> Values:
     norms = find_norms_in(read_graph(model))
-    copy = emulate(model, norms, accelerator or Accelerator().summing("fp32"), everything=True)
+    copy = emulate(
+        model, norms, accelerator or Accelerator().summing("fp32"), everything=Everything()
+    )
     values = run(copy.model, **feeds)
     return {output.name: values[output.name] for output in model.graph.output}
 

@@ -16,10 +16,10 @@ from slanc_onnx.prove.trusted.values import (
     BOOL,
     FLOATS,
     INT64,
-    MOST_CHANNELS,
     Facts,
     Value,
     interval,
+    refuse_wide,
     size_of,
 )
 from slanc_onnx.reasons import Unproved, Unread, reason
@@ -129,8 +129,7 @@ def _by_heads(call: Call, query: Value, value: Value, heads: int, groups: int) -
     width, rest = divmod(size_of(value.dims[2]), groups)
     if rest or heads % groups:
         raise NoBound(reason(Unread.NO_FIT, str(value.dims[2]), str(groups)))
-    if heads * width > MOST_CHANNELS:
-        raise NoBound(reason(Unread.TOO_LARGE, heads * width))
+    refuse_wide(heads * width)
     places = np.arange(groups * width).reshape(groups, width)
     own = [value.reach.pick(places[head * groups // heads]) for head in range(heads)]
     at = np.arange(heads * width).reshape(heads, width)
