@@ -195,7 +195,7 @@ def validate_pair(
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
     inexact = _rounded_epsilons(before, after, options.accelerator) if exact else 0
-    allowed = fp32_tolerance(options.weight_loss, len(before.norms))
+    allowed = fp32_tolerance(0.0 if exact else options.weight_loss, len(before.norms))
     observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
     observed = _with_zeros(observed, after.norms, options.accelerator)
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
