@@ -41,6 +41,11 @@ SPELLED = """
     [big] h = Mul(x, large) [square] p = Mul(h, h) [mean] m = ReduceMean<axes = [-1]>(p)
     [eps] v = Add(m, epsilon) [root] r = Sqrt(v) [norm] z = Div(h, r) [gamma] y = Mul(z, g1)
 """
+# One whose gamma, an op of its own behind the division, makes what leaves FP16.
+GAMMA = """
+    [square] p = Mul(x, x) [mean] m = ReduceMean<axes = [-1]>(p) [eps] v = Add(m, epsilon)
+    [root] r = Sqrt(v) [norm] z = Div(x, r) [gamma] g = Mul(z, large) [down] y = Mul(g, small)
+"""
 
 
 def model_of(nodes: str) -> onnx.ModelProto:
@@ -82,8 +87,9 @@ def error(model: onnx.ModelProto, kept: set[str]) -> float:
         (STREAM, {"k", "a", "b", "c", "d"}),
         (CANCELLED, {"a", "b"}),
         (SPELLED, {"big", "square", "mean", "eps", "root", "norm"}),
+        (GAMMA, {"gamma", "down"}),
     ],
-    ids=["logits", "stream", "cancelled", "spelled"],
+    ids=["logits", "stream", "cancelled", "spelled", "gamma"],
 )
 def test_numpy_needs_each_name_of_the_list_and_no_other(nodes: str, names: set[str]) -> None:
     model = model_of(nodes)
