@@ -121,6 +121,7 @@ def _run(args: argparse.Namespace) -> int:
         apply=args.apply,
         emulate=args.emulate,
         epsilon=args.epsilon,
+        weight_loss=args.weight_loss,
         fp32_nodes=args.fp32_nodes is not None,
         exclude=args.exclude,
         only=args.only,
@@ -139,7 +140,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
     """Write the reports and print; the model is in its place, so nothing that fails is `BUG`."""
-    lost: list[str] = []
+    lost: dict[str, str] = {}  # what was not written and why, and what to do about it
     if args.report is not None:
         with _named_if_lost(f"--report {args.report}", args, lost):
             write_report(outcome.report, Path(args.report))
@@ -152,7 +153,7 @@ def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
     with _named_if_lost("standard output", args, lost):
         try:
             if args.quiet < 2:
-                _print(args, outcome, lost)
+                _print(args, outcome, list(lost))
                 sys.stdout.flush()
         except BrokenPipeError:  # whoever read the results has seen enough
             _silence(sys.stdout)
@@ -164,24 +165,25 @@ def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
         failed = "" if outcome.passed else ", but FAILED"
         if not outcome.validated:
             failed = ", but validation FAILED"
-        advice = "Make room there or name another place, and run again."
-        _fail(NOT_WRITTEN, f"{'; '.join(lost)}. {model}{failed}. {advice}")
+        advice = " ".join(dict.fromkeys(filter(None, lost.values())))
+        _fail(NOT_WRITTEN, f"{'; '.join(lost)}. {model}{failed}. {advice}".rstrip())
     return FAILED if not outcome.passed else NOT_WRITTEN if lost else PASSED
 
 
 @contextmanager
-def _named_if_lost(what: str, args: argparse.Namespace, lost: list[str]) -> Iterator[None]:
+def _named_if_lost(what: str, args: argparse.Namespace, lost: dict[str, str]) -> Iterator[None]:
     """What fails inside is added to `lost`, with the reason."""
+    advice = "Make room there or name another place, and run again."
     try:
         yield
     except OSError as error:
-        lost.append(f"{what}: not written ({_reason(error)})")
+        lost[f"{what}: not written ({_reason(error)})"] = advice
     except SlancError as error:
-        lost.append(f"{what}: not written ({error})")
+        lost[f"{what}: not written ({error})"] = ""  # the reason or the last line says it
     except MemoryError:
-        lost.append(f"{what}: not written (not enough memory)")
+        lost[f"{what}: not written (not enough memory)"] = advice
     except Exception as error:
-        lost.append(f"{what}: not written ({_bug(error, args.traceback)})")
+        lost[f"{what}: not written ({_bug(error, args.traceback)})"] = advice
 
 
 def _reason(error: OSError) -> str:

@@ -13,7 +13,7 @@ from slanc_onnx.graph import Flow, GraphPath, Tensor, read_flow, read_graph
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.run import CannotRun, Emitter, Feeds, Session, as_float32, norms_in_float32
-from slanc_onnx.verify.emulate import can_emulate, is_float, largest_finite
+from slanc_onnx.verify.emulate import can_emulate, is_float, largest_finite, nodes_of
 from slanc_onnx.verify.left import each_left
 
 
@@ -104,7 +104,9 @@ def _size(
 
 def _told(flow: Flow, norms: Sequence[Norm]) -> Iterator[tuple[GraphPath, int, str]]:
     """The tensors to tell of, with their makers."""
-    inside = {(norm.path, index) for norm in norms if not norm.by_ops for index in norm.nodes}
+    inside = {
+        (norm.path, index) for norm in norms if not norm.by_ops for index in nodes_of(flow, norm)
+    }
     outputs = {(norm.path, norm.output) for norm in norms}
     for path, index in flow.order:
         for name in filter(None, flow.node(path, index).output):

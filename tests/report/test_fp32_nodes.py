@@ -2,13 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from slanc_onnx import SlancError
+from slanc_onnx import Options, SlancError, protect_file
+from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.report.fp32_nodes import (
     BY_SUFFIX,
     FORMATS,
@@ -17,6 +19,7 @@ from slanc_onnx.report.fp32_nodes import (
     fp32_nodes_text,
     write_list,
 )
+from slanc_onnx.report.terminal import final_line
 from slanc_onnx.verify.fp32_nodes import Fp32Nodes
 from tests.conftest import Run
 from tests.models.fold_models import RMS, weights
@@ -143,6 +146,21 @@ def test_the_command_lists_what_heals_and_says_so_in_its_last_line(run: Run) -> 
     assert run("model.onnx", "--emulate", "all")[0] == 1  # and alone it fails
 
 
+def test_a_list_does_not_decide_what_noise_alone_moves(run: Run) -> None:
+    """It is told and written, and the verdict stays what it was."""
+    onnx.save(logits(), "model.onnx")
+    found = protect_file(Path("model.onnx"), Path("out.onnx"), Options(fp32_nodes=True))
+    assert found.healed and found.passed and found.validation is not None
+    for kind in (Failure.SENSITIVE, Failure.FP32_DIFFERS, Failure.NOTHING_COMPARED):
+        failures = [*found.validation.failures, Reason(kind, (0.5,))]
+        other = replace(found, validation=replace(found.validation, failures=failures))
+        assert not other.healed and not other.passed
+        assert final_line(other).startswith(
+            "INCONCLUSIVE | " if kind is Failure.SENSITIVE else "FAILED | "
+        )
+        assert "with 2 of its" in final_line(other)
+
+
 def test_nodes_without_names_get_those_of_their_outputs_in_the_file(run: Run) -> None:
     onnx.save(logits(names=False), "model.onnx")
     assert run("model.onnx", "--fp32-nodes", "keep.txt", "-qq")[0] == 0
@@ -172,7 +190,7 @@ def test_a_list_that_is_not_found_is_not_written_and_named(
     last = out.splitlines()[-1]
     assert last.startswith("FAILED | ") and "no list of FP32 nodes was found in time" in last
     assert last.endswith("--fp32-nodes keep.json: not written (no list is known to work)")
-    assert "--fp32-nodes keep.json: not written" in err
+    assert err.endswith("model.slanc.onnx is written, but validation FAILED.\n")
     assert not Path("keep.json").exists()
     onnx.load("model.slanc.onnx")
 

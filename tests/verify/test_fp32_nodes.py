@@ -41,6 +41,11 @@ SPELLED = """
     [big] h = Mul(x, large) [square] p = Mul(h, h) [mean] m = ReduceMean<axes = [-1]>(p)
     [eps] v = Add(m, epsilon) [root] r = Sqrt(v) [norm] z = Div(h, r) [gamma] y = Mul(z, g1)
 """
+# One whose gamma, an op of its own behind the division, makes what leaves FP16.
+GAMMA = """
+    [square] p = Mul(x, x) [mean] m = ReduceMean<axes = [-1]>(p) [eps] v = Add(m, epsilon)
+    [root] r = Sqrt(v) [norm] z = Div(x, r) [gamma] g = Mul(z, large) [down] y = Mul(g, small)
+"""
 
 
 def model_of(nodes: str) -> onnx.ModelProto:
@@ -82,8 +87,9 @@ def error(model: onnx.ModelProto, kept: set[str]) -> float:
         (STREAM, {"k", "a", "b", "c", "d"}),
         (CANCELLED, {"a", "b"}),
         (SPELLED, {"big", "square", "mean", "eps", "root", "norm"}),
+        (GAMMA, {"gamma", "down"}),
     ],
-    ids=["logits", "stream", "cancelled", "spelled"],
+    ids=["logits", "stream", "cancelled", "spelled", "gamma"],
 )
 def test_numpy_needs_each_name_of_the_list_and_no_other(nodes: str, names: set[str]) -> None:
     model = model_of(nodes)
@@ -137,6 +143,27 @@ def test_nodes_of_one_name_stay_together() -> None:
     feeds = {"x": X, "flag": np.array(True)}
     found, _ = searched(model, feeds)
     assert (found.names, found.op_types, found.nodes) == (("m", "s"), (), 5)
+
+
+def test_nodes_in_a_loop_are_found_though_it_shows_no_tensor() -> None:
+    nodes = f"""
+        [loop] h = Loop (trips, yes, x) <
+            body = b (int64 i, bool go, float[a, b, {D}] s) => (bool on, float[a, b, {D}] t) {{
+                on = Identity(go) [up] u = Mul(s, large) [down] v = Div(u, large)
+                [half] t = Mul(v, half)
+            }}
+        >
+        [n] y = {RMS}(h, g1)
+    """
+    more: dict[str, NDArray[Any]] = {
+        "large": np.full(D, 60000.0, np.float32),
+        "half": np.full(1, 0.5, np.float32),
+        "trips": np.array(3, np.int64),
+        "yes": np.array(True),
+    }
+    found, validation = searched(graph(nodes, weights(**more), ROWS))
+    assert "u" not in [size.tensor for size in validation.tensors]
+    assert (found.names, found.works, found.complete) == (("up", "down"), True, True)
 
 
 def test_without_time_nothing_is_claimed() -> None:

@@ -48,7 +48,7 @@ def test_with_norms_alone_nothing_is_told() -> None:
 def test_constants_ids_and_what_lies_inside_norms_are_no_tensors_here() -> None:
     nodes = """
         c = Mul(big, big) s = Shape(x) h = MatMul(x, c) p = Mul(h, h) m = ReduceMean<axes = [-1]>(p)
-        v = Add(m, epsilon) r = Sqrt(v) z = Div(h, r) y = Mul(z, g1)
+        v = Add(m, epsilon) r = Sqrt(v) z = Div(h, r) g = Mul(z, g1) y = Add(g, g1)
     """
     model = graph(nodes, weights(big=BIG, epsilon=np.full(1, 1e-5, np.float32)), ROWS)
     sizes = validate(model, model, Options(inputs={"x": X}, emulate="all")).tensors

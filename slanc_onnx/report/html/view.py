@@ -58,11 +58,13 @@ def page_view(outcome: Outcome) -> PageView:
     said = filter(None, (outcome.first_rows_line, outcome.advice_line))
     if not outcome.passed:
         passed, line = False, line or [no_norm_line(outcome)]
+    found = outcome.fp32_nodes
+    healed_by = len(found.names) if found is not None and outcome.healed else 0
     sizes = () if validation is None else validation.tensors
     return PageView(
         model=str(outcome.source),
         output=str(outcome.output),
-        sentence=_sentence(norms, str(device.format), seen),
+        sentence=_sentence(norms, str(device.format), seen, healed_by),
         line=line,
         passed=passed,
         seen=seen,
@@ -75,8 +77,15 @@ def page_view(outcome: Outcome) -> PageView:
     )
 
 
-def _sentence(norms: Sequence[NormRow], form: str, seen: bool) -> str:
-    """Which norms would have overflowed, whether one does now, and what was left out."""
+def _sentence(norms: Sequence[NormRow], form: str, seen: bool, healed_by: int) -> str:
+    """Which norms would have overflowed, whether one does now, and what was left out.
+
+    Args:
+        norms: All of them.
+        form: The format, in words.
+        seen: Whether rows are observed.
+        healed_by: How many nodes are to stay in FP32; 0 where that is not known to heal it.
+    """
     if not norms:
         return "No norm was found, so nothing was written."
     before = [n for n in norms if n.overflows_before]
@@ -96,6 +105,8 @@ def _sentence(norms: Sequence[NormRow], form: str, seen: bool) -> str:
             f"As exported, {len(before)} of {len(norms)} norms overflowed {form} and lost "
             f"{rows:,} rows. With the scales {now}."
         ]
+    if healed_by:
+        parts.append(f"With {healed_by} nodes in FP32 it works.")
     if skipped:
         parts.append(f"{skipped} norm{'s were' if skipped > 1 else ' was'} skipped, see the table.")
     return " ".join(parts)

@@ -6,6 +6,7 @@ alone are rounded, or everything.
 """
 
 from slanc_onnx.verify.emulate.everything import CONTAINERS, is_float
+from slanc_onnx.verify.emulate.kept import names_of, nodes_of
 from slanc_onnx.verify.emulate.lost import largest_finite
 from slanc_onnx.verify.emulate.norms import Everything, Watched, What, can_emulate, emulate
 
@@ -18,4 +19,6 @@ __all__ = [
     "emulate",
     "is_float",
     "largest_finite",
+    "names_of",
+    "nodes_of",
 ]

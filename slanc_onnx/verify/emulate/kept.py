@@ -6,12 +6,12 @@ that is the cast which a converter puts at the boundary. Outputs of the model st
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import onnx
 
-from slanc_onnx.graph import Flow, GraphPath, Tensor, graph_at, read_flow, read_graph
+from slanc_onnx.graph import Flow, GraphPath, Tensor, Use, graph_at, read_flow, read_graph
 from slanc_onnx.norms import Norm
 from slanc_onnx.verify.emulate.device import Device, in_branch
 from slanc_onnx.verify.emulate.everything import is_float
@@ -37,7 +37,7 @@ class Boundary:
 
 
 def apart_from_kept(
-    device: Device, norms: Sequence[Norm], kept: Collection[str], watch: bool
+    device: Device, norms: Sequence[Norm], kept: Set[str], watch: bool
 ) -> tuple[list[Norm], Boundary]:
     """Round what kept nodes give for those who are not kept, in the emitter's model.
 
@@ -53,20 +53,34 @@ def apart_from_kept(
     """
     if not kept:
         return list(norms), Boundary()
-    model = device.emitter.model
-    whole = [norm for norm in norms if not _has_kept(model, norm, kept)]
-    boundary = _round_for_readers(device, kept, watch)
+    flow = read_flow(read_graph(device.emitter.model))
+    whole = [n for n in norms if kept.isdisjoint(names_of(flow, n))]
+    boundary = _round_for_readers(device, flow, kept, watch)
     return _read_as_rounded(whole, boundary), boundary
 
 
-def _has_kept(model: onnx.ModelProto, norm: Norm, kept: Collection[str]) -> bool:
-    nodes = graph_at(model, norm.path).node
-    return any(nodes[index].name in kept for index in norm.nodes)
+def names_of(flow: Flow, norm: Norm) -> list[str]:
+    """The names of the nodes of a norm."""
+    return [flow.node(norm.path, index).name for index in nodes_of(flow, norm)]
 
 
-def _round_for_readers(device: Device, kept: Collection[str], watch: bool) -> Boundary:
+def nodes_of(flow: Flow, norm: Norm) -> list[int]:
+    """The nodes of a norm, those included that apply gamma and beta behind `Norm.nodes`."""
+    normalised, found = Tensor(norm.path, norm.normalised), list(norm.nodes)
+    waiting = [Tensor(norm.path, norm.output)]
+    while waiting:
+        tensor = waiting.pop()
+        path, index, _ = flow.makers.get(tensor, (norm.path, -1, 0))
+        if tensor == normalised or index < 0 or path != norm.path or index in found:
+            continue
+        found.append(index)
+        read = (flow.read(Use(path, index, p)) for p in range(len(flow.node(path, index).input)))
+        waiting += [t for t in read if t is not None and t not in flow.constants]
+    return found
+
+
+def _round_for_readers(device: Device, flow: Flow, kept: Collection[str], watch: bool) -> Boundary:
     boundary, emitter = Boundary(), device.emitter
-    flow = read_flow(read_graph(emitter.model))
     for path, index in flow.order:
         node = flow.node(path, index)
         if node.name not in kept:
