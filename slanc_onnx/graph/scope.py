@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -244,8 +245,9 @@ def _scope(
 def _inner_scopes(scope: Scope, faults: Faults) -> Iterator[Scope]:
     """The subgraphs of a graph; each comes before its own."""
     for i, (node, view) in enumerate(zip(scope.proto.node, scope.graph.nodes, strict=True)):
+        told = Counter(attribute.name for attribute in node.attribute)
         for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
+            if attribute.type == AttributeProto.GRAPH and told[attribute.name] == 1:
                 path, body = (*scope.path, (i, attribute.name)), view.attrs[attribute.name]
                 inner = _scope(path, attribute.g, body, scope, scope.folder, faults)
                 yield inner

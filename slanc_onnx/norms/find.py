@@ -43,9 +43,9 @@ def find_in(scopes: Sequence[Scope]) -> Found:
             found += [(place, norm) for norm in norms]
             claimed.update(index for norm in norms for index in norm.nodes)
             for attribute, value in node.attrs.items():
-                if isinstance(value, gs.Graph):
-                    inner = of(by_path[(*scope.path, (scope.index[id(node)], attribute))])
-                    found += [(place, one) for one in inner]
+                body = by_path.get((*scope.path, (scope.index[id(node)], attribute)))
+                if isinstance(value, gs.Graph) and body is not None:  # told twice: none is read
+                    found += [(place, one) for one in of(body)]
         regions, suspects = region_norms(scope, claimed, bodies)
         claimed.update(i for _, norm in regions if not norm.by_ops for i in norm.nodes)
         taken = [p for p in regions if not p[1].by_ops or claimed.isdisjoint(p[1].nodes)]

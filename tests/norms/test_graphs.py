@@ -135,3 +135,18 @@ def test_equal_tensor_names_in_two_branches_give_two_norm_names() -> None:
         main (float[rows, 4] x, bool c) => (float[rows, 4] y) <float[4] g = {{1, 2, 3, 4}}>
         {{ y = If (c) <then_branch = t {branch}, else_branch = e {branch}> }}""")
     assert [norm.name for norm in find_norms_in(read_graph(model))] == ["o", "o#2"]
+
+
+def test_a_body_that_is_told_twice_is_not_read() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>'
+        "g (float[2, 8] x, int64 n, bool c) => (float[2, 8] y)"
+        """{ y = Loop (n, c, x) <body = b (int64 i, bool on, float[2, 8] z)
+            => (bool go, float[2, 8] w) { go = Identity(on) w = LpNormalization <axis = 1> (z) }>
+            }"""
+    )
+    assert [norm.kind for norm in find_norms_in(read_graph(model))] == ["l2"]
+    loop = model.graph.node[0]
+    loop.attribute.append(loop.attribute[0])
+    loop.attribute[1].g.node.append(loop.attribute[0].g.node[0])
+    assert find_norms_in(read_graph(model)) == []
