@@ -22,11 +22,13 @@ NORMS |= {"RMSNormalization": False}
 WITH_BODY = {"If", "Loop", "Scan"}
 
 
-def every_op_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+def every_op_rounded(model: onnx.ModelProto, clips: bool = True) -> onnx.ModelProto:
     """The same model in FP32 with every float result of its main graph rounded to FP16.
 
     Args:
         model: In FP32; opset 10 or later.
+        clips: Whether finite constants beyond FP16 become its largest number, as converters make
+            them; without it they stay, and what is computed of them becomes infinite.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -51,7 +53,9 @@ def every_op_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
         if tensor.data_type == TensorProto.FLOAT and not tensor.external_data:
             values = numpy_helper.to_array(tensor)
             with np.errstate(over="ignore"):
-                held = np.clip(values, -65504, 65504).astype(np.float16).astype(np.float32)
+                held = values.astype(np.float16).astype(np.float32)
+            beyond = np.isinf(held) & np.isfinite(values)
+            held = np.where(beyond, np.clip(values, -65504, 65504) if clips else values, held)
             tensor.CopyFrom(numpy_helper.from_array(held, tensor.name))
     return copy
 

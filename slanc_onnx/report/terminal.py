@@ -15,6 +15,7 @@ from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.wording import (
+    beyond_text,
     condition_text,
     default_level_text,
     need_text,
@@ -188,6 +189,8 @@ def verdict(validation: Validation) -> list[str]:
     failed = "INCONCLUSIVE" if validation.inconclusive else "FAILED"
     word = passed if validation.passed else failed
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
+    if validation.beyond is not None and validation.passed:
+        apart.append(beyond_text(validation.beyond, validation.format))
     needed = []
     if validation.observed:
         needed = [need_text(validation.lost_before, validation.format)]

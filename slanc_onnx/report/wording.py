@@ -22,7 +22,7 @@ from slanc_onnx.reasons import (
     Untaken,
 )
 from slanc_onnx.targets import Change
-from slanc_onnx.verify import Difference
+from slanc_onnx.verify import Beyond, Difference
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -180,6 +180,10 @@ _FAILURES: dict[Kind, str] = {
     Failure.SENSITIVE_SHAPE: "noise of one rounding at the norms gives the original's {0} another "
     "shape too ({1}, {2}), so that this comparison cannot tell: measure the written file with a "
     "metric of your task",
+    Failure.BECOMES_INFINITE: "rows are lost where the constant {0!r} ({1:.3g}), beyond {2}, or "
+    "what is computed of it becomes infinite (a row that a mask covers whole is nan); with the "
+    "largest number of {2} in its place all holds: see that your converter does that, or keep the "
+    "ops that read it in FP32 ({3} such constants)",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %: try a "
     "target with wider sums (--accumulate fp32)",
     Failure.FOLD_HEALS: "--apply fold heals that: it was tried on the same inputs, and passes",
@@ -324,6 +328,13 @@ def default_level_text(difference: Difference | None) -> str:
     if difference.reshaped is not None:
         return "{} has the shape {} before and {} after".format(*difference.reshaped.facts)
     return f"differ by at most {difference.absolute:.3g}, relative {difference.relative:.3g}"
+
+
+def beyond_text(beyond: Beyond, form: str) -> str:
+    """What was tried with constants that a format does not hold."""
+    first = f"{len(beyond.names)} constants beyond {form}, first {beyond.names[0]!r}"
+    tried = "and infinite" if beyond.difference is not None else "alone: infinite it did not run"
+    return f"{first} ({beyond.value:.3g}): tried as its largest number {tried}"
 
 
 def rounded_text(form: str, everything: bool) -> str:

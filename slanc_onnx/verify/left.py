@@ -15,7 +15,7 @@ from slanc_onnx.graph import Array
 from slanc_onnx.norms import ReadModel, as_computed
 from slanc_onnx.options import Options
 from slanc_onnx.run import CannotRun, Feeds, Session, as_float32, norms_in_float32
-from slanc_onnx.verify.emulate import Watched, What, emulate
+from slanc_onnx.verify.emulate import Everything, Watched, What, emulate
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def first_in_everything(
     model = as_float32(read.model, read.folder)
     norms = norms_in_float32(as_computed(read.norms, device.variance == "one-pass"))
     try:
-        shown = emulate(model, norms, device, loops=False, everything=True, watch=True)
+        shown = emulate(model, norms, device, loops=False, everything=Everything(watch="lost"))
         session = Session(shown.model, read.folder)
         for feed in feeds:
             values = session.run(feed)

@@ -25,7 +25,7 @@ from slanc_onnx.run import (
 )
 from slanc_onnx.tokens import Tokens
 from slanc_onnx.verify.compare import Runs, same_bits
-from slanc_onnx.verify.emulate import Watched, emulate
+from slanc_onnx.verify.emulate import Everything, Watched, emulate
 from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.perplexity import negative_log_likelihood
 
@@ -73,7 +73,7 @@ def run_four(
     Raises:
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
-    device, everything = options.accelerator, options.emulate == "all"
+    device, everything = options.accelerator, Everything() if options.emulate == "all" else None
     models = [as_float32(read.model, read.folder) for read in (before, after)]
     folders = before.folder, after.folder
     norms = [

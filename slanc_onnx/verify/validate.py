@@ -16,6 +16,7 @@ from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run import HALF, Fed, Feeds
+from slanc_onnx.verify.beyond import Beyond, as_infinite
 from slanc_onnx.verify.compare import Difference, Reshaped, compare
 from slanc_onnx.verify.left import Left, first_in_everything, largest_of
 from slanc_onnx.verify.perplexity import perplexity
@@ -31,7 +32,7 @@ from slanc_onnx.verify.tolerance import (
 
 _NONE = np.zeros(0)
 _OFF = ({Failure.OUTPUTS_OFF}, {Failure.OTHER_SHAPE})
-_CHAOTIC = (Failure.SENSITIVE, Failure.SENSITIVE_SHAPE)
+_UNDECIDED = (Failure.SENSITIVE, Failure.SENSITIVE_SHAPE, Failure.BECOMES_INFINITE)
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ class Validation:
             off, or something else is wrong.
         at_default: How far the FP32 outputs of both files are apart at ONNX Runtime's default
             optimisation level; None where it was not run there.
+        beyond: The constants that the format does not hold, and what comes of them where they
+            become infinite; None where there are none, or not everything was rounded.
     """
 
     fp32_tolerance: float
@@ -131,6 +134,7 @@ class Validation:
     reshaped_before: Reshaped | None = None
     sensitivity: Difference | None = None
     at_default: Difference | None = None
+    beyond: Beyond | None = None
 
     @property
     def passed(self) -> bool:
@@ -139,11 +143,11 @@ class Validation:
     @property
     def inconclusive(self) -> bool:
         """Whether it fails on some inputs alone, and nobody says which count; or noise alone moves
-        the model as far."""
+        the model as far; or it holds for one way alone to store constants beyond the format."""
         if self.passed:
             return False
-        chaotic = any(r.kind in _CHAOTIC for r in self.failures)
-        return chaotic or not all(trial.failures for trial in self.trials)
+        undecided = any(r.kind in _UNDECIDED for r in self.failures)
+        return undecided or not all(trial.failures for trial in self.trials)
 
     @property
     def lost_before(self) -> int:
@@ -221,8 +225,20 @@ def validate_pair(
         reshaped_before=naive.reshaped,
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
+    if result.everything and result.passed:
+        result = _with_beyond(result, as_infinite(after, options, feeds, plain, unstable))
     moved = sensitivity(before, options, feeds, plain, unstable) if _only_off(result) else None
     return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
+
+
+def _with_beyond(result: Validation, beyond: Beyond | None) -> Validation:
+    """The result, which fails where constants beyond the format break the outputs as infinity."""
+    failures = list(result.failures)
+    off = None if beyond is None else beyond.difference
+    if beyond is not None and off is not None and not off.rms <= result.rounded_tolerance:
+        facts = (beyond.names[0], beyond.value, result.format, len(beyond.names))
+        failures.append(Reason(Failure.BECOMES_INFINITE, facts, beyond.op, beyond.tensor))
+    return replace(result, beyond=beyond, failures=failures)
 
 
 def _perplexities(runs: FourRuns) -> dict[str, float]:

@@ -22,6 +22,7 @@ from slanc_onnx.report.as_json import REPORT_START, norm_entry, validation_entry
 from slanc_onnx.report.rows import norm_rows
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.scale.decide import ScaledNorm
+from slanc_onnx.verify.beyond import Beyond
 from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.validate import Observed, Validation
@@ -100,6 +101,7 @@ FP16 = [
     "max_relative_error_after",
     "rms_relative_error_after",
     "first_out_of_range",
+    "constants_beyond",
 ]
 
 
@@ -242,6 +244,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         perplexity={"fp32": 7.0, "fp16": 8.0, "fp16_slanc": math.nan},
         unstable=["cache"],
         at_default=Difference(False, 10.0, 11.0, 12.0),
+        beyond=Beyond(("c", "d"), -1e9, Difference(False, 1.0, 1.0, math.inf), "Softmax", "p"),
         first_out=Left("t", "MatMul", 9.0),
         failures=[Reason(Failure.OUTPUTS_OFF)],
     )
@@ -261,6 +264,12 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
             "max_relative_error_after": 5.0,
             "rms_relative_error_after": 6.0,
             "first_out_of_range": {"tensor": "t", "op": "MatMul", "value": 9.0},
+            "constants_beyond": {
+                "names": ["c", "d"],
+                "value": -1e9,
+                "rms_relative_error_as_infinite": None,
+                "first_nan": {"tensor": "p", "op": "Softmax"},
+            },
         },
         "perplexity": {"fp32": 7.0, "fp16": 8.0, "fp16_slanc": None},
         "unstable_outputs": ["cache"],

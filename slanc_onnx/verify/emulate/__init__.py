@@ -5,6 +5,7 @@ accelerator rounds. That is exactly the narrow arithmetic, on a provider that ha
 alone are rounded, or everything.
 """
 
+from slanc_onnx.verify.emulate.everything import Everything
 from slanc_onnx.verify.emulate.norms import Watched, What, can_emulate, emulate
 
-__all__ = ["Watched", "What", "can_emulate", "emulate"]
+__all__ = ["Everything", "Watched", "What", "can_emulate", "emulate"]

@@ -21,7 +21,13 @@ from slanc_onnx.graph import graph_at, known_op
 from slanc_onnx.norms import Norm, as_computed, residual_name
 from slanc_onnx.run import Emitter
 from slanc_onnx.verify.emulate.device import Device, in_branch
-from slanc_onnx.verify.emulate.everything import MOVES, Computed, computed, round_everything
+from slanc_onnx.verify.emulate.everything import (
+    MOVES,
+    Computed,
+    Everything,
+    computed,
+    round_everything,
+)
 from slanc_onnx.verify.emulate.lost import finite, lost
 
 # What a tensor that left the format is to a norm. One that no norm has to do with was made, too.
@@ -79,8 +85,7 @@ def emulate(
     norms: Sequence[Norm],
     accelerator: Accelerator,
     loops: bool = True,
-    everything: bool = False,
-    watch: bool = False,
+    everything: Everything | None = None,
 ) -> Emulated:
     """A copy of `model` whose norms round every step that the accelerator rounds.
 
@@ -89,8 +94,7 @@ def emulate(
         norms: The norms of this model.
         accelerator: Its arithmetic.
         loops: Whether the mean squares of norms in loops are shown.
-        everything: Whether all other operations are rounded as well.
-        watch: Whether the model also shows, of these, which left the format.
+        everything: How all other operations are rounded as well; None where they are not.
     """
     emitter = Emitter(model)
     mean_squares: dict[str, str] = {}
@@ -107,7 +111,7 @@ def emulate(
         index = next(i for i, node in enumerate(graph.node) if norm.output in node.output)
         makers[norm.name] = graph.node[index]
         shows = emitter.can_show(norm.path, loops)
-        if not everything:
+        if everything is None:
             watched += _stored(device, norm, shows)
         emitter.place(norm.path, index)
         of_rows = _written_out(device, norm)
@@ -118,18 +122,19 @@ def emulate(
                 emitter.place(norm.path, index)
             mean_squares[norm.name], arrived[norm.name], size = shown
             made[norm.name] = Watched(norm.output, norm.form, size, norm.name)
-            if not everything:
+            if everything is None:
                 watched.append(made[norm.name])
     plain = [norm for norm in norms if norm.name in makers and not norm.by_ops]
     for norm in plain:
         _unplug(makers[norm.name], norm, emitter)
-    ends = [w.output for w in made.values() if watch or not everything]
+    watch = everything is not None and everything.watches
+    ends = [w.output for w in made.values() if watch or everything is None]
     reads = [w.output for w in watched if w.what == "read"]
     emitter.finish([*mean_squares.values(), *arrived.values(), *reads, *ends])
     own = {(n.path, i) for n in norms if n.name in makers and n.by_ops for i in n.nodes}
     if everything or (own and not accelerator.fp32_steps):  # nothing else rounds these
         found = computed(model, plain, emitter.opset, None if everything else own)
-        left = round_everything(emitter, found, device, watch and everything)
+        left = round_everything(emitter, found, device, everything or Everything())
     if everything:
         by_output = {n.output: n for n in norms if watch and n.name in mean_squares}
         watched = _watched(found, left, by_output, mean_squares, made)

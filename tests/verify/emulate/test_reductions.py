@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.verify.emulate.everything import Everything
 from slanc_onnx.verify.emulate.norms import emulate
 from tests.models.small_graphs import graph, normal
 from tests.oracles.unoptimised import Values, run
@@ -105,7 +106,7 @@ BY_POWERS = ("softmax", "log softmax", "log sum", "log sum exp")
 
 def emulated(model: onnx.ModelProto, device: Accelerator, **feeds: NDArray[Any]) -> Values:
     norms = find_norms_in(read_graph(model))
-    values = run(emulate(model, norms, device, everything=True).model, **feeds)
+    values = run(emulate(model, norms, device, everything=Everything()).model, **feeds)
     return {output.name: values[output.name] for output in model.graph.output}
 
 
