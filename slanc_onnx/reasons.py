@@ -165,6 +165,7 @@ class Decision(_Named):
     NO_PROBE = auto()  # what ONNX Runtime said
     ROWS_NOT_FINITE = auto()
     NOT_LINEAR = auto()  # op or kind of expression
+    MAP_TOO_LONG = auto()  # most parts of all maps
     SQUARE_NOT_FINITE = auto()  # predicted sum of squares
     EXCLUDED = auto()
     WITH_ITS_GROUP = auto()

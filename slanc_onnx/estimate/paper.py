@@ -57,6 +57,7 @@ SIGNS, SEED = 96, 0
 GRAM_WIDTH = 2048  # spectral norms of larger maps come from a Krylov space
 VECTORS, STEPS = 8, 8  # of that space
 TABLE_CHUNK = 8192
+MOST_READ = 1 << 18  # parts of all maps together: a model of 60 layers takes some thousand
 _SOURCES = (Normalised, Embedding, Input, Opaque)
 
 
@@ -80,6 +81,7 @@ def paper_estimates(
     estimates: dict[str, Estimate] = {}
     reasons: dict[str, Reason] = {}
     residuals: dict[int, tuple[Normalised, float, float]] = {}
+    parts = iter(range(MOST_READ))
     known = {
         e.norm: e
         for expr in trace.inputs.values()
@@ -92,7 +94,7 @@ def paper_estimates(
             reasons[norm.name] = trace.unread(norm.name)
             continue
         try:
-            reading = _Isotropic(residuals, executor)
+            reading = _Isotropic(residuals, parts, executor)
             square = reading.expected_square(expr)
         except _Unreadable as error:
             reasons[norm.name] = error.reason
@@ -131,6 +133,7 @@ class _Isotropic:
     Attributes:
         residuals: By the serial of an earlier norm's input: that norm's x, the predicted length of
             the input, and the relative standard error of its square.
+        parts: One for each part that may still be read, for all norms.
         executor: Works on blocks of large matrices; None for this thread.
         gates: By serial, the norms of the gates that were read, or why one has none.
         error: Standard error of the last `expected_square`, from sampled sources.
@@ -140,10 +143,11 @@ class _Isotropic:
     def __init__(
         self,
         residuals: dict[int, tuple[Normalised, float, float]],
+        parts: Iterator[int],
         executor: Executor | None = None,
         gates: dict[int, float | Exception] | None = None,
     ) -> None:
-        self.residuals, self.executor = residuals, executor
+        self.residuals, self.parts, self.executor = residuals, parts, executor
         self.gates: dict[int, float | Exception] = {} if gates is None else gates
         self.error, self.inherited = 0.0, 0.0
         self.source: Expr | None = None
@@ -201,12 +205,8 @@ class _Isotropic:
 
     def _images(self, expr: Expr, source: Expr) -> list[Array]:
         """The images of unit rows at a source; their squares add up to the expectation."""
-        images = []
-        for rows in _unit_rows(source):
-            image = self._apply(expr, source, rows)
-            if image is not None:
-                images.append(image)
-        return images
+        images = (self._apply(expr, source, rows) for rows in _unit_rows(source))
+        return [image for image in images if image is not None]
 
     def _apply(self, expr: Expr, source: Expr, rows: Array) -> Array | None:
         self.source, self.rows, self.cache = source, rows, {}
@@ -218,6 +218,8 @@ class _Isotropic:
 
     def _image(self, expr: Expr) -> Reading[Array | None]:
         """The image of an expression, with one number per row spread over its channels."""
+        if next(self.parts, None) is None:
+            raise _Unreadable(Reason(Decision.MAP_TOO_LONG, (MOST_READ,)))
         image = yield from self._read(expr)
         if image is None or image.shape[1] == expr.channels:
             return image
@@ -295,7 +297,7 @@ class _Isotropic:
 
     def _gate_norm(self, gate: Expr) -> float:
         """The spectral norm of a gate's map (equation 8); several sources add in quadrature."""
-        inner = _Isotropic(self.residuals, self.executor, self.gates)
+        inner = _Isotropic(self.residuals, self.parts, self.executor, self.gates)
         square = 0.0
         for source in inner._sources(gate):
             if isinstance(source, (Opaque, Embedding)):
@@ -317,7 +319,7 @@ class _Isotropic:
         chain = Chain.of(gate, source)
         if chain is not None:
             return spectral_norm(chain.matrix())
-        inner = _Isotropic(self.residuals, self.executor, self.gates)
+        inner = _Isotropic(self.residuals, self.parts, self.executor, self.gates)
         image = inner._apply(gate, source, np.eye(source.channels, dtype=np.float32))
         return 0.0 if image is None else spectral_norm(image)
 

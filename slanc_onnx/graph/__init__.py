@@ -42,6 +42,7 @@ from slanc_onnx.graph.scope import (
     Scope,
     op_of,
     read_graph,
+    reads,
     reads_value,
 )
 from slanc_onnx.graph.shapes import concrete_shapes
@@ -97,6 +98,7 @@ __all__ = [
     "read_graph",
     "read_tensor",
     "read_through",
+    "reads",
     "reads_value",
     "refuse_what_is_no_file",
     "runtime_inputs",

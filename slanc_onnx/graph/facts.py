@@ -73,10 +73,13 @@ def dims(scope: Scope, tensor: gs.Tensor) -> Dims | None:
             return tuple(d if isinstance(d, int) and d >= 0 else str(d) for d in tensor.shape)
         known: list[Dims] = []
         if tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Add", "DequantizeLinear"):
-            for part in tensor.inputs[0].inputs[:2]:
-                found = (yield part) if part.name else None
+            parts = [part for part in tensor.inputs[0].inputs[:2] if part.name]
+            for part in parts:
+                found = yield part
                 if found:
                     known.append(found)
+            if len(known) < len(parts):  # a size of 1 may be any size of the unknown one
+                known = [tuple("" if d == 1 else d for d in found) for found in known]
         return max(known, key=_size, default=None)
 
     return read_through(tensor, read, scope.dims_read, key=id)

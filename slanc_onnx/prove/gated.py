@@ -18,6 +18,7 @@ from onnx import TensorProto
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array, Scope, op_of
 from slanc_onnx.norms import Norm
+from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.prove.certificate import Proof
 from slanc_onnx.prove.joint import MOST_NEURONS, GatedMlp, joint_bound
 from slanc_onnx.prove.sets import Ellipsoids, ball, constant, total
@@ -26,12 +27,8 @@ from slanc_onnx.prove.step_bounds import output_radius, rounding_of
 Ends = tuple[float, float]
 Tensors = Mapping[str, gs.Tensor]
 DEEPEST = 10  # nodes between the products; a tree of them can be large
-_RANGES: Mapping[str, Ends] = {
-    "Sigmoid": (0.0, 1.0),
-    "HardSigmoid": (0.0, 1.0),
-    "Tanh": (-1.0, 1.0),
-    "Erf": (-1.0, 1.0),
-}
+# Functions whose values have two finite ends.
+_LIMITED = ("Sigmoid", "HardSigmoid", "Tanh", "Erf")
 # Functions f with f(t) / t between 0 and 1, and no attribute that changes that.
 _SHARES = ("Relu", "Gelu", "FastGelu", "HardSwish", "Mish")
 
@@ -161,8 +158,8 @@ def _factors(main: Scope, tensor: gs.Tensor, depth: int) -> _Factors | None:
     if node is None or not depth:
         return None
     op = op_of(node)
-    if op in _RANGES and not node.attrs:
-        return _Factors((), _RANGES[op])
+    if op in _LIMITED and not node.attrs:
+        return _Factors((), ELEMENTWISE[op].range())
     if op == "MatMul":
         matrix = _stored(main, node.inputs[1])
         if matrix is None or matrix.ndim != 2:

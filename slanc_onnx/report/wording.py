@@ -150,6 +150,8 @@ _DECISIONS: dict[Kind, str] = {
     Decision.NO_PROBE: "no probe ({0})",
     Decision.ROWS_NOT_FINITE: "its rows are not finite or zero",
     Decision.NOT_LINEAR: "its input is no linear map of earlier norms ({0})",
+    Decision.MAP_TOO_LONG: "the maps from earlier norms have more than {0:g} parts together; "
+    "--scale window needs none",
     Decision.SQUARE_NOT_FINITE: "the predicted sum of squares is {0:g}",
     Decision.EXCLUDED: "left out by --exclude or --only",
     Decision.WITH_ITS_GROUP: "folded with its group",

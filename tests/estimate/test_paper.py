@@ -347,6 +347,15 @@ def test_what_cannot_be_read_has_no_estimate_but_a_reason() -> None:
     assert told(reasons) == {"last": "the trace stopped at Einsum (h)"}
 
 
+def test_maps_of_too_many_parts_have_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = between("h = MatMul(x, w) total = Add(h, x)", {"w": normal(5, D, D)})
+    assert len(paper_estimates(*read(model))[0]) == 2
+    monkeypatch.setattr("slanc_onnx.estimate.paper.MOST_READ", 3)
+    estimates, reasons = paper_estimates(*read(model))
+    assert list(estimates) == ["first"]
+    assert told(reasons)["last"].startswith("the maps from earlier norms have more than 3 parts")
+
+
 def test_a_block_of_zeros_has_no_scale() -> None:
     nodes = "total = MatMul(x, w)"
     model = between(nodes, {"w": np.zeros((D, D), np.float32)})

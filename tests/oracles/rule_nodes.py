@@ -196,10 +196,25 @@ SAMPLES = [
     Sample("Trilu", attributes={"upper": 0}),
     Sample("CumSum", (IDS, np.array(1))),
     *[
+        Sample("CumSum", (Rows(axes), np.array(axis)), {"exclusive": axis % 2, "reverse": reverse})
+        for axes in ((2,), ())
+        for axis in (1, 2, -1)
+        for reverse in (0, 1)
+    ],
+    *[
+        Sample("Resize", (Rows((1,), dims=(2, 3, 4)), None, *by), {"mode": "nearest"})
+        for by in ((np.array([1, 1, 1.7], np.float32),), (None, whole(2, 3, 7)))
+    ],
+    *[
         Sample(op, inputs, {"keepdims": keep})
         for op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2")
         for keep in (0, 1)
         for inputs in ((Rows(), whole(2)), (Rows(), whole(1)), (Rows(),), (Rows((1,)), whole(2)))
+    ],
+    *[
+        Sample("MaxPool", (Rows(axes, dims=(2, W, 5)),), {"kernel_shape": [3], **more})
+        for axes in ((1,), (2,), ())
+        for more in ({}, {"pads": [2, 1], "strides": [2], "storage_order": 1})
     ],
     Sample("ArgMax", attributes={"axis": 2}),
     Sample("ArgMin", attributes={"axis": 1}),

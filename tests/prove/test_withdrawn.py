@@ -13,7 +13,8 @@ from slanc_onnx.norms.norm import Norm
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import Certificate
 from slanc_onnx.prove.condition import Condition
-from slanc_onnx.prove.trusted.prover import Known, Prover
+from slanc_onnx.prove.trusted.known import Known
+from slanc_onnx.prove.trusted.prover import Prover
 from slanc_onnx.prove.withdrawn import WITHDRAWN, held_against
 from slanc_onnx.reasons import Failure, Reason, Seen, Unproved
 from tests.conftest import Run

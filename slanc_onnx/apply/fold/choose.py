@@ -1,4 +1,4 @@
-"""Choose the exponent of every group, and the tensors at which a stream is cut in two."""
+"""Choose the exponent of every group, and the borders at which a stream is cut in two."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from slanc_onnx.apply.fold.borders import promising
 from slanc_onnx.apply.fold.group_scale import ANY, Window, choose
-from slanc_onnx.apply.fold.groups import Partition, Site, partition
+from slanc_onnx.apply.fold.groups import Partition, Site, parted, partition
+from slanc_onnx.apply.fold.least import least_exponents
 from slanc_onnx.apply.fold.solve import Solved, solve
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import Flow, Tensor
@@ -17,9 +19,6 @@ from slanc_onnx.reasons import Undivided
 
 PUSHES = 6  # groups without norms through which an exponent is handed on to a weight
 _FARTHEST = 30  # exponent of a group without norms: two of them are 2^60 apart
-# Exponents of groups -> exponents of norms that all follow their groups.
-_Following = Callable[[Sequence[int]], dict[str, int]]
-TRIED_CUTS = 4  # the most promising tensors at which a stream may be cut
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,17 @@ class Exponents:
         return site.group is not None and self.groups[site.group] == self.norms[site.norm.name]
 
     @property
-    def cost(self) -> tuple[int, int]:
-        """Nodes inserted, then bytes rewritten."""
+    def cost(self) -> tuple[int, int, int]:
+        """Bits by which tensors leave the format, then nodes inserted, then bytes rewritten."""
         return self.solved.cost
 
 
 def choose_exponents(
     flow: Flow, norms: Sequence[Norm], windows: Mapping[str, Window], weights: Weights
 ) -> Exponents:
-    """The exponents that insert the fewest nodes and, among those, serve the norms best.
+    """The exponents that keep tensors in the format, with the fewest nodes that do.
+
+    Among those, they serve the norms best.
 
     Args:
         flow: The model's tensors.
@@ -65,14 +66,16 @@ def choose_exponents(
         windows: The window of each norm, by norm name.
         weights: The model's weights.
     """
-    best = _chosen(partition(flow, norms), windows, weights)
+    whole = partition(flow, norms)
+    least = least_exponents(whole, windows)
+    best = _chosen(whole, windows, weights, least)
     while True:
         tried = [
-            _chosen(partition(flow, norms, {*best.parts.cuts, tensor}), windows, weights, best)
-            for tensor in _promising(best, windows)
+            _chosen(parted(best.parts, border), windows, weights, least, best)
+            for border in promising(best.parts, windows)
         ]
         better = min(tried, key=lambda c: c.cost, default=best)
-        if better.cost[0] >= best.cost[0]:
+        if better.cost[:2] >= best.cost[:2]:
             return best
         best = better
 
@@ -81,6 +84,7 @@ def _chosen(
     parts: Partition,
     windows: Mapping[str, Window],
     weights: Weights,
+    least: Mapping[Tensor, int],
     known: Exponents | None = None,
 ) -> Exponents:
     """The best exponents of groups; those whose norms are a group of `known` keep its exponent."""
@@ -95,15 +99,17 @@ def _chosen(
     for group, names in by_group.items():
         groups[group] = settled.get(tuple(names), 0)
 
-    def following(exponents: Sequence[int]) -> dict[str, int]:
-        return {
+    def solved_at(exponents: Sequence[int]) -> Solved:
+        """All norms follow their groups."""
+        norms = {
             s.norm.name: exponents[s.group] if s.group is not None else windows[s.norm.name].best
             for s in parts.sites
         }
+        return solve(parts, weights, exponents, norms, least)
 
     def tried(group: int, exponent: int) -> Solved:
         trial = [*groups[:group], exponent, *groups[group + 1 :]]
-        return _pushed(parts, weights, trial, following, free)[1]
+        return _pushed(parts, solved_at, trial, free)[1]
 
     def overhead(group: int, middle: int) -> Callable[[int], int]:
         """The nodes that an exponent inserts at the ends of a group, as a function of the exponent.
@@ -126,14 +132,22 @@ def _chosen(
             groups[group] = choose(asked, overhead(group, middle)).exponent
         if groups == before:
             break
-    groups, _ = _pushed(parts, weights, groups, following, free)
+    groups, _ = _pushed(parts, solved_at, groups, free)
+    exponents = _of_norms(parts, windows, groups)
+    solved = solve(parts, weights, groups, exponents, least)
+    return Exponents(parts, tuple(groups), exponents, solved)
+
+
+def _of_norms(
+    parts: Partition, windows: Mapping[str, Window], groups: Sequence[int]
+) -> dict[str, int]:
+    """The exponent of each norm: its group's if that serves it, else its own."""
     exponents = {}
     for site in parts.sites:
-        name = site.norm.name
-        here = None if site.group is None else groups[site.group]
-        served = here is not None and (here in windows[name])
-        exponents[name] = here if served and here is not None else windows[name].best
-    return Exponents(parts, tuple(groups), exponents, solve(parts, weights, groups, exponents))
+        alone = windows[site.norm.name]
+        here = alone.best if site.group is None else groups[site.group]
+        exponents[site.norm.name] = here if here in alone else alone.best
+    return exponents
 
 
 def _settled(known: Exponents) -> dict[tuple[str, ...], int]:
@@ -147,22 +161,20 @@ def _settled(known: Exponents) -> dict[tuple[str, ...], int]:
 
 def _pushed(
     parts: Partition,
-    weights: Weights,
+    solved_at: Callable[[Sequence[int]], Solved],
     groups: Sequence[int],
-    following: _Following,
     free: Sequence[bool],
 ) -> tuple[list[int], Solved]:
     """Exponents with fewer nodes: a group without norms takes one that a weight can make up for.
 
     Args:
         parts: The groups.
-        weights: The model's weights.
+        solved_at: Gives the divisors that follow from exponents of groups.
         groups: The exponents to start from.
-        following: Gives the exponents of norms that follow their groups.
         free: Whether a group has no norms.
     """
     best = list(groups)
-    solved = solve(parts, weights, best, following(best))
+    solved = solved_at(best)
     for _ in range(PUSHES):
         improved = False
         for index in solved.failed:
@@ -181,40 +193,10 @@ def _pushed(
                 if abs(exponent) > _FARTHEST:
                     continue
                 trial = [*best[:group], exponent, *best[group + 1 :]]
-                other = solve(parts, weights, trial, following(trial))
-                if other.nodes < solved.nodes:
+                other = solved_at(trial)
+                if other.cost[:2] < solved.cost[:2]:
                     best, solved, improved = trial, other, True
                     break
         if not improved:
             break
     return best, solved
-
-
-def _promising(chosen: Exponents, windows: Mapping[str, Window]) -> list[Tensor]:
-    """Inputs of norms at which a cut may save more nodes than the one it costs, best first.
-
-    Norms are in topological order: those before a cut come before it in the list.
-    """
-    parts = chosen.parts
-    scored: list[tuple[int, Tensor]] = []
-    for group in {s.group for s in parts.sites if s.group is not None}:
-        sites = [s for s in parts.sites if s.group == group]
-        asked = [windows[s.norm.name] for s in sites]
-        whole = choose(asked, lambda _: 0)
-        overhead = 1 if whole.exponent else 0
-        now = whole.nodes + overhead
-        if len(sites) < 2 or now < 2:
-            continue
-        for i, site in enumerate(sites):
-            tensor = parts.flow.read(site.uses[0])
-            if tensor is None or tensor in parts.cuts:
-                continue
-            for split in (i, i + 1):
-                first, rest = asked[:split], asked[split:]
-                cost = min(
-                    choose(first, lambda _: 1).nodes + choose(rest, lambda _: 0).nodes + 1, now
-                )  # the first part has the beginning of the stream
-                if cost < now:
-                    scored.append((cost, tensor))
-    ranked = dict.fromkeys(tensor for _, tensor in sorted(scored))
-    return list(ranked)[:TRIED_CUTS]

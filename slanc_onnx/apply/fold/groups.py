@@ -6,15 +6,18 @@ are. Other nodes tie the exponents of several groups together (`ops/relations.py
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from slanc_onnx.graph import Flow, GraphPath, Tensor, Use
 from slanc_onnx.norms import Norm
 from slanc_onnx.ops import FUSED, Relation, relation
 
-# A tensor in a graph: as its node makes it, or (True, at a cut) as its readers read it.
-_Vertex = tuple[Tensor, GraphPath, bool]
+# The reads behind which a stream may go on in another group, at the price of a node.
+Border = frozenset[Use]
+# A tensor in a graph, as its readers behind so many borders read it; its node is behind none.
+_Vertex = tuple[Tensor, GraphPath, int]
 
 
 @dataclass(frozen=True)
@@ -44,65 +47,89 @@ class Partition:
         flow: Its tensors.
         relations: How nodes tie exponents, in topological order.
         made: The tensors that each relation's node makes.
+        touched: The groups of what each relation reads and makes.
         sites: The norms that can be scaled.
         of_use: The group of an input as a relation or a norm reads it.
         of_output: The group of a tensor as its node makes it.
         sizes: Tensors per group.
-        cuts: Tensors behind which another group begins.
+        borders: The reads behind which another group begins, border by border.
     """
 
     flow: Flow
     relations: tuple[Relation, ...]
     made: tuple[tuple[Tensor, ...], ...]
+    touched: tuple[tuple[int, ...], ...]
     sites: tuple[Site, ...]
     of_use: dict[Use, int]
     of_output: dict[Tensor, int]
     sizes: tuple[int, ...]
-    cuts: frozenset[Tensor]
+    borders: tuple[Border, ...]
 
 
-def partition(
-    flow: Flow, norms: Sequence[Norm], cuts: Collection[Tensor] = frozenset()
-) -> Partition:
+def partition(flow: Flow, norms: Sequence[Norm]) -> Partition:
     """The groups of a model.
 
     Args:
         flow: Its tensors.
         norms: The norms whose input may have any exponent, because epsilon follows it.
-        cuts: Tensors behind which another group may begin, at the price of one node.
     """
     relations, sites = _relations(flow, norms)
-    joins = _Joins(flow, cuts)
-    for tie in relations:
-        joins.relation(tie)
+    return _parted(flow, relations, sites, ())
+
+
+def parted(parts: Partition, border: Border) -> Partition:
+    """The groups with one more border, which may have other numbers."""
+    return _parted(parts.flow, parts.relations, parts.sites, (*parts.borders, border))
+
+
+def _parted(
+    flow: Flow, relations: Sequence[Relation], sites: Sequence[Site], borders: tuple[Border, ...]
+) -> Partition:
+    joins = _Joins(flow, borders)
+    made = tuple(tuple(outputs(flow, tie)) for tie in relations)
+    for tie, tensors in zip(relations, made, strict=True):
+        joins.relation(tie, tensors)
     for site in sites:
         joins.site(site)
     of_use, of_output, sizes = joins.numbered()
+    touched = []
+    for tie, tensors in zip(relations, made, strict=True):
+        groups = {of_use[tie.use(p)]: None for p in tie.terms}
+        if tie.kind != "absorb":
+            groups.update({of_output[tensor]: None for tensor in tensors})
+        touched.append(tuple(groups))
     placed = []
     for site in sites:
-        groups = {of_use[use] for use in site.uses}
-        group = groups.pop() if len(groups) == 1 else None
-        placed.append(Site(site.norm, site.uses, site.addends, site.residual, group))
-    made = tuple(tuple(outputs(flow, tie)) for tie in relations)
+        read = {of_use[use] for use in site.uses}
+        placed.append(replace(site, group=read.pop() if len(read) == 1 else None))
     return Partition(
-        flow, tuple(relations), made, tuple(placed), of_use, of_output, sizes, frozenset(cuts)
+        flow,
+        tuple(relations),
+        made,
+        tuple(touched),
+        tuple(placed),
+        of_use,
+        of_output,
+        sizes,
+        borders,
     )
 
 
 class _Joins:
     """Sets of vertices that relations and norms join, as trees; each tree is a group."""
 
-    def __init__(self, flow: Flow, cuts: Collection[Tensor]) -> None:
-        self._flow, self._cuts = flow, cuts
+    def __init__(self, flow: Flow, borders: Sequence[Border]) -> None:
+        self._flow = flow
+        self._behind = Counter(use for border in borders for use in border)
         self._parents: dict[_Vertex, _Vertex] = {}
         self._reads: dict[Use, _Vertex] = {}
         self._made: dict[Tensor, _Vertex] = {}
 
-    def relation(self, tie: Relation) -> None:
+    def relation(self, tie: Relation, made: Sequence[Tensor]) -> None:
         """Add the tensors that a node reads and makes; a join puts them into one group."""
         vertices = [self._read(tie.use(position)) for position in tie.terms]
         if tie.kind != "absorb":
-            vertices += [self._make(tensor) for tensor in outputs(self._flow, tie)]
+            vertices += [self._make(tensor) for tensor in made]
         if tie.kind == "join":
             self._join(vertices)
 
@@ -129,12 +156,12 @@ class _Joins:
     def _read(self, use: Use) -> _Vertex:
         tensor = self._flow.read(use)
         assert tensor is not None
-        vertex = self._reads[use] = (tensor, use.path, tensor in self._cuts)
+        vertex = self._reads[use] = (tensor, use.path, self._behind[use])
         self._parents.setdefault(vertex, vertex)
         return vertex
 
     def _make(self, tensor: Tensor) -> _Vertex:
-        vertex = self._made[tensor] = (tensor, tensor.path, False)
+        vertex = self._made[tensor] = (tensor, tensor.path, 0)
         self._parents.setdefault(vertex, vertex)
         return vertex
 

@@ -1,7 +1,8 @@
 """Solve: from the exponents of groups and norms to the divisors of all tensors and weights.
 
 The model does not change here. Where no weight can make up for the difference between two groups,
-a node does, at a cut.
+a node does, at a cut: behind the product whose weight cannot, or in front of it where the product
+would leave the format.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Solved:
         bytes: Bytes of the weights that are rewritten or copied.
         failed: Positions of the relations that no weight could satisfy.
         refused: Weights that a relation asked to divide, and why they are not divided.
+        overflow: The bits, in sum, by which tensors in front of norms are taken to leave the format
+            as their nodes make them.
     """
 
     produced: dict[Tensor, int]
@@ -46,15 +49,20 @@ class Solved:
     bytes: int
     failed: tuple[int, ...]
     refused: dict[Tensor, Reason]
+    overflow: int
 
     @property
-    def cost(self) -> tuple[int, int]:
-        """Nodes inserted, then bytes rewritten."""
-        return self.nodes, self.bytes
+    def cost(self) -> tuple[int, int, int]:
+        """Bits by which tensors leave the format, then nodes inserted, then bytes rewritten."""
+        return self.overflow, self.nodes, self.bytes
 
 
 def solve(
-    parts: Partition, weights: Weights, groups: Sequence[int], norms: Mapping[str, int]
+    parts: Partition,
+    weights: Weights,
+    groups: Sequence[int],
+    norms: Mapping[str, int],
+    least: Mapping[Tensor, int],
 ) -> Solved:
     """Satisfy all relations, by weights where possible and by nodes elsewhere.
 
@@ -63,20 +71,19 @@ def solve(
         weights: The model's weights.
         groups: The exponent of each group.
         norms: The exponent of each norm's input, by norm name.
+        least: The least exponents of the tensors that would leave the format undivided.
     """
     failed: dict[int, Level] = {}  # by relation
     refused: dict[Tensor, Reason] = {}
     while True:
         state = _State(parts, weights, groups, norms, failed)
         new = dict(failed)
-        for index, tie in enumerate(parts.relations):
-            bad = state.bad(tie, index)
-            if bad:
+        for index in state.active:
+            if state.bad(index):
                 refused.update(state.why)
-                last = tie.kind == "absorb" or (tie.kind == "join" and not tie.terms)
-                new[index] = Level.NODE if last or index in failed else Level.WEIGHTS
+                new[index] = state.next_level(index, least)
         if new == failed:
-            return state.solved(refused)
+            return state.solved(refused, least)
         failed = new
 
 
@@ -84,8 +91,9 @@ class Level(IntEnum):
     """How much of a relation stays as it is, because no weight could satisfy it."""
 
     NONE = 0
-    WEIGHTS = 1
-    NODE = 2
+    WEIGHTS = 1  # what it makes has the exponents of what it reads
+    OUTPUT = 2  # the same, for which it reads its first term with another exponent
+    NODE = 3
 
 
 class _State:
@@ -105,8 +113,10 @@ class _State:
         self.demands: dict[Use, int] = {}
         self.why: dict[Tensor, Reason] = {}
         self._how: dict[Use, Way] = {}
-        for index, tie in enumerate(parts.relations):
-            self._relate(tie, parts.made[index], groups, failed.get(index, Level.NONE))
+        # Where all that a node reads and makes has exponent 0, it computes as before.
+        self.active = [i for i, at in enumerate(parts.touched) if any(groups[g] for g in at)]
+        for index in self.active:
+            self._relate(index, groups)
         for site in parts.sites:
             exponent = norms[site.norm.name]
             self.needed.update(dict.fromkeys(site.uses, exponent))
@@ -114,23 +124,25 @@ class _State:
             if site.residual is not None:
                 self.produced[site.residual] = exponent
 
-    def _relate(
-        self, tie: Relation, made: Sequence[Tensor], groups: Sequence[int], level: Level
-    ) -> None:
-        terms = {tie.use(p): groups[self.parts.of_use[tie.use(p)]] for p in tie.terms}
+    def _relate(self, index: int, groups: Sequence[int]) -> None:
+        parts, level = self.parts, self.failed.get(index, Level.NONE)
+        tie, made = parts.relations[index], parts.made[index]
+        terms = {tie.use(p): groups[parts.of_use[tie.use(p)]] for p in tie.terms}
         if level is Level.NODE:
             terms = dict.fromkeys(terms, 0)
+        total = exponent = sum(terms.values())
+        if tie.kind == "join":
+            known = made and level is not Level.NODE
+            total = exponent = groups[parts.of_output[made[0]]] if known else 0
+        elif tie.kind == "product" and made and level in (Level.NONE, Level.OUTPUT):
+            exponent = groups[parts.of_output[made[0]]]
+        if level is Level.OUTPUT:
+            terms[tie.use(tie.terms[0])] += exponent - total
+            total = exponent
         self.needed.update(terms)
-        total = sum(terms.values())
         if tie.kind == "absorb":
             self._demand(tie, -total)
             return
-        exponent = groups[self.parts.of_output[made[0]]] if made and level is Level.NONE else total
-        if tie.kind == "join":
-            exponent = (
-                0 if level is Level.NODE else groups[self.parts.of_output[made[0]]] if made else 0
-            )
-            total = exponent
         self.produced.update(dict.fromkeys(made, exponent))
         self._demand(tie, exponent - total)
         self.demands.update({tie.use(p): exponent for p in tie.addends})
@@ -141,9 +153,20 @@ class _State:
         if places:
             self.demands[tie.use(places[0][0])] = places[0][1]
 
-    def bad(self, tie: Relation, index: int) -> bool:
+    def next_level(self, index: int, least: Mapping[Tensor, int]) -> Level:
+        """How much of a relation that is not satisfied has to stay as it is."""
+        tie, made = self.parts.relations[index], self.parts.made[index]
+        if index in self.failed or tie.kind == "absorb" or (tie.kind == "join" and not tie.terms):
+            return Level.NODE
+        if tie.kind == "product" and tie.terms and made:
+            total = sum(self.needed[tie.use(p)] for p in tie.terms)
+            if least.get(made[0], 0) > total:
+                return Level.OUTPUT
+        return Level.WEIGHTS
+
+    def bad(self, index: int) -> bool:
         """Whether a relation is not satisfied, and has not failed for good."""
-        level = self.failed.get(index, Level.NONE)
+        tie, level = self.parts.relations[index], self.failed.get(index, Level.NONE)
         if level is Level.NODE:
             return False
         if tie.kind == "product" and level is Level.NONE and not (tie.factors or tie.divisors):
@@ -195,7 +218,7 @@ class _State:
             return "copy"
         return "cut" if small else "fail"
 
-    def solved(self, refused: dict[Tensor, Reason]) -> Solved:
+    def solved(self, refused: dict[Tensor, Reason], least: Mapping[Tensor, int]) -> Solved:
         """The result, once no further relation fails."""
         flow = self.parts.flow
         divided: dict[Tensor, int] = {}
@@ -225,6 +248,7 @@ class _State:
             size,
             tuple(sorted(self.failed)),
             refused,
+            sum(max(bits - self.produced.get(t, 0), 0) for t, bits in least.items()),
         )
 
 

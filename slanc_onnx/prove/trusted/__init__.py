@@ -9,7 +9,8 @@ from __future__ import annotations
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.progress import Progress
 from slanc_onnx.prove.certificate import Proof
-from slanc_onnx.prove.trusted.prover import Assumed, Prover
+from slanc_onnx.prove.trusted.known import Assumed
+from slanc_onnx.prove.trusted.prover import Prover
 
 
 def proofs(read: ReadModel, assumed: Assumed, progress: Progress) -> dict[str, Proof]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,14 @@ import numpy as np
 from slanc_onnx.graph import Array
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import SLACK, Box, Ellipsoids, Reach, joined, one_of
-from slanc_onnx.prove.trusted.values import MOST_CHANNELS, MOST_KINDS, Value, size_of
+from slanc_onnx.prove.trusted.values import (
+    MOST_CHANNELS,
+    MOST_KINDS,
+    Operand,
+    Value,
+    as_value,
+    size_of,
+)
 from slanc_onnx.reasons import Unread, reason
 
 
@@ -94,3 +101,33 @@ def apart(value: Value, axes: Sequence[int]) -> Value:
         return replace(value, reach=Box(value.reach.each))
     pieces = [(group, value.reach.pick(group)) for group in groups]
     return replace(value, reach=joined(pieces, value.reach.channels))
+
+
+def either(one: Operand, other: Operand, fresh: Callable[[], str]) -> Operand:
+    """What holds of a tensor that is one of two; sizes that differ are open.
+
+    Raises:
+        NoBound: they are of other types or ranks.
+    """
+    if one is other:
+        return one
+    parts = as_value(one), as_value(other)
+    a, b = parts
+    if a.kind != b.kind or a.rank != b.rank:
+        raise NoBound(reason(Unread.SHAPES_DIFFER, str(a.dims), str(b.dims)))
+    dims = [x if x == y else fresh() for x, y in zip(a.dims, b.dims, strict=True)]
+    axes = [i for i in sorted({*a.axes, *b.axes}) if isinstance(dims[i], int)]
+    sets = [with_axes(as_value(part, axes), axes).reach for part in (one, other)]
+    nan = [part.nan for part in parts if part.nan is not None]
+    return Value(
+        a.kind,
+        tuple(dims),
+        tuple(axes),
+        one_of(sets),
+        min(a.low, b.low),
+        max(a.high, b.high),
+        infinite=a.infinite or b.infinite,
+        nan=frozenset().union(*nan) if nan else None,
+        shares=a.shares if a.shares == b.shares else None,
+        facts=a.facts | b.facts,
+    )

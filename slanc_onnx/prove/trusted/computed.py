@@ -21,7 +21,7 @@ from slanc_onnx.reasons import Unread, reason
 from slanc_onnx.run import CannotRun, Session, isolated
 
 SECONDS, MEMORY = 20.0, 2_000_000_000  # of ONNX Runtime for one node
-MOST_COMPUTED = 1 << 26  # elements of the inputs of one node
+MOST_COMPUTED = 1 << 26  # elements of the inputs and outputs of one node
 _IR_VERSION = 10  # which every ONNX Runtime that is supported reads
 # Domains whose ops ONNX Runtime computes from constants; it knows no others.
 _DOMAINS = ("", "ai.onnx", "com.microsoft")

@@ -31,6 +31,7 @@ from slanc_onnx.weights import stored_matrix
 MOST_SIZES = 64  # elements of a tensor of sizes
 # Ops that give no function of their inputs.
 _RANDOM = ("Bernoulli", "Dropout", "Multinomial")
+_NO_COUNTS = ("axes", "axis", "keepdims", "perm", "to")  # attributes that tell no size
 # Ops that only move elements, so that they move sizes too. The inputs whose elements they move.
 _MOVED: dict[str, Callable[[int], range]] = {
     **dict.fromkeys(
@@ -51,9 +52,18 @@ def stored_constant(tensor: TensorProto, folder: Path | None, facts: Facts) -> C
 
 
 def folded(
-    node: NodeProto, inputs: Sequence[Operand | None], compute: Compute
+    node: NodeProto,
+    inputs: Sequence[Operand | None],
+    compute: Compute,
+    told: int | None = None,
 ) -> list[Operand | None] | None:
     """The outputs of a node whose inputs are all constant; None for any other node.
+
+    Args:
+        node: The node.
+        inputs: What is known of its inputs.
+        compute: Computes it.
+        told: How many elements its outputs have by the shapes in the file, if these tell it.
 
     Raises:
         NoBound: they cannot be computed, or are too many.
@@ -73,10 +83,28 @@ def folded(
     turned = _turned(node, there, facts)
     if turned is not None:
         return [turned]
-    if sum(constant.size for constant in there) > MOST_COMPUTED:
-        raise NoBound(reason(Unread.TOO_LARGE, max(constant.size for constant in there)))
+    read = sum(constant.size for constant in there)
+    made = told if told is not None else _most_made(node, there) if read <= MOST_COMPUTED else 0
+    if read + made > MOST_COMPUTED:
+        raise NoBound(reason(Unread.TOO_LARGE, read + made))
     arrays = compute([None if c is None else np.asarray(c.values) for c in given])
     return [_made(array, facts) for array in arrays]
+
+
+def _most_made(node: NodeProto, there: Sequence[Constant]) -> int:
+    """How many elements the outputs of a node have at most, or rather far more.
+
+    Elements that broadcast, index or multiply each other give no more than the product of their
+    counts, and numbers that say a shape, a count or a pad no more than times their product.
+    """
+    counts = [constant.size for constant in there]
+    for constant in there:
+        if constant.kind in (TensorProto.INT64, TensorProto.INT32) and constant.size <= MOST_SIZES:
+            counts += [abs(int(number)) for number in constant.values.reshape(-1)]
+    for attribute in node.attribute:
+        if attribute.name not in _NO_COUNTS:
+            counts += [abs(number) for number in (attribute.i, *attribute.ints)]
+    return math.prod(max(count, 1) for count in counts)
 
 
 def _made(array: Array, facts: Facts) -> Constant:

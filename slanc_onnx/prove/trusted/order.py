@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from slanc_onnx.graph import Scope
+from slanc_onnx.graph import Scope, reads
 from slanc_onnx.norms import Norm
 from slanc_onnx.prove.trusted.values import Constant
 
@@ -16,7 +16,7 @@ _NO_ROWS = (
 
 
 class Order:
-    """The nodes of a graph that lead to norms.
+    """The nodes of a graph that lead to norms, or to the results of a branch.
 
     Attributes:
         norm_at: The row norms, by the tensor after the division.
@@ -29,10 +29,13 @@ class Order:
 
     def __init__(self, scope: Scope, norms: Sequence[Norm]) -> None:
         self._nodes = scope.proto.node
-        main = [norm for norm in norms if not norm.path and self._counts_elements(norm)]
-        rows = [norm for norm in main if norm.is_row_norm]
+        own = [n for n in norms if n.path == scope.path and self._counts_elements(n)]
+        rows = [norm for norm in own if norm.is_row_norm]
         self.norm_at = {norm.normalised: norm for norm in rows}
-        self.others = {norm.input: norm for norm in main if not norm.is_row_norm}
+        self.others = {norm.input: norm for norm in own if not norm.is_row_norm}
+        self._results = {out.name for out in scope.proto.output} if scope.path else set()
+        views = zip(self._nodes, scope.graph.nodes, strict=True)
+        self._reads = [[t.name for t in reads(v)] if n.attribute else n.input for n, v in views]
         self.after = {norm.output for norm in rows if norm.output != norm.normalised}
         self.inside = {name for norm in rows for name in self._inner_outputs(norm)}
         self.indices = self._needed([scope.index[id(node)] for node in scope.sorted_nodes])
@@ -54,24 +57,25 @@ class Order:
             yield from (name for name in self._nodes[index].output if name)
 
     def _needed(self, order: Sequence[int]) -> list[int]:
-        ends = {*self.norm_at, *self.others, *self.after}
+        ends = {*self.norm_at, *self.others, *self.after, *self._results}
         kept: list[int] = []
         for index in reversed(order):
             node = self._nodes[index]
             if ends.intersection(node.output):
-                ends.update(node.input)
+                ends.update(self._reads[index])
                 kept.append(index)
         return kept[::-1]
 
     def _elements_only(self) -> set[str]:
         rows = {*self.others, *(norm.input for norm in self.norm_at.values()), *self.inside}
+        rows |= self._results
         every: set[str] = set()
         for index in reversed(self.indices):
             node = self._nodes[index]
             every.update(node.output)
             read = rows.intersection(node.output) or self.norm_at.keys() & set(node.output)
             if read and node.op_type not in _NO_ROWS:
-                rows.update(node.input)
+                rows.update(self._reads[index])
         return every - rows
 
     def last_reads(self) -> dict[int, list[str]]:
@@ -80,10 +84,10 @@ class Order:
         for at, index in enumerate(self.indices):
             node = self._nodes[index]
             norms = [self.norm_at[name].input for name in node.output if name in self.norm_at]
-            last.update(dict.fromkeys((*node.input, *norms), at))
+            last.update(dict.fromkeys((*self._reads[index], *norms), at))
         ends: dict[int, list[str]] = {}
         for name, at in last.items():
-            if name not in self.others:
+            if name not in self.others and name not in self._results:
                 ends.setdefault(at, []).append(name)
         return ends
 

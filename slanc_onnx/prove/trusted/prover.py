@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from collections import ChainMap
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
-from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.graph import Array, InputSpec
+from slanc_onnx.graph import DOMAINS, Array, Scope
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove.bound import Bound, NoBound, damage_has_no_bound
@@ -22,17 +21,15 @@ from slanc_onnx.prove.certificate import affine_of
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import Ellipsoids
 from slanc_onnx.prove.step_bounds import rounding_of
-from slanc_onnx.prove.trusted.axes import in_positions
+from slanc_onnx.prove.trusted.axes import either, in_positions
 from slanc_onnx.prove.trusted.computed import computer
 from slanc_onnx.prove.trusted.constants import folded, moved_sizes, stored_constant
+from slanc_onnx.prove.trusted.known import Assumed, Known, Open, of_input
 from slanc_onnx.prove.trusted.norm_rows import input_of, output_of, row_of
 from slanc_onnx.prove.trusted.order import Order
 from slanc_onnx.prove.trusted.table import WHOLE, Call, applied, rule_for
 from slanc_onnx.prove.trusted.values import (
-    BOOL,
-    FLOATS,
     Constant,
-    Dim,
     Facts,
     Operand,
     Value,
@@ -43,69 +40,53 @@ from slanc_onnx.prove.trusted.values import (
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 
-
-@dataclass(frozen=True, eq=False)
-class Open:
-    """A tensor whose elements nothing bounds.
-
-    Attributes:
-        kind: Its ONNX element type.
-        dims: Its shape; None where that is not known either.
-        reason: Why.
-    """
-
-    kind: int
-    dims: tuple[Dim, ...] | None
-    reason: Reason
-
-
-Known = Operand | Open
 # Ops that join past rows to new ones inside, and the place of the first of two caches.
 _CACHES = {"GroupQueryAttention": 3, "Attention": 4}
 
 
-@dataclass(frozen=True)
-class Assumed:
-    """What the proof is for.
+class Prover:
+    """The tensors of a graph, one after another.
 
-    Attributes:
-        device: Whose norms' outputs are rounded.
-        ranges: Least and largest element of float graph inputs, by name.
-        exact: Whether large matrices get their tight norms.
-        executor: Works on blocks of large matrices; None for this thread.
+    Args:
+        read: The model.
+        assumed: What the proof is for.
+        scope: Which of its graphs: the main one, or a branch.
+        around: Who reads the graph around a branch.
     """
 
-    device: Accelerator
-    ranges: Mapping[str, tuple[float, float]]
-    exact: bool = False
-    executor: Executor | None = None
-
-
-class Prover:
-    """The tensors of a model's main graph, one after another."""
-
-    def __init__(self, read: ReadModel, assumed: Assumed) -> None:
+    def __init__(
+        self,
+        read: ReadModel,
+        assumed: Assumed,
+        scope: Scope | None = None,
+        around: Prover | None = None,
+    ) -> None:
         self._read, self._assumed = read, assumed
-        self._scope = read.scopes[0]
+        self._scope = scope or read.scopes[0]
         self._opsets = {entry.domain: entry.version for entry in read.model.opset_import}
-        self._found: dict[str, Known] = {}
+        self._found: ChainMap[str, Known] = ChainMap()
         self._symbols = itertools.count()
         self._widths: dict[str, int] = {}
+        self._order = Order(self._scope, read.norms)
         self._caches = {spec.name for spec in read.specs if spec.is_float}
         self._outputs = frozenset(info.name for info in self._scope.proto.output)
-        self._order = Order(self._scope, read.norms)
+        self._tensors = self._scope.graph.tensors()
         self.affine: dict[str, tuple[float, float] | None] = {}
         self.bounds = {
             norm.name: Bound(None, reason=Reason(Unread.NOT_REACHED)) for norm in read.norms
         }
+        if around is not None:
+            self._found, self._symbols = around._found.new_child(), around._symbols
+            self.affine, self.bounds = around.affine, around.bounds
+            self._caches, self._outputs = set(), frozenset()  # the other branch may fill them
 
     def run(self, progress: Progress = no_progress) -> dict[str, Bound]:
         """Every norm's bound, by its name."""
         for name, tensor in self._scope.initializers.items():
             if name not in self._scope.overridable:
                 self._found[name] = stored_constant(tensor, self._scope.folder, Facts())
-        for spec in self._read.specs:
-            self._found[spec.name] = self._input(spec)
+        for spec in self._read.specs if not self._scope.path else ():
+            self._found[spec.name] = of_input(spec, self._assumed, self._fresh)
         for name in self._scope.overridable:
             kind = self._scope.initializers[name].data_type
             self._found[name] = Open(kind, None, reason(Unproved.MAY_BE_GIVEN, name))
@@ -136,24 +117,6 @@ class Prover:
 
     def _fresh(self) -> str:
         return f"?{next(self._symbols)}"
-
-    def _input(self, spec: InputSpec) -> Known:
-        """What a graph input can hold."""
-        dims = tuple(dim if isinstance(dim, int) else dim or self._fresh() for dim in spec.dims)
-        own = frozenset({spec.name})
-        if spec.element_type not in FLOATS:
-            if spec.element_type not in (*WHOLE, BOOL):
-                return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
-            if spec.rows == 0 and "mask" in spec.name.lower():
-                range_ = frozenset({Condition(spec.name, "range", 0.0, 1.0)})
-                return interval(spec.element_type, dims, 0.0, 1.0, Facts(range_, origin=own))
-            ends = natural(spec.element_type)
-            return interval(spec.element_type, dims, *ends, Facts(origin=own))
-        if spec.name not in self._assumed.ranges:
-            return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
-        low, high = self._assumed.ranges[spec.name]
-        kept = frozenset({Condition(spec.name, "range", low, high)})
-        return interval(spec.element_type, dims, low, high, Facts(kept))
 
     def _visit(self, index: int, node: NodeProto) -> None:
         names = [name for name in node.output if name]
@@ -190,12 +153,44 @@ class Prover:
                     self._fill_caches(node, given)
                     _any_whole_numbers(node, given)
                     self._check_known(node, given)
+                    if node.op_type == "If" and node.domain in DOMAINS:
+                        return self._either(index, node)
                     why = next((o.reason for o in given if isinstance(o, Open)), None)
                     if why is None:
                         return self._applied(node, given)  # type: ignore[arg-type]
             except NoBound as error:
                 why = error.reason if error.reason.op else error.reason.at(node.op_type, first)
         return self._only_shapes(node, given, why)
+
+    def _either(self, index: int, node: NodeProto) -> list[Known]:
+        """The results of both branches, or of the one that a constant condition takes.
+
+        Raises:
+            NoBound: a branch is missing.
+        """
+        told, taken = self.constant(node.input[0]), ["then_branch", "else_branch"]
+        if told is not None and told.size == 1:
+            taken = [taken[0 if told.values.item() else 1]]
+        branches = []
+        for name in taken:
+            path = (*self._scope.path, (index, name))
+            scope = next((s for s in self._read.scopes if s.path == path), None)
+            if scope is None:
+                raise NoBound(reason(Unread.UNKNOWN_INPUT, name))
+            inner = Prover(self._read, self._assumed, scope, self)
+            inner.run()
+            branches.append([inner._found.get(out.name) for out in scope.proto.output])
+        made: list[Known] = []
+        for one, other in zip(branches[0], branches[-1], strict=True):
+            opened = next((part for part in (one, other) if isinstance(part, Open)), None)
+            if isinstance(one, Open | None) or isinstance(other, Open | None):
+                made.append(opened or Open(0, None, Reason(Unread.NOTHING_SAID)))
+                continue
+            try:
+                made.append(either(one, other, self._fresh))
+            except NoBound as error:
+                made.append(Open(one.kind, None, error.reason))
+        return made
 
     def _check_known(self, node: NodeProto, given: Sequence[Known | None]) -> None:
         """Refuse inputs that are no tensors here: of graphs around, or of nothing.
@@ -251,11 +246,11 @@ class Prover:
         return [o if not isinstance(o, Value) else Open(o.kind, o.dims, why) for o in made]
 
     def _applied(self, node: NodeProto, given: list[Operand | None]) -> list[Known]:
-        compute = computer(node, self._opsets, self._scope.apart)
+        compute = computer(node, self._opsets, self._read.scopes[0].apart)
         if node.op_type == "Constant" and not node.input:
             return self._constant_node(node)
         try:
-            found: list[Operand | None] | None = folded(node, given, compute)
+            found: list[Operand | None] | None = folded(node, given, compute, self._told(node))
         except NoBound:  # too large to compute: a rule may take it as any numbers in a range
             found = None
         sizes = None if found is not None else moved_sizes(node, given, compute, self._fresh)
@@ -282,6 +277,18 @@ class Prover:
             found = applied(rule_for(node.domain, node.op_type, opset, list(attributes)), call)
         here = Reason(Unread.NOTHING_SAID).at(node.op_type, node.output[0])
         return [Open(0, None, here) if o is None else o for o in found]
+
+    def _told(self, node: NodeProto) -> int | None:
+        """How many elements a node's outputs have by the shapes in the file; None if open."""
+        count = 0
+        for name in filter(None, node.output):
+            tensor = self._tensors.get(name)
+            if tensor is None or tensor.shape is None:
+                return None
+            if not all(isinstance(dim, int) for dim in tensor.shape):
+                return None
+            count += math.prod(tensor.shape)
+        return count
 
     def _constant_node(self, node: NodeProto) -> list[Known]:
         tensor = self._scope.initializers.get(node.output[0])

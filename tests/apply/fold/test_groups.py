@@ -2,7 +2,7 @@
 
 import onnx
 
-from slanc_onnx.apply.fold.groups import Partition, partition
+from slanc_onnx.apply.fold.groups import Partition, parted, partition
 from slanc_onnx.graph.flow import Tensor, read_flow
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
@@ -15,8 +15,10 @@ ROWS = f"float[2, 3, {D}] x"
 
 def parts_of(model: onnx.ModelProto, *cuts: str) -> Partition:
     scopes = read_graph(model)
-    named = {Tensor((), name) for name in cuts}
-    return partition(read_flow(scopes), find_norms_in(scopes), named)
+    parts = partition(read_flow(scopes), find_norms_in(scopes))
+    for name in cuts:
+        parts = parted(parts, frozenset(parts.flow.uses[Tensor((), name)]))
+    return parts
 
 
 def together(parts: Partition, *names: str) -> bool:

@@ -232,7 +232,10 @@ def cast(call: Call) -> Result:
         raise NoBound(reason(Unproved.NO_RULE_FOR_TYPE, TensorProto.DataType.Name(to)))
     if to in FLOATS:
         if value.kind in FLOATS:
-            return replace(value, kind=to, reach=widened(value.reach, 2.0**-23))
+            rounds = value.kind == TensorProto.DOUBLE  # to 16 bits: the table sees to it
+            return replace(
+                value, kind=to, reach=widened(value.reach, 2.0**-23) if rounds else value.reach
+            )
         if to != TensorProto.DOUBLE and value.largest > largest_of(to):
             raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, value.largest, largest_of(to)))
         if value.axes:  # rows of a table of whole numbers

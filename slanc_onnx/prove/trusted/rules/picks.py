@@ -23,7 +23,6 @@ from slanc_onnx.prove.trusted.values import (
     Value,
     as_value,
     interval,
-    natural,
     size_of,
 )
 from slanc_onnx.reasons import Unread, reason
@@ -223,8 +222,22 @@ def triangle(call: Call) -> Result:
     return replace(value, low=min(value.low, 0.0), high=max(value.high, 0.0), shares=None)
 
 
-@rule("CumSum", attributes=("exclusive", "reverse"), types=(WHOLE, WHOLE), exact=True)
-def running_sum(call: Call) -> Result:
-    """A running sum of whole numbers, which wraps around."""
-    value = call.value()
-    return interval(value.kind, value.dims, *natural(value.kind), call.facts)
+@rule(
+    "Resize",
+    attributes=(
+        "antialias", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside",
+        "extrapolation_value", "keep_aspect_ratio_policy", "mode", "nearest_mode",
+    ),
+    types=(ANY, FLOATS, FLOATS, (INT64,)),
+    since=11,
+    exact=True,
+)  # fmt: skip
+def nearest(call: Call) -> Result:
+    """Elements of the tensor, each as often as its place is the nearest one."""
+    value = in_positions(call.value(), ())
+    outside = call.attributes.get("coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
+    if call.attributes.get("mode", b"nearest") != b"nearest" or outside:
+        raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "mode"))
+    plain = call.attributes.get("keep_aspect_ratio_policy", b"stretch") == b"stretch"
+    dims = target_dims(call, 3) if call.has(3) and plain else call.symbols(value.rank)
+    return replace(value, dims=dims, shares=None, tests="")

@@ -170,10 +170,13 @@ def convolution(call: Call) -> Result:
     """A sum over taps of rows at any positions, each through the tap's block of each group."""
     weight = np.asarray(call.constant(1).values, dtype=np.float64)
     count = int(call.attributes.get("group", 1))
-    value = with_axes(call.value(0), (1,))
+    value = call.value(0)
+    if not isinstance(value.dims[1], int):  # with another size a runtime refuses the op
+        value = in_channels(value, 1, weight.shape[1] * count)
+    value = with_axes(value, (1,))
     if value.dims[1] != weight.shape[1] * count or weight.shape[0] % count:
         raise NoBound(reason(Unread.SHAPES_DIFFER, str(value.dims[1]), str(weight.shape[1])))
-    dims = (value.dims[0], weight.shape[0], *_sizes_after(call, value, weight.shape))
+    dims = (value.dims[0], weight.shape[0], *sizes_after(call, value, weight.shape))
     reach = _through_taps(
         value.reach, weight.reshape(count, -1, *weight.shape[1:2], math.prod(weight.shape[2:]))
     )
@@ -182,7 +185,7 @@ def convolution(call: Call) -> Result:
     return Value(value.kind, dims, (1,), reach, facts=call.facts)
 
 
-def _sizes_after(call: Call, value: Value, shape: Sequence[int]) -> list[Dim]:
+def sizes_after(call: Call, value: Value, shape: Sequence[int]) -> list[Dim]:
     """The numbers of positions after a convolution, by ONNX's formula; open ones stay open."""
     count = value.rank - 2
     if call.attributes.get("auto_pad", b"NOTSET") != b"NOTSET":

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from slanc_onnx.prove.bound import NoBound
-from slanc_onnx.prove.sets import DEVICE_UNIT, SLACK
+from slanc_onnx.prove.sets import DEVICE_UNIT, SLACK, Box
 from slanc_onnx.prove.trusted.axes import in_positions
-from slanc_onnx.prove.trusted.rules.products import mixed_over
+from slanc_onnx.prove.trusted.rules.products import (
+    MOST_POSITIONS,
+    POSITIONS,
+    mixed_over,
+    sizes_after,
+)
 from slanc_onnx.prove.trusted.table import WHOLE, Call, Result, rule
-from slanc_onnx.prove.trusted.values import FLOATS, INT64, Dim, Value, interval, natural, size_of
+from slanc_onnx.prove.trusted.values import (
+    FLOATS,
+    INT64,
+    Dim,
+    Facts,
+    Value,
+    interval,
+    natural,
+    size_of,
+)
 from slanc_onnx.reasons import Unread, reason
 
 _TYPES = ((*FLOATS, *WHOLE), (INT64,))
@@ -70,6 +85,21 @@ def total_of(call: Call) -> Result:
     return interval(value.kind, dims, low, high, call.facts)
 
 
+@rule("CumSum", attributes=("exclusive", "reverse"), types=((*FLOATS, *WHOLE), WHOLE))
+def running_sum(call: Call) -> Result:
+    """Sums of some of the numbers along an axis; of whole ones, that wrap around."""
+    value = call.value()
+    (axis,) = call.numbers(1)
+    if value.kind not in FLOATS:
+        return interval(value.kind, value.dims, *natural(value.kind), call.facts)
+    dim = value.dims[axis]
+    count = dim if isinstance(dim, int) else MOST_POSITIONS
+    facts = call.facts if isinstance(dim, int) else call.facts | Facts(frozenset({POSITIONS}))
+    most = count * (1 + 2 * (count + 8) * DEVICE_UNIT) * SLACK
+    low, high = min(0.0, value.low * most), max(0.0, value.high * most)
+    return interval(value.kind, value.dims, low, high, facts)
+
+
 @rule(
     "ReduceMax", "ReduceMin", attributes=("axes", "keepdims", "noop_with_empty_axes"),
     types=_TYPES, exact=True,
@@ -81,3 +111,27 @@ def extreme_of(call: Call) -> Result:
     if any(value.dims[axis] == 0 for axis in axes):
         raise NoBound(reason(Unread.EMPTY))
     return interval(value.kind, _left(call, value, axes), value.low, value.high, call.facts)
+
+
+@rule(
+    "MaxPool",
+    attributes=(
+        "auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides",
+    ),
+    exact=True,
+)  # fmt: skip
+def largest_nearby(call: Call) -> Result:
+    """The largest number of each window, channel by channel; a window is never all padding."""
+    kernel, pads = (list(call.attributes.get(name, ())) for name in ("kernel_shape", "pads"))
+    value = in_positions(call.value(), (1,))
+    if call.attributes.get("ceil_mode", 0) or set(call.attributes.get("dilations", ())) - {1}:
+        raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "ceil_mode, dilations"))
+    if call.attributes.get("auto_pad", b"NOTSET") != b"NOTSET" or len(call.outputs) > 1:
+        raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "auto_pad"))
+    if any(pad >= kernel[place % len(kernel)] for place, pad in enumerate(pads)):
+        raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "pads"))
+    if 0 in value.dims[2:]:
+        raise NoBound(reason(Unread.EMPTY))
+    dims = (*value.dims[:2], *sizes_after(call, value, [0, 0, *kernel]))
+    reach = Box(value.reach.each)  # the channels of a row come from any positions
+    return replace(value, dims=dims, reach=reach, shares=None, tests="")

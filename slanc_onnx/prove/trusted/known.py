@@ -1,0 +1,76 @@
+"""Known: what the walk knows of a tensor, at first of the graph's inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.graph import InputSpec
+from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.trusted.table import WHOLE
+from slanc_onnx.prove.trusted.values import BOOL, FLOATS, Dim, Facts, Operand, interval, natural
+from slanc_onnx.reasons import Reason, Unproved, reason
+
+
+@dataclass(frozen=True, eq=False)
+class Open:
+    """A tensor whose elements nothing bounds.
+
+    Attributes:
+        kind: Its ONNX element type.
+        dims: Its shape; None where that is not known either.
+        reason: Why.
+    """
+
+    kind: int
+    dims: tuple[Dim, ...] | None
+    reason: Reason
+
+
+Known = Operand | Open
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What the proof is for.
+
+    Attributes:
+        device: Whose norms' outputs are rounded.
+        ranges: Least and largest element of graph inputs, by name.
+        exact: Whether large matrices get their tight norms.
+        executor: Works on blocks of large matrices; None for this thread.
+    """
+
+    device: Accelerator
+    ranges: Mapping[str, tuple[float, float]]
+    exact: bool = False
+    executor: Executor | None = None
+
+
+def of_input(spec: InputSpec, assumed: Assumed, fresh: Callable[[], str]) -> Known:
+    """What a graph input can hold.
+
+    Args:
+        spec: The input.
+        assumed: Its limits, if any are said.
+        fresh: Gives a new symbol for an open size.
+    """
+    dims = tuple(dim if isinstance(dim, int) else dim or fresh() for dim in spec.dims)
+    whole = spec.element_type in (*WHOLE, BOOL)
+    limits = assumed.ranges.get(spec.name)
+    if limits is None and whole and spec.rows == 0 and "mask" in spec.name.lower():
+        limits = 0.0, 1.0
+    if limits is not None and (whole or spec.element_type in FLOATS):
+        low, high = limits
+        if whole:
+            low, high = float(math.ceil(low)), float(math.floor(high))
+        facts = Facts(frozenset({Condition(spec.name, "range", low, high)}))
+    elif whole:
+        (low, high), facts = natural(spec.element_type), Facts()
+    else:
+        return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
+    origin = Facts(origin=frozenset({spec.name} if whole else ()))
+    return interval(spec.element_type, dims, low, high, facts | origin)
