@@ -41,7 +41,8 @@ def every_op_rounded(model: onnx.ModelProto, clips: bool = True) -> onnx.ModelPr
         if node.op_type in NORMS and len([o for o in node.output if o]) == 1:
             nodes += _written_out(node, names, opset)
             continue
-        if node.op_type == "Cast" and node.input[0] in integer_sums:
+        held = node.op_type == "Constant" and node.attribute[0].HasField("t")
+        if held or (node.op_type == "Cast" and node.input[0] in integer_sums):
             nodes.append(node)
         else:
             nodes += _with_rounding(node, kinds, names)
@@ -53,10 +54,10 @@ def every_op_rounded(model: onnx.ModelProto, clips: bool = True) -> onnx.ModelPr
         if tensor.data_type == TensorProto.FLOAT and not tensor.external_data:
             values = numpy_helper.to_array(tensor)
             with np.errstate(over="ignore"):
-                held = values.astype(np.float16).astype(np.float32)
-            beyond = np.isinf(held) & np.isfinite(values)
-            held = np.where(beyond, np.clip(values, -65504, 65504) if clips else values, held)
-            tensor.CopyFrom(numpy_helper.from_array(held, tensor.name))
+                half = values.astype(np.float16).astype(np.float32)
+            beyond = np.isinf(half) & np.isfinite(values)
+            half = np.where(beyond, np.clip(values, -65504, 65504) if clips else values, half)
+            tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
     return copy
 
 

@@ -335,7 +335,9 @@ def default_level_text(difference: Difference | None) -> str:
 def beyond_text(beyond: Beyond, form: str) -> str:
     """What was tried with constants that a format does not hold."""
     first = f"{len(beyond.names)} constants beyond {form}, first {beyond.names[0]!r}"
-    tried = "and infinite" if beyond.difference is not None else "alone: infinite it did not run"
+    tried = "and with what is computed of it infinite"
+    if beyond.difference is None:
+        tried = "alone, it did not run otherwise"
     return f"{first} ({beyond.value:.3g}): tried as its largest number {tried}"
 
 

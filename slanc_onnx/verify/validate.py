@@ -7,17 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array
-from slanc_onnx.norms import Norm, ReadModel, rounded, scaled_epsilon
+from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
-from slanc_onnx.run import HALF, Fed, Feeds
+from slanc_onnx.run import Fed, Feeds
 from slanc_onnx.verify.beyond import Beyond, as_infinite
 from slanc_onnx.verify.compare import Difference, Reshaped, compare
+from slanc_onnx.verify.epsilons import rounded_epsilons
 from slanc_onnx.verify.left import Left, first_in_everything, largest_of
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four
@@ -197,7 +197,7 @@ def validate_pair(
         fp32 = fp32.and_also(compare(runs.loaded, scaled, unstable))
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
-    inexact = _rounded_epsilons(before, after, options.accelerator) if exact else 0
+    inexact = rounded_epsilons(before, after, options.accelerator) if exact else 0
     observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
     observed = _with_zeros(observed, after.norms, options.accelerator)
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
@@ -227,8 +227,7 @@ def validate_pair(
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     if result.everything and result.passed:
         result = _with_beyond(result, as_infinite(after, options, feeds, plain, unstable))
-    moved = sensitivity(before, options, feeds, plain, unstable) if _only_off(result) else None
-    return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
+    return _with_noise(result, before, options, feeds, runs)
 
 
 def _with_beyond(result: Validation, beyond: Beyond | None) -> Validation:
@@ -252,6 +251,16 @@ def _only_off(result: Validation) -> bool:
     return {reason.kind for reason in result.failures} in _OFF
 
 
+def _with_noise(
+    result: Validation, before: ReadModel, options: Options, feeds: Sequence[Feeds], runs: FourRuns
+) -> Validation:
+    """The result, held against what noise does to the original where outputs are off alone."""
+    if not _only_off(result):
+        return result
+    moved = sensitivity(before, options, feeds, runs.plain, runs.unstable)
+    return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
+
+
 def _held_against_noise(result: Validation, moved: Difference | None) -> list[Reason]:
     """Why outputs are off; or that noise of the size of one rounding moves them as far."""
     if moved is None:
@@ -266,30 +275,6 @@ def _held_against_noise(result: Validation, moved: Difference | None) -> list[Re
 def _without_excluded(read: ReadModel, options: Options) -> ReadModel:
     """The model without the norms that the user left out, which nothing emulates then."""
     return replace(read, norms=[n for n in read.norms if not options.leaves_out(n.name)])
-
-
-def _rounded_epsilons(before: ReadModel, after: ReadModel, device: Accelerator) -> int:
-    """How many norms have another epsilon than their scale asks for, exactly.
-
-    It was rounded to the type in which the file has it, or raised to what the device keeps.
-    """
-    originals = {norm.name: norm for norm in before.norms}
-    count = 0
-    for norm in after.norms:
-        original = originals.get(norm.name)
-        place = norm.epsilon_place
-        if original is None or original.scaled_by or not norm.scaled_by:
-            continue
-        exact = scaled_epsilon(original, norm.scaled_by)
-        if exact is None or norm.epsilon is None:
-            continue
-        least = device.least_epsilon(norm.epsilon_power)
-        if norm.epsilon == np.float32(least) > np.float32(exact):
-            count += 1  # raised
-        elif place is not None and place.element_type in HALF and exact != norm.epsilon:
-            held = rounded(exact, np.dtype(helper.tensor_dtype_to_np_dtype(place.element_type)))
-            count += norm.epsilon == float(held)
-    return count
 
 
 def _with_zeros(
