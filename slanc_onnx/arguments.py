@@ -20,6 +20,7 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.feed import SPECS, Feed, read_feed
 from slanc_onnx.graph import Array
 from slanc_onnx.options import TIME_LIMIT
+from slanc_onnx.report import BY_SUFFIX, FORMATS
 from slanc_onnx.tokens import Tokens
 
 # As README's table has it.
@@ -29,7 +30,8 @@ EXIT_STATUS = {
     "understood, or every norm was skipped: the last line says which, and what else could not be "
     "written; the model is written if it has norms, whole",
     2: "bad usage or bad input; nothing is written",
-    3: "as 0, but a report, the page or standard output could not be written: the message names it",
+    3: "as 0, but a report, the page, the list of FP32 nodes or standard output could not be "
+    "written: the message names it",
     4: "a bug in slanc-onnx; nothing is written, --traceback shows where it happened",
     130: "Ctrl-C; the output is the old one or the new one, whole",
     143: "SIGTERM; the same",
@@ -198,6 +200,14 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
         default="norms",
         help="what validation rounds to FP16: each step of the norms (default), or of everything",
     )
+    add(
+        "--fp32-nodes",
+        metavar="FILE",
+        help="list for other tools the fewest nodes that have to stay in FP32 where all else is in "
+        "FP16, found by trying; implies --emulate all, and nodes without names get some",
+    )
+    by = ", ".join(f"{name} ({suffix})" for suffix, name in BY_SUFFIX.items())
+    add("--fp32-nodes-format", choices=FORMATS, help=f"{by}; default: by how FILE ends")
     add("--inputs", metavar="FILE.npz", help="validation inputs by name (default: made to fit)")
     add(
         "--tokens",
@@ -219,7 +229,7 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SECONDS",
         default=TIME_LIMIT,
-        help="for the probe, the audit and the validation, each (default %(default)g)",
+        help="for the probe, audit, validation and --fp32-nodes, each (default %(default)g)",
     )
     add(
         "--memory-limit",
@@ -324,6 +334,7 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--scale calibrated: takes its scales from data, give --inputs or --tokens")
     if args.no_validate and args.tokens is not None and args.scale != "calibrated":
         parser.error("--tokens: not allowed with --no-validate, which runs nothing")
+    _check_fp32_nodes(parser, args)
     if not args.time_limit > 0:
         parser.error("--time-limit: must be above 0")
     if args.memory_limit is not None and not args.memory_limit > 0:
@@ -332,6 +343,20 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')}: must be at least 1")
+
+
+def _check_fp32_nodes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Take the format of the list by the name of its file, where it is not given."""
+    file, form = args.fp32_nodes, args.fp32_nodes_format
+    if file is None and form is not None:
+        parser.error("--fp32-nodes-format: only goes with --fp32-nodes")
+    if file is not None and args.no_validate:
+        parser.error("--fp32-nodes: not allowed with --no-validate, which runs nothing")
+    if file is not None and form is None:
+        args.fp32_nodes_format = BY_SUFFIX.get(Path(file).suffix.lower())
+        if args.fp32_nodes_format is None:
+            known = ", ".join(BY_SUFFIX)
+            parser.error(f"--fp32-nodes {file}: ends in none of {known}; give --fp32-nodes-format")
 
 
 def read_inputs(name: str | None, option: str = "--inputs") -> dict[str, Array] | None:

@@ -32,6 +32,7 @@ from slanc_onnx.job import protect_file
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.report import (
+    LIST_STARTS,
     REPORT_START,
     Outcome,
     audit_lines,
@@ -41,6 +42,7 @@ from slanc_onnx.report import (
     print_summary,
     print_table,
     printable,
+    write_fp32_nodes,
     write_report,
 )
 from slanc_onnx.report.html import START, check_matplotlib, write_html
@@ -119,6 +121,7 @@ def _run(args: argparse.Namespace) -> int:
         apply=args.apply,
         emulate=args.emulate,
         epsilon=args.epsilon,
+        fp32_nodes=args.fp32_nodes is not None,
         exclude=args.exclude,
         only=args.only,
         jobs=args.jobs,
@@ -136,17 +139,20 @@ def _run(args: argparse.Namespace) -> int:
 
 def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
     """Write the reports and print; the model is in its place, so nothing that fails is `BUG`."""
-    lost: list[str] = []
+    lost: dict[str, str] = {}  # what was not written and why, and what to do about it
     if args.report is not None:
         with _named_if_lost(f"--report {args.report}", args, lost):
             write_report(outcome.report, Path(args.report))
     if args.html is not None:
         with _named_if_lost(f"--html {args.html}", args, lost):
             write_html(outcome, Path(args.html))
+    if args.fp32_nodes is not None:
+        with _named_if_lost(f"--fp32-nodes {args.fp32_nodes}", args, lost):
+            write_fp32_nodes(outcome, Path(args.fp32_nodes), args.fp32_nodes_format)
     with _named_if_lost("standard output", args, lost):
         try:
             if args.quiet < 2:
-                _print(args, outcome, lost)
+                _print(args, outcome, list(lost))
                 sys.stdout.flush()
         except BrokenPipeError:  # whoever read the results has seen enough
             _silence(sys.stdout)
@@ -158,22 +164,25 @@ def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
         failed = "" if outcome.passed else ", but FAILED"
         if not outcome.validated:
             failed = ", but validation FAILED"
-        advice = "Make room there or name another place, and run again."
-        _fail(NOT_WRITTEN, f"{'; '.join(lost)}. {model}{failed}. {advice}")
+        advice = " ".join(dict.fromkeys(filter(None, lost.values())))
+        _fail(NOT_WRITTEN, f"{'; '.join(lost)}. {model}{failed}. {advice}".rstrip())
     return FAILED if not outcome.passed else NOT_WRITTEN if lost else PASSED
 
 
 @contextmanager
-def _named_if_lost(what: str, args: argparse.Namespace, lost: list[str]) -> Iterator[None]:
+def _named_if_lost(what: str, args: argparse.Namespace, lost: dict[str, str]) -> Iterator[None]:
     """What fails inside is added to `lost`, with the reason."""
+    advice = "Make room there or name another place, and run again."
     try:
         yield
     except OSError as error:
-        lost.append(f"{what}: not written ({_reason(error)})")
+        lost[f"{what}: not written ({_reason(error)})"] = advice
+    except SlancError as error:
+        lost[f"{what}: not written ({error})"] = ""  # the reason or the last line says it
     except MemoryError:
-        lost.append(f"{what}: not written (not enough memory)")
+        lost[f"{what}: not written (not enough memory)"] = advice
     except Exception as error:
-        lost.append(f"{what}: not written ({_bug(error, args.traceback)})")
+        lost[f"{what}: not written ({_bug(error, args.traceback)})"] = advice
 
 
 def _reason(error: OSError) -> str:
@@ -318,21 +327,26 @@ def _check_places(args: argparse.Namespace, source: Path, output: Path) -> None:
     Raises:
         SlancError: it cannot.
     """
-    if args.report is not None:
-        _check_report("--report", Path(args.report), source, output, REPORT_START.encode())
-    if args.html is not None:
-        check_matplotlib()
-        _check_report("--html", Path(args.html), source, output, START.encode())
-        if args.report is not None and Path(args.report).resolve() == Path(args.html).resolve():
-            raise SlancError(f"--html {args.html}: is the file of --report. Give another name.")
+    beginnings = {"--report": (REPORT_START,), "--html": (START,), "--fp32-nodes": LIST_STARTS}
+    places: dict[Path, str] = {}
+    for option, starts in beginnings.items():
+        given = getattr(args, option[2:].replace("-", "_"))
+        if given is None:
+            continue
+        if option == "--html":
+            check_matplotlib()
+        _check_report(option, Path(given), source, output, *starts)
+        other = places.setdefault(Path(given).resolve(), option)
+        if other != option:
+            raise SlancError(f"{option} {given}: is the file of {other}. Give another name.")
     for other in (args.inputs, args.tokens, args.observe, args.target_file):
         if other is not None and Path(other).resolve() == output.resolve():
             what = "the target" if other == args.target_file else "inputs"
             raise SlancError(f"-o {output}: is the file of {what}. Give another -o.")
 
 
-def _check_report(option: str, path: Path, source: Path, output: Path, start: bytes) -> None:
-    """Whether a report can be written there; `start` is how one that may be replaced begins."""
+def _check_report(option: str, path: Path, source: Path, output: Path, *starts: str) -> None:
+    """Whether a report can be written there; `starts` are how one that may be replaced begins."""
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise SlancError(f"{option} {path}: not a file in an existing folder.")
     refuse_what_is_no_file(option, path)
@@ -347,7 +361,8 @@ def _check_report(option: str, path: Path, source: Path, output: Path, start: by
     for other in there:
         if other.is_file():
             with other.open("rb") as file:
-                taken |= file.read(len(start)) not in (b"", start)  # the model, its data, inputs
+                begins = file.read(max(map(len, starts))).decode(errors="replace")
+                taken |= bool(begins) and not begins.startswith(starts)  # the model, its data
     if taken:
         raise SlancError(f"{option} {path}: is no report of an earlier run. Give another name.")
 

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.fold import Fold, apply_fold, fold, write_folded
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import Draft, check_output, load_model
+from slanc_onnx.graph import Draft, check_output, load_model, name_nodes
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import ApplyRule, Options
-from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.prove import Certificate, held_against
-from slanc_onnx.reasons import Failure, Note, Reason, Seen
+from slanc_onnx.progress import Clock, Progress, no_progress
+from slanc_onnx.reasons import Failure, Note, Reason
 from slanc_onnx.report import Outcome, make_notes, reasons_text
 from slanc_onnx.run import (
     CannotRun,
     Feeds,
+    InputSet,
     broken_rule,
     check_norms,
     given_feeds,
@@ -38,8 +36,11 @@ from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
 from slanc_onnx.verify import (
     Audit,
     FirstRows,
+    Fp32Nodes,
     Validation,
     audit_scales,
+    find_fp32_nodes,
+    held_against_rows,
     kept_at_one,
     run_every_token,
     validate_on,
@@ -72,7 +73,7 @@ def protect_file(
     Raises:
         SlancError: bad input; nothing was written. Nor is it with any other exception.
     """
-    clock, options = _Clock(), options or Options()
+    clock, options = Clock(), options or Options()
     loaded = load_model(source)
     check_output(source, output)
     read = read_model(loaded, source.parent, isolate=options.isolate)
@@ -107,6 +108,8 @@ def protect_file(
         audits=done.audits,
         first_rows=done.first_rows,
         not_enumerated=done.not_enumerated,
+        fp32_nodes=done.fp32_nodes,
+        not_searched=done.not_searched,
         suspects=read.suspects,
         accepted={s.name for s in read.suspects if options.leaves_out(s.name)},
     )
@@ -137,11 +140,22 @@ class _Job:
     options: Options
     watched: list[Feeds]
     progress: Progress
-    clock: _Clock
+    clock: Clock
 
     def isolated(self, work: Callable[[Progress], T]) -> T:
         """What work on ONNX Runtime gives; see `run.run_apart`."""
         return run_apart(work, self.progress, self.options, self.read.loaded, self.read.folder)
+
+    def tried(
+        self, work: Callable[[Progress], T], kind: Failure = Failure.NOT_RUN
+    ) -> tuple[T | None, Reason | None]:
+        """The same, or why it could not be done: of this kind, or for lack of memory."""
+        try:
+            return self.isolated(work), None
+        except CannotRun as error:
+            return None, Reason(kind, (str(error),))
+        except MemoryError:
+            return None, Reason(Failure.NO_MEMORY)
 
 
 @dataclass
@@ -155,6 +169,8 @@ class _Done:
     not_enumerated: Reason | None = None
     validation: Validation | None = None
     not_validated: Reason | None = None
+    fp32_nodes: Fp32Nodes | None = None
+    not_searched: Reason | None = None
     notes: list[Reason] = field(default_factory=list)
     fold_heals: bool = False
 
@@ -177,12 +193,26 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
                 done.notes.append(Reason(Note.EPSILON_RAISED))
                 better = better or list(decided)
             if better is None:
-                _hold_certificates(done)
+                done.norms = held_against_rows(
+                    done.norms, done.validation, done.audits, done.first_rows
+                )
+                _search_fp32_nodes(job, done, draft.path)
                 draft.keep()
                 break
         done.norms = decided = better
 
     done.fold_heals = _fold_would_heal(job, done.validation, decided)
+
+
+def _search_fp32_nodes(job: _Job, done: _Done, draft: Path) -> None:
+    """Look for the nodes of the file that was written that have to stay in FP32."""
+    validation = done.validation
+    if not job.options.fp32_nodes or validation is None:
+        return
+    done.fp32_nodes, done.not_searched = job.tried(
+        lambda told: find_fp32_nodes(job.read, *_rewritten(job, draft), validation, told)
+    )
+    job.clock.lap("fp32_nodes")
 
 
 def _fold_would_heal(job: _Job, validation: Validation | None, decided: list[ScaledNorm]) -> bool:
@@ -228,52 +258,17 @@ def _write_and_validate(job: _Job, done: _Done, draft: Draft) -> None:
     job.clock.lap("write")
     if not job.options.validate:
         return
-    try:
-        done.validation = job.isolated(lambda told: _validate(job, draft.path, done.norms, told))
-    except CannotRun as error:
-        done.not_validated = Reason(Failure.NOT_RUN, (str(error),))
-    except MemoryError:
-        done.not_validated = Reason(Failure.NO_MEMORY)
+    found, why = job.tried(lambda told: _validate(job, draft.path, done.norms, told))
+    done.validation, done.not_validated = found or done.validation, why or done.not_validated
     job.clock.lap("validate")
 
 
 def _enumerate(job: _Job, done: _Done) -> None:
     """Run every token alone."""
     norms = [decided.norm for decided in done.norms]
-    try:
-        done.first_rows = job.isolated(lambda told: run_every_token(job.read, norms, told))
-    except CannotRun as error:
-        done.not_enumerated = Reason(Failure.TOKENS_NOT_RUN, (str(error),))
-    except MemoryError:
-        done.not_enumerated = Reason(Failure.NO_MEMORY)
-
-
-def _hold_certificates(done: _Done) -> None:
-    """Withdraw certificates that rows which were seen contradict."""
-    observed = {} if done.validation is None else done.validation.observed
-    audits = {audit.name: audit for audit in done.audits}
-    alone = {} if done.first_rows is None else done.first_rows.longest
-    for i, decided in enumerate(done.norms):
-        certificate, name = decided.certificate, decided.norm.name
-        if certificate is None:
-            continue
-        if name in observed:
-            seen = observed[name]
-            certificate = held_against(
-                certificate,
-                seen.sum_of_squares,
-                lambda row: Reason(Seen.IN_VALIDATION, (row,)),
-                seen.overflowed - seen.arrived,
-            )
-        for row in audits[name].worst if name in audits else ():
-            certificate = _held(certificate, row.sum_of_squares, row.place)
-        if name in alone:
-            certificate = _held(certificate, alone[name].length ** 2, alone[name].place)
-        done.norms[i] = replace(decided, certificate=certificate)
-
-
-def _held(certificate: Certificate, sum_of_squares: float, place: Reason) -> Certificate:
-    return held_against(certificate, np.array([sum_of_squares]), lambda _: place)
+    done.first_rows, done.not_enumerated = job.tried(
+        lambda told: run_every_token(job.read, norms, told), Failure.TOKENS_NOT_RUN
+    )
 
 
 def _write(job: _Job, done: _Done, draft: Draft) -> None:
@@ -282,6 +277,8 @@ def _write(job: _Job, done: _Done, draft: Draft) -> None:
     if job.options.validate:
         rewritten = onnx.ModelProto()
         rewritten.CopyFrom(job.read.model)
+    if job.options.fp32_nodes:
+        name_nodes(rewritten)
     if done.fold is not None:
         write_folded(rewritten, done.fold, draft, job.progress)
     else:
@@ -296,9 +293,15 @@ def _validate(
 ) -> Validation:
     """Compare the file that was written with the original."""
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values())
-    inputs, isolate = validation_inputs(job.read, job.options), job.options.isolate
-    after = read_model(load_model(draft), draft.parent, isolate=isolate)
-    return validate_on(job.read, after, job.options, inputs, exact, progress)
+    after, options, inputs = _rewritten(job, draft)
+    return validate_on(job.read, after, options, inputs, exact, progress)
+
+
+def _rewritten(job: _Job, draft: Path) -> tuple[ReadModel, Options, list[InputSet]]:
+    """The file that was written, and how and on what it is judged."""
+    inputs = validation_inputs(job.read, job.options)
+    after = read_model(load_model(draft), draft.parent, isolate=job.options.isolate)
+    return after, job.options, inputs
 
 
 def protect(
@@ -372,18 +375,3 @@ def decide(read: ReadModel, options: Options, progress: Progress = no_progress) 
             )
     with workers(options.executor, options.jobs) as executor:
         return compute_scales_in(read, replace(options, executor=executor), data, progress)
-
-
-class _Clock:
-    """Seconds that each step took."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """End a step."""
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
-        self.seconds["total"] = now - self._start

@@ -43,6 +43,8 @@ class Options:
         epsilon: "exact" divides epsilon by the square of the scale, bit by bit; "representable"
             raises what the accelerator would not keep to what it does, so that outputs in FP32
             may differ. None for exact, unless a row of zeros is seen that it would make nan.
+        fp32_nodes: Whether `protect_file` looks for the nodes that have to stay in FP32 where all
+            else is rounded, which implies `emulate` "all". Nodes get names then.
         validate: Whether to validate.
         certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
             large matrices too), "tokens" (as "auto", and `protect_file` runs every token alone and
@@ -59,8 +61,8 @@ class Options:
             `concurrent.futures.ProcessPoolExecutor` or that of a Dask client; None for a thread on
             every processor. The result does not depend on it.
         jobs: How many threads, where there is no executor.
-        time_limit: Seconds that the probe, the audit and the validation have on ONNX Runtime, each;
-            None for no limit.
+        time_limit: Seconds that the probe, the audit, the validation and the search for FP32 nodes
+            have on ONNX Runtime, each; None for no limit.
         memory_limit: GB of memory that each of them has in a process of its own; None for 1.5 and
             sixteen times the bytes of the model.
         isolate: Whether these have a process of their own, so that a model that ends ONNX Runtime
@@ -81,6 +83,7 @@ class Options:
     apply: ApplyRule = "div"
     emulate: EmulateRule = "norms"
     epsilon: EpsilonRule | None = None
+    fp32_nodes: bool = False
     exclude: str | None = None
     only: str | None = None
     executor: Executor | None = None
@@ -88,6 +91,11 @@ class Options:
     time_limit: float | None = TIME_LIMIT
     memory_limit: float | None = None
     isolate: bool = False
+
+    @property
+    def everything(self) -> bool:
+        """Whether validation rounds all operations."""
+        return self.emulate == "all" or self.fp32_nodes
 
     @property
     def limits(self) -> dict[str, tuple[float, float]]:

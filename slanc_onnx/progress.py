@@ -26,3 +26,18 @@ class Meter:
         rate = self._done / max(time.monotonic() - self._started, 1e-3)
         amount = f"{self._done / 1e9:.1f} of {self._total / 1e9:.1f} GB, {rate / 1e9:.2f} GB/s"
         self._progress(f"{self._what}: {amount}", self._done / self._total)
+
+
+class Clock:
+    """Seconds that each step took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End a step."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+        self.seconds["total"] = now - self._start

@@ -51,6 +51,7 @@ class Unread(_Named):
     TOO_LARGE = auto()  # number of elements
     NOT_THERE = auto()  # what NumPy said
     NOT_COMPUTED = auto()  # what NumPy said
+    FAILED = auto()  # what was said
     MISFIT = auto()  # shapes and sizes
     BROKEN = auto()  # behind: how
 
@@ -145,6 +146,7 @@ class Untaken(_Named):
     WEIGHTS_INSIDE = auto()
     ANOTHER_DEGREE = auto()  # degree of its output
     NOT_DIVIDED = auto()
+    IN_ANOTHER_GRAPH = auto()
     ROOT_OF_SCALE = auto()
     UNKNOWN_OP = auto()  # domain
     INSIDE = auto()
@@ -206,6 +208,18 @@ class Failure(_Named):
     TOKENS_NOT_RUN = auto()  # what ONNX Runtime said
 
 
+class Keeping(_Named):
+    """Which nodes have to stay in FP32 so that a model works with all else rounded."""
+
+    NOT_NEEDED = auto()  # format
+    LIST_WORKS = auto()  # nodes, of how many, format, RMS error, lists that were tried
+    LIST_MAY_SHRINK = auto()  # the same
+    NO_LIST_WORKS = auto()  # nodes, lists that were tried
+    NO_TIME = auto()  # lists that were tried
+    NO_LIST = auto()
+    UNNAMEABLE = auto()  # name, format of a list
+
+
 class Note(_Named):
     """What a user should know of a whole file."""
 
@@ -222,7 +236,17 @@ class Note(_Named):
 
 
 Kind = (
-    Unread | Fault | Unproved | Seen | Unscalable | Untaken | Decision | Undivided | Failure | Note
+    Unread
+    | Fault
+    | Unproved
+    | Seen
+    | Unscalable
+    | Untaken
+    | Decision
+    | Undivided
+    | Failure
+    | Keeping
+    | Note
 )
 Fact = str | float | tuple[int, ...] | tuple[str, str] | tuple[str, int]
 

@@ -14,6 +14,7 @@ from benchmarks.random_graphs.building import Array
 from benchmarks.random_graphs.feeds import feeds, keeps
 from benchmarks.random_graphs.make import Made
 from slanc_onnx import Options, ScaledNorm, SlancError, find_norms, protect
+from slanc_onnx.feed import Range
 from slanc_onnx.norms.norm import Norm, as_computed
 from slanc_onnx.prove import Condition
 from slanc_onnx.run.emit import Emitter
@@ -23,6 +24,7 @@ from slanc_onnx.targets import TARGETS
 from tests.oracles.stepwise_norm import StepwiseNorm
 
 CLOSE = 1 + 1e-9  # for the root of a sum in float64
+TRIED = 256  # rows of the kind that rounds sums up
 KEPT = 48  # rows of a run that go through the device's arithmetic: the longest, and others
 Feed = Mapping[str, Array]
 
@@ -106,7 +108,7 @@ def _options(made: Made, given: Sequence[Feed]) -> Options:
     return Options(
         accelerator=TARGETS[made.target],
         estimate="weights",
-        input_ranges=made.ranges,
+        feeds={name: Range(*ends) for name, ends in made.ranges.items()},
         scale=made.scale,
         apply=made.apply,
         inputs=given[0] if made.scale == "calibrated" else None,
@@ -220,6 +222,7 @@ def _shown(
         places[norm.name] = rows, emitter.to_float(norm.output)
     names = dict.fromkeys(name for pair in places.values() for name in pair)
     emitter.finish(list(names), keep_outputs=False)
+    defaults = _made_inputs(emitter.model)
     try:
         session = Session(emitter.model, None)
     except CannotRun as error:
@@ -227,12 +230,21 @@ def _shown(
         return
     for feed in given:
         try:
-            values = session.run(feed)
+            values = session.run({**defaults, **feed})
         except CannotRun as error:
             result.failure = str(error)
             continue
         pairs = {name: (values[rows], values[out]) for name, (rows, out) in places.items()}
         yield feed, {n: (rows.reshape(-1, rows.shape[-1]), out) for n, (rows, out) in pairs.items()}
+
+
+def _made_inputs(model: onnx.ModelProto) -> dict[str, Array]:
+    """Make inputs of the initializers that a caller may give; their defaults by name."""
+    names = {given.name for given in model.graph.input}
+    given = [tensor for tensor in model.graph.initializer if tensor.name in names]
+    for tensor in given:
+        model.graph.initializer.remove(tensor)
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in given}
 
 
 def _longest(rows: Array) -> float:
@@ -271,8 +283,20 @@ def _tries(each: ScaledNorm, rows: Array) -> Iterator[tuple[str, Array]]:
     size = np.linalg.norm(wide, axis=1, keepdims=True)
     usable = np.isfinite(size[:, 0]) & (size[:, 0] > 0)
     if each.safe_radius is not None:
-        longest = wide[usable] / size[usable] * each.safe_radius
-        yield "row within R", longest * (1 - 2.0**-22)
+        longest = each.safe_radius * (1 - 2.0**-22)
+        yield "row within R", wide[usable] / size[usable] * longest
+        yield "row within R", _rounding_up(wide.shape[1]) * longest
+
+
+def _rounding_up(width: int) -> Array:
+    """Rows of length 1 with one large element and equal others, [rows, width].
+
+    Of so many some have squares each of which rounds the running sum up when it is added.
+    """
+    share = np.linspace(0.3, 0.99, TRIED)[:, None]
+    others = np.sqrt((1 - share) / max(width - 1, 1)) * np.ones((1, width))
+    others[:, :1] = np.sqrt(share)
+    return np.asarray(others / np.linalg.norm(others, axis=1, keepdims=True))
 
 
 def _lost(norm: StepwiseNorm, rows: Array) -> str:

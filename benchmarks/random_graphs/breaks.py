@@ -11,12 +11,23 @@ from unittest.mock import patch
 
 import numpy as np
 from onnx import NodeProto
+from onnx_graphsurgeon import Tensor
 
-from slanc_onnx.prove import Certificate, sets, step_bounds
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.graph import Scope, dims
+from slanc_onnx.norms import Norm, ReadModel, affine
+from slanc_onnx.prove import Certificate, output_radius, proofs, sets, step_bounds
 from slanc_onnx.prove.sets import Ellipsoids, Reach
 from slanc_onnx.prove.trusted import norm_rows, prover, table, values
 from slanc_onnx.prove.trusted.computed import computer
-from slanc_onnx.prove.trusted.rules import attention, functions, joins, moves, products
+from slanc_onnx.prove.trusted.rules import (
+    attention,
+    functions,
+    joins,
+    moves,
+    products,
+    reductions,
+)
 from slanc_onnx.prove.trusted.table import ANY, RULES, Call, Result, Rule
 from slanc_onnx.prove.trusted.values import Constant, Value
 from slanc_onnx.scale import decide
@@ -112,24 +123,51 @@ def constant_folding() -> AbstractContextManager[Any]:
 
 
 def zero_at_length_one() -> AbstractContextManager[Any]:
-    """Of a choice only the last of the two counts."""
+    """Of a choice only the first of the two counts."""
 
-    def last(call: Call) -> Result:
-        return joins.where(replace(call, inputs=(call.inputs[0], *call.inputs[2:] * 2)))
+    def first(call: Call) -> Result:
+        return joins.where(replace(call, inputs=(*call.inputs[:2], call.inputs[1])))
 
-    return _with_rule("Where", lambda rule: replace(rule, apply=last))
+    return _with_rule("Where", lambda rule: replace(rule, apply=first))
+
+
+def _reading(changed: Callable[[ReadModel], ReadModel]) -> AbstractContextManager[Any]:
+    """The proofs of another reading of each model."""
+    right = proofs
+    return patch.object(
+        decide, "proofs", lambda read, assumed, told: right(changed(read), assumed, told)
+    )
 
 
 def overridable() -> AbstractContextManager[Any]:
     """What a caller may give keeps the value that the file has."""
-    right = prover.Prover.__init__
 
-    def trusting(self: Any, read: Any, assumed: Any) -> None:
+    def trusting(read: ReadModel) -> ReadModel:
         norms = [replace(norm, overridable_epsilon=None) for norm in read.norms]
         scopes = [replace(scope, overridable=frozenset()) for scope in read.scopes]
-        right(self, replace(read, norms=norms, scopes=scopes), assumed)
+        names = set(read.scopes[0].initializers)
+        specs = [spec for spec in read.specs if spec.name not in names]
+        return replace(read, norms=norms, scopes=scopes, specs=specs)
 
-    return patch.object(prover.Prover, "__init__", trusting)
+    return _reading(trusting)
+
+
+def width_of_gamma() -> AbstractContextManager[Any]:
+    """One number may be a gamma, and a norm is as wide as its gamma."""
+    sizes, right = dims, output_radius
+
+    def wide(scope: Scope, tensor: Tensor) -> tuple[int | str, ...] | None:
+        told = sizes(scope, tensor)
+        return (2,) if told is not None and set(told) <= {1} else told
+
+    def radius(norm: Norm, width: int, device: Accelerator) -> float:
+        return right(norm, norm.width or width, device)
+
+    return _all(
+        patch.object(affine, "dims", wide),
+        patch.object(norm_rows, "output_radius", radius),
+        norms_that_are_none(),
+    )
 
 
 def norms_that_are_none() -> AbstractContextManager[Any]:
@@ -140,11 +178,18 @@ def norms_that_are_none() -> AbstractContextManager[Any]:
 def domain_of_functions() -> AbstractContextManager[Any]:
     """Roots and logarithms of any number are finite."""
 
-    def careless(call: Call) -> Result:
-        value = call.value()
-        return functions.root(replace(call, inputs=(replace(value, low=0.0),)))
+    def of_positive(right: Callable[[Call], Result]) -> Callable[[Call], Result]:
+        def careless(call: Call) -> Result:
+            value = call.value()
+            low, high = max(value.low, 2.0**-100), max(value.high, 1.0)
+            return right(replace(call, inputs=(replace(value, low=low, high=high),)))
 
-    return _with_rule("Sqrt", lambda rule: replace(rule, apply=careless))
+        return careless
+
+    return _all(
+        _with_rule("Sqrt", lambda rule: replace(rule, apply=of_positive(functions.root))),
+        _with_rule("Log", lambda rule: replace(rule, apply=of_positive(functions.logarithm))),
+    )
 
 
 def flatten_of_positions() -> AbstractContextManager[Any]:
@@ -163,7 +208,9 @@ def fp32_range_between_norms() -> AbstractContextManager[Any]:
 
 def mix_rounding() -> AbstractContextManager[Any]:
     """Sums over positions are exact."""
-    return _all(*(patch.object(m, "mixed_over", lambda v, _: v) for m in (products, attention)))
+    return _all(
+        *(patch.object(m, "mixed_over", lambda v, _: v) for m in (products, attention, reductions))
+    )
 
 
 def cast_to_fp16() -> AbstractContextManager[Any]:
@@ -225,7 +272,7 @@ BREAKS: Mapping[str, tuple[Break, ...]] = {
     "plain": (matrices_by_their_mean, independent_addends, exact_sums),
     "quantised": (quantised,),
     "repeated_channels": (repeated_channels,),
-    "scalar_gamma_width": (norms_that_are_none, flatten_of_positions),
+    "scalar_gamma_width": (width_of_gamma, flatten_of_positions),
     "shares_reshaped": (shares_reshaped,),
     "softmax_nan": (softmax_nan,),
     "zero_at_length_one": (zero_at_length_one,),

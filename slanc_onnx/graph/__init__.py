@@ -7,6 +7,7 @@ the input stay as they are.
 """
 
 from slanc_onnx.graph.apart import begin_child, can_fork, kilobytes, lower_limit
+from slanc_onnx.graph.bodies import Bodies
 from slanc_onnx.graph.checked import DOMAINS, MOST_AXES, GraphPath, check_model, node_faults
 from slanc_onnx.graph.edits import (
     Edits,
@@ -15,6 +16,7 @@ from slanc_onnx.graph.edits import (
     add_constant,
     apply_edits,
     graph_at,
+    name_nodes,
     node_at,
     unused_name,
 )
@@ -55,6 +57,7 @@ __all__ = [
     "PACKED",
     "SEE_THROUGH",
     "Array",
+    "Bodies",
     "Dims",
     "Draft",
     "Edits",
@@ -91,6 +94,7 @@ __all__ = [
     "last_dim",
     "load_model",
     "lower_limit",
+    "name_nodes",
     "node_at",
     "node_faults",
     "op_of",

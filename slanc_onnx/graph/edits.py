@@ -10,7 +10,7 @@ import onnx
 from onnx import AttributeProto, helper, numpy_helper
 
 from slanc_onnx.graph.checked import GraphPath
-from slanc_onnx.graph.load import Array
+from slanc_onnx.graph.load import Array, every_node
 
 
 class NodeAt(NamedTuple):
@@ -86,6 +86,17 @@ def unused_name(wanted: str, used: set[str]) -> str:
         name = f"{wanted}_{count}"
     used.add(name)
     return name
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give each node without a name that of its first output, which is what a norm is called then.
+
+    Where another node has that name, it is one that begins so.
+    """
+    used = {node.name for node in every_node(model.graph.node)}
+    for node in every_node(model.graph.node):
+        if not node.name:
+            node.name = unused_name(next(filter(None, node.output), node.op_type), used)
 
 
 def _add_metadata(node: onnx.NodeProto, metadata: Mapping[str, str]) -> None:

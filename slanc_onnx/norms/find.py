@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.graph import Scope, op_of
+from slanc_onnx.graph import Bodies, Scope, op_of
 from slanc_onnx.norms.fused import fused_norms
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.norms.region_norms import region_norms
@@ -33,6 +33,7 @@ def find_norms_in(scopes: Sequence[Scope]) -> list[Norm]:
 def find_in(scopes: Sequence[Scope]) -> Found:
     """The norms and the suspects of some scopes."""
     by_path = {scope.path: scope for scope in scopes}
+    bodies = Bodies(scopes)
 
     def of(scope: Scope) -> list[Norm | Suspect]:
         found: list[tuple[int, Norm | Suspect]] = []
@@ -45,7 +46,7 @@ def find_in(scopes: Sequence[Scope]) -> Found:
                 if isinstance(value, gs.Graph):
                     inner = of(by_path[(*scope.path, (scope.index[id(node)], attribute))])
                     found += [(place, one) for one in inner]
-        regions, suspects = region_norms(scope, claimed)
+        regions, suspects = region_norms(scope, claimed, bodies)
         claimed.update(i for _, norm in regions if not norm.by_ops for i in norm.nodes)
         taken = [p for p in regions if not p[1].by_ops or claimed.isdisjoint(p[1].nodes)]
         found += taken

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from slanc_onnx.graph import (
+    Bodies,
     Scope,
     constant_made,
     element_type,
@@ -25,19 +26,20 @@ from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.norms.suspects import Suspect, called_norms, quantised_sums, root_divides, suspect
 from slanc_onnx.ops import EPSILON, QUANTISING, Kind
-from slanc_onnx.reasons import Reason, Unscalable
+from slanc_onnx.reasons import Reason, Unscalable, Untaken
 
 _WIDEST = 2.0**31  # elements of a row that a factor may stand for
 
 
 def region_norms(
-    scope: Scope, claimed: set[int]
+    scope: Scope, claimed: set[int], bodies: Bodies
 ) -> tuple[list[tuple[int, Norm]], list[tuple[int, Suspect]]]:
     """The norms of one graph that are regions, and the suspects, each with its place in the order.
 
     Args:
         scope: The graph.
         claimed: Nodes that belong to norms already, by index.
+        bodies: The graphs of the model.
     """
     nodes = scope.sorted_nodes
     order = {id(node): place for place, node in enumerate(nodes)}
@@ -49,10 +51,11 @@ def region_norms(
         found = region_of(scope, order, root, source)
         if isinstance(found, Region):
             _add(regions, found)
-        elif root_divides(scope, root):
-            suspects.append((order[id(root)], suspect(scope, root, found)))
+        elif (where := root_divides(bodies, root)) is not None:
+            why = found if where == "here" else Reason(Untaken.IN_ANOTHER_GRAPH)
+            suspects.append((order[id(root)], suspect(scope, root, why)))
     norms = [(order[id(r.ends[0])], _best_norm(scope, r)) for r in regions]
-    others = (*called_norms(scope), *quantised_sums(scope))
+    others = (*called_norms(scope), *quantised_sums(scope, bodies))
     suspects += [(order[id(node)], one) for node, one in others]
     return norms, suspects
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.graph import DOMAINS, GraphPath, Scope, op_of
+from slanc_onnx.graph import DOMAINS, Bodies, GraphPath, Scope, op_of
 from slanc_onnx.norms.constants import scalar_of
 from slanc_onnx.norms.origins import squared
 from slanc_onnx.ops import (
@@ -89,7 +89,7 @@ def _holds_norms(node: gs.Node) -> bool:
     return any(p < len(node.inputs) and bool(node.inputs[p].name) for p in by)
 
 
-def quantised_sums(scope: Scope) -> Iterator[tuple[gs.Node, Suspect]]:
+def quantised_sums(scope: Scope, bodies: Bodies) -> Iterator[tuple[gs.Node, Suspect]]:
     """The sums of squares of which a QLinear op makes one half: their integers are no numbers."""
     for node in scope.sorted_nodes:
         op = op_of(node)
@@ -97,7 +97,7 @@ def quantised_sums(scope: Scope) -> Iterator[tuple[gs.Node, Suspect]]:
             continue
         by_product = _is_square_of_integers(node.inputs[0])
         squares = by_product or (op not in _TOTALS and squared(scope, node.inputs[0]) is not None)
-        if squares and root_divides(scope, node):
+        if squares and root_divides(bodies, node) is not None:
             yield node, suspect(scope, node, Reason(Untaken.QLINEAR))
 
 
@@ -114,27 +114,33 @@ def _is_square_of_integers(tensor: gs.Tensor) -> bool:
     return False
 
 
-def root_divides(scope: Scope, total: gs.Node) -> bool:
-    """Whether the root of a sum of squares divides something, or is inverted.
+def root_divides(bodies: Bodies, total: gs.Node) -> Literal["here", "elsewhere"] | None:
+    """Where the root of a sum of squares divides something, or is inverted; None for nowhere.
 
-    A root may be written by logarithms: exp(-0.5 log v).
+    A root may be written by logarithms: exp(-0.5 log v). Elsewhere is where the way to the division
+    leads through another graph, such as the branch of an If.
     """
     ops: dict[str, _State] = {"ReduceLogSum": "logarithm", "ReduceL2": "root"}
-    first = ops.get(op_of(total), "square")
-    waiting = [(total.outputs[0], first, 0)]
+    first, home = ops.get(op_of(total), "square"), bodies.owner(total)
+    waiting = [(total.outputs[0], first, 0, False)]
     seen: set[int] = set()
     while waiting:
-        tensor, state, steps = waiting.pop()
+        tensor, state, steps, left = waiting.pop()
+        if steps > _STEPS:
+            continue
         for node in tensor.outputs:
-            if id(node) not in scope.index or id(node) in seen or steps > _STEPS:
+            scope = bodies.owner(node)
+            if scope is None or id(node) in seen:
                 continue
             seen.add(id(node))
             then = _behind(scope, node, tensor, state)
+            away = left or scope is not home
             if then == "divides":
-                return True
+                return "elsewhere" if away else "here"
             if then is not None:
-                waiting += [(t, then, steps + 1) for t in node.outputs[:1]]
-    return False
+                waiting += [(t, then, steps + 1, away) for t in node.outputs[:1]]
+        waiting += [(t, state, steps + 1, True) for t in bodies.across(tensor)]
+    return None
 
 
 def _behind(scope: Scope, node: gs.Node, tensor: gs.Tensor, state: _State) -> _State | None:

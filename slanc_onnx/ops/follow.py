@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -27,6 +28,21 @@ class CannotFollow(Exception):
     def __init__(self, kind: Unread, *facts: Fact, behind: Reason | None = None) -> None:
         super().__init__(kind, *facts)
         self.reason = Reason(kind, facts, behind=behind)
+
+
+@contextmanager
+def damage_cannot_be_followed() -> Iterator[None]:
+    """Work on a node that may be damaged: whatever fails there says nothing of its outputs.
+
+    Raises:
+        CannotFollow: the work raised that, or anything else.
+    """
+    try:
+        yield
+    except CannotFollow:
+        raise
+    except Exception as error:
+        raise CannotFollow(Unread.FAILED, str(error)[:200]) from error
 
 
 def too_large(shape: tuple[int, ...]) -> bool:

@@ -38,7 +38,7 @@ def damage_has_no_bound() -> Iterator[None]:
     except np.linalg.LinAlgError as error:
         raise NoBound(Reason(Unproved.WEIGHTS_NOT_FINITE)) from error
     except Exception as error:
-        raise NoBound(reason(Unread.NOT_COMPUTED, str(error)[:200])) from error
+        raise NoBound(reason(Unread.FAILED, str(error)[:200])) from error
 
 
 @dataclass(frozen=True)

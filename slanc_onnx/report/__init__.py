@@ -7,14 +7,18 @@ Nothing is decided here.
 from slanc_onnx.report.as_json import REPORT_START, write_report
 from slanc_onnx.report.audit import audit_lines, print_audit
 from slanc_onnx.report.fold import explain_groups
+from slanc_onnx.report.fp32_nodes import BY_SUFFIX, FORMATS, LIST_STARTS
 from slanc_onnx.report.notes import make_notes
-from slanc_onnx.report.outcome import Outcome
+from slanc_onnx.report.outcome import Outcome, write_fp32_nodes
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.terminal import no_norm_line, print_summary, print_table
 from slanc_onnx.report.terms import rule_text
 from slanc_onnx.report.wording import reasons_text
 
 __all__ = [
+    "BY_SUFFIX",
+    "FORMATS",
+    "LIST_STARTS",
     "REPORT_START",
     "Outcome",
     "audit_lines",
@@ -27,5 +31,6 @@ __all__ = [
     "printable",
     "reasons_text",
     "rule_text",
+    "write_fp32_nodes",
     "write_report",
 ]

@@ -15,7 +15,7 @@ from slanc_onnx.report.columns import COLUMNS, finite, reason_entry
 from slanc_onnx.report.inputs import trial_entries
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.wording import reason_text
-from slanc_onnx.verify import Validation
+from slanc_onnx.verify import TensorSize, Validation
 
 VERSION = "1"
 REPORT_START = '{\n "version": "'  # by which one is known again
@@ -34,6 +34,7 @@ class Report(TypedDict):
     fold: dict[str, Any] | None
     audit: list[dict[str, Any]]
     advice: dict[str, int]
+    fp32_nodes: dict[str, Any] | None
     validation: dict[str, Any] | None
     seconds: dict[str, float]
 
@@ -94,12 +95,24 @@ def validation_entry(
             "first_out_of_range": _first_out(validation),
             "constants_beyond": _beyond(validation),
         },
+        "tensors": [_tensor(size) for size in validation.tensors],
         "perplexity": None if table is None else {k: finite(v) for k, v in table.items()},
         "unstable_outputs": validation.unstable,
         "failures": [reason_text(reason) for reason in validation.failures],
         "tried": trial_entries(validation.trials),
         "inconclusive": validation.inconclusive,
         "passed": validation.passed,
+    }
+
+
+def _tensor(size: TensorSize) -> dict[str, Any]:
+    return {
+        "name": size.tensor,
+        "node": size.node,
+        "op": size.op,
+        "largest": size.largest,
+        "limit": size.limit,
+        "left": size.left,
     }
 
 
@@ -148,6 +161,7 @@ def _not_validated(reason: Reason) -> dict[str, Any]:
         "fp32_max_abs_error": None,
         "fp32_default_level": None,
         "fp16": dict.fromkeys(counts + errors),
+        "tensors": [],
         "perplexity": None,
         "unstable_outputs": [],
         "failures": [reason_text(reason)],

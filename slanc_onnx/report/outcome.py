@@ -16,11 +16,12 @@ from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.report.as_json import VERSION, Report, norm_entry, suspect_entry, validation_entry
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
+from slanc_onnx.report.fp32_nodes import fp32_nodes_entry, write_list
 from slanc_onnx.report.rows import NormRow, norm_rows
 from slanc_onnx.report.wording import advice_text, first_rows_text, reason_text
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.targets import Change, changes
-from slanc_onnx.verify import Audit, FirstRows, Validation
+from slanc_onnx.verify import HEALED, Audit, FirstRows, Fp32Nodes, Validation
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Outcome:
         audits: What the norms' rows did on the data of `Options.observe`.
         first_rows: What every token alone gives; None where that was not asked for or not done.
         not_enumerated: Why it could not be done; None where it was, or was not asked for.
+        fp32_nodes: Which nodes have to stay in FP32; None where that was not asked for or not done.
+        not_searched: Why that could not be done; None where it was, or was not asked for.
         suspects: What looks like a norm and was not taken.
         accepted: The names of those that the user left out.
     """
@@ -61,6 +64,8 @@ class Outcome:
     audits: list[Audit] = field(default_factory=list)
     first_rows: FirstRows | None = None
     not_enumerated: Reason | None = None
+    fp32_nodes: Fp32Nodes | None = None
+    not_searched: Reason | None = None
     suspects: list[Suspect] = field(default_factory=list)
     accepted: Set[str] = frozenset()
 
@@ -78,9 +83,16 @@ class Outcome:
 
     @property
     def validated(self) -> bool:
-        """Whether the validation passed, or was not asked for."""
-        passed = self.validation is None or self.validation.passed
+        """Whether the validation passed, also with nodes in FP32, or was not asked for."""
+        passed = self.validation is None or self.validation.passed or self.healed
         return self.not_validated is None and passed
+
+    @property
+    def healed(self) -> bool:
+        """Whether the validation failed, and passes with some nodes in FP32."""
+        if self.validation is None or self.fp32_nodes is None or not self.fp32_nodes.names:
+            return False
+        return self.fp32_nodes.works and all(f.kind in HEALED for f in self.validation.failures)
 
     @property
     def withdrawn(self) -> Reason | None:
@@ -172,6 +184,12 @@ class Outcome:
             fold=None if self.fold is None else fold_entry(self.fold),
             audit=audit_entries(self.audits),
             advice={change.value: count for change, count in self.advice.items()},
+            fp32_nodes=fp32_nodes_entry(self.fp32_nodes, str(self.accelerator.format)),
             validation=validation_entry(self.validation, self.not_validated),
             seconds={name: round(value, 3) for name, value in self.seconds.items()},
         )
+
+
+def write_fp32_nodes(outcome: Outcome, path: Path, as_format: str) -> None:
+    """Write the nodes that have to stay in FP32; see `write_list`."""
+    write_list(outcome.fp32_nodes, str(outcome.accelerator.format), path, as_format)

@@ -10,20 +10,20 @@ from rich.table import Table
 from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Failure, Note, Reason
 from slanc_onnx.report.columns import COLUMNS
+from slanc_onnx.report.compared import beyond_text, default_level_text
 from slanc_onnx.report.fold import fold_line
+from slanc_onnx.report.fp32_nodes import fp32_nodes_text
 from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.wording import (
-    beyond_text,
     condition_text,
-    default_level_text,
     need_text,
     reason_text,
     rounded_text,
 )
 from slanc_onnx.scale import ScaledNorm
-from slanc_onnx.verify import Validation
+from slanc_onnx.verify import Fp32Nodes, Validation
 
 
 def print_table(console: Console, outcome: Outcome, verbose: bool = False) -> None:
@@ -117,7 +117,8 @@ def final_parts(outcome: Outcome) -> list[str]:
     elif outcome.validation is None:
         last = ["NOT VALIDATED", "--no-validate was given"]
     else:
-        last = verdict(outcome.validation)
+        last = verdict(outcome.validation, outcome.fp32_nodes if outcome.healed else None)
+        last += fp32_nodes_line(outcome)
     if outcome.fold_heals:
         last = [*last, reason_text(Reason(Failure.FOLD_HEALS))]
     missing = shortfalls(outcome)
@@ -127,6 +128,15 @@ def final_parts(outcome: Outcome) -> list[str]:
     if withdrawn is not None:
         last = ["FAILED", *last[1:], reason_text(withdrawn)]
     return [*last, *grown_of(outcome.norms), *assumed_of(outcome.norms), *counted(outcome.norms)]
+
+
+def fp32_nodes_line(outcome: Outcome) -> list[str]:
+    """What the search for FP32 nodes says; nothing where it was not asked for."""
+    if outcome.not_searched is not None:
+        return [reason_text(outcome.not_searched)]
+    if outcome.fp32_nodes is None:
+        return []
+    return [fp32_nodes_text(outcome.fp32_nodes, str(outcome.accelerator.format))]
 
 
 def suspect_lines(outcome: Outcome) -> list[str]:
@@ -174,8 +184,13 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
     return [f"{text}, {conditional} of them on a condition" if conditional else text]
 
 
-def verdict(validation: Validation) -> list[str]:
-    """The word, the inputs, the measured errors and the tolerances."""
+def verdict(validation: Validation, healed_by: Fp32Nodes | None = None) -> list[str]:
+    """The word, the inputs, the measured errors and the tolerances.
+
+    Args:
+        validation: Of the model with all of its nodes alike.
+        healed_by: The nodes in FP32 with which it passes; None where it does or does not without.
+    """
     what = rounded_text(validation.format, validation.everything)
     shape = "another shape"
     error = f"{validation.rounded_error_after:.3g}, RMS {validation.rounded_rms_error:.3g}"
@@ -188,13 +203,16 @@ def verdict(validation: Validation) -> list[str]:
     passed = "PASSED" if validation.everything else "NORMS PASSED"
     failed = "INCONCLUSIVE" if validation.inconclusive else "FAILED"
     word = passed if validation.passed else failed
+    if healed_by is not None:
+        word = f"PASSED with {len(healed_by.names)} nodes in FP32"
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
     if validation.beyond is not None and validation.passed:
         apart.append(beyond_text(validation.beyond, validation.format))
     needed = []
     if validation.observed:
         needed = [need_text(validation.lost_before, validation.format)]
-    failures = map(reason_text, validation.failures)
+    without = "" if healed_by is None else "without them: "
+    failures = (without + reason_text(reason) for reason in validation.failures)
     return [word, *needed, _fp32(validation), fp16, *apart, *failures, *judged_on(validation)]
 
 

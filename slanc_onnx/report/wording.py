@@ -11,6 +11,7 @@ from slanc_onnx.reasons import (
     Fact,
     Failure,
     Fault,
+    Keeping,
     Kind,
     Note,
     Reason,
@@ -22,7 +23,7 @@ from slanc_onnx.reasons import (
     Untaken,
 )
 from slanc_onnx.targets import Change
-from slanc_onnx.verify import Beyond, Difference
+from slanc_onnx.verify import TensorSize
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -55,6 +56,7 @@ _UNREAD: dict[Kind, str] = {
     Unread.NO_AXIS: "names axis {0} of {1}",
     Unread.TOO_LARGE: "takes {0:g} elements",
     Unread.NOT_THERE: "moves what is not there ({0})",
+    Unread.FAILED: "cannot be read as it is ({0})",
     Unread.NOT_COMPUTED: "cannot be computed of these constants ({0})",
     Unread.MISFIT: "its sizes do not fit each other: {names}",
     Unread.BROKEN: "breaks the rules of its op: {behind}",
@@ -132,6 +134,8 @@ _UNTAKEN: dict[Kind, str] = {
     Untaken.WEIGHTS_INSIDE: "multiplies by weights before the division",
     Untaken.ANOTHER_DEGREE: "gives something of degree {0}, not 0",
     Untaken.NOT_DIVIDED: "nothing of its own size is divided by its root",
+    Untaken.IN_ANOTHER_GRAPH: "its root divides in another graph, outside or inside an If, Loop or "
+    "Scan",
     Untaken.ROOT_OF_SCALE: "a root of the scale would have to pass, which is not exact",
     Untaken.INSIDE: "the op normalises inside; export the norm as an op of its own",
     Untaken.QLINEAR: "a QLinear op computes with its integers; quantise it with Q/DQ nodes",
@@ -200,6 +204,20 @@ _FAILURES: dict[Kind, str] = {
     Failure.TOKENS_NOT_RUN: "not every token was run: {0}",
     Failure.NO_MEMORY: "not enough memory to run the models",
 }
+_KEEPING: dict[Kind, str] = {
+    Keeping.NOT_NEEDED: "no node has to stay in FP32: it works with everything in {0}",
+    Keeping.LIST_WORKS: "with {0} of its {1} nodes in FP32 and all else in {2} it works (RMS "
+    "{3:.3g}), and without any one of them it does not ({4} lists were tried)",
+    Keeping.LIST_MAY_SHRINK: "with {0} of its {1} nodes in FP32 and all else in {2} it works (RMS "
+    "{3:.3g}); fewer may do, as the time limit ended the search ({4} lists were tried)",
+    Keeping.NO_LIST_WORKS: "no list of FP32 nodes heals it, not even all {0} of them ({1} lists "
+    "were tried)",
+    Keeping.NO_LIST: "no list is known to work",
+    Keeping.NO_TIME: "no list of FP32 nodes was found in time ({0} lists were tried): give more "
+    "with --time-limit",
+    Keeping.UNNAMEABLE: "the format {1} cannot hold the node name {0!r}: take --fp32-nodes-format "
+    "ort",
+}
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.EPSILON_GONE: "the epsilon of {count} norms is 0 or vanishes on the target: a row of "
@@ -237,6 +255,7 @@ TEXTS: Mapping[Kind, str] = {
     **_UNDIVIDED,
     **_SEEN,
     **_FAILURES,
+    **_KEEPING,
     **_NOTES,
 }
 CHANGES: Mapping[Change, str] = {
@@ -321,29 +340,27 @@ def need_text(rows: int, form: str) -> str:
     return f"this model needs it: {rows} {lose} norm in {form} as exported"
 
 
-def default_level_text(difference: Difference | None) -> str:
-    """How far FP32 outputs are apart at ONNX Runtime's default optimisation level."""
-    if difference is None:
-        return "not run"
-    if difference.identical:
-        return "bit-identical"
-    if difference.reshaped is not None:
-        return "{} has the shape {} before and {} after".format(*difference.reshaped.facts)
-    return f"differ by at most {difference.absolute:.3g}, relative {difference.relative:.3g}"
-
-
-def beyond_text(beyond: Beyond, form: str) -> str:
-    """What was tried with constants that a format does not hold."""
-    first = f"{len(beyond.names)} constants beyond {form}, first {beyond.names[0]!r}"
-    tried = "and with what is computed of it infinite"
-    if beyond.difference is None:
-        tried = "alone, it did not run otherwise"
-    return f"{first} ({beyond.value:.3g}): tried as its largest number {tried}"
-
-
 def rounded_text(form: str, everything: bool) -> str:
     """What was rounded to a format."""
     return f"everything in {form}" if everything else f"{form} norms"
+
+
+def tensors_text(sizes: Sequence[TensorSize], form: str) -> str:
+    """How many tensors are beyond a format, and which leaves it first; "" for no tensors."""
+    if not sizes:
+        return ""
+    beyond = sum(size.largest > size.limit for size in sizes)
+    told = (
+        f"{beyond} of {len(sizes)} tensors that depend on the inputs are beyond {form}, whose "
+        f"largest number is {sizes[0].limit:g}, in FP32."
+    )
+    first = next((size for size in sizes if size.left), None)
+    if first is None:
+        return f"{told} With everything rounded none leaves it."
+    return (
+        f"{told} With everything rounded the first to leave it is {first.tensor} ({first.op}), "
+        f"with {first.largest:.3g}."
+    )
 
 
 def condition_text(condition: Condition) -> str:

@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import Array, GraphPath, InputSpec, Scope, concrete_shapes, op_of, read_tensor
 from slanc_onnx.norms import Norm
-from slanc_onnx.ops import CannotFollow, broadcast, too_large
+from slanc_onnx.ops import CannotFollow, broadcast, damage_cannot_be_followed, too_large
 from slanc_onnx.reasons import Reason, Unread
 from slanc_onnx.run import Sizes, dtype_of, shapes_of
 from slanc_onnx.trace.control_flow import ITERATIONS, either_branch, slice_of, stacked, taken, trips
@@ -171,31 +171,46 @@ class _Tracer:
 
     def _node(self, scope: Scope, node: gs.Node, values: Mapping[str, Value]) -> list[Value]:
         inputs = [values.get(t.name) if t.name else None for t in node.inputs]
-        norm = self.norms.get((scope.path, node.outputs[0].name)) if node.outputs else None
+        norm = self._norm_made(scope, node)
         try:
-            fault = scope.fault(node)
-            if fault is not None:
-                raise CannotFollow(Unread.BROKEN, behind=fault)
-            if norm is not None:
-                return self._norm(scope, norm, node, values)
-            self._others(scope, node, values)
-            if not op_of(node):
-                raise CannotFollow(Unread.NO_RULE_IN_DOMAIN, str(node.domain))
-            bodies = _bodies(node)
-            if bodies:
-                return self._control_flow(scope, node, bodies, inputs, values)
-            rule = RULES.get(op_of(node))
-            if rule is None:
-                raise CannotFollow(Unread.NO_RULE)
-            visit = Visit(node, inputs, self.shapes)
-            outputs = rule(visit)
-            self._count_reads(inputs, outputs)
-            return outputs
+            with damage_cannot_be_followed():
+                return self._made(scope, node, inputs, values)
         except CannotFollow as error:
             log.debug("%s %s %s", node.op, _made_by(node), error)
             if norm is not None:
                 self.blocked.setdefault(norm.name, error.reason.at(node.op, norm.normalised))
             return [opaque(node, tensor, inputs, self.shapes) for tensor in node.outputs]
+
+    def _norm_made(self, scope: Scope, node: gs.Node) -> Norm | None:
+        return self.norms.get((scope.path, node.outputs[0].name)) if node.outputs else None
+
+    def _made(
+        self,
+        scope: Scope,
+        node: gs.Node,
+        inputs: list[Value | None],
+        values: Mapping[str, Value],
+    ) -> list[Value]:
+        """The values of a node's outputs, by the rule of its op."""
+        norm = self._norm_made(scope, node)
+        fault = scope.fault(node)
+        if fault is not None:
+            raise CannotFollow(Unread.BROKEN, behind=fault)
+        if norm is not None:
+            return self._norm(scope, norm, node, values)
+        self._others(scope, node, values)
+        if not op_of(node):
+            raise CannotFollow(Unread.NO_RULE_IN_DOMAIN, str(node.domain))
+        bodies = _bodies(node)
+        if bodies:
+            return self._control_flow(scope, node, bodies, inputs, values)
+        rule = RULES.get(op_of(node))
+        if rule is None:
+            raise CannotFollow(Unread.NO_RULE)
+        visit = Visit(node, inputs, self.shapes)
+        outputs = rule(visit)
+        self._count_reads(inputs, outputs)
+        return outputs
 
     def _count_reads(self, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> None:
         """Count how often constants are read for those that are made of them, and how deep.

@@ -10,20 +10,28 @@ from slanc_onnx.verify.audit import Audit, audit_scales
 from slanc_onnx.verify.beyond import Beyond
 from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.first_rows import FirstRow, FirstRows, run_every_token, vocabulary
+from slanc_onnx.verify.fp32_nodes import HEALED, Fp32Nodes, find_fp32_nodes
+from slanc_onnx.verify.held import held_against_rows
+from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.trials import validate_on
 from slanc_onnx.verify.validate import Observed, Trial, Validation
 from slanc_onnx.verify.worse import kept_at_one
 
 __all__ = [
+    "HEALED",
     "Audit",
     "Beyond",
     "Difference",
     "FirstRow",
     "FirstRows",
+    "Fp32Nodes",
     "Observed",
+    "TensorSize",
     "Trial",
     "Validation",
     "audit_scales",
+    "find_fp32_nodes",
+    "held_against_rows",
     "kept_at_one",
     "run_every_token",
     "validate_on",

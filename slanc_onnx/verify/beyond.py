@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from slanc_onnx.graph import every_graph, read_tensor
 from slanc_onnx.norms import ReadModel, as_computed
 from slanc_onnx.options import Options
-from slanc_onnx.run import CannotRun, Feeds, Session, as_float32, norms_in_float32
+from slanc_onnx.run import PREFIX, CannotRun, Feeds, Session, as_float32, norms_in_float32
 from slanc_onnx.verify.compare import Difference, Runs, compare
-from slanc_onnx.verify.emulate import Everything, Watched, emulate
+from slanc_onnx.verify.emulate import Emulated, Everything, Watched, emulate
 from slanc_onnx.verify.runs import COMPARED_RUNS
 
 
@@ -67,7 +67,8 @@ def as_infinite(
     names, value = tuple(found), next(iter(found.values()))
     norms = norms_in_float32(as_computed(read.norms, device.variance == "one-pass"))
     try:
-        rounded = emulate(model, norms, device, loops=False, everything=Everything("kept"))
+        infinite = Everything(beyond="infinite", watch=True)
+        rounded = emulate(model, norms, device, loops=False, everything=infinite)
         session = Session(rounded.model, read.folder)
         given = plain.outputs[0]
         runs = [session.run(feed) for feed in feeds[:COMPARED_RUNS]]
@@ -75,19 +76,32 @@ def as_infinite(
         off = compare(plain, Runs(kept, {}, []), without, floats_only=True)
         if np.isfinite(off.rms):
             return Beyond(names, value, off)
-        shown = emulate(model, norms, device, loops=False, everything=Everything("kept", "nan"))
-        first = _first(shown.watched, Session(shown.model, read.folder), feeds[:COMPARED_RUNS])
+        first = _first(rounded, read.folder, feeds[:COMPARED_RUNS])
     except CannotRun:
         return Beyond(names, value, None)
     return Beyond(names, value, off, *(("", "") if first is None else (first.op, first.tensor)))
 
 
-def _first(watched: Sequence[Watched], session: Session, feeds: Sequence[Feeds]) -> Watched | None:
-    """The first that holds nan, in the first run in which one does."""
+def _first(rounded: Emulated, folder: Path | None, feeds: Sequence[Feeds]) -> Watched | None:
+    """The first result that holds nan, in the first run in which one does; no norm's."""
+    model = rounded.model
+    made = {name for node in model.graph.node for name in node.output}
+    of_ops = [one for one in rounded.watched if one.what == "made" and not one.norm]
+    of_ops = [one for one in of_ops if one.tensor in made]
+    counts = [f"{PREFIX}.nan.{place}" for place in range(len(of_ops))]
+    for one, count in zip(of_ops, counts, strict=True):
+        for op, x, y, more in (
+            ("IsNaN", one.tensor, f"{count}.is", {}),
+            ("Cast", f"{count}.is", f"{count}.one", {"to": TensorProto.FLOAT}),
+            ("ReduceSum", f"{count}.one", count, {"keepdims": 0}),
+        ):
+            model.graph.node.append(helper.make_node(op, [x], [y], **more))
+        model.graph.output.add(name=count).type.tensor_type.elem_type = TensorProto.FLOAT
+    session = Session(model, folder)
     for feed in feeds:
         values = session.run(feed)
-        for one in watched:
-            if one.what == "made" and np.any(values[one.output] == 1) and not one.norm:
+        for one, output in zip(of_ops, counts, strict=True):
+            if values[output].any():
                 return one
     return None
 

@@ -6,7 +6,7 @@ What follows it is infinite or nan, and a norm that gets that overflows through 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,30 +49,61 @@ def first_in_everything(
         feeds: Inputs by name, one dict per run; the first that shows one is the last that is run.
         sums: Sums of squares of the rows in FP32, by the name of a norm.
     """
+    try:
+        found = each_left(read, options, feeds, sums)
+        return next((left[0] for left in found if left), None)
+    except CannotRun:  # what is shown may be too much for it; then no tensor is named
+        return None
+
+
+def each_left(
+    read: ReadModel,
+    options: Options,
+    feeds: Sequence[Feeds],
+    sums: Mapping[str, Array] | None = None,
+    kept: frozenset[str] = frozenset(),
+) -> Iterator[list[Left]]:
+    """Run by run what leaves the format where all operations are rounded, in the model's order.
+
+    What is infinite or nan because of what it reads does not leave it.
+
+    Args:
+        read: The rewritten model.
+        options: The accelerator.
+        feeds: Inputs by name, one dict per run.
+        sums: Sums of squares of the rows in FP32, by the names of the norms whose lost rows are
+            told; None to tell those of all, without a size, that came finite.
+        kept: The names of nodes that stay in FP32.
+
+    Raises:
+        CannotRun: ONNX Runtime does not run a model that shows so much.
+    """
     device = options.accelerator
     model = as_float32(read.model, read.folder)
     norms = norms_in_float32(as_computed(read.norms, device.variance == "one-pass"))
-    try:
-        shown = emulate(model, norms, device, loops=False, everything=Everything(watch="lost"))
-        session = Session(shown.model, read.folder)
-        for feed in feeds:
-            values = session.run(feed)
-            for watched in shown.watched:
-                left = _left(watched, values[watched.output], sums)
-                if left is not None:
-                    return left
-    except CannotRun:  # what is shown may be too much for it; then no tensor is named
-        pass
-    return None
+    shown = emulate(model, norms, device, False, Everything(True, kept))
+    session = Session(shown.model, read.folder)
+    for feed in feeds:
+        values, found = session.run(feed), list[Left]()
+        for watched in shown.watched:
+            size = values[watched.output]
+            if watched.what == "rows" and sums is None:
+                size = np.where(values[shown.arrived[watched.norm]] > 0, 0.0, size)
+            left = _left(watched, size, sums)
+            # A size that fits is of partial sums; or of what is lost already, as in a Softmax.
+            if left is not None and (left.value > device.largest or not found):
+                found.append(left)
+        yield found
 
 
-def _left(watched: Watched, shown: Array, sums: Mapping[str, Array]) -> Left | None:
+def _left(watched: Watched, shown: Array, sums: Mapping[str, Array] | None) -> Left | None:
     if watched.what != "rows":
         value = float(np.max(shown, initial=0.0))
         return Left(watched.tensor, watched.op, value, watched.norm) if value else None
-    if np.isfinite(shown).all() or watched.norm not in sums:
+    if np.isfinite(shown).all() or (sums is not None and watched.norm not in sums):
         return None
-    return Left(watched.tensor, watched.op, largest_of(sums[watched.norm]), watched.norm, "rows")
+    value = math.inf if sums is None else largest_of(sums[watched.norm])
+    return Left(watched.tensor, watched.op, value, watched.norm, "rows")
 
 
 def largest_of(sums: Array) -> float:

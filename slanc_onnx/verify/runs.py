@@ -73,13 +73,10 @@ def run_four(
     Raises:
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
-    device, everything = options.accelerator, Everything() if options.emulate == "all" else None
-    models = [as_float32(read.model, read.folder) for read in (before, after)]
+    device = options.accelerator
+    everything = Everything() if options.everything else None
+    models, norms = zip(*(_in_float32(read, options) for read in (before, after)), strict=True)
     folders = before.folder, after.folder
-    norms = [
-        norms_in_float32(as_computed(read.norms, device.variance == "one-pass"))
-        for read in (before, after)
-    ]
     loops = _shows_loops(models[0], norms[0], feeds[0], folders[0])
     versions: list[tuple[str, onnx.ModelProto, _Taps]] = []
     for model, found, which in zip(models, norms, ("original", "rewritten"), strict=True):
@@ -104,6 +101,51 @@ def run_four(
         session = Session(as_float32(before.loaded, before.folder), before.folder)
         loaded = Runs([session.run(feed) for feed in feeds[:COMPARED_RUNS]], {}, plain.losses)
     return FourRuns(plain, scaled, naive, protected, loaded, unstable)
+
+
+def run_in_float32(read: ReadModel, options: Options, feeds: Sequence[Feeds]) -> Runs:
+    """What a model gives in FP32, with the sums of squares of its norms' rows."""
+    model, norms = _in_float32(read, options)
+    loops = _shows_loops(model, norms, feeds[0], read.folder)
+    shown = instrument(model, norms, loops=loops)
+    return _run(shown.model, _Taps(shown.sums), feeds, read.folder, options.tokens, _unwatched)
+
+
+class Roundable:
+    """A model that is run with all operations rounded but those of some nodes.
+
+    Args:
+        read: The model.
+        options: The accelerator, and the ids behind the inputs.
+        feed: Inputs, to see whether rows in loops can be read off.
+    """
+
+    def __init__(self, read: ReadModel, options: Options, feed: Feeds) -> None:
+        self._options, self._folder = options, read.folder
+        self._model, self._norms = _in_float32(read, options)
+        self._loops = _shows_loops(self._model, self._norms, feed, read.folder)
+
+    def run(self, feeds: Sequence[Feeds], kept: frozenset[str]) -> Runs:
+        """What it gives with the nodes of these names in FP32.
+
+        Raises:
+            CannotRun: ONNX Runtime does not run it.
+        """
+        device, everything = self._options.accelerator, Everything(kept=kept)
+        rounded = emulate(self._model, self._norms, device, self._loops, everything)
+        taps = _Taps(rounded.mean_squares, rounded.arrived)
+        tokens = self._options.tokens
+        return _run(rounded.model, taps, feeds, self._folder, tokens, _unwatched)
+
+
+def _in_float32(read: ReadModel, options: Options) -> tuple[onnx.ModelProto, list[Norm]]:
+    """A model in FP32, and its norms as the accelerator computes them."""
+    norms = as_computed(read.norms, options.accelerator.variance == "one-pass")
+    return as_float32(read.model, read.folder), norms_in_float32(norms)
+
+
+def _unwatched(done: float) -> None:
+    """Progress that nobody watches."""
 
 
 def _shows_loops(

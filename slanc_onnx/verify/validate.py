@@ -22,6 +22,7 @@ from slanc_onnx.verify.left import Left, first_in_everything, largest_of
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four
 from slanc_onnx.verify.sensitivity import sensitivity
+from slanc_onnx.verify.tensor_sizes import TensorSize, tensor_sizes
 from slanc_onnx.verify.tolerance import (
     FP16_TOLERANCE,
     FP32_TOLERANCE,
@@ -105,6 +106,7 @@ class Validation:
         reshaped: The first output of the rewritten model with rounded norms that has another shape
             than in FP32.
         reshaped_before: The same of the original.
+        tensors: Where all operations are rounded: how large each tensor of the rewritten model is.
         sensitivity: How far noise at the norms moves the original; None where the outputs are not
             off, or something else is wrong.
         at_default: How far the FP32 outputs of both files are apart at ONNX Runtime's default
@@ -133,6 +135,7 @@ class Validation:
     reshaped: Reshaped | None = None
     reshaped_before: Reshaped | None = None
     sensitivity: Difference | None = None
+    tensors: tuple[TensorSize, ...] = ()
     at_default: Difference | None = None
     beyond: Beyond | None = None
 
@@ -189,12 +192,10 @@ def validate_pair(
     Raises:
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
-    before, after = (_without_excluded(read, options) for read in (before, after))
+    before, after = (without_excluded(read, options) for read in (before, after))
     runs = run_four(before, after, options, feeds, progress)
     plain, scaled, unstable = runs.plain, runs.scaled, runs.unstable
-    fp32 = compare(plain, scaled, unstable)
-    if runs.loaded is not None:
-        fp32 = fp32.and_also(compare(runs.loaded, scaled, unstable))
+    fp32 = _in_fp32(runs)
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
     inexact = rounded_epsilons(before, after, options.accelerator) if exact else 0
@@ -202,7 +203,7 @@ def validate_pair(
     observed = _with_zeros(observed, after.norms, options.accelerator)
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
-    if options.emulate == "all" and (first_out is not None or broken):
+    if options.everything and (first_out is not None or broken):
         sums = {name: seen.scaled for name, seen in observed.items() if seen.overflowed}
         first_out = first_in_everything(after, options, feeds, sums) or first_out
     result = Validation(
@@ -220,9 +221,10 @@ def validate_pair(
         unstable=unstable,
         rounded_tolerance=rounding_tolerance(options.accelerator, len(before.norms)),
         format=str(options.accelerator.format),
-        everything=options.emulate == "all",
+        everything=options.everything,
         reshaped=protected.reshaped,
         reshaped_before=naive.reshaped,
+        tensors=tensor_sizes(after, options, feeds),
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     if result.everything and result.passed:
@@ -238,6 +240,14 @@ def _with_beyond(result: Validation, beyond: Beyond | None) -> Validation:
         facts = (beyond.names[0], beyond.value, result.format, len(beyond.names))
         failures.append(Reason(Failure.BECOMES_INFINITE, facts, beyond.op, beyond.tensor))
     return replace(result, beyond=beyond, failures=failures)
+
+
+def _in_fp32(runs: FourRuns) -> Difference:
+    """How the rewritten model differs from the original, as it was read and as it was given."""
+    found = compare(runs.plain, runs.scaled, runs.unstable)
+    if runs.loaded is None:
+        return found
+    return found.and_also(compare(runs.loaded, runs.scaled, runs.unstable))
 
 
 def _perplexities(runs: FourRuns) -> dict[str, float]:
@@ -272,7 +282,7 @@ def _held_against_noise(result: Validation, moved: Difference | None) -> list[Re
     return result.failures
 
 
-def _without_excluded(read: ReadModel, options: Options) -> ReadModel:
+def without_excluded(read: ReadModel, options: Options) -> ReadModel:
     """The model without the norms that the user left out, which nothing emulates then."""
     return replace(read, norms=[n for n in read.norms if not options.leaves_out(n.name)])
 

@@ -9,9 +9,11 @@ import pytest
 
 from benchmarks.random_graphs import attack as attacks
 from benchmarks.random_graphs.attack import Attacked, attack
+from benchmarks.random_graphs.breaks import BREAKS, Break
 from benchmarks.random_graphs.constructs import CONSTRUCTS
 from benchmarks.random_graphs.feeds import feeds, keeps
 from benchmarks.random_graphs.make import KINDS, LONG_EVERY, Made, random_graph
+from benchmarks.random_graphs.until_found import until_found
 from slanc_onnx import Options, ScaledNorm, protect
 from slanc_onnx.prove import Condition
 from tests.oracles.unoptimised import run
@@ -34,7 +36,8 @@ def test_every_construct_comes_first_in_some_graph() -> None:
     numbers = range(len(KINDS) * (longest + 1))
     firsts = {random_graph(SEED, number).constructs[0] for number in numbers}
     assert firsts >= {construct.name for construct in CONSTRUCTS}
-    assert random_graph(SEED, LONG_EVERY // 2).constructs == ("long mean",)
+    long = KINDS.index("mix_rounding") + len(KINDS) * (LONG_EVERY // 2)
+    assert random_graph(SEED, long).constructs == ("long mean",)
 
 
 def test_nearly_all_graphs_run_as_they_are_written() -> None:
@@ -92,6 +95,14 @@ def test_the_attack_sees_a_scale_at_which_rows_overflow(monkeypatch: pytest.Monk
     found = falsified(made, monkeypatch, 1.0, 2.0**-12)
     assert found.violations
     assert all("lost in the step" in each.what for each in found.violations.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "broken"), [(kind, broken) for kind, own in BREAKS.items() for broken in own]
+)
+def test_a_rule_broken_on_purpose_is_found(kind: str, broken: Break) -> None:
+    """As the table in benchmarks/README.md says, within 60 graphs of its kind."""
+    assert until_found(SEED, kind, 60, broken).what
 
 
 def test_inputs_that_break_a_condition_are_no_counterexample() -> None:

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from slanc_onnx.ops import CannotFollow, axis_of, broadcast, common_shape, reshaped, taken_along
+from slanc_onnx.ops import (
+    CannotFollow,
+    axis_of,
+    broadcast,
+    common_shape,
+    damage_cannot_be_followed,
+    reshaped,
+    taken_along,
+)
 from slanc_onnx.ops.movement import reshape
 from slanc_onnx.reasons import Reason, Unread
 
@@ -43,3 +51,12 @@ def test_arrays_that_do_not_fit_cannot_be_followed() -> None:
         with pytest.raises(CannotFollow) as told:
             call()
         assert told.value.reason == expected
+
+
+def test_whatever_fails_on_a_damaged_node_cannot_be_followed() -> None:
+    with pytest.raises(CannotFollow) as told, damage_cannot_be_followed():
+        _ = [2, 3][7]
+    assert told.value.reason == Reason(Unread.FAILED, ("list index out of range",))
+    with pytest.raises(CannotFollow) as told, damage_cannot_be_followed():
+        raise CannotFollow(Unread.NO_RULE)
+    assert told.value.reason == Reason(Unread.NO_RULE)

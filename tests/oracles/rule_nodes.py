@@ -115,7 +115,7 @@ SAMPLES = [
     *[Sample("Div", (Rows(), by)) for by in (POSITIVE, np.abs(ROW) + 1, number(0.5))],
     Sample("Sum", (Rows(), ROW, ALONE)),
     *[Sample("Pow", (POSITIVE, number(power))) for power in (2, 3, 0.5)],
-    Sample("Pow", (Rows(), number(2))),
+    *[Sample("Pow", (rows, number(2))) for rows in (Rows(), Rows((1,)), ALONE)],
     Sample("Pow", (Rows(), number(3))),
     *[
         Sample(op, (Rows(), ALONE))
@@ -242,6 +242,16 @@ SAMPLES = [
         {"q_num_heads": 2, "kv_num_heads": 2},
         opset=23,
     ),
+    *[
+        Sample(
+            "Attention",
+            (*[Rows((3,), dims=(1, 2, 3, 4))] * 3, np.full((3, 3), mask, np.float32)),
+            {"is_causal": causal, "scale": 2.0},
+            opset=23,
+        )
+        for causal in (0, 1)
+        for mask in (-1.0, np.finfo(np.float32).min)
+    ],
     Sample(
         "GroupQueryAttention",
         (

@@ -1,5 +1,7 @@
 """Bounds of what lies between two norms, held against ONNX Runtime on adversarial rows."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -246,3 +248,14 @@ def test_no_row_is_longer_than_its_bound(name: str) -> None:
             rows = rows_of(nodes, weights, x[:1] if name in OF_ONE_SEQUENCE else x)
             longest = np.linalg.norm(rows, axis=-1).max(initial=0.0)
             assert bound is None or longest <= bound * (1 + 1e-5)
+
+
+def test_a_row_that_doubles_again_and_again_has_no_bound_soon() -> None:
+    names = ["x", *(f"c{i}" for i in range(24))]
+    pairs = itertools.pairwise(names)
+    twice = " ".join(f"{b} = Concat<axis = 2>({a}, {a})" for a, b in pairs)
+    nodes = f"{twice} total = Slice(c23, from, to, axis)"
+    model = between(nodes, {"from": shape(0), "to": shape(D), "axis": shape(2)})
+    first, last = compute_scales(model, Options(estimate="weights"))
+    assert first.certificate is not None and last.certificate is not None
+    assert last.certificate.bound.length is None

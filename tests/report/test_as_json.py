@@ -25,6 +25,7 @@ from slanc_onnx.scale.decide import ScaledNorm
 from slanc_onnx.verify.beyond import Beyond
 from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.left import Left
+from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.validate import Observed, Validation
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
@@ -42,6 +43,7 @@ REPORT = [
     "fold",
     "audit",
     "advice",
+    "fp32_nodes",
     "validation",
     "seconds",
 ]
@@ -86,6 +88,7 @@ VALIDATION = [
     "fp32_max_abs_error",
     "fp32_default_level",
     "fp16",
+    "tensors",
     "perplexity",
     "unstable_outputs",
     "failures",
@@ -231,6 +234,14 @@ def seen(overflowed: int, before: int) -> Observed:
     return Observed(np.array([4.0, 1.0, 2.0]), np.array([0.5, 1.5]), overflowed, 9, before, 1, 2)
 
 
+BEYOND = {
+    "names": ["c", "d"],
+    "value": -1e9,
+    "rms_relative_error_as_infinite": None,
+    "first_nan": {"tensor": "p", "op": "Softmax"},
+}
+
+
 def test_each_figure_of_a_validation_has_its_own_key() -> None:
     validation = Validation(
         fp32_tolerance=1.0,
@@ -246,6 +257,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         at_default=Difference(False, 10.0, 11.0, 12.0),
         beyond=Beyond(("c", "d"), -1e9, Difference(False, 1.0, 1.0, math.inf), "Softmax", "p"),
         first_out=Left("t", "MatMul", 9.0),
+        tensors=(TensorSize("m", "mul", "Mul", 70000.0, 65504.0, True),),
         failures=[Reason(Failure.OUTPUTS_OFF)],
     )
     assert validation_entry(validation, None) == {
@@ -264,13 +276,18 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
             "max_relative_error_after": 5.0,
             "rms_relative_error_after": 6.0,
             "first_out_of_range": {"tensor": "t", "op": "MatMul", "value": 9.0},
-            "constants_beyond": {
-                "names": ["c", "d"],
-                "value": -1e9,
-                "rms_relative_error_as_infinite": None,
-                "first_nan": {"tensor": "p", "op": "Softmax"},
-            },
+            "constants_beyond": BEYOND,
         },
+        "tensors": [
+            {
+                "name": "m",
+                "node": "mul",
+                "op": "Mul",
+                "largest": 70000.0,
+                "limit": 65504.0,
+                "left": True,
+            }
+        ],
         "perplexity": {"fp32": 7.0, "fp16": 8.0, "fp16_slanc": None},
         "unstable_outputs": ["cache"],
         "failures": [reason_text(Reason(Failure.OUTPUTS_OFF))],

@@ -17,9 +17,11 @@ import pytest
 from slanc_onnx import Options
 from slanc_onnx.job import protect_file
 from slanc_onnx.report.fold import fold_line
+from slanc_onnx.report.html.tensors import tensor_section
 from slanc_onnx.report.html.view import page_view
 from slanc_onnx.report.outcome import Outcome
-from slanc_onnx.report.wording import reasons_text
+from slanc_onnx.report.wording import reasons_text, tensors_text
+from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.validate import Observed
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
@@ -72,6 +74,33 @@ class _Ids(HTMLParser):
                 self.ids[value or ""] += 1
             if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
                 self.fetched.append(value or "")
+
+
+def test_the_largest_tensors_stand_against_the_limit_and_most_are_folded_away() -> None:
+    sizes = [TensorSize(f"t{i}", f"n{i}", "Mul", 2.0**i, 65504.0, i == 100) for i in range(250)]
+    largest = sorted(sizes, key=lambda size: -size.largest)
+    section = tensor_section(largest, tensors_text(sizes, "FP16"))
+    assert "234 of 250 tensors" in section  # 2^16 is the first beyond 65504
+    assert "the first to leave it is t100 (Mul), with 1.27e+30" in section
+    shown, folded = section.split("<details>")
+    assert re.findall(r">(t\d+)<", shown) == [f"t{i}" for i in range(249, 239, -1)]
+    assert re.findall(r">(t\d+)<", folded) == [f"t{i}" for i in range(239, 49, -1)]
+    assert "190 more, 50 smaller ones are left out" in folded
+    assert section.count("leaves the format") == 1
+
+
+def test_the_page_tells_of_tensors_where_everything_is_emulated(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from slanc_onnx.report.html.page import page
+
+    onnx.save(four_norms(leaky=False), tmp_path / "model.onnx")
+    for emulate in ("norms", "all"):
+        options = Options(emulate=emulate)
+        made = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
+        view = page_view(made)
+        assert ("<h2>Tensors</h2>" in page(view)) == (emulate == "all")
+        sizes = [size.largest for size in view.tensors]
+        assert sizes == sorted(sizes, reverse=True) and bool(sizes) == (emulate == "all")
 
 
 def test_the_sentence_counts_the_norms_that_lost_rows(good: Outcome, outcome: Outcome) -> None:

@@ -6,6 +6,9 @@ import pytest
 from slanc_onnx.estimate.paper import paper_estimates
 from slanc_onnx.reasons import Decision, Reason
 from slanc_onnx.report.wording import reason_text
+from slanc_onnx.trace.rules import RULES
+from slanc_onnx.trace.values import Value
+from slanc_onnx.trace.visit import Visit
 from tests.models.small_graphs import (
     GAMMA,
     D,
@@ -68,6 +71,17 @@ def test_what_cannot_be_followed_is_named_and_its_norm_listed(
         assert assumed is not None and f"{op} ({tensor})" in reason_text(assumed)
     (why,) = paper_estimates(*read(model))[1].values()
     assert reason_text(why) == f"the trace stopped at {op} ({tensor})"
+
+
+def test_a_rule_that_fails_on_a_node_stops_the_trace_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(visit: Visit) -> list[Value]:
+        raise IndexError("no such axis")
+
+    monkeypatch.setitem(RULES, "MatMul", failing)
+    estimates, reasons = from_weights(between("total = MatMul(x, w)", {"w": W}))
+    assumed = estimates["last"].assumes
+    assert reasons == {} and assumed is not None
+    assert "MatMul (total)" in reason_text(assumed)
 
 
 def test_what_follows_a_norm_is_traced_anew() -> None:

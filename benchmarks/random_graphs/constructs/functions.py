@@ -62,6 +62,11 @@ def plain_function(g: Building) -> None:
 
 
 @construct("domain_of_functions")
+def of_numbers_below_zero(g: Building) -> None:
+    g.x = g.node(g.one_of("Sqrt", "Log"), g.x)
+
+
+@construct("domain_of_functions")
 def function_of_a_projection(g: Building) -> None:
     spread = float(g.one_of(0.5, 10.0, 100.0))
     made = g.node(g.one_of(*_PLAIN), projected(g, g.x, g.width, spread))

@@ -120,6 +120,21 @@ def slice_by_length(g: Building) -> None:
     g.x = g.node("Add", g.x, g.reduce("ReduceSum", part, 0))
 
 
+@construct("zero_at_length_one")
+def running_sum(g: Building) -> None:
+    axis = g.constant(g.one_of(1, 2), np.int64)
+    g.x = g.node("CumSum", g.x, axis, exclusive=g.one_of(0, 1), reverse=g.one_of(0, 1))
+
+
+@construct("zero_at_length_one")
+def largest_nearby(g: Building) -> None:
+    if g.half:
+        return running_sum(g)
+    turned = g.transpose(g.x, 0, 2, 1)
+    g.x = g.transpose(g.node("MaxPool", turned, kernel_shape=[3], pads=[1, 1]), 0, 2, 1)
+    return None
+
+
 @construct("flatten_of_positions")
 def compressed(g: Building) -> None:
     shape = g.node("Shape", g.x)

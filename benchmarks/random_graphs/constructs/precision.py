@@ -116,6 +116,59 @@ def dynamically_quantised(g: Building) -> None:
     return None
 
 
+@construct("quantised")
+def weight_of_bytes(g: Building) -> None:
+    if g.half:
+        return elementwise_in_half(g)
+    per_column = g.chance(0.5)
+    step = g.rng.uniform(1e-3, 0.1, (g.width,) if per_column else ())
+    zero = g.rng.integers(-128, 128, step.shape).astype(np.int8)
+    weight = g.rng.integers(-128, 128, (g.width, g.width)).astype(np.int8)
+    parts = g.constant(weight), g.constant(step.astype(np.float32)), g.constant(zero)
+    g.x = g.node("MatMul", g.x, g.node("DequantizeLinear", *parts, axis=g.one_of(0, 1, -1)))
+    return None
+
+
+@construct("quantised")
+def weight_in_blocks(g: Building) -> None:
+    if g.half:
+        return elementwise_in_half(g)
+    bits = g.one_of(4, 8)
+    packed = g.rng.integers(0, 256, (g.width, 1, 2 * bits), dtype=np.uint8)
+    steps = g.constant(g.rng.uniform(0, 0.5, (g.width, 1)).astype(np.float32))
+    attributes = {"K": g.width, "N": g.width, "bits": bits, "block_size": 16}
+    level = g.one_of(0, 1, 4)
+    inputs = [g.x, g.constant(packed), steps]
+    if g.chance(0.5):
+        inputs.append(g.constant(g.rng.integers(0, 256, (g.width, 1), dtype=np.uint8)))
+    domain = "com.microsoft"
+    g.x = g.node("MatMulNBits", *inputs, domain=domain, accuracy_level=level, **attributes)
+    return None
+
+
+@construct("quantised")
+def table_of_bytes(g: Building) -> None:
+    if g.half:
+        return elementwise_in_half(g)
+    table = g.constant(g.rng.integers(-128, 128, (40, g.width)).astype(np.int8))
+    step, zero = g.constant(0.3), g.constant(g.one_of(-128, 0, 127), np.int8)
+    rows = g.node("DequantizeLinear", g.node("Gather", table, "ids"), step, zero)
+    g.x = g.node("Add", g.x, rows)
+    return None
+
+
+@construct("quantised")
+def table_in_blocks(g: Building) -> None:
+    if g.half:
+        return elementwise_in_half(g)
+    table = g.constant(g.rng.integers(0, 256, (40, 8), dtype=np.uint8))
+    steps = g.constant(g.rng.uniform(0, 3, (40, 1)).astype(np.float32))
+    how = {"bits": 4, "block_size": 16, "gather_axis": 0, "quantize_axis": 1}
+    rows = g.node("GatherBlockQuantized", table, "ids", steps, domain="com.microsoft", **how)
+    g.x = g.node("Add", g.x, g.node("Slice", rows, g.ints(0), g.ints(g.width), g.ints(-1)))
+    return None
+
+
 @construct("cast_to_fp16")
 def everything_in_half(g: Building) -> None:
     g.x = g.node("Add", g.x, projected(g, g.x, g.width, 100.0))
@@ -163,6 +216,12 @@ def condition_of_a_constant(g: Building) -> None:
 def floats_of_the_caller(g: Building) -> None:
     rows = g.as_float(g.input("floats", "floats", FLOAT, (g.batch, g.length, g.width)))
     g.x = g.node(g.one_of("Add", "Mul", "Sub"), g.x, rows)
+
+
+@construct("composition")
+def ids_as_floats(g: Building) -> None:
+    column = g.node("Unsqueeze", g.as_float("ids"), g.ints(-1))
+    g.x = g.node("Add", g.x, times(g, column, float(g.one_of(1.0, 30.0))))
 
 
 @construct("composition")

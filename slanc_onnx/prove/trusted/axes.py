@@ -12,11 +12,11 @@ from slanc_onnx.graph import Array
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import SLACK, Box, Ellipsoids, Reach, joined, one_of
 from slanc_onnx.prove.trusted.values import (
-    MOST_CHANNELS,
     MOST_KINDS,
     Operand,
     Value,
     as_value,
+    refuse_wide,
     size_of,
 )
 from slanc_onnx.reasons import Unread, reason
@@ -52,8 +52,7 @@ def in_channels(value: Value, axis: int, width: int | None = None) -> Value:
     if axis in value.axes:
         return value
     width = width or size_of(value.dims[axis])
-    if width * value.reach.channels > MOST_CHANNELS:
-        raise NoBound(reason(Unread.TOO_LARGE, width * value.reach.channels))
+    refuse_wide(width * value.reach.channels)
     axes = tuple(sorted((*value.axes, axis)))
     inner = [size for size, own in zip(value.widths, value.axes, strict=True) if own > axis]
     outer = value.reach.channels // max(1, math.prod(inner))

@@ -271,6 +271,16 @@ def checked(value: Value, op: str) -> Value:
     return replace(value, reach=reach, low=low, high=high)
 
 
+def refuse_wide(channels: int) -> None:
+    """Refuse a row of more channels than any model has.
+
+    Raises:
+        NoBound: it has more.
+    """
+    if channels > MOST_CHANNELS:
+        raise NoBound(reason(Unread.TOO_LARGE, channels))
+
+
 def widened(reach: Reach, share: float, at_least: float = 0.0) -> Reach:
     """A set of rows whose elements are off by a share of the largest that they can be.
 
@@ -285,7 +295,9 @@ def widened(reach: Reach, share: float, at_least: float = 0.0) -> Reach:
         return Blocks(each, pieces)
     beyond = math.sqrt(reach.channels) * at_least
     if isinstance(reach, Ellipsoids):
-        slack = (reach.slack + share * reach.outline() + beyond) * SLACK
+        small = sum(term.size for term in reach.terms if term.ndim > 1) <= LARGE
+        longest = reach.length() if small else reach.outline()  # which costs nothing
+        slack = (reach.slack + share * longest + beyond) * SLACK
         return Ellipsoids(each, reach.terms, slack)
     if at_least and beyond > share * float(each.max(initial=0.0)):
         return Box(each)

@@ -20,6 +20,7 @@ from slanc_onnx.report.columns import (
     status_text,
 )
 from slanc_onnx.report.html.plots import histograms, overview
+from slanc_onnx.report.html.tensors import tensor_section
 from slanc_onnx.report.html.view import PageView, page_view
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
@@ -57,6 +58,7 @@ def page(view: PageView) -> str:
         narrow=narrow,
         reading=html.escape(_reading(view)),
         perplexity=_perplexity(view),
+        tensors=tensor_section(view.tensors, view.tensors_said),
         notes="".join(f'<p class="quiet">Note: {html.escape(note)}</p>' for note in view.notes),
         choices="".join(f'<option value="{k}">{words}</option>' for k, words in choices),
         columns="".join(

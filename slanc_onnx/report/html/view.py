@@ -10,7 +10,8 @@ from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.terminal import final_parts, no_norm_line, suspect_lines
-from slanc_onnx.report.wording import reason_text
+from slanc_onnx.report.wording import reason_text, tensors_text
+from slanc_onnx.verify import TensorSize
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class PageView:
         seen: Whether rows are observed, not predicted.
         accelerator: Whose arithmetic it is.
         norms: In topological order.
+        tensors: The largest first, where everything is emulated.
+        tensors_said: What they say in a sentence.
         perplexity: As in the validation; None without tokens.
         notes: What was folded, and the notes of the outcome.
     """
@@ -38,6 +41,8 @@ class PageView:
     seen: bool
     accelerator: Accelerator
     norms: list[NormRow]
+    tensors: list[TensorSize]
+    tensors_said: str
     perplexity: dict[str, float] | None
     notes: list[str]
 
@@ -53,22 +58,34 @@ def page_view(outcome: Outcome) -> PageView:
     said = filter(None, (outcome.first_rows_line, outcome.advice_line))
     if not outcome.passed:
         passed, line = False, line or [no_norm_line(outcome)]
+    found = outcome.fp32_nodes
+    healed_by = len(found.names) if found is not None and outcome.healed else 0
+    sizes = () if validation is None else validation.tensors
     return PageView(
         model=str(outcome.source),
         output=str(outcome.output),
-        sentence=_sentence(norms, str(device.format), seen),
+        sentence=_sentence(norms, str(device.format), seen, healed_by),
         line=line,
         passed=passed,
         seen=seen,
         accelerator=device,
         norms=norms,
+        tensors=sorted(sizes, key=lambda size: -size.largest),
+        tensors_said=tensors_text(sizes, str(device.format)),
         perplexity=None if validation is None else validation.perplexity,
         notes=[*folded, *map(reason_text, outcome.notes), *suspect_lines(outcome), *said],
     )
 
 
-def _sentence(norms: Sequence[NormRow], form: str, seen: bool) -> str:
-    """Which norms would have overflowed, whether one does now, and what was left out."""
+def _sentence(norms: Sequence[NormRow], form: str, seen: bool, healed_by: int) -> str:
+    """Which norms would have overflowed, whether one does now, and what was left out.
+
+    Args:
+        norms: All of them.
+        form: The format, in words.
+        seen: Whether rows are observed.
+        healed_by: How many nodes are to stay in FP32; 0 where that is not known to heal it.
+    """
     if not norms:
         return "No norm was found, so nothing was written."
     before = [n for n in norms if n.overflows_before]
@@ -88,6 +105,8 @@ def _sentence(norms: Sequence[NormRow], form: str, seen: bool) -> str:
             f"As exported, {len(before)} of {len(norms)} norms overflowed {form} and lost "
             f"{rows:,} rows. With the scales {now}."
         ]
+    if healed_by:
+        parts.append(f"With {healed_by} nodes in FP32 it works.")
     if skipped:
         parts.append(f"{skipped} norm{'s were' if skipped > 1 else ' was'} skipped, see the table.")
     return " ".join(parts)

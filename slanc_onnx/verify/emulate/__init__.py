@@ -5,7 +5,28 @@ accelerator rounds. That is exactly the narrow arithmetic, on a provider that ha
 alone are rounded, or everything.
 """
 
-from slanc_onnx.verify.emulate.everything import Everything
-from slanc_onnx.verify.emulate.norms import Watched, What, can_emulate, emulate
+from slanc_onnx.verify.emulate.everything import CONTAINERS, is_float
+from slanc_onnx.verify.emulate.kept import names_of, nodes_of
+from slanc_onnx.verify.emulate.lost import largest_finite
+from slanc_onnx.verify.emulate.norms import (
+    Emulated,
+    Everything,
+    Watched,
+    What,
+    can_emulate,
+    emulate,
+)
 
-__all__ = ["Everything", "Watched", "What", "can_emulate", "emulate"]
+__all__ = [
+    "CONTAINERS",
+    "Emulated",
+    "Everything",
+    "Watched",
+    "What",
+    "can_emulate",
+    "emulate",
+    "is_float",
+    "largest_finite",
+    "names_of",
+    "nodes_of",
+]

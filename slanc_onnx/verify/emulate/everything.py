@@ -25,7 +25,7 @@ from slanc_onnx.norms import Norm, residual_name
 from slanc_onnx.ops import BETWEEN, ELEMENTWISE
 from slanc_onnx.run import PREFIX, Emitter
 from slanc_onnx.verify.emulate.device import Device, in_branch
-from slanc_onnx.verify.emulate.lost import became_nan, finite, lost
+from slanc_onnx.verify.emulate.lost import finite, lost
 from slanc_onnx.verify.emulate.reductions import (
     Reduction,
     read_reduction,
@@ -39,25 +39,9 @@ MOVES = {op for table in (BETWEEN, ELEMENTWISE) for op, record in table.items() 
 CONTAINERS = {"If", "Loop", "Scan"}
 QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
-
-
-@dataclass(frozen=True)
-class Everything:
-    """How all that is no norm is rounded.
-
-    Attributes:
-        constants: What becomes of finite elements of constants that are beyond the format: its
-            "largest" number, or they are "kept" for what is computed of them to be rounded.
-        watch: What the model also shows of each result: the largest number that was "lost" to the
-            format, or 1 where an element is "nan".
-    """
-
-    constants: Literal["largest", "kept"] = "largest"
-    watch: Literal["nothing", "lost", "nan"] = "nothing"
-
-    @property
-    def watches(self) -> bool:
-        return self.watch != "nothing"
+# Finite elements of constants beyond the format: its largest number, or what is computed of them
+# is rounded, to infinity.
+OfConstants = Literal["largest", "infinite"]
 
 
 @dataclass(frozen=True)
@@ -68,8 +52,7 @@ class Computed:
         results: FP32 tensors that nodes compute.
         order: The tensors of the model with the op that makes each, in topological order.
         constants: FP32 constants that they read.
-        moved: Those among the results that an op gives out which reads them of constants as they
-            are.
+        moved: Those results that hold elements of constants as they are.
         reductions: How those are summed that an op sums, by name.
     """
 
@@ -115,7 +98,7 @@ def computed(
         read = _constants(flow, path, index)
         if op in MOVES and not read:
             continue
-        found.results.update(t for t in made if _is_float(flow, t))
+        found.results.update(t for t in made if is_float(flow, t))
         if op not in MOVES:
             found.constants.update(read)
         else:
@@ -180,7 +163,7 @@ def _multiplied(flow: Flow, tensor: Tensor) -> list[Use]:
     return uses
 
 
-def _is_float(flow: Flow, tensor: Tensor) -> bool:
+def is_float(flow: Flow, tensor: Tensor) -> bool:
     """Whether a tensor is FP32; where the file does not tell, the first output of an op may be."""
     path, index, position = flow.makers[tensor]
     if "Sequence" in flow.node(path, index).op_type:
@@ -203,7 +186,11 @@ def _constants(flow: Flow, path: GraphPath, index: int) -> list[Tensor]:
 
 
 def round_everything(
-    emitter: Emitter, found: Computed, device: Device, how: Everything
+    emitter: Emitter,
+    found: Computed,
+    device: Device,
+    watch: bool = False,
+    how: tuple[Collection[str], OfConstants] = ((), "largest"),
 ) -> dict[str, str]:
     """Round what was found in the emitter's model, whose norms are written out, in place.
 
@@ -211,24 +198,32 @@ def round_everything(
         emitter: It holds the model, finished.
         found: From `computed`.
         device: Rounds and sums; it writes with the same emitter.
-        how: What becomes of constants beyond the format, and what is watched.
+        watch: Whether the model also gives what left the format.
+        how: The names of nodes that stay in FP32, and what becomes of constants.
 
     Returns:
-        By the name of a tensor the output that shows what is watched: the largest number that
-        rounding took out of the format, of the tensor or of the sums inside its op, 0 for none; or
-        whether it holds nan.
+        With `watch`, by the name of a tensor the output with the largest number that rounding
+        took out of the format: of the tensor, or of the sums inside its op; 0 for none.
     """
-    rounder = _Rounder(emitter, found, device, how)
+    rounder = _Rounder(emitter, found, device, watch, how)
     rounder.graph(emitter.model.graph, ())
-    emitter.finish(list(rounder.shown.values()))
-    return rounder.shown
+    emitter.finish(list(rounder.lost.values()))
+    return rounder.lost
 
 
 class _Rounder:
-    def __init__(self, emitter: Emitter, found: Computed, device: Device, how: Everything) -> None:
-        self._emitter, self._device, self._how = emitter, device, how
-        self.shown: dict[str, str] = {}
+    def __init__(
+        self,
+        emitter: Emitter,
+        found: Computed,
+        device: Device,
+        watch: bool,
+        how: tuple[Collection[str], OfConstants],
+    ) -> None:
+        self._emitter, self._device, self._watch = emitter, device, watch
+        self._kept, self._beyond = how
         self._moved = {tensor.name for tensor in found.moved}
+        self.lost: dict[str, str] = {}
         self._results = {tensor.name for tensor in found.results}
         self._constants = {tensor.name for tensor in found.constants}
         self._reductions = found.reductions
@@ -241,6 +236,8 @@ class _Rounder:
             for attribute in node.attribute:
                 if attribute.type == AttributeProto.GRAPH:
                     self.graph(attribute.g, (*path, (index, attribute.name)))
+            if node.name in self._kept:
+                continue
             if node.op_type not in MOVES:
                 self._inputs(node, path, index)
             for position, name in enumerate(node.output):
@@ -262,7 +259,7 @@ class _Rounder:
             node.input[position] = self._rounded[path, name]
 
     def _constant(self, x: str) -> list[str]:
-        if self._how.constants == "largest":
+        if self._beyond == "largest":
             return [self._device.rounded(self._clipped(x))]
         y = self._device.rounded(x)
         return [self._emitter.node("Where", finite(self._emitter, y), y, x)]
@@ -277,8 +274,9 @@ class _Rounder:
     def _result(self, node: NodeProto, given: str, result: str, path: GraphPath) -> None:
         """The rounding of what a node gives, under the name that it had."""
         what, device = self._reductions.get(result), self._device
-        watched = self._how.watches and self._emitter.can_show(path)
-        clips = result in self._moved and self._how.constants == "largest"
+        watched = self._watch and self._emitter.can_show(path)
+
+        clips = result in self._moved and self._beyond == "largest"
 
         def make() -> list[str]:
             x = self._clipped(given) if clips else given  # what it moves is in the format already
@@ -286,12 +284,8 @@ class _Rounder:
                 y, size = device.rounded(x), x
             else:
                 y, size = written_out(device, what, node.input, x)
-            if not watched:
-                return [y]
-            if self._how.watch == "nan":
-                return [y, became_nan(self._emitter, y)]
-            return [y, lost(self._emitter, x, y, size)]
+            return [y, lost(self._emitter, x, y, size)] if watched else [y]
 
         made = in_branch(self._emitter, given, make, result)
         if watched:
-            self.shown[result] = self._emitter.shown(path, made[1])
+            self.lost[result] = self._emitter.shown(path, made[1])

@@ -22,9 +22,7 @@ def lost(emitter: Emitter, given: str, y: str, size: str) -> str:
     """
     gone = emitter.node("And", finite(emitter, given), emitter.node("Not", finite(emitter, y)))
     if size == given:
-        zero = emitter.number(0.0)
-        sizes = emitter.node("Where", gone, emitter.node("Abs", size), zero)
-        return _largest(emitter, sizes)
+        return _largest_where(emitter, gone, size)
     some = _largest(emitter, emitter.to_float(gone))
     least = emitter.node("Max", _largest(emitter, emitter.node("Abs", size)), some)
     return emitter.node("Mul", some, least)
@@ -35,9 +33,15 @@ def finite(emitter: Emitter, x: str) -> str:
     return emitter.node("Less", emitter.node("Abs", x), emitter.number(math.inf))
 
 
-def became_nan(emitter: Emitter, y: str) -> str:
-    """1, [1], where an element of y is nan; 0 where none is."""
-    return _largest(emitter, emitter.to_float(emitter.node("IsNaN", y)))
+def largest_finite(emitter: Emitter, x: str) -> str:
+    """The largest finite |x|, [1]; 0 where there is none."""
+    return _largest_where(emitter, finite(emitter, x), x)
+
+
+def _largest_where(emitter: Emitter, chosen: str, x: str) -> str:
+    """The largest |x| of the chosen elements, [1]; 0 where there is none."""
+    zero = emitter.number(0.0)
+    return _largest(emitter, emitter.node("Where", chosen, emitter.node("Abs", x), zero))
 
 
 def _largest(emitter: Emitter, x: str) -> str:

@@ -17,17 +17,18 @@ import onnx
 from onnx import NodeProto
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.graph import graph_at, known_op
+from slanc_onnx.graph import GraphPath, graph_at, known_op
 from slanc_onnx.norms import Norm, as_computed, residual_name
 from slanc_onnx.run import Emitter
 from slanc_onnx.verify.emulate.device import Device, in_branch
 from slanc_onnx.verify.emulate.everything import (
     MOVES,
     Computed,
-    Everything,
+    OfConstants,
     computed,
     round_everything,
 )
+from slanc_onnx.verify.emulate.kept import apart_from_kept
 from slanc_onnx.verify.emulate.lost import finite, lost
 
 # What a tensor that left the format is to a norm. One that no norm has to do with was made, too.
@@ -53,6 +54,22 @@ class Emulated:
     mean_squares: dict[str, str]
     watched: list[Watched] = field(default_factory=list)
     arrived: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Everything:
+    """That all operations are rounded, beside the steps of the norms.
+
+    Attributes:
+        watch: Whether the model also shows which of their results left the format.
+        kept: The names of nodes that stay in FP32, with what passes from one to another. A norm
+            that is spelled in several nodes, of which some do, is rounded op by op.
+        beyond: How finite elements of constants are rounded that the format does not hold.
+    """
+
+    watch: bool = False
+    kept: frozenset[str] = frozenset()
+    beyond: OfConstants = "largest"
 
 
 @dataclass(frozen=True)
@@ -94,7 +111,7 @@ def emulate(
         norms: The norms of this model.
         accelerator: Its arithmetic.
         loops: Whether the mean squares of norms in loops are shown.
-        everything: How all other operations are rounded as well; None where they are not.
+        everything: That all other operations are rounded as well, and how.
     """
     emitter = Emitter(model)
     mean_squares: dict[str, str] = {}
@@ -103,7 +120,9 @@ def emulate(
     watched: list[Watched] = []
     makers: dict[str, NodeProto] = {}
     device = Device(emitter, accelerator)
+    how = everything or Everything()
     norms = as_computed(norms, accelerator.variance == "one-pass")
+    norms, boundary = apart_from_kept(device, norms, how.kept, how.watch)
     for norm in norms:
         if not can_emulate(norm):
             continue
@@ -116,10 +135,7 @@ def emulate(
         emitter.place(norm.path, index)
         of_rows = _written_out(device, norm)
         if shows:
-            shown = []
-            for inner in of_rows:
-                shown.append(emitter.shown(norm.path, inner))
-                emitter.place(norm.path, index)
+            shown = [_shown_from(emitter, norm.path, index, inner) for inner in of_rows]
             mean_squares[norm.name], arrived[norm.name], size = shown
             made[norm.name] = Watched(norm.output, norm.form, size, norm.name)
             if everything is None:
@@ -127,18 +143,26 @@ def emulate(
     plain = [norm for norm in norms if norm.name in makers and not norm.by_ops]
     for norm in plain:
         _unplug(makers[norm.name], norm, emitter)
-    watch = everything is not None and everything.watches
-    ends = [w.output for w in made.values() if watch or everything is None]
-    reads = [w.output for w in watched if w.what == "read"]
+    ends = [w.output for w in made.values() if how.watch or everything is None]
+    reads = [w.output for w in watched if w.what == "read"] + boundary.outputs
     emitter.finish([*mean_squares.values(), *arrived.values(), *reads, *ends])
     own = {(n.path, i) for n in norms if n.name in makers and n.by_ops for i in n.nodes}
-    if everything or (own and not accelerator.fp32_steps):  # nothing else rounds these
-        found = computed(model, plain, emitter.opset, None if everything else own)
-        left = round_everything(emitter, found, device, everything or Everything())
-    if everything:
-        by_output = {n.output: n for n in norms if watch and n.name in mean_squares}
+    if everything is not None or (own and not accelerator.fp32_steps):  # nothing else rounds these
+        found = computed(model, plain, emitter.opset, own if everything is None else None)
+        left = round_everything(emitter, found, device, how.watch, (how.kept, how.beyond))
+    if everything is not None:
+        by_output = {n.output: n for n in norms if how.watch and n.name in mean_squares}
         watched = _watched(found, left, by_output, mean_squares, made)
+        watched += [Watched(*one, what="read") for one in boundary.lost]
     return Emulated(emitter.model, mean_squares, watched, arrived)
+
+
+def _shown_from(emitter: Emitter, path: GraphPath, index: int, x: str) -> str:
+    """What `Emitter.shown` gives, with the pen behind the same node before and after it."""
+    emitter.place(path, index)
+    shown = emitter.shown(path, x)
+    emitter.place(path, index)
+    return shown
 
 
 def _stored(device: Device, norm: Norm, shows: bool) -> list[Watched]:

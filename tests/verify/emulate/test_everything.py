@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
-from slanc_onnx.verify.emulate.everything import Everything
-from slanc_onnx.verify.emulate.norms import emulate
+from slanc_onnx.verify.emulate.norms import Everything, emulate
 from tests.models.fold_models import RMS, folded, weights
 from tests.models.small_graphs import D, graph, normal
 from tests.oracles.unoptimised import Values, run
@@ -66,7 +65,7 @@ def test_infinity_stays_infinity_and_what_is_kept_becomes_it() -> None:
         mask, no = np.full(D, value, np.float32), np.zeros(D, bool)
         model = graph(nodes, weights(mask=mask, zero=np.zeros(D, np.float32), no=no), ROWS)
         x = normal(9, 1, 2, D)
-        kept = emulated(model, how=Everything("kept"), x=x)["y"]
+        kept = emulated(model, how=Everything(beyond="infinite"), x=x)["y"]
         assert (kept == -np.inf).all()
         clipped = emulated(model, x=x)["y"]
         assert (clipped == (-65504.0 if np.isfinite(value) else -np.inf)).all()

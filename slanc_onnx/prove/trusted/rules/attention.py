@@ -16,10 +16,11 @@ from slanc_onnx.prove.trusted.values import (
     BOOL,
     FLOATS,
     INT64,
-    MOST_CHANNELS,
     Facts,
     Value,
     interval,
+    largest_of,
+    refuse_wide,
     size_of,
 )
 from slanc_onnx.reasons import Unproved, Unread, reason
@@ -59,7 +60,7 @@ def attention(call: Call) -> Result:
     query, key, value = (call.value(place) for place in range(3))
     if any(part.infinite or part.nan is not None for part in (query, key, value)):
         raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
-    _scores_fit(query, key)
+    scores = _most_scores(call, query, key)
     heads = call.attributes.get("q_num_heads", 0)
     groups = call.attributes.get("kv_num_heads", 0)
     if value.rank == 3 and heads and groups:
@@ -71,20 +72,25 @@ def attention(call: Call) -> Result:
         rows = apart(with_axes(value, [axis for axis in value.axes if axis in own]), (1,))
         dims = (*query.dims[:3], value.dims[3])
         made = replace(rows, dims=dims, shares=None, facts=call.facts)
-    made = replace(made, nan=_unmasked(call), facts=made.facts | _made_by_model(call, 4))
+    made = replace(made, nan=_unmasked(call, scores), facts=made.facts | _made_by_model(call, 4))
     size = call.fresh() if any(call.names[4:6]) else value.dims[-2]
     made = mixed_over(made, size)
     return [made, *(None for _ in call.outputs[1:])]
 
 
-def _unmasked(call: Call) -> frozenset[Condition] | None:
-    """The conditions under which a mask leaves every query a position; None without a mask."""
+def _unmasked(call: Call, scores: float) -> frozenset[Condition] | None:
+    """The conditions under which a mask leaves every query a position; None where it always does.
+
+    Without a mask all are left, or the first one by a causal mask; and whatever finite numbers are
+    added to scores, as long as the sums are finite.
+    """
     if not call.has(3):
         return None
     mask = call.value(3)
     if mask.nan is not None:
         raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
-    if mask.kind in FLOATS and not mask.infinite and not call.attributes.get("is_causal", 0):
+    most = largest_of(mask.kind) * (1 + 2.0**-26)  # what is closer than half a unit is rounded down
+    if mask.kind in FLOATS and not mask.infinite and mask.largest + scores <= most:
         return None
     return frozenset(Condition(name, "keeps") for name in mask.facts.origin or {""})
 
@@ -116,11 +122,17 @@ def _made_by_model(call: Call, first: int) -> Facts:
     return Facts(frozenset(Condition(name, "made") for name in names if name))
 
 
-def _scores_fit(query: Value, key: Value) -> None:
-    """Refuse scores that FP32 cannot hold."""
-    width = size_of(query.dims[-1])
-    if not width * query.largest * key.largest <= 2.0**126:
-        raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, query.largest * key.largest, 2.0**126))
+def _most_scores(call: Call, query: Value, key: Value) -> float:
+    """An upper bound of the scores' magnitudes, times the scale where that is above 1.
+
+    Raises:
+        NoBound: FP32 cannot hold them.
+    """
+    scale = max(1.0, abs(float(call.attributes.get("scale", 0.0))))
+    most = size_of(query.dims[-1]) * query.largest * key.largest * scale
+    if not most <= 2.0**126:
+        raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, most, 2.0**126))
+    return most
 
 
 def _by_heads(call: Call, query: Value, value: Value, heads: int, groups: int) -> Value:
@@ -129,15 +141,13 @@ def _by_heads(call: Call, query: Value, value: Value, heads: int, groups: int) -
     width, rest = divmod(size_of(value.dims[2]), groups)
     if rest or heads % groups:
         raise NoBound(reason(Unread.NO_FIT, str(value.dims[2]), str(groups)))
-    if heads * width > MOST_CHANNELS:
-        raise NoBound(reason(Unread.TOO_LARGE, heads * width))
+    refuse_wide(heads * width)
     places = np.arange(groups * width).reshape(groups, width)
     own = [value.reach.pick(places[head * groups // heads]) for head in range(heads)]
     at = np.arange(heads * width).reshape(heads, width)
     reach = joined(list(zip(at, own, strict=True)), heads * width)
     dims = (query.dims[0], query.dims[1], heads * width)
-    made = Value(value.kind, dims, (2,), reach, facts=call.facts)
-    return mixed_over(made, value.dims[1])
+    return Value(value.kind, dims, (2,), reach, facts=call.facts)
 
 
 @rule(
@@ -161,7 +171,7 @@ def group_query_attention(call: Call) -> Result:
         kept = np.arange((heads + groups) * width, (heads + 2 * groups) * width)
         dims = (*query.dims[:2], len(kept))
         key, value = query, replace(query, dims=dims, reach=query.reach.pick(kept))
-    _scores_fit(query, key)
+    _most_scores(call, query, key)
     made = _by_heads(call, query, value, heads, groups)
     made = replace(made, facts=made.facts | _made_by_model(call, 3))
     return [mixed_over(made, call.fresh()), *(None for _ in call.outputs[1:])]

@@ -10,8 +10,8 @@ from onnx import TensorProto
 
 from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.prove.bound import NoBound
-from slanc_onnx.prove.sets import DEVICE_SLACK, Bounded, Box, Reach
-from slanc_onnx.prove.trusted.rules.joins import add, made
+from slanc_onnx.prove.sets import DEVICE_SLACK, Bounded, Box, Gate, Reach
+from slanc_onnx.prove.trusted.rules.joins import MOST_GATES, add, gates_in, made
 from slanc_onnx.prove.trusted.table import ANY, MICROSOFT, WHOLE, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
     BOOL,
@@ -164,7 +164,9 @@ def power(call: Call) -> Result:
     if exponent % 1 and value.low < 0:
         raise NoBound(reason(Unproved.NEGATIVE_ARGUMENT, call.op))
     with np.errstate(over="ignore"):
-        reach = Box(value.reach.each**exponent * DEVICE_SLACK)
+        reach: Reach = Box(value.reach.each**exponent * DEVICE_SLACK)
+        if exponent == 2 and value.axes and gates_in(value.reach) < MOST_GATES // 2:
+            reach = Gate(reach.each, value.reach, value.reach)
         ends = (
             float(np.float64(abs(value.low)) ** exponent),
             float(np.float64(abs(value.high)) ** exponent),

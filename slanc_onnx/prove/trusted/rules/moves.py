@@ -16,7 +16,6 @@ from slanc_onnx.prove.trusted.rules.shapes import target_dims
 from slanc_onnx.prove.trusted.table import ANY, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
     INT64,
-    MOST_CHANNELS,
     MOST_KINDS,
     Constant,
     Dim,
@@ -24,6 +23,7 @@ from slanc_onnx.prove.trusted.values import (
     Value,
     as_value,
     interval,
+    refuse_wide,
     size_of,
 )
 from slanc_onnx.reasons import Unread, reason
@@ -34,8 +34,7 @@ def picked(reach: Reach, index: np.ndarray) -> Reach:
 
     A channel that comes again is counted each time: a set of its own for each round of channels.
     """
-    if len(index) > MOST_CHANNELS:
-        raise NoBound(reason(Unread.TOO_LARGE, len(index)))
+    refuse_wide(len(index))
     seen = np.zeros(reach.channels, dtype=int)
     rounds = np.empty(len(index), dtype=int)
     for place, channel in enumerate(index):
@@ -296,6 +295,7 @@ def _side_by_side(values: Sequence[Value], place: int) -> Reach:
     widths = [list(value.widths) for value in values]
     whole = list(widths[0])
     whole[place] = sum(width[place] for width in widths)
+    refuse_wide(math.prod(whole))
     at = np.arange(math.prod(whole)).reshape(whole)
     pieces, start = [], 0
     for value, width in zip(values, widths, strict=True):

@@ -1,0 +1,129 @@
+"""Tensor sizes: how large each tensor of a model is, held against the format that it must fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from slanc_onnx.graph import Flow, GraphPath, Tensor, read_flow, read_graph
+from slanc_onnx.norms import Norm, ReadModel
+from slanc_onnx.options import Options
+from slanc_onnx.run import CannotRun, Emitter, Feeds, Session, as_float32, norms_in_float32
+from slanc_onnx.verify.emulate import can_emulate, is_float, largest_finite, nodes_of
+from slanc_onnx.verify.left import each_left
+
+
+@dataclass(frozen=True)
+class TensorSize:
+    """A tensor that an op computes, and its largest number over all runs.
+
+    Attributes:
+        tensor: Its name.
+        node: The name of the node that makes it; "" where it has none.
+        op: The type of that node; the form of a norm, whose inner tensors are not among these.
+        largest: The largest finite |x| in FP32; where a sum inside the op left the format, that.
+        limit: The largest number of the format.
+        left: Whether an element, or a sum inside the op, left the format where all is rounded.
+    """
+
+    tensor: str
+    node: str
+    op: str
+    largest: float
+    limit: float
+    left: bool
+
+    @property
+    def bits(self) -> float:
+        """From the largest number to the limit; below 0 where it is larger."""
+        return math.log2(self.limit / self.largest) if self.largest > 0 else math.inf
+
+
+def tensor_sizes(
+    read: ReadModel, options: Options, feeds: Sequence[Feeds]
+) -> tuple[TensorSize, ...]:
+    """Each tensor of floats that depends on the inputs, in the order of the model.
+
+    Those inside norms and loops are passed over. Nothing is told where the norms alone are
+    emulated, and where ONNX Runtime does not run a model that shows so much.
+
+    Args:
+        read: The rewritten model.
+        options: The accelerator.
+        feeds: Inputs by name, one dict per run.
+    """
+    if not options.everything:
+        return ()
+    model = as_float32(read.model, read.folder)
+    flow = read_flow(read_graph(model))
+    norms = list(filter(can_emulate, norms_in_float32(read.norms)))
+    emitter = Emitter(model)
+    shown: dict[Tensor, str] = {}
+    for path, index, name in _told(flow, norms):
+        if emitter.can_show(path, loops=False):
+            emitter.place(path, index)
+            size = largest_finite(emitter, name)
+            shown[Tensor(path, name)] = emitter.shown(path, size)
+    emitter.finish(list(shown.values()))
+    try:
+        largest = _largest(emitter.model, shown, read, feeds)
+        left: dict[str, float] = {}
+        for found in each_left(read, options, feeds):
+            for one in found:
+                left[one.tensor] = max(left.get(one.tensor, 0.0), one.value)
+    except CannotRun:
+        return ()
+    forms = {(norm.path, norm.output): norm.form for norm in norms}
+    limit = options.accelerator.largest
+    return tuple(
+        _size(flow, tensor, forms.get(tensor, ""), value, limit, left)
+        for tensor, value in largest.items()
+    )
+
+
+def _size(
+    flow: Flow,
+    tensor: Tensor,
+    form: str,
+    largest: float,
+    limit: float,
+    left: dict[str, float],
+) -> TensorSize:
+    node = flow.node(*flow.makers[tensor][:2])
+    beyond = left.get(tensor.name, 0.0)
+    if math.isfinite(beyond):  # rows of a norm that are lost have no size here
+        largest = max(largest, beyond)
+    return TensorSize(
+        tensor.name, node.name, form or node.op_type, largest, limit, tensor.name in left
+    )
+
+
+def _told(flow: Flow, norms: Sequence[Norm]) -> Iterator[tuple[GraphPath, int, str]]:
+    """The tensors to tell of, with their makers."""
+    inside = {
+        (norm.path, index) for norm in norms if not norm.by_ops for index in nodes_of(flow, norm)
+    }
+    outputs = {(norm.path, norm.output) for norm in norms}
+    for path, index in flow.order:
+        for name in filter(None, flow.node(path, index).output):
+            tensor = Tensor(path, name)
+            if (path, index) in inside and tensor not in outputs:
+                continue
+            if tensor not in flow.constants and is_float(flow, tensor):
+                yield path, index, name
+
+
+def _largest(
+    model: onnx.ModelProto, shown: dict[Tensor, str], read: ReadModel, feeds: Sequence[Feeds]
+) -> dict[Tensor, float]:
+    session = Session(model, read.folder)
+    found = dict.fromkeys(shown, 0.0)
+    for feed in feeds:
+        values = session.run(feed)
+        for tensor, output in shown.items():
+            found[tensor] = max(found[tensor], float(np.max(values[output], initial=0.0)))
+    return found
