@@ -94,7 +94,8 @@ def version_by(
     model.CopyFrom(source.model)
     if scales == "folded":
         decided = decided_by(source, scales, accelerator)
-        carry_out(replace(source, loaded=model), decided, "fold", accelerator)
+        options = Options(apply="fold", accelerator=accelerator)
+        carry_out(replace(source, loaded=model), decided, options)
     else:
         wanted = scales_by(source, scales, accelerator, calibration, head_size)
         if scales == "dmx" and not wanted:

@@ -80,7 +80,8 @@ def apply_scales(
                 f"norm {norm.name!r} is not where it was found. Call compute_scales on this "
                 "very model, and apply its result before changing anything else."
             )
-    modified, _ = carry_out(read, scales, apply, accelerator or Accelerator())
+    options = Options(apply=apply, accelerator=accelerator or Accelerator())
+    modified, _ = carry_out(read, scales, options)
     return modified
 
 
@@ -113,4 +114,5 @@ def validate(
     before, after = read_model(original, folder), read_model(rewritten, folder)
     options = with_checked_inputs(options or Options(), before.specs)
     inputs = validation_inputs(before, options)
-    return validate_on(before, after, options, inputs, options.scale != "paper")
+    exact = options.scale != "paper" and not options.weight_loss
+    return validate_on(before, after, options, inputs, exact)

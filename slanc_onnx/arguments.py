@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from slanc_onnx import targets, tokens
 from slanc_onnx._version import __version__
@@ -20,7 +19,7 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.feed import SPECS, Feed, read_feed
 from slanc_onnx.graph import Array
 from slanc_onnx.options import TIME_LIMIT
-from slanc_onnx.report import BY_SUFFIX, FORMATS
+from slanc_onnx.report import BY_SUFFIX, FORMATS, targets_table
 from slanc_onnx.tokens import Tokens
 
 # As README's table has it.
@@ -190,6 +189,14 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         "keeps (default: exact, unless a row of zeros is seen that it would make nan)",
     )
     add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
+    add(
+        "--weight-loss",
+        type=float,
+        metavar="FRACTION",
+        default=0.0,
+        help="with --apply fold: divide 16-bit weights though elements become subnormal, as long "
+        "as the Frobenius norm of the error is at most this fraction of the weight's (default 0)",
+    )
 
 
 def _add_validation(parser: argparse.ArgumentParser) -> None:
@@ -287,26 +294,7 @@ class _ListTargets(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         width = None if sys.stdout is not None and sys.stdout.isatty() else 200
-        table = Table(
-            "target",
-            "steps and sums",
-            "inputs",
-            "accumulate",
-            "subnormals",
-            "variance",
-            "steps left in FP32",
-        )
-        for name, profile in targets.TARGETS.items():
-            table.add_row(
-                name,
-                str(profile.format),
-                str(profile.input_format or profile.format),
-                profile.sums,
-                "flushed" if profile.flush_subnormals else "kept",
-                profile.variance,
-                " ".join(profile.steps_in_fp32),
-            )
-        Terminal(width=width, highlight=False, markup=False, emoji=False).print(table)
+        Terminal(width=width, highlight=False, markup=False, emoji=False).print(targets_table())
         parser.exit()
 
 

@@ -121,6 +121,7 @@ def _run(args: argparse.Namespace) -> int:
         apply=args.apply,
         emulate=args.emulate,
         epsilon=args.epsilon,
+        weight_loss=args.weight_loss,
         fp32_nodes=args.fp32_nodes is not None,
         exclude=args.exclude,
         only=args.only,

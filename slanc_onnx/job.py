@@ -10,13 +10,12 @@ from typing import TypeVar
 
 import onnx
 
-from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.fold import Fold, apply_fold, fold, write_folded
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Draft, check_output, load_model, name_nodes
 from slanc_onnx.norms import ReadModel, read_model
-from slanc_onnx.options import ApplyRule, Options
+from slanc_onnx.options import Options
 from slanc_onnx.progress import Clock, Progress, no_progress
 from slanc_onnx.reasons import Failure, Note, Reason
 from slanc_onnx.report import Outcome, make_notes, reasons_text
@@ -234,14 +233,7 @@ def _plan(job: _Job, done: _Done) -> None:
     """Fold, and hold the scales against the user's data and every token."""
     read, options, clock = job.read, job.options, job.clock
     if options.apply == "fold":  # first: the audit is of the scales that norms have then
-        done.fold, done.norms = fold(
-            read.model,
-            read.scopes,
-            done.norms,
-            options.accelerator,
-            read.folder,
-            options.least_epsilon,
-        )
+        done.fold, done.norms = fold(read, done.norms, options)
         clock.lap("fold")
     if job.watched:
         done.audits = job.isolated(
@@ -258,7 +250,7 @@ def _write_and_validate(job: _Job, done: _Done, draft: Draft) -> None:
     job.clock.lap("write")
     if not job.options.validate:
         return
-    found, why = job.tried(lambda told: _validate(job, draft.path, done.norms, told))
+    found, why = job.tried(lambda told: _validate(job, done, draft.path, told))
     done.validation, done.not_validated = found or done.validation, why or done.not_validated
     job.clock.lap("validate")
 
@@ -288,11 +280,10 @@ def _write(job: _Job, done: _Done, draft: Draft) -> None:
         draft.write(rewritten, job.progress)
 
 
-def _validate(
-    job: _Job, draft: Path, decided: Sequence[ScaledNorm], progress: Progress
-) -> Validation:
+def _validate(job: _Job, done: _Done, draft: Path, progress: Progress) -> Validation:
     """Compare the file that was written with the original."""
-    exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(decided).values())
+    exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(done.norms).values())
+    exact = exact and not (done.fold is not None and done.fold.lost)
     after, options, inputs = _rewritten(job, draft)
     return validate_on(job.read, after, options, inputs, exact, progress)
 
@@ -325,20 +316,19 @@ def protect(
     options = with_checked_inputs(options, read.specs)
     read, _ = without_scales_of_others(read, options.accelerator.stamp)
     decided = decide(read, options)
-    _, decided = carry_out(read, decided, options.apply, options.accelerator)
+    _, decided = carry_out(read, decided, options)
     return decided
 
 
 def carry_out(
-    read: ReadModel, decided: Sequence[ScaledNorm], apply: ApplyRule, accelerator: Accelerator
+    read: ReadModel, decided: Sequence[ScaledNorm], options: Options
 ) -> tuple[bool, list[ScaledNorm]]:
     """Put decisions into a model: `read.loaded` is changed in place.
 
     Args:
         read: The model.
         decided: Its norms; those whose status is not "scaled" are passed over.
-        apply: "div" or "fold".
-        accelerator: Whose limits bound the scale of a group, with "fold".
+        options: "div" or "fold", and what these take of them.
 
     Returns:
         Whether the model was modified, and the norms with the scales that they have now.
@@ -347,8 +337,8 @@ def carry_out(
         SlancError: a scale to fold is no power of two; the model is unchanged.
     """
     folded, now = None, list(decided)
-    if apply == "fold":
-        folded, now = fold(read.model, read.scopes, decided, accelerator, read.folder)
+    if options.apply == "fold":
+        folded, now = fold(read, decided, options)
     if read.model is not read.loaded and scales_to_apply(decided):
         read.loaded.CopyFrom(read.model)
     if folded is not None:
@@ -356,7 +346,8 @@ def carry_out(
         return bool(folded.edits), now
     norms = [d.norm for d in decided]
     scales = scales_to_apply(decided)
-    return apply_scales_in(read.loaded, norms, scales, accelerator.stamp), now
+    target, least = options.accelerator.stamp, options.least_epsilon
+    return apply_scales_in(read.loaded, norms, scales, target, least), now
 
 
 def decide(read: ReadModel, options: Options, progress: Progress = no_progress) -> list[ScaledNorm]:

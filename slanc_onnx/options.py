@@ -57,6 +57,9 @@ class Options:
         exclude: A regular expression. Norms and suspects in whose name it is found are left as they
             are, and accepted.
         only: The same for all in whose name it is not found.
+        weight_loss: With "fold", the relative loss up to which a 16-bit weight is divided though
+            elements become subnormal: the Frobenius norm of the error, over that of the weight.
+            0 divides it only where that is exact.
         executor: What works on blocks of large matrices, for example a
             `concurrent.futures.ProcessPoolExecutor` or that of a Dask client; None for a thread on
             every processor. The result does not depend on it.
@@ -86,6 +89,7 @@ class Options:
     fp32_nodes: bool = False
     exclude: str | None = None
     only: str | None = None
+    weight_loss: float = 0.0
     executor: Executor | None = None
     jobs: int | None = None
     time_limit: float | None = TIME_LIMIT

@@ -83,6 +83,7 @@ class Unproved(_Named):
     ROWS_DIFFER = auto()  # channels, channels
     INPUT_UNLIMITED = auto()  # graph input
     WEIGHTS_NOT_FINITE = auto()
+    WEIGHTS_ROUNDED = auto()
     BOUND_NOT_FINITE = auto()
     STEP_OVERFLOWS = auto()  # step, magnitude
     SUM_OVERFLOWS = auto()  # bits
@@ -178,7 +179,8 @@ class Decision(_Named):
 class Undivided(_Named):
     """Why a weight is not divided by a fold."""
 
-    LOSES_BITS = auto()  # exponent
+    LOSES_BITS = auto()  # exponent, relative loss
+    LOSES_SO_MUCH = auto()  # relative loss
     COMPUTED = auto()
     SHARED = auto()
 

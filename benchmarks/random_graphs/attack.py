@@ -198,10 +198,10 @@ def _keeps(each: ScaledNorm, feed: Feed, lengths: Mapping[str, float]) -> bool:
     Args:
         each: The norm.
         feed: The inputs.
-        lengths: Of the longest row of tensors that norms read.
+        lengths: Of the longest row of tensors that norms read; those within branches are not seen.
     """
     return all(
-        lengths[condition.input] <= condition.high
+        lengths.get(condition.input, math.inf) <= condition.high
         if condition.kind == "length"
         else keeps(feed, condition)
         for condition in _conditions(each)

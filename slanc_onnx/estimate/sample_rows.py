@@ -61,7 +61,7 @@ SEED = 0
 # Rows in all, for models whose weights make a row cost little; fewer for large ones.
 SINGLES, SEQUENCES, LENGTH = 256, 16, 16
 SPARSITY = 0.3
-MOST_OPERATIONS = 3e11
+MOST_OPERATIONS, MOST_ELEMENTS = 3e11, 1 << 26
 POOLS = 16  # samples of a norm whose rows run over positions
 
 
@@ -221,7 +221,11 @@ def _schedule(targets: Sequence[Expr]) -> tuple[list[Expr], dict[int, list[int]]
 
 def _layout(order: Sequence[Expr]) -> _Layout:
     cost = sum(2 * math.prod(e.weight.shape) for e in order if isinstance(e, Linear))
-    share = min(1.0, MOST_OPERATIONS / max(cost, 1) / (SINGLES + SEQUENCES * LENGTH))
+    widest = max((e.channels for e in order), default=1)
+    most_rows = min(MOST_OPERATIONS / max(cost, 1), MOST_ELEMENTS / widest)
+    share = min(1.0, most_rows / (SINGLES + SEQUENCES * LENGTH))
+    if 32 * widest > MOST_ELEMENTS:
+        return _Layout(8, 2, LENGTH // 4)
     if int(SEQUENCES * share) < 2:  # the fewest: more would cost more than reading the weights
         return _Layout(32, 2, LENGTH // 2)
     return _Layout(max(32, int(SINGLES * share)), int(SEQUENCES * share), LENGTH)

@@ -16,18 +16,24 @@ def next_constant(
     Returns:
         What that makes, and the constant; the tensor itself and None where there is none.
     """
-    end = tensor
-    while len(end.outputs) == 1 and op_of(end.outputs[0]) in SEE_THROUGH:
-        end = end.outputs[0].outputs[0]
-    if len(end.outputs) != 1 or op_of(end.outputs[0]) != op:
+    end, node = tensor, _only_reader(tensor)
+    while node is not None and op_of(node) in SEE_THROUGH:
+        end = node.outputs[0]
+        node = _only_reader(end)
+    if node is None or op_of(node) != op:
         return tensor, None
-    node = end.outputs[0]
     other = node.inputs[1] if node.inputs[0] is end else node.inputs[0]
     sizes = dims(scope, other) or (0,)
     size = sizes[-1] if axes.last_axis else element_count(sizes)
     if isinstance(size, int) and size > 1 and constant_made(scope, other):
         return node.outputs[0], other
     return tensor, None
+
+
+def _only_reader(tensor: gs.Tensor) -> gs.Node | None:
+    """The one node that reads a tensor and gives something; None where that is no single one."""
+    readers = tensor.outputs
+    return readers[0] if len(readers) == 1 and readers[0].outputs else None
 
 
 def row_width(

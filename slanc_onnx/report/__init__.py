@@ -11,6 +11,7 @@ from slanc_onnx.report.fp32_nodes import BY_SUFFIX, FORMATS, LIST_STARTS
 from slanc_onnx.report.notes import make_notes
 from slanc_onnx.report.outcome import Outcome, write_fp32_nodes
 from slanc_onnx.report.shown import printable
+from slanc_onnx.report.target_list import targets_table
 from slanc_onnx.report.terminal import no_norm_line, print_summary, print_table
 from slanc_onnx.report.terms import rule_text
 from slanc_onnx.report.wording import reasons_text
@@ -31,6 +32,7 @@ __all__ = [
     "printable",
     "reasons_text",
     "rule_text",
+    "targets_table",
     "write_fp32_nodes",
     "write_report",
 ]

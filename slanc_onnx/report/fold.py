@@ -21,6 +21,9 @@ def fold_line(count: int, fold: Fold) -> str:
     line += f"({fold.rewritten_bytes / 1e6:.3g} MB)"
     if fold.copied:
         line += f", {fold.copied} small shared weights copied"
+    if fold.lost:
+        line += f"; {len(fold.lost)} weights lost {_lost_elements(fold)} elements, the largest "
+        line += f"relative loss {_largest_loss(fold):.2g}"
     return line
 
 
@@ -34,9 +37,20 @@ def fold_entry(fold: Fold) -> dict[str, Any]:
         "rewritten_weights": len(fold.weights),
         "rewritten_bytes": fold.rewritten_bytes,
         "copied_weights": fold.copied,
+        "lossy_weights": len(fold.lost),
+        "lost_elements": _lost_elements(fold),
+        "largest_relative_loss": _largest_loss(fold),
         "notes": [reason_text(note) for note in fold.notes],
         "groups": [asdict(group) for group in fold.groups],
     }
+
+
+def _lost_elements(fold: Fold) -> int:
+    return sum(loss.elements for loss in fold.lost.values())
+
+
+def _largest_loss(fold: Fold) -> float:
+    return max((loss.relative for loss in fold.lost.values()), default=0.0)
 
 
 def explain_groups(groups: tuple[FoldedGroup, ...]) -> Iterator[str]:

@@ -83,6 +83,7 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.ROWS_DIFFER: "combines rows of {0} and {1} channels",
     Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: --feed '{0}=range(LO,HI)'",
     Unproved.WEIGHTS_NOT_FINITE: "its weights are not finite",
+    Unproved.WEIGHTS_ROUNDED: "weights were rounded that the proof had read (--weight-loss)",
     Unproved.BOUND_NOT_FINITE: "its bound is not finite",
     Unproved.STEP_OVERFLOWS: "{0} may overflow: up to {1:.3g}",
     Unproved.SUM_OVERFLOWS: "a row within its bound may overflow the sum of squares by {0:.1f} "
@@ -164,6 +165,7 @@ _DECISIONS: dict[Kind, str] = {
 }
 _UNDIVIDED: dict[Kind, str] = {
     Undivided.LOSES_BITS: "would lose bits when divided by 2^{0}",
+    Undivided.LOSES_SO_MUCH: "; --weight-loss {0:.2g} accepts that",
     Undivided.COMPUTED: "is computed or may be overridden",
     Undivided.SHARED: "is shared with what is not divided",
 }
@@ -234,7 +236,8 @@ _NOTES: dict[Kind, str] = {
     "defaults: {names}",
     Note.NOT_FOLDED_INTO: "{count} weights were not the place to fold into, as each {behind}: "
     "{few}",
-    Note.WOULD_LOSE_BITS: "{count} weights would lose bits if divided, and were not: {elements}",
+    Note.WOULD_LOSE_BITS: "{count} weights would lose bits if divided, and were not: {elements}"
+    "{behind}",
 }
 _SEEN: dict[Kind, str] = {
     Seen.IN_PROBE: "a row of the probe",

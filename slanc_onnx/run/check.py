@@ -85,7 +85,7 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
     Raises:
         SlancError: an input is missing, of another type or shape, or names a row that is not
             there; a feed or a size is for what the model does not have, or does not fit it; jobs
-            is below 1; what excludes norms is no regular expression.
+            is below 1; a loss is no fraction; what excludes norms is no regular expression.
     """
     options = _with_checked_feeds(options, specs)
     _check_dims(options.dims, specs)
@@ -98,6 +98,10 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
                 f"--{regex} {text}: is no regular expression ({error}). Escape what is meant as "
                 "it stands with a backslash."
             ) from error
+    if not 0 <= options.weight_loss < 1:
+        raise SlancError(
+            f"--weight-loss {options.weight_loss:g}: must be at least 0, for no loss, and below 1."
+        )
     if options.jobs is not None and options.jobs < 1:
         raise SlancError(f"--jobs {options.jobs}: must be at least 1.")
     if options.inputs is not None:

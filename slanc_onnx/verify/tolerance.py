@@ -19,6 +19,19 @@ PERPLEXITY_TOLERANCE = 0.01
 ROUNDINGS = 4
 
 
+def fp32_tolerance(loss: float, norms: int) -> float:
+    """The largest relative error of an FP32 output where scales or weights are not exact.
+
+    Where weights may lose a part of their Frobenius norm, it grows with that as
+    `rounding_tolerance` does with the unit roundoff.
+
+    Args:
+        loss: The part; 0 where all weights are as they were.
+        norms: The number of norms, for that of the weights.
+    """
+    return min(max(FP32_TOLERANCE, 2 * loss * math.sqrt(norms)), FP16_TOLERANCE)
+
+
 def rounding_tolerance(accelerator: Accelerator, norms: int) -> float:
     """The relative RMS error of outputs that rounding in so many norms may make.
 

@@ -33,7 +33,7 @@ def validate_on(
         after: The rewritten model, whose norms have the same names.
         options: As `validate_pair` takes them.
         inputs: The sets, one or more.
-        exact: Whether all scales are powers of two.
+        exact: As for `validate_pair`.
         progress: Called with what is being run and the finished share.
 
     Raises:

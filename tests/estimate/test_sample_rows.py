@@ -331,6 +331,20 @@ def test_a_large_model_is_sampled_with_fewer_rows(monkeypatch: pytest.MonkeyPatc
     assert 0.2 < few["last"].typical / many["last"].typical < 5
 
 
+def test_a_wide_model_is_sampled_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = between("total = MatMul(x, w)", {"w": normal(1, D, D)})
+    many, _ = from_weights(model)
+    monkeypatch.setattr(rows_module, "MOST_ELEMENTS", D * 100)
+    few, _ = from_weights(model)
+    assert few != many
+    assert 0.1 < few["last"].seen / many["last"].seen <= 1
+    assert 0.2 < few["last"].typical / many["last"].typical < 5
+    monkeypatch.setattr(rows_module, "MOST_ELEMENTS", D * 16)  # the typical of 16 rows is rough
+    fewest, _ = from_weights(model)
+    assert fewest != few
+    assert 0.1 < fewest["last"].seen / many["last"].seen <= 1
+
+
 def test_progress_reaches_the_end() -> None:
     seen: list[float] = []
     model = between("total = MatMul(x, w)", {"w": normal(1, D, D)})

@@ -11,7 +11,9 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold.folding import Fold, apply_fold, fold
 from slanc_onnx.estimate.estimate import Estimate
 from slanc_onnx.graph.scope import read_graph
+from slanc_onnx.norms import read_model
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.options import Options
 from slanc_onnx.scale.decide import ScaledNorm
 from tests.models.small_graphs import D, normal
 from tests.oracles.unoptimised import Values, different, run
@@ -39,11 +41,13 @@ def decided(model: onnx.ModelProto, windows: Windows) -> list[ScaledNorm]:
     return found
 
 
-def folded(model: onnx.ModelProto, windows: Windows) -> tuple[onnx.ModelProto, Fold]:
+def folded(
+    model: onnx.ModelProto, windows: Windows, weight_loss: float = 0.0
+) -> tuple[onnx.ModelProto, Fold]:
     """A folded copy, and what was done."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    found, _ = fold(copy, read_graph(copy), decided(copy, windows), ACCELERATOR)
+    found, _ = fold(read_model(copy), decided(copy, windows), Options(weight_loss=weight_loss))
     apply_fold(copy, found, None)
     return copy, found
 

@@ -259,3 +259,31 @@ def test_a_row_that_doubles_again_and_again_has_no_bound_soon() -> None:
     first, last = compute_scales(model, Options(estimate="weights"))
     assert first.certificate is not None and last.certificate is not None
     assert last.certificate.bound.length is None
+
+
+def test_a_tensor_of_ever_more_axes_has_no_bound_soon() -> None:
+    names = ["i", *(f"c{i}" for i in range(40))]
+    again = " ".join(f"{b} = Gather({a}, {a})" for a, b in itertools.pairwise(names))
+    nodes = f"i = Cast<to = 7>(x) {again} f = Cast<to = 1>(c39) total = Add(x, f)"
+    first, last = compute_scales(between(nodes, {}), Options(estimate="weights"))
+    assert first.certificate is not None and last.certificate is not None
+    assert last.certificate.bound.length is None
+
+
+@pytest.mark.parametrize("far", ["MatMul(v, far)", "ReduceMean<axes = [1], keepdims = 1>(up)"])
+def test_sums_that_leave_fp32_on_the_way_have_no_bound(far: str) -> None:
+    """What they come to may be small: one addend cancels the other."""
+    turn = np.eye(D, dtype=F)
+    turn[:, 1] = -turn[:, 0]  # the second element is the first one's negative
+    ones = np.full((D, D), 2e38, F)
+    ones[2:] = 0
+    nodes = f"v = MatMul(x, w) up = Mul(x, large) p = {far} total = Mul(p, small)"
+    numbers = {"large": np.array(1e38, F), "small": np.array(1e-38, F)}
+    every: Weights = {"w": turn, "far": ones, **numbers}
+    weights = {name: value for name, value in every.items() if name in nodes}
+    model = between(nodes, {"gamma": np.ones(D, F), **weights})
+    certificate = compute_scales(model, Options(estimate="weights"))[-1].certificate
+    assert certificate is not None and certificate.bound.length is None
+    x = np.sqrt(D).astype(F) * np.eye(D, dtype=F)[None, [0] * 4]
+    with np.errstate(all="ignore"):
+        assert not np.isfinite(rows_of(nodes, weights, x)).all()

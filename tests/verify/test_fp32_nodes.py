@@ -145,6 +145,27 @@ def test_nodes_of_one_name_stay_together() -> None:
     assert (found.names, found.op_types, found.nodes) == (("m", "s"), (), 5)
 
 
+def test_nodes_in_a_loop_are_found_though_it_shows_no_tensor() -> None:
+    nodes = f"""
+        [loop] h = Loop (trips, yes, x) <
+            body = b (int64 i, bool go, float[a, b, {D}] s) => (bool on, float[a, b, {D}] t) {{
+                on = Identity(go) [up] u = Mul(s, large) [down] v = Div(u, large)
+                [half] t = Mul(v, half)
+            }}
+        >
+        [n] y = {RMS}(h, g1)
+    """
+    more: dict[str, NDArray[Any]] = {
+        "large": np.full(D, 60000.0, np.float32),
+        "half": np.full(1, 0.5, np.float32),
+        "trips": np.array(3, np.int64),
+        "yes": np.array(True),
+    }
+    found, validation = searched(graph(nodes, weights(**more), ROWS))
+    assert "u" not in [size.tensor for size in validation.tensors]
+    assert (found.names, found.works, found.complete) == (("up", "down"), True, True)
+
+
 def test_without_time_nothing_is_claimed() -> None:
     found, _ = searched(model_of(STREAM), time_limit=1e-9)
     assert (found.names, found.works, found.complete) == ((), False, False)

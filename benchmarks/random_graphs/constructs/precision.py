@@ -207,6 +207,17 @@ def condition_of_the_length(g: Building) -> None:
 
 
 @construct("if_overridable_condition")
+def norm_in_a_branch(g: Building) -> None:
+    gamma, names = g.vector(), (g.name("then"), g.name("else"))
+    op = "SimplifiedLayerNormalization"
+    norm = helper.make_node(op, [g.x, gamma], [names[0]], axis=-1, epsilon=1e-5)
+    other = helper.make_node(g.one_of("Neg", "Tanh", "Softplus"), [g.x], [names[1]])
+    branches = branch(g, "then", norm), branch(g, "else", other)
+    flag = g.input("flag", "flag", BOOL, ())
+    g.x = g.node("If", flag, then_branch=branches[0], else_branch=branches[1])
+
+
+@construct("if_overridable_condition")
 def condition_of_a_constant(g: Building) -> None:
     one = g.overridable(np.array(1.0, np.float32))
     chosen(g, g.node("Greater", one, g.constant(0.0)))

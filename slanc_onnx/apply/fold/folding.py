@@ -10,26 +10,27 @@ that an FP32 run gives the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.apply.div import EXACT, note_target
+from slanc_onnx.apply.div import note_target
 from slanc_onnx.apply.fold.choose import Exponents, choose_exponents
 from slanc_onnx.apply.fold.divide import divide_weights
 from slanc_onnx.apply.fold.edits import plan_fold
 from slanc_onnx.apply.fold.group_scale import ANY, Window, window
-from slanc_onnx.apply.fold.weights import Weights
+from slanc_onnx.apply.fold.weights import Loss, Weights
 from slanc_onnx.apply.fold.words import FoldedGroup, folded_groups
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import Draft, Edits, OwnData, Scope, Tensor, apply_edits, read_flow
-from slanc_onnx.norms import Norm
+from slanc_onnx.graph import Draft, Edits, OwnData, Tensor, apply_edits, read_flow
+from slanc_onnx.norms import Norm, ReadModel
+from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Proof, certify_at
-from slanc_onnx.reasons import Decision, Note, Reason, Undivided
+from slanc_onnx.reasons import Decision, Note, Reason, Undivided, Unproved
 from slanc_onnx.scale import ScaledNorm, with_conditions, with_safe_radius
 
 
@@ -46,6 +47,7 @@ class Fold:
         rewritten_bytes: Bytes of the weights that are divided or copied.
         copied: Number of small weights that get a divided copy, as others read them undivided.
         notes: Which weights could not be divided, and why.
+        lost: What weights lose that are divided or copied, by name; empty where all is exact.
     """
 
     edits: Edits
@@ -56,25 +58,19 @@ class Fold:
     rewritten_bytes: int
     copied: int
     notes: list[Reason] = field(default_factory=list)
+    lost: dict[str, Loss] = field(default_factory=dict)
 
 
 def fold(
-    model: onnx.ModelProto,
-    scopes: Sequence[Scope],
-    decided: Sequence[ScaledNorm],
-    accelerator: Accelerator,
-    folder: Path | None = None,
-    least_epsilon: Mapping[int, float] = EXACT,
+    read: ReadModel, decided: Sequence[ScaledNorm], options: Options
 ) -> tuple[Fold, list[ScaledNorm]]:
     """Decide how to fold the scales of norms; the model is not changed.
 
     Args:
-        model: The model.
-        scopes: Its graphs.
+        read: The model.
         decided: Its norms with the scales that they would have by themselves.
-        accelerator: The device whose limits bound the scales.
-        folder: Where its external data lies.
-        least_epsilon: As for `apply_scales_in`.
+        options: The device whose limits bound the scales, what becomes of epsilons, and what a
+            weight may lose.
 
     Returns:
         The fold, and the norms with the scales that they have after it.
@@ -82,15 +78,17 @@ def fold(
     Raises:
         SlancError: a scale is no power of two.
     """
+    accelerator = options.accelerator
     windows = fold_windows(decided, accelerator)
     norms = [d.norm for d in decided if d.norm.name in windows]
-    flow = read_flow(scopes)
-    weights = Weights(flow, folder)
+    flow = read_flow(read.scopes)
+    weights = Weights(flow, read.folder, options.weight_loss)
     chosen = choose_exponents(flow, norms, windows, weights)
     known = {name for name, asked in windows.items() if asked is not ANY}
-    edits = plan_fold(model, chosen, weights, known, least_epsilon)
+    edits = plan_fold(read.model, chosen, weights, known, options.least_epsilon)
     note_target(edits, accelerator.stamp)
     solved = chosen.solved
+    copies = {(flow.reads[use], exponent) for use, exponent in solved.copied.items()}
     result = Fold(
         edits,
         solved.divided,
@@ -98,18 +96,18 @@ def fold(
         chosen.applied,
         len(edits.nodes),
         solved.bytes,
-        len({(flow.read(use), exponent) for use, exponent in solved.copied.items()}),
+        len(copies),
         _notes(chosen, weights),
+        _lost(weights, {*solved.divided.items(), *copies}),
     )
     folded = [_with_scale(d, chosen) for d in decided]
-    return result, with_conditions(
-        [
-            _proved(after, solved.produced.get(_made(after.norm), 0), accelerator)
-            if after.scale != before.scale or _made(after.norm) in solved.produced
-            else after
-            for before, after in zip(decided, folded, strict=True)
-        ]
-    )
+    proved = [
+        _proved(after, solved.produced.get(_made(after.norm), 0), accelerator)
+        if after.scale != before.scale or _made(after.norm) in solved.produced
+        else after
+        for before, after in zip(decided, folded, strict=True)
+    ]
+    return result, with_conditions([_unproved(d) for d in proved] if result.lost else proved)
 
 
 def apply_fold(
@@ -226,6 +224,21 @@ def _proved(found: ScaledNorm, produced: int, accelerator: Accelerator) -> Scale
     return replace(found, certificate=certify_at(proof, scale, typical, accelerator))
 
 
+def _unproved(found: ScaledNorm) -> ScaledNorm:
+    """The norm without a certificate: the proof read weights that are rounded since."""
+    certificate = found.certificate
+    if certificate is None or not certificate.certified:
+        return found
+    why = Reason(Unproved.WEIGHTS_ROUNDED)
+    return replace(found, certificate=replace(certificate, certified=False, reason=why))
+
+
+def _lost(weights: Weights, divided: Collection[tuple[Tensor, int]]) -> dict[str, Loss]:
+    """What divided weights lose, by name; those that lose nothing are left out."""
+    losses = {root.name: weights.loss(root, exponent) for root, exponent in sorted(divided)}
+    return {name: loss for name, loss in losses.items() if loss.elements}
+
+
 def _notes(chosen: Exponents, weights: Weights) -> list[Reason]:
     """Which weights could not be divided, and why."""
     divided = chosen.solved.divided
@@ -237,9 +250,27 @@ def _notes(chosen: Exponents, weights: Weights) -> list[Reason]:
         Reason(Note.NOT_FOLDED_INTO, tuple(names), behind=why) for why, names in by_reason.items()
     ]
     lossy: dict[str, int] = {}
-    for (root, _), count in weights.losses.items():
-        if count and root not in divided:
-            lossy[root.name] = min(count, lossy.get(root.name, count))
+    for (root, _), loss in weights.losses.items():
+        if loss.elements and root not in divided:
+            lossy[root.name] = min(loss.elements, lossy.get(root.name, loss.elements))
     if lossy:
-        notes.append(Reason(Note.WOULD_LOSE_BITS, tuple(lossy.items())))
+        refused = _refused(chosen, weights)
+        asked = Reason(Undivided.LOSES_SO_MUCH, (refused,)) if refused else None
+        notes.append(Reason(Note.WOULD_LOSE_BITS, tuple(lossy.items()), behind=asked))
     return notes
+
+
+def _refused(chosen: Exponents, weights: Weights) -> float:
+    """The largest relative loss for which a 16-bit weight was not divided, rounded up to two
+    digits; 0 where none was."""
+    losses = [
+        fact
+        for root, why in chosen.solved.refused.items()
+        if why.kind is Undivided.LOSES_BITS and weights.is_half(root)
+        for fact in why.facts[1:]
+        if isinstance(fact, float) and fact < 1
+    ]
+    if not losses:
+        return 0.0
+    digit = 10.0 ** (math.floor(math.log10(max(losses))) - 1)
+    return math.ceil(max(losses) / digit) * digit

@@ -207,8 +207,9 @@ class _State:
             return "cut" if small else "fail"
         if weights.is_zero(root):
             return "keep"
-        if weights.loss(root, exponent):
-            self.why[root] = Reason(Undivided.LOSES_BITS, (exponent,))
+        if not weights.takes(root, exponent):
+            loss = weights.loss(root, exponent).relative
+            self.why[root] = Reason(Undivided.LOSES_BITS, (exponent, loss))
             return "cut" if small else "fail"
         wanted = {0 if u is None else self.demands.get(u, 0) for u in weights.uses(root)}
         if wanted == {exponent}:

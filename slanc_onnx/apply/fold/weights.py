@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from slanc_onnx.graph import (
     FLOATS,
@@ -30,6 +30,20 @@ CHAIN: dict[str, int] = {
     "DequantizeLinear": 1,
 }
 CHUNK = 1 << 22  # elements of a weight that are checked at a time
+HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a division takes from a weight.
+
+    Attributes:
+        elements: The number of finite elements that it does not divide exactly.
+        relative: Frobenius norm of the error, over that of the weight; inf where one overflows.
+    """
+
+    elements: int = 0
+    relative: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +53,7 @@ class Weights:
     Attributes:
         flow: The model's tensors.
         folder: Where the external data lies.
+        accepted: The relative loss up to which a 16-bit weight is divided all the same.
         losses: Known results of `loss`, by weight and exponent.
         zeros: Known results of `is_zero`.
         ranges: Known results of `range_of`.
@@ -48,7 +63,8 @@ class Weights:
 
     flow: Flow
     folder: Path | None
-    losses: dict[tuple[Tensor, int], int] = field(default_factory=dict)
+    accepted: float = 0.0
+    losses: dict[tuple[Tensor, int], Loss] = field(default_factory=dict)
     zeros: dict[Tensor, bool] = field(default_factory=dict)
     ranges: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
     roots: dict[Tensor, Tensor | None] = field(default_factory=dict)
@@ -124,8 +140,17 @@ class Weights:
         """The values of a weight."""
         return read_tensor(self.flow.data[root], self.folder)
 
-    def loss(self, root: Tensor, exponent: int) -> int:
-        """The number of elements of a weight that 2^exponent does not divide exactly."""
+    def takes(self, root: Tensor, exponent: int) -> bool:
+        """Whether a weight may be divided by 2^exponent, for what that loses."""
+        loss = self.loss(root, exponent)
+        return not loss.elements or (self.is_half(root) and loss.relative <= self.accepted)
+
+    def is_half(self, root: Tensor) -> bool:
+        """Whether a weight is stored in 16 bits."""
+        return self.flow.data[root].data_type in HALF
+
+    def loss(self, root: Tensor, exponent: int) -> Loss:
+        """What dividing a weight by 2^exponent loses."""
         key = (root, exponent)
         if key not in self.losses:
             values = self.read(root)
@@ -135,7 +160,7 @@ class Weights:
             limits = ml_dtypes.finfo(values.dtype)  # type: ignore[no-untyped-call]
             normal = least >= math.ldexp(float(limits.smallest_normal), exponent)
             exact = normal and most <= math.ldexp(float(limits.max), min(exponent, 0))
-            self.losses[key] = 0 if exact else lost_elements(values, exponent)
+            self.losses[key] = Loss() if exact else lost(values, exponent)
         return self.losses[key]
 
     def is_zero(self, root: Tensor) -> bool:
@@ -171,12 +196,18 @@ def range_of(values: Array) -> tuple[float, float]:
     return least, most
 
 
-def lost_elements(values: Array, exponent: int) -> int:
-    """The number of finite elements that 2^exponent does not divide exactly."""
+def lost(values: Array, exponent: int) -> Loss:
+    """What dividing the finite values by 2^exponent loses, in their own element type."""
     count, flat = 0, values.reshape(-1)
+    error = total = 0.0
     for start in range(0, flat.size, CHUNK):
         part = flat[start : start + CHUNK]
         exact = part.astype(np.float64)
-        back = np.ldexp(divided(part, exponent).astype(np.float64), exponent)
-        count += int(np.count_nonzero((back != exact) & np.isfinite(exact)))
-    return count
+        finite = np.isfinite(exact)
+        exact = exact[finite]
+        back = np.ldexp(divided(part[finite], exponent).astype(np.float64), exponent)
+        count += int(np.count_nonzero(back != exact))
+        with np.errstate(over="ignore"):
+            error += float(np.sum((back - exact) ** 2))
+            total += float(np.sum(exact**2))
+    return Loss(count, math.sqrt(error / total) if count else 0.0)

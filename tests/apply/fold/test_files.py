@@ -10,7 +10,6 @@ import pytest
 from onnx import external_data_helper, numpy_helper
 
 from slanc_onnx import (
-    Accelerator,
     Options,
     apply_scales,
     compute_scales,
@@ -26,7 +25,7 @@ from slanc_onnx.graph.load import external_location, load_model, read_tensor
 from slanc_onnx.graph.own_data import OwnData, holds_what_it_says
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
-from slanc_onnx.norms.model import ReadModel
+from slanc_onnx.norms.model import ReadModel, read_model
 from slanc_onnx.scale.decide import ScaledNorm
 from slanc_onnx.verify.audit import Audit
 from tests.models.fold_models import RMS, decided, same_bits, weights
@@ -232,7 +231,7 @@ def test_the_certificate_is_of_the_gamma_that_the_norm_has_then(
     assert first is not None and first.certified != certified
     windows = {"n1": (0, 0), "n2": (exponent, exponent)}
     asked = [replace(d, certificate=proved[d.norm.name]) for d in decided(model, windows)]
-    found, norms = fold(model, read_graph(model), asked, Accelerator())
+    found, norms = fold(read_model(model), asked, Options())
     assert found.weights == {Tensor((), "g"): exponent}
     assert norms[0].scale == 1.0 and norms[0].certificate is not None
     assert norms[0].certificate.certified == certified

@@ -12,9 +12,11 @@ from onnx import numpy_helper
 from slanc_onnx.apply.fold.folding import fold
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.scope import read_graph
+from slanc_onnx.norms import read_model
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.options import Options
 from slanc_onnx.report.wording import reason_text
-from tests.models.fold_models import ACCELERATOR, LN, RMS, decided, folded, ops, same_bits, weights
+from tests.models.fold_models import LN, RMS, decided, folded, ops, same_bits, weights
 from tests.models.small_graphs import D, between, graph, normal
 from tests.oracles.proto_diff import differences
 
@@ -188,7 +190,7 @@ def test_no_scale_but_a_power_of_two_is_folded() -> None:
     norms = decided(model, dict.fromkeys(("n1", "n2", "n3"), (3, 3)))
     norms[1] = replace(norms[1], scale=3.0)
     with pytest.raises(SlancError, match="power of two"):
-        fold(model, read_graph(model), norms, ACCELERATOR)
+        fold(read_model(model), norms, Options())
 
 
 def test_a_norm_without_an_estimate_goes_with_its_group() -> None:
@@ -196,7 +198,7 @@ def test_a_norm_without_an_estimate_goes_with_its_group() -> None:
     windows = {"n1": (3, 3), "n3": (3, 3)}
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    found, scaled = fold(copy, read_graph(copy), decided(copy, windows), ACCELERATOR)
+    found, scaled = fold(read_model(copy), decided(copy, windows), Options())
     assert found.inserted == 0
     assert [(s.status, s.scale) for s in scaled] == [("scaled", 8.0)] * 3
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from slanc_onnx import Options, protect
-from slanc_onnx.apply.fold.weights import divided, lost_elements, range_of
+from slanc_onnx.apply.fold.weights import divided, lost, range_of
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.reasons import Note, Reason
@@ -255,7 +255,11 @@ def test_loss_against_float64(values: list[float], exponent: int, dtype: Any) ->
     with np.errstate(over="ignore"):
         rounded = exact.astype(dtype)
     assert divided(array, exponent).tobytes() == rounded.tobytes()
-    assert lost_elements(array, exponent) == np.count_nonzero(rounded.astype(np.float64) != exact)
+    back = rounded.astype(np.float64)
+    loss, whole = lost(array, exponent), np.linalg.norm(exact)
+    assert loss.elements == np.count_nonzero(back != exact)
+    relative = np.linalg.norm(back - exact) / whole if whole else 0.0
+    assert loss.relative == pytest.approx(relative, rel=1e-12)
     finite = np.abs(array.astype(np.float64))
     nonzero = finite[finite > 0]
     assert range_of(array) == ((nonzero.min(), nonzero.max()) if nonzero.size else (np.inf, 0.0))

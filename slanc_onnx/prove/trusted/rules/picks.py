@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from slanc_onnx.graph import MOST_AXES
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.moved import rows_of_table
 from slanc_onnx.prove.sets import Box, one_of
@@ -122,6 +123,8 @@ def gather(call: Call) -> Result:
     else:
         value = in_positions(value, [a for a in value.axes if a != axis])
     dims = (*value.dims[:axis], *index.dims, *value.dims[axis + 1 :])
+    if len(dims) > MOST_AXES:
+        raise NoBound(reason(Unread.TOO_LARGE, len(dims)))
     if fixed and not index.dims:
         value = replace(value, axes=tuple(a for a in value.axes if a != axis))
     shift = len(index.dims) - 1

@@ -38,14 +38,21 @@ from slanc_onnx.prove.trusted.values import (
     size_of,
     widened,
 )
-from slanc_onnx.reasons import Unread, reason
-from slanc_onnx.weights import cheap_spectral_bound, lengths, read_once, spectral_bound
+from slanc_onnx.reasons import Unproved, Unread, reason
+from slanc_onnx.weights import (
+    cheap_spectral_bound,
+    frobenius_norm,
+    lengths,
+    read_once,
+    spectral_bound,
+)
 
 # Of larger matrices "auto" takes the cheaper norms: a tight one costs as much as running as many
 # rows as the smaller side has, which for these is more than the scales take.
 EXACT_SIZE = 3 << 18
 # A sum over positions is rounded once for each; this many are allowed for.
 MOST_POSITIONS = 1 << 17
+MOST_ON_THE_WAY = 2.0**127  # in FP32, of parts of a sum
 POSITIONS = Condition("", "positions", 1.0, float(MOST_POSITIONS))
 
 
@@ -72,16 +79,26 @@ def _off(reach: Reach, share: float) -> Reach:
 
 def through(call: Call, reach: Reach, matrix: Constant, turned: bool) -> tuple[Reach, bool]:
     """Rows times a matrix or its transpose, and whether its cheap norms were used."""
-    if not call.rough and (call.exact or matrix.size <= EXACT_SIZE):
+    exact = not call.rough and (call.exact or matrix.size <= EXACT_SIZE)
+    if exact or matrix.stored is None:
         values = np.asarray(matrix.values, dtype=np.float64)
-        return reach.through(values.T if turned else values, True), False
-    if matrix.stored is None:
-        values = np.asarray(matrix.values, dtype=np.float64)
-        return reach.through(values.T if turned else values, False), not call.rough
+        _refuse_overflow(reach, frobenius_norm(values))
+        return reach.through(values.T if turned else values, exact), not (exact or call.rough)
     stored = matrix.stored.turned() if turned else matrix.stored
     _, sizes = read_once(stored, None, sides(reach), call.executor)
     assert sizes is not None
+    _refuse_overflow(reach, sizes.frobenius)
     return through_measured(reach, sizes), not call.rough
+
+
+def _refuse_overflow(reach: Reach, frobenius: float) -> None:
+    """Refuse products whose sums FP32 may not hold on the way, whatever they come to.
+
+    A part of a sum over channels is at most the length of the row times that of the column.
+    """
+    most = reach.outline() * frobenius
+    if not most <= MOST_ON_THE_WAY:
+        raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, most, MOST_ON_THE_WAY))
 
 
 @rule("MatMul")

@@ -9,6 +9,7 @@ from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import DEVICE_UNIT, SLACK, Box
 from slanc_onnx.prove.trusted.axes import in_positions
 from slanc_onnx.prove.trusted.rules.products import (
+    MOST_ON_THE_WAY,
     MOST_POSITIONS,
     POSITIONS,
     mixed_over,
@@ -60,7 +61,10 @@ def mean(call: Call) -> Result:
     made = Value(value.kind, dims, tuple(after[a] for a in kept.axes), kept.reach, facts=call.facts)
     sizes = [value.dims[axis] for axis in axes]
     known = all(isinstance(size, int) for size in sizes)
-    return mixed_over(made, math.prod(map(size_of, sizes)) if known else "open")
+    count = math.prod(map(size_of, sizes)) if known else MOST_POSITIONS
+    if not count * value.largest <= MOST_ON_THE_WAY:  # the sum comes before the division
+        raise NoBound(reason(Unread.TOO_LARGE, count))
+    return mixed_over(made, count if known else "open")
 
 
 @rule(

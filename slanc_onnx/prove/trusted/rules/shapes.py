@@ -7,6 +7,8 @@ import math
 import numpy as np
 from onnx import numpy_helper
 
+from slanc_onnx.graph import MOST_AXES
+from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.trusted.table import ANY, WHOLE, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
     FLOATS,
@@ -21,6 +23,7 @@ from slanc_onnx.prove.trusted.values import (
     natural,
     size_of,
 )
+from slanc_onnx.reasons import Unread, reason
 
 
 @rule("Shape", attributes=("start", "end"), types=(ANY,), extended=True, exact=True)
@@ -82,7 +85,10 @@ def target_dims(call: Call, place: int) -> tuple[int | str, ...]:
         return given.entries
     if isinstance(given, Constant):
         return tuple(int(number) for number in given.values.reshape(-1))
-    return call.symbols(size_of(given.dims[0]))
+    count = size_of(given.dims[0])
+    if count > MOST_AXES:
+        raise NoBound(reason(Unread.TOO_LARGE, count))
+    return call.symbols(count)
 
 
 @rule("NonZero", types=(ANY,), extended=True, exact=True)
