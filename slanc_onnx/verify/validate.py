@@ -183,8 +183,7 @@ def validate_pair(
     Args:
         before: The original.
         after: The rewritten model, whose norms have the same names.
-        options: The accelerator to emulate, whether all operations are rounded or the norms' steps
-            alone, and the ids behind `feeds`, run by run, for the perplexity table.
+        options: The accelerator, what is rounded, and the ids behind `feeds` for the perplexities.
         feeds: Inputs by name, one dict per run.
         exact: Whether scales are powers of two and weights lost no bit: FP32 outputs are identical.
         progress: Called with what is being run and the finished share.
