@@ -22,11 +22,13 @@ NORMS |= {"RMSNormalization": False}
 WITH_BODY = {"If", "Loop", "Scan"}
 
 
-def every_op_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+def every_op_rounded(model: onnx.ModelProto, clips: bool = True) -> onnx.ModelProto:
     """The same model in FP32 with every float result of its main graph rounded to FP16.
 
     Args:
         model: In FP32; opset 10 or later.
+        clips: Whether finite constants beyond FP16 become its largest number, as converters make
+            them; without it they stay, and what is computed of them becomes infinite.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -39,7 +41,8 @@ def every_op_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type in NORMS and len([o for o in node.output if o]) == 1:
             nodes += _written_out(node, names, opset)
             continue
-        if node.op_type == "Cast" and node.input[0] in integer_sums:
+        held = node.op_type == "Constant" and node.attribute[0].HasField("t")
+        if held or (node.op_type == "Cast" and node.input[0] in integer_sums):
             nodes.append(node)
         else:
             nodes += _with_rounding(node, kinds, names)
@@ -51,8 +54,10 @@ def every_op_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
         if tensor.data_type == TensorProto.FLOAT and not tensor.external_data:
             values = numpy_helper.to_array(tensor)
             with np.errstate(over="ignore"):
-                held = np.clip(values, -65504, 65504).astype(np.float16).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(held, tensor.name))
+                half = values.astype(np.float16).astype(np.float32)
+            beyond = np.isinf(half) & np.isfinite(values)
+            half = np.where(beyond, np.clip(values, -65504, 65504) if clips else values, half)
+            tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
     return copy
 
 

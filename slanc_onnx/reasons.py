@@ -198,6 +198,7 @@ class Failure(_Named):
     OTHER_SHAPE = auto()  # output, its shape in FP32, its shape now
     SENSITIVE = auto()  # RMS error with noise at the norms
     SENSITIVE_SHAPE = auto()  # output, its shape in FP32, its shape with noise
+    BECOMES_INFINITE = auto()  # constant, its value, format, how many constants are beyond that
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
     FOLD_HEALS = auto()

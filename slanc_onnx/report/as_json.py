@@ -93,6 +93,7 @@ def validation_entry(
             "max_relative_error_after": finite(validation.rounded_error_after),
             "rms_relative_error_after": finite(validation.rounded_rms_error),
             "first_out_of_range": _first_out(validation),
+            "constants_beyond": _beyond(validation),
         },
         "tensors": [_tensor(size) for size in validation.tensors],
         "perplexity": None if table is None else {k: finite(v) for k, v in table.items()},
@@ -133,6 +134,19 @@ def _first_out(validation: Validation) -> dict[str, Any] | None:
     return {"tensor": left.tensor, "op": left.op, "value": finite(left.value)}
 
 
+def _beyond(validation: Validation) -> dict[str, Any] | None:
+    found = validation.beyond
+    if found is None:
+        return None
+    off = found.difference
+    return {
+        "names": list(found.names),
+        "value": found.value,
+        "rms_relative_error_as_infinite": None if off is None else finite(off.rms),
+        "first_nan": {"tensor": found.tensor, "op": found.op} if found.tensor else None,
+    }
+
+
 def _not_validated(reason: Reason) -> dict[str, Any]:
     counts = ("lost_before", "overflowed_before", "overflowed_after")
     errors = (
@@ -140,6 +154,7 @@ def _not_validated(reason: Reason) -> dict[str, Any]:
         "max_relative_error_after",
         "rms_relative_error_after",
         "first_out_of_range",
+        "constants_beyond",
     )
     return {
         "fp32_identical": None,

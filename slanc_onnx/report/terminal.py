@@ -10,6 +10,7 @@ from rich.table import Table
 from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Failure, Note, Reason
 from slanc_onnx.report.columns import COLUMNS
+from slanc_onnx.report.compared import beyond_text, default_level_text
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.fp32_nodes import fp32_nodes_text
 from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on
@@ -17,7 +18,6 @@ from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.wording import (
     condition_text,
-    default_level_text,
     need_text,
     reason_text,
     rounded_text,
@@ -206,6 +206,8 @@ def verdict(validation: Validation, healed_by: Fp32Nodes | None = None) -> list[
     if healed_by is not None:
         word = f"PASSED with {len(healed_by.names)} nodes in FP32"
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
+    if validation.beyond is not None and validation.passed:
+        apart.append(beyond_text(validation.beyond, validation.format))
     needed = []
     if validation.observed:
         needed = [need_text(validation.lost_before, validation.format)]

@@ -23,7 +23,7 @@ from slanc_onnx.reasons import (
     Untaken,
 )
 from slanc_onnx.targets import Change
-from slanc_onnx.verify import Difference, TensorSize
+from slanc_onnx.verify import TensorSize
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -188,6 +188,10 @@ _FAILURES: dict[Kind, str] = {
     Failure.SENSITIVE_SHAPE: "noise of one rounding at the norms gives the original's {0} another "
     "shape too ({1}, {2}), so that this comparison cannot tell: measure the written file with a "
     "metric of your task",
+    Failure.BECOMES_INFINITE: "rows are lost where the constant {0!r} ({1:.3g}), beyond {2}, or "
+    "what is computed of it becomes infinite (a row that a mask covers whole is nan); with the "
+    "largest number of {2} in its place all holds: see that your converter does that, or keep the "
+    "ops that read it in FP32 ({3} such constants)",
     Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %: try a "
     "target with wider sums (--accumulate fp32)",
     Failure.FOLD_HEALS: "--apply fold heals that: it was tried on the same inputs, and passes",
@@ -337,17 +341,6 @@ def need_text(rows: int, form: str) -> str:
         return "this model did not need it"
     lose = "row loses its" if rows == 1 else "rows lose their"
     return f"this model needs it: {rows} {lose} norm in {form} as exported"
-
-
-def default_level_text(difference: Difference | None) -> str:
-    """How far FP32 outputs are apart at ONNX Runtime's default optimisation level."""
-    if difference is None:
-        return "not run"
-    if difference.identical:
-        return "bit-identical"
-    if difference.reshaped is not None:
-        return "{} has the shape {} before and {} after".format(*difference.reshaped.facts)
-    return f"differ by at most {difference.absolute:.3g}, relative {difference.relative:.3g}"
 
 
 def rounded_text(form: str, everything: bool) -> str:

@@ -7,6 +7,7 @@ token alone.
 """
 
 from slanc_onnx.verify.audit import Audit, audit_scales
+from slanc_onnx.verify.beyond import Beyond
 from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.first_rows import FirstRow, FirstRows, run_every_token, vocabulary
 from slanc_onnx.verify.fp32_nodes import HEALED, Fp32Nodes, find_fp32_nodes
@@ -19,6 +20,7 @@ from slanc_onnx.verify.worse import kept_at_one
 __all__ = [
     "HEALED",
     "Audit",
+    "Beyond",
     "Difference",
     "FirstRow",
     "FirstRows",

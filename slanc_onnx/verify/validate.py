@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array
-from slanc_onnx.norms import Norm, ReadModel, rounded, scaled_epsilon
+from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
-from slanc_onnx.run import HALF, Fed, Feeds
+from slanc_onnx.run import Fed, Feeds
+from slanc_onnx.verify.beyond import Beyond, as_infinite
 from slanc_onnx.verify.compare import Difference, Reshaped, compare
+from slanc_onnx.verify.epsilons import rounded_epsilons
 from slanc_onnx.verify.left import Left, first_in_everything, largest_of
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four
@@ -32,7 +33,7 @@ from slanc_onnx.verify.tolerance import (
 
 _NONE = np.zeros(0)
 _OFF = ({Failure.OUTPUTS_OFF}, {Failure.OTHER_SHAPE})
-_CHAOTIC = (Failure.SENSITIVE, Failure.SENSITIVE_SHAPE)
+_UNDECIDED = (Failure.SENSITIVE, Failure.SENSITIVE_SHAPE, Failure.BECOMES_INFINITE)
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class Validation:
             off, or something else is wrong.
         at_default: How far the FP32 outputs of both files are apart at ONNX Runtime's default
             optimisation level; None where it was not run there.
+        beyond: The constants that the format does not hold, and what comes of them where they
+            become infinite; None where there are none, or not everything was rounded.
     """
 
     fp32_tolerance: float
@@ -134,6 +137,7 @@ class Validation:
     sensitivity: Difference | None = None
     tensors: tuple[TensorSize, ...] = ()
     at_default: Difference | None = None
+    beyond: Beyond | None = None
 
     @property
     def passed(self) -> bool:
@@ -142,11 +146,11 @@ class Validation:
     @property
     def inconclusive(self) -> bool:
         """Whether it fails on some inputs alone, and nobody says which count; or noise alone moves
-        the model as far."""
+        the model as far; or it holds for one way alone to store constants beyond the format."""
         if self.passed:
             return False
-        chaotic = any(r.kind in _CHAOTIC for r in self.failures)
-        return chaotic or not all(trial.failures for trial in self.trials)
+        undecided = any(r.kind in _UNDECIDED for r in self.failures)
+        return undecided or not all(trial.failures for trial in self.trials)
 
     @property
     def lost_before(self) -> int:
@@ -179,8 +183,7 @@ def validate_pair(
     Args:
         before: The original.
         after: The rewritten model, whose norms have the same names.
-        options: The accelerator to emulate, whether all operations are rounded or the norms' steps
-            alone, and the ids behind `feeds`, run by run, for the perplexity table.
+        options: The accelerator, what is rounded, and the ids behind `feeds` for the perplexities.
         feeds: Inputs by name, one dict per run.
         exact: Whether scales are powers of two and weights lost no bit: FP32 outputs are identical.
         progress: Called with what is being run and the finished share.
@@ -194,7 +197,7 @@ def validate_pair(
     fp32 = _in_fp32(runs)
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
-    inexact = _rounded_epsilons(before, after, options.accelerator) if exact else 0
+    inexact = rounded_epsilons(before, after, options.accelerator) if exact else 0
     allowed = fp32_tolerance(0.0 if exact else options.weight_loss, len(before.norms))
     observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
     observed = _with_zeros(observed, after.norms, options.accelerator)
@@ -224,8 +227,19 @@ def validate_pair(
         tensors=tensor_sizes(after, options, feeds),
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
-    moved = sensitivity(before, options, feeds, plain, unstable) if _only_off(result) else None
-    return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
+    if result.everything and result.passed:
+        result = _with_beyond(result, as_infinite(after, options, feeds, plain, unstable))
+    return _with_noise(result, before, options, feeds, runs)
+
+
+def _with_beyond(result: Validation, beyond: Beyond | None) -> Validation:
+    """The result, which fails where constants beyond the format break the outputs as infinity."""
+    failures = list(result.failures)
+    off = None if beyond is None else beyond.difference
+    if beyond is not None and off is not None and not off.rms <= result.rounded_tolerance:
+        facts = (beyond.names[0], beyond.value, result.format, len(beyond.names))
+        failures.append(Reason(Failure.BECOMES_INFINITE, facts, beyond.op, beyond.tensor))
+    return replace(result, beyond=beyond, failures=failures)
 
 
 def _in_fp32(runs: FourRuns) -> Difference:
@@ -247,6 +261,16 @@ def _only_off(result: Validation) -> bool:
     return {reason.kind for reason in result.failures} in _OFF
 
 
+def _with_noise(
+    result: Validation, before: ReadModel, options: Options, feeds: Sequence[Feeds], runs: FourRuns
+) -> Validation:
+    """The result, held against what noise does to the original where outputs are off alone."""
+    if not _only_off(result):
+        return result
+    moved = sensitivity(before, options, feeds, runs.plain, runs.unstable)
+    return replace(result, sensitivity=moved, failures=_held_against_noise(result, moved))
+
+
 def _held_against_noise(result: Validation, moved: Difference | None) -> list[Reason]:
     """Why outputs are off; or that noise of the size of one rounding moves them as far."""
     if moved is None:
@@ -261,30 +285,6 @@ def _held_against_noise(result: Validation, moved: Difference | None) -> list[Re
 def without_excluded(read: ReadModel, options: Options) -> ReadModel:
     """The model without the norms that the user left out, which nothing emulates then."""
     return replace(read, norms=[n for n in read.norms if not options.leaves_out(n.name)])
-
-
-def _rounded_epsilons(before: ReadModel, after: ReadModel, device: Accelerator) -> int:
-    """How many norms have another epsilon than their scale asks for, exactly.
-
-    It was rounded to the type in which the file has it, or raised to what the device keeps.
-    """
-    originals = {norm.name: norm for norm in before.norms}
-    count = 0
-    for norm in after.norms:
-        original = originals.get(norm.name)
-        place = norm.epsilon_place
-        if original is None or original.scaled_by or not norm.scaled_by:
-            continue
-        exact = scaled_epsilon(original, norm.scaled_by)
-        if exact is None or norm.epsilon is None:
-            continue
-        least = device.least_epsilon(norm.epsilon_power)
-        if norm.epsilon == np.float32(least) > np.float32(exact):
-            count += 1  # raised
-        elif place is not None and place.element_type in HALF and exact != norm.epsilon:
-            held = rounded(exact, np.dtype(helper.tensor_dtype_to_np_dtype(place.element_type)))
-            count += norm.epsilon == float(held)
-    return count
 
 
 def _with_zeros(

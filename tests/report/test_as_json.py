@@ -22,6 +22,7 @@ from slanc_onnx.report.as_json import REPORT_START, norm_entry, validation_entry
 from slanc_onnx.report.rows import norm_rows
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.scale.decide import ScaledNorm
+from slanc_onnx.verify.beyond import Beyond
 from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.tensor_sizes import TensorSize
@@ -103,6 +104,7 @@ FP16 = [
     "max_relative_error_after",
     "rms_relative_error_after",
     "first_out_of_range",
+    "constants_beyond",
 ]
 
 
@@ -232,6 +234,14 @@ def seen(overflowed: int, before: int) -> Observed:
     return Observed(np.array([4.0, 1.0, 2.0]), np.array([0.5, 1.5]), overflowed, 9, before, 1, 2)
 
 
+BEYOND = {
+    "names": ["c", "d"],
+    "value": -1e9,
+    "rms_relative_error_as_infinite": None,
+    "first_nan": {"tensor": "p", "op": "Softmax"},
+}
+
+
 def test_each_figure_of_a_validation_has_its_own_key() -> None:
     validation = Validation(
         fp32_tolerance=1.0,
@@ -245,6 +255,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         perplexity={"fp32": 7.0, "fp16": 8.0, "fp16_slanc": math.nan},
         unstable=["cache"],
         at_default=Difference(False, 10.0, 11.0, 12.0),
+        beyond=Beyond(("c", "d"), -1e9, Difference(False, 1.0, 1.0, math.inf), "Softmax", "p"),
         first_out=Left("t", "MatMul", 9.0),
         tensors=(TensorSize("m", "mul", "Mul", 70000.0, 65504.0, True),),
         failures=[Reason(Failure.OUTPUTS_OFF)],
@@ -265,6 +276,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
             "max_relative_error_after": 5.0,
             "rms_relative_error_after": 6.0,
             "first_out_of_range": {"tensor": "t", "op": "MatMul", "value": 9.0},
+            "constants_beyond": BEYOND,
         },
         "tensors": [
             {

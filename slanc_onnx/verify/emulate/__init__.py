@@ -8,10 +8,18 @@ alone are rounded, or everything.
 from slanc_onnx.verify.emulate.everything import CONTAINERS, is_float
 from slanc_onnx.verify.emulate.kept import names_of, nodes_of
 from slanc_onnx.verify.emulate.lost import largest_finite
-from slanc_onnx.verify.emulate.norms import Everything, Watched, What, can_emulate, emulate
+from slanc_onnx.verify.emulate.norms import (
+    Emulated,
+    Everything,
+    Watched,
+    What,
+    can_emulate,
+    emulate,
+)
 
 __all__ = [
     "CONTAINERS",
+    "Emulated",
     "Everything",
     "Watched",
     "What",

@@ -3,7 +3,8 @@
 The norms are written out already (`norms.py`); here each other operation that computes gets the
 rounding behind it, so that a stream that leaves FP16 becomes infinite and what follows nan; one
 that sums is written out (`reductions.py`). Weights of ONNX's own ops are rounded as well; a finite
-one beyond the format becomes its largest number, as converters make it (a mask's -3e38). An integer
+one beyond the format (a mask's -3e38) becomes its largest number, as converters make it, or stays
+so that what is computed of it becomes infinite, as where that is stored in the format. An integer
 accumulator and the scales of its operands are one step, as in MatMulIntegerToFloat: what is rounded
 is their product.
 """
@@ -14,6 +15,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
@@ -23,7 +25,7 @@ from slanc_onnx.norms import Norm, residual_name
 from slanc_onnx.ops import BETWEEN, ELEMENTWISE
 from slanc_onnx.run import PREFIX, Emitter
 from slanc_onnx.verify.emulate.device import Device, in_branch
-from slanc_onnx.verify.emulate.lost import lost
+from slanc_onnx.verify.emulate.lost import finite, lost
 from slanc_onnx.verify.emulate.reductions import (
     Reduction,
     read_reduction,
@@ -37,6 +39,9 @@ MOVES = {op for table in (BETWEEN, ELEMENTWISE) for op, record in table.items() 
 CONTAINERS = {"If", "Loop", "Scan"}
 QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
+# Finite elements of constants beyond the format: its largest number, or what is computed of them
+# is rounded, to infinity.
+OfConstants = Literal["largest", "infinite"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,14 @@ class Computed:
         results: FP32 tensors that nodes compute.
         order: The tensors of the model with the op that makes each, in topological order.
         constants: FP32 constants that they read.
+        moved: Those results that hold elements of constants as they are.
         reductions: How those are summed that an op sums, by name.
     """
 
     results: set[Tensor] = field(default_factory=set)
     order: dict[Tensor, str] = field(default_factory=dict)
     constants: set[Tensor] = field(default_factory=set)
+    moved: set[Tensor] = field(default_factory=set)
     reductions: dict[str, Reduction | None] = field(default_factory=dict)
 
 
@@ -94,6 +101,8 @@ def computed(
         found.results.update(t for t in made if is_float(flow, t))
         if op not in MOVES:
             found.constants.update(read)
+        else:
+            found.moved.update(made)
         reduction = read_reduction(flow, path, index, shapes, opset)
         if reduction is not None:
             name = node.output[0]
@@ -181,7 +190,7 @@ def round_everything(
     found: Computed,
     device: Device,
     watch: bool = False,
-    kept: Collection[str] = (),
+    how: tuple[Collection[str], OfConstants] = ((), "largest"),
 ) -> dict[str, str]:
     """Round what was found in the emitter's model, whose norms are written out, in place.
 
@@ -190,13 +199,13 @@ def round_everything(
         found: From `computed`.
         device: Rounds and sums; it writes with the same emitter.
         watch: Whether the model also gives what left the format.
-        kept: The names of nodes that stay in FP32.
+        how: The names of nodes that stay in FP32, and what becomes of constants.
 
     Returns:
         With `watch`, by the name of a tensor the output with the largest number that rounding
         took out of the format: of the tensor, or of the sums inside its op; 0 for none.
     """
-    rounder = _Rounder(emitter, found, device, watch, kept)
+    rounder = _Rounder(emitter, found, device, watch, how)
     rounder.graph(emitter.model.graph, ())
     emitter.finish(list(rounder.lost.values()))
     return rounder.lost
@@ -209,9 +218,11 @@ class _Rounder:
         found: Computed,
         device: Device,
         watch: bool,
-        kept: Collection[str],
+        how: tuple[Collection[str], OfConstants],
     ) -> None:
-        self._emitter, self._device, self._watch, self._kept = emitter, device, watch, kept
+        self._emitter, self._device, self._watch = emitter, device, watch
+        self._kept, self._beyond = how
+        self._moved = {tensor.name for tensor in found.moved}
         self.lost: dict[str, str] = {}
         self._results = {tensor.name for tensor in found.results}
         self._constants = {tensor.name for tensor in found.constants}
@@ -243,26 +254,37 @@ class _Rounder:
                 self._rounded[path, name] = self._emitter.name()
                 self._emitter.place(path, index - 1)
                 in_branch(
-                    self._emitter, name, partial(self._clipped, name), self._rounded[path, name]
+                    self._emitter, name, partial(self._constant, name), self._rounded[path, name]
                 )
             node.input[position] = self._rounded[path, name]
 
-    def _clipped(self, x: str) -> list[str]:
+    def _constant(self, x: str) -> list[str]:
+        if self._beyond == "largest":
+            return [self._device.rounded(self._clipped(x))]
+        y = self._device.rounded(x)
+        return [self._emitter.node("Where", finite(self._emitter, y), y, x)]
+
+    def _clipped(self, x: str) -> str:
+        """x with the largest number of the format for what is beyond it; infinity stays."""
         emitter, largest = self._emitter, self._device.accelerator.largest
         above = emitter.node("Max", x, emitter.number(-largest))
-        return [self._device.rounded(emitter.node("Min", above, emitter.number(largest)))]
+        within = emitter.node("Min", above, emitter.number(largest))
+        return emitter.node("Where", finite(emitter, x), within, x)
 
     def _result(self, node: NodeProto, given: str, result: str, path: GraphPath) -> None:
         """The rounding of what a node gives, under the name that it had."""
         what, device = self._reductions.get(result), self._device
         watched = self._watch and self._emitter.can_show(path)
 
+        clips = result in self._moved and self._beyond == "largest"
+
         def make() -> list[str]:
+            x = self._clipped(given) if clips else given  # what it moves is in the format already
             if what is None or node.op_type != what.op:
-                y, size = device.rounded(given), given
+                y, size = device.rounded(x), x
             else:
-                y, size = written_out(device, what, node.input, given)
-            return [y, lost(self._emitter, given, y, size)] if watched else [y]
+                y, size = written_out(device, what, node.input, x)
+            return [y, lost(self._emitter, x, y, size)] if watched else [y]
 
         made = in_branch(self._emitter, given, make, result)
         if watched:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from slanc_onnx.run import Emitter
-
-_FINITE = float(np.finfo(np.float32).max)
 
 
 def lost(emitter: Emitter, given: str, y: str, size: str) -> str:
@@ -30,7 +30,7 @@ def lost(emitter: Emitter, given: str, y: str, size: str) -> str:
 
 def finite(emitter: Emitter, x: str) -> str:
     """Which elements of an FP32 tensor are neither infinite nor nan."""
-    return emitter.node("Less", emitter.node("Abs", x), emitter.number(_FINITE))
+    return emitter.node("Less", emitter.node("Abs", x), emitter.number(math.inf))
 
 
 def largest_finite(emitter: Emitter, x: str) -> str:

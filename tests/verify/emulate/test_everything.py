@@ -24,12 +24,14 @@ def half(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def emulated(
-    model: onnx.ModelProto, accelerator: Accelerator | None = None, **feeds: NDArray[Any]
+    model: onnx.ModelProto,
+    accelerator: Accelerator | None = None,
+    how: Everything | None = None,
+    **feeds: NDArray[Any],
 ) -> Values:
     norms = find_norms_in(read_graph(model))
-    copy = emulate(
-        model, norms, accelerator or Accelerator().summing("fp32"), everything=Everything()
-    )
+    device = accelerator or Accelerator().summing("fp32")
+    copy = emulate(model, norms, device, everything=how or Everything())
     values = run(copy.model, **feeds)
     return {output.name: values[output.name] for output in model.graph.output}
 
@@ -55,6 +57,18 @@ def test_a_finite_constant_beyond_the_format_is_its_largest_number() -> None:
     mask = np.full(D, -3.4e38, np.float32)
     model = graph(nodes, weights(mask=mask, zero=np.zeros(D, np.float32)), ROWS)
     assert (emulated(model, x=normal(9, 1, 2, D))["y"] == -65504.0).all()
+
+
+def test_infinity_stays_infinity_and_what_is_kept_becomes_it() -> None:
+    nodes = "m = Mul(x, zero) a = Add(m, mask) b = Where(no, x, mask) y = Concat<axis = 1>(a, b)"
+    for value in (-np.inf, -3.4e38, np.finfo(np.float32).min):
+        mask, no = np.full(D, value, np.float32), np.zeros(D, bool)
+        model = graph(nodes, weights(mask=mask, zero=np.zeros(D, np.float32), no=no), ROWS)
+        x = normal(9, 1, 2, D)
+        kept = emulated(model, how=Everything(beyond="infinite"), x=x)["y"]
+        assert (kept == -np.inf).all()
+        clipped = emulated(model, x=x)["y"]
+        assert (clipped == (-65504.0 if np.isfinite(value) else -np.inf)).all()
 
 
 def test_subnormal_results_are_flushed_where_the_device_does() -> None:
