@@ -29,20 +29,20 @@ def held_against_rows(
         audits: The largest rows of the user's data.
         first_rows: The longest row of each token alone; None where that was not run.
     """
-    observed = {} if validation is None else validation.observed
+    tried = [] if validation is None else validation.observed_on_each
     audited = {audit.name: audit for audit in audits}
     alone = {} if first_rows is None else first_rows.longest
     held = []
     for decided in norms:
         certificate, name = decided.certificate, decided.norm.name
-        if certificate is not None and name in observed:
-            seen = observed[name]
-            certificate = held_against(
-                certificate,
-                seen.sum_of_squares,
-                lambda row: Reason(Seen.IN_VALIDATION, (row,)),
-                seen.overflowed - seen.arrived,
-            )
+        for seen in [observed[name] for observed in tried if name in observed]:
+            if certificate is not None:
+                certificate = held_against(
+                    certificate,
+                    seen.sum_of_squares,
+                    lambda row: Reason(Seen.IN_VALIDATION, (row,)),
+                    seen.overflowed - seen.arrived,
+                )
         if certificate is not None:
             for row in audited[name].worst if name in audited else ():
                 certificate = _held(certificate, row.sum_of_squares, row.place)

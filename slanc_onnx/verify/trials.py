@@ -41,11 +41,12 @@ def validate_on(
     """
     first, *others = inputs
     result = validate_pair(before, after, options, first.feeds, exact, progress)
-    trials, failures = [Trial(first.fed, tuple(result.failures))], list(result.failures)
+    trials = [Trial(first.fed, tuple(result.failures), result.observed)]
+    failures = list(result.failures)
     for one in others:
         with suppress(CannotRun):  # loops and indices may depend on the values
-            found = validate_pair(before, after, options, one.feeds, exact, progress).failures
-            trials.append(Trial(one.fed, tuple(found)))
-            failures += [f for f in found if one.counts and f not in failures]
+            found = validate_pair(before, after, options, one.feeds, exact, progress)
+            trials.append(Trial(one.fed, tuple(found.failures), found.observed))
+            failures += [f for f in found.failures if one.counts and f not in failures]
     optimised = at_default_level(before, after, first.feeds, result.unstable)
     return replace(result, trials=tuple(trials), failures=failures, at_default=optimised)

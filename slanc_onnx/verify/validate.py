@@ -70,10 +70,12 @@ class Trial:
     Attributes:
         fed: The inputs.
         failures: Why the validation fails on them; empty if it passes.
+        observed: What the rows of each norm did on them, by norm name.
     """
 
     fed: tuple[Fed, ...]
     failures: tuple[Reason, ...]
+    observed: Mapping[str, Observed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,11 @@ class Validation:
     tensors: tuple[TensorSize, ...] = ()
     at_default: Difference | None = None
     beyond: Beyond | None = None
+
+    @property
+    def observed_on_each(self) -> list[Mapping[str, Observed]]:
+        """`observed` of every set of inputs that was tried."""
+        return [trial.observed for trial in self.trials] or [self.observed]
 
     @property
     def passed(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,6 +16,8 @@ def kept_at_one(
 ) -> list[ScaledNorm] | None:
     """The decisions with 1 where more rows overflow with the scale; None where none does.
 
+    The rows of all sets of inputs that were tried count together.
+
     Where all of these are at 1 already, they have the scale of their group in a fold: then every
     norm is kept at 1, if more rows overflow in the whole model.
 
@@ -25,18 +28,19 @@ def kept_at_one(
     """
     if validation is None:
         return None
-    worse = {}
-    for norm in written:
-        seen = validation.observed.get(norm.norm.name)
-        if seen is None or norm.status != "scaled" or norm.scale is None:
-            continue
-        if norm.scale != 1 and seen.overflowed - seen.arrived > seen.overflowed_before:
-            worse[norm.norm.name] = norm.scale
+    more: Counter[str] = Counter()  # rows that overflow with the scale, less those with 1
+    in_all = 0  # the same, with the rows that were lost before the norm read them
+    for observed in validation.observed_on_each:
+        for name, seen in observed.items():
+            more[name] += seen.overflowed - seen.arrived - seen.overflowed_before
+            in_all += seen.overflowed - seen.overflowed_before
+    scales = {n.norm.name: n.scale for n in written if n.status == "scaled" and n.scale}
+    worse = {name: s for name, s in scales.items() if s != 1 and more[name] > 0}
     by_themselves = any(d.norm.name in worse and d.scale != 1 for d in decided)
     if not by_themselves:
-        if not worse or validation.overflowed_after <= validation.overflowed_before:
+        if not worse or in_all <= 0:
             return None
-        worse = {n.norm.name: n.scale for n in written if n.status == "scaled" and n.scale}
+        worse = scales
     return [_at_one(d, worse[d.norm.name]) if d.norm.name in worse else d for d in decided]
 
 
