@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--apply", choices=("div", "fold"), default="div")
     args = parser.parse_args(arguments)
     counts: Counter[str] = Counter()
-    for model in sorted(_models(args.folders)):
+    for model in sorted(models_in(args.folders)):
         told = judged(model, Options(apply=args.apply, emulate="all", isolate=True))
         counts[told] += 1
         print(f"{model.parent.name}: {told}", file=sys.stderr, flush=True)
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(counts["PASSED and broken"] > 0)
 
 
-def _models(folders: Sequence[Path]) -> Iterator[Path]:
+def models_in(folders: Sequence[Path]) -> Iterator[Path]:
+    """The models of folders, or of the folders in these."""
     for folder in folders:
         own = folder / "model.onnx"
         yield from [own] if own.is_file() else folder.glob("*/model.onnx")

@@ -1,14 +1,17 @@
 """Verdicts held against a run in which Casts round every op, which NumPy holds in turn."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from benchmarks import worse
 from benchmarks.rounded import every_op_rounded
 from benchmarks.verdicts import judged, main
-from slanc_onnx import Options
+from slanc_onnx import Options, Outcome, protect_file
+from slanc_onnx.verify import Trial
 from tests.models.fold_models import RMS, weights
 from tests.models.small_graphs import D, graph
 from tests.oracles.unoptimised import run
@@ -44,3 +47,27 @@ def test_models_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert judged(saved(tmp_path / "b", broken, X), options) == "FAILED and broken"
     assert main([str(tmp_path)]) == 0
     assert "| PASSED and broken | 0 |" in capsys.readouterr().out
+
+
+def test_modes_that_leave_more_rows_overflowing_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "a", stream(100.0), X)
+    assert worse.main([str(tmp_path)]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:]] == list(worse.MODES)
+    monkeypatch.setattr(worse, "protect_file", _spoiled)
+    assert worse.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out.count(" 1 |\n") == len(worse.MODES)
+
+
+def _spoiled(source: Path, output: Path, options: Options) -> Outcome:
+    """The outcome, as if one more row had overflowed after than before."""
+    outcome = protect_file(source, output, options)
+    assert outcome.validation is not None
+    observed = {
+        name: replace(seen, overflowed=seen.overflowed_before + 1)
+        for name, seen in outcome.validation.observed.items()
+    }
+    trials = (Trial((), (), observed),)
+    return replace(outcome, validation=replace(outcome.validation, trials=trials))
