@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, TypeProto, helper
+from google.protobuf.message import Message
+from onnx import TensorProto, helper
 
 from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.scope import SEE_THROUGH, Dims, Scope, op_of, reads_value
@@ -30,7 +31,7 @@ def constant_made(scope: Scope, tensor: gs.Tensor) -> bool:
 def told_type(tensor: gs.Tensor) -> int | None:
     """The element type that the file tells of a tensor; None for what is no tensor, too."""
     told = tensor.dtype
-    if told is None or isinstance(told, TypeProto):  # of an optional
+    if told is None or isinstance(told, Message):  # an optional, a map, an opaque
         return None
     return int(told) if isinstance(told, int) else int(helper.np_dtype_to_tensor_dtype(told))
 

@@ -5,6 +5,7 @@ import onnx
 from numpy.typing import NDArray
 
 from slanc_onnx.apply.div import apply_scales_in
+from slanc_onnx.graph.facts import told_type
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from tests.oracles.unoptimised import different, run
@@ -150,3 +151,17 @@ def test_a_body_that_is_told_twice_is_not_read() -> None:
     loop.attribute.append(loop.attribute[0])
     loop.attribute[1].g.node.append(loop.attribute[0].g.node[0])
     assert find_norms_in(read_graph(model)) == []
+
+
+def test_an_input_of_a_type_that_is_no_tensor_has_no_element_type() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2, 8] x) => (float[2, 8] y) { y = LpNormalization <axis = 1> (x) }"""
+    for kind in ("opaque_type", "map_type", "sequence_type", "optional_type"):
+        model = onnx.parser.parse_model(text)
+        told = model.graph.input[0].type
+        told.Clear()
+        getattr(told, kind).SetInParent()
+        scopes = read_graph(model)
+        assert scopes[0].graph.inputs[0].name == "x"
+        assert told_type(scopes[0].graph.inputs[0]) is None
+        find_norms_in(scopes)
