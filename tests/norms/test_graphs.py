@@ -163,5 +163,5 @@ def test_an_input_of_a_type_that_is_no_tensor_has_no_element_type() -> None:
         getattr(told, kind).SetInParent()
         scopes = read_graph(model)
         assert scopes[0].graph.inputs[0].name == "x"
-        assert told_type(scopes[0].graph.inputs[0]) is None
+        assert not told_type(scopes[0].graph.inputs[0])
         find_norms_in(scopes)
