@@ -94,7 +94,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr("slanc_onnx.report.html.page.page", lambda _: "<!doctype html>\n")
     monkeypatch.setattr("slanc_onnx.cli.START", "<!doctype html>\n")
-    monkeypatch.setattr("slanc_onnx.job._Clock.lap", lambda *_: None)  # in the report
+    monkeypatch.setattr("slanc_onnx.progress.Clock.lap", lambda *_: None)  # in the report
 
 
 @pytest.fixture

@@ -333,7 +333,7 @@ class Walk:
             if node is self._root or any(id(t) in self._from_root for t in node.inputs)
         ]
         for node, _ in self._passed.values():
-            if op_of(node) == "Div" and id(node.outputs[0]) in self._rooted:
+            if op_of(node) == "Div" and node.outputs and id(node.outputs[0]) in self._rooted:
                 degree = self.degrees.get(id(node.outputs[0]), Fraction(0))
                 behind.append((node, reason(Untaken.ANOTHER_DEGREE, str(degree))))
         if not behind:

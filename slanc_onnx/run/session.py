@@ -82,8 +82,9 @@ class Session:
                 values = self._session.run(self.outputs, taken, options)
             except Exception as error:
                 raise _cannot("run", error) from error
+        # Copies: what ONNX Runtime gives keeps all memory of its session.
         return {
-            n: np.asarray(v)
+            n: np.array(v)
             for n, v in zip(self.outputs, values, strict=True)
             if isinstance(v, (np.ndarray, np.generic))
         }

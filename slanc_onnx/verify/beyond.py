@@ -22,7 +22,6 @@ from slanc_onnx.options import Options
 from slanc_onnx.run import PREFIX, CannotRun, Feeds, Session, as_float32, norms_in_float32
 from slanc_onnx.verify.compare import Difference, Runs, compare
 from slanc_onnx.verify.emulate import Emulated, Everything, Watched, emulate
-from slanc_onnx.verify.runs import COMPARED_RUNS
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def as_infinite(
     Args:
         read: The rewritten model.
         options: The accelerator.
-        feeds: Inputs by name, one dict per run; the first `COMPARED_RUNS` are run.
+        feeds: Inputs by name, one dict per run; as many are run as `plain` kept.
         plain: What the original gave in FP32.
         without: Outputs to leave out.
 
@@ -71,12 +70,12 @@ def as_infinite(
         rounded = emulate(model, norms, device, loops=False, everything=infinite)
         session = Session(rounded.model, read.folder)
         given = plain.outputs[0]
-        runs = [session.run(feed) for feed in feeds[:COMPARED_RUNS]]
+        runs = [session.run(feed) for feed in feeds[: len(plain.outputs)]]
         kept = [{n: v for n, v in run.items() if n in given} for run in runs]
         off = compare(plain, Runs(kept, {}, []), without, floats_only=True)
         if np.isfinite(off.rms):
             return Beyond(names, value, off)
-        first = _first(rounded, read.folder, feeds[:COMPARED_RUNS])
+        first = _first(rounded, read.folder, feeds[: len(plain.outputs)])
     except CannotRun:
         return Beyond(names, value, None)
     return Beyond(names, value, off, *(("", "") if first is None else (first.op, first.tensor)))

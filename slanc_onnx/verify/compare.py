@@ -80,7 +80,8 @@ def compare(
     `floats_only` passes over ids, indices and masks: rounding may flip one of those at any time.
     """
     identical, worst, reshaped = True, np.zeros(3), None
-    for expected, actual in zip(reference.outputs, other.outputs, strict=True):
+    # Of outputs of another shape more runs may be kept.
+    for expected, actual in zip(reference.outputs, other.outputs, strict=False):
         for name, a in expected.items():
             b, is_float = actual[name], a.dtype.kind in "fV"
             if name in without or (floats_only and not is_float) or same_bits(a, b):

@@ -29,7 +29,8 @@ from slanc_onnx.verify.emulate import Everything, Watched, emulate
 from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.perplexity import negative_log_likelihood
 
-COMPARED_RUNS = 4  # outputs of so many runs are kept for comparison; a full text would not fit
+# Outputs of so many runs are kept for comparison, or of the first alone where they are larger.
+COMPARED_RUNS, MOST_KEPT = 4, 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ def run_four(
     loaded = None
     if before.loaded is not before.model and not before.written_out:
         session = Session(as_float32(before.loaded, before.folder), before.folder)
-        loaded = Runs([session.run(feed) for feed in feeds[:COMPARED_RUNS]], {}, plain.losses)
+        loaded = Runs([session.run(feed) for feed in feeds[: len(plain.outputs)]], {}, plain.losses)
     return FourRuns(plain, scaled, naive, protected, loaded, unstable)
 
 
@@ -197,8 +198,10 @@ def _run(
         if tokens is not None:
             ids = tokens.sequences[i]
             losses.append(negative_log_likelihood(_logits(outputs, ids), ids))
-        if i < COMPARED_RUNS:
+        size = sum(value.nbytes for value in outputs.values())
+        if not kept or (i < COMPARED_RUNS and size * COMPARED_RUNS <= MOST_KEPT):
             kept.append(outputs)
+        del values, outputs  # or the next run is beside them
         progress((i + 1) / len(feeds))
     joined = [{n: np.concatenate(parts) for n, parts in found.items()} for found in (rows, arrived)]
     left = [

@@ -7,7 +7,9 @@ import onnx
 
 from slanc_onnx import Options, Outcome, protect_file
 from slanc_onnx.report.terminal import final_parts
-from tests.verify.test_input_left import DEVICE, X, stream
+from tests.models.fold_models import RMS, weights
+from tests.models.small_graphs import D, graph
+from tests.verify.test_input_left import DEVICE, ROWS, X, stream
 
 SAID = "--apply fold heals that: it was tried on the same inputs, and passes"
 
@@ -31,13 +33,11 @@ def test_weights_that_make_too_much_are_named_as_what_fold_heals(tmp_path: Path)
 
 def test_nothing_is_said_where_it_passes_or_fold_does_not_heal(tmp_path: Path) -> None:
     assert SAID not in final_parts(job(tmp_path, 1e4))
-    # A product of data: no weight is there to divide.
-    model = stream(3e5)
-    for node in model.graph.node:
-        for position, name in enumerate(node.input):
-            if name == "big":
-                node.input[position] = "x"
-    onnx.save(model, tmp_path / "m.onnx")
-    options = Options(inputs={"x": X * 10}, accelerator=DEVICE, certify="off")
+    # What overflows is an exponential: nothing in front of it divides it.
+    small = np.full(D, np.log(3e5) / float(np.abs(X).max()), np.float32)
+    nodes = f"[m] a = {RMS}(x, g1) z = Mul(x, small) h = Exp(z) [n] n = {RMS}(h, g2) y = Add(a, n)"
+    onnx.save(graph(nodes, weights(small=np.abs(small)), ROWS), tmp_path / "m.onnx")
+    assert np.exp(X * small).max() > 65504
+    options = Options(inputs={"x": X}, accelerator=DEVICE, certify="off")
     outcome = protect_file(tmp_path / "m.onnx", tmp_path / "new.onnx", options)
     assert not outcome.passed and SAID not in final_parts(outcome)
