@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slanc_onnx.ops import MOST_TRACED, CannotFollow, reshaped
+from slanc_onnx.ops import CannotFollow, refuse_large, reshaped
 from slanc_onnx.reasons import Unread
 from slanc_onnx.trace.expression import Sum, Weight
 from slanc_onnx.trace.values import Unknown, Value, View, as_view, combine
@@ -30,8 +30,7 @@ def _repeated(values: View, heads: int, value_heads: int) -> View:
     if value_heads < 1 or heads < 1 or heads % value_heads or not values.shape:
         raise CannotFollow(Unread.MISFIT, value_heads, heads)
     ids = reshaped(values.ids, *values.shape[:-1], value_heads, -1)
-    if heads // value_heads * ids.size > MOST_TRACED:
-        raise CannotFollow(Unread.TOO_LARGE, heads // value_heads * ids.size)
+    refuse_large(heads // value_heads * ids.size)
     ids = np.repeat(ids, heads // value_heads, axis=-2)
     return View(values.expr, reshaped(ids, *values.shape[:-1], -1))
 
@@ -99,6 +98,9 @@ def _attention(visit: Visit) -> list[Value]:
         if query.ids.ndim != 4 or not values.shape[1] or query.shape[1] % values.shape[1]:
             raise CannotFollow(Unread.MISFIT, values.shape, query.shape)
         repeats = query.shape[1] // values.shape[1]
+        if not values.ids.size:  # NumPy counts for the axes of an empty one, however long
+            raise CannotFollow(Unread.EMPTY)
+        refuse_large(repeats * values.ids.size)
         values = View(values.expr, np.repeat(values.ids, repeats, axis=1))
         return _outputs(visit, mixed(values, _rows(query)))
     heads = int(visit.attributes.get("q_num_heads", 0))
