@@ -1,13 +1,16 @@
 """What stops a trace: it is named, its norm is listed, and the norms after it are traced anew."""
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from slanc_onnx.estimate.paper import paper_estimates
-from slanc_onnx.reasons import Decision, Reason
+from slanc_onnx.ops import CannotFollow
+from slanc_onnx.reasons import Decision, Reason, Unread
 from slanc_onnx.report.wording import reason_text
+from slanc_onnx.trace.expression import Input
 from slanc_onnx.trace.rules import RULES
-from slanc_onnx.trace.values import Value
+from slanc_onnx.trace.values import Value, View
 from slanc_onnx.trace.visit import Visit
 from tests.models.small_graphs import (
     GAMMA,
@@ -127,3 +130,13 @@ def test_a_norm_of_an_empty_cache_is_listed_too() -> None:
     assert reasons == {
         "n": "the trace stopped at LayerNormalization (y): has no elements at sequence length 1"
     }
+
+
+def test_attention_over_no_values_is_not_followed() -> None:
+    """NumPy repeats an array without elements along all its axes, however long they are."""
+    row = Input(5, "x")
+    some, none = (View(row, np.zeros((2, heads, n, 5), np.int64)) for heads, n in ((2, 3), (1, 0)))
+    node = gs.Node("Attention", inputs=[gs.Variable(name) for name in "qkv"])
+    with pytest.raises(CannotFollow) as told:
+        RULES["Attention"](Visit(node, [some, some, none]))
+    assert told.value.reason.kind is Unread.EMPTY

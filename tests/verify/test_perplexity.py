@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from slanc_onnx import Accelerator, Options, SlancError, protect, validate
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.norms.model import read_model
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.tokens import Tokens, read_tokens
 from slanc_onnx.verify.emulate.norms import emulate
 from slanc_onnx.verify.perplexity import negative_log_likelihood, perplexity
-from slanc_onnx.verify.runs import COMPARED_RUNS
+from slanc_onnx.verify.runs import COMPARED_RUNS, run_in_float32
 from tests.conftest import Run
 from tests.oracles.unoptimised import run as run_model
 from tests.places import SAMPLES
@@ -187,3 +188,13 @@ def test_sequences_of_equal_length_stay_as_they_are(tmp_path: Path) -> None:
     with_bos = read_tokens(tmp_path / "ids.npy", bos=7).ids
     assert with_bos[:, 0].tolist() == [7, 7, 7]
     assert with_bos[:, 1:].tolist() == ids.tolist()
+
+
+def test_large_outputs_are_kept_of_the_first_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = read_model(onnx.load(LLAMA))
+    feeds = [{"input_ids": np.full((1, 4), i)} for i in range(COMPARED_RUNS + 1)]
+    assert len(run_in_float32(read, Options(), feeds).outputs) == COMPARED_RUNS
+    logits = run_in_float32(read, Options(), feeds[:1]).outputs[0].values()
+    size = sum(value.nbytes for value in logits)
+    monkeypatch.setattr("slanc_onnx.verify.runs.MOST_KEPT", size * COMPARED_RUNS - 1)
+    assert len(run_in_float32(read, Options(), feeds).outputs) == 1
