@@ -27,6 +27,10 @@ class Bodies:
         """The graph that holds a node; None for one of another model."""
         return self._owners.get(id(node))
 
+    def body(self, scope: Scope, node: gs.Node, attribute: str) -> Scope | None:
+        """The graph in an attribute of a node; None for one that is told twice."""
+        return self._by_path.get((*scope.path, (scope.index[id(node)], attribute)))
+
     def across(self, tensor: gs.Tensor) -> Iterator[gs.Tensor]:
         """The tensors of other graphs that have its value: what a body gets, and what it gives."""
         yield from self._ends.get(id(tensor), ())
@@ -35,7 +39,7 @@ class Bodies:
             scope = self._owners.get(id(node))
             if first is None or scope is None:
                 continue
-            body = self._by_path.get((*scope.path, (scope.index[id(node)], "body")))
+            body = self.body(scope, node, "body")
             for position, given in enumerate(node.inputs):
                 if body is not None and given is tensor and position >= first:
                     yield from body.graph.inputs[position : position + 1]

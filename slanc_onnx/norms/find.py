@@ -32,7 +32,6 @@ def find_norms_in(scopes: Sequence[Scope]) -> list[Norm]:
 
 def find_in(scopes: Sequence[Scope]) -> Found:
     """The norms and the suspects of some scopes."""
-    by_path = {scope.path: scope for scope in scopes}
     bodies = Bodies(scopes)
 
     def of(scope: Scope) -> list[Norm | Suspect]:
@@ -43,8 +42,8 @@ def find_in(scopes: Sequence[Scope]) -> Found:
             found += [(place, norm) for norm in norms]
             claimed.update(index for norm in norms for index in norm.nodes)
             for attribute, value in node.attrs.items():
-                body = by_path.get((*scope.path, (scope.index[id(node)], attribute)))
-                if isinstance(value, gs.Graph) and body is not None:  # told twice: none is read
+                body = bodies.body(scope, node, attribute) if isinstance(value, gs.Graph) else None
+                if body is not None:
                     found += [(place, one) for one in of(body)]
         regions, suspects = region_norms(scope, claimed, bodies)
         claimed.update(i for _, norm in regions if not norm.by_ops for i in norm.nodes)
@@ -54,7 +53,7 @@ def find_in(scopes: Sequence[Scope]) -> Found:
         found += [pair for pair in suspects if pair[1].node not in claimed]
         return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
-    every = of(by_path[()])
+    every = of(scopes[0])
     norms = [one for one in every if isinstance(one, Norm)]
     return Found(_unique_names(norms), [one for one in every if isinstance(one, Suspect)])
 

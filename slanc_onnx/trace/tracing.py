@@ -171,28 +171,25 @@ class _Tracer:
 
     def _node(self, scope: Scope, node: gs.Node, values: Mapping[str, Value]) -> list[Value]:
         inputs = [values.get(t.name) if t.name else None for t in node.inputs]
-        norm = self._norm_made(scope, node)
+        norm = self.norms.get((scope.path, node.outputs[0].name)) if node.outputs else None
         try:
             with damage_cannot_be_followed():
-                return self._made(scope, node, inputs, values)
+                return self._made(scope, node, norm, inputs, values)
         except CannotFollow as error:
             log.debug("%s %s %s", node.op, _made_by(node), error)
             if norm is not None:
                 self.blocked.setdefault(norm.name, error.reason.at(node.op, norm.normalised))
             return [opaque(node, tensor, inputs, self.shapes) for tensor in node.outputs]
 
-    def _norm_made(self, scope: Scope, node: gs.Node) -> Norm | None:
-        return self.norms.get((scope.path, node.outputs[0].name)) if node.outputs else None
-
     def _made(
         self,
         scope: Scope,
         node: gs.Node,
+        norm: Norm | None,
         inputs: list[Value | None],
         values: Mapping[str, Value],
     ) -> list[Value]:
-        """The values of a node's outputs, by the rule of its op."""
-        norm = self._norm_made(scope, node)
+        """The values of a node's outputs, by the norm that it ends or the rule of its op."""
         fault = scope.fault(node)
         if fault is not None:
             raise CannotFollow(Unread.BROKEN, behind=fault)
