@@ -16,7 +16,7 @@ from slanc_onnx.run.feeds import (
     tried,
     validation_inputs,
 )
-from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32
+from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32, read_in_float32
 from slanc_onnx.run.inputs import dtype_of, first_run, make_feeds, random_ids
 from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.isolation import CannotRun, isolated, run_apart
@@ -54,6 +54,7 @@ __all__ = [
     "observe_rows",
     "observed_feeds",
     "random_ids",
+    "read_in_float32",
     "run_apart",
     "run_showing",
     "shapes_of",

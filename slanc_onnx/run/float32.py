@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
+from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import every_graph, read_tensor
-from slanc_onnx.norms import Norm
+from slanc_onnx.norms import Norm, ReadModel, as_computed
 from slanc_onnx.run.opset import raised
 
 HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -56,6 +57,14 @@ def as_float32(
     for function in copy.functions:
         _convert_nodes(function.node)
     return copy
+
+
+def read_in_float32(
+    read: ReadModel, accelerator: Accelerator
+) -> tuple[onnx.ModelProto, list[Norm]]:
+    """A model in FP32, as `as_float32` makes it, and its norms as an accelerator computes them."""
+    norms = as_computed(read.norms, accelerator.variance == "one-pass")
+    return as_float32(read.model, read.folder), norms_in_float32(norms)
 
 
 def norms_in_float32(norms: Sequence[Norm]) -> list[Norm]:

@@ -17,9 +17,15 @@ import onnx
 from onnx import TensorProto, helper
 
 from slanc_onnx.graph import every_graph, read_tensor
-from slanc_onnx.norms import ReadModel, as_computed
+from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
-from slanc_onnx.run import PREFIX, CannotRun, Feeds, Session, as_float32, norms_in_float32
+from slanc_onnx.run import (
+    PREFIX,
+    CannotRun,
+    Feeds,
+    Session,
+    read_in_float32,
+)
 from slanc_onnx.verify.compare import Difference, Runs, compare
 from slanc_onnx.verify.emulate import Emulated, Everything, Watched, emulate
 
@@ -59,12 +65,11 @@ def as_infinite(
         None where all constants are within the format.
     """
     device = options.accelerator
-    model = as_float32(read.model, read.folder)
+    model, norms = read_in_float32(read, device)
     found = dict(beyond(model, read.folder, device.largest))
     if not found:
         return None
     names, value = tuple(found), next(iter(found.values()))
-    norms = norms_in_float32(as_computed(read.norms, device.variance == "one-pass"))
     try:
         infinite = Everything(beyond="infinite", watch=True)
         rounded = emulate(model, norms, device, loops=False, everything=infinite)

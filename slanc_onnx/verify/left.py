@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from slanc_onnx.graph import Array
-from slanc_onnx.norms import ReadModel, as_computed
+from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
-from slanc_onnx.run import CannotRun, Feeds, Session, as_float32, norms_in_float32
+from slanc_onnx.run import CannotRun, Feeds, Session, read_in_float32
 from slanc_onnx.verify.emulate import Everything, Watched, What, emulate
 
 
@@ -79,8 +79,7 @@ def each_left(
         CannotRun: ONNX Runtime does not run a model that shows so much.
     """
     device = options.accelerator
-    model = as_float32(read.model, read.folder)
-    norms = norms_in_float32(as_computed(read.norms, device.variance == "one-pass"))
+    model, norms = read_in_float32(read, device)
     shown = emulate(model, norms, device, False, Everything(True, kept))
     session = Session(shown.model, read.folder)
     for feed in feeds:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from slanc_onnx.graph import Array
-from slanc_onnx.norms import Norm, ReadModel, as_computed
+from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.run import (
@@ -21,7 +21,7 @@ from slanc_onnx.run import (
     Session,
     as_float32,
     instrument,
-    norms_in_float32,
+    read_in_float32,
 )
 from slanc_onnx.tokens import Tokens
 from slanc_onnx.verify.compare import Runs, same_bits
@@ -76,7 +76,7 @@ def run_four(
     """
     device = options.accelerator
     everything = Everything() if options.everything else None
-    models, norms = zip(*(_in_float32(read, options) for read in (before, after)), strict=True)
+    models, norms = zip(*(read_in_float32(read, device) for read in (before, after)), strict=True)
     folders = before.folder, after.folder
     loops = _shows_loops(models[0], norms[0], feeds[0], folders[0])
     versions: list[tuple[str, onnx.ModelProto, _Taps]] = []
@@ -106,7 +106,7 @@ def run_four(
 
 def run_in_float32(read: ReadModel, options: Options, feeds: Sequence[Feeds]) -> Runs:
     """What a model gives in FP32, with the sums of squares of its norms' rows."""
-    model, norms = _in_float32(read, options)
+    model, norms = read_in_float32(read, options.accelerator)
     loops = _shows_loops(model, norms, feeds[0], read.folder)
     shown = instrument(model, norms, loops=loops)
     return _run(shown.model, _Taps(shown.sums), feeds, read.folder, options.tokens, _unwatched)
@@ -123,7 +123,7 @@ class Roundable:
 
     def __init__(self, read: ReadModel, options: Options, feed: Feeds) -> None:
         self._options, self._folder = options, read.folder
-        self._model, self._norms = _in_float32(read, options)
+        self._model, self._norms = read_in_float32(read, options.accelerator)
         self._loops = _shows_loops(self._model, self._norms, feed, read.folder)
 
     def run(self, feeds: Sequence[Feeds], kept: frozenset[str]) -> Runs:
@@ -137,12 +137,6 @@ class Roundable:
         taps = _Taps(rounded.mean_squares, rounded.arrived)
         tokens = self._options.tokens
         return _run(rounded.model, taps, feeds, self._folder, tokens, _unwatched)
-
-
-def _in_float32(read: ReadModel, options: Options) -> tuple[onnx.ModelProto, list[Norm]]:
-    """A model in FP32, and its norms as the accelerator computes them."""
-    norms = as_computed(read.norms, options.accelerator.variance == "one-pass")
-    return as_float32(read.model, read.folder), norms_in_float32(norms)
 
 
 def _unwatched(done: float) -> None:

@@ -11,9 +11,15 @@ from collections.abc import Sequence
 import onnx
 
 from slanc_onnx.graph import graph_at
-from slanc_onnx.norms import Norm, ReadModel, as_computed
+from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
-from slanc_onnx.run import CannotRun, Emitter, Feeds, Session, as_float32, norms_in_float32
+from slanc_onnx.run import (
+    CannotRun,
+    Emitter,
+    Feeds,
+    Session,
+    read_in_float32,
+)
 from slanc_onnx.verify.compare import Difference, Runs, compare
 from slanc_onnx.verify.emulate import can_emulate
 
@@ -36,8 +42,8 @@ def sensitivity(
         The difference; None where the model with noise does not run.
     """
     device = options.accelerator
-    norms = norms_in_float32(as_computed(read.norms, device.variance == "one-pass"))
-    model = with_noise(as_float32(read.model, read.folder), norms, device.coarsest_roundoff)
+    model, norms = read_in_float32(read, device)
+    model = with_noise(model, norms, device.coarsest_roundoff)
     try:
         session = Session(model, read.folder)
         names = set(plain.outputs[0])

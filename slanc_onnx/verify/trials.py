@@ -11,7 +11,8 @@ from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.run import CannotRun, InputSet
 from slanc_onnx.verify.default_level import at_default_level
-from slanc_onnx.verify.validate import Trial, Validation, validate_pair
+from slanc_onnx.verify.tensor_sizes import tensor_sizes
+from slanc_onnx.verify.validate import Trial, Validation, validate_pair, without_excluded
 
 
 def validate_on(
@@ -24,7 +25,8 @@ def validate_on(
 ) -> Validation:
     """The validation on the first set of inputs, with what the others say.
 
-    On the first the FP32 outputs are also compared at ONNX Runtime's default optimisation level.
+    On the first the FP32 outputs are also compared at ONNX Runtime's default optimisation level,
+    and the tensors are measured.
     Of inputs of which the user says nothing several sets are tried. The first is judged, and the
     others tell where it holds as well; those that `count` may not fail either.
 
@@ -48,5 +50,10 @@ def validate_on(
             found = validate_pair(before, after, options, one.feeds, exact, progress)
             trials.append(Trial(one.fed, tuple(found.failures), found.observed))
             failures += [f for f in found.failures if one.counts and f not in failures]
-    optimised = at_default_level(before, after, first.feeds, result.unstable)
-    return replace(result, trials=tuple(trials), failures=failures, at_default=optimised)
+    return replace(
+        result,
+        trials=tuple(trials),
+        failures=failures,
+        tensors=tensor_sizes(without_excluded(after, options), options, first.feeds),
+        at_default=at_default_level(before, after, first.feeds, result.unstable),
+    )

@@ -22,7 +22,7 @@ from slanc_onnx.verify.left import Left, first_in_everything, largest_of
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four
 from slanc_onnx.verify.sensitivity import sensitivity
-from slanc_onnx.verify.tensor_sizes import TensorSize, tensor_sizes
+from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.tolerance import (
     FP16_TOLERANCE,
     ROUNDINGS,
@@ -84,8 +84,8 @@ class Validation:
 
     Attributes:
         fp32_tolerance: What is demanded of `fp32_max_relative_error`; 0 for bit-identity.
-        fp32_identical: All FP32 outputs of the first `COMPARED_RUNS` runs are the same to the last
-            bit with graph optimisation off, and with tokens the losses of all runs.
+        fp32_identical: All FP32 outputs of the runs that are compared, see `COMPARED_RUNS`, are the
+            same to the last bit with graph optimisation off, and with tokens the losses of all.
         fp32_max_abs_error: Largest absolute difference of an FP32 output.
         fp32_max_relative_error: The same, relative to the output's largest absolute value.
         rounded_error_before: Largest difference of an output with rounded norms to FP32, relative
@@ -231,7 +231,6 @@ def validate_pair(
         everything=options.everything,
         reshaped=protected.reshaped,
         reshaped_before=naive.reshaped,
-        tensors=tensor_sizes(after, options, feeds),
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     if result.everything and result.passed:

@@ -5,12 +5,11 @@ accelerator rounds. That is exactly the narrow arithmetic, on a provider that ha
 alone are rounded, or everything.
 """
 
-from slanc_onnx.verify.emulate.everything import CONTAINERS, is_float
+from slanc_onnx.verify.emulate.everything import CONTAINERS, Everything, is_float
 from slanc_onnx.verify.emulate.kept import names_of, nodes_of
 from slanc_onnx.verify.emulate.lost import largest_finite
 from slanc_onnx.verify.emulate.norms import (
     Emulated,
-    Everything,
     Watched,
     What,
     can_emulate,

@@ -45,6 +45,22 @@ OfConstants = Literal["largest", "infinite"]
 
 
 @dataclass(frozen=True)
+class Everything:
+    """That all operations are rounded, beside the steps of the norms.
+
+    Attributes:
+        watch: Whether the model also shows which of their results left the format.
+        kept: The names of nodes that stay in FP32, with what passes from one to another. A norm
+            that is spelled in several nodes, of which some do, is rounded op by op.
+        beyond: How finite elements of constants are rounded that the format does not hold.
+    """
+
+    watch: bool = False
+    kept: frozenset[str] = frozenset()
+    beyond: OfConstants = "largest"
+
+
+@dataclass(frozen=True)
 class Computed:
     """What has to be rounded of a model.
 
@@ -189,8 +205,7 @@ def round_everything(
     emitter: Emitter,
     found: Computed,
     device: Device,
-    watch: bool = False,
-    how: tuple[Collection[str], OfConstants] = ((), "largest"),
+    how: Everything,
 ) -> dict[str, str]:
     """Round what was found in the emitter's model, whose norms are written out, in place.
 
@@ -198,14 +213,13 @@ def round_everything(
         emitter: It holds the model, finished.
         found: From `computed`.
         device: Rounds and sums; it writes with the same emitter.
-        watch: Whether the model also gives what left the format.
-        how: The names of nodes that stay in FP32, and what becomes of constants.
+        how: What stays in FP32, what becomes of constants, and what is shown.
 
     Returns:
-        With `watch`, by the name of a tensor the output with the largest number that rounding
+        With `how.watch`, by the name of a tensor the output with the largest number that rounding
         took out of the format: of the tensor, or of the sums inside its op; 0 for none.
     """
-    rounder = _Rounder(emitter, found, device, watch, how)
+    rounder = _Rounder(emitter, found, device, how)
     rounder.graph(emitter.model.graph, ())
     emitter.finish(list(rounder.lost.values()))
     return rounder.lost
@@ -217,11 +231,9 @@ class _Rounder:
         emitter: Emitter,
         found: Computed,
         device: Device,
-        watch: bool,
-        how: tuple[Collection[str], OfConstants],
+        how: Everything,
     ) -> None:
-        self._emitter, self._device, self._watch = emitter, device, watch
-        self._kept, self._beyond = how
+        self._emitter, self._device, self._how = emitter, device, how
         self._moved = {tensor.name for tensor in found.moved}
         self.lost: dict[str, str] = {}
         self._results = {tensor.name for tensor in found.results}
@@ -236,7 +248,7 @@ class _Rounder:
             for attribute in node.attribute:
                 if attribute.type == AttributeProto.GRAPH:
                     self.graph(attribute.g, (*path, (index, attribute.name)))
-            if node.name in self._kept:
+            if node.name in self._how.kept:
                 continue
             if node.op_type not in MOVES:
                 self._inputs(node, path, index)
@@ -259,7 +271,7 @@ class _Rounder:
             node.input[position] = self._rounded[path, name]
 
     def _constant(self, x: str) -> list[str]:
-        if self._beyond == "largest":
+        if self._how.beyond == "largest":
             return [self._device.rounded(self._clipped(x))]
         y = self._device.rounded(x)
         return [self._emitter.node("Where", finite(self._emitter, y), y, x)]
@@ -274,9 +286,9 @@ class _Rounder:
     def _result(self, node: NodeProto, given: str, result: str, path: GraphPath) -> None:
         """The rounding of what a node gives, under the name that it had."""
         what, device = self._reductions.get(result), self._device
-        watched = self._watch and self._emitter.can_show(path)
+        watched = self._how.watch and self._emitter.can_show(path)
 
-        clips = result in self._moved and self._beyond == "largest"
+        clips = result in self._moved and self._how.beyond == "largest"
 
         def make() -> list[str]:
             x = self._clipped(given) if clips else given  # what it moves is in the format already

@@ -24,7 +24,7 @@ from slanc_onnx.verify.emulate.device import Device, in_branch
 from slanc_onnx.verify.emulate.everything import (
     MOVES,
     Computed,
-    OfConstants,
+    Everything,
     computed,
     round_everything,
 )
@@ -54,22 +54,6 @@ class Emulated:
     mean_squares: dict[str, str]
     watched: list[Watched] = field(default_factory=list)
     arrived: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Everything:
-    """That all operations are rounded, beside the steps of the norms.
-
-    Attributes:
-        watch: Whether the model also shows which of their results left the format.
-        kept: The names of nodes that stay in FP32, with what passes from one to another. A norm
-            that is spelled in several nodes, of which some do, is rounded op by op.
-        beyond: How finite elements of constants are rounded that the format does not hold.
-    """
-
-    watch: bool = False
-    kept: frozenset[str] = frozenset()
-    beyond: OfConstants = "largest"
 
 
 @dataclass(frozen=True)
@@ -149,7 +133,7 @@ def emulate(
     own = {(n.path, i) for n in norms if n.name in makers and n.by_ops for i in n.nodes}
     if everything is not None or (own and not accelerator.fp32_steps):  # nothing else rounds these
         found = computed(model, plain, emitter.opset, own if everything is None else None)
-        left = round_everything(emitter, found, device, how.watch, (how.kept, how.beyond))
+        left = round_everything(emitter, found, device, how)
     if everything is not None:
         by_output = {n.output: n for n in norms if how.watch and n.name in mean_squares}
         watched = _watched(found, left, by_output, mean_squares, made)

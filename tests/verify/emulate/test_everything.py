@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
-from slanc_onnx.verify.emulate.norms import Everything, emulate
+from slanc_onnx.verify.emulate.everything import Everything
+from slanc_onnx.verify.emulate.norms import emulate
 from tests.models.fold_models import RMS, folded, weights
 from tests.models.small_graphs import D, graph, normal
 from tests.oracles.unoptimised import Values, run
