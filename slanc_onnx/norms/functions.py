@@ -16,7 +16,7 @@ from onnx import NodeProto, inliner
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import DOMAINS, every_node, read_graph
 from slanc_onnx.norms.find import find_in
-from slanc_onnx.norms.regions import SQUARING, SUMS
+from slanc_onnx.norms.sums import SQUARING, SUMS
 from slanc_onnx.norms.suspects import is_called_norm
 from slanc_onnx.ops import FUSED, INTERNAL
 
@@ -24,7 +24,7 @@ _Key = tuple[str, str]  # domain and name of a function
 _MOST_INLINED = 2**20  # nodes
 
 # Ops of which a decomposed norm has at least one. Which functions hold a part is then tried out.
-_OPS = {*SQUARING, *SUMS, "LpNormalization", "Einsum", "Sqrt", "Pow", "Reciprocal"}
+_OPS = {*SQUARING, *SUMS, "LpNormalization", "Sqrt", "Pow", "Reciprocal"}
 
 
 def inline_norm_functions(
