@@ -24,7 +24,7 @@ from slanc_onnx.ops import (
 )
 from slanc_onnx.reasons import Reason, Untaken, reason
 
-_State = Literal["square", "root", "logarithm", "falling", "divides"]
+_State = Literal["square", "again", "root", "logarithm", "falling", "divides"]
 _STEPS = 16  # nodes between a sum of squares and what its root divides
 _TOTALS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool")
 # What ops of ONNX Runtime compute of integers and their scales.
@@ -186,9 +186,9 @@ def root_divides(bodies: Bodies, total: gs.Node) -> Literal["here", "elsewhere"]
     return None
 
 
-def _squared_again(power: float, state: _State) -> _State | None:
-    """What a power makes: where a sum of squares is squared, another norm may begin."""
-    return None if state == "square" and power != 1 else state
+def _squared_again(power: float, state: _State) -> _State:
+    """What a power makes of a sum of squares: the sum of those would be that of another norm."""
+    return "again" if state == "square" and power != 1 else state
 
 
 def _behind(scope: Scope, node: gs.Node, tensor: gs.Tensor, state: _State) -> _State | None:
@@ -210,7 +210,10 @@ def _behind(scope: Scope, node: gs.Node, tensor: gs.Tensor, state: _State) -> _S
     made: dict[str, _State] = {"Sqrt": "root", "Log": "logarithm"}
     if op in made:
         return made[op]
-    if op in ("Div", "Sub") and not first:
+    if (op in ("Div", "Sub") and not first) or (op in _TOTALS and state == "again"):
         return None
-    smooth = op in ELEMENTWISE and state == "square"  # behind a root: a weight by distance
+    smooth = op in ELEMENTWISE and state in (
+        "square",
+        "again",
+    )  # behind a root: a weight by distance
     return state if op in _PASSED or smooth or op in ("Div", "Sub") else None

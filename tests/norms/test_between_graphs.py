@@ -92,10 +92,11 @@ def model_of(nodes: str) -> onnx.ModelProto:
         '<ir_version: 8, opset_import: ["" : 17]>'
         f"g (float[2, 8] x, bool c) => (float[2, 8] y) {{ q = Mul(x, x) {nodes} }}"
     )
-    constants = {"eps": np.float32(1e-6), "n": np.int64(2), "two": np.float32(2)}
+    numbers = {"eps": np.float32(1e-6), "n": np.int64(2), "two": np.float32(2)}
+    constants = {name: np.array(value) for name, value in numbers.items()}
     constants |= {"none": np.zeros(2, np.float32), "one": np.array([1])}
     model.graph.initializer.extend(
-        numpy_helper.from_array(np.array(value), name) for name, value in constants.items()
+        numpy_helper.from_array(value, name) for name, value in constants.items()
     )
     onnx.checker.check_model(model)
     return model

@@ -100,6 +100,8 @@ SQUARED = {  # what a norm behind the squares of another tensor normalises: that
     "a mean of squares": "q = Mul(x, x) k = ReduceMean(q, second)",
     "squares by weights": "q = Mul(x, x) gc = Unsqueeze(g, second) bc = Unsqueeze(b, first) "
     "w8 = MatMul(gc, bc) k = MatMul(q, w8)",
+    "squares by weights, with a residual": "q = Mul(x, x) gc = Unsqueeze(g, second) "
+    "bc = Unsqueeze(b, first) w8 = MatMul(gc, bc) h = MatMul(q, w8) k = Add(h, x)",
 }
 
 
