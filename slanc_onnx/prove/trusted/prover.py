@@ -69,7 +69,7 @@ class Prover:
         self._widths: dict[str, int] = {}
         self._order = Order(self._scope, read.norms)
         self._caches = {spec.name for spec in read.specs if spec.is_float}
-        self._spent = Spent() if around is None else around._spent
+        self._spent: Spent = Spent() if around is None else around._spent
         self._outputs = frozenset(info.name for info in self._scope.proto.output)
         self._tensors = self._scope.graph.tensors()
         self.affine: dict[str, tuple[float, float] | None] = {}
