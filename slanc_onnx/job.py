@@ -88,8 +88,7 @@ def protect_file(
     decided = decide(read, options, progress)
     clock.lap("scale")
     notes = make_notes(read, options)
-    if rescaled:
-        notes.append(Reason(Note.SCALED_ANEW, tuple(rescaled)))
+    notes += [Reason(Note.SCALED_ANEW, tuple(rescaled))] if rescaled else []
     done = _Done(decided)
     if read.norms:
         _carry_out_in_file(_Job(read, source, output, options, watched, progress, clock), done)
