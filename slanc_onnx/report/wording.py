@@ -226,7 +226,8 @@ _NOTES: dict[Kind, str] = {
     Note.EPSILON_GONE: "the epsilon of {count} norms is 0 or vanishes on the target: a row of "
     "zeros is nan in the file as it is ({names})",
     Note.EPSILON_RAISED: "rows of zeros, or that vanish, were seen, which an exactly divided "
-    "epsilon would make nan: epsilons that the target does not keep are raised (--epsilon representable)",
+    "epsilon would make nan: epsilons that the target does not keep are raised (--epsilon "
+    "representable)",
     Note.INLINED: "inlined the functions that hold norms: {names}",
     Note.SCALED_ANEW: "{count} norms had scales of another target, or without their note: these "
     "were taken out and placed anew ({names})",

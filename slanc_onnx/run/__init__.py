@@ -61,6 +61,6 @@ __all__ = [
     "too_large_at_once",
     "tried",
     "validation_inputs",
-    "with_checked_inputs",
     "ways_to_say",
+    "with_checked_inputs",
 ]

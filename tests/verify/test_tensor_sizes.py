@@ -16,7 +16,7 @@ NODES = f"[q] q = MatMul(x, big) [k] k = MatMul(q, big) [r] r = Add(k, x) [n] y 
 def test_each_tensor_is_told_with_its_largest_number_in_fp32() -> None:
     model = graph(NODES, weights(big=BIG), ROWS)
     q = X.astype(np.float64) @ BIG
-    exact = {"x": X, "q": q, "k": q @ BIG, "r": q @ BIG + X}
+    exact: dict[str, np.ndarray] = {"x": X, "q": q, "k": q @ BIG, "r": q @ BIG + X}
     largest = {name: np.abs(value).max() for name, value in exact.items()}
     sizes = validate(model, model, Options(inputs={"x": X}, emulate="all")).tensors
     assert [(s.tensor, s.node, s.op) for s in sizes] == [
