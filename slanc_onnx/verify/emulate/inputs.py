@@ -26,6 +26,11 @@ class Stored:
     rounded: dict[str, str] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def outputs(self) -> list[str]:
+        """Those of `lost`."""
+        return list(self.lost.values())
+
 
 def store_inputs(device: Device, kept: Collection[str], watch: bool) -> Stored:
     """Round the FP32 inputs of the emitter's model for all nodes that are not kept in FP32.

@@ -99,8 +99,7 @@ def emulate(
         everything: That all other operations are rounded as well, and how.
     """
     emitter = Emitter(model)
-    mean_squares: dict[str, str] = {}
-    arrived: dict[str, str] = {}
+    mean_squares, arrived = dict[str, str](), dict[str, str]()
     made: dict[str, Watched] = {}
     watched: list[Watched] = []
     makers: dict[str, NodeProto] = {}
@@ -108,13 +107,9 @@ def emulate(
     how = everything or Everything()
     norms = as_computed(norms, accelerator.variance == "one-pass")
     norms, boundary = apart_from_kept(device, norms, how.kept, how.watch)
-    inputs = Stored()
-    if everything is not None:
-        inputs = store_inputs(device, how.kept, how.watch)
-        norms = [replace(n, input=inputs.rounded.get(n.input, n.input)) for n in norms]
-    for norm in norms:
-        if not can_emulate(norm):
-            continue
+    inputs = Stored() if everything is None else store_inputs(device, how.kept, how.watch)
+    norms = [replace(n, input=inputs.rounded.get(n.input, n.input)) for n in norms]
+    for norm in filter(can_emulate, norms):
         graph = graph_at(emitter.model, norm.path)
         index = next(i for i, node in enumerate(graph.node) if norm.output in node.output)
         makers[norm.name] = graph.node[index]
@@ -133,8 +128,7 @@ def emulate(
     for norm in plain:
         _unplug(makers[norm.name], norm, emitter)
     ends = [w.output for w in made.values() if how.watch or everything is None]
-    reads = [w.output for w in watched if w.what == "read"] + boundary.outputs
-    reads += inputs.lost.values()
+    reads = [w.output for w in watched if w.what == "read"] + boundary.outputs + inputs.outputs
     emitter.finish([*mean_squares.values(), *arrived.values(), *reads, *ends])
     own = {(n.path, i) for n in norms if n.name in makers and n.by_ops for i in n.nodes}
     if everything is not None or (own and not accelerator.fp32_steps):  # nothing else rounds these
