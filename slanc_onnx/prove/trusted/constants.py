@@ -30,7 +30,7 @@ from slanc_onnx.weights import stored_matrix
 
 MOST_SIZES = 64  # elements of a tensor of sizes
 # Ops that give no function of their inputs.
-_RANDOM = ("Bernoulli", "Dropout", "Multinomial")
+_RANDOM = ("Bernoulli", "Dropout", "Multinomial", "RandomNormalLike", "RandomUniformLike")
 _NO_COUNTS = ("axes", "axis", "keepdims", "perm", "to")  # attributes that tell no size
 # Ops that only move elements, so that they move sizes too. The inputs whose elements they move.
 _MOVED: dict[str, Callable[[int], range]] = {

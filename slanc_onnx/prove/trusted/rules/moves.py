@@ -71,7 +71,6 @@ def transpose(call: Call) -> Result:
         axes=tuple(i for i, axis in enumerate(order) if axis in value.axes),
         reach=reach,
         shares=None if value.shares is None else order.index(value.shares),
-        tests="",
     )
 
 
@@ -94,7 +93,7 @@ def unsqueeze(call: Call) -> Result:
     pairs = {next(old): axis for axis in range(rank) if axis not in new}
     back = {there: here for here, there in pairs.items()}
     dims = [value.dims[back[axis]] if axis in back else 1 for axis in range(rank)]
-    return replace(reaxed(value, dims, pairs), tests=value.tests)
+    return reaxed(value, dims, pairs)
 
 
 @rule("Squeeze", attributes=("axes",), types=(ANY, (INT64,)), extended=True, exact=True)
@@ -182,7 +181,7 @@ def regrouped(value: Value, dims: Sequence[Dim]) -> Value:
             kept += wide
             axes += [axis for axis in new if dims[axis] != 1]
     value = in_positions(value, kept)
-    return replace(value, dims=tuple(dims), axes=tuple(sorted(axes)), shares=shares, tests="")
+    return replace(value, dims=tuple(dims), axes=tuple(sorted(axes)), shares=shares)
 
 
 def _groups(old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[list[int], list[int]]]:
