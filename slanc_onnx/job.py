@@ -53,8 +53,8 @@ MOST_TRIES = 3  # a fold may give a norm that is kept at 1 the scale of its grou
 
 
 def protect_file(
-    source: Path,
-    output: Path,
+    source: str | Path,
+    output: str | Path,
     options: Options | None = None,
     *,
     shown_options: Mapping[str, object] | None = None,
@@ -73,6 +73,7 @@ def protect_file(
         SlancError: bad input; nothing was written. Nor is it with any other exception.
     """
     clock, options = Clock(), options or Options()
+    source, output = Path(source), Path(output)
     loaded = load_model(source)
     check_output(source, output)
     read = read_model(loaded, source.parent, isolate=options.isolate)
@@ -87,8 +88,7 @@ def protect_file(
     decided = decide(read, options, progress)
     clock.lap("scale")
     notes = make_notes(read, options)
-    if rescaled:
-        notes.append(Reason(Note.SCALED_ANEW, tuple(rescaled)))
+    notes += [Reason(Note.SCALED_ANEW, tuple(rescaled))] if rescaled else []
     done = _Done(decided)
     if read.norms:
         _carry_out_in_file(_Job(read, source, output, options, watched, progress, clock), done)

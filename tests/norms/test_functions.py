@@ -126,7 +126,7 @@ def test_a_file_with_functions_and_external_weights(tmp_path: Path) -> None:
     assert outcome.validation is not None and outcome.validation.fp32_identical
     assert outcome.notes == [Reason(Note.INLINED, ("written_out",))]
     assert (tmp_path / "w.bin").read_bytes() == data
-    again = protect_file(tmp_path / "out.onnx", tmp_path / "again.onnx")
+    again = protect_file(str(tmp_path / "out.onnx"), str(tmp_path / "again.onnx"))
     assert [norm.status for norm in again.norms] == ["unchanged"]
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
 

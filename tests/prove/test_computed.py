@@ -104,3 +104,49 @@ def test_onnx_runtime_may_need_only_so_much_memory(monkeypatch: pytest.MonkeyPat
     with pytest.raises(NoBound):
         computer(node, {"": 13}, True)([large, STEPS[0]])
     assert time.monotonic() - started < computed.SECONDS
+
+
+IMAGE = RANDOM.normal(size=(1, 1, 80, 80)).astype(np.float32)
+KERNEL = RANDOM.normal(size=(1, 1, 5, 5)).astype(np.float32)
+
+
+def convolved(image: Array) -> Array:
+    windows = np.lib.stride_tricks.sliding_window_view(image.astype(np.float64), (5, 5), (2, 3))
+    return np.asarray(np.einsum("nchwij,ocij->nohw", windows, KERNEL))
+
+
+@pytest.mark.parametrize(("size", "by"), [(80, "run"), (12, "evaluated")])
+def test_loops_of_the_evaluator_are_for_what_is_small(
+    size: int, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It walks each window in Python: an image of 400 x 400 with a kernel of 65 x 65 took 40 s."""
+
+    def fails(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(computed, "evaluated" if by == "run" else "run", fails)
+    image = IMAGE[..., :size, :size]
+    node = helper.make_node("Conv", ["in0", "in1"], ["out"])
+    (made,) = computer(node, {"": 22}, made=(size - 4) ** 2)([image, KERNEL])
+    np.testing.assert_allclose(made, convolved(image), rtol=1e-5, atol=1e-5)
+
+
+def test_large_outputs_of_small_inputs_are_not_made_in_loops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = helper.make_node("ConvTranspose", ["in0", "in1"], ["out"], strides=[99, 99])
+    image = IMAGE[..., :9, :9]
+    monkeypatch.setattr(computed, "run", lambda *_: ["by ONNX Runtime"])
+    assert computer(node, {"": 22}, made=800**2)([image, KERNEL]) == ["by ONNX Runtime"]
+    (made,) = computer(node, {"": 22}, made=25)([image[..., :1, :1], KERNEL])
+    np.testing.assert_array_equal(made, image[..., :1, :1] * KERNEL)
+
+
+def test_a_proof_has_so_many_seconds_for_constants() -> None:
+    node = helper.make_node("Neg", ["in0"], ["out"])
+    spent = computed.Spent()
+    computer(node, {"": 13}, spent=spent)([W])
+    assert 0 < spent.seconds < computed.SECONDS_OF_ALL
+    spent.seconds = computed.SECONDS_OF_ALL + 1
+    with pytest.raises(NoBound):
+        computer(node, {"": 13}, spent=spent)([W])

@@ -1,13 +1,16 @@
 """One node computed from arrays: by ONNX's reference evaluator, or where it cannot by ONNX Runtime.
 
-The evaluator lacks old versions of some ops and all contributed ones. ONNX Runtime has a process of
+The evaluator lacks old versions of some ops and all contributed ones, and walks windows, images and
+sequences in loops of Python: of these, what is large is ONNX Runtime's alone. That has a process of
 its own where that is asked for, and so many seconds and bytes.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -15,39 +18,75 @@ from onnx import NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from slanc_onnx.graph import Array
+from slanc_onnx.ops import ELEMENTWISE, MOVES, QUANTISING
 from slanc_onnx.progress import no_progress
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.reasons import Unread, reason
 from slanc_onnx.run import CannotRun, Session, isolated
 
 SECONDS, MEMORY = 20.0, 2_000_000_000  # of ONNX Runtime for one node
+SECONDS_OF_ALL = 60.0  # for all constants of one proof, after which none is begun
 MOST_COMPUTED = 1 << 26  # elements of the inputs and outputs of one node
+MOST_IN_LOOPS = 1 << 12  # the same where the evaluator has loops: each may walk the inputs again
 _IR_VERSION = 10  # which every ONNX Runtime that is supported reads
 # Domains whose ops ONNX Runtime computes from constants; it knows no others.
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
+# Where the evaluator is a few calls of NumPy.
+_WITHOUT_LOOPS = {
+    *(*ELEMENTWISE, *MOVES, *QUANTISING, "Add", "Sub", "Mul", "Div", "Where", "Concat", "MatMul"),
+    *("Gemm", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"),
+}
 
 Compute = Callable[[Sequence[Array | None]], list[Array]]
 
 
-def computer(node: NodeProto, opsets: Mapping[str, int], apart: bool = False) -> Compute:
+@dataclass
+class Spent:
+    """The seconds that the constants of one proof took."""
+
+    seconds: float = 0.0
+
+
+def computer(
+    node: NodeProto,
+    opsets: Mapping[str, int],
+    apart: bool = False,
+    made: int | None = None,
+    spent: Spent | None = None,
+) -> Compute:
     """A function that computes a node's outputs from arrays.
 
     Args:
         node: The node.
         opsets: Versions by domain.
         apart: Whether ONNX Runtime has a process of its own.
+        made: Elements of the outputs; None where they are not known.
+        spent: By this proof so far; it is added to.
     """
+    spent = spent or Spent()
 
     def compute(arrays: Sequence[Array | None]) -> list[Array]:
         given = [array for array in arrays if array is not None]
-        if sum(math.prod(array.shape) for array in given) > MOST_COMPUTED:
+        read = sum(math.prod(array.shape) for array in given)
+        if read > MOST_COMPUTED:
             raise NoBound(reason(Unread.TOO_LARGE, max(array.size for array in given)))
-        model = of_one_node(node, arrays, opsets)
+        if spent.seconds > SECONDS_OF_ALL:
+            raise NoBound(reason(Unread.NOT_COMPUTED, f"more than {SECONDS_OF_ALL:.0f} s"))
+        began = time.monotonic()
         try:
-            return evaluated(model)
-        except Exception as error:  # of the evaluator, which says so in many ways
-            if node.domain not in _DOMAINS:
-                raise NoBound(reason(Unread.NOT_COMPUTED, str(error)[:200])) from error
+            return computed(arrays, read)
+        finally:
+            spent.seconds += time.monotonic() - began
+
+    def computed(arrays: Sequence[Array | None], read: int) -> list[Array]:
+        model = of_one_node(node, arrays, opsets)
+        few = read + (made or 0) <= MOST_IN_LOOPS
+        if node.domain not in _DOMAINS or node.op_type in _WITHOUT_LOOPS or few:
+            try:
+                return evaluated(model)
+            except Exception as error:  # of the evaluator, which says so in many ways
+                if node.domain not in _DOMAINS:
+                    raise NoBound(reason(Unread.NOT_COMPUTED, str(error)[:200])) from error
         try:
             return run(model, apart)
         except Exception as error:  # what ONNX Runtime says, or that memory is short

@@ -22,7 +22,7 @@ from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import Ellipsoids
 from slanc_onnx.prove.step_bounds import rounding_of
 from slanc_onnx.prove.trusted.axes import either, in_positions
-from slanc_onnx.prove.trusted.computed import computer
+from slanc_onnx.prove.trusted.computed import Spent, computer
 from slanc_onnx.prove.trusted.constants import folded, moved_sizes, stored_constant
 from slanc_onnx.prove.trusted.known import Assumed, Known, Open, of_input
 from slanc_onnx.prove.trusted.norm_rows import input_of, output_of, row_of
@@ -69,6 +69,7 @@ class Prover:
         self._widths: dict[str, int] = {}
         self._order = Order(self._scope, read.norms)
         self._caches = {spec.name for spec in read.specs if spec.is_float}
+        self._spent: Spent = Spent() if around is None else around._spent
         self._outputs = frozenset(info.name for info in self._scope.proto.output)
         self._tensors = self._scope.graph.tensors()
         self.affine: dict[str, tuple[float, float] | None] = {}
@@ -246,11 +247,13 @@ class Prover:
         return [o if not isinstance(o, Value) else Open(o.kind, o.dims, why) for o in made]
 
     def _applied(self, node: NodeProto, given: list[Operand | None]) -> list[Known]:
-        compute = computer(node, self._opsets, self._read.scopes[0].apart)
+        told = self._told(node)
+        apart = self._read.scopes[0].apart
+        compute = computer(node, self._opsets, apart, told, self._spent)
         if node.op_type == "Constant" and not node.input:
             return self._constant_node(node)
         try:
-            found: list[Operand | None] | None = folded(node, given, compute, self._told(node))
+            found: list[Operand | None] | None = folded(node, given, compute, told)
         except NoBound:  # too large to compute: a rule may take it as any numbers in a range
             found = None
         sizes = None if found is not None else moved_sizes(node, given, compute, self._fresh)
