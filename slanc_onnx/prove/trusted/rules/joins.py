@@ -172,7 +172,7 @@ def mul(call: Call) -> Result:
     result = made(call.facts, (a, b), dims, axes, _product(dims, axes, (a, b)), ends)
     for part, other in ((a, b), (b, a)):
         if other.low >= 0 and other.high <= 1:
-            result = replace(result, shares=_kept_shares(part, dims))
+            result = replace(result, shares=_kept_shares(part, dims), beyond=part.beyond)
     return result
 
 
@@ -316,6 +316,7 @@ def where(call: Call) -> Result:
         facts=facts | condition.facts,
         nan=frozenset().union(*nan) if nan else None,
         shares=_kept_shares(b, dims) if zero else None,
+        beyond=b.beyond,
     )
 
 

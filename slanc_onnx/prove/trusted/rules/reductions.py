@@ -64,7 +64,7 @@ def mean(call: Call) -> Result:
     count = math.prod(map(size_of, sizes)) if known else MOST_POSITIONS
     if not count * value.largest <= MOST_ON_THE_WAY:  # the sum comes before the division
         raise NoBound(reason(Unread.TOO_LARGE, count))
-    return mixed_over(made, count if known else "open")
+    return mixed_over(made, sizes)
 
 
 @rule(
