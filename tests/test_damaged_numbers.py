@@ -129,6 +129,22 @@ def test_rows_that_double_from_op_to_op_are_not_followed_for_ever(
     assert "GroupQueryAttention (a8)" in reasons_text(last.reasons)  # 4 * 2^8 channels
 
 
+@pytest.mark.parametrize("heads", [3, 2**62])
+def test_heads_that_have_no_channels_prove_nothing(heads: int) -> None:
+    """The fused rows are 43 wide: 3 + 2 heads leave a rest, and of 2^62 each has none."""
+    nodes = f"""
+        q = MatMul(x, w)
+        m = com.microsoft.GroupQueryAttention<num_heads = {heads}, kv_num_heads = 1>
+            (q, , , , , last, length)
+        total = MatMul(m, w_o)"""
+    weights = {"w": normal(1, D, 43), "w_o": normal(2, 24, D)}
+    counts = {"last": np.zeros(1, np.int32), "length": np.array(1, np.int32)}
+    model = between(nodes, {**weights, **counts}, opset=18)
+    _, last = compute_scales(model, Options(estimate="weights"))
+    assert last.certificate is not None
+    assert last.certificate.bound.length is None
+
+
 def test_an_index_that_goes_nowhere_is_no_index() -> None:
     nodes = """
         rows = Gather(table, ids)

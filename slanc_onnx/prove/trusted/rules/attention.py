@@ -155,7 +155,7 @@ def _by_heads(call: Call, query: Value, value: Value, heads: int, groups: int) -
     """The values of [batch, positions, groups * width], each group for as many heads."""
     value = with_axes(value, (2,))
     width, rest = divmod(size_of(value.dims[2]), groups)
-    if rest or heads % groups:
+    if rest or not width or heads % groups:
         raise NoBound(reason(Unread.NO_FIT, str(value.dims[2]), str(groups)))
     refuse_wide(heads * width)
     places = np.arange(groups * width).reshape(groups, width)
@@ -183,7 +183,9 @@ def group_query_attention(call: Call) -> Result:
         key, value = call.value(1), call.value(2)
     else:
         query = with_axes(query, (2,))
-        width = size_of(query.dims[2]) // (heads + 2 * groups)
+        width, rest = divmod(size_of(query.dims[2]), heads + 2 * groups)
+        if rest:
+            raise NoBound(reason(Unread.NO_FIT, str(query.dims[2]), str(heads + 2 * groups)))
         kept = np.arange((heads + groups) * width, (heads + 2 * groups) * width)
         dims = (*query.dims[:2], len(kept))
         key, value = query, replace(query, dims=dims, reach=query.reach.pick(kept))
