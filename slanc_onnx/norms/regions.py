@@ -44,7 +44,7 @@ class Joined:
     """A constant of a region that is divided along with its input: epsilon, or a limit.
 
     Attributes:
-        read: Where the node reads it; position `ops.EPSILON` is the attribute of that name.
+        read: Where the node reads it; one of `ops.ATTRIBUTES` is an attribute.
         degree: The power of the scale that divides it.
     """
 
