@@ -179,11 +179,12 @@ def test_the_lines_that_a_certificate_rests_on_are_counted() -> None:
 
 
 def lines_of_code(row: str) -> int:
-    """The lines of the files of slanc_onnx that a row of a table names; later names lack folders."""
+    """The lines of the files that a row of a table names, the later ones without their folder."""
     folder, count = Path(), 0
     for name in re.findall(r"`([\w/]+(?:\.py|/))`", row):
         folder = Path(name).parent if "/" in name else folder
-        path = CORE / folder / Path(name).name
+        places = (CORE / folder / Path(name).name, CORE / name)
+        path = next(place for place in places if place.exists())
         files = path.glob("*.py") if path.is_dir() else [path]
         count += sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
     return count
