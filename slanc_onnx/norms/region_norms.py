@@ -18,13 +18,21 @@ from slanc_onnx.graph import (
 from slanc_onnx.norms.affine import next_constant, row_width
 from slanc_onnx.norms.constants import scalar_of, stored_value
 from slanc_onnx.norms.described import describe, quotient, uniform
-from slanc_onnx.norms.forms import Form
+from slanc_onnx.norms.forms import BY_ROW, Form
 from slanc_onnx.norms.norm import Limit, Norm, Place
 from slanc_onnx.norms.reads import Read, leaks, places, with_known_scale
-from slanc_onnx.norms.regions import Joined, Region, candidates, region_of
+from slanc_onnx.norms.regions import Joined, Region, region_of
 from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.norms.suspects import Suspect, called_norms, quantised_sums, root_divides, suspect
+from slanc_onnx.norms.sums import candidates
+from slanc_onnx.norms.suspects import (
+    Suspect,
+    called_norms,
+    quantised_sums,
+    root_divides,
+    sums_between_graphs,
+    suspect,
+)
 from slanc_onnx.ops import EPSILON, QUANTISING, Kind
 from slanc_onnx.reasons import Reason, Unscalable, Untaken
 
@@ -55,7 +63,8 @@ def region_norms(
             why = found if where == "here" else Reason(Untaken.IN_ANOTHER_GRAPH)
             suspects.append((order[id(root)], suspect(scope, root, why)))
     norms = [(order[id(r.ends[0])], _best_norm(scope, r)) for r in regions]
-    others = (*called_norms(scope), *quantised_sums(scope, bodies))
+    others = [*called_norms(scope), *quantised_sums(scope, bodies)]
+    others += sums_between_graphs(scope, bodies)
     suspects += [(order[id(node)], one) for node, one in others]
     return norms, suspects
 
@@ -91,7 +100,8 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
     late = _after(scope, normalised, axes, own)
     gamma = (own.gamma if own is not None else None) or late[0]
     width = row_width(scope, source, gamma, axes)
-    kind, unbiased, counted = _kind(region, forms, own, width)
+    summed = own or _last_sum(region, forms)
+    kind, unbiased, counted = _kind(region, summed, own, width)
     width = width or _counted_width(own)
     factor = None
     if own is not None and kind == "l2" and not own.averaged:
@@ -131,7 +141,7 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
         limits=limits,
         by_ops=not known or found != "whole" or not counted or _does_more(region, limits),
         unbiased=unbiased,
-        one_pass=own is not None and own.one_pass,
+        one_pass=summed is not None and summed.one_pass,
         axes=axes or RowAxes(),
         overridable_epsilon=_overridden(scope, joined),
         skip_reason=obstacle or leaks(scope, region.nodes, extra, exits),
@@ -160,16 +170,16 @@ def _numerator_layout(region: Region, forms: dict[int, Form], own: Form) -> bool
 
 
 def _kind(
-    region: Region, forms: dict[int, Form], own: Form | None, width: int | None
+    region: Region, form: Form | None, own: Form | None, width: int | None
 ) -> tuple[Kind, bool, bool]:
     """The kind, whether the mean square divides by the width less one, and whether that is all.
 
     What decides is the mean square over the sum of squares, as the output has it: 1 / width for a
     norm, 1 for an L2 normalisation.
     """
-    form = own or forms.get(id(region.root.outputs[0]))
     if form is None:
-        return "l2", False, False
+        plain_kind: Kind = "rms" if op_of(region.root) == "ReduceMean" else "l2"
+        return "layer" if region.nearer is not None else plain_kind, False, False
     centred = form.centred or form.one_pass
     mean: Kind = "layer" if centred else "rms"
     share = form.factor
@@ -192,6 +202,13 @@ def _kind(
     plain = not form.averaged and math.isclose(share, 1, rel_tol=2e-3)
     known = plain and not centred
     return ("layer" if centred else "rms" if form.averaged else "l2"), False, known
+
+
+def _last_sum(region: Region, forms: dict[int, Form]) -> Form | None:
+    """The form of the last sum of squares of a region, or of what is made of it row by row."""
+    made = [forms.get(id(node.outputs[0])) for node in region.nodes]
+    sums = [form for form in made if form is not None and form.what in BY_ROW[1:]]
+    return sums[-1] if sums else None
 
 
 def _counted_width(own: Form | None) -> int | None:

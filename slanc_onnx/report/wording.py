@@ -58,6 +58,7 @@ _UNREAD: dict[Kind, str] = {
     Unread.NOT_THERE: "moves what is not there ({0})",
     Unread.FAILED: "cannot be read as it is ({0})",
     Unread.NOT_COMPUTED: "cannot be computed of these constants ({0})",
+    Unread.COMPUTED_TWICE: "ONNX's evaluator and ONNX Runtime make different numbers of it",
     Unread.MISFIT: "its sizes do not fit each other: {names}",
     Unread.BROKEN: "breaks the rules of its op: {behind}",
 }
@@ -178,8 +179,9 @@ _FAILURES: dict[Kind, str] = {
     Failure.INPUT_LEFT_FORMAT: "leaves {0} before the norm {2!r} reads it, with {1:.3g}: no Div "
     "behind it heals that; keep it in FP32, or divide the weights before it",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
-    Failure.ZERO_ROWS: "{0} rows of zeros in {1} norms, first {2!r}, are nan where the divided "
-    "epsilon is rounded to nearest, which gives 0: use --epsilon representable",
+    Failure.ZERO_ROWS: "{0} rows of zeros, or that vanish, in {1} norms, first {2!r}, are nan or "
+    "infinite where the divided epsilon is rounded to nearest, which gives 0: use --epsilon "
+    "representable",
     Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance: try your own "
     "inputs (--inputs), or a target with wider sums (--accumulate fp32)",
     Failure.OTHER_SHAPE: "{0} has the shape {1} in FP32 and {2} with FP16 norms",
@@ -224,8 +226,9 @@ _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.EPSILON_GONE: "the epsilon of {count} norms is 0 or vanishes on the target: a row of "
     "zeros is nan in the file as it is ({names})",
-    Note.EPSILON_RAISED: "rows of zeros were seen, which an exactly divided epsilon would make "
-    "nan: epsilons that the target does not keep are raised (--epsilon representable)",
+    Note.EPSILON_RAISED: "rows of zeros, or that vanish, were seen, which an exactly divided "
+    "epsilon would make nan: epsilons that the target does not keep are raised (--epsilon "
+    "representable)",
     Note.INLINED: "inlined the functions that hold norms: {names}",
     Note.SCALED_ANEW: "{count} norms had scales of another target, or without their note: these "
     "were taken out and placed anew ({names})",

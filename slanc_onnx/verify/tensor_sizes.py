@@ -13,18 +13,19 @@ from slanc_onnx.graph import Flow, GraphPath, Tensor, read_flow, read_graph
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.run import CannotRun, Emitter, Feeds, Session, as_float32, norms_in_float32
-from slanc_onnx.verify.emulate import can_emulate, is_float, largest_finite, nodes_of
+from slanc_onnx.verify.emulate import can_emulate, float_inputs, is_float, largest_finite, nodes_of
 from slanc_onnx.verify.left import each_left
 
 
 @dataclass(frozen=True)
 class TensorSize:
-    """A tensor that an op computes, and its largest number over all runs.
+    """A tensor that a model is fed with or that an op computes, and its largest number of all runs.
 
     Attributes:
         tensor: Its name.
         node: The name of the node that makes it; "" where it has none.
-        op: The type of that node; the form of a norm, whose inner tensors are not among these.
+        op: The type of that node; the form of a norm, whose inner tensors are not among these;
+            "input" for one that is fed.
         largest: The largest finite |x| in FP32; where a sum inside the op left the format, that.
         limit: The largest number of the format.
         left: Whether an element, or a sum inside the op, left the format where all is rounded.
@@ -46,7 +47,7 @@ class TensorSize:
 def tensor_sizes(
     read: ReadModel, options: Options, feeds: Sequence[Feeds]
 ) -> tuple[TensorSize, ...]:
-    """Each tensor of floats that depends on the inputs, in the order of the model.
+    """Each tensor of floats that depends on the inputs, these first, in the order of the model.
 
     Those inside norms and loops are passed over. Nothing is told where the norms alone are
     emulated, and where ONNX Runtime does not run a model that shows so much.
@@ -63,6 +64,9 @@ def tensor_sizes(
     norms = list(filter(can_emulate, norms_in_float32(read.norms)))
     emitter = Emitter(model)
     shown: dict[Tensor, str] = {}
+    emitter.place((), -1)
+    for name in float_inputs(model):
+        shown[Tensor((), name)] = largest_finite(emitter, name)
     for path, index, name in _told(flow, norms):
         if emitter.can_show(path, loops=False):
             emitter.place(path, index)
@@ -93,7 +97,8 @@ def _size(
     limit: float,
     left: dict[str, float],
 ) -> TensorSize:
-    node = flow.node(*flow.makers[tensor][:2])
+    made = tensor in flow.makers
+    node = flow.node(*flow.makers[tensor][:2]) if made else onnx.NodeProto(op_type="input")
     beyond = left.get(tensor.name, 0.0)
     if math.isfinite(beyond):  # rows of a norm that are lost have no size here
         largest = max(largest, beyond)

@@ -47,8 +47,8 @@ class Observed:
         underflowed: Rows whose FP16 mean square is zero, though the row is not.
         overflowed_before: As `overflowed`, in the original.
         arrived: Rows of the rewritten model that were not finite before the norm read them.
-        zeros_lost: Rows of zeros that are nan where the target rounds the epsilon of the rewritten
-            model to nearest.
+        zeros_lost: Rows of zeros, or that underflow, which are not finite where the target rounds
+            the epsilon of the rewritten model to nearest.
         vanished_before: Rows of the original whose FP16 mean square is zero, though it is larger
             than epsilon.
     """
@@ -296,14 +296,14 @@ def without_excluded(read: ReadModel, options: Options) -> ReadModel:
 def _with_zeros(
     observed: Mapping[str, Observed], rewritten: Sequence[Norm], device: Accelerator
 ) -> dict[str, Observed]:
-    """The same, with the rows of zeros for which the target does not keep an epsilon."""
+    """The same, with the rows that vanish and for which the target does not keep an epsilon."""
     found = dict(observed)
     for norm in rewritten:
         seen = found.get(norm.name)
         if seen is None or not device.rounds_away(norm.epsilon or 0.0, norm.epsilon_power):
             continue
         zeros = int(np.count_nonzero(seen.sum_of_squares == 0))
-        found[norm.name] = replace(seen, zeros_lost=zeros)
+        found[norm.name] = replace(seen, zeros_lost=zeros + seen.underflowed)
     return found
 
 

@@ -6,6 +6,7 @@ alone are rounded, or everything.
 """
 
 from slanc_onnx.verify.emulate.everything import CONTAINERS, Everything, is_float
+from slanc_onnx.verify.emulate.inputs import float_inputs
 from slanc_onnx.verify.emulate.kept import names_of, nodes_of
 from slanc_onnx.verify.emulate.lost import largest_finite
 from slanc_onnx.verify.emulate.norms import (
@@ -24,6 +25,7 @@ __all__ = [
     "What",
     "can_emulate",
     "emulate",
+    "float_inputs",
     "is_float",
     "largest_finite",
     "names_of",
