@@ -176,27 +176,3 @@ def test_the_lines_that_a_certificate_rests_on_are_counted() -> None:
             files = path.glob("*.py") if path.is_dir() else [path]
             count += sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
         assert abs(count - int(told.replace(" ", ""))) <= count / 10, cell
-
-
-def lines_of_code(row: str) -> int:
-    """The lines of the files that a row of a table names, the later ones without their folder."""
-    folder, count = Path(), 0
-    for name in re.findall(r"`([\w/]+(?:\.py|/))`", row):
-        folder = Path(name).parent if "/" in name else folder
-        places = (CORE / folder / Path(name).name, CORE / name)
-        path = next(place for place in places if place.exists())
-        files = path.glob("*.py") if path.is_dir() else [path]
-        count += sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
-    return count
-
-
-def test_what_a_reviewer_of_certificates_reads_is_counted_right() -> None:
-    """To 2 %, so that not every change of a line is one of the page."""
-    text = (ROOT / "docs" / "certified.md").read_text(encoding="utf-8")
-    table = text[text.index("| files in `slanc_onnx/` |") :].split("\n\n")[0].splitlines()[2:]
-    told = [int(row.split("|")[2].replace(" ", "")) for row in table]
-    *parts, total, _ = told
-    assert total == sum(parts)
-    for row, count in zip(table, told, strict=True):
-        if "`" in row:
-            assert abs(lines_of_code(row) - count) <= 0.02 * count, row
