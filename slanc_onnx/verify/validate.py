@@ -32,7 +32,7 @@ from slanc_onnx.verify.tolerance import (
 )
 
 _NONE = np.zeros(0)
-_OFF = ({Failure.OUTPUTS_OFF}, {Failure.OTHER_SHAPE})
+_OFF = ({Failure.OUTPUTS_OFF}, {Failure.OUTPUTS_OFF_IN}, {Failure.OTHER_SHAPE})
 _UNDECIDED = (Failure.SENSITIVE, Failure.SENSITIVE_SHAPE, Failure.BECOMES_INFINITE)
 
 
@@ -51,6 +51,8 @@ class Observed:
             the epsilon of the rewritten model to nearest.
         vanished_before: Rows of the original whose FP16 mean square is zero, though it is larger
             than epsilon.
+        off: The largest relative error of a finite FP16 mean square of the rewritten model, among
+            rows that epsilon does not outweigh.
     """
 
     sum_of_squares: Array
@@ -61,6 +63,7 @@ class Observed:
     arrived: int = 0
     vanished_before: int = 0
     zeros_lost: int = 0
+    off: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -345,6 +348,8 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
         failures.append(Reason(Failure.INPUT_LEFT_FORMAT, facts, out.op, out.tensor))
     elif out is not None and out.what == "made":
         failures.append(Reason(Failure.LEFT_FORMAT, (form, out.value), out.op, out.tensor))
+    elif out is not None and math.isfinite(out.value):
+        failures.append(Reason(Failure.ROWS_LEFT_FORMAT, (form, out.value), out.op, out.tensor))
     overflowed = [name for name, o in result.observed.items() if o.overflowed]
     if overflowed:
         failures.append(Reason(Failure.ROWS_OVERFLOW, (len(overflowed), overflowed[0])))
@@ -355,13 +360,22 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
     if result.reshaped is not None:
         failures.append(Reason(Failure.OTHER_SHAPE, result.reshaped.facts))
     elif not result.rounded_rms_error <= result.rounded_tolerance:
-        failures.append(Reason(Failure.OUTPUTS_OFF))
+        failures.append(_outputs_off(result))
     table, allowed = result.perplexity, perplexity_tolerance(result.rounded_tolerance)
     if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= allowed:
         failures.append(Reason(Failure.PERPLEXITY_OFF, (100 * allowed,)))
     if not compared:
         failures.append(Reason(Failure.NOTHING_COMPARED))
     return failures
+
+
+def _outputs_off(result: Validation) -> Reason:
+    """That outputs are off, with the first norm whose mean squares are, where no row is lost."""
+    lost = any(seen.overflowed for seen in result.observed.values())
+    for name, seen in result.observed.items():
+        if not lost and seen.off > result.rounded_tolerance:
+            return Reason(Failure.OUTPUTS_OFF_IN, (name, seen.off))
+    return Reason(Failure.OUTPUTS_OFF)
 
 
 def _shown(norms: Sequence[Norm], runs: FourRuns) -> Iterator[Norm]:
@@ -391,4 +405,23 @@ def _observe(norm: Norm, runs: FourRuns) -> Observed:
         overflowed_before=int(np.count_nonzero(~np.isfinite(before) & known)),
         arrived=int(np.count_nonzero(arrived)),
         vanished_before=int(np.count_nonzero(vanished)),
+        off=_mean_square_off(norm, runs, sums > least),
     )
+
+
+def _mean_square_off(norm: Norm, runs: FourRuns, counts: Array) -> float:
+    """The largest relative error of the rewritten model's rounded mean squares; 0 for none.
+
+    Args:
+        norm: The norm, of the original.
+        runs: What was run.
+        counts: Which rows matter.
+    """
+    sums = runs.scaled.rows[norm.name].astype(np.float64)
+    squares = runs.protected.rows.get(norm.name, _NONE).astype(np.float64)
+    if squares.shape != sums.shape or counts.shape != sums.shape or norm.width is None:
+        return 0.0
+    known = counts & np.isfinite(squares) & np.isfinite(sums) & (sums > 0)
+    elements = 1 if norm.kind == "l2" else norm.width
+    errors = np.abs(squares[known] * elements / sums[known] - 1)
+    return float(errors.max(initial=0.0))
