@@ -51,6 +51,7 @@ class Unread(_Named):
     TOO_LARGE = auto()  # number of elements
     NOT_THERE = auto()  # what NumPy said
     NOT_COMPUTED = auto()  # what NumPy said
+    COMPUTED_TWICE = auto()
     FAILED = auto()  # what was said
     MISFIT = auto()  # shapes and sizes
     BROKEN = auto()  # behind: how

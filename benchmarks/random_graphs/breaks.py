@@ -108,7 +108,7 @@ _READ = ("to", "value", "axis", "axes", "perm", "value_ints", "value_float", "va
 def constant_folding() -> AbstractContextManager[Any]:
     """Constants are computed without most attributes, and a clamp has no limits."""
 
-    def careless(node: NodeProto, opsets: Mapping[str, int], apart: bool) -> Any:
+    def careless(node: NodeProto, opsets: Mapping[str, int], *more: Any) -> Any:
         copy = NodeProto()
         copy.CopyFrom(node)
         del copy.attribute[:]
@@ -116,8 +116,8 @@ def constant_folding() -> AbstractContextManager[Any]:
         if node.op_type == "Clip":
             copy.op_type = "Identity"
             del copy.input[1:]
-            return lambda arrays: computer(copy, opsets, apart)(arrays[:1])
-        return computer(copy, opsets, apart)
+            return lambda arrays: computer(copy, opsets, *more)(arrays[:1])
+        return computer(copy, opsets, *more)
 
     return patch.object(prover, "computer", careless)
 
@@ -209,7 +209,7 @@ def fp32_range_between_norms() -> AbstractContextManager[Any]:
 def mix_rounding() -> AbstractContextManager[Any]:
     """Sums over positions are exact."""
     return _all(
-        *(patch.object(m, "mixed_over", lambda v, _: v) for m in (products, attention, reductions))
+        *(patch.object(m, "mixed_over", lambda v, *_: v) for m in (products, attention, reductions))
     )
 
 

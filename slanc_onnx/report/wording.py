@@ -59,6 +59,7 @@ _UNREAD: dict[Kind, str] = {
     Unread.NOT_THERE: "moves what is not there ({0})",
     Unread.FAILED: "cannot be read as it is ({0})",
     Unread.NOT_COMPUTED: "cannot be computed of these constants ({0})",
+    Unread.COMPUTED_TWICE: "ONNX's evaluator and ONNX Runtime make different numbers of it",
     Unread.MISFIT: "its sizes do not fit each other: {names}",
     Unread.BROKEN: "breaks the rules of its op: {behind}",
 }
