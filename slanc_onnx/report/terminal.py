@@ -207,6 +207,8 @@ def verdict(validation: Validation, healed_by: Fp32Nodes | None = None) -> list[
     if healed_by is not None:
         word = f"PASSED with {len(healed_by.names)} nodes in FP32"
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
+    if validation.all_zero:
+        apart.append("the outputs are all zero on these inputs, so that only rows were judged")
     if validation.beyond is not None and validation.passed:
         apart.append(beyond_text(validation.beyond, validation.format))
     needed = []

@@ -24,7 +24,6 @@ from slanc_onnx.reasons import (
     Untaken,
 )
 from slanc_onnx.targets import Change
-from slanc_onnx.verify import TensorSize
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -361,24 +360,6 @@ def need_text(rows: int, form: str) -> str:
 def rounded_text(form: str, everything: bool) -> str:
     """What was rounded to a format."""
     return f"everything in {form}" if everything else f"{form} norms"
-
-
-def tensors_text(sizes: Sequence[TensorSize], form: str) -> str:
-    """How many tensors are beyond a format, and which leaves it first; "" for no tensors."""
-    if not sizes:
-        return ""
-    beyond = sum(size.largest > size.limit for size in sizes)
-    told = (
-        f"{beyond} of {len(sizes)} tensors that depend on the inputs are beyond {form}, whose "
-        f"largest number is {sizes[0].limit:g}, in FP32."
-    )
-    first = next((size for size in sizes if size.left), None)
-    if first is None:
-        return f"{told} With everything rounded none leaves it."
-    return (
-        f"{told} With everything rounded the first to leave it is {first.tensor} ({first.op}), "
-        f"with {first.largest:.3g}."
-    )
 
 
 def condition_text(condition: Condition) -> str:
