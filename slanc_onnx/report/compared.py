@@ -1,4 +1,4 @@
-"""What is said of the FP32 comparison at another level, and of constants and tensors beyond FP16."""
+"""What is said of FP32 outputs at another level, and of constants and tensors beyond FP16."""
 
 from __future__ import annotations
 
