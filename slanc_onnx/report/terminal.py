@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from slanc_onnx.norms import Suspect
-from slanc_onnx.reasons import Failure, Note, Reason
+from slanc_onnx.reasons import Note
 from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.compared import beyond_text, default_level_text
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.fp32_nodes import fp32_nodes_text
 from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on
+from slanc_onnx.report.next_step import next_step
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.wording import (
@@ -119,15 +120,15 @@ def final_parts(outcome: Outcome) -> list[str]:
     else:
         last = verdict(outcome.validation, outcome.fp32_nodes if outcome.healed else None)
         last += fp32_nodes_line(outcome)
-    if outcome.fold_heals:
-        last = [*last, reason_text(Reason(Failure.FOLD_HEALS))]
     missing = shortfalls(outcome)
     if missing:
         last = ["FAILED", *missing, *last[1:]]
     withdrawn = outcome.withdrawn
     if withdrawn is not None:
         last = ["FAILED", *last[1:], reason_text(withdrawn)]
-    return [*last, *grown_of(outcome.norms), *assumed_of(outcome.norms), *counted(outcome.norms)]
+    last += [*grown_of(outcome.norms), *assumed_of(outcome.norms), *counted(outcome.norms)]
+    step = next_step(outcome)
+    return last if step is None else [*last, reason_text(step)]
 
 
 def fp32_nodes_line(outcome: Outcome) -> list[str]:
@@ -206,6 +207,8 @@ def verdict(validation: Validation, healed_by: Fp32Nodes | None = None) -> list[
     if healed_by is not None:
         word = f"PASSED with {len(healed_by.names)} nodes in FP32"
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
+    if validation.all_zero:
+        apart.append("the outputs are all zero on these inputs, so that only rows were judged")
     if validation.beyond is not None and validation.passed:
         apart.append(beyond_text(validation.beyond, validation.format))
     needed = []

@@ -14,7 +14,7 @@ from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.run import CannotRun, Emitter, Feeds, Session, as_float32, norms_in_float32
 from slanc_onnx.verify.emulate import can_emulate, float_inputs, is_float, largest_finite, nodes_of
-from slanc_onnx.verify.left import each_left
+from slanc_onnx.verify.left import Left, all_left
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class TensorSize:
 
 
 def tensor_sizes(
-    read: ReadModel, options: Options, feeds: Sequence[Feeds]
+    read: ReadModel,
+    options: Options,
+    feeds: Sequence[Feeds],
+    known: Sequence[Left] | None = None,
 ) -> tuple[TensorSize, ...]:
     """Each tensor of floats that depends on the inputs, these first, in the order of the model.
 
@@ -56,6 +59,7 @@ def tensor_sizes(
         read: The rewritten model.
         options: The accelerator.
         feeds: Inputs by name, one dict per run.
+        known: What leaves the format, where that was looked for already.
     """
     if not options.everything:
         return ()
@@ -76,11 +80,13 @@ def tensor_sizes(
     try:
         largest = _largest(emitter.model, shown, read, feeds)
         left: dict[str, float] = {}
-        for found in each_left(read, options, feeds):
-            for one in found:
-                left[one.tensor] = max(left.get(one.tensor, 0.0), one.value)
     except CannotRun:
         return ()
+    found = all_left(read, options, feeds) if known is None else known
+    if found is None:
+        return ()
+    for one in found:
+        left[one.tensor] = max(left.get(one.tensor, 0.0), one.value)
     forms = {(norm.path, norm.output): norm.form for norm in norms}
     limit = options.accelerator.largest
     return tuple(

@@ -5,7 +5,12 @@ accelerator rounds. That is exactly the narrow arithmetic, on a provider that ha
 alone are rounded, or everything.
 """
 
-from slanc_onnx.verify.emulate.everything import CONTAINERS, Everything, is_float
+from slanc_onnx.verify.emulate.everything import (
+    CONTAINERS,
+    Everything,
+    OfConstants,
+    is_float,
+)
 from slanc_onnx.verify.emulate.inputs import float_inputs
 from slanc_onnx.verify.emulate.kept import names_of, nodes_of
 from slanc_onnx.verify.emulate.lost import largest_finite
@@ -21,6 +26,7 @@ __all__ = [
     "CONTAINERS",
     "Emulated",
     "Everything",
+    "OfConstants",
     "Watched",
     "What",
     "can_emulate",
