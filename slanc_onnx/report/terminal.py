@@ -13,7 +13,7 @@ from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.compared import beyond_text, default_level_text
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.fp32_nodes import fp32_nodes_text
-from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on
+from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on, needed_by
 from slanc_onnx.report.next_step import next_step
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
@@ -218,7 +218,8 @@ def verdict(
         apart.append(beyond_text(validation.beyond, validation.format))
     needed = []
     if validation.observed:
-        needed = [need_text(validation.lost_before, validation.format, scaled)]
+        rows, inputs = needed_by(validation)
+        needed = [need_text(rows, validation.format, inputs, scaled)]
     without = "" if healed_by is None else "without them: "
     failures = (without + reason_text(reason) for reason in validation.failures)
     return [word, *needed, _fp32(validation), fp16, *apart, *failures, *judged_on(validation)]
