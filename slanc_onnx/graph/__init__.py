@@ -20,7 +20,14 @@ from slanc_onnx.graph.edits import (
     node_at,
     unused_name,
 )
-from slanc_onnx.graph.facts import constant_made, dims, element_count, element_type, last_dim
+from slanc_onnx.graph.facts import (
+    constant_made,
+    dims,
+    element_count,
+    element_type,
+    last_dim,
+    told_type,
+)
 from slanc_onnx.graph.flow import FLOATS, Flow, Tensor, Use, known_op, read_flow, runtime_inputs
 from slanc_onnx.graph.inputs import InputSpec, input_specs
 from slanc_onnx.graph.load import (
@@ -107,6 +114,7 @@ __all__ = [
     "refuse_what_is_no_file",
     "runtime_inputs",
     "stored_bytes",
+    "told_type",
     "unused_name",
     "write_atomically",
 ]

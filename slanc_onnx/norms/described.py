@@ -17,7 +17,6 @@ from slanc_onnx.norms.constants import sizes_in, small_value, stored_value
 from slanc_onnx.norms.forms import (
     BY_ROW,
     Form,
-    What,
     count_of,
     difference,
     is_mean,
@@ -230,8 +229,10 @@ def _summed(scope: Scope, node: gs.Node, form: Form, joined: Joined | None = Non
     by_itself = op in PRODUCTS and len(summed(scope, node)) == 2
     squares = by_itself or op in ("ReduceSumSquare", "ReduceL2")
     if squares and form.what == "x":
-        what: What = "root" if op == "ReduceL2" else "total"
-        return replace(form, what=what, axes=axes, averaged=False)
+        if op == "ReduceL2":
+            return replace(form, what="root", axes=axes, averaged=False)
+        total = raised(replace(form, axes=None), 2.0)
+        return None if total is None else replace(total, what="total", axes=axes, averaged=False)
     if form.what == "x" and not form.centred:
         return replace(form, what="mean", axes=axes, averaged=averaged)
     if form.what == "square" and (joined is None or node.attrs.get("beta", 1.0) == 1):
@@ -245,14 +246,14 @@ def _product_of_two(
 ) -> Form | None:
     """A row times itself as a column, or the input over its root as an Einsum without a sum."""
     if op_of(node) != "Einsum" or known[0] == known[1]:
-        x = rows_by_themselves(scope, node) if op_of(node) != "Einsum" else None
-        return _summed(scope, node, known[0] if x is None else found.get(id(x), known[0]))
+        x = rows_by_themselves(scope, node) if op_of(node) != "Einsum" else node.inputs[0]
+        return None if x is None else _summed(scope, node, found.get(id(x), known[0]))
     terms = einsum_terms(scope, node)
     above, below = known if known[0].what == "x" else known[::-1]
     if terms is None or (above.what, below.what) != ("x", "inverse") or terms[1] not in terms[0]:
         return None
     whole = over(above, below)  # whose letters are not compared with the axes
-    return None if whole is None else replace(whole, aligned=False)
+    return None if whole is None else replace(whole, by_ops=True)
 
 
 def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Form | None:
@@ -305,7 +306,7 @@ def _product(node: gs.Node, one: Form, other: Form) -> Form | None:
                 mean_axes=centred.mean_axes,
                 mean_count=centred.mean_count,
             )
-            one = replace(centred, aligned=False)  # adds up to the same, by other products
+            one = replace(centred, by_ops=True)  # adds up to the same
         return raised(one, 2.0) if same else None
     if one.what in ("x", "mean") and other.what == "root":
         inverse = raised(other, -1.0)

@@ -33,9 +33,11 @@ from slanc_onnx.norms.suspects import (
     sums_between_graphs,
     suspect,
 )
-from slanc_onnx.ops import EPSILON, QUANTISING, Kind
+from slanc_onnx.ops import ATTRIBUTES, QUANTISING, Kind
 from slanc_onnx.reasons import Reason, Unscalable, Untaken
 
+# Ops that do not broadcast a constant of one element: it keeps its shape.
+_SHAPED = (*QUANTISING, "Conv", "ConvTranspose", "BatchNormalization", "MatMulNBits")
 _WIDEST = 2.0**31  # elements of a row that a factor may stand for
 
 
@@ -116,7 +118,8 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
     value = _value(scope, joined) if joined is not None else 0.0
     read = region.reads[0].tensor
     like = source if joined is None or joined.read.position < 0 else joined.read.tensor
-    known = own is not None and own.aligned and axes is not None and not math.isnan(own.factor)
+    known = own is not None and own.aligned and not own.by_ops
+    known = known and axes is not None and own is not None and not math.isnan(own.factor)
     known = known and (own is None or (own.joined is joined and own.mean_count in (None, width)))
     exits = [*region.exits, *(t for node in extra for t in node.outputs)]
     obstacle = None if axes is not None else Reason(Unscalable.AXES_UNKNOWN)
@@ -261,9 +264,9 @@ def _constants(
     joined = list(region.joined)
     first = own.joined if own is not None else None
     if own is None:  # the first that may be one
-        free = (j for j in joined if op_of(j.read.node) not in QUANTISING)
+        free = (j for j in joined if not _keeps_shape(j))
         first = next((j for j in free if j.degree in (1, 2) and _value(scope, j)), None)
-    if first is not None and _value(scope, first) is None:
+    if first is not None and (_value(scope, first) is None or _keeps_shape(first)):
         first = None  # an epsilon per channel
     return first, tuple(_limit(scope, j, region.x) for j in joined if j is not first)
 
@@ -272,13 +275,17 @@ def _limit(scope: Scope, joined: Joined, like: gs.Tensor) -> Limit:
     place, power = _place(scope, joined, like), int(joined.degree)
     if _overridden(scope, joined) is not None:
         return Limit(place, power, None)
-    if op_of(joined.read.node) in QUANTISING:  # its scale keeps its shape
+    if _keeps_shape(joined):
         held = stored_value(scope, joined.read.tensor)
         if held is None:
             return Limit(place, power, None)
         return Limit(place, power, tuple(float(v) for v in held.reshape(-1)), held.shape)
     value = _value(scope, joined)
     return Limit(place, power, None if value is None else (value,))
+
+
+def _keeps_shape(joined: Joined) -> bool:
+    return joined.read.position >= 0 and op_of(joined.read.node) in _SHAPED
 
 
 def _does_more(region: Region, limits: Sequence[Limit]) -> bool:
@@ -289,7 +296,7 @@ def _does_more(region: Region, limits: Sequence[Limit]) -> bool:
 
 def _place(scope: Scope, joined: Joined, like: gs.Tensor) -> Place:
     node, position = joined.read.node, joined.read.position
-    if position == EPSILON:
+    if position in ATTRIBUTES:
         return Place(scope.index[id(node)], position, TensorProto.FLOAT)
     return places(scope, [Read(node, position)], like)[0]
 
@@ -297,13 +304,13 @@ def _place(scope: Scope, joined: Joined, like: gs.Tensor) -> Place:
 def _value(scope: Scope, joined: Joined) -> float | None:
     """The one number that a constant is; None where its elements differ."""
     node, position = joined.read.node, joined.read.position
-    if position == EPSILON:
-        return float(node.attrs.get("epsilon", 1e-5))
+    if position in ATTRIBUTES:
+        return float(node.attrs.get(ATTRIBUTES[position], 1e-5))
     value = scalar_of(scope, node.inputs[position])
     return value if value is not None else uniform(scope, node.inputs[position])
 
 
 def _overridden(scope: Scope, joined: Joined | None) -> str | None:
-    if joined is None or joined.read.position == EPSILON:
+    if joined is None or joined.read.position in ATTRIBUTES:
         return None
     return scope.overridden(joined.read.tensor)

@@ -44,7 +44,7 @@ class Joined:
     """A constant of a region that is divided along with its input: epsilon, or a limit.
 
     Attributes:
-        read: Where the node reads it; position `ops.EPSILON` is the attribute of that name.
+        read: Where the node reads it; one of `ops.ATTRIBUTES` is an attribute.
         degree: The power of the scale that divides it.
     """
 
@@ -106,7 +106,7 @@ def region_of(
     for weights in (False, True):
         starts = [squared_in]
         for start in starts:
-            found, end = _closing(Surroundings(scope, order, root, weights), start)
+            found, end = _closing(Surroundings(scope, order, root, squared_in, weights), start)
             if isinstance(found, Region):
                 return Reason(Untaken.ROOT_OF_SCALE) if found.fractional else found
             refused = refused or found
@@ -147,12 +147,14 @@ class Surroundings:
         scope: The graph.
         order: The places of its nodes in topological order, by id.
         root: The node that sums squares.
+        squared: The tensor that is squared.
         weights: Whether products with weights may lie in it.
     """
 
     scope: Scope
     order: dict[int, int]
     root: gs.Node
+    squared: gs.Tensor
     weights: bool
 
 
@@ -161,7 +163,7 @@ class Walk:
 
     def __init__(self, around: Surroundings, x: gs.Tensor) -> None:
         self._scope, self._order, self._x = around.scope, around.order, x
-        self._root, self._weights = around.root, around.weights
+        self._root, self._squared, self._weights = around.root, around.squared, around.weights
         self.degrees: dict[int, Degree] = {id(x): Fraction(1)}
         self._from_root: set[int] = set()
         self._rooted: set[int] = set()
@@ -309,7 +311,7 @@ class Walk:
 
     def region(self) -> Region | None:
         """The region that the walk found; None where the root divides nothing of its size."""
-        if all(tells_no_size(op_of(t.inputs[0])) for t in self._exits):
+        if all(tells_no_size(op_of(t.inputs[0])) for t in self._exits) or self._is_no_square():
             return None
         inside: dict[int, gs.Node] = {}
         waiting = [t.inputs[0] for t in self._exits]
@@ -342,6 +344,12 @@ class Walk:
             tuple(joined),
             self.degrees,
         )
+
+    def _is_no_square(self) -> bool:
+        """Whether a product, as of a row with one that is normalised, is none of equal degrees."""
+        total, one = (self.degrees.get(id(t)) for t in (self._root.outputs[0], self._squared))
+        inside = op_of(self._root) in _WITH_ROOT
+        return not inside and None not in (total, one) and total != 2 * (one or 0)
 
     def why(self) -> Reason | None:
         """Why no region closes: the first node behind the root at which the walk stopped."""

@@ -52,7 +52,7 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
         return Axes(frozenset([1]), rank) if single else None
     if op in ("GlobalAveragePool", "AveragePool"):
         if rank is None or op != "GlobalAveragePool":
-            return None
+            return _of_window(scope, node, source)
         return Axes(frozenset(range(2, rank)), rank)
     if op in ("Add", "Sum"):
         return _of_parts(scope, node)
@@ -77,6 +77,19 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
     if rank is not None:
         found = [int(axis) % rank for axis in found]
     return Axes(frozenset(int(axis) for axis in found), rank)
+
+
+def _of_window(scope: Scope, node: gs.Node, source: gs.Tensor) -> Axes | None:
+    """The axes of which one window of a pooling holds all; None where there are several."""
+    shape, window = dims(scope, source), tuple(node.attrs.get("kernel_shape", ()))
+    if shape is None or len(window) != len(shape) - 2 or any(node.attrs.get("pads", ())):
+        return None
+    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    pairs = list(enumerate(zip(shape[2:], window, strict=True), 2))
+    if any(size not in (1, held) for _, (held, size) in pairs):
+        return None
+    return Axes(frozenset(axis for axis, (_, size) in pairs if size != 1), len(shape))
 
 
 def _of_parts(scope: Scope, node: gs.Node) -> Axes | None:
@@ -137,8 +150,10 @@ def _of_product(scope: Scope, node: gs.Node) -> Axes | None:
             return None
         return Axes(frozenset([-1 if last else (rank or 0) - 2]), None if last else rank)
     x = rows_by_themselves(scope, node)
-    if x is None:
-        return None
+    if x is None:  # all products of rows with each other, the last axis of the left ones
+        inner = -2 if turned[0] else -1
+        rank = rank_of(scope, node.inputs[0])
+        return None if rank is None else Axes(frozenset([rank + inner]), rank)
     rank = rank_of(scope, x)
     return Axes(frozenset([-1 if rank is None else rank - 1]), rank)
 

@@ -29,7 +29,8 @@ _STEPS = 16  # nodes between a sum of squares and what its root divides
 _TOTALS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool")
 # What ops of ONNX Runtime compute of integers and their scales.
 _BY_INTEGERS = {f"QLinear{op}": op for op in (*_TOTALS, "Add", "Mul")}
-_PASSED = {*BETWEEN, *HOMOGENEOUS, "Clip", "Pow", "Mul", *QUANTISING}
+_WHOLE = ("Round", "Floor", "Ceil")
+_PASSED = {*BETWEEN, *HOMOGENEOUS, *_WHOLE, "Clip", "Pow", "Mul", *QUANTISING}
 _KEEPING = {*MOVES, *HOMOGENEOUS, "Mul", "Clip"}
 _NAMED = re.compile(r"(?i:norm(?!al(?!i)))|(?<![a-z])rms|Rms|RMS")
 _KNOWN = {*FUSED, *INTERNAL, "BatchNormalization", "LpNormalization"} | {

@@ -12,6 +12,50 @@ _INVERSE = "v = Mul(v0, per_d) t = Add(v, eps) s = Sqrt(t) i = Reciprocal(s)".re
 
 BY_PRODUCTS = [
     Written(
+        "squares by a convolution and a bias, as image codecs divide",
+        f"{_WEIGHTS} k0 = Mul(w8, w8) k = Unsqueeze(k0, last) q = Mul(x, x) "
+        "v = Conv(q, k, ones) s = Sqrt(v) y = Div(x, s)",
+        ("l2",),
+        x="float[2, 8, rows]",
+        by_ops=True,
+    ),
+    Written(
+        "squares by a convolution and a bias of several numbers",
+        f"{_WEIGHTS} k0 = Mul(w8, w8) k = Unsqueeze(k0, last) q = Mul(x, x) "
+        "v = Conv(q, k, spread) s = Sqrt(v) y = Div(x, s)",
+        ("l2",),
+        x="float[2, 8, rows]",
+        by_ops=True,
+    ),
+    Written(
+        "an average over one window that is the row",
+        "u = Unsqueeze(x, second) q = Mul(u, u) v0 = AveragePool<kernel_shape = [1, 8]>(q) "
+        f"v = Squeeze(v0, second) t = Add(v, eps) {END}",
+        ("rms",),
+        x="float[2, 8, 8]",
+        by_ops=True,
+    ),
+    Written(
+        "the input over the root of the width, squared and added up",
+        f"u = Div(x, root_d) q = Mul(u, u) v = ReduceSum(q, last) t = Add(v, eps) {END}",
+        ("rms",),
+        by_ops=True,
+    ),
+    Written(
+        "a Clip whose limit is an attribute",
+        "v = ReduceL2<axes = [-1]>(x) t = Clip<min = 1e-5>(v) y = Div(x, t)",
+        ("l2",),
+        opset=10,
+    ),
+    Written(
+        "a Clip whose limits are attributes",
+        "q = Mul(x, x) v = ReduceSum<axes = [-1]>(q) t = Clip<max = 1e4, min = 1e-5>(v) s = Sqrt(t)"
+        " y = Div(x, s)",
+        ("l2",),
+        opset=10,
+        by_ops=True,
+    ),
+    Written(
         "squares summed by Einsum alone",
         'q = Mul(x, x) v0 = Einsum<equation = "btd->bt">(q) v1 = Unsqueeze(v0, last) '
         f"v = Div(v1, d) t = Add(v, eps) {END}",

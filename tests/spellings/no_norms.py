@@ -85,6 +85,12 @@ SUSPECTS = [
         "mm = Mul(m, m) v = Sub(e, mm) t = Add(v, eps) s = Sqrt(t) c = Sub(x, m) y = Div(c, s)",
         (),
     ),
+    Written(
+        "a whole number for the root",
+        "r0 = Round(x) q = Mul(r0, r0) v = ReduceSum(q, last) s = Sqrt(v) t = Floor(s) "
+        "y = Div(r0, t)",
+        (),
+    ),
     Written("a Softplus for epsilon", f"{RMS} t = Softplus(v) {END}", ()),
     Written(
         "the logarithm of a sum of squares",

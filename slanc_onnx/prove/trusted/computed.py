@@ -121,9 +121,8 @@ def computer(
 
 def _agreed(node: NodeProto, arrays: Sequence[Array | None]) -> bool:
     """Whether the evaluator and ONNX Runtime make the same of a node, as far as is known."""
-    whole = all(a is not None and not np.any(np.asarray(a, np.float64) % 1) for a in arrays)
     if node.op_type == "Range":  # ONNX Runtime adds the steps up
-        return whole
+        return all(a is not None and not np.any(np.asarray(a, np.float64) % 1) for a in arrays)
     if node.op_type == "Pow":  # of whole numbers it may leave their type
         return arrays[0] is not None and arrays[0].dtype.kind not in "iu"
     return node.domain not in _DOMAINS or node.op_type in AGREED
