@@ -13,7 +13,7 @@ from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.compared import beyond_text, default_level_text
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.fp32_nodes import fp32_nodes_text
-from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on
+from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on, needed_by
 from slanc_onnx.report.next_step import next_step
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
@@ -118,7 +118,9 @@ def final_parts(outcome: Outcome) -> list[str]:
     elif outcome.validation is None:
         last = ["NOT VALIDATED", "--no-validate was given"]
     else:
-        last = verdict(outcome.validation, outcome.fp32_nodes if outcome.healed else None)
+        scaled = any(norm.status == "unchanged" for norm in outcome.norms)
+        healed_by = outcome.fp32_nodes if outcome.healed else None
+        last = verdict(outcome.validation, healed_by, scaled)
         last += fp32_nodes_line(outcome)
     missing = shortfalls(outcome)
     if missing:
@@ -185,12 +187,15 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
     return [f"{text}, {conditional} of them on a condition" if conditional else text]
 
 
-def verdict(validation: Validation, healed_by: Fp32Nodes | None = None) -> list[str]:
+def verdict(
+    validation: Validation, healed_by: Fp32Nodes | None = None, scaled: bool = False
+) -> list[str]:
     """The word, the inputs, the measured errors and the tolerances.
 
     Args:
         validation: Of the model with all of its nodes alike.
         healed_by: The nodes in FP32 with which it passes; None where it does or does not without.
+        scaled: Whether an earlier run scaled the file that was given.
     """
     what = rounded_text(validation.format, validation.everything)
     shape = "another shape"
@@ -213,7 +218,8 @@ def verdict(validation: Validation, healed_by: Fp32Nodes | None = None) -> list[
         apart.append(beyond_text(validation.beyond, validation.format))
     needed = []
     if validation.observed:
-        needed = [need_text(validation.lost_before, validation.format)]
+        rows, inputs = needed_by(validation)
+        needed = [need_text(rows, validation.format, inputs, scaled)]
     without = "" if healed_by is None else "without them: "
     failures = (without + reason_text(reason) for reason in validation.failures)
     return [word, *needed, _fp32(validation), fp16, *apart, *failures, *judged_on(validation)]

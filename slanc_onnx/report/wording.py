@@ -349,12 +349,20 @@ def reasons_text(reasons: Sequence[Reason]) -> str:
     return "; ".join(map(reason_text, reasons))
 
 
-def need_text(rows: int, form: str) -> str:
-    """Whether a model needed it, by the rows that lose their norm in a format as exported."""
+def need_text(rows: int, form: str, inputs: str = "", scaled: bool = False) -> str:
+    """Whether a model needed it, by the rows that lose their norm in a format as exported.
+
+    Args:
+        rows: How many.
+        form: The format.
+        inputs: Those on which they do; "" for those that all figures are of.
+        scaled: Whether an earlier run scaled the file that was given.
+    """
     if not rows:
-        return "this model did not need it"
+        return "scaled by an earlier run" if scaled else "this model did not need it"
     lose = "row loses its" if rows == 1 else "rows lose their"
-    return f"this model needs it: {rows} {lose} norm in {form} as exported"
+    where = f" for {inputs}" if inputs else ""
+    return f"this model needs it{where}: {rows} {lose} norm in {form} as exported"
 
 
 def rounded_text(form: str, everything: bool) -> str:

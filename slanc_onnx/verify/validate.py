@@ -47,6 +47,11 @@ class Trial:
     failures: tuple[Reason, ...]
     observed: Mapping[str, Observed] = field(default_factory=dict)
 
+    @property
+    def lost_before(self) -> int:
+        """Rows that lose their norm as exported: they overflow, or vanish beside epsilon."""
+        return sum(o.overflowed_before + o.vanished_before for o in self.observed.values())
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -136,8 +141,8 @@ class Validation:
 
     @property
     def lost_before(self) -> int:
-        """Rows that lose their norm as exported: they overflow, or vanish beside epsilon."""
-        return sum(o.overflowed_before + o.vanished_before for o in self.observed.values())
+        """Rows that lose their norm as exported, on the inputs that the figures are of."""
+        return Trial((), (), self.observed).lost_before
 
     @property
     def zeros_lost(self) -> int:

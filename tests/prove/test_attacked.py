@@ -235,6 +235,23 @@ ATTACKS = {
     "the largest of no positions": Attack(
         "total = ReduceMax<axes = [1]>(x)", ids=np.zeros((1, 0), WHOLE)
     ),
+    "a tanh that is above one": Attack(
+        "y0 = Mul(x, large) total = Tanh(y0)",
+        {"large": number(8.955)},
+    ),
+    **{
+        f"a sum of squares over {name}": Attack(
+            "h = Mul(rows, unit) q = Mul(h, h) m0 = ReduceSum(q, last) "
+            f"{count} n = Cast<to = 1>(s) m = Div(m0, n) e = Add(m, eps) root = Sqrt(e) "
+            "total = Div(h, root)",
+            {"unit": number(1), "last": shape(-1), "eps": number(1e-6), "second": np.array(1)},
+        )
+        for name, count in {
+            "the size of all": "s = Size(x)",
+            "the size of an open axis": "s = Shape<start = 1, end = 2>(rows)",
+            "a size that is picked": "z = Shape(ids) s = Gather(z, second)",
+        }.items()
+    },
     "a cache that is a constant": Attack(
         CACHED, {**IN_CACHED, "pv": np.full((1, 2, 2, D), 1000, F)}, ids=FEW
     ),

@@ -130,3 +130,32 @@ def test_a_table_that_fp16_does_not_hold_is_named_as_a_weight(tmp_path: Path) ->
     assert outcome.validation is not None
     [left] = [f for f in outcome.validation.failures if f.kind is Failure.INPUT_LEFT_FORMAT]
     assert (left.op, left.tensor) == ("weight", "table")
+
+
+def test_a_file_that_an_earlier_run_scaled_is_not_said_to_have_needed_nothing(
+    tmp_path: Path,
+) -> None:
+    nodes = f"a = Add(x, x) [n] y = {RMS}(a, g1)"
+    x = normal(9, 1, 8, D, spread=100.0)
+    model = graph(nodes, weights(), ROWS)
+    assert final_parts(job(tmp_path, model, inputs={"x": x}))[1].startswith("this model needs it: ")
+    again = job(tmp_path, onnx.load(tmp_path / "new.onnx"), inputs={"x": x})
+    assert final_parts(again)[:2] == ["NORMS PASSED", "scaled by an earlier run"]
+    small = job(tmp_path, model, inputs={"x": x / 1000})
+    assert final_parts(small)[1] == "this model did not need it"
+
+
+def test_a_model_needs_it_if_it_does_on_pixels_that_were_tried_alone(tmp_path: Path) -> None:
+    """Rows of pixels from 0 to 255 overflow, those of unit variance do not."""
+    model = graph(f"a = Add(x, x) [n] y = {RMS}(a, g1)", weights(), ROWS)
+    outcome = job(tmp_path, model)
+    needed = final_parts(outcome)[1]
+    assert needed.startswith("this model needs it for x of range(0, 255): ")
+    trial = outcome.validation.trials[2]  # type: ignore[union-attr]
+    rows = (2 * np.random.default_rng(0).uniform(0, 255, trial.fed[0].shape)).astype(np.float16)
+    with np.errstate(over="ignore"):
+        squares = (rows * rows).astype(np.float16).astype(np.float64).sum(-1)
+    assert trial.lost_before == (squares > 65504).sum() > 0
+    assert f": {trial.lost_before} rows lose their norm in FP16" in needed
+    small = job(tmp_path, model, inputs={"x": X})
+    assert final_parts(small)[1] == "this model did not need it"

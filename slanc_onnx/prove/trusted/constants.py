@@ -212,7 +212,7 @@ def _is_sizes(operand: Operand | None) -> bool:
 
 def _entries(operand: Operand, fresh: Callable[[], str]) -> list[Dim]:
     """The elements of a few whole numbers; those that are not known are new symbols."""
-    negative = isinstance(operand, Value) and operand.low < 0
+    negative = isinstance(operand, Value) and (operand.low < 0 or bool(operand.facts.conditions))
     if isinstance(operand, Sizes):
         return list(operand.entries)
     if isinstance(operand, Constant):

@@ -171,7 +171,7 @@ def mul(call: Call) -> Result:
         ends = (max(0.0, ends[0]), ends[1])
     result = made(call.facts, (a, b), dims, axes, _product(dims, axes, (a, b)), ends)
     for part, other in ((a, b), (b, a)):
-        if other.low >= 0 and other.high <= 1:
+        if other.low >= 0 and other.high <= DEVICE_SLACK:  # for which `mixed_over` allows
             result = replace(result, shares=_kept_shares(part, dims), beyond=part.beyond)
     return result
 
