@@ -190,6 +190,8 @@ def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
     """The decision with the radius, and the longest rows, that its scale serves."""
     scale = decided.scale if decided.status == "scaled" and decided.scale is not None else 1.0
     width = decided.norm.width
+    if width is None and decided.certificate is not None:  # what the proof knows of all rows
+        width = decided.certificate.bound.width or None
     if width is None and decided.estimate is not None:
         width = decided.estimate.width
     radius = safe_radius(decided.norm, width, scale, device, decided.affine)
