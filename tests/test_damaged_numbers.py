@@ -1,5 +1,7 @@
 """Sizes, powers and axes that no norm has: read as no norm or skipped, in time and in memory."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from slanc_onnx import Options, SlancError, compute_scales, find_norms, protect
+from slanc_onnx import Accelerator, Options, SlancError, compute_scales, find_norms, protect
 from slanc_onnx.graph import read_tensor
 from slanc_onnx.options import ApplyRule, EstimateRule, ScaleRule
 from slanc_onnx.report.wording import reasons_text
@@ -143,6 +145,25 @@ def test_heads_that_have_no_channels_prove_nothing(heads: int) -> None:
     _, last = compute_scales(model, Options(estimate="weights"))
     assert last.certificate is not None
     assert last.certificate.bound.length is None
+
+
+@pytest.mark.parametrize("options", [Options(scale="paper"), Options(apply="fold")])
+def test_no_scale_makes_epsilon_infinite(options: Options) -> None:
+    """Rows of 1e-45 ask for scales beside which FP32 does not hold epsilon / s²."""
+    model = between(
+        "total = MatMul(x, w)", {"w": normal(5, D, D), "gamma": np.full(D, 1e-45, np.float32)}
+    )
+    for decided in protect(model, replace(options, estimate="weights", isolate=False)):
+        assert decided.scale is None or 1e-5 / decided.scale**2 < np.finfo(np.float32).max
+    held = [a.f for node in model.graph.node for a in node.attribute if a.name == "epsilon"]
+    assert np.isfinite(held).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "nearest"), [(math.inf, 65504.0), (1e9, 65504.0), (65519.9, 65504.0), (1.0, 1.0)]
+)
+def test_nothing_is_rounded_to_infinity(value: float, nearest: float) -> None:
+    assert Accelerator().format.nearest(value) == nearest
 
 
 def test_an_index_that_goes_nowhere_is_no_index() -> None:
