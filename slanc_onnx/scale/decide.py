@@ -293,8 +293,10 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
 def _if_held(decided: ScaledNorm) -> ScaledNorm:
     """The decision, or a refusal where a limit of the norm would be lost in its own type."""
     scale = decided.scale or 1.0
-    whole = replace(decided.norm, limits=()) if not _is_power_of_two(scale) else decided.norm
-    lost = lost_limit(whole, scale)
+    norm = decided.norm
+    if not _is_power_of_two(scale):  # which rounds the limits all the same
+        norm = replace(norm, limits=())
+    lost = lost_limit(norm, scale)
     if lost is None:
         return decided
     return replace(

@@ -78,7 +78,7 @@ def computer(
         node: The node.
         opsets: Versions by domain.
         apart: Whether ONNX Runtime has a process of its own.
-        made: Elements of the outputs; None where they are not known.
+        made: Elements of the outputs; None where they are not known, which counts as none.
         spent: By this proof so far; it is added to.
     """
     spent = spent or Spent()
