@@ -53,7 +53,7 @@ class _FoldPlanner(Planner):
     def plan(self, known: Collection[str]) -> None:
         """Plan all edits; see `plan_fold`."""
         solved = self._chosen.solved
-        for cut, uses in mismatches(self._chosen.parts, solved.produced, solved.needed).items():
+        for cut, uses in mismatches(self._flow, solved.produced, solved.needed).items():
             self._cut(cut, uses)
         self._constants(solved.copied, copy=True)
         self._constants(solved.cut, copy=False)

@@ -49,7 +49,7 @@ def folded_groups(chosen: Exponents, weights: Weights) -> tuple[FoldedGroup, ...
         for group in read:
             if group in leaves and tie.kind != "join" and group != inside:
                 leaves[group].append(_place(chosen, weights, tie))
-    cuts = mismatches(parts, chosen.solved.produced, chosen.solved.needed)
+    cuts = mismatches(parts.flow, chosen.solved.produced, chosen.solved.needed)
     for (tensor, path, _), uses in cuts.items():
         read_in = {parts.of_use[u] for u in uses if u in parts.of_use}
         norms = {u for site in parts.sites for u in site.uses}
