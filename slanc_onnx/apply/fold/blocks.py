@@ -43,7 +43,7 @@ def blocks(parts: Partition, weights: Weights) -> tuple[Block, ...]:
     ties, sites = parts.relations, parts.sites
     sets = _Sets(len(ties) + len(sites))
     for member, tie in enumerate(ties):
-        read = (tie.use(p) for p in (*tie.terms, *tie.constants))
+        read = (*parts.read[member], *(tie.use(p) for p in tie.constants))
         sets.add(member, _links(weights, read, parts.made[member]))
     for member, site in enumerate(sites, start=len(ties)):
         sets.add(member, _links(weights, (*site.uses, *site.addends), _made(site)))
@@ -63,9 +63,7 @@ def _made(site: Site) -> tuple[Tensor, ...]:
     return () if site.residual is None else (site.residual,)
 
 
-def _links(
-    weights: Weights, read: Iterator[Use] | tuple[Use, ...], made: tuple[Tensor, ...]
-) -> Iterator[Hashable]:
+def _links(weights: Weights, read: tuple[Use, ...], made: tuple[Tensor, ...]) -> Iterator[Hashable]:
     """What a relation or a norm may share with others: reads, results and weights."""
     yield from made
     flow = weights.flow
@@ -103,11 +101,14 @@ class _Sets:
 
 
 def slots(parts: Partition, block: Block) -> tuple[int, ...]:
-    """The groups of what the relations of a block read and make, on which they depend."""
+    """The group of each tensor that the relations of a block read or make, in a fixed order.
+
+    A group stands there once per tensor, so that exponents in this order mean the same whatever
+    borders there are.
+    """
     found: list[int] = []
     for index in block.relations:
-        tie, made = parts.relations[index], parts.made[index]
-        found += [parts.of_use[tie.use(p)] for p in tie.terms]
-        if tie.kind != "absorb":
-            found += [parts.of_output[tensor] for tensor in made]
+        found += [parts.of_use[use] for use in parts.read[index]]
+        if parts.relations[index].kind != "absorb":
+            found += [parts.of_output[tensor] for tensor in parts.made[index]]
     return tuple(found)

@@ -12,8 +12,7 @@ from slanc_onnx.apply.fold.group_scale import ANY, Window, choose
 from slanc_onnx.apply.fold.groups import Partition, Site, parted, partition
 from slanc_onnx.apply.fold.least import least_exponents
 from slanc_onnx.apply.fold.push import push, pushed
-from slanc_onnx.apply.fold.settle import Asked
-from slanc_onnx.apply.fold.solve import Solved, Solver, solve, solver_of
+from slanc_onnx.apply.fold.solve import Solved, Solver, solver_of
 from slanc_onnx.apply.fold.trial import Trial
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import Flow
@@ -36,7 +35,7 @@ class Exponents:
     norms: dict[str, int]
     solved: Solved
 
-    @property
+    @functools.cached_property
     def applied(self) -> dict[str, str]:
         """By norm name, "fold" for a norm with its group's scale, else "div"."""
         return {s.norm.name: "fold" if self._is_folded(s) else "div" for s in self.parts.sites}
@@ -109,8 +108,7 @@ def _chosen(
             break
     push(trial, free)
     exponents = _of_norms(parts, windows, trial.groups)
-    solved = solve(solver, Asked(parts, trial.groups, exponents))
-    return Exponents(parts, tuple(trial.groups), exponents, solved)
+    return Exponents(parts, tuple(trial.groups), exponents, trial.solved(exponents))
 
 
 def _overhead(trial: Trial, free: Sequence[bool], group: int, middle: int) -> Callable[[int], int]:

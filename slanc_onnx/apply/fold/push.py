@@ -60,7 +60,7 @@ def _moves(trial: Trial, free: Sequence[bool], index: int) -> list[tuple[int, in
     tie, made = parts.relations[index], parts.made[index]
     if tie.kind != "product" or not made:
         return []
-    terms = [parts.of_use[tie.use(p)] for p in tie.terms]
+    terms = [parts.of_use[use] for use in parts.read[index]]
     output = parts.of_output[made[0]]
     missing = groups[output] - sum(groups[g] for g in terms)
     moves = [(output, groups[output] - missing)] if free[output] else []

@@ -152,7 +152,7 @@ class _State:
     def _relate(self, index: int, groups: Sequence[int]) -> None:
         parts, level = self.parts, self.failed.get(index, Level.NONE)
         tie, made = parts.relations[index], parts.made[index]
-        terms = {tie.use(p): groups[parts.of_use[tie.use(p)]] for p in tie.terms}
+        terms = {use: groups[parts.of_use[use]] for use in parts.read[index]}
         if level is Level.NODE:
             terms = dict.fromkeys(terms, 0)
         total = exponent = sum(terms.values())
@@ -162,7 +162,7 @@ class _State:
         elif tie.kind == "product" and made and level in (Level.NONE, Level.OUTPUT):
             exponent = groups[parts.of_output[made[0]]]
         if level is Level.OUTPUT:
-            terms[tie.use(tie.terms[0])] += exponent - total
+            terms[parts.read[index][0]] += exponent - total
             total = exponent
         self.needed.update(terms)
         if tie.kind == "absorb":
@@ -184,7 +184,7 @@ class _State:
         if index in self.failed or tie.kind == "absorb" or (tie.kind == "join" and not tie.terms):
             return Level.NODE
         if tie.kind == "product" and tie.terms and made:
-            total = sum(self.needed[tie.use(p)] for p in tie.terms)
+            total = sum(self.needed[use] for use in self.parts.read[index])
             if least.get(made[0], 0) > total:
                 return Level.OUTPUT
         return Level.WEIGHTS
@@ -197,7 +197,7 @@ class _State:
             return False
         if tie.kind == "product" and level is Level.NONE and not (tie.factors or tie.divisors):
             made = self.parts.made[index]
-            total = sum(self.needed[tie.use(p)] for p in tie.terms)
+            total = sum(self.needed[use] for use in self.parts.read[index])
             if made and self.produced[made[0]] != total:
                 return True
         ways = [self.how(tie.use(p)) for p in tie.constants]

@@ -7,11 +7,11 @@ is settled once for the same exponents.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from slanc_onnx.apply.fold.blocks import Block, blocks, slots, whole
+from slanc_onnx.apply.fold.blocks import Block, blocks, whole
 from slanc_onnx.apply.fold.groups import Partition
 from slanc_onnx.apply.fold.settle import NOTHING, Asked, Settled, settle
 from slanc_onnx.apply.fold.weights import Weights
@@ -72,7 +72,7 @@ class Solver:
     blocks: tuple[Block, ...]
     known: dict[_Key, Settled] = field(default_factory=dict)
 
-    def settled(self, block: Block, slots: Iterable[int], asked: Asked) -> Settled:
+    def settled(self, block: Block, slots: Sequence[int], asked: Asked) -> Settled:
         """How a block meets the exponents, worked out once for those that it depends on.
 
         Args:
@@ -102,10 +102,19 @@ def solver_of(parts: Partition, weights: Weights, least: Mapping[Tensor, int]) -
     return Solver(weights, least, blocks(parts, weights))
 
 
-def solve(solver: Solver, asked: Asked) -> Solved:
-    """Satisfy all relations, by weights where possible and by nodes elsewhere."""
+def solve(solver: Solver, asked: Asked, slots: Sequence[Sequence[int]]) -> Solved:
+    """Satisfy all relations, by weights where possible and by nodes elsewhere.
+
+    Args:
+        solver: The solver of the model.
+        asked: The exponents of groups and norms.
+        slots: The groups on which each block depends.
+    """
     parts = asked.parts
-    found = [solver.settled(block, slots(parts, block), asked) for block in solver.blocks]
+    found = [
+        solver.settled(block, groups, asked)
+        for block, groups in zip(solver.blocks, slots, strict=True)
+    ]
     failed = {index: level for settled in found for index, level in settled.failed.items()}
     all_of_it = settle(asked, solver.weights, solver.least, whole(parts), failed)
     produced, needed = all_of_it.produced, all_of_it.needed

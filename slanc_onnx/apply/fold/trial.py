@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from slanc_onnx.apply.fold.blocks import Block, slots
 from slanc_onnx.apply.fold.groups import Partition
 from slanc_onnx.apply.fold.settle import NOTHING, Asked, Settled
-from slanc_onnx.apply.fold.solve import Solver, mismatches_of, refused
+from slanc_onnx.apply.fold.solve import Solved, Solver, mismatches_of, refused, solve
 from slanc_onnx.graph import Tensor, Use
 from slanc_onnx.reasons import Reason
 
@@ -68,6 +68,11 @@ class Trial:
                 self._sites[site.group].append(site.norm.name)
         return [list(numbers) for numbers in found]
 
+    def solved(self, norms: Mapping[str, int]) -> Solved:
+        """The divisors that follow where norms have exponents of their own, by norm name."""
+        asked = Asked(self.parts, self.groups, norms)
+        return solve(self._solver, asked, self._slots)
+
     @property
     def cost(self) -> tuple[int, int]:
         """Bits by which tensors leave the format, then nodes inserted."""
@@ -92,8 +97,9 @@ class Trial:
 
     def restore(self, groups: Sequence[int]) -> None:
         """Give all groups the exponents that they had before."""
-        for group, exponent in enumerate(groups):
-            self.move(group, exponent)
+        for group, (now, then) in enumerate(zip(self.groups, groups, strict=True)):
+            if now != then:
+                self.move(group, then)
 
     def _settle(self, numbers: Iterable[int]) -> None:
         touched: dict[Tensor, None] = {}
