@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from slanc_onnx.apply.fold.group_scale import Window, choose
+from slanc_onnx.apply.fold.group_scale import Window, choose, choose_for_each
 from slanc_onnx.apply.fold.groups import Border, Partition, Site, parted
 from slanc_onnx.graph import GraphPath, Use
 
@@ -68,12 +68,14 @@ def _scores(places: Iterator[_Place], asked: Sequence[Window], now: int) -> dict
         asked: The windows of the group's norms.
         now: The nodes that it takes without a border.
     """
+    in_front = [(0, 0), *choose_for_each(asked, lambda _: 1)]  # with the beginning of the stream
+    behind = [(0, 0), *choose_for_each(asked[::-1], lambda _: 0)][::-1]
     scored: dict[Border, _Score] = {}
     for border, split, least in places:
-        front = choose(asked[:split], lambda _: 1)  # it has the beginning of the stream
-        nodes = front.nodes + choose(asked[split:], lambda _: 0).nodes + 1
+        exponent, front = in_front[split]
+        nodes = front + behind[split][1] + 1
         if nodes < now:
-            score = max(least - front.exponent, 0), nodes
+            score = max(least - exponent, 0), nodes
             scored[border] = min(score, scored.get(border, score))
     return scored
 
