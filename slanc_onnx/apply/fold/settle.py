@@ -136,6 +136,7 @@ class _State:
         self.demands: dict[Use, int] = {}
         self.refusals: list[Refusal] = []
         self._how: dict[Use, Way] = {}
+        self._asked_of: dict[Tensor, set[int]] = {}
         self._at = -1  # the relation that is looked at
         # Where all that a node reads and makes has exponent 0, it computes as before.
         touched = parts.touched
@@ -237,13 +238,19 @@ class _State:
             loss = weights.loss(root, exponent).relative
             self._refuse(root, Reason(Undivided.LOSES_BITS, (exponent, loss)))
             return "cut" if small else "fail"
-        wanted = {0 if u is None else self.demands.get(u, 0) for u in weights.uses(root)}
-        if wanted == {exponent}:
+        if self._wanted(root) == {exponent}:
             return "divide"
         self._refuse(root, Reason(Undivided.SHARED))
         if small and root == tensor:
             return "copy"
         return "cut" if small else "fail"
+
+    def _wanted(self, root: Tensor) -> set[int]:
+        """The exponents that all reads of a weight ask for."""
+        if root not in self._asked_of:
+            uses = self.weights.uses(root)
+            self._asked_of[root] = {0 if u is None else self.demands.get(u, 0) for u in uses}
+        return self._asked_of[root]
 
     def _refuse(self, weight: Tensor, why: Reason) -> None:
         self.refusals.append(Refusal(self._at, weight, why))

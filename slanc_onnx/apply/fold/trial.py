@@ -20,6 +20,7 @@ class Trial:
     """Exponents of groups that norms follow, and their cost.
 
     Attributes:
+        solver: The solver of the model.
         parts: The groups.
         groups: The exponent of each group.
         overflow: As in `Solved`.
@@ -40,7 +41,7 @@ class Trial:
         self.groups = list(groups)
         self.overflow = sum(solver.least.values())
         self.nodes = 0
-        self._solver, self.parts = solver, parts
+        self.solver, self.parts = solver, parts
         self._norms = {
             s.norm.name: alone[s.norm.name] if s.group is None else self.groups[s.group]
             for s in parts.sites
@@ -71,7 +72,7 @@ class Trial:
     def solved(self, norms: Mapping[str, int]) -> Solved:
         """The divisors that follow where norms have exponents of their own, by norm name."""
         asked = Asked(self.parts, self.groups, norms)
-        return solve(self._solver, asked, self._slots)
+        return solve(self.solver, asked, self._slots)
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -104,8 +105,8 @@ class Trial:
     def _settle(self, numbers: Iterable[int]) -> None:
         touched: dict[Tensor, None] = {}
         for number in numbers:
-            block = self._solver.blocks[number]
-            new = self._solver.settled(block, self._slots[number], self._asked)
+            block = self.solver.blocks[number]
+            new = self.solver.settled(block, self._slots[number], self._asked)
             old = self._settled.get(number, NOTHING)
             if new is old:
                 continue
@@ -135,7 +136,7 @@ class Trial:
 
     def _produced_by(self, old: Settled, new: Settled, touched: dict[Tensor, None]) -> None:
         """Take over what a block makes, and note the tensors that change."""
-        least = self._solver.least
+        least = self.solver.least
         for tensor in old.produced.keys() | new.produced.keys():
             before, after = old.produced.get(tensor, 0), new.produced.get(tensor, 0)
             if before != after:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -48,7 +49,7 @@ class Loss:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of a model; each is read at most once per exponent.
+    """The weights of a model; each is read once, and once per exponent that may lose bits.
 
     Attributes:
         flow: The model's tensors.
@@ -133,8 +134,10 @@ class Weights:
     def bytes(self, root: Tensor) -> int:
         """Size of a weight in bytes."""
         proto = self.flow.data[root]
-        itemsize = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)).itemsize
-        return int(math.prod(proto.dims) * itemsize)
+        return int(math.prod(proto.dims) * self._dtype(root).itemsize)
+
+    def _dtype(self, root: Tensor) -> np.dtype[Any]:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(self.flow.data[root].data_type))
 
     def read(self, root: Tensor) -> Array:
         """The values of a weight."""
@@ -153,14 +156,13 @@ class Weights:
         """What dividing a weight by 2^exponent loses."""
         key = (root, exponent)
         if key not in self.losses:
-            values = self.read(root)
             if root not in self.ranges:
-                self.ranges[root] = range_of(values)
+                self.ranges[root] = range_of(self.read(root))
             least, most = self.ranges[root]
-            limits = ml_dtypes.finfo(values.dtype)  # type: ignore[no-untyped-call]
+            limits = ml_dtypes.finfo(self._dtype(root))  # type: ignore[no-untyped-call]
             normal = least >= math.ldexp(float(limits.smallest_normal), exponent)
             exact = normal and most <= math.ldexp(float(limits.max), min(exponent, 0))
-            self.losses[key] = Loss() if exact else lost(values, exponent)
+            self.losses[key] = Loss() if exact else lost(self.read(root), exponent)
         return self.losses[key]
 
     def is_zero(self, root: Tensor) -> bool:
