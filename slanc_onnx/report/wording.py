@@ -106,6 +106,7 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.OVERFLOWS_BETWEEN: "its numbers may reach {0:.3g}, and its type holds {1:.3g}",
     Unproved.NO_RULE_FOR_TYPE: "no rule for elements of the type {0}",
     Unproved.LEANS_ON: "its bound leans on {0}, which has no safe radius",
+    Unproved.ANOTHER_SPELLING: "its ops come to a norm by other steps, which have no bounds yet",
     Unproved.OTHER_STEPS: "its ops compute more than a norm, and have no bounds yet",
 }
 _UNSCALABLE: dict[Kind, str] = {
