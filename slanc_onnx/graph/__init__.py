@@ -35,7 +35,7 @@ from slanc_onnx.graph.load import (
     read_tensor,
     stored_bytes,
 )
-from slanc_onnx.graph.own_data import OwnData
+from slanc_onnx.graph.new_data import NewData
 from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.save import Draft, check_output, refuse_what_is_no_file
 from slanc_onnx.graph.scope import (
@@ -64,9 +64,9 @@ __all__ = [
     "Flow",
     "GraphPath",
     "InputSpec",
+    "NewData",
     "NewNode",
     "NodeAt",
-    "OwnData",
     "Reading",
     "Scope",
     "Tensor",

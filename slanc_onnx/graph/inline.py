@@ -131,9 +131,10 @@ def read_skeleton(path: Path) -> Skeleton | None:
     size, name = path.stat().st_size, path.name
     if not LEAST <= size <= LARGEST or not name.isprintable():  # no text that a model can hold
         return None
-    with path.open("rb") as opened, mmap.mmap(
-        opened.fileno(), size, access=mmap.ACCESS_READ
-    ) as pages:
+    with (
+        path.open("rb") as opened,
+        mmap.mmap(opened.fileno(), size, access=mmap.ACCESS_READ) as pages,
+    ):
         if hasattr(mmap, "MADV_RANDOM"):  # or the system reads ahead what is stepped over
             pages.madvise(mmap.MADV_RANDOM)
         return slimmed(pages, size, name)
@@ -281,7 +282,7 @@ def refer(tensor: TensorProto, span: Span, kind: int = _RAW, explicit: bool = Fa
     tensor.MergeFromString(number(_MARK << 3 | VARINT) + number(kind << 1 | explicit))
 
 
-def pieces(model: bytes, names: Set[str]) -> list[bytes | Span]:
+def pieces_of(model: bytes, names: Set[str]) -> list[bytes | Span]:
     """What a file holds in which the references of a skeleton are data again.
 
     Args:
