@@ -22,6 +22,7 @@ from slanc_onnx.graph.edits import (
 )
 from slanc_onnx.graph.facts import constant_made, dims, element_count, element_type, last_dim
 from slanc_onnx.graph.flow import FLOATS, Flow, Tensor, Use, known_op, read_flow, runtime_inputs
+from slanc_onnx.graph.inline import is_inside
 from slanc_onnx.graph.inputs import InputSpec, input_specs
 from slanc_onnx.graph.load import (
     PACKED,
@@ -89,6 +90,7 @@ __all__ = [
     "float32_bytes",
     "graph_at",
     "input_specs",
+    "is_inside",
     "kilobytes",
     "known_op",
     "last_dim",

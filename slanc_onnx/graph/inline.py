@@ -282,6 +282,13 @@ def refer(tensor: TensorProto, span: Span, kind: int = _RAW, explicit: bool = Fa
     tensor.MergeFromString(number(_MARK << 3 | VARINT) + number(kind << 1 | explicit))
 
 
+def is_inside(tensor: TensorProto) -> bool:
+    """Whether a tensor is one of a skeleton, whose data lies in a model and not in a data file."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return False
+    return number(_MARK << 3 | VARINT) in tensor.SerializeToString()
+
+
 def pieces_of(model: bytes, names: Set[str]) -> list[bytes | Span]:
     """What a file holds in which the references of a skeleton are data again.
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from slanc_onnx.graph import Array
+from slanc_onnx.run.aligned import with_weights_in_place
 from slanc_onnx.run.isolation import CannotRun, short_of_memory, stopped_in_time
 
 Feeds = Mapping[str, Array]
@@ -55,6 +56,10 @@ class Session:
         if folder is not None:
             key = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(key, str(folder))
+        model, weights = with_weights_in_place(model, folder)
+        self._weights = {name: ort.OrtValue.ortvalue_from_numpy(w) for name, w in weights.items()}
+        for name, weight in self._weights.items():  # which has to live as long as the session
+            options.add_initializer(name, weight)
         try:
             self._session = ort.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
