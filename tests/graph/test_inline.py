@@ -7,10 +7,12 @@ import random
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx.errors import SlancError
@@ -22,7 +24,7 @@ NAME = "model.onnx"
 SIZE = LEAST // 4 + 8  # elements of FP32 of a tensor that is taken
 
 
-def values(seed: int = 0, size: int = SIZE) -> np.ndarray:
+def values(seed: int = 0, size: int = SIZE) -> NDArray[Any]:
     return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
 
 
@@ -53,7 +55,7 @@ def model_of(*tensors: TensorProto) -> onnx.ModelProto:
     return helper.make_model(graph)
 
 
-def tensor(name: str = "w", **fields: object) -> TensorProto:
+def tensor(name: str = "w", **fields: Any) -> TensorProto:
     return TensorProto(name=name, dims=[SIZE], data_type=TensorProto.FLOAT, **fields)
 
 
@@ -80,9 +82,10 @@ def test_raw_data_is_taken_and_read_from_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_typed_data_is_taken_where_it_is_the_same_bytes(
-    kind: int, field: str, data: np.ndarray, tmp_path: Path
+    kind: int, field: str, data: NDArray[Any], tmp_path: Path
 ) -> None:
-    weight = TensorProto(name="w", dims=[SIZE], data_type=kind, **{field: data})
+    weight = tensor(**{field: data})
+    weight.data_type = kind
     whole = model_of(weight)
     (tmp_path / NAME).write_bytes(whole.SerializeToString())
     comes_back(whole.SerializeToString(), 1)
@@ -131,7 +134,7 @@ def test_weights_of_four_bits_are_taken(tmp_path: Path) -> None:
     assert np.array_equal(read_tensor(found, tmp_path), numpy_helper.to_array(weight))
 
 
-def attribute(**fields: object) -> AttributeProto:
+def attribute(**fields: Any) -> AttributeProto:
     return AttributeProto(name="value", **fields)
 
 
@@ -241,9 +244,9 @@ class Odd:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
 
-    def message(self, message: object) -> bytes:
+    def message(self, message: Any) -> bytes:
         parts = []
-        for field, value in message.ListFields():  # type: ignore[attr-defined]
+        for field, value in message.ListFields():
             several = value if field.is_repeated else [value]
             if field.message_type is None:
                 alone = type(message)()
@@ -281,7 +284,7 @@ def random_model(rng: random.Random) -> onnx.ModelProto:
         lambda: tensor(doc_string="d", int32_data=range(SIZE)),
     ]
 
-    def some(make: Callable[[], object]) -> list[object]:
+    def some(make: Callable[[], Any]) -> list[Any]:
         return [make() for _ in range(rng.choice([0, 1, 2]))]
 
     def weight() -> TensorProto:

@@ -1,0 +1,138 @@
+"""Weights of inline files on ONNX Runtime: as if they were in memory, at whatever byte they lie."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from slanc_onnx.graph import is_inside, load_model
+from slanc_onnx.graph.load import all_tensors
+from slanc_onnx.run import Session
+from slanc_onnx.run.aligned import ALIGNED, with_weights_in_place
+
+X = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 64])
+Y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+RNG = np.random.default_rng(0)
+FED = {"x": RNG.standard_normal((4, 64)).astype(np.float32)}
+node = helper.make_node
+
+
+def weight(name: str = "w", dtype: Any = np.float32) -> TensorProto:
+    return numpy_helper.from_array(RNG.standard_normal((64, 64)).astype(dtype), name)
+
+
+def model_of(
+    nodes: Sequence[onnx.NodeProto],
+    *weights: TensorProto,
+    functions: Sequence[onnx.FunctionProto] = (),
+    sparse: Sequence[onnx.SparseTensorProto] = (),
+) -> onnx.ModelProto:
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("my", 1)]
+    graph = helper.make_graph(nodes, "g", [X], [Y], weights, sparse_initializer=sparse)
+    return helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=9)
+
+
+def constant(name: str) -> onnx.NodeProto:
+    return node("Constant", [], [name], value=weight(""))
+
+
+def branch(name: str, *, told: bool) -> onnx.GraphProto:
+    """A graph with a large weight called w, an initializer or of a Constant."""
+    out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    nodes = [node("MatMul", ["x", "w"], [name])]
+    if told:
+        return helper.make_graph([constant("w"), *nodes], name, [], [out])
+    return helper.make_graph(nodes, name, [], [out], [weight()])
+
+
+def branches(taken: bool) -> onnx.ModelProto:
+    """Branches whose weights have the same name."""
+    graphs = {"then_branch": branch("t", told=False), "else_branch": branch("e", told=True)}
+    return model_of(
+        [node("If", ["c"], ["y"], **graphs)], numpy_helper.from_array(np.array(taken), "c")
+    )
+
+
+SUMS = [
+    node("ReduceMean", ["w"], ["mean"]),
+    node("Softmax", ["w"], ["soft"]),
+    node("MatMul", ["x", "soft"], ["h"]),
+    node("Gemm", ["h", "w"], ["z"], transB=1),
+    node("Add", ["z", "mean"], ["y"]),
+]
+SPARSE = helper.make_sparse_tensor(
+    numpy_helper.from_array(RNG.standard_normal(2000).astype(np.float32), "w"),
+    numpy_helper.from_array(np.arange(2000), ""),
+    [64, 64],
+)
+FUNCTION = helper.make_function(
+    "my",
+    "F",
+    ["x"],
+    ["y"],
+    [constant("w"), node("MatMul", ["x", "w"], ["y"])],
+    [helper.make_opsetid("", 18)],
+)
+MODELS = {
+    "sums of a weight": model_of(SUMS, weight()),
+    "a constant": model_of([constant("w"), *SUMS]),
+    "one branch": branches(True),
+    "the other": branches(False),
+    "a function": model_of([node("F", ["x"], ["y"], domain="my")], functions=[FUNCTION]),
+    "sparse": model_of(SUMS, sparse=[SPARSE]),
+    "half": model_of([node("Cast", ["half"], ["w"], to=1), *SUMS], weight("half", np.float16)),
+    "brain": model_of(
+        [node("Cast", ["half"], ["w"], to=1), *SUMS], weight("half", ml_dtypes.bfloat16)
+    ),
+    "bytes": model_of([node("Cast", ["half"], ["w"], to=1), *SUMS], weight("half", np.int8)),
+}
+
+
+def taken_in(model: onnx.ModelProto, shift: int, folder: Path) -> onnx.ModelProto:
+    """The skeleton of a model in a file, a number of bytes further on."""
+    moved = onnx.ModelProto()
+    moved.CopyFrom(model)
+    moved.producer_name = "p" * (100 + shift)
+    (folder / "model.onnx").write_bytes(moved.SerializeToString())
+    found = load_model(folder / "model.onnx")
+    assert any(map(is_inside, all_tensors(found)))
+    return found
+
+
+@pytest.mark.parametrize("optimised", [False, True])
+@pytest.mark.parametrize("title", MODELS)
+def test_outputs_are_those_of_the_model_in_memory(
+    title: str, optimised: bool, tmp_path: Path
+) -> None:
+    model = MODELS[title]
+    wanted = Session(model, None, optimised=optimised).run(FED)["y"]
+    for shift in (0, 1, 2, 4, 7):
+        found = taken_in(model, shift, tmp_path)
+        before = found.SerializeToString()
+        made: NDArray[Any] = Session(found, tmp_path, optimised=optimised).run(FED)["y"]
+        assert np.array_equal(made, wanted), shift
+        assert found.SerializeToString() == before
+
+
+def test_weights_begin_where_memory_does_and_are_those_of_the_file(tmp_path: Path) -> None:
+    found = taken_in(MODELS["sums of a weight"], 3, tmp_path)
+    model, given = with_weights_in_place(found, tmp_path)
+    assert model is found
+    assert given["w"].ctypes.data % ALIGNED == 0
+    (original,) = MODELS["sums of a weight"].graph.initializer
+    assert np.array_equal(given["w"], numpy_helper.to_array(original))
+
+
+def test_a_model_without_such_weights_is_run_as_it_is(tmp_path: Path) -> None:
+    model = MODELS["sums of a weight"]
+    assert with_weights_in_place(model, tmp_path) == (model, {})
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin")
+    external = load_model(tmp_path / "m.onnx")
+    assert with_weights_in_place(external, tmp_path)[0] is external
+    assert with_weights_in_place(external, tmp_path)[1] == {}
