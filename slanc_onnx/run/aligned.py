@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +23,59 @@ ALIGNED = 64  # bytes, as ONNX Runtime's own memory is
 _NUMPY = "biufc"  # kinds of element types that NumPy has itself
 
 
-def with_weights_in_place(
-    model: onnx.ModelProto, folder: Path | None
-) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """A model whose weights ONNX Runtime may use as they lie, and those to give it beside that.
+@dataclass(frozen=True)
+class InPlace:
+    """A model whose weights ONNX Runtime may use as they lie.
+
+    Attributes:
+        model: The model.
+        folder: Where its external data lies.
+        weights: By name, weights to give to ONNX Runtime beside the model; read-only.
+    """
+
+    model: onnx.ModelProto
+    folder: Path | None
+    weights: dict[str, Array]
+
+
+def with_weights_in_place(model: onnx.ModelProto, folder: Path | None) -> InPlace:
+    """A model with those of its weights in memory that lie at odd bytes of a model file.
+
+    Weights without a name of their own are taken into a copy of the model. ONNX Runtime follows no
+    link out of a folder, so a file behind one is told as where it is; where other data files stand
+    beside the link, all is taken into the copy.
 
     Args:
         model: The model; it is not changed.
         folder: Where its external data lies.
-
-    Returns:
-        The model, or a copy in which weights without a name of their own are taken in; and the
-        others that lie at odd bytes of a file, by name, read-only.
     """
-    if folder is None or not any(_is_odd(tensor) for tensor in all_tensors(model)):
-        return model, {}
-    named = [(name, t) for name, t in _named(model) if _is_odd(t)]
+    inside = [tensor for tensor in all_tensors(model) if is_inside(tensor)]
+    if folder is None or not inside:
+        return InPlace(model, folder, {})
+    file, _, _ = external_range(inside[0], folder)
+    real = file.resolve()
+    linked = real.parent != folder.resolve()
     times = Counter(name for name, _ in _named(model))
-    given = {name: t for name, t in named if times[name] == 1 and _has_numpy(t)}
-    if sum(map(_is_odd, all_tensors(model))) > len(given):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        kept = [t for name, t in _named(copy) if name in given]
-        for tensor in all_tensors(copy):
-            if _is_odd(tensor) and not any(tensor is other for other in kept):
-                _take_in(tensor, folder)
-        model = copy
-    return model, {name: _read(tensor, folder) for name, tensor in given.items()}
+    found = {name: t for name, t in _named(model) if is_inside(t) and _is_odd(t)}
+    given = {name: t for name, t in found.items() if times[name] == 1 and _has_numpy(t)}
+    outside = linked and any(
+        t.data_location == TensorProto.EXTERNAL and not is_inside(t) for t in all_tensors(model)
+    )
+    if outside:
+        given = {}
+    taken_in = outside or sum(map(_is_odd, inside)) > len(given)
+    weights = {name: _read(tensor, folder) for name, tensor in given.items()}
+    if not linked and not taken_in:
+        return InPlace(model, folder, weights)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    kept = [t for name, t in _named(copy) if name in given]
+    for tensor in [t for t in all_tensors(copy) if is_inside(t)]:
+        if outside or (_is_odd(tensor) and not any(tensor is other for other in kept)):
+            _take_in(tensor, folder)
+        else:
+            _relocate(tensor, real.name)
+    return InPlace(copy, real.parent if linked and not outside else folder, weights)
 
 
 def _named(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
@@ -62,7 +89,8 @@ def _named(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
 
 
 def _is_odd(tensor: TensorProto) -> bool:
-    return is_inside(tensor) and _dtype(tensor).itemsize > 1
+    """Whether it matters at which byte a tensor begins."""
+    return _dtype(tensor).itemsize > 1
 
 
 def _dtype(tensor: TensorProto) -> np.dtype[Any]:
@@ -71,6 +99,12 @@ def _dtype(tensor: TensorProto) -> np.dtype[Any]:
 
 def _has_numpy(tensor: TensorProto) -> bool:
     return _dtype(tensor).kind in _NUMPY
+
+
+def _relocate(tensor: TensorProto, name: str) -> None:
+    for entry in tensor.external_data:
+        if entry.key == "location":
+            entry.value = name
 
 
 def _take_in(tensor: TensorProto, folder: Path) -> None:

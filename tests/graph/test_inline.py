@@ -84,8 +84,9 @@ def test_raw_data_is_taken_and_read_from_the_file(tmp_path: Path) -> None:
 def test_typed_data_is_taken_where_it_is_the_same_bytes(
     kind: int, field: str, data: NDArray[Any], tmp_path: Path
 ) -> None:
-    weight = tensor(**{field: data})
+    weight = tensor()
     weight.data_type = kind
+    getattr(weight, field).extend(data)
     whole = model_of(weight)
     (tmp_path / NAME).write_bytes(whole.SerializeToString())
     comes_back(whole.SerializeToString(), 1)
@@ -122,6 +123,27 @@ def test_a_tensor_that_says_it_is_inside_says_so_afterwards() -> None:
 )
 def test_what_is_small_or_not_right_stays(stays: TensorProto) -> None:
     assert skeleton(model_of(stays).SerializeToString()) is None
+
+
+class Watched(bytes):
+    """Bytes that know which of them were read."""
+
+    read: list[slice]
+
+    def __getitem__(self, key: Any) -> Any:
+        self.read.append(key if isinstance(key, slice) else slice(key, key + 1))
+        return super().__getitem__(key)
+
+
+def test_no_weight_is_read() -> None:
+    """But for the bytes right behind the length before it, which are read with it."""
+    data = Watched(everywhere().SerializeToString())
+    data.read = []
+    found = skeleton(data)
+    assert found is not None and len(found.taken) > 60
+    read = set().union(*(range(len(data))[key] for key in data.read))
+    for start in found.taken:
+        assert read.isdisjoint(range(start + 10, start + LEAST))
 
 
 def test_weights_of_four_bits_are_taken(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Outputs of inline files: inline again, of the same bytes as protobuf writes."""
 
 import errno
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def rewritten(source: Path, output: Path) -> None:
         model.graph.node[0].name = "n"
         for seed, tensor in enumerate(model.graph.initializer):
             if seed:
-                assert draft.new_data().put(tensor, lambda seed=seed: values(10 + seed))
+                assert draft.new_data().put(tensor, partial(values, 10 + seed))
         draft.write(model)
         draft.keep()
 

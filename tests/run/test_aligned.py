@@ -120,19 +120,53 @@ def test_outputs_are_those_of_the_model_in_memory(
         assert found.SerializeToString() == before
 
 
+def linked(folder: Path) -> Path:
+    """A link to model.onnx from another folder, as download caches keep models."""
+    (folder / "snapshot").mkdir(exist_ok=True)
+    link = folder / "snapshot" / "link.onnx"
+    link.unlink(missing_ok=True)
+    link.symlink_to("../model.onnx")
+    return link
+
+
+@pytest.mark.parametrize("title", MODELS)
+def test_a_model_behind_a_link_runs_as_well(title: str, tmp_path: Path) -> None:
+    """ONNX Runtime follows no link that leads out of a folder."""
+    taken_in(MODELS[title], 1, tmp_path)
+    link = linked(tmp_path)
+    found = load_model(link)
+    assert any(map(is_inside, all_tensors(found)))
+    wanted = Session(MODELS[title], None).run(FED)["y"]
+    assert np.array_equal(Session(found, link.parent).run(FED)["y"], wanted)
+
+
+def test_a_link_beside_a_data_file_runs_as_well(tmp_path: Path) -> None:
+    model = model_of([node("Add", ["v", "w"], ["v+w"]), node("MatMul", ["x", "v+w"], ["y"])])
+    weights = weight("v"), weight("w")
+    model.graph.initializer.extend(weights)
+    wanted = Session(model, None).run(FED)["y"]
+    external = model.graph.initializer[1]
+    external.ClearField("raw_data")
+    external.data_location = TensorProto.EXTERNAL
+    external.external_data.add(key="location", value="w.bin")
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    link = linked(tmp_path)
+    (link.parent / "w.bin").write_bytes(weights[1].raw_data)
+    assert np.array_equal(Session(load_model(link), link.parent).run(FED)["y"], wanted)
+
+
 def test_weights_begin_where_memory_does_and_are_those_of_the_file(tmp_path: Path) -> None:
     found = taken_in(MODELS["sums of a weight"], 3, tmp_path)
-    model, given = with_weights_in_place(found, tmp_path)
-    assert model is found
-    assert given["w"].ctypes.data % ALIGNED == 0
+    placed = with_weights_in_place(found, tmp_path)
+    assert placed.model is found
+    assert placed.weights["w"].ctypes.data % ALIGNED == 0
     (original,) = MODELS["sums of a weight"].graph.initializer
-    assert np.array_equal(given["w"], numpy_helper.to_array(original))
+    assert np.array_equal(placed.weights["w"], numpy_helper.to_array(original))
 
 
 def test_a_model_without_such_weights_is_run_as_it_is(tmp_path: Path) -> None:
     model = MODELS["sums of a weight"]
-    assert with_weights_in_place(model, tmp_path) == (model, {})
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin")
-    external = load_model(tmp_path / "m.onnx")
-    assert with_weights_in_place(external, tmp_path)[0] is external
-    assert with_weights_in_place(external, tmp_path)[1] == {}
+    for kept in (model, load_model(tmp_path / "m.onnx")):
+        placed = with_weights_in_place(kept, tmp_path)
+        assert placed.model is kept and placed.folder == tmp_path and not placed.weights
