@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 PACKED = {
     TensorProto.INT4,
     TensorProto.UINT4,
-    TensorProto.FLOAT4E2M1,
+    getattr(TensorProto, "FLOAT4E2M1", -1),
     getattr(TensorProto, "INT2", -1),
     getattr(TensorProto, "UINT2", -1),
 }

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 from slanc_onnx.graph import Array, all_tensors, every_graph, external_range, is_inside, read_tensor
 
 ALIGNED = 64  # bytes, as ONNX Runtime's own memory is
+_TAKES_FOLDER = 1, 21  # the first version of ONNX Runtime that does
 _NUMPY = "biufc"  # kinds of element types that NumPy has itself
 
 
@@ -42,8 +43,8 @@ def with_weights_in_place(model: onnx.ModelProto, folder: Path | None) -> InPlac
     """A model with those of its weights in memory that lie at odd bytes of a model file.
 
     Weights without a name of their own are taken into a copy of the model. ONNX Runtime follows no
-    link out of a folder, so a file behind one is told as where it is; where other data files stand
-    beside the link, all is taken into the copy.
+    link out of a folder, so a file behind one is told as where it is. All is taken into the copy where
+    other data files stand beside the link, and for an ONNX Runtime that looks for no data files.
 
     Args:
         model: The model; it is not changed.
@@ -58,12 +59,10 @@ def with_weights_in_place(model: onnx.ModelProto, folder: Path | None) -> InPlac
     times = Counter(name for name, _ in _named(model))
     found = {name: t for name, t in _named(model) if is_inside(t) and _is_odd(t)}
     given = {name: t for name, t in found.items() if times[name] == 1 and _has_numpy(t)}
-    outside = linked and any(
-        t.data_location == TensorProto.EXTERNAL and not is_inside(t) for t in all_tensors(model)
-    )
-    if outside:
+    whole = _must_be_whole() or (linked and _has_data_files(model))
+    if whole:
         given = {}
-    taken_in = outside or sum(map(_is_odd, inside)) > len(given)
+    taken_in = whole or sum(map(_is_odd, inside)) > len(given)
     weights = {name: _read(tensor, folder) for name, tensor in given.items()}
     if not linked and not taken_in:
         return InPlace(model, folder, weights)
@@ -71,11 +70,26 @@ def with_weights_in_place(model: onnx.ModelProto, folder: Path | None) -> InPlac
     copy.CopyFrom(model)
     kept = [t for name, t in _named(copy) if name in given]
     for tensor in [t for t in all_tensors(copy) if is_inside(t)]:
-        if outside or (_is_odd(tensor) and not any(tensor is other for other in kept)):
+        if whole or (_is_odd(tensor) and not any(tensor is other for other in kept)):
             _take_in(tensor, folder)
         else:
             _relocate(tensor, real.name)
-    return InPlace(copy, real.parent if linked and not outside else folder, weights)
+    return InPlace(copy, real.parent if linked and not whole else folder, weights)
+
+
+def _must_be_whole() -> bool:
+    """Whether this ONNX Runtime takes no folder in which a serialised model's data files lie."""
+    import onnxruntime as ort  # slow to import
+
+    major, minor = ort.__version__.split(".")[:2]
+    return (int(major), int(minor)) < _TAKES_FOLDER
+
+
+def _has_data_files(model: onnx.ModelProto) -> bool:
+    return any(
+        tensor.data_location == TensorProto.EXTERNAL and not is_inside(tensor)
+        for tensor in all_tensors(model)
+    )
 
 
 def _named(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:

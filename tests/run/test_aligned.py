@@ -120,6 +120,19 @@ def test_outputs_are_those_of_the_model_in_memory(
         assert found.SerializeToString() == before
 
 
+@pytest.mark.parametrize("title", MODELS)
+def test_an_old_runtime_gets_the_whole_model(
+    title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime 1.20 is not told where data files lie."""
+    monkeypatch.setattr("onnxruntime.__version__", "1.20.1")
+    placed = with_weights_in_place(taken_in(MODELS[title], 3, tmp_path), tmp_path)
+    assert not placed.weights
+    assert all(t.data_location != TensorProto.EXTERNAL for t in all_tensors(placed.model))
+    wanted = Session(MODELS[title], None).run(FED)["y"]
+    assert np.array_equal(Session(placed.model, None).run(FED)["y"], wanted)
+
+
 def linked(folder: Path) -> Path:
     """A link to model.onnx from another folder, as download caches keep models."""
     (folder / "snapshot").mkdir(exist_ok=True)
