@@ -43,8 +43,8 @@ def with_weights_in_place(model: onnx.ModelProto, folder: Path | None) -> InPlac
     """A model with those of its weights in memory that lie at odd bytes of a model file.
 
     Weights without a name of their own are taken into a copy of the model. ONNX Runtime follows no
-    link out of a folder, so a file behind one is told as where it is. All is taken into the copy where
-    other data files stand beside the link, and for an ONNX Runtime that looks for no data files.
+    link out of a folder, so a file behind one is told as where it is. All is taken into the copy
+    where other data files stand beside the link, and for a runtime that looks for no data files.
 
     Args:
         model: The model; it is not changed.

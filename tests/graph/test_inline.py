@@ -91,7 +91,9 @@ def test_typed_data_is_taken_where_it_is_the_same_bytes(
     (tmp_path / NAME).write_bytes(whole.SerializeToString())
     comes_back(whole.SerializeToString(), 1)
     (found,) = load_model(tmp_path / NAME).graph.initializer
-    assert np.array_equal(read_tensor(found, tmp_path), numpy_helper.to_array(weight))
+    read = read_tensor(found, tmp_path)
+    assert read.dtype == np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+    assert np.array_equal(read, data.view(read.dtype))
 
 
 def test_a_tensor_that_says_it_is_inside_says_so_afterwards() -> None:
@@ -269,11 +271,12 @@ class Odd:
     def message(self, message: Any) -> bytes:
         parts = []
         for field, value in message.ListFields():
-            several = value if field.is_repeated else [value]
+            repeated = hasattr(value, "extend")
+            several = value if repeated else [value]
             if field.message_type is None:
                 alone = type(message)()
                 target = getattr(alone, field.name)
-                if field.is_repeated:
+                if repeated:
                     target.extend(value)
                 else:
                     setattr(alone, field.name, value)

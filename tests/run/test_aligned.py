@@ -7,6 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -94,6 +95,11 @@ MODELS = {
 }
 
 
+# ONNX Runtime 1.20 does not look for data files in a folder: it gets such models whole.
+TAKES_FOLDER = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 21)
+with_folder = pytest.mark.skipif(not TAKES_FOLDER, reason="ONNX Runtime 1.20 takes no folder")
+
+
 def taken_in(model: onnx.ModelProto, shift: int, folder: Path) -> onnx.ModelProto:
     """The skeleton of a model in a file, a number of bytes further on."""
     moved = onnx.ModelProto()
@@ -153,6 +159,7 @@ def test_a_model_behind_a_link_runs_as_well(title: str, tmp_path: Path) -> None:
     assert np.array_equal(Session(found, link.parent).run(FED)["y"], wanted)
 
 
+@with_folder
 def test_a_link_beside_a_data_file_runs_as_well(tmp_path: Path) -> None:
     model = model_of([node("Add", ["v", "w"], ["v+w"]), node("MatMul", ["x", "v+w"], ["y"])])
     weights = weight("v"), weight("w")
@@ -168,6 +175,7 @@ def test_a_link_beside_a_data_file_runs_as_well(tmp_path: Path) -> None:
     assert np.array_equal(Session(load_model(link), link.parent).run(FED)["y"], wanted)
 
 
+@with_folder
 def test_weights_begin_where_memory_does_and_are_those_of_the_file(tmp_path: Path) -> None:
     found = taken_in(MODELS["sums of a weight"], 3, tmp_path)
     placed = with_weights_in_place(found, tmp_path)
