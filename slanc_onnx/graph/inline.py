@@ -149,7 +149,7 @@ def slimmed(data: Buffer, size: int, name: str) -> Skeleton | None:
         name: What the file is called that holds it.
     """
     walk = _Slimming(data, name)
-    with suppress(OddWire, DecodeError):
+    with suppress(OddWire, DecodeError, ValueError):  # of a text that is none
         found = walk.message("ModelProto", 0, size, 0)
         if found is not None:
             return Skeleton(onnx.ModelProto.FromString(found), frozenset(walk.taken))
