@@ -98,8 +98,8 @@ class _Editor:
         self.constants = {name: _constant(name, v) for name, v in edits.constants.items()}
         self.scaled: dict[str, ir.Value] = {}  # outputs of the new Divs, by name
         # As they were when the edits were planned, with places by index.
-        paths = {at.path for at, _ in (*edits.inputs, *edits.outputs)}
-        paths |= {at.path for at in (*edits.epsilons, *edits.stamps)}
+        paths = {at.path for at, _ in (*edits.inputs, *edits.outputs, *edits.attributes)}
+        paths |= {at.path for at in edits.stamps}
         self.graphs = {path: _graph_at(model, path) for path in paths}
         self.nodes = {path: list(graph) for path, graph in self.graphs.items()}
         for constant in self.constants.values():
@@ -120,8 +120,8 @@ class _Editor:
         for (at, position), name in self.edits.inputs.items():
             value = self.scaled[name] if name in self.scaled else self.constants[name]
             self.node(at).replace_input_with(position, value)
-        for at, epsilon in self.edits.epsilons.items():
-            self.node(at).attributes.add(ir.AttrFloat32("epsilon", epsilon))
+        for (at, attribute), number in self.edits.attributes.items():
+            self.node(at).attributes.add(ir.AttrFloat32(attribute, number))
         for at, metadata in self.edits.stamps.items():
             self.node(at).metadata_props.update(metadata)
 

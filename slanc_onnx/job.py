@@ -17,7 +17,7 @@ from slanc_onnx.graph import Draft, check_output, load_model, name_nodes
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Clock, Progress, no_progress
-from slanc_onnx.reasons import Failure, Note, Reason
+from slanc_onnx.reasons import Failure, Next, Note, Reason
 from slanc_onnx.report import Outcome, make_notes, reasons_text
 from slanc_onnx.run import (
     CannotRun,
@@ -49,6 +49,7 @@ from slanc_onnx.weights import workers
 
 T = TypeVar("T")
 LEFT = {Failure.LEFT_FORMAT, Failure.INPUT_LEFT_FORMAT, Failure.ROWS_OVERFLOW}
+OFF = {Failure.OUTPUTS_OFF, Failure.OUTPUTS_OFF_IN, Failure.PERPLEXITY_OFF}
 MOST_TRIES = 3  # a fold may give a norm that is kept at 1 the scale of its group once more
 
 
@@ -103,7 +104,7 @@ def protect_file(
         notes=[*notes, *done.notes],
         seconds=clock.seconds,
         fold=done.fold,
-        fold_heals=done.fold_heals,
+        heals=done.heals,
         audits=done.audits,
         first_rows=done.first_rows,
         not_enumerated=done.not_enumerated,
@@ -171,7 +172,7 @@ class _Done:
     fp32_nodes: Fp32Nodes | None = None
     not_searched: Reason | None = None
     notes: list[Reason] = field(default_factory=list)
-    fold_heals: bool = False
+    heals: Next | None = None
 
 
 def _carry_out_in_file(job: _Job, done: _Done) -> None:
@@ -200,7 +201,7 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
                 break
         done.norms = decided = better
 
-    done.fold_heals = _fold_would_heal(job, done.validation, decided)
+    done.heals = _what_heals(job, done.validation, decided)
 
 
 def _search_fp32_nodes(job: _Job, done: _Done, draft: Path) -> None:
@@ -214,14 +215,27 @@ def _search_fp32_nodes(job: _Job, done: _Done, draft: Path) -> None:
     job.clock.lap("fp32_nodes")
 
 
-def _fold_would_heal(job: _Job, validation: Validation | None, decided: list[ScaledNorm]) -> bool:
-    """Whether what left the format stays in it where the scales are folded; that is tried."""
-    options = job.options
-    if validation is None or options.apply == "fold" or options.scale == "paper":
-        return False
-    if not LEFT & {reason.kind for reason in validation.failures}:
-        return False
-    other = replace(job, watched=[], options=replace(options, apply="fold", certify="off"))
+def _what_heals(job: _Job, validation: Validation | None, decided: list[ScaledNorm]) -> Next | None:
+    """With what a model passes that failed; that is tried.
+
+    What left the format may stay in it where the scales are folded, and outputs that are off may be
+    right where sums are in FP32.
+    """
+    if validation is None:
+        return None
+    options, kinds = job.options, {reason.kind for reason in validation.failures}
+    if LEFT & kinds and options.apply == "div" and options.scale != "paper":
+        return Next.FOLD if _passes(job, decided, replace(options, apply="fold")) else None
+    wider = options.accelerator.summing("fp32")
+    if kinds and kinds <= OFF and wider != options.accelerator:
+        tried = replace(options, accelerator=wider)
+        return Next.WIDER_SUMS if _passes(job, decided, tried) else None
+    return None
+
+
+def _passes(job: _Job, decided: list[ScaledNorm], options: Options) -> bool:
+    """Whether the decisions pass with other options, in a file that nobody keeps."""
+    other = replace(job, watched=[], options=replace(options, certify="off"))
     tried = _Done(decided)
     _plan(other, tried)
     with Draft(job.source, job.output, job.read.model) as draft:

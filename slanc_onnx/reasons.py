@@ -51,6 +51,7 @@ class Unread(_Named):
     TOO_LARGE = auto()  # number of elements
     NOT_THERE = auto()  # what NumPy said
     NOT_COMPUTED = auto()  # what NumPy said
+    COMPUTED_TWICE = auto()
     FAILED = auto()  # what was said
     MISFIT = auto()  # shapes and sizes
     BROKEN = auto()  # behind: how
@@ -191,23 +192,34 @@ class Failure(_Named):
     FP32_DIFFERS = auto()
     FP32_BEYOND_TOLERANCE = auto()
     LEFT_FORMAT = auto()  # format, largest number
+    ROWS_LEFT_FORMAT = auto()  # format, largest sum of squares
     INPUT_LEFT_FORMAT = auto()  # format, largest number, norm that reads it
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
     ZERO_ROWS = auto()  # rows, norms, name of the first
     OUTPUTS_OFF = auto()
+    OUTPUTS_OFF_IN = auto()  # the first norm that is off, the largest error of its mean squares
     OTHER_SHAPE = auto()  # output, its shape in FP32, its shape now
     SENSITIVE = auto()  # RMS error with noise at the norms
     SENSITIVE_SHAPE = auto()  # output, its shape in FP32, its shape with noise
     BECOMES_INFINITE = auto()  # constant, its value, format, how many constants are beyond that
     PERPLEXITY_OFF = auto()  # percent that is allowed
     NOTHING_COMPARED = auto()
-    FOLD_HEALS = auto()
     OBSERVED_ABOVE = auto()  # rows, norms, name of the first; behind: where its largest row was
     OBSERVED_BELOW = auto()  # rows, norms, name of the first
     CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
     NOT_RUN = auto()  # what ONNX Runtime said
     NO_MEMORY = auto()
     TOKENS_NOT_RUN = auto()  # what ONNX Runtime said
+
+
+class Next(_Named):
+    """What to do next where a validation did not pass and its failures do not say it."""
+
+    FOLD = auto()
+    WIDER_SUMS = auto()
+    FP32_NODES = auto()
+    OWN_INPUTS = auto()
+    MEASURE = auto()
 
 
 class Keeping(_Named):
@@ -226,6 +238,7 @@ class Note(_Named):
     """What a user should know of a whole file."""
 
     ESTIMATE_UNUSED = auto()  # estimate, scale
+    WEIGHT_LOSS_UNUSED = auto()
     EPSILON_GONE = auto()  # norms
     EPSILON_RAISED = auto()
     INLINED = auto()  # functions
@@ -247,6 +260,7 @@ Kind = (
     | Decision
     | Undivided
     | Failure
+    | Next
     | Keeping
     | Note
 )

@@ -84,7 +84,7 @@ def attack(made: Made, seed: int) -> Attacked:
         return Attacked(failure=str(error))
     claimed = [d for d in decided if d.certificate is not None and d.certificate.certified]
     result = Attacked(len(decided), len(claimed))
-    claimed = [d for d in claimed if not d.norm.path]
+    claimed = [d for d in claimed if _can_be_watched(made.model, d.norm)]
     if claimed:
         watched = _watched([d.norm for d in decided], claimed)
         kept = _hold(made, claimed, watched, given, result)
@@ -97,6 +97,11 @@ def _watched(norms: Sequence[Norm], claimed: Sequence[ScaledNorm]) -> list[Norm]
     names = {each.norm.name for each in claimed}
     asked = {c.input for each in claimed for c in _conditions(each) if c.kind == "length"}
     return [n for n in norms if n.name in names or (n.input in asked and not n.path)]
+
+
+def _can_be_watched(model: onnx.ModelProto, norm: Norm) -> bool:
+    """Whether rows are shown: those in a branch are, flat, those in a loop are not."""
+    return not norm.path or (norm.width is not None and Emitter(model).can_show(norm.path, False))
 
 
 def _conditions(each: ScaledNorm) -> tuple[Condition, ...]:
@@ -219,9 +224,17 @@ def _shown(
     for norm in norms:
         emitter.place(norm.path, norm.nodes[-1])
         rows = emitter.rows(emitter.input_of(norm), norm.axes, norm.channels)
-        places[norm.name] = rows, emitter.to_float(norm.output)
+        rows = emitter.shown(norm.path, rows)
+        emitter.place(norm.path, norm.nodes[-1])
+        places[norm.name] = rows, emitter.shown(norm.path, emitter.to_float(norm.output))
     names = dict.fromkeys(name for pair in places.values() for name in pair)
     emitter.finish(list(names), keep_outputs=False)
+    widths = {norm.name: norm.width for norm in norms if norm.path}
+
+    def in_rows(name: str, rows: Array) -> Array:
+        width = widths.get(name) or rows.shape[-1]
+        return rows.reshape(-1, width) if rows.size else np.zeros((0, 1))
+
     defaults = _made_inputs(emitter.model)
     try:
         session = Session(emitter.model, None)
@@ -234,8 +247,7 @@ def _shown(
         except CannotRun as error:
             result.failure = str(error)
             continue
-        pairs = {name: (values[rows], values[out]) for name, (rows, out) in places.items()}
-        yield feed, {n: (rows.reshape(-1, rows.shape[-1]), out) for n, (rows, out) in pairs.items()}
+        yield feed, {n: (in_rows(n, values[r]), values[o]) for n, (r, o) in places.items()}
 
 
 def _made_inputs(model: onnx.ModelProto) -> dict[str, Array]:

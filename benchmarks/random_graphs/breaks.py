@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -16,9 +17,10 @@ from onnx_graphsurgeon import Tensor
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Scope, dims
 from slanc_onnx.norms import Norm, ReadModel, affine
+from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.prove import Certificate, output_radius, proofs, sets, step_bounds
 from slanc_onnx.prove.sets import Ellipsoids, Reach
-from slanc_onnx.prove.trusted import norm_rows, prover, table, values
+from slanc_onnx.prove.trusted import computed, constants, norm_rows, prover, table, values
 from slanc_onnx.prove.trusted.computed import computer
 from slanc_onnx.prove.trusted.rules import (
     attention,
@@ -29,7 +31,7 @@ from slanc_onnx.prove.trusted.rules import (
     reductions,
 )
 from slanc_onnx.prove.trusted.table import ANY, RULES, Call, Result, Rule
-from slanc_onnx.prove.trusted.values import Constant, Value
+from slanc_onnx.prove.trusted.values import Constant, Operand, Value
 from slanc_onnx.scale import decide
 from slanc_onnx.weights import spectral_bound
 
@@ -108,7 +110,7 @@ _READ = ("to", "value", "axis", "axes", "perm", "value_ints", "value_float", "va
 def constant_folding() -> AbstractContextManager[Any]:
     """Constants are computed without most attributes, and a clamp has no limits."""
 
-    def careless(node: NodeProto, opsets: Mapping[str, int], apart: bool) -> Any:
+    def careless(node: NodeProto, opsets: Mapping[str, int], *more: Any) -> Any:
         copy = NodeProto()
         copy.CopyFrom(node)
         del copy.attribute[:]
@@ -116,8 +118,8 @@ def constant_folding() -> AbstractContextManager[Any]:
         if node.op_type == "Clip":
             copy.op_type = "Identity"
             del copy.input[1:]
-            return lambda arrays: computer(copy, opsets, apart)(arrays[:1])
-        return computer(copy, opsets, apart)
+            return lambda arrays: computer(copy, opsets, *more)(arrays[:1])
+        return computer(copy, opsets, *more)
 
     return patch.object(prover, "computer", careless)
 
@@ -172,7 +174,7 @@ def width_of_gamma() -> AbstractContextManager[Any]:
 
 def norms_that_are_none() -> AbstractContextManager[Any]:
     """A norm's width is what its input has, whatever it divides by."""
-    return patch.object(norm_rows, "_check_width", lambda *_: None)
+    return _all(patch.object(norm_rows, "_check_width", lambda *_: None), counts_by_a_shape())
 
 
 def domain_of_functions() -> AbstractContextManager[Any]:
@@ -209,7 +211,7 @@ def fp32_range_between_norms() -> AbstractContextManager[Any]:
 def mix_rounding() -> AbstractContextManager[Any]:
     """Sums over positions are exact."""
     return _all(
-        *(patch.object(m, "mixed_over", lambda v, _: v) for m in (products, attention, reductions))
+        *(patch.object(m, "mixed_over", lambda v, *_: v) for m in (products, attention, reductions))
     )
 
 
@@ -257,23 +259,92 @@ def exact_sums() -> AbstractContextManager[Any]:
     return patch.object(step_bounds, "sum_error", lambda *_: 0.0)
 
 
+def channels_that_broadcast() -> AbstractContextManager[Any]:
+    """A number that repeats along a row is as long as it is once."""
+    return patch.object(joins, "filled", lambda value, *_: value.reach)
+
+
+def moved_nan_tests() -> AbstractContextManager[Any]:
+    """Tests for nan that are moved are tests of the same elements."""
+    return patch.object(table, "_IN_PLACE", ("IsNaN", "Trilu", "Pad"))
+
+
+def rounded_to_16_bits() -> AbstractContextManager[Any]:
+    """What is rounded to 16 bits keeps within the interval that it had."""
+
+    def kept(value: Value) -> Value:
+        made = values.rounded(value)
+        return replace(made, low=value.low, high=value.high, beyond=value.beyond)
+
+    return patch.object(table, "rounded", kept)
+
+
+def sums_that_cancel() -> AbstractContextManager[Any]:
+    """Sums on the way are exact, and so is e to a small power less 1."""
+    exact = {n: replace(r, off=lambda *_: 0.0) for n, r in ELEMENTWISE.items()}
+    return _all(
+        patch.object(joins, "DEVICE_UNIT", 0.0),
+        patch.object(functions, "ELEMENTWISE", exact),
+    )
+
+
+def odd_attributes() -> AbstractContextManager[Any]:
+    """Attributes are numbers."""
+    return patch.object(table, "math", SimpleNamespace(isfinite=lambda _: True))
+
+
+def random_constants() -> AbstractContextManager[Any]:
+    """What is random once is the same ever after."""
+    return _all(patch.object(constants, "_RANDOM", ()), constants_of_two_runtimes())
+
+
+def counts_by_a_shape() -> AbstractContextManager[Any]:
+    """Whatever size a sum is divided by is the number of its addends."""
+    return patch.object(prover, "check_counts", lambda *_: None)
+
+
+def numbers_that_may_be_negative() -> AbstractContextManager[Any]:
+    """Whole numbers that are joined to sizes are sizes."""
+    right = constants._entries
+
+    def sizes(operand: Operand, fresh: Callable[[], str]) -> list[int | str]:
+        mark = constants._ANY
+        return [e if isinstance(e, int) else e.removeprefix(mark) for e in right(operand, fresh)]
+
+    return patch.object(constants, "_entries", sizes)
+
+
+def constants_of_two_runtimes() -> AbstractContextManager[Any]:
+    """ONNX's evaluator computes what every runtime does."""
+    return patch.object(computed, "_agreed", lambda *_: True)
+
+
 # By the kind of graphs that is to show it.
 BREAKS: Mapping[str, tuple[Break, ...]] = {
     "cast_to_fp16": (cast_to_fp16,),
+    "channels_that_broadcast": (channels_that_broadcast,),
     "composition": (composition,),
     "constant_folding": (constant_folding,),
+    "constants_of_two_runtimes": (constants_of_two_runtimes,),
+    "counts_by_a_shape": (counts_by_a_shape,),
     "domain_of_functions": (domain_of_functions,),
     "flatten_of_positions": (flatten_of_positions,),
     "fp32_range_between_norms": (fp32_range_between_norms,),
     "if_overridable_condition": (overridable,),
     "mix_rounding": (mix_rounding,),
+    "moved_nan_tests": (moved_nan_tests,),
     "norms_that_are_none": (norms_that_are_none,),
+    "numbers_that_may_be_negative": (numbers_that_may_be_negative,),
+    "odd_attributes": (odd_attributes,),
     "overridable_epsilon": (overridable,),
     "plain": (matrices_by_their_mean, independent_addends, exact_sums),
     "quantised": (quantised,),
+    "random_constants": (random_constants,),
     "repeated_channels": (repeated_channels,),
+    "rounded_to_16_bits": (rounded_to_16_bits,),
     "scalar_gamma_width": (width_of_gamma, flatten_of_positions),
     "shares_reshaped": (shares_reshaped,),
+    "sums_that_cancel": (sums_that_cancel,),
     "softmax_nan": (softmax_nan,),
     "zero_at_length_one": (zero_at_length_one,),
 }

@@ -94,7 +94,8 @@ def keeps(feed: Mapping[str, Array], condition: Condition) -> bool:
     """
     values = feed.get(condition.input)
     if condition.kind == "positions":
-        return all(max(given.shape, default=0) <= condition.high for given in feed.values())
+        sizes = [size for given in feed.values() for size in given.shape]
+        return all(condition.low <= size <= condition.high for size in sizes)
     if condition.kind == "keeps":  # the first position, which every query may see
         return values is not None and values.ndim > 0 and bool(np.all(values[..., :1] != 0))
     if condition.kind == "range":

@@ -15,6 +15,7 @@ from slanc_onnx.targets import TARGETS
 OPSETS = (13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)
 WIDTHS = (4, 8, 8, 12, 16)
 LONG_EVERY, LONG = 12, 3_000_001  # of mix_rounding one in so many is run on so many positions
+LONG_SIDES = (1733, 1733)
 FEW_ROWS = 3  # of the table that is drawn at random
 HOW: tuple[tuple[ScaleRule, ApplyRule], ...] = (
     ("window", "div"),
@@ -59,7 +60,7 @@ class Made:
     apply: ApplyRule = "div"
 
 
-SIZES = ((1, 1), (1, 2), (2, 5), (3, 1), (1, 16), (1, 64), (2, 9), (1, 300))
+SIZES = ((1, 1), (1, 2), (2, 5), (3, 1), (1, 16), (1, 64), (2, 9), (1, 300), (1, 0))
 
 
 def random_graph(seed: int, number: int) -> Made:
@@ -158,8 +159,11 @@ def _long(rng: np.random.Generator, number: int) -> Made:
     g = Building(rng, int(rng.choice((13, 18, 21))), "b", "s", 2)
     g.inputs.append(Input("ids", "ids", INT64, g.dims))
     g.x = g.node("Gather", "table", "ids")
-    if g.chance(0.5):
+    how, lengths = g.one_of("mean", "mean of both", "shares"), ((1, LONG),)
+    if how == "mean":
         g.x = g.reduce("ReduceMean", g.x, 1)
+    elif how == "mean of both":
+        g.x, lengths = g.reduce("ReduceMean", g.x, 0, 1), (LONG_SIDES,)
     else:
         first = g.node("Slice", g.x, g.ints(0), g.ints(1), g.ints(1))
         scores = g.node("MatMul", first, g.transpose(g.x, 0, 2, 1))
@@ -170,4 +174,4 @@ def _long(rng: np.random.Generator, number: int) -> Made:
     g.weights["table"] = rng.uniform(0.5, 2, (1, 2)).astype(np.float32)
     target, inputs = str(rng.choice(list(TARGETS))), tuple(g.inputs)
     names = ("long mean",)
-    return Made(number, g.model(), inputs, 1, names, "mix_rounding", target, {}, ((1, LONG),))
+    return Made(number, g.model(), inputs, 1, names, "mix_rounding", target, {}, lengths)

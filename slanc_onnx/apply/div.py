@@ -24,7 +24,7 @@ from slanc_onnx.norms import (
     rounded,
     scaled_epsilon,
 )
-from slanc_onnx.ops import EPSILON
+from slanc_onnx.ops import ATTRIBUTES, EPSILON
 
 EXACT: Mapping[int, float] = MappingProxyType({})  # no epsilon is raised
 
@@ -119,7 +119,8 @@ class Planner:
         if epsilon is None or (norm.form == "decomposed" and norm.epsilon_place is None):
             return  # it has none
         if norm.epsilon_place is None:
-            self.edits.epsilons[NodeAt(norm.path, norm.nodes[-1])] = self._kept(norm, epsilon)
+            at = NodeAt(norm.path, norm.nodes[-1])
+            self.edits.attributes[at, ATTRIBUTES[EPSILON]] = self._kept(norm, epsilon)
             return
         known = norm.epsilon if norm.overridable_epsilon is None else None
         values = None if known is None else (self._kept(norm, epsilon) * scale**norm.epsilon_power,)
@@ -136,9 +137,9 @@ class Planner:
         """
         (index, position, element_type), divisor_value = limit.place, scale**limit.power
         at = NodeAt(norm.path, index)
-        if position == EPSILON:
-            (value,) = limit.values or (0.0,)
-            self.edits.epsilons[at] = self.edits.epsilons.get(at, value) / divisor_value
+        if position in ATTRIBUTES:
+            (value,), key = limit.values or (0.0,), (at, ATTRIBUTES[position])
+            self.edits.attributes[key] = self.edits.attributes.get(key, value) / divisor_value
             return
         before = self.edits.inputs.get((at, position))
         if limit.values is not None and before is None:

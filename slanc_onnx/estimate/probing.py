@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from slanc_onnx.run import (
     run_showing,
     shapes_of,
     tried,
+    ways_to_say,
 )
 
 SEQUENCES, LENGTH, SINGLES, SEED = 8, 32, 256, 0
@@ -165,16 +167,18 @@ def _runs(
         return
     first = (_fixed(specs, 0) or batch, length)
     attempts = [first, (1, length), *((1, n) for n in SHORTER if n < length)]
-    for some, long in attempts:
+    failure: CannotRun | None = None
+    for way, (some, long) in product(ways_to_say(specs, said), attempts):
         try:
-            sizes, _, values = first_run(session, specs, rng, (some, long), said)
+            sizes, _, values = first_run(session, specs, rng, (some, long), way)
             yield values
             for draw in range(1, min(batch // some, MOST_RUNS)):
-                yield session.run(make_feeds(specs, rng, sizes, said, draw=draw))
+                yield session.run(make_feeds(specs, rng, sizes, way, draw=draw))
             return
-        except CannotRun:
-            if (some, long) == attempts[-1]:
-                raise
+        except CannotRun as error:
+            failure = error
+    assert failure is not None
+    raise failure
 
 
 def _takes_single_ids(specs: Sequence[InputSpec], said: Said) -> bool:

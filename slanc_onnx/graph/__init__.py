@@ -20,7 +20,14 @@ from slanc_onnx.graph.edits import (
     node_at,
     unused_name,
 )
-from slanc_onnx.graph.facts import constant_made, dims, element_count, element_type, last_dim
+from slanc_onnx.graph.facts import (
+    constant_made,
+    dims,
+    element_count,
+    element_type,
+    last_dim,
+    told_type,
+)
 from slanc_onnx.graph.flow import FLOATS, Flow, Tensor, Use, known_op, read_flow, runtime_inputs
 from slanc_onnx.graph.inline import is_inside
 from slanc_onnx.graph.inputs import InputSpec, input_specs
@@ -109,6 +116,7 @@ __all__ = [
     "refuse_what_is_no_file",
     "runtime_inputs",
     "stored_bytes",
+    "told_type",
     "unused_name",
     "write_atomically",
 ]

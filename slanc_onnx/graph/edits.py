@@ -40,7 +40,7 @@ class Edits:
         nodes: New nodes; those before the same node keep this order.
         inputs: The new name of the tensor that a node reads, by node and input position.
         outputs: The new name of a tensor that a node makes, by node and output position.
-        epsilons: The new epsilon attribute of fused norms.
+        attributes: New values of attributes, by node and name: epsilons, and limits.
         stamps: Metadata for a node that stays: the scale and the norm's name.
     """
 
@@ -48,7 +48,7 @@ class Edits:
     nodes: list[NewNode] = field(default_factory=list)
     inputs: dict[tuple[NodeAt, int], str] = field(default_factory=dict)
     outputs: dict[tuple[NodeAt, int], str] = field(default_factory=dict)
-    epsilons: dict[NodeAt, float] = field(default_factory=dict)
+    attributes: dict[tuple[NodeAt, str], float] = field(default_factory=dict)
     stamps: dict[NodeAt, dict[str, str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -63,11 +63,11 @@ def apply_edits(model: onnx.ModelProto, edits: Edits) -> None:
         node_at(model, at).input[position] = name
     for (at, position), name in edits.outputs.items():
         node_at(model, at).output[position] = name
-    for at, epsilon in edits.epsilons.items():
+    for (at, name), number in edits.attributes.items():
         node = node_at(model, at)
-        kept = [a for a in node.attribute if a.name == "epsilon"]
-        new = kept[0] if kept else node.attribute.add(name="epsilon", type=AttributeProto.FLOAT)
-        new.f = epsilon
+        kept = [a for a in node.attribute if a.name == name]
+        new = kept[0] if kept else node.attribute.add(name=name, type=AttributeProto.FLOAT)
+        new.f = number
     for at, metadata in edits.stamps.items():
         _add_metadata(node_at(model, at), metadata)
     graphs = {new.before.path: graph_at(model, new.before.path) for new in edits.nodes}

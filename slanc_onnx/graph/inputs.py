@@ -28,6 +28,9 @@ _PICKS = {
 }
 
 
+_SAMPLES = {TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT16, TensorProto.INT16}
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """One graph input that has to be fed.
@@ -65,6 +68,15 @@ class InputSpec:
     def is_picture(self) -> bool:
         """Whether the values may be pixels in three colours."""
         return self.is_float and not self.is_cache and len(self.dims) > 3 and 3 in self.dims
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the values may be any of their type: raw pixels or sound, but no mask or index.
+
+        Such types are as narrow as a sample; what counts or points is written in wider ones.
+        """
+        indexes = self.rows or self.points or "mask" in self.name.lower()
+        return self.element_type in _SAMPLES and not indexes
 
     @property
     def is_text(self) -> bool:

@@ -30,7 +30,8 @@ Dims = tuple[int | str, ...]  # a dynamic size is its name
 # Ops whose output has the values of their first input.
 SEE_THROUGH = {"Cast", "CastLike", "Identity", "Dropout"}
 # Op -> the inputs of which it reads the shape or the type, and no value.
-_VALUE_UNREAD = {"Shape": (0,), "Size": (0,), "CastLike": (1,)}
+_LIKE = ("EyeLike", "RandomNormalLike", "RandomUniformLike")
+_VALUE_UNREAD = {**dict.fromkeys(("Shape", "Size", *_LIKE), (0,)), "CastLike": (1,)}
 
 
 FAULTY = "slanc.faulty"  # the domain in which a scope shows nodes that break the rules of their op

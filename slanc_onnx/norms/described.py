@@ -17,7 +17,6 @@ from slanc_onnx.norms.constants import sizes_in, small_value, stored_value
 from slanc_onnx.norms.forms import (
     BY_ROW,
     Form,
-    What,
     count_of,
     difference,
     is_mean,
@@ -29,12 +28,14 @@ from slanc_onnx.norms.forms import (
 from slanc_onnx.norms.origins import between, origins
 from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.regions import Joined, Region
-from slanc_onnx.norms.root_axes import axes_of, rows_by_themselves
+from slanc_onnx.norms.root_axes import axes_of, einsum_terms, rows_by_themselves
 from slanc_onnx.norms.row_axes import RowAxes
+from slanc_onnx.norms.sums import PRODUCTS, adds_all, elements, matrices, summed
 from slanc_onnx.ops import EPSILON, MOVES, QUANTISING, tells_no_size
 
 _MOST_AFTER = 8  # nodes between the exits of a region and their difference
-_SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv")
+_SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "Conv", *PRODUCTS)
+_BY_MATRIX = ("Conv", *PRODUCTS)
 _PARTS = ("inverse", "product", "shift", "quotient")
 _ADDS = ("Add", "Max", "Min", "Clip", "Relu", "Abs")
 
@@ -131,11 +132,10 @@ def _of_node(
         return None if chosen is None else forms[1 if chosen else 2]
     if op in MOVES or op in QUANTISING:
         return _moved(scope, node, first) if forms[0] is not None else None
-    if op == "MatMul" and len(known) == 2:  # a row times itself as a column
-        x = rows_by_themselves(scope, node)
-        first = first if x is None else found.get(id(x), first)
-    if op in _SUMS or op in ("ReduceSumSquare", "ReduceL2", "Einsum"):
-        return _summed(scope, node, first)
+    if op in PRODUCTS and len(known) == 2:
+        return _product_of_two(scope, node, found, known)
+    if op in _SUMS or op in ("ReduceSumSquare", "ReduceL2"):
+        return _summed(scope, node, first, joined)
     if op in ("LpNormalization", "MeanVarianceNormalization", "BatchNormalization"):
         return _normalised(scope, node, forms, joined)
     if op in ("Mul", "Div"):
@@ -207,14 +207,16 @@ def _sizes(scope: Scope, tensor: gs.Tensor) -> Dims | None:
     return dims(scope, tensor)
 
 
-def _summed(scope: Scope, node: gs.Node, form: Form) -> Form | None:
+def _summed(scope: Scope, node: gs.Node, form: Form, joined: Joined | None = None) -> Form | None:
     op = op_of(node)
     axes = axes_of(scope, node)
-    kept = bool(node.attrs.get("keepdims", 1)) and op not in ("Einsum", "MatMul")
-    if op == "MatMul" and constant_made(scope, node.inputs[1]):
-        kept = True
+    by = matrices(scope, node) if op in _BY_MATRIX else []
+    if by and not adds_all(scope, node):
+        return None
+    kept = bool(node.attrs.get("keepdims", 1)) and op not in PRODUCTS
+    kept = kept or (bool(by) and op != "Einsum")
     first_axes = axes is not None and axes.axes == frozenset(range(len(axes.axes)))
-    leading = op != "MatMul" and first_axes  # what follows them lies as before
+    leading = op not in PRODUCTS and first_axes  # what follows them lies as before
     form = replace(form, aligned=(kept or leading) and form.aligned)
     if form.axes is not None:  # a mean of means
         axes = None if axes is None else form.axes.and_then(axes)
@@ -222,26 +224,36 @@ def _summed(scope: Scope, node: gs.Node, form: Form) -> Form | None:
         known = form.what in ("mean", "total") and form.averaged == averaged
         return replace(form, axes=axes) if known and op in _SUMS else None
     averaged = op in ("ReduceMean", "GlobalAveragePool", "AveragePool")
-    matrices = [t for t in node.inputs[:2] if constant_made(scope, t)]
-    if op in ("MatMul", "Conv") and matrices:
-        matrix = matrices[0]
-        averaged, form = False, times(form, _first_value(scope, matrix))
-    squares = op in ("ReduceSumSquare", "ReduceL2", "Einsum") or (
-        op == "MatMul" and not any(constant_made(scope, t) for t in node.inputs)
-    )
+    factors = [float(elements(scope, matrix)[0]) for matrix in by]
+    form = times(form, math.prod(factors) * float(node.attrs.get("alpha", 1.0)))
+    by_itself = op in PRODUCTS and len(summed(scope, node)) == 2
+    squares = by_itself or op in ("ReduceSumSquare", "ReduceL2")
     if squares and form.what == "x":
-        what: What = "root" if op == "ReduceL2" else "total"
-        return replace(form, what=what, axes=axes, averaged=False)
+        if op == "ReduceL2":
+            return replace(form, what="root", axes=axes, averaged=False)
+        total = raised(replace(form, axes=None), 2.0)
+        return None if total is None else replace(total, what="total", axes=axes, averaged=False)
     if form.what == "x" and not form.centred:
         return replace(form, what="mean", axes=axes, averaged=averaged)
-    if form.what == "square":
-        return replace(form, what="total", axes=axes, averaged=averaged)
+    if form.what == "square" and (joined is None or node.attrs.get("beta", 1.0) == 1):
+        total = replace(form, what="total", axes=axes, averaged=averaged)
+        return with_limit("Add", total, joined)  # a Gemm may add epsilon
     return None
 
 
-def _first_value(scope: Scope, matrix: gs.Tensor) -> float:
-    values = stored_value(scope, matrix)
-    return float("nan") if values is None or not values.size else float(values.max())
+def _product_of_two(
+    scope: Scope, node: gs.Node, found: dict[int, Form], known: Sequence[Form]
+) -> Form | None:
+    """A row times itself as a column, or the input over its root as an Einsum without a sum."""
+    if op_of(node) != "Einsum" or known[0] == known[1]:
+        x = rows_by_themselves(scope, node) if op_of(node) != "Einsum" else node.inputs[0]
+        return None if x is None else _summed(scope, node, found.get(id(x), known[0]))
+    terms = einsum_terms(scope, node)
+    above, below = known if known[0].what == "x" else known[::-1]
+    if terms is None or (above.what, below.what) != ("x", "inverse") or terms[1] not in terms[0]:
+        return None
+    whole = over(above, below)  # whose letters are not compared with the axes
+    return None if whole is None else replace(whole, by_ops=True)
 
 
 def _multiplied(scope: Scope, node: gs.Node, forms: Sequence[Form | None]) -> Form | None:
@@ -285,6 +297,16 @@ def _product(node: gs.Node, one: Form, other: Form) -> Form | None:
             if above.what in ("x", "mean") and below.what == "inverse":
                 return over(above, below)
         same = one.what in ("x", "mean") and one == replace(other, source=one.source)
+        if not same and one.what == other.what == "x" and one.centred != other.centred:
+            centred, plain = (one, other) if one.centred else (other, one)
+            same = centred == replace(
+                plain,
+                centred=True,
+                source=centred.source,
+                mean_axes=centred.mean_axes,
+                mean_count=centred.mean_count,
+            )
+            one = replace(centred, by_ops=True)  # adds up to the same
         return raised(one, 2.0) if same else None
     if one.what in ("x", "mean") and other.what == "root":
         inverse = raised(other, -1.0)

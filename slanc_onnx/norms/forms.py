@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from slanc_onnx.norms.regions import Joined
 from slanc_onnx.norms.root_axes import Axes
+from slanc_onnx.ops import LEAST
 
 What = (
     Literal["x", "mean", "square", "total", "per total", "root", "inverse"]
@@ -46,6 +47,7 @@ class Form:
         beta: A constant that is added to the mean over the root, which is subtracted.
         unit: By what the sum was multiplied before its root was taken.
         times: A count by which the mean square was multiplied, to be divided by one less.
+        by_ops: Whether its ops come to the same in another way, which is how it is rounded.
         corrected: Whether that happened: Bessel's correction, as torch.var writes it.
     """
 
@@ -68,6 +70,7 @@ class Form:
     unit: float = 1.0
     times: gs.Tensor | None = None
     corrected: bool = False
+    by_ops: bool = False
 
 
 def times(form: Form, value: float) -> Form:
@@ -129,7 +132,8 @@ def raised(form: Form, exponent: float) -> Form | None:
     if form.times is not None or what is None or (form.negative and form.what != "x"):
         return None
     if form.what == "x":
-        return None if form.gamma else replace(form, what=what, negative=False)
+        square = replace(form, what=what, factor=form.factor * form.factor, negative=False)
+        return None if form.gamma else replace(square, by_ops=form.by_ops or form.factor != 1)
     if form.what == "root" and what == "total":  # of a ReduceL2
         factor = form.unit * form.factor**2
         return None if form.joined else replace(form, what=what, factor=factor, unit=1.0)
@@ -191,7 +195,8 @@ def _counted(factor: float) -> int | None:
 
 def with_limit(op: str, form: Form, joined: Joined | None) -> Form | None:
     """A value with an addend or a floor; None with a ceiling, or with a choice by data."""
-    if joined is not None and (op == "Min" or (op == "Clip" and joined.read.position != 1)):
+    lower = joined is None or op != "Clip" or joined.read.position in (1, LEAST)
+    if not lower or (joined is not None and op == "Min"):
         return None
     if joined is None or form.joined is not None or form.what not in ("total", "root"):
         return form

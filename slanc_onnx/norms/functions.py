@@ -1,4 +1,4 @@
-"""Inline the model-local functions that hold norms, so that their norms can be found and scaled.
+"""Inline the model-local functions that hold norms, or parts of one, so that they can be scaled.
 
 Every other function stays as it is. The weights are not read.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -16,21 +16,21 @@ from onnx import NodeProto, inliner
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import DOMAINS, every_node, read_graph
 from slanc_onnx.norms.find import find_in
-from slanc_onnx.norms.regions import SQUARING, SUMS
+from slanc_onnx.norms.sums import SQUARING, SUMS
 from slanc_onnx.norms.suspects import is_called_norm
 from slanc_onnx.ops import FUSED, INTERNAL
 
 _Key = tuple[str, str]  # domain and name of a function
 _MOST_INLINED = 2**20  # nodes
 
-# Ops of which a decomposed norm has at least one. Which functions hold a norm is then tried out.
-_OPS = {*SQUARING, *SUMS, "LpNormalization", "Einsum", "Sqrt", "Pow", "Reciprocal"}
+# Ops of which a decomposed norm has at least one. Which functions hold a part is then tried out.
+_OPS = {*SQUARING, *SUMS, "LpNormalization", "Sqrt", "Pow", "Reciprocal"}
 
 
 def inline_norm_functions(
     model: onnx.ModelProto, folder: Path | None = None, *, isolate: bool = False
 ) -> tuple[onnx.ModelProto, list[str]]:
-    """Inline the calls of the model-local functions that hold norms, or suspects.
+    """Inline the calls of the model-local functions that hold norms, suspects, or parts of such.
 
     A function that stands for a fused op, like com.microsoft SkipLayerNormalization, is a norm
     itself and stays.
@@ -48,9 +48,9 @@ def inline_norm_functions(
         SlancError: onnx.inliner cannot inline them.
     """
     bodies = {(f.domain, f.name): list(every_node(f.node)) for f in model.functions}
-    called = _called(model, bodies)
-    holders = [key for key in called if _may_hold_a_norm(bodies[key])]
-    if not holders:
+    holders = _called(model, bodies)
+    graphs = [every_node(model.graph.node), *(bodies[key] for key in holders)]
+    if not holders or not any(_may_hold_a_norm(list(nodes)) for nodes in graphs):
         return model, []
     skeleton = _without_weights(model)
     _refuse_growth(model, bodies)
@@ -68,10 +68,14 @@ def inline_norm_functions(
     found = norms_with(holders)
     if found == norms_with([]):
         return model, []
-    for key in list(holders):  # some only look like it
-        rest = [other for other in holders if other != key]
-        if rest and norms_with(rest) == found:
-            holders = rest
+
+    def suffice(functions: Sequence[_Key]) -> bool:
+        try:
+            return norms_with(functions) == found
+        except SlancError:  # of another opset, which takes types that only others give
+            return False
+
+    holders = _needed(holders, suffice)
     chosen = _with_callers(holders, bodies)
     inlined = _inlined(skeleton, chosen)
     copy = onnx.ModelProto()
@@ -81,6 +85,20 @@ def inline_norm_functions(
     copy.functions.extend(inlined.functions)
     copy.opset_import.extend(inlined.opset_import)
     return copy, [name for _, name in chosen]
+
+
+def _needed(functions: list[_Key], suffice: Callable[[Sequence[_Key]], bool]) -> list[_Key]:
+    """Some functions without those that can be left out, in groups, as most hold nothing."""
+    waiting, kept = [functions], list(functions)
+    while waiting:
+        group = waiting.pop()
+        rest = [key for key in kept if key not in group]
+        if rest and suffice(rest):
+            kept = rest
+        elif len(group) > 1:
+            half = len(group) // 2
+            waiting += [group[half:], group[:half]]
+    return kept
 
 
 def _called(model: onnx.ModelProto, bodies: dict[_Key, list[NodeProto]]) -> list[_Key]:

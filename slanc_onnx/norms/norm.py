@@ -20,7 +20,7 @@ APPLIED_KEY = "slanc.applied"  # on the last node of a norm in a folded model: "
 class Place(NamedTuple):
     """An input of a node: the node's index in its graph, the input's position and element type.
 
-    The position `ops.EPSILON` is the attribute of that name.
+    A position of `ops.ATTRIBUTES` is the attribute of that name.
     """
 
     node: int

@@ -16,7 +16,7 @@ _SIGNLESS = {*SEE_THROUGH, *MOVES, "Abs", "Neg"}
 _UNCHANGED = {*SEE_THROUGH, *MOVES, *_PAIR}
 _SQUARES_BEHIND = {*_SIGNLESS, *_PAIR}
 _MEANS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv", "Einsum"}
-_ADDS = ("Add", "Sub", "Sum", "Relu", "Abs", "Max", "Min", "Clip")
+_ADDS = ("Add", "Sub", "Sum", "Relu", "Abs", "Max", "Min", "Clip", "Where")
 _LINEAR = {*(op for op, record in BETWEEN.items() if record.joins), *_MEANS} | {
     "Neg",
     "Mul",
@@ -37,36 +37,54 @@ def squared(scope: Scope, tensor: gs.Tensor) -> gs.Tensor | None:
         node = tensor.inputs[0]
         op = op_of(node)
         if op == "Pow" and len(node.inputs) == 2:
-            power = small_value(scope, node.inputs[1])
-            two = power is not None and power.size == 1 and float(power.reshape(-1)[0]) == 2
-            return node.inputs[0] if two else None
+            return node.inputs[0] if _is_squaring(scope, node) else None
         if op in _ADDS and node.inputs:
-            tensor = next((t for t in node.inputs if not constant_made(scope, t)), node.inputs[0])
+            parts = node.inputs[op == "Where" :]  # which of its values is no matter of its choice
+            tensor = next((t for t in parts if not constant_made(scope, t)), parts[0])
             continue
         if op not in ("Mul", "Div") or len(node.inputs) != 2:
             return None
-        one, other = node.inputs
-        if op == "Mul" and _back(one, _UNCHANGED) is _back(other, _UNCHANGED):
-            return one
-        if constant_made(scope, other):
-            tensor = one
-        elif op == "Mul" and constant_made(scope, one):
-            tensor = other
-        else:
-            lines = (_line(scope, one), _line(scope, other)) if op == "Mul" else ({}, {})
-            return next((t for key, (t, _) in lines[0].items() if key in lines[1]), None)
+        if _is_squaring(scope, node):
+            return node.inputs[0]
+        factors = node.inputs if op == "Mul" else node.inputs[:1]
+        others = [t for t in node.inputs if not constant_made(scope, t)]
+        squares = [t for t in factors if _is_square(scope, t)]  # with a mask, or with weights
+        if len(others) < 2 or squares:
+            rest = [*squares, *(t for t in factors if t in others)]
+            if not rest:
+                return None
+            tensor = rest[0]
+            continue
+        lines = (_line(scope, others[0]), _line(scope, others[1])) if op == "Mul" else ({}, {})
+        return next((t for key, (t, _) in lines[0].items() if key in lines[1]), None)
     return None
 
 
+def _is_square(scope: Scope, tensor: gs.Tensor) -> bool:
+    maker = _back(tensor, _UNCHANGED).inputs
+    return bool(maker) and id(maker[0]) in scope.index and _is_squaring(scope, maker[0])
+
+
+def _is_squaring(scope: Scope, node: gs.Node) -> bool:
+    """Whether a node multiplies a tensor with itself, or raises it to the power of 2."""
+    if len(node.inputs) != 2:
+        return False
+    one, other = node.inputs
+    if op_of(node) == "Pow":
+        power = small_value(scope, other)
+        return power is not None and power.size == 1 and float(power.reshape(-1)[0]) == 2
+    return op_of(node) == "Mul" and _back(one, _UNCHANGED) is _back(other, _UNCHANGED)
+
+
 def squared_parts(scope: Scope, node: gs.Node) -> gs.Tensor | None:
-    """The tensor of whose parts a node adds up the squares; else None."""
+    """The tensor of whose parts a node adds up the squares, or the first of several tensors."""
     may = ("Mul", "Pow", "Add", "Sum")
     found = [squared(scope, t) for t in node.inputs if t.inputs and op_of(t.inputs[0]) in may]
     parts = [part for part in found if part is not None]
     if len(parts) < 2 or len(parts) != len(node.inputs) or parts[0] is parts[1]:
         return None
     wholes = [_back(part, _SIGNLESS) for part in parts]
-    return wholes[0] if all(whole is wholes[0] for whole in wholes) else None
+    return wholes[0] if all(whole is wholes[0] for whole in wholes) else parts[0]
 
 
 def origins(scope: Scope, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]:
@@ -101,6 +119,19 @@ def origins(scope: Scope, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]
             yield tensor, False
         else:
             return
+
+
+def forks(scope: Scope, tensor: gs.Tensor) -> list[gs.Tensor]:
+    """The tensors from which a region may start where the one before is made of several by data.
+
+    That is a product with a mask, or a choice by one.
+    """
+    if not tensor.inputs or id(tensor.inputs[0]) not in scope.index:
+        return []
+    node = tensor.inputs[0]
+    inputs = {"Mul": node.inputs, "Div": node.inputs[:1], "Where": node.inputs[1:]}
+    parts = inputs.get(op_of(node), [])
+    return [t for t in parts if t.name and not constant_made(scope, t)]
 
 
 def between(scope: Scope, x: gs.Tensor, tensor: gs.Tensor) -> list[gs.Node]:

@@ -18,16 +18,26 @@ from slanc_onnx.graph import (
 from slanc_onnx.norms.affine import next_constant, row_width
 from slanc_onnx.norms.constants import scalar_of, stored_value
 from slanc_onnx.norms.described import describe, quotient, uniform
-from slanc_onnx.norms.forms import Form
+from slanc_onnx.norms.forms import BY_ROW, Form
 from slanc_onnx.norms.norm import Limit, Norm, Place
 from slanc_onnx.norms.reads import Read, leaks, places, with_known_scale
-from slanc_onnx.norms.regions import Joined, Region, candidates, region_of
+from slanc_onnx.norms.regions import Joined, Region, region_of
 from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.norms.suspects import Suspect, called_norms, quantised_sums, root_divides, suspect
-from slanc_onnx.ops import EPSILON, QUANTISING, Kind
+from slanc_onnx.norms.sums import candidates
+from slanc_onnx.norms.suspects import (
+    Suspect,
+    called_norms,
+    quantised_sums,
+    root_divides,
+    sums_between_graphs,
+    suspect,
+)
+from slanc_onnx.ops import ATTRIBUTES, QUANTISING, Kind
 from slanc_onnx.reasons import Reason, Unscalable, Untaken
 
+# Ops that do not broadcast a constant of one element: it keeps its shape.
+_SHAPED = (*QUANTISING, "Conv", "ConvTranspose", "BatchNormalization", "MatMulNBits")
 _WIDEST = 2.0**31  # elements of a row that a factor may stand for
 
 
@@ -55,7 +65,8 @@ def region_norms(
             why = found if where == "here" else Reason(Untaken.IN_ANOTHER_GRAPH)
             suspects.append((order[id(root)], suspect(scope, root, why)))
     norms = [(order[id(r.ends[0])], _best_norm(scope, r)) for r in regions]
-    others = (*called_norms(scope), *quantised_sums(scope, bodies))
+    others = [*called_norms(scope), *quantised_sums(scope, bodies)]
+    others += sums_between_graphs(scope, bodies)
     suspects += [(order[id(node)], one) for node, one in others]
     return norms, suspects
 
@@ -91,7 +102,8 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
     late = _after(scope, normalised, axes, own)
     gamma = (own.gamma if own is not None else None) or late[0]
     width = row_width(scope, source, gamma, axes)
-    kind, unbiased, counted = _kind(region, forms, own, width)
+    summed = own or _last_sum(region, forms)
+    kind, unbiased, counted = _kind(region, summed, own, width)
     width = width or _counted_width(own)
     factor = None
     if own is not None and kind == "l2" and not own.averaged:
@@ -106,7 +118,8 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
     value = _value(scope, joined) if joined is not None else 0.0
     read = region.reads[0].tensor
     like = source if joined is None or joined.read.position < 0 else joined.read.tensor
-    known = own is not None and own.aligned and axes is not None and not math.isnan(own.factor)
+    known = own is not None and own.aligned and not own.by_ops
+    known = known and axes is not None and own is not None and not math.isnan(own.factor)
     known = known and (own is None or (own.joined is joined and own.mean_count in (None, width)))
     exits = [*region.exits, *(t for node in extra for t in node.outputs)]
     obstacle = None if axes is not None else Reason(Unscalable.AXES_UNKNOWN)
@@ -131,7 +144,7 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
         limits=limits,
         by_ops=not known or found != "whole" or not counted or _does_more(region, limits),
         unbiased=unbiased,
-        one_pass=own is not None and own.one_pass,
+        one_pass=summed is not None and summed.one_pass,
         axes=axes or RowAxes(),
         overridable_epsilon=_overridden(scope, joined),
         skip_reason=obstacle or leaks(scope, region.nodes, extra, exits),
@@ -160,16 +173,16 @@ def _numerator_layout(region: Region, forms: dict[int, Form], own: Form) -> bool
 
 
 def _kind(
-    region: Region, forms: dict[int, Form], own: Form | None, width: int | None
+    region: Region, form: Form | None, own: Form | None, width: int | None
 ) -> tuple[Kind, bool, bool]:
     """The kind, whether the mean square divides by the width less one, and whether that is all.
 
     What decides is the mean square over the sum of squares, as the output has it: 1 / width for a
     norm, 1 for an L2 normalisation.
     """
-    form = own or forms.get(id(region.root.outputs[0]))
     if form is None:
-        return "l2", False, False
+        plain_kind: Kind = "rms" if op_of(region.root) == "ReduceMean" else "l2"
+        return "layer" if region.nearer is not None else plain_kind, False, False
     centred = form.centred or form.one_pass
     mean: Kind = "layer" if centred else "rms"
     share = form.factor
@@ -192,6 +205,13 @@ def _kind(
     plain = not form.averaged and math.isclose(share, 1, rel_tol=2e-3)
     known = plain and not centred
     return ("layer" if centred else "rms" if form.averaged else "l2"), False, known
+
+
+def _last_sum(region: Region, forms: dict[int, Form]) -> Form | None:
+    """The form of the last sum of squares of a region, or of what is made of it row by row."""
+    made = [forms.get(id(node.outputs[0])) for node in region.nodes]
+    sums = [form for form in made if form is not None and form.what in BY_ROW[1:]]
+    return sums[-1] if sums else None
 
 
 def _counted_width(own: Form | None) -> int | None:
@@ -244,9 +264,9 @@ def _constants(
     joined = list(region.joined)
     first = own.joined if own is not None else None
     if own is None:  # the first that may be one
-        free = (j for j in joined if op_of(j.read.node) not in QUANTISING)
+        free = (j for j in joined if not _keeps_shape(j))
         first = next((j for j in free if j.degree in (1, 2) and _value(scope, j)), None)
-    if first is not None and _value(scope, first) is None:
+    if first is not None and (_value(scope, first) is None or _keeps_shape(first)):
         first = None  # an epsilon per channel
     return first, tuple(_limit(scope, j, region.x) for j in joined if j is not first)
 
@@ -255,13 +275,17 @@ def _limit(scope: Scope, joined: Joined, like: gs.Tensor) -> Limit:
     place, power = _place(scope, joined, like), int(joined.degree)
     if _overridden(scope, joined) is not None:
         return Limit(place, power, None)
-    if op_of(joined.read.node) in QUANTISING:  # its scale keeps its shape
+    if _keeps_shape(joined):
         held = stored_value(scope, joined.read.tensor)
         if held is None:
             return Limit(place, power, None)
         return Limit(place, power, tuple(float(v) for v in held.reshape(-1)), held.shape)
     value = _value(scope, joined)
     return Limit(place, power, None if value is None else (value,))
+
+
+def _keeps_shape(joined: Joined) -> bool:
+    return joined.read.position >= 0 and op_of(joined.read.node) in _SHAPED
 
 
 def _does_more(region: Region, limits: Sequence[Limit]) -> bool:
@@ -272,7 +296,7 @@ def _does_more(region: Region, limits: Sequence[Limit]) -> bool:
 
 def _place(scope: Scope, joined: Joined, like: gs.Tensor) -> Place:
     node, position = joined.read.node, joined.read.position
-    if position == EPSILON:
+    if position in ATTRIBUTES:
         return Place(scope.index[id(node)], position, TensorProto.FLOAT)
     return places(scope, [Read(node, position)], like)[0]
 
@@ -280,13 +304,13 @@ def _place(scope: Scope, joined: Joined, like: gs.Tensor) -> Place:
 def _value(scope: Scope, joined: Joined) -> float | None:
     """The one number that a constant is; None where its elements differ."""
     node, position = joined.read.node, joined.read.position
-    if position == EPSILON:
-        return float(node.attrs.get("epsilon", 1e-5))
+    if position in ATTRIBUTES:
+        return float(node.attrs.get(ATTRIBUTES[position], 1e-5))
     value = scalar_of(scope, node.inputs[position])
     return value if value is not None else uniform(scope, node.inputs[position])
 
 
 def _overridden(scope: Scope, joined: Joined | None) -> str | None:
-    if joined is None or joined.read.position == EPSILON:
+    if joined is None or joined.read.position in ATTRIBUTES:
         return None
     return scope.overridden(joined.read.tensor)

@@ -8,19 +8,19 @@ only values that leave it with another degree, its leaks, would change.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of, reads_value
-from slanc_onnx.norms.constants import small_value, stored_value
+from slanc_onnx.norms.constants import small_value
 from slanc_onnx.norms.norm import SCALE_KEY
-from slanc_onnx.norms.origins import origins, squared, squared_parts
+from slanc_onnx.norms.origins import forks, origins
 from slanc_onnx.norms.reads import Read
+from slanc_onnx.norms.sums import BY_POWER, averages
 from slanc_onnx.ops import (
     MOVES,
     QUANTISING,
@@ -33,12 +33,9 @@ from slanc_onnx.ops import (
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _MOST_NODES = 400  # of a walk
+_MOST_STARTS = 6
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul")
-SQUARING = ("ReduceSumSquare", "ReduceL2", "MeanVarianceNormalization")
-_BY_POWER = ("LpNormalization", "LpPool", "GlobalLpPool")  # 2 if left out
-_WITH_ROOT = (*_BY_POWER, "ReduceL2", "MeanVarianceNormalization", "BatchNormalization")
-_POOLS = ("GlobalAveragePool", "AveragePool")
-SUMS = ("ReduceMean", "ReduceSum", *_POOLS, "CumSum", "ReduceLogSum", "Conv", "MatMul")
+_WITH_ROOT = (*BY_POWER, "ReduceL2", "MeanVarianceNormalization", "BatchNormalization")
 _TAKE_INTEGERS = {*(op for op in MOVES if MOVES[op].kind != "casts"), "DequantizeLinear"}
 
 
@@ -47,7 +44,7 @@ class Joined:
     """A constant of a region that is divided along with its input: epsilon, or a limit.
 
     Attributes:
-        read: Where the node reads it; position `ops.EPSILON` is the attribute of that name.
+        read: Where the node reads it; one of `ops.ATTRIBUTES` is an attribute.
         degree: The power of the scale that divides it.
     """
 
@@ -91,33 +88,13 @@ class Region:
         return any(self.degrees.get(id(t), Fraction(0)).denominator != 1 for t in made)
 
 
-def candidates(scope: Scope, order: Sequence[gs.Node]) -> Iterator[tuple[gs.Node, gs.Tensor]]:
-    """Every node that sums squares, with the tensor that is squared."""
-    for node in order:
-        op = op_of(node)
-        if not node.inputs or not node.outputs:
-            continue
-        if op in SQUARING or _squares_inside(node):
-            yield node, node.inputs[0]
-        elif op in SUMS and (source := _summed(scope, node)) is not None:
-            inner = squared(scope, source)
-            if inner is not None:
-                yield node, inner
-        elif op in ("Add", "Sum") and (whole := squared_parts(scope, node)) is not None:
-            yield node, whole
-        elif op in ("MatMul", "Einsum", "Gemm") and len(node.inputs) == 2:
-            one, other = (_behind(tensor) for tensor in node.inputs)
-            if one is other and not constant_made(scope, one):
-                yield node, node.inputs[0]
-
-
 def region_of(
     scope: Scope, order: dict[int, int], root: gs.Node, squared_in: gs.Tensor
 ) -> Region | Reason:
     """The region around a sum of squares, or why none closes.
 
     The nearest input from which one closes is taken, or the one behind it of which the mean is
-    subtracted.
+    subtracted; products with weights are passed only where none closes without.
 
     Args:
         scope: The graph.
@@ -125,12 +102,30 @@ def region_of(
         root: The node that sums squares.
         squared_in: The tensor that is squared.
     """
+    refused: Reason | None = None
+    for weights in (False, True):
+        starts = [squared_in]
+        for start in starts:
+            found, end = _closing(Surroundings(scope, order, root, squared_in, weights), start)
+            if isinstance(found, Region):
+                return Reason(Untaken.ROOT_OF_SCALE) if found.fractional else found
+            refused = refused or found
+            starts += [t for t in forks(scope, end) if len(starts) < _MOST_STARTS]
+    return refused or Reason(Untaken.NOT_DIVIDED)
+
+
+def _closing(around: Surroundings, start: gs.Tensor) -> tuple[Region | Reason | None, gs.Tensor]:
+    """The region that closes from a tensor or from one that it is made of, and the last of those.
+
+    Where none closes, why.
+    """
     best: Region | None = None
     refused: Reason | None = None
-    for x, centred in origins(scope, squared_in):
+    x = start
+    for x, centred in origins(around.scope, start):
         if best is not None and not centred:
             continue
-        walk = Walk(scope, order, x, root)
+        walk = Walk(around, x)
         walk.run()
         found = walk.region()
         if found is None:
@@ -141,32 +136,34 @@ def region_of(
         best = replace(found, nearer=best)
         if centred:
             break
-    if best is not None and best.fractional:
-        return Reason(Untaken.ROOT_OF_SCALE)
-    return best or refused or Reason(Untaken.NOT_DIVIDED)
+    return best or refused, x
 
 
-def averages(scope: Scope, node: gs.Node) -> bool:
-    """Whether the constant matrix of a product adds up elements, each times the same number."""
-    constants = [t for t in node.inputs[:2] if constant_made(scope, t)]
-    if len(constants) != 1:
-        return False
-    found = stored_value(scope, constants[0])
-    found = small_value(scope, constants[0]) if found is None else found
-    if found is None or not found.size or found.dtype.kind not in "fiuV":
-        return False
-    values = np.asarray(found, np.float64).reshape(-1)
-    for part in (values[:64], values):  # weights differ soon
-        if len(np.unique(part[part != 0])) > 1:
-            return False
-    return bool(values.any())
+@dataclass(frozen=True)
+class Surroundings:
+    """What a region is looked for in.
+
+    Attributes:
+        scope: The graph.
+        order: The places of its nodes in topological order, by id.
+        root: The node that sums squares.
+        squared: The tensor that is squared.
+        weights: Whether products with weights may lie in it.
+    """
+
+    scope: Scope
+    order: dict[int, int]
+    root: gs.Node
+    squared: gs.Tensor
+    weights: bool
 
 
 class Walk:
     """The degrees of the tensors behind the input of a region."""
 
-    def __init__(self, scope: Scope, order: dict[int, int], x: gs.Tensor, root: gs.Node) -> None:
-        self._scope, self._order, self._x, self._root = scope, order, x, root
+    def __init__(self, around: Surroundings, x: gs.Tensor) -> None:
+        self._scope, self._order, self._x = around.scope, around.order, x
+        self._root, self._squared, self._weights = around.root, around.squared, around.weights
         self.degrees: dict[int, Degree] = {id(x): Fraction(1)}
         self._from_root: set[int] = set()
         self._rooted: set[int] = set()
@@ -176,7 +173,7 @@ class Walk:
         self._gone: set[int] = set()  # nodes whose outputs all have degree 0
         self._integers: set[int] = set()
         self._refused: list[tuple[gs.Node, Reason]] = []
-        self._ends = {id(t) for t in scope.graph.outputs}
+        self._ends = {id(t) for t in around.scope.graph.outputs}
 
     def run(self) -> None:
         """Walk until no tensor has a degree any more."""
@@ -239,7 +236,7 @@ class Walk:
             for p, t in enumerate(node.inputs)
         ]
         weights = op in _PRODUCTS and any(constant_made(scope, t) for t in node.inputs[:2])
-        if weights and not averages(scope, node):
+        if weights and not self._weights and not averages(scope, node):
             raise NoDegree(Reason(Untaken.WEIGHTS_INSIDE))
         if scope.fault(node) is not None:
             op = ""
@@ -258,10 +255,30 @@ class Walk:
             tensor = node.inputs[position]
             if not tensor.name or (op not in ("Add", "Sub") and self._has_any_degree(tensor)):
                 continue
-            if not constant_made(scope, tensor):
-                raise NoDegree(reason(Untaken.JOINED_WITH_DATA, str(degree), tensor.name))
-            joined.append(Joined(Read(node, position), degree))
+            joined += self._joinable(Read(node, position), degree)
         return passed.outputs, tuple(joined)
+
+    def _joinable(self, read: Read, degree: Degree) -> list[Joined]:
+        """The constant to divide so that a tensor comes to have a degree; none where it is zero.
+
+        It may be a factor of a tensor that nothing else reads, as in eps / max(|x|)^2.
+
+        Raises:
+            NoDegree: there is none.
+        """
+        scope, first = self._scope, read
+        while not constant_made(scope, read.tensor):
+            tensor = read.tensor
+            node = tensor.inputs[0] if tensor.inputs else None
+            alone = len(tensor.outputs) == 1 and id(tensor) not in self._ends
+            inside = node is not None and id(node) in scope.index and alone
+            position = _factor(scope, node) if node is not None and inside else None
+            if node is None or position is None:
+                raise NoDegree(reason(Untaken.JOINED_WITH_DATA, str(degree), first.tensor.name))
+            degree = -degree if op_of(node) == "Div" and position == 1 else degree
+            read = Read(node, position)
+        zero = read is not first and self._has_any_degree(read.tensor)
+        return [] if zero else [Joined(read, degree)]
 
     def _has_any_degree(self, tensor: gs.Tensor) -> bool:
         value = small_value(self._scope, tensor)
@@ -278,8 +295,11 @@ class Walk:
         if node is not self._root and all(id(t) not in self._from_root for t in _valued(node)):
             return
         inputs = [d for t in node.inputs if (d := self.degrees.get(id(t)))]
-        halved = op in _WITH_ROOT or (
-            op in ("Sqrt", "Pow") and inputs and abs(degrees[0]) < abs(inputs[0])
+        total = self.degrees.get(id(self._root.outputs[0]), Fraction(0))
+        halved = op in _WITH_ROOT or (  # of this sum, not of one that squares it once more
+            op in ("Sqrt", "Pow")
+            and inputs
+            and abs(degrees[0]) < min(abs(inputs[0]), abs(total) or abs(inputs[0]))
         )
         rooted = halved or any(id(t) in self._rooted for t in _valued(node))
         for tensor, degree in zip(node.outputs, degrees, strict=False):
@@ -291,7 +311,7 @@ class Walk:
 
     def region(self) -> Region | None:
         """The region that the walk found; None where the root divides nothing of its size."""
-        if all(tells_no_size(op_of(t.inputs[0])) for t in self._exits):
+        if all(tells_no_size(op_of(t.inputs[0])) for t in self._exits) or self._is_no_square():
             return None
         inside: dict[int, gs.Node] = {}
         waiting = [t.inputs[0] for t in self._exits]
@@ -325,6 +345,12 @@ class Walk:
             self.degrees,
         )
 
+    def _is_no_square(self) -> bool:
+        """Whether a product, as of a row with one that is normalised, is none of equal degrees."""
+        total, one = (self.degrees.get(id(t)) for t in (self._root.outputs[0], self._squared))
+        inside = op_of(self._root) in _WITH_ROOT
+        return not inside and None not in (total, one) and total != 2 * (one or 0)
+
     def why(self) -> Reason | None:
         """Why no region closes: the first node behind the root at which the walk stopped."""
         behind = [
@@ -342,30 +368,14 @@ class Walk:
         return why.at(node.op, node.outputs[0].name if node.outputs else "")
 
 
+def _factor(scope: Scope, node: gs.Node) -> int | None:
+    """The input of a node that divides its output where it is divided; None for none."""
+    if op_of(node) in MOVES:
+        return 0
+    constants = [p for p, t in enumerate(node.inputs) if constant_made(scope, t)]
+    return constants[0] if op_of(node) in ("Mul", "Div") and len(constants) == 1 else None
+
+
 def _valued(node: gs.Node) -> list[gs.Tensor]:
     """The inputs whose values a node reads."""
     return [t for position, t in enumerate(node.inputs) if reads_value(node, position)]
-
-
-def _squares_inside(node: gs.Node) -> bool:
-    """Whether an op's attributes make it one that sums squares."""
-    if op_of(node) == "BatchNormalization":
-        return bool(node.attrs.get("training_mode"))
-    return op_of(node) in _BY_POWER and int(node.attrs.get("p", 2)) == 2
-
-
-def _summed(scope: Scope, node: gs.Node) -> gs.Tensor | None:
-    """The tensor whose elements a node adds up; None for a product with weights."""
-    if op_of(node) not in ("Conv", "MatMul"):
-        return node.inputs[0]
-    if not averages(scope, node):
-        return None
-    return next(t for t in node.inputs[:2] if not constant_made(scope, t))
-
-
-def _behind(tensor: gs.Tensor) -> gs.Tensor:
-    """The tensor behind casts and changes of shape."""
-    through = {*SEE_THROUGH, "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand"}
-    while tensor.inputs and op_of(tensor.inputs[0]) in through:
-        tensor = tensor.inputs[0].inputs[0]
-    return tensor

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import MOST_AXES, Scope, constant_made, dims, op_of
-from slanc_onnx.norms.constants import rank_of, small_value, stored_value
+from slanc_onnx.norms.constants import rank_of, small_value
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
+from slanc_onnx.norms.sums import PRODUCTS
 
 _FAR = 8  # nodes
 
@@ -42,8 +43,8 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
     source = next((t for t in node.inputs if not constant_made(scope, t)), node.inputs[0])
     rank = rank_of(scope, source)
     if op == "Einsum":
-        return _of_einsum(node, rank)
-    if op == "MatMul":
+        return _of_einsum(scope, node, rank)
+    if op in PRODUCTS:
         return _of_product(scope, node)
     if op == "Conv":
         kernel = dims(scope, node.inputs[1])
@@ -51,7 +52,7 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
         return Axes(frozenset([1]), rank) if single else None
     if op in ("GlobalAveragePool", "AveragePool"):
         if rank is None or op != "GlobalAveragePool":
-            return None
+            return _of_window(scope, node, source)
         return Axes(frozenset(range(2, rank)), rank)
     if op in ("Add", "Sum"):
         return _of_parts(scope, node)
@@ -78,6 +79,19 @@ def axes_of(scope: Scope, node: gs.Node) -> Axes | None:
     return Axes(frozenset(int(axis) for axis in found), rank)
 
 
+def _of_window(scope: Scope, node: gs.Node, source: gs.Tensor) -> Axes | None:
+    """The axes of which one window of a pooling holds all; None where there are several."""
+    shape, window = dims(scope, source), tuple(node.attrs.get("kernel_shape", ()))
+    if shape is None or len(window) != len(shape) - 2 or any(node.attrs.get("pads", ())):
+        return None
+    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    pairs = list(enumerate(zip(shape[2:], window, strict=True), 2))
+    if any(size not in (1, held) for _, (held, size) in pairs):
+        return None
+    return Axes(frozenset(axis for axis, (_, size) in pairs if size != 1), len(shape))
+
+
 def _of_parts(scope: Scope, node: gs.Node) -> Axes | None:
     """The axis along which a tensor was cut, whose parts were squared and are added up here."""
     for _ in range(_FAR):
@@ -97,37 +111,62 @@ def _of_parts(scope: Scope, node: gs.Node) -> Axes | None:
     return None
 
 
-def _of_einsum(node: gs.Node, rank: int | None) -> Axes | None:
-    """The axes over which an Einsum adds up the products of its two inputs, element by element."""
-    equation = str(node.attrs.get("equation", "")).replace(" ", "")
-    terms = re.fullmatch(r"((?:\.\.\.)?)([a-zA-Z]+),\1\2->\1([a-zA-Z]*)", equation)
-    if terms is None or len(set(terms[2])) != len(terms[2]):
+def _of_einsum(scope: Scope, node: gs.Node, rank: int | None) -> Axes | None:
+    """The axes over which an Einsum adds up a tensor, or its products with itself."""
+    terms = einsum_terms(scope, node)
+    if terms is None or len(set(terms[0])) != 1:
         return None
-    dots, letters, kept = terms.groups()
-    if kept != "".join(letter for letter in letters if letter in kept):
+    dots, letters = re.fullmatch(r"((?:\.\.\.)?)([a-zA-Z]*)", terms[0][0]).groups()  # type: ignore[union-attr]
+    kept = "".join(letter for letter in letters if letter in terms[1])
+    if len(set(letters)) != len(letters) or terms[1] != dots + kept:
         return None
     axes = [axis - len(letters) for axis, letter in enumerate(letters) if letter not in kept]
     rank = rank if dots else len(letters)
     return Axes(frozenset(axis % rank if rank else axis for axis in axes), rank)
 
 
-def _of_product(scope: Scope, node: gs.Node) -> Axes | None:
-    """The last axis, for a row times itself as a column or times a column of equal numbers."""
-    constants = [constant_made(scope, t) for t in node.inputs]
-    if constants == [False, True]:
-        shape, values = dims(scope, node.inputs[1]), stored_value(scope, node.inputs[1])
-        full = values is not None and shape is not None and len(shape) == 2 and values.all()
-        return Axes(frozenset([-1]), None) if full else None
-    x = rows_by_themselves(scope, node)
-    if x is None:
+def einsum_terms(scope: Scope, node: gs.Node) -> tuple[list[str], str] | None:
+    """The terms of an Einsum's inputs that are no constants, and that of its output."""
+    equation = str(node.attrs.get("equation", "")).replace(" ", "")
+    if not re.fullmatch(r"(\.\.\.)?[a-zA-Z]*(,(\.\.\.)?[a-zA-Z]*)*->(\.\.\.)?[a-zA-Z]*", equation):
         return None
+    left, right = equation.split("->")
+    terms = left.split(",")
+    if len(terms) != len(node.inputs):
+        return None
+    data = zip(terms, node.inputs, strict=True)
+    return [term for term, tensor in data if not constant_made(scope, tensor)], right
+
+
+def _of_product(scope: Scope, node: gs.Node) -> Axes | None:
+    """The axis of a row times itself as a column, or times a constant matrix."""
+    constants = [constant_made(scope, t) for t in node.inputs[:2]]
+    turned = [bool(node.attrs.get(name, 0)) for name in ("transA", "transB")]
+    if True in constants:
+        matrix, other = node.inputs[:2] if constants[0] else node.inputs[1::-1]
+        shape, rank = dims(scope, matrix), rank_of(scope, other)
+        last = constants[1] != turned[constants[0]]
+        if shape is None or len(shape) != 2 or (rank is None and not last):
+            return None
+        return Axes(frozenset([-1 if last else (rank or 0) - 2]), None if last else rank)
+    x = rows_by_themselves(scope, node)
+    if x is None:  # all products of rows with each other, the last axis of the left ones
+        inner = -2 if turned[0] else -1
+        rank = rank_of(scope, node.inputs[0])
+        return None if rank is None else Axes(frozenset([rank + inner]), rank)
     rank = rank_of(scope, x)
     return Axes(frozenset([-1 if rank is None else rank - 1]), rank)
 
 
 def rows_by_themselves(scope: Scope, node: gs.Node) -> gs.Tensor | None:
-    """The tensor of which a MatMul multiplies each row with itself as a column; None for none."""
-    left, right = node.inputs
+    """The tensor of which a product takes each row with itself as a column; None for none."""
+    left, right = node.inputs[:2]
+    x, sizes = _reshaped(scope, left), dims(scope, left)
+    if left is right and sizes is not None:
+        turned = bool(node.attrs.get("transB", 0)) and not node.attrs.get("transA", 0)
+        one_row = turned and len(sizes) > 1 and sizes[-2] == 1
+        whole = dims(scope, x)
+        return x if (one_row or len(sizes) == 1) and whole and whole[-1] == sizes[-1] else None
     inserted = [_inserted(scope, t) for t in (left, right)]
     if None not in inserted and left.inputs[0].inputs[0] is right.inputs[0].inputs[0]:
         x = left.inputs[0].inputs[0]

@@ -24,12 +24,14 @@ from slanc_onnx.ops import (
 )
 from slanc_onnx.reasons import Reason, Untaken, reason
 
-_State = Literal["square", "root", "logarithm", "falling", "divides"]
+_State = Literal["square", "again", "root", "logarithm", "falling", "divides"]
 _STEPS = 16  # nodes between a sum of squares and what its root divides
 _TOTALS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool")
 # What ops of ONNX Runtime compute of integers and their scales.
 _BY_INTEGERS = {f"QLinear{op}": op for op in (*_TOTALS, "Add", "Mul")}
-_PASSED = {*BETWEEN, *HOMOGENEOUS, "Clip", "Pow", "Mul", *QUANTISING}
+_WHOLE = ("Round", "Floor", "Ceil")
+_PASSED = {*BETWEEN, *HOMOGENEOUS, *_WHOLE, "Clip", "Pow", "Mul", *QUANTISING}
+_KEEPING = {*MOVES, *HOMOGENEOUS, "Mul", "Clip"}
 _NAMED = re.compile(r"(?i:norm(?!al(?!i)))|(?<![a-z])rms|Rms|RMS")
 _KNOWN = {*FUSED, *INTERNAL, "BatchNormalization", "LpNormalization"} | {
     "MeanVarianceNormalization",
@@ -101,6 +103,48 @@ def quantised_sums(scope: Scope, bodies: Bodies) -> Iterator[tuple[gs.Node, Susp
             yield node, suspect(scope, node, Reason(Untaken.QLINEAR))
 
 
+def sums_between_graphs(scope: Scope, bodies: Bodies) -> Iterator[tuple[gs.Node, Suspect]]:
+    """The sums of squares that another graph makes, and those that a Loop or Scan adds up."""
+    for node in scope.sorted_nodes:
+        op = op_of(node)
+        if not node.inputs or not node.outputs or scope.fault(node) is not None:
+            continue
+        added = op == "Add" and _is_added_up(scope, bodies, node)
+        elsewhere = op in _TOTALS and _is_squared_elsewhere(bodies, node.inputs[0])
+        if (added or elsewhere) and root_divides(bodies, node) is not None:
+            yield node, suspect(scope, node, Reason(Untaken.IN_ANOTHER_GRAPH))
+
+
+def _is_squared_elsewhere(bodies: Bodies, tensor: gs.Tensor) -> bool:
+    """Whether a tensor is a square that a graph around this one or in it makes."""
+    waiting = [tensor]
+    seen: set[int] = set()
+    while waiting and len(seen) < _STEPS:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if part.inputs and part.inputs[0].inputs and op_of(part.inputs[0]) in _KEEPING:
+            waiting.append(part.inputs[0].inputs[0])
+        for other in bodies.behind(part):
+            owner = bodies.owner(other.inputs[0]) if other.inputs else None
+            if owner is not None and squared(owner, other) is not None:
+                return True
+            waiting.append(other)
+    return False
+
+
+def _is_added_up(scope: Scope, bodies: Bodies, node: gs.Node) -> bool:
+    """Whether a body adds squares to what its last run gave."""
+    total = node.outputs[0]
+    ends = {id(total), *(id(t) for r in total.outputs if op_of(r) == "Identity" for t in r.outputs)}
+    for tensor, other in (node.inputs, node.inputs[::-1]):
+        carried = any(id(t) in ends for t in bodies.behind(tensor))
+        if carried and squared(scope, other) is not None:
+            return True
+    return False
+
+
 def _is_square_of_integers(tensor: gs.Tensor) -> bool:
     for _ in range(_STEPS):
         if not tensor.inputs:
@@ -138,9 +182,14 @@ def root_divides(bodies: Bodies, total: gs.Node) -> Literal["here", "elsewhere"]
             if then == "divides":
                 return "elsewhere" if away else "here"
             if then is not None:
-                waiting += [(t, then, steps + 1, away) for t in node.outputs[:1]]
+                waiting += [(t, then, steps + 1, away) for t in node.outputs]
         waiting += [(t, state, steps + 1, True) for t in bodies.across(tensor)]
     return None
+
+
+def _squared_again(power: float, state: _State) -> _State:
+    """What a power makes of a sum of squares: the sum of those would be that of another norm."""
+    return "again" if state == "square" and power != 1 else state
 
 
 def _behind(scope: Scope, node: gs.Node, tensor: gs.Tensor, state: _State) -> _State | None:
@@ -150,7 +199,9 @@ def _behind(scope: Scope, node: gs.Node, tensor: gs.Tensor, state: _State) -> _S
     if op in ("Pow", "Mul", "Div") and len(node.inputs) == 2:
         number = scalar_of(scope, node.inputs[1 if first else 0])
     if op == "Pow" and number is not None and first:
-        return "divides" if number < 0 else "root" if number < 1 else state
+        return "divides" if number < 0 else "root" if number < 1 else _squared_again(number, state)
+    if op == "Mul" and node.inputs[0] is node.inputs[-1]:
+        return _squared_again(2, state)
     if state == "root" and (op == "Reciprocal" or (op == "Div" and not first)):
         return "divides"
     if state == "falling" and op == "Exp":
@@ -160,7 +211,10 @@ def _behind(scope: Scope, node: gs.Node, tensor: gs.Tensor, state: _State) -> _S
     made: dict[str, _State] = {"Sqrt": "root", "Log": "logarithm"}
     if op in made:
         return made[op]
-    if op in ("Div", "Sub") and not first:
+    if (op in ("Div", "Sub") and not first) or (op in _TOTALS and state == "again"):
         return None
-    smooth = op in ELEMENTWISE and state == "square"  # behind a root: a weight by distance
+    smooth = op in ELEMENTWISE and state in (
+        "square",
+        "again",
+    )  # behind a root: a weight by distance
     return state if op in _PASSED or smooth or op in ("Div", "Sub") else None

@@ -7,7 +7,9 @@ which is safe.
 
 from slanc_onnx.ops.between import BETWEEN, MOVES
 from slanc_onnx.ops.degrees import (
+    ATTRIBUTES,
     EPSILON,
+    LEAST,
     QUANTISING,
     Degree,
     NoDegree,
@@ -45,6 +47,7 @@ from slanc_onnx.ops.fused import FUSED, HOLDING, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
 
 __all__ = [
+    "ATTRIBUTES",
     "BETWEEN",
     "COMPARISONS",
     "ELEMENTWISE",
@@ -53,6 +56,7 @@ __all__ = [
     "HOLDING",
     "HOMOGENEOUS",
     "INTERNAL",
+    "LEAST",
     "MOST_CHANNELS",
     "MOST_TRACED",
     "MOVES",

@@ -22,7 +22,9 @@ from slanc_onnx.reasons import Reason, Untaken, reason
 
 Degree = Fraction
 NONE = Fraction(0)
-EPSILON = -1  # the position of an attribute `epsilon` among the inputs
+# The positions of attributes among the inputs, with their names.
+EPSILON, LEAST, MOST = -1, -2, -3
+ATTRIBUTES = {EPSILON: "epsilon", LEAST: "min", MOST: "max"}
 
 # Ops whose outputs no positive factor of their inputs changes.
 _ANY_SIZE = {"ArgMax", "ArgMin", "IsNaN", "Sign", "NonZero"}
@@ -56,7 +58,7 @@ class Passed:
     Attributes:
         outputs: The degree of each output.
         joined: Positions of inputs outside that must have a degree to fit in, with that degree.
-            `EPSILON` stands for the attribute of that name.
+            Those of `ATTRIBUTES` stand for the attributes of these names.
     """
 
     outputs: tuple[Degree, ...]
@@ -191,11 +193,10 @@ def _of_function(
 def _clipped(
     attributes: Mapping[str, Any], degrees: Sequence[Degree | None], outputs: int
 ) -> Passed:
-    limits = [float(attributes[name]) for name in ("min", "max") if name in attributes]
-    if not any_degree(limits):  # of an old opset, which no edit reaches
-        raise NoDegree(_no_degree(degrees[0]))
     degree, joined = _joined(degrees, range(len(degrees)))
-    return Passed((degree,) * outputs, joined)
+    given = [(p, attributes[ATTRIBUTES[p]]) for p in (LEAST, MOST) if ATTRIBUTES[p] in attributes]
+    limits = tuple((p, degree) for p, value in given if not any_degree([float(value)]))
+    return Passed((degree,) * outputs, (*joined, *limits))
 
 
 def _quantised(op: str, degrees: Sequence[Degree | None]) -> Passed:

@@ -33,6 +33,8 @@ class Elementwise:
         range: Gives an interval that holds F(z) for all z of the domain.
         growth: Gives, for an array x >= 0 and p, a bound of |F(z)| over all |z| <= x in the domain;
             None where slope or range bound F, or nothing does.
+        off: Gives how far F(z) in FP32 may be off however small it is: e^z is rounded before 1 is
+            taken from it.
         domain: Gives the z for which F(z) is finite; elsewhere it is nan or infinite.
         degree: Gives k with F(c z) = c^k F(z) for every c > 0; None for no such k.
         exact: Whether F(z) is z, -z or 0, which needs no rounding.
@@ -44,6 +46,7 @@ class Elementwise:
     slope: Callable[..., float | None] = lambda *_: None
     range: Callable[..., Interval] = lambda *_: REAL
     growth: Callable[..., Array] | None = None
+    off: Callable[..., float] = lambda *_: 0.0
     domain: Callable[..., Domain] = lambda *_: "real"
     degree: Callable[..., float | None] = lambda *_: None
     exact: bool = False
@@ -106,6 +109,10 @@ def _selu(x: Array, alpha: float, gamma: float) -> Array:
     return np.asarray(gamma * _elu(x, alpha))
 
 
+def _of_difference(*factors: float) -> float:
+    return abs(math.prod(factors)) * 2.0**-22
+
+
 def _always_one(*_: object) -> float:
     return 1.0
 
@@ -162,13 +169,21 @@ ELEMENTWISE: dict[str, Elementwise] = {
     "Swish": Elementwise(_swish, {"alpha": 1.0}, slope=_always_one),
     "HardSwish": Elementwise(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), slope=_always_one),
     "Mish": Elementwise(lambda x: x * np.tanh(np.logaddexp(x, 0)), slope=_always_one),
-    "Elu": Elementwise(_elu, {"alpha": 1.0}, slope=lambda alpha: max(1.0, abs(alpha))),
+    "Elu": Elementwise(
+        _elu, {"alpha": 1.0}, slope=lambda alpha: max(1.0, abs(alpha)), off=_of_difference
+    ),
     # A negative alpha makes the exponential grow below zero.
-    "Celu": Elementwise(_celu, {"alpha": 1.0}, slope=lambda alpha: 1.0 if alpha > 0 else None),
+    "Celu": Elementwise(
+        _celu,
+        {"alpha": 1.0},
+        slope=lambda alpha: 1.0 if alpha > 0 else None,
+        off=_of_difference,
+    ),
     "Selu": Elementwise(
         _selu,
         {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
         slope=lambda alpha, gamma: abs(gamma) * max(1.0, abs(alpha)),
+        off=_of_difference,
     ),
     "Tanh": Elementwise(np.tanh, slope=_always_one, range=_ONE),
     # The slope of erf at 0.

@@ -1,8 +1,10 @@
-"""What the last line says of the FP32 comparison at another level, and of constants beyond FP16."""
+"""What is said of FP32 outputs at another level, and of constants and tensors beyond FP16."""
 
 from __future__ import annotations
 
-from slanc_onnx.verify import Beyond, Difference
+from collections.abc import Sequence
+
+from slanc_onnx.verify import Beyond, Difference, TensorSize
 
 
 def default_level_text(difference: Difference | None) -> str:
@@ -23,3 +25,21 @@ def beyond_text(beyond: Beyond, form: str) -> str:
     if beyond.difference is None:
         tried = "alone, it did not run otherwise"
     return f"{first} ({beyond.value:.3g}): tried as its largest number {tried}"
+
+
+def tensors_text(sizes: Sequence[TensorSize], form: str) -> str:
+    """How many tensors are beyond a format, and which leaves it first; "" for no tensors."""
+    if not sizes:
+        return ""
+    beyond = sum(size.largest > size.limit for size in sizes)
+    told = (
+        f"{beyond} of {len(sizes)} tensors that depend on the inputs are beyond {form}, whose "
+        f"largest number is {sizes[0].limit:g}, in FP32."
+    )
+    first = next((size for size in sizes if size.left), None)
+    if first is None:
+        return f"{told} With everything rounded none leaves it."
+    return (
+        f"{told} With everything rounded the first to leave it is {first.tensor} ({first.op}), "
+        f"with {first.largest:.3g}."
+    )

@@ -50,6 +50,19 @@ def _where_it_holds(validation: Validation) -> str:
     )
 
 
+def needed_by(validation: Validation) -> tuple[int, str]:
+    """How many rows lose their norm as exported, and on which other inputs if on the first none do.
+
+    The second is "" for the first inputs, and where it is needed on none.
+    """
+    if not validation.lost_before:
+        for trial in validation.trials:
+            if trial.lost_before:
+                names = _some([fed.name for fed in trial.fed if fed.by == "tried"])
+                return trial.lost_before, f"{names} of {_tried(trial)}"
+    return validation.lost_before, ""
+
+
 def _tried(trial: Trial) -> str:
     """What the floats were made of whose sizes were tried."""
     return str(next(fed.feed for fed in trial.fed if fed.by == "tried"))

@@ -12,6 +12,8 @@ def make_notes(read: ReadModel, options: Options) -> list[Reason]:
     notes = []
     if options.scale != "window" and options.estimate != "auto":
         notes.append(Reason(Note.ESTIMATE_UNUSED, (options.estimate, options.scale)))
+    if options.weight_loss and options.apply != "fold":
+        notes.append(Reason(Note.WEIGHT_LOSS_UNUSED))
     if read.inlined:
         notes.append(Reason(Note.INLINED, tuple(read.inlined)))
     if read.written_out:

@@ -12,7 +12,7 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import Fold
 from slanc_onnx.norms import Suspect
 from slanc_onnx.prove import WITHDRAWN, Certificate
-from slanc_onnx.reasons import Failure, Reason
+from slanc_onnx.reasons import Failure, Next, Reason
 from slanc_onnx.report.as_json import VERSION, Report, norm_entry, suspect_entry, validation_entry
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
@@ -40,7 +40,7 @@ class Outcome:
             belong to no norm, weights that a caller may override, an option without effect.
         seconds: What each step took.
         fold: What was folded into which weights; None where that was not asked for.
-        fold_heals: Whether the validation failed, and passes with the scales folded.
+        heals: Where the validation failed, what was tried with which it passes; None for nothing.
         audits: What the norms' rows did on the data of `Options.observe`.
         first_rows: What every token alone gives; None where that was not asked for or not done.
         not_enumerated: Why it could not be done; None where it was, or was not asked for.
@@ -60,7 +60,7 @@ class Outcome:
     notes: list[Reason]
     seconds: Mapping[str, float]
     fold: Fold | None = None
-    fold_heals: bool = False
+    heals: Next | None = None
     audits: list[Audit] = field(default_factory=list)
     first_rows: FirstRows | None = None
     not_enumerated: Reason | None = None

@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from slanc_onnx.norms import Suspect
-from slanc_onnx.reasons import Failure, Note, Reason
+from slanc_onnx.reasons import Note
 from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.compared import beyond_text, default_level_text
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.fp32_nodes import fp32_nodes_text
-from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on
+from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on, needed_by
+from slanc_onnx.report.next_step import next_step
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.wording import (
@@ -117,17 +118,19 @@ def final_parts(outcome: Outcome) -> list[str]:
     elif outcome.validation is None:
         last = ["NOT VALIDATED", "--no-validate was given"]
     else:
-        last = verdict(outcome.validation, outcome.fp32_nodes if outcome.healed else None)
+        scaled = any(norm.status == "unchanged" for norm in outcome.norms)
+        healed_by = outcome.fp32_nodes if outcome.healed else None
+        last = verdict(outcome.validation, healed_by, scaled)
         last += fp32_nodes_line(outcome)
-    if outcome.fold_heals:
-        last = [*last, reason_text(Reason(Failure.FOLD_HEALS))]
     missing = shortfalls(outcome)
     if missing:
         last = ["FAILED", *missing, *last[1:]]
     withdrawn = outcome.withdrawn
     if withdrawn is not None:
         last = ["FAILED", *last[1:], reason_text(withdrawn)]
-    return [*last, *grown_of(outcome.norms), *assumed_of(outcome.norms), *counted(outcome.norms)]
+    last += [*grown_of(outcome.norms), *assumed_of(outcome.norms), *counted(outcome.norms)]
+    step = next_step(outcome)
+    return last if step is None else [*last, reason_text(step)]
 
 
 def fp32_nodes_line(outcome: Outcome) -> list[str]:
@@ -184,12 +187,15 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
     return [f"{text}, {conditional} of them on a condition" if conditional else text]
 
 
-def verdict(validation: Validation, healed_by: Fp32Nodes | None = None) -> list[str]:
+def verdict(
+    validation: Validation, healed_by: Fp32Nodes | None = None, scaled: bool = False
+) -> list[str]:
     """The word, the inputs, the measured errors and the tolerances.
 
     Args:
         validation: Of the model with all of its nodes alike.
         healed_by: The nodes in FP32 with which it passes; None where it does or does not without.
+        scaled: Whether an earlier run scaled the file that was given.
     """
     what = rounded_text(validation.format, validation.everything)
     shape = "another shape"
@@ -206,11 +212,14 @@ def verdict(validation: Validation, healed_by: Fp32Nodes | None = None) -> list[
     if healed_by is not None:
         word = f"PASSED with {len(healed_by.names)} nodes in FP32"
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
+    if validation.all_zero:
+        apart.append("the outputs are all zero on these inputs, so that only rows were judged")
     if validation.beyond is not None and validation.passed:
         apart.append(beyond_text(validation.beyond, validation.format))
     needed = []
     if validation.observed:
-        needed = [need_text(validation.lost_before, validation.format)]
+        rows, inputs = needed_by(validation)
+        needed = [need_text(rows, validation.format, inputs, scaled)]
     without = "" if healed_by is None else "without them: "
     failures = (without + reason_text(reason) for reason in validation.failures)
     return [word, *needed, _fp32(validation), fp16, *apart, *failures, *judged_on(validation)]

@@ -13,6 +13,7 @@ from slanc_onnx.reasons import (
     Fault,
     Keeping,
     Kind,
+    Next,
     Note,
     Reason,
     Seen,
@@ -23,7 +24,6 @@ from slanc_onnx.reasons import (
     Untaken,
 )
 from slanc_onnx.targets import Change
-from slanc_onnx.verify import TensorSize
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -58,6 +58,7 @@ _UNREAD: dict[Kind, str] = {
     Unread.NOT_THERE: "moves what is not there ({0})",
     Unread.FAILED: "cannot be read as it is ({0})",
     Unread.NOT_COMPUTED: "cannot be computed of these constants ({0})",
+    Unread.COMPUTED_TWICE: "ONNX's evaluator and ONNX Runtime make different numbers of it",
     Unread.MISFIT: "its sizes do not fit each other: {names}",
     Unread.BROKEN: "breaks the rules of its op: {behind}",
 }
@@ -173,16 +174,19 @@ _FAILURES: dict[Kind, str] = {
     Failure.FP32_DIFFERS: "FP32 outputs differ, though every scale is a power of two: this is a "
     "fault here, report it",
     Failure.FP32_BEYOND_TOLERANCE: "FP32 outputs differ by more than the tolerance",
-    Failure.LEFT_FORMAT: "is the first to leave {0}, with {1:.3g}: keep it in FP32, or divide the "
-    "weights before it",
+    Failure.LEFT_FORMAT: "is the first to leave {0}, with {1:.3g}",
+    Failure.ROWS_LEFT_FORMAT: "its rows are the first to leave {0}, with sums of squares up to "
+    "{1:.3g}",
     Failure.INPUT_LEFT_FORMAT: "leaves {0} before the norm {2!r} reads it, with {1:.3g}: no Div "
-    "behind it heals that; keep it in FP32, or divide the weights before it",
+    "behind it heals that",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
-    Failure.ZERO_ROWS: "{0} rows of zeros in {1} norms, first {2!r}, are nan where the divided "
-    "epsilon is rounded to nearest, which gives 0: use --epsilon representable",
-    Failure.OUTPUTS_OFF: "outputs with FP16 norms are off by more than the tolerance: try your own "
-    "inputs (--inputs), or a target with wider sums (--accumulate fp32)",
-    Failure.OTHER_SHAPE: "{0} has the shape {1} in FP32 and {2} with FP16 norms",
+    Failure.ZERO_ROWS: "{0} rows of zeros, or that vanish, in {1} norms, first {2!r}, are nan or "
+    "infinite where the divided epsilon is rounded to nearest, which gives 0: use --epsilon "
+    "representable",
+    Failure.OUTPUTS_OFF: "the outputs are off by more than the tolerance",
+    Failure.OUTPUTS_OFF_IN: "the outputs are off by more than the tolerance; the first norm that "
+    "is off is {0!r}, with an error of its mean squares of up to {1:.3g}",
+    Failure.OTHER_SHAPE: "{0} has the shape {1} in FP32 and {2} when rounded",
     Failure.SENSITIVE: "noise of one rounding at the norms moves the original as far (RMS {0:.3g}),"
     " so that this comparison cannot tell: measure the written file with a metric of your task",
     Failure.SENSITIVE_SHAPE: "noise of one rounding at the norms gives the original's {0} another "
@@ -192,9 +196,7 @@ _FAILURES: dict[Kind, str] = {
     "what is computed of it becomes infinite (a row that a mask covers whole is nan); with the "
     "largest number of {2} in its place all holds: see that your converter does that, or keep the "
     "ops that read it in FP32 ({3} such constants)",
-    Failure.PERPLEXITY_OFF: "the perplexity with FP16 norms is off by more than {0:.3g} %: try a "
-    "target with wider sums (--accumulate fp32)",
-    Failure.FOLD_HEALS: "--apply fold heals that: it was tried on the same inputs, and passes",
+    Failure.PERPLEXITY_OFF: "the perplexity is off by more than {0:.3g} %",
     Failure.OBSERVED_ABOVE: "{0} rows of --observe overflow in {1} norms, first {2!r}, largest "
     "{behind}: give this data to --inputs or --tokens with --scale calibrated",
     Failure.OBSERVED_BELOW: "{0} rows of --observe vanish in {1} norms, first {2!r}: give this "
@@ -205,6 +207,15 @@ _FAILURES: dict[Kind, str] = {
     Failure.NOT_RUN: "{0}",
     Failure.TOKENS_NOT_RUN: "not every token was run: {0}",
     Failure.NO_MEMORY: "not enough memory to run the models",
+}
+_NEXT: dict[Kind, str] = {
+    Next.FOLD: "next: --apply fold heals that: it was tried on the same inputs, and passes",
+    Next.WIDER_SUMS: "next: with sums in FP32 it passes on the same inputs: use --accumulate fp32 "
+    "if your device sums so",
+    Next.FP32_NODES: "next: keep what leaves the format in FP32, or divide the weights before it: "
+    "--fp32-nodes FILE finds the nodes",
+    Next.OWN_INPUTS: "next: try your own inputs with --inputs FILE.npz",
+    Next.MEASURE: "next: measure the written file with a metric of your task",
 }
 _KEEPING: dict[Kind, str] = {
     Keeping.NOT_NEEDED: "no node has to stay in FP32: it works with everything in {0}",
@@ -222,10 +233,12 @@ _KEEPING: dict[Kind, str] = {
 }
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
+    Note.WEIGHT_LOSS_UNUSED: "--weight-loss has no effect without --apply fold",
     Note.EPSILON_GONE: "the epsilon of {count} norms is 0 or vanishes on the target: a row of "
     "zeros is nan in the file as it is ({names})",
-    Note.EPSILON_RAISED: "rows of zeros were seen, which an exactly divided epsilon would make "
-    "nan: epsilons that the target does not keep are raised (--epsilon representable)",
+    Note.EPSILON_RAISED: "rows of zeros, or that vanish, were seen, which an exactly divided "
+    "epsilon would make nan: epsilons that the target does not keep are raised (--epsilon "
+    "representable)",
     Note.INLINED: "inlined the functions that hold norms: {names}",
     Note.SCALED_ANEW: "{count} norms had scales of another target, or without their note: these "
     "were taken out and placed anew ({names})",
@@ -258,6 +271,7 @@ TEXTS: Mapping[Kind, str] = {
     **_UNDIVIDED,
     **_SEEN,
     **_FAILURES,
+    **_NEXT,
     **_KEEPING,
     **_NOTES,
 }
@@ -335,35 +349,25 @@ def reasons_text(reasons: Sequence[Reason]) -> str:
     return "; ".join(map(reason_text, reasons))
 
 
-def need_text(rows: int, form: str) -> str:
-    """Whether a model needed it, by the rows that lose their norm in a format as exported."""
+def need_text(rows: int, form: str, inputs: str = "", scaled: bool = False) -> str:
+    """Whether a model needed it, by the rows that lose their norm in a format as exported.
+
+    Args:
+        rows: How many.
+        form: The format.
+        inputs: Those on which they do; "" for those that all figures are of.
+        scaled: Whether an earlier run scaled the file that was given.
+    """
     if not rows:
-        return "this model did not need it"
+        return "scaled by an earlier run" if scaled else "this model did not need it"
     lose = "row loses its" if rows == 1 else "rows lose their"
-    return f"this model needs it: {rows} {lose} norm in {form} as exported"
+    where = f" for {inputs}" if inputs else ""
+    return f"this model needs it{where}: {rows} {lose} norm in {form} as exported"
 
 
 def rounded_text(form: str, everything: bool) -> str:
     """What was rounded to a format."""
     return f"everything in {form}" if everything else f"{form} norms"
-
-
-def tensors_text(sizes: Sequence[TensorSize], form: str) -> str:
-    """How many tensors are beyond a format, and which leaves it first; "" for no tensors."""
-    if not sizes:
-        return ""
-    beyond = sum(size.largest > size.limit for size in sizes)
-    told = (
-        f"{beyond} of {len(sizes)} tensors that depend on the inputs are beyond {form}, whose "
-        f"largest number is {sizes[0].limit:g}, in FP32."
-    )
-    first = next((size for size in sizes if size.left), None)
-    if first is None:
-        return f"{told} With everything rounded none leaves it."
-    return (
-        f"{told} With everything rounded the first to leave it is {first.tensor} ({first.op}), "
-        f"with {first.largest:.3g}."
-    )
 
 
 def condition_text(condition: Condition) -> str:

@@ -17,7 +17,7 @@ from slanc_onnx.run.feeds import (
     validation_inputs,
 )
 from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32, read_in_float32
-from slanc_onnx.run.inputs import dtype_of, first_run, make_feeds, random_ids
+from slanc_onnx.run.inputs import dtype_of, first_run, make_feeds, random_ids, ways_to_say
 from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.isolation import CannotRun, isolated, run_apart
 from slanc_onnx.run.observe import observe_rows
@@ -61,5 +61,6 @@ __all__ = [
     "too_large_at_once",
     "tried",
     "validation_inputs",
+    "ways_to_say",
     "with_checked_inputs",
 ]

@@ -112,6 +112,9 @@ class Emitter:
         total, *rest = [self.to_float(addend) for addend in addends]
         for addend in rest:
             total = self.node("Add", total, addend)
+        if norm.element_type == TensorProto.DOUBLE:
+            # ONNX Runtime joins this cast with one in a branch, and then misses what is between.
+            total = self.node("Identity", total)
         return total
 
     def _addend(self, norm: Norm, node: NodeProto, position: int) -> str:

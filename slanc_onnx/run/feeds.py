@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -13,7 +15,14 @@ from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.run.check import with_checked_inputs
 from slanc_onnx.run.float32 import as_float32
-from slanc_onnx.run.inputs import TRIED_AXES, dtype_of, feed_of, first_run, make_feeds
+from slanc_onnx.run.inputs import (
+    TRIED_AXES,
+    dtype_of,
+    feed_of,
+    first_run,
+    make_feeds,
+    ways_to_say,
+)
 from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.run.sizes import Said, Sizes, open_axes
@@ -80,16 +89,16 @@ def validation_inputs(read: ReadModel, options: Options) -> list[InputSet]:
     rng = np.random.default_rng(SEED)
     session = Session(as_float32(read.model, read.folder), read.folder)
     failure: CannotRun | None = None
-    for length in (SEQUENCE_LENGTH, 8):
+    for way, length in product(ways_to_say(specs, said), (SEQUENCE_LENGTH, 8)):
         try:
-            sizes, feeds, _ = first_run(session, specs, rng, (1, length), said)
+            sizes, feeds, _ = first_run(session, specs, rng, (1, length), way)
         except CannotRun as error:
             failure = failure or error
             continue
         pixels = any(spec.is_picture for spec in tried(specs, said))
-        sets = [InputSet([feeds], fed(specs, feeds, said))]
+        sets = [InputSet([feeds], fed(specs, feeds, way))]
         for assumed in TRIED[1:] if tried(specs, said) else ():
-            other = replace(said, assumed=assumed)
+            other = replace(way, assumed=assumed)
             feeds = make_feeds(specs, np.random.default_rng(SEED), sizes, other)
             sets.append(InputSet([feeds], fed(specs, feeds, other), pixels))
         return sets
@@ -117,15 +126,15 @@ def _refused(specs: Sequence[InputSpec], said: Said, failure: CannotRun | None) 
         f"{i.feed or 'positions from 0'}"
         for i in inputs
     )
-    named = [i for i in inputs if i.name in told]
+    named = [i for i in inputs if re.search(rf"(?<!\w){re.escape(i.name)}(?!\w)", told)]
     unclear = [i for i in inputs if i.by == "made"]
     change = (named or unclear or list(inputs))[0]
+    values = "FILE.npy" if np.dtype(change.element_type).kind not in "iu" else "ids(0,N)"
     open_ones = [name or place for spec in specs for _, name, place in open_axes(spec)]
     size = f" or --dim {open_ones[0]}=N" if open_ones else ""
     return CannotRun(
         f"{told}. It was fed {listed}. Change what does not fit, for example with "
-        f"--feed '{change.name}={change.feed or 'FILE.npy'}'{size}, or give inputs that fit with "
-        "--inputs FILE.npz."
+        f"--feed '{change.name}={values}'{size}, or give inputs that fit with --inputs FILE.npz."
     )
 
 

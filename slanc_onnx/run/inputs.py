@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def make_feeds(
     draw: int = 0,
 ) -> dict[str, Array]:
     """One set of inputs: what the user says of each, or else random ids, masks of ones, positions,
-    empty caches, floats of unit variance.
+    empty caches, any pixel or sample of a narrow integer type, floats of unit variance.
 
     Args:
         specs: The inputs.
@@ -82,12 +83,15 @@ def feed_of(spec: InputSpec, said: Said) -> Feed | None:
     """
     if spec.name in said.feeds:
         return said.feeds[spec.name]
-    if spec.is_cache:
+    if spec.is_cache or spec.name in said.zeros:
         return _ZEROS
     if spec.is_float:
         return said.assumed if len(spec.dims) >= TRIED_AXES else UNIT
     if spec.is_text:
         return Ids(0, spec.rows)
+    if spec.is_sampled:
+        limits = np.iinfo(dtype_of(spec))
+        return Range(float(limits.min), float(limits.max))
     name = spec.name.lower()
     if "position" in name:
         return None
@@ -154,3 +158,17 @@ def first_run(
             failure = failure or error
     assert failure is not None
     raise failure
+
+
+def ways_to_say(specs: Sequence[InputSpec], said: Said) -> list[Said]:
+    """What is said of inputs, then the same with zeros in the place of flags, positions and samples
+    that nobody tells: they may be indices. Token ids stay what they are, as their table is known.
+    """
+    zeros = frozenset(
+        spec.name
+        for spec in specs
+        if not (spec.is_float or spec.is_text)
+        and spec.name not in said.feeds
+        and spec.name not in said.given
+    )
+    return [said, replace(said, zeros=zeros)] if zeros else [said]

@@ -39,12 +39,15 @@ class Said:
         dims: Sizes by the name of an axis, or by "INPUT:AXIS".
         given: Arrays by name, which are fed as they are.
         assumed: Of floats with three or more axes of which nothing is said.
+        zeros: The names of integer inputs of which nothing is said that are fed with zeros, as an
+            index of 0 always fits.
     """
 
     feeds: Mapping[str, Feed] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
     given: Mapping[str, Array] = field(default_factory=dict)
     assumed: Feed = UNIT
+    zeros: frozenset[str] = frozenset()
 
     @staticmethod
     def of(options: Options) -> Said:
@@ -116,7 +119,7 @@ def _shape(spec: InputSpec, sizes: Sizes, said: Said) -> tuple[int, ...]:
             return spec.head_width or sizes.sequence
         if image:
             return 3 if axis not in image else sizes.image[image.index(axis)]
-        if spec.is_float and len(spec.dims) == 2:
+        if (spec.is_float or spec.is_sampled) and len(spec.dims) == 2:
             return _SAMPLES
         return sizes.sequence
 
@@ -125,7 +128,8 @@ def _shape(spec: InputSpec, sizes: Sizes, said: Said) -> tuple[int, ...]:
 
 def _image_axes(spec: InputSpec) -> tuple[int, int] | None:
     """The axes of height and width; None for what is no image."""
-    if not spec.is_float or spec.is_cache or len(spec.dims) != 4:
+    holds_pixels = spec.is_float or spec.is_sampled
+    if not holds_pixels or spec.is_cache or len(spec.dims) != 4:
         return None
     last = spec.dims[3]
     return (1, 2) if isinstance(last, int) and last <= _COLOURS else (2, 3)

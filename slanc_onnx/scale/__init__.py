@@ -13,7 +13,7 @@ from slanc_onnx.scale.decide import (
     with_conditions,
     with_safe_radius,
 )
-from slanc_onnx.scale.window import ELEMENT_BITS, faintest
+from slanc_onnx.scale.window import ELEMENT_BITS, faintest, least_exponent
 
 __all__ = [
     "ELEMENT_BITS",
@@ -21,6 +21,7 @@ __all__ = [
     "ScaledNorm",
     "compute_scales_in",
     "faintest",
+    "least_exponent",
     "scales_to_apply",
     "with_conditions",
     "with_safe_radius",

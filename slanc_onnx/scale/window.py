@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate
@@ -79,10 +80,10 @@ def place(
     largest, smallest = accelerator.square_limits(width)
     if not averaged:
         smallest, epsilon = smallest / width, epsilon / width
-    seen = _least(estimate.seen, estimate, width * epsilon, accelerator, largest)
-    low = _least(estimate.upper, estimate, width * epsilon, accelerator, largest)
+    least = partial(least_exponent, estimate, accelerator, largest, width * epsilon)
+    seen, low = least(estimate.seen), least(estimate.upper)
     high = math.log2(max(estimate.typical, width * epsilon) / (width * smallest)) / 2
-    if width * epsilon > estimate.upper:
+    if width * epsilon >= estimate.typical:
         high = max(high, low)
     if high - low < ELEMENT_BITS / 2:
         low = min(low, max(seen, high - ELEMENT_BITS / 2))
@@ -102,17 +103,17 @@ def place(
     return Placement(2.0**exponent, note)
 
 
-def _least(
-    squares: float, estimate: Estimate, epsilon: float, accelerator: Accelerator, largest: float
+def least_exponent(
+    estimate: Estimate, accelerator: Accelerator, largest: float, epsilon: float, squares: float
 ) -> float:
     """The least exponent with which a row overflows neither squared nor in its plain sum.
 
     Args:
-        squares: The row's sum of squares.
         estimate: Of such rows; the sum of magnitudes grows as the root of `squares` does.
-        epsilon: The norm's, as it joins the sum of squares.
         accelerator: Whose limits bound the window.
         largest: The largest sum of squares.
+        epsilon: The norm's, as it joins the sum of squares; 0 for none.
+        squares: The row's sum of squares.
     """
     least = math.log2(max(squares, epsilon) / largest) / 2
     if not estimate.magnitudes:

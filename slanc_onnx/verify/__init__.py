@@ -12,9 +12,10 @@ from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.first_rows import FirstRow, FirstRows, run_every_token, vocabulary
 from slanc_onnx.verify.fp32_nodes import HEALED, Fp32Nodes, find_fp32_nodes
 from slanc_onnx.verify.held import held_against_rows
+from slanc_onnx.verify.observed import Observed
 from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.trials import validate_on
-from slanc_onnx.verify.validate import Observed, Trial, Validation
+from slanc_onnx.verify.validate import Trial, Validation
 from slanc_onnx.verify.worse import kept_at_one
 
 __all__ = [

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 
@@ -35,11 +36,14 @@ from slanc_onnx.verify.validate import Validation, without_excluded
 HEALED = frozenset(
     {
         Failure.LEFT_FORMAT,
+        Failure.ROWS_LEFT_FORMAT,
         Failure.INPUT_LEFT_FORMAT,
         Failure.ROWS_OVERFLOW,
         Failure.OUTPUTS_OFF,
+        Failure.OUTPUTS_OFF_IN,
         Failure.OTHER_SHAPE,
         Failure.PERPLEXITY_OFF,
+        Failure.BECOMES_INFINITE,
     }
 )
 SHARE = 0.9  # of the time limit, so that the last try ends before it
@@ -203,6 +207,7 @@ class _Search:
     def __post_init__(self) -> None:
         self._started = time.monotonic()
         self._rounded = Roundable(self.after, self.options, self.judged[0].feeds[0])
+        self._ways = self._rounded.ways
         self._plain = [run_in_float32(self.before, self.options, s.feeds) for s in self.judged]
 
     def found(self) -> list[Part] | None:
@@ -229,6 +234,8 @@ class _Search:
     def _grown(self) -> list[Part] | None:
         """What leaves the format with whoever reads it, or all where that is not enough."""
         beyond = [size.tensor for size in self.validation.tensors if size.largest > size.limit]
+        if self.validation.beyond is not None:
+            beyond += [*self.validation.beyond.names, self.validation.beyond.tensor]
         kept = set(self.parts.making_or_reading(beyond))
         while not self.works(kept):
             self._look_at_the_clock()
@@ -284,8 +291,9 @@ class _Search:
         errors, inside = [], self.parts.inside(kept)
         if inside and not inside.isdisjoint(self._left([kept])):
             return math.inf  # their rows are not shown
-        for one, plain in zip(self.judged, self._plain, strict=True):
-            rounded = self._rounded.run(one.feeds, kept)
+        judged = zip(self.judged, self._plain, strict=True)
+        for (one, plain), way in product(judged, self._ways):
+            rounded = self._rounded.run(one.feeds, kept, way)
             if not self._rows_stay(plain, rounded) or not self._likely(plain, rounded):
                 return math.inf
             off = compare(plain, rounded, self.validation.unstable, floats_only=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,41 +38,45 @@ class Left:
     what: What = "made"
 
 
-def first_in_everything(
-    read: ReadModel, options: Options, feeds: Sequence[Feeds], sums: Mapping[str, Array]
-) -> Left | None:
-    """The first tensor that leaves the format where all operations are rounded; None for none.
+def all_left(read: ReadModel, options: Options, feeds: Sequence[Feeds]) -> list[Left] | None:
+    """What leaves the format where all operations are rounded, run by run; None where ONNX Runtime
+    does not run a model that shows so much."""
+    try:
+        return [left for found in each_left(read, options, feeds) for left in found]
+    except CannotRun:
+        return None
+
+
+def first_of(left: Sequence[Left], sums: Mapping[str, Array]) -> Left | None:
+    """The first that left, rows of a norm with their largest sum of squares; None for none.
 
     Args:
-        read: The rewritten model.
-        options: The accelerator.
-        feeds: Inputs by name, one dict per run; the first that shows one is the last that is run.
-        sums: Sums of squares of the rows in FP32, by the name of a norm.
+        left: From `all_left`.
+        sums: Sums of squares of the rows in FP32, by the names of the norms whose lost rows count.
     """
-    try:
-        found = each_left(read, options, feeds, sums)
-        return next((left[0] for left in found if left), None)
-    except CannotRun:  # what is shown may be too much for it; then no tensor is named
-        return None
+    for one in left:
+        if one.what != "rows":
+            return one
+        if one.norm in sums:
+            return replace(one, value=largest_of(sums[one.norm]))
+    return None
 
 
 def each_left(
     read: ReadModel,
     options: Options,
     feeds: Sequence[Feeds],
-    sums: Mapping[str, Array] | None = None,
     kept: frozenset[str] = frozenset(),
 ) -> Iterator[list[Left]]:
     """Run by run what leaves the format where all operations are rounded, in the model's order.
 
-    What is infinite or nan because of what it reads does not leave it.
+    What is infinite or nan because of what it reads does not leave it. Rows of a norm that came
+    finite and are lost have no size here.
 
     Args:
         read: The rewritten model.
         options: The accelerator.
         feeds: Inputs by name, one dict per run.
-        sums: Sums of squares of the rows in FP32, by the names of the norms whose lost rows are
-            told; None to tell those of all, without a size, that came finite.
         kept: The names of nodes that stay in FP32.
 
     Raises:
@@ -86,23 +90,20 @@ def each_left(
         values, found = session.run(feed), list[Left]()
         for watched in shown.watched:
             size = values[watched.output]
-            if watched.what == "rows" and sums is None:
+            if watched.what == "rows":
                 size = np.where(values[shown.arrived[watched.norm]] > 0, 0.0, size)
-            left = _left(watched, size, sums)
+            left = _left(watched, size)
             # A size that fits is of partial sums; or of what is lost already, as in a Softmax.
             if left is not None and (left.value > device.largest or not found):
                 found.append(left)
         yield found
 
 
-def _left(watched: Watched, shown: Array, sums: Mapping[str, Array] | None) -> Left | None:
-    if watched.what != "rows":
-        value = float(np.max(shown, initial=0.0))
-        return Left(watched.tensor, watched.op, value, watched.norm) if value else None
-    if np.isfinite(shown).all() or (sums is not None and watched.norm not in sums):
+def _left(watched: Watched, shown: Array) -> Left | None:
+    value = float(np.max(shown, initial=0.0)) if watched.what != "rows" else math.inf
+    if not value or (watched.what == "rows" and np.isfinite(shown).all()):
         return None
-    value = math.inf if sums is None else largest_of(sums[watched.norm])
-    return Left(watched.tensor, watched.op, value, watched.norm, "rows")
+    return Left(watched.tensor, watched.op, value, watched.norm, watched.what)
 
 
 def largest_of(sums: Array) -> float:

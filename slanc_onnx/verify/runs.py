@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from slanc_onnx.run import (
     read_in_float32,
 )
 from slanc_onnx.tokens import Tokens
+from slanc_onnx.verify.beyond import beyond
 from slanc_onnx.verify.compare import Runs, same_bits
-from slanc_onnx.verify.emulate import Everything, Watched, emulate
+from slanc_onnx.verify.emulate import Everything, OfConstants, Watched, emulate
 from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.perplexity import negative_log_likelihood
 
@@ -126,13 +127,23 @@ class Roundable:
         self._model, self._norms = read_in_float32(read, options.accelerator)
         self._loops = _shows_loops(self._model, self._norms, feed, read.folder)
 
-    def run(self, feeds: Sequence[Feeds], kept: frozenset[str]) -> Runs:
+    @property
+    def ways(self) -> tuple[OfConstants, ...]:
+        """How constants are rounded: in both ways where the format does not hold one."""
+        largest = self._options.accelerator.largest
+        found = any(beyond(self._model, self._folder, largest))
+        return ("largest", "infinite") if found else ("largest",)
+
+    def run(
+        self, feeds: Sequence[Feeds], kept: frozenset[str], constants: OfConstants = "largest"
+    ) -> Runs:
         """What it gives with the nodes of these names in FP32.
 
         Raises:
             CannotRun: ONNX Runtime does not run it.
         """
-        device, everything = self._options.accelerator, Everything(kept=kept)
+        device = self._options.accelerator
+        everything = Everything(kept=kept, beyond=constants)
         rounded = emulate(self._model, self._norms, device, self._loops, everything)
         taps = _Taps(rounded.mean_squares, rounded.arrived)
         tokens = self._options.tokens
@@ -192,8 +203,7 @@ def _run(
         if tokens is not None:
             ids = tokens.sequences[i]
             losses.append(negative_log_likelihood(_logits(outputs, ids), ids))
-        size = sum(value.nbytes for value in outputs.values())
-        if not kept or (i < COMPARED_RUNS and size * COMPARED_RUNS <= MOST_KEPT):
+        if keeps(i, outputs):
             kept.append(outputs)
         del values, outputs  # or the next run is beside them
         progress((i + 1) / len(feeds))
@@ -204,6 +214,12 @@ def _run(
         if size
     ]
     return Runs(kept, joined[0], losses, joined[1], left)
+
+
+def keeps(run: int, outputs: Mapping[str, Array]) -> bool:
+    """Whether the outputs of a run are kept for comparison."""
+    size = sum(value.nbytes for value in outputs.values())
+    return run == 0 or (run < COMPARED_RUNS and size * COMPARED_RUNS <= MOST_KEPT)
 
 
 def _logits(outputs: dict[str, Array], ids: Array) -> Array:

@@ -13,18 +13,19 @@ from slanc_onnx.graph import Flow, GraphPath, Tensor, read_flow, read_graph
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.run import CannotRun, Emitter, Feeds, Session, as_float32, norms_in_float32
-from slanc_onnx.verify.emulate import can_emulate, is_float, largest_finite, nodes_of
-from slanc_onnx.verify.left import each_left
+from slanc_onnx.verify.emulate import can_emulate, float_inputs, is_float, largest_finite, nodes_of
+from slanc_onnx.verify.left import Left, all_left
 
 
 @dataclass(frozen=True)
 class TensorSize:
-    """A tensor that an op computes, and its largest number over all runs.
+    """A tensor that a model is fed with or that an op computes, and its largest number of all runs.
 
     Attributes:
         tensor: Its name.
         node: The name of the node that makes it; "" where it has none.
-        op: The type of that node; the form of a norm, whose inner tensors are not among these.
+        op: The type of that node; the form of a norm, whose inner tensors are not among these;
+            "input" for one that is fed.
         largest: The largest finite |x| in FP32; where a sum inside the op left the format, that.
         limit: The largest number of the format.
         left: Whether an element, or a sum inside the op, left the format where all is rounded.
@@ -44,9 +45,12 @@ class TensorSize:
 
 
 def tensor_sizes(
-    read: ReadModel, options: Options, feeds: Sequence[Feeds]
+    read: ReadModel,
+    options: Options,
+    feeds: Sequence[Feeds],
+    known: Sequence[Left] | None = None,
 ) -> tuple[TensorSize, ...]:
-    """Each tensor of floats that depends on the inputs, in the order of the model.
+    """Each tensor of floats that depends on the inputs, these first, in the order of the model.
 
     Those inside norms and loops are passed over. Nothing is told where the norms alone are
     emulated, and where ONNX Runtime does not run a model that shows so much.
@@ -55,6 +59,7 @@ def tensor_sizes(
         read: The rewritten model.
         options: The accelerator.
         feeds: Inputs by name, one dict per run.
+        known: What leaves the format, where that was looked for already.
     """
     if not options.everything:
         return ()
@@ -63,6 +68,9 @@ def tensor_sizes(
     norms = list(filter(can_emulate, norms_in_float32(read.norms)))
     emitter = Emitter(model)
     shown: dict[Tensor, str] = {}
+    emitter.place((), -1)
+    for name in float_inputs(model):
+        shown[Tensor((), name)] = largest_finite(emitter, name)
     for path, index, name in _told(flow, norms):
         if emitter.can_show(path, loops=False):
             emitter.place(path, index)
@@ -72,11 +80,13 @@ def tensor_sizes(
     try:
         largest = _largest(emitter.model, shown, read, feeds)
         left: dict[str, float] = {}
-        for found in each_left(read, options, feeds):
-            for one in found:
-                left[one.tensor] = max(left.get(one.tensor, 0.0), one.value)
     except CannotRun:
         return ()
+    found = all_left(read, options, feeds) if known is None else known
+    if found is None:
+        return ()
+    for one in found:
+        left[one.tensor] = max(left.get(one.tensor, 0.0), one.value)
     forms = {(norm.path, norm.output): norm.form for norm in norms}
     limit = options.accelerator.largest
     return tuple(
@@ -93,7 +103,8 @@ def _size(
     limit: float,
     left: dict[str, float],
 ) -> TensorSize:
-    node = flow.node(*flow.makers[tensor][:2])
+    made = tensor in flow.makers
+    node = flow.node(*flow.makers[tensor][:2]) if made else onnx.NodeProto(op_type="input")
     beyond = left.get(tensor.name, 0.0)
     if math.isfinite(beyond):  # rows of a norm that are lost have no size here
         largest = max(largest, beyond)

@@ -54,6 +54,6 @@ def validate_on(
         result,
         trials=tuple(trials),
         failures=failures,
-        tensors=tensor_sizes(without_excluded(after, options), options, first.feeds),
+        tensors=tensor_sizes(without_excluded(after, options), options, first.feeds, result.left),
         at_default=at_default_level(before, after, first.feeds, result.unstable),
     )

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
@@ -16,9 +13,10 @@ from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run import Fed, Feeds
 from slanc_onnx.verify.beyond import Beyond, as_infinite
-from slanc_onnx.verify.compare import Difference, Reshaped, compare
+from slanc_onnx.verify.compare import Difference, Reshaped, all_zero, compare
 from slanc_onnx.verify.epsilons import rounded_epsilons
-from slanc_onnx.verify.left import Left, first_in_everything, largest_of
+from slanc_onnx.verify.left import Left, all_left, first_of, largest_of
+from slanc_onnx.verify.observed import Observed, observe
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four
 from slanc_onnx.verify.sensitivity import sensitivity
@@ -31,36 +29,8 @@ from slanc_onnx.verify.tolerance import (
     rounding_tolerance,
 )
 
-_NONE = np.zeros(0)
-_OFF = ({Failure.OUTPUTS_OFF}, {Failure.OTHER_SHAPE})
+_OFF = ({Failure.OUTPUTS_OFF}, {Failure.OUTPUTS_OFF_IN}, {Failure.OTHER_SHAPE})
 _UNDECIDED = (Failure.SENSITIVE, Failure.SENSITIVE_SHAPE, Failure.BECOMES_INFINITE)
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What a norm's rows did, over all inputs that were run.
-
-    Attributes:
-        sum_of_squares: Of every row in the original, FP32, shape [rows].
-        scaled: Of every row in the rewritten model.
-        overflowed: Rows whose FP16 mean square is not finite in the rewritten model.
-        underflowed: Rows whose FP16 mean square is zero, though the row is not.
-        overflowed_before: As `overflowed`, in the original.
-        arrived: Rows of the rewritten model that were not finite before the norm read them.
-        zeros_lost: Rows of zeros that are nan where the target rounds the epsilon of the rewritten
-            model to nearest.
-        vanished_before: Rows of the original whose FP16 mean square is zero, though it is larger
-            than epsilon.
-    """
-
-    sum_of_squares: Array
-    scaled: Array
-    overflowed: int
-    underflowed: int
-    overflowed_before: int
-    arrived: int = 0
-    vanished_before: int = 0
-    zeros_lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +46,11 @@ class Trial:
     fed: tuple[Fed, ...]
     failures: tuple[Reason, ...]
     observed: Mapping[str, Observed] = field(default_factory=dict)
+
+    @property
+    def lost_before(self) -> int:
+        """Rows that lose their norm as exported: they overflow, or vanish beside epsilon."""
+        return sum(o.overflowed_before + o.vanished_before for o in self.observed.values())
 
 
 @dataclass(frozen=True)
@@ -115,6 +90,9 @@ class Validation:
             optimisation level; None where it was not run there.
         beyond: The constants that the format does not hold, and what comes of them where they
             become infinite; None where there are none, or not everything was rounded.
+        left: All of the rewritten model that leaves the format where everything is rounded; None
+            where it was not looked for, as the outputs are finite.
+        all_zero: Whether all outputs are zero in FP32, so that none tells right from wrong.
     """
 
     fp32_tolerance: float
@@ -140,6 +118,8 @@ class Validation:
     tensors: tuple[TensorSize, ...] = ()
     at_default: Difference | None = None
     beyond: Beyond | None = None
+    all_zero: bool = False
+    left: Sequence[Left] | None = None
 
     @property
     def observed_on_each(self) -> list[Mapping[str, Observed]]:
@@ -161,8 +141,8 @@ class Validation:
 
     @property
     def lost_before(self) -> int:
-        """Rows that lose their norm as exported: they overflow, or vanish beside epsilon."""
-        return sum(o.overflowed_before + o.vanished_before for o in self.observed.values())
+        """Rows that lose their norm as exported, on the inputs that the figures are of."""
+        return Trial((), (), self.observed).lost_before
 
     @property
     def zeros_lost(self) -> int:
@@ -206,13 +186,12 @@ def validate_pair(
     protected = compare(plain, runs.protected, unstable, floats_only=True)
     inexact = rounded_epsilons(before, after, options.accelerator) if exact else 0
     allowed = fp32_tolerance(0.0 if exact else options.weight_loss, len(before.norms))
-    observed = {norm.name: _observe(norm, runs) for norm in _shown(before.norms, runs)}
-    observed = _with_zeros(observed, after.norms, options.accelerator)
+    observed = observe(before.norms, after.norms, runs, options.accelerator)
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
-    if options.everything and (first_out is not None or broken):
-        sums = {name: seen.scaled for name, seen in observed.items() if seen.overflowed}
-        first_out = first_in_everything(after, options, feeds, sums) or first_out
+    lost = options.everything and (first_out is not None or broken)
+    left = all_left(after, options, feeds) if lost else None
+    first_out = first_of(left or (), _lost_sums(observed)) or first_out
     result = Validation(
         fp32_tolerance=0.0 if exact and not inexact else allowed,
         rounded_epsilons=inexact,
@@ -224,6 +203,7 @@ def validate_pair(
         rounded_rms_error=protected.rms,
         observed=observed,
         first_out=first_out,
+        left=left,
         perplexity=_perplexities(runs) if options.tokens else None,
         unstable=unstable,
         rounded_tolerance=rounding_tolerance(options.accelerator, len(before.norms)),
@@ -231,11 +211,17 @@ def validate_pair(
         everything=options.everything,
         reshaped=protected.reshaped,
         reshaped_before=naive.reshaped,
+        all_zero=all_zero(plain, unstable),
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     if result.everything and result.passed:
         result = _with_beyond(result, as_infinite(after, options, feeds, plain, unstable))
     return _with_noise(result, before, options, feeds, runs)
+
+
+def _lost_sums(observed: Mapping[str, Observed]) -> dict[str, Array]:
+    """The sums of squares of the norms of which rows overflow."""
+    return {name: seen.scaled for name, seen in observed.items() if seen.overflowed}
 
 
 def _with_beyond(result: Validation, beyond: Beyond | None) -> Validation:
@@ -293,20 +279,6 @@ def without_excluded(read: ReadModel, options: Options) -> ReadModel:
     return replace(read, norms=[n for n in read.norms if not options.leaves_out(n.name)])
 
 
-def _with_zeros(
-    observed: Mapping[str, Observed], rewritten: Sequence[Norm], device: Accelerator
-) -> dict[str, Observed]:
-    """The same, with the rows of zeros for which the target does not keep an epsilon."""
-    found = dict(observed)
-    for norm in rewritten:
-        seen = found.get(norm.name)
-        if seen is None or not device.rounds_away(norm.epsilon or 0.0, norm.epsilon_power):
-            continue
-        zeros = int(np.count_nonzero(seen.sum_of_squares == 0))
-        found[norm.name] = replace(seen, zeros_lost=zeros)
-    return found
-
-
 def _first_norm_out(
     norms: Sequence[Norm], observed: Mapping[str, Observed], left: Sequence[Left], broken: bool
 ) -> Left | None:
@@ -345,6 +317,8 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
         failures.append(Reason(Failure.INPUT_LEFT_FORMAT, facts, out.op, out.tensor))
     elif out is not None and out.what == "made":
         failures.append(Reason(Failure.LEFT_FORMAT, (form, out.value), out.op, out.tensor))
+    elif out is not None and math.isfinite(out.value):
+        failures.append(Reason(Failure.ROWS_LEFT_FORMAT, (form, out.value), out.op, out.tensor))
     overflowed = [name for name, o in result.observed.items() if o.overflowed]
     if overflowed:
         failures.append(Reason(Failure.ROWS_OVERFLOW, (len(overflowed), overflowed[0])))
@@ -355,7 +329,7 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
     if result.reshaped is not None:
         failures.append(Reason(Failure.OTHER_SHAPE, result.reshaped.facts))
     elif not result.rounded_rms_error <= result.rounded_tolerance:
-        failures.append(Reason(Failure.OUTPUTS_OFF))
+        failures.append(_outputs_off(result))
     table, allowed = result.perplexity, perplexity_tolerance(result.rounded_tolerance)
     if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= allowed:
         failures.append(Reason(Failure.PERPLEXITY_OFF, (100 * allowed,)))
@@ -364,31 +338,10 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
     return failures
 
 
-def _shown(norms: Sequence[Norm], runs: FourRuns) -> Iterator[Norm]:
-    """The norms whose rows both FP32 runs show."""
-    for norm in norms:
-        if all(run.rows.get(norm.name, _NONE).size for run in (runs.plain, runs.scaled)):
-            yield norm
-
-
-def _observe(norm: Norm, runs: FourRuns) -> Observed:
-    name = norm.name
-    sums = runs.plain.rows[name].astype(np.float64)
-    after = runs.protected.rows.get(name, _NONE)
-    before = runs.naive.rows.get(name, _NONE)
-    # What is not finite in FP32 cannot be held against the norm.
-    known = np.isfinite(sums) if after.shape == before.shape == sums.shape else True
-    lost = (after == 0) & (sums > 0) if after.shape == sums.shape else np.zeros(0, bool)
-    arrived = runs.protected.arrived.get(name, _NONE) > 0
-    arrived = arrived & known if arrived.shape == sums.shape else np.zeros(0, bool)
-    least = norm.joined_epsilon * (norm.width or 1 if norm.kind != "l2" else 1)
-    vanished = (before == 0) & (sums > least) if before.shape == sums.shape else np.zeros(0, bool)
-    return Observed(
-        sum_of_squares=sums,
-        scaled=runs.scaled.rows[name].astype(np.float64),
-        overflowed=int(np.count_nonzero(~np.isfinite(after) & known)),
-        underflowed=int(np.count_nonzero(lost)),
-        overflowed_before=int(np.count_nonzero(~np.isfinite(before) & known)),
-        arrived=int(np.count_nonzero(arrived)),
-        vanished_before=int(np.count_nonzero(vanished)),
-    )
+def _outputs_off(result: Validation) -> Reason:
+    """That outputs are off, with the first norm whose mean squares are, where no row is lost."""
+    lost = any(seen.overflowed for seen in result.observed.values())
+    for name, seen in result.observed.items():
+        if not lost and seen.off > result.rounded_tolerance:
+            return Reason(Failure.OUTPUTS_OFF_IN, (name, seen.off))
+    return Reason(Failure.OUTPUTS_OFF)

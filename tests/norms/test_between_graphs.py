@@ -47,7 +47,39 @@ WHOLE = {
               s1 = ReduceMean <axes = [-1]> (q1) }>
         a = Add(v, eps) r = Sqrt(a) y = Div(z, r)""",
 }
+ELSEWHERE = {  # the square is made in another graph than the mean
+    "the square in both branches": """
+        k = If (c) <then_branch = t () => (float[2, 8] o) { o = Mul(x, x) },
+            else_branch = e () => (float[2, 8] p) { p = Pow(x, two) }> SUM""",
+    "the square in one branch, and behind it a factor": """
+        k0 = If (c) <then_branch = t () => (float[2, 8] o) { o = Abs(x) },
+            else_branch = e () => (float[2, 8] p) { p = Mul(x, x) }> k = Mul(k0, two) SUM""",
+    "the square out of a branch in a branch": """
+        k = If (c) <then_branch = t () => (float[2, 8] o) {
+                o = If (c) <then_branch = t2 () => (float[2, 8] o2) { o2 = Mul(x, x) },
+                    else_branch = e2 () => (float[2, 8] p2) { p2 = Abs(x) }> },
+            else_branch = e () => (float[2, 8] p) { p = Abs(x) }> SUM""",
+    "the square out of a Loop": """
+        k = Loop (n, c, x) <body = b (int64 i, bool on, float[2, 8] z) => (bool go, float[2, 8] w)
+            { go = Identity(on) w = Mul(z, z) }> SUM""",
+    "the square given to a Loop": """
+        y, last = Loop (n, c, x, q) <body = b (int64 i, bool on, float[2, 8] z, float[2, 8] q0)
+            => (bool go, float[2, 8] w, float[2, 8] q1)
+            { go = Identity(on) v = ReduceMean <axes = [-1]> (q0) a = Add(v, eps) r = Sqrt(a)
+              w = Div(z, r) q1 = Identity(q0) }>""",
+}
+SUM = "v = ReduceMean <axes = [-1]> (k) a = Add(v, eps) r = Sqrt(a) y = Div(x, r)"
+ADDED_UP = """
+    turned = Transpose <perm = [1, 0]> (x)
+    v, each = Scan <num_scan_inputs = 1, body = b (float[2] s, float[2] z)
+        => (float[2] s1, float[2] w) { z2 = Mul(z, z) s1 = Add(s, z2) w = Identity(s1) }>
+        (none, turned)
+    a = Add(v, eps) r0 = Sqrt(a) r = Unsqueeze(r0, one) y = Div(x, r)"""
 NONE = {
+    "squares added up that divide nothing": ADDED_UP.replace("Div", "Mul"),
+    "a square out of a Loop that divides nothing": ELSEWHERE["the square out of a Loop"].replace(
+        "SUM", SUM.replace("Div", "Add")
+    ),
     "a mean square that divides nothing": """
         v = ReduceMean <axes = [-1]> (q)
         y = If (c) <then_branch = t () => (float[2, 8] o) { o = Add(x, v) },
@@ -60,9 +92,11 @@ def model_of(nodes: str) -> onnx.ModelProto:
         '<ir_version: 8, opset_import: ["" : 17]>'
         f"g (float[2, 8] x, bool c) => (float[2, 8] y) {{ q = Mul(x, x) {nodes} }}"
     )
-    constants = {"eps": np.float32(1e-6), "n": np.int64(2)}
+    numbers = {"eps": np.float32(1e-6), "n": np.int64(2), "two": np.float32(2)}
+    constants = {name: np.array(value) for name, value in numbers.items()}
+    constants |= {"none": np.zeros(2, np.float32), "one": np.array([1])}
     model.graph.initializer.extend(
-        numpy_helper.from_array(np.array(value), name) for name, value in constants.items()
+        numpy_helper.from_array(value, name) for name, value in constants.items()
     )
     onnx.checker.check_model(model)
     return model
@@ -74,6 +108,20 @@ def test_a_norm_across_graphs_is_a_suspect_with_that_reason(nodes: str) -> None:
     assert read.norms == []
     assert [suspect.reason.kind for suspect in read.suspects] == [Untaken.IN_ANOTHER_GRAPH]
     assert read.suspects[0].op == "ReduceMean"
+
+
+@pytest.mark.parametrize("nodes", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_a_square_that_another_graph_makes_is_a_suspect(nodes: str) -> None:
+    read = read_model(model_of(nodes.replace("SUM", SUM)))
+    assert read.norms == []
+    assert [s.reason.kind for s in read.suspects] == [Untaken.IN_ANOTHER_GRAPH]
+    assert read.suspects[0].op == "ReduceMean"
+
+
+def test_squares_that_a_scan_adds_up_are_a_suspect() -> None:
+    read = read_model(model_of(ADDED_UP))
+    assert read.norms == []
+    assert [(s.op, s.reason.kind) for s in read.suspects] == [("Add", Untaken.IN_ANOTHER_GRAPH)]
 
 
 @pytest.mark.parametrize("nodes", NONE.values(), ids=NONE)

@@ -74,6 +74,28 @@ def test_a_norm_with_its_root_in_a_function_is_found() -> None:
     assert (norm.kind, norm.input, norm.output) == ("rms", "x", "y")
 
 
+ONE_STEP = {  # a function of one op, that every norm has, and the rest of a norm
+    "square": ("square (x) => (y) { y = Mul(x, x) }", "q = local.square(x) REST y = Mul(x, r)"),
+    "divide": (
+        "divide (x, z) => (y) { y = Div(x, z) }",
+        "q = Mul(x, x) REST y = local.divide(x, s)",
+    ),
+    "scale": ("scale (x, z) => (y) { y = Mul(x, z) }", "q = Mul(x, x) REST y = local.scale(x, r)"),
+}
+
+
+@pytest.mark.parametrize(("function", "nodes"), ONE_STEP.values(), ids=ONE_STEP)
+def test_a_norm_of_which_one_step_is_a_function_is_found(function: str, nodes: str) -> None:
+    rest = "m = ReduceMean<axes = [-1]>(q) a = Add(m, e) s = Sqrt(a) r = Reciprocal(s)"
+    text = SPREAD.replace("y = local.norm(x)", "e = Constant<value_float = 1e-5>() " + nodes)
+    more = '<domain: "local", opset_import: ["": 17, "local": 1]>'
+    model = onnx.parser.parse_model(f"{text.replace('REST', rest)} {more} {function}")
+    _, names = inline_norm_functions(model)
+    assert names == [function.split()[0]]
+    (norm,) = find_norms(model)
+    assert (norm.kind, norm.input, norm.output) == ("rms", "x", "y")
+
+
 @pytest.mark.parametrize("function", ["mean_square", "inverse_root"])
 def test_a_part_of_a_norm_in_a_function_is_none(function: str) -> None:
     model = onnx.parser.parse_model(SPREAD)

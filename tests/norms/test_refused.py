@@ -136,7 +136,7 @@ def test_a_norm_with_an_inner_value_in_use_says_who_reads_it(reason: str) -> Non
     assert found is not None and reason_text(found) == reason
 
 
-@pytest.mark.parametrize("reader", ["Shape", "Size"])
+@pytest.mark.parametrize("reader", ["Shape", "Size", "RandomNormalLike"])
 def test_reading_the_shape_of_an_inner_value_is_no_obstacle(reader: str) -> None:
     assert only_norm(parse(f"{RMS} {FROM_MEAN} z = {reader}(q)")).skip_reason is None
 

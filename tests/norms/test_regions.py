@@ -93,7 +93,27 @@ def test_what_looks_like_a_norm_is_a_suspect_with_the_reason(written: Written) -
     found = find_in(read_graph(written.model()))
     assert found.norms == []
     (suspect,) = found.suspects
-    assert suspect.op.startswith("Reduce") and len(reason_text(suspect.reason)) > 20
+    assert suspect.op.startswith(("Reduce", "Add")) and len(reason_text(suspect.reason)) > 20
+
+
+SQUARED = {  # what a norm behind the squares of another tensor normalises: that and no more
+    "a mean of squares": "q = Mul(x, x) k = ReduceMean(q, second)",
+    "squares by weights": "q = Mul(x, x) gc = Unsqueeze(g, second) bc = Unsqueeze(b, first) "
+    "w8 = MatMul(gc, bc) k = MatMul(q, w8)",
+    "squares by weights, with a residual": "q = Mul(x, x) gc = Unsqueeze(g, second) "
+    "bc = Unsqueeze(b, first) w8 = MatMul(gc, bc) h = MatMul(q, w8) k = Add(h, x)",
+}
+
+
+@pytest.mark.parametrize("before", SQUARED.values(), ids=SQUARED)
+def test_squares_that_a_norm_normalises_are_no_norm_with_it(before: str) -> None:
+    norm = (
+        "m = ReduceMean(k, last) c = Sub(k, m) p = Mul(c, c) v = ReduceMean(p, last) "
+        "t = Add(v, eps) s = Sqrt(t) y = Div(c, s)"
+    )
+    found = find_in(read_graph(Written("", f"{before} {norm}", ("layer",)).model()))
+    assert [(n.kind, n.input, n.by_ops) for n in found.norms] == [("layer", "k", False)]
+    assert found.suspects == []
 
 
 NAMED = {  # type, domain, attributes; whether it is a suspect

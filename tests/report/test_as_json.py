@@ -25,8 +25,9 @@ from slanc_onnx.scale.decide import ScaledNorm
 from slanc_onnx.verify.beyond import Beyond
 from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.left import Left
+from slanc_onnx.verify.observed import Observed
 from slanc_onnx.verify.tensor_sizes import TensorSize
-from slanc_onnx.verify.validate import Observed, Validation
+from slanc_onnx.verify.validate import Validation
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
 from tests.models.growing import decoder

@@ -16,13 +16,14 @@ import pytest
 
 from slanc_onnx import Options
 from slanc_onnx.job import protect_file
+from slanc_onnx.report.compared import tensors_text
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.html.tensors import tensor_section
 from slanc_onnx.report.html.view import page_view
 from slanc_onnx.report.outcome import Outcome
-from slanc_onnx.report.wording import reasons_text, tensors_text
+from slanc_onnx.report.wording import reasons_text
+from slanc_onnx.verify.observed import Observed
 from slanc_onnx.verify.tensor_sizes import TensorSize
-from slanc_onnx.verify.validate import Observed
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
 from tests.places import SAMPLES

@@ -11,6 +11,7 @@ from slanc_onnx import Accelerator, Options, compute_scales, find_norms
 from slanc_onnx.estimate.calibration import calibrate
 from slanc_onnx.estimate.estimate import Estimate
 from slanc_onnx.job import protect_file
+from slanc_onnx.options import ApplyRule
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.terminal import final_line
 from slanc_onnx.scale.window import place
@@ -79,6 +80,17 @@ def test_the_plain_sum_of_a_mean_fits(order: str, estimate: str, tmp_path: Path)
     assert done.passed or order == "sequential", final_line(done)
 
 
+@pytest.mark.parametrize("order", ["pairwise", "fp32"])
+def test_the_plain_sum_of_a_mean_fits_where_the_scale_is_folded(order: str, tmp_path: Path) -> None:
+    """The group of one norm has the scale that the norm has by itself, not 1."""
+    device, ids = FP16.summing(order), np.arange(64)[None]
+    options = Options(isolate=False, apply="fold", accelerator=device, inputs={"ids": ids})
+    done = healed(norm_of(FAR), tmp_path, options)
+    assert done.passed
+    table = next(w for w in onnx.load(done.output).graph.initializer if w.name == "table")
+    assert np.abs(onnx.numpy_helper.to_array(table)).astype(np.float64).sum(-1).max() <= 65504
+
+
 def test_magnitudes_are_measured_on_the_users_data() -> None:
     model = norm_of(FAR)
     feeds = [{"ids": np.array([[n]])} for n in range(64)]
@@ -114,3 +126,24 @@ def test_faint_rows_make_no_other_row_overflow(op: str, tmp_path: Path) -> None:
     model = norm_of(FAINT, op)
     ids = np.arange(64)[None]
     assert healed(model, tmp_path, Options(isolate=False, inputs={"ids": ids})).passed
+
+
+# As many rows of variance 1e-15 as others, of which some overflow: epsilon outweighs the typical
+# row, and is itself below the smallest normal number.
+MIXED = np.concatenate([normal(1, 32, WIDTH, spread=3e-8), normal(2, 32, WIDTH, spread=30.0)])
+
+
+@pytest.mark.parametrize("apply", ["div", "fold"])
+@pytest.mark.parametrize("op", ["LayerNormalization", "SimplifiedLayerNormalization"])
+def test_faint_rows_keep_no_other_row_from_being_saved(
+    op: str, apply: ApplyRule, tmp_path: Path
+) -> None:
+    ids = np.arange(64)[None]
+    options = Options(isolate=False, inputs={"ids": ids}, apply=apply)
+    done = healed(norm_of(MIXED, op), tmp_path, options)
+    squares = (MIXED.astype(np.float64) ** 2).sum(-1)
+    assert done.validation is not None
+    assert done.validation.overflowed_before == (squares > 65504).sum() > 0
+    (norm,) = done.norms
+    assert norm.scale is not None and squares.max() / norm.scale**2 <= 65504
+    assert done.passed

@@ -49,21 +49,46 @@ NONE = [
         (),
     ),
     Written("x / sqrt(1 + x^2)", "q = Mul(x, x) t = Add(q, one) s = Sqrt(t) y = Div(x, s)", ()),
+    Written(
+        "a squared activation, weights, and a sum of magnitudes",
+        "r = Relu(x) q = Mul(r, r) gc = Unsqueeze(g, second) bc = Unsqueeze(b, first) "
+        "w8 = MatMul(gc, bc) h = MatMul(q, w8) l = ReduceL1(h, last) y = Div(h, l)",
+        (),
+    ),
+    Written(
+        "the squares of two tensors, whose root divides nothing",
+        "q = Mul(x, x) p = Mul(z, z) v = Add(q, p) s = Sqrt(v) t = Add(s, eps) y = Log(t)",
+        (),
+        more=", float[2, rows, 8] z",
+    ),
     Written("a gate by the mean square", f"{RMS} s = Sigmoid(v) y = Mul(x, s)", ()),
 ]
 
 SUSPECTS = [
     Written("an epsilon from data", f"{RMS} e = ReduceMax(x, last) t = Add(v, e) {END}", ()),
     Written(
-        "weights inside",
-        f"{RMS} t = Add(v, eps) s = Sqrt(t) col = Constant<value_ints = [8, 1]>() "
-        "g8 = Reshape(g, col) w8 = Concat<axis = 1>(average, g8) p = MatMul(x, w8) y = Div(p, s)",
-        (),
-    ),
-    Written(
         "another tensor's root",
         f"z = Relu(x) z2 = Sigmoid(x) q = Mul(z2, z2) "
         f"v = ReduceMean(q, last) t = Add(v, eps) {END}",
+        (),
+    ),
+    Written(
+        "a sum of the squares of two tensors",
+        "q = Mul(x, x) p = Mul(z, z) v = Add(q, p) t = Add(v, eps) s = Sqrt(t) y = Div(x, s)",
+        (),
+        more=", float[2, rows, 8] z",
+    ),
+    Written(
+        "the sums of a tensor and of its squares in one tensor",
+        "m0 = ReduceSum(x, last) q = Mul(x, x) v0 = ReduceSum(q, last) "
+        "a = Concat<axis = 2>(m0, v0) a2 = Div(a, d) m, e = Split<axis = 2, num_outputs = 2>(a2) "
+        "mm = Mul(m, m) v = Sub(e, mm) t = Add(v, eps) s = Sqrt(t) c = Sub(x, m) y = Div(c, s)",
+        (),
+    ),
+    Written(
+        "a whole number for the root",
+        "r0 = Round(x) q = Mul(r0, r0) v = ReduceSum(q, last) s = Sqrt(v) t = Floor(s) "
+        "y = Div(r0, t)",
         (),
     ),
     Written("a Softplus for epsilon", f"{RMS} t = Softplus(v) {END}", ()),

@@ -1,5 +1,7 @@
 """Spellings of norms beyond the usual ones."""
 
+from tests.spellings.by_data import BY_DATA
+from tests.spellings.by_products import BY_PRODUCTS
 from tests.spellings.written import CENTRED, END, RMS, ROOT, SUM, Written
 
 _CLAMPS = {
@@ -86,7 +88,7 @@ LAYERS = [
         "the square by another sign",
         "m = ReduceMean(x, last) c = Sub(x, m) c2 = Sub(m, x) q0 = Mul(c, c2) q = Neg(q0) "
         f"v = ReduceMean(q, last) t = Add(v, eps) {ROOT}",
-        ("l2",),
+        ("rms",),
         by_ops=True,
     ),
     Written(
@@ -94,7 +96,7 @@ LAYERS = [
         "m = ReduceMean(x, last) c = Sub(x, m) x2 = Mul(x, x) xm = Mul(x, m) two_xm = Mul(xm, two) "
         "mm = Mul(m, m) less = Sub(x2, two_xm) q0 = Add(less, mm) q = Relu(q0) "
         f"v = ReduceMean(q, last) t = Add(v, eps) {ROOT}",
-        ("l2",),
+        ("rms",),
         by_ops=True,
     ),
     Written(
@@ -322,4 +324,4 @@ L2 = [
         by_ops=True,
     ),
 ]
-FOUND = [*LAYERS, *RMS_NORMS, *L2]
+FOUND = [*LAYERS, *RMS_NORMS, *L2, *BY_PRODUCTS, *BY_DATA]

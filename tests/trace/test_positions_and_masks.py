@@ -5,6 +5,7 @@ import pytest
 
 from slanc_onnx.trace.expression import (
     Embedding,
+    Opaque,
     Sum,
     walk,
 )
@@ -150,3 +151,24 @@ def test_a_cache_of_fixed_length_is_named_as_a_source() -> None:
     estimates, reasons = from_weights(model)
     assert reasons == {}
     assert np.isfinite(estimates["last"].upper)
+
+
+@pytest.mark.parametrize("casts", ["CastLike", "Cast<to = 7>"])
+def test_rows_that_are_picked_at_positions_of_a_like_type_are_read(casts: str) -> None:
+    """As torch.onnx writes them without its optimiser: GatherND at counts of the type of a size."""
+    like = ", n" if casts == "CastLike" else ""
+    nodes = f"""
+        dims = Shape(x) n = Gather(dims, second) low = {casts}(none{like}) by = {casts}(step{like})
+        where = Range(low, n, by) column = Unsqueeze(where, last) zeros = Mul(column, first)
+        at = Concat<axis = -1>(zeros, column) picked = GatherND(words, at) total = Add(x, picked)
+    """
+    weights = {
+        "second": np.array(1),
+        "first": np.array(0),
+        "last": shape(-1),
+        "none": np.array(0, np.float32),
+        "step": np.array(1, np.float32),
+    }
+    model = between(nodes, weights, "float[batch, sequence, 8] words")
+    traced, _ = read(model)
+    assert not any(isinstance(e, Opaque) for e in walk(traced.inputs["last"]))

@@ -115,6 +115,59 @@ def test_another_format_has_other_limits(tmp_path: Path) -> None:
     assert [f.kind for f in outcome.validation.failures] == [Failure.BECOMES_INFINITE]  # type: ignore[union-attr]
 
 
+def numpy_mixed(kept: set[str], c: float) -> NDArray[Any]:
+    """The softmax of the form "where" with some of its ops in FP32, and casts between them."""
+    q = half(half(X) @ half(weights()["w1"])[:, :4])
+    stored: dict[str, NDArray[Any]] = {}
+
+    def made(op: str, value: NDArray[Any], *readers: str) -> NDArray[Any]:
+        stored[op] = value if op in kept else half(value)
+        return stored[op] if kept.issuperset(readers) else half(stored[op])
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        a = made("Where", np.where(WHOLE > 0, np.float32(c), np.float32(0)), "Add")
+        s = made("Add", (q + a).astype(np.float32), "Softmax")
+        powers = np.exp(s - s.max(-1, keepdims=True))
+        return made("Softmax", powers / powers.sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("c", [LOWEST, -1e9])
+def test_the_nodes_with_which_such_rows_stay_are_found(tmp_path: Path, c: float) -> None:
+    outcome = job(tmp_path, "where", WHOLE, c, fp32_nodes=True)
+    found = outcome.fp32_nodes
+    assert found is not None and found.works and found.complete and outcome.passed
+    assert final_line(outcome).startswith(f"PASSED with {len(found.names)} nodes in FP32 | ")
+    ops = {node.name: node.op_type for node in onnx.load(outcome.output).graph.node}
+    kept = {ops[name] for name in found.names}
+    assert kept <= {"Where", "Add", "Softmax"}
+    assert np.isfinite(numpy_mixed(kept, c)).all()
+    for op in kept:
+        assert not np.isfinite(numpy_mixed(kept - {op}, c)).all(), op
+
+
+def test_a_list_that_heals_something_else_holds_for_infinite_masks_too(tmp_path: Path) -> None:
+    nodes = f"""
+        q = MatMul(x, k) b = Cast<to = 9>(hidden) a = Where(b, c, zero) s = Add(q, a)
+        p = Softmax(s) m = MatMul(p, x) u = Mul(m, up) d = Mul(u, down) [n] y = {RMS}(d, g1)
+    """
+    own = weights(
+        k=weights()["w1"][:, :4],
+        c=np.array(LOWEST, np.float32),
+        zero=np.zeros((), np.float32),
+        up=np.full(1, 2.0**19, np.float32),
+        down=np.full(1, 2.0**-19, np.float32),
+    )
+    inputs = f"float[1, 4, {D}] x, float[1, 4, 4] hidden"
+    onnx.save(graph(nodes, own, inputs), tmp_path / "m.onnx")
+    given = {"x": X, "hidden": WHOLE}
+    options = Options(emulate="all", accelerator=DEVICE, inputs=given, fp32_nodes=True)
+    outcome = protect_file(tmp_path / "m.onnx", tmp_path / "new.onnx", options)
+    found = outcome.fp32_nodes
+    assert found is not None and found.works
+    ops = {node.name: node.op_type for node in onnx.load(outcome.output).graph.node}
+    assert {"Where", "Add", "Softmax", "Mul"} == {ops[name] for name in found.names}
+
+
 def test_with_the_norms_alone_masks_are_not_rounded(tmp_path: Path) -> None:
     outcome = job(tmp_path, "where", WHOLE, LOWEST, emulate="norms")
     assert outcome.passed and outcome.validation is not None and outcome.validation.beyond is None

@@ -10,10 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from slanc_onnx import Accelerator, Options, protect, protect_file, validate
+from slanc_onnx.norms.model import read_model
 from slanc_onnx.options import ApplyRule
 from slanc_onnx.report.terminal import final_line
 from slanc_onnx.run.isolation import CannotRun
-from slanc_onnx.run.session import Session
+from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.verify import default_level
 from tests.models.fold_models import weights
 from tests.models.small_graphs import D, graph, normal
@@ -96,3 +97,20 @@ def test_what_does_not_run_there_is_said_and_fails_nothing(
     assert "optimisation off; at the default level: not run" in final_line(outcome)
     assert outcome.report["validation"] is not None
     assert outcome.report["validation"]["fp32_default_level"] is None
+
+
+@pytest.mark.parametrize(("most", "runs"), [(0, 2), (1 << 30, 8)], ids=["large", "small"])
+def test_large_outputs_are_kept_of_the_first_run_alone(
+    most: int, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slanc_onnx.verify.runs.MOST_KEPT", most)
+    ran, run = [], Session.run
+
+    def counted(session: Session, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        ran.append(feeds)
+        return run(session, feeds)
+
+    monkeypatch.setattr(Session, "run", counted)
+    read, feeds = read_model(model(True)), [{"x": X, "r": R}] * 5
+    found = default_level.at_default_level(read, read, feeds, [])
+    assert found is not None and found.identical and len(ran) == runs

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from slanc_onnx import Accelerator, Options, Outcome, find_norms, protect_file
+from slanc_onnx import Accelerator, Options, Outcome, find_norms, protect_file, validate
 from slanc_onnx.options import ApplyRule, EpsilonRule
 from slanc_onnx.reasons import Failure, Note
 from tests.models.fold_models import RMS, weights
@@ -113,3 +113,14 @@ def test_a_floor_of_a_length_keeps_its_reciprocal(tmp_path: Path) -> None:
         assert np.isinf(np.float16(1) / np.float16(1e-4 / (norm.scaled_by or 1.0)))
     assert outcome.passed and outcome.validation is not None
     assert outcome.validation.fp32_identical  # no row is as short as that
+
+
+@SPELLINGS
+def test_a_row_that_vanishes_counts_like_one_of_zeros(tmp_path: Path, nodes: str) -> None:
+    zeros, faint = X.copy(), X.copy()
+    zeros[0, 1], faint[0, 1] = 0, 1e-5
+    job(tmp_path, nodes, zeros, "exact")  # by a scale with which the squares of both are 0
+    assert not np.isfinite(on_a_device(tmp_path, faint)).all()
+    before, after = (onnx.load(tmp_path / name) for name in ("m.onnx", "new.onnx"))
+    found = validate(before, after, Options(inputs={"x": faint}, accelerator=DEVICE))
+    assert [f.facts[:2] for f in found.failures if f.kind is Failure.ZERO_ROWS] == [(1, 1)]

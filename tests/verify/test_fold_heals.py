@@ -11,7 +11,7 @@ from tests.models.fold_models import RMS, weights
 from tests.models.small_graphs import D, graph
 from tests.verify.test_input_left import DEVICE, ROWS, X, stream
 
-SAID = "--apply fold heals that: it was tried on the same inputs, and passes"
+SAID = "next: --apply fold heals that: it was tried on the same inputs, and passes"
 
 
 def job(folder: Path, size: float, apply: str = "div", behind: str = "") -> Outcome:

@@ -72,7 +72,7 @@ def test_a_chaotic_model_is_inconclusive(run: Run) -> None:
 def test_rows_that_overflow_still_fail() -> None:
     options = Options(feeds={"x": Range(-3000, 3000)})
     result = validate(chaotic(), chaotic(), options)  # nothing is scaled
-    assert result.failures[0].kind is Failure.ROWS_OVERFLOW
+    assert Failure.ROWS_OVERFLOW in [reason.kind for reason in result.failures]
     assert not result.inconclusive and result.sensitivity is None
 
 
@@ -109,7 +109,7 @@ def test_another_shape_is_named(run: Run, many: float) -> None:
     onnx.save(model, "m.onnx")
     _, out, _ = run("m.onnx", "--feed", "x=normal(0,1)")
     last = out.splitlines()[-1]
-    assert "y has the shape [" in last and "with FP16 norms" in last
+    assert "y has the shape [" in last and "when rounded" in last
     assert "another shape (tolerance" in last and "inf" not in last
     assert last.startswith("INCONCLUSIVE | ") and "gives the original's y another shape too" in last
 
@@ -129,4 +129,4 @@ def test_noise_is_of_the_size_of_a_roundoff_and_nothing_else_moves() -> None:
 def test_its_reasons_have_words() -> None:
     assert "RMS 0.25" in reason_text(Reason(Failure.SENSITIVE, (0.25,)))
     told = reason_text(Reason(Failure.OTHER_SHAPE, ("audio", "[49200]", "[44400]")))
-    assert told == "audio has the shape [49200] in FP32 and [44400] with FP16 norms"
+    assert told == "audio has the shape [49200] in FP32 and [44400] when rounded"

@@ -16,19 +16,21 @@ NODES = f"[q] q = MatMul(x, big) [k] k = MatMul(q, big) [r] r = Add(k, x) [n] y 
 def test_each_tensor_is_told_with_its_largest_number_in_fp32() -> None:
     model = graph(NODES, weights(big=BIG), ROWS)
     q = X.astype(np.float64) @ BIG
-    largest = {"q": np.abs(q).max(), "k": np.abs(q @ BIG).max(), "r": np.abs(q @ BIG + X).max()}
+    exact: dict[str, np.ndarray] = {"x": X, "q": q, "k": q @ BIG, "r": q @ BIG + X}
+    largest = {name: np.abs(value).max() for name, value in exact.items()}
     sizes = validate(model, model, Options(inputs={"x": X}, emulate="all")).tensors
     assert [(s.tensor, s.node, s.op) for s in sizes] == [
+        ("x", "", "input"),
         ("q", "q", "MatMul"),
         ("k", "k", "MatMul"),
         ("r", "r", "Add"),
         ("y", "n", RMS.split("<")[0]),
     ]
-    for size in sizes[:3]:
+    for size in sizes[:4]:
         assert size.largest == pytest.approx(largest[size.tensor], rel=2**-9)
         assert size.limit == 65504
         assert size.bits == pytest.approx(np.log2(65504 / size.largest))
-    assert [s.left for s in sizes] == [False, True, False, False]
+    assert [s.left for s in sizes] == [False, False, True, False, False]
 
 
 def test_a_sum_inside_an_op_that_left_is_told() -> None:
@@ -36,7 +38,7 @@ def test_a_sum_inside_an_op_that_left_is_told() -> None:
     x = np.full((1, 9216, D), 10.0, np.float32)
     device = Accelerator().summing("fp32")
     asked = Options(inputs={"x": x}, emulate="all", accelerator=device)
-    mean = validate(model, model, asked).tensors[0]
+    mean = validate(model, model, asked).tensors[1]
     assert (mean.tensor, mean.left, mean.largest) == ("m", True, 92160.0)
 
 
@@ -52,7 +54,11 @@ def test_constants_ids_and_what_lies_inside_norms_are_no_tensors_here() -> None:
     """
     model = graph(nodes, weights(big=BIG, epsilon=np.full(1, 1e-5, np.float32)), ROWS)
     sizes = validate(model, model, Options(inputs={"x": X}, emulate="all")).tensors
-    assert [(s.tensor, s.op) for s in sizes] == [("h", "MatMul"), ("y", "decomposed")]
+    assert [(s.tensor, s.op) for s in sizes] == [
+        ("x", "input"),
+        ("h", "MatMul"),
+        ("y", "decomposed"),
+    ]
 
 
 def test_an_infinite_mask_counts_for_nothing() -> None:
@@ -79,4 +85,4 @@ def test_a_norm_whose_own_rows_are_lost_left_the_format() -> None:
     model = graph(f"a = Add(x, x) [n] y = {RMS}(a, g1)", weights(), ROWS)
     x = np.full((1, 1, D), 64.0, np.float32)
     sizes = validate(model, model, Options(inputs={"x": x}, emulate="all")).tensors
-    assert [(s.tensor, s.left) for s in sizes] == [("a", False), ("y", True)]
+    assert [(s.tensor, s.left) for s in sizes] == [("x", False), ("a", False), ("y", True)]

@@ -1,6 +1,7 @@
 """Constructs: what may stand between two norms; `CONSTRUCTS` holds all."""
 
 from benchmarks.random_graphs.constructs import (
+    attacked,
     attention,
     channels,
     constants,
@@ -12,6 +13,9 @@ from benchmarks.random_graphs.constructs import (
 )
 from benchmarks.random_graphs.constructs.construct import CONSTRUCTS, Construct
 
-_MODULES = (attention, channels, constants, false_norms, functions, plain, positions, precision)
+_MODULES = (
+    *(attacked, attention, channels, constants, false_norms),
+    *(functions, plain, positions, precision),
+)
 
 __all__ = ["CONSTRUCTS", "Construct"]

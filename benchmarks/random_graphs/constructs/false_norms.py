@@ -32,6 +32,19 @@ def wrong_count(g: Building) -> None:
 
 
 @construct("norms_that_are_none")
+def wrong_count_of_centred(g: Building) -> None:
+    centred = g.node("Sub", g.x, g.reduce("ReduceMean", g.x, -1))
+    total = g.reduce("ReduceSum", g.node("Mul", centred, centred), -1)
+    divided(g, centred, g.node("Div", total, g.constant(16.0 * g.width)), 1e-12)
+
+
+@construct("norms_that_are_none")
+def wrong_share(g: Building) -> None:
+    total = g.reduce("ReduceSum", g.node("Mul", g.x, g.x), -1)
+    divided(g, g.x, g.node("Mul", total, g.constant(1 / 16 / g.width)), 1e-12)
+
+
+@construct("norms_that_are_none")
 def mean_of_other_axis(g: Building) -> None:
     divided(g, g.x, mean_square(g, g.x, g.one_of(1, 0)))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.norms import Norm, lost_limit
-from slanc_onnx.scale import ELEMENT_BITS, faintest
+from slanc_onnx.scale import ELEMENT_BITS, faintest, least_exponent
 
 FARTHEST = 1000  # an exponent that no estimate reaches
 
@@ -22,7 +22,7 @@ class Window:
     """The exponents that serve one norm, and the one that it prefers.
 
     Attributes:
-        low: Least exponent with which no row's sum of squares overflows.
+        low: Least exponent with which no row overflows, squared or in its plain sum.
         high: Greatest exponent with which no ordinary row underflows.
         best: The exponent that the norm would have by itself.
         nodes: Nodes that scaling the norm by itself inserts.
@@ -94,7 +94,7 @@ def window(
         epsilon: Epsilon as it is added to the mean square.
     """
     largest, smallest = accelerator.square_limits(width)
-    exact = math.log2(estimate.upper / largest) / 2
+    exact = least_exponent(estimate, accelerator, largest, 0.0, estimate.upper)
     low = math.ceil(exact)
     mean_square = estimate.typical / width
     room = math.log2(mean_square / smallest) / 2 - ELEMENT_BITS / 2

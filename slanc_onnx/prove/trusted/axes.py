@@ -128,5 +128,6 @@ def either(one: Operand, other: Operand, fresh: Callable[[], str]) -> Operand:
         infinite=a.infinite or b.infinite,
         nan=frozenset().union(*nan) if nan else None,
         shares=a.shares if a.shares == b.shares else None,
+        beyond=max(a.beyond, b.beyond),
         facts=a.facts | b.facts,
     )

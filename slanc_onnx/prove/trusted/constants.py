@@ -22,6 +22,7 @@ from slanc_onnx.prove.trusted.values import (
     Facts,
     Operand,
     Sizes,
+    Value,
     facts_of,
     settled,
 )
@@ -30,7 +31,7 @@ from slanc_onnx.weights import stored_matrix
 
 MOST_SIZES = 64  # elements of a tensor of sizes
 # Ops that give no function of their inputs.
-_RANDOM = ("Bernoulli", "Dropout", "Multinomial")
+_RANDOM = ("Bernoulli", "Dropout", "Multinomial", "RandomNormalLike", "RandomUniformLike")
 _NO_COUNTS = ("axes", "axis", "keepdims", "perm", "to")  # attributes that tell no size
 # Ops that only move elements, so that they move sizes too. The inputs whose elements they move.
 _MOVED: dict[str, Callable[[int], range]] = {
@@ -41,6 +42,7 @@ _MOVED: dict[str, Callable[[int], range]] = {
     "Concat": range,
     "Where": lambda count: range(1, count),
 }
+_ANY = "any "  # before the symbol of a whole number that is no size, so that it may be negative
 
 
 def stored_constant(tensor: TensorProto, folder: Path | None, facts: Facts) -> Constant:
@@ -188,6 +190,8 @@ def _compared(inputs: Sequence[Operand | None]) -> Constant | None:
         numbers = [entry for entry in places if isinstance(entry, int)]
         if len(numbers) < 2 and not (numbers and numbers[0] < 0):
             return None
+        if any(isinstance(entry, str) and entry.startswith(_ANY) for entry in places):
+            return None
         told.append(len(numbers) == 2 and numbers[0] == numbers[1])
     array = np.array(told, dtype=bool).reshape(dims)
     return Constant(TensorProto.BOOL, dims, lambda: array, facts=facts_of(pair))
@@ -208,8 +212,10 @@ def _is_sizes(operand: Operand | None) -> bool:
 
 def _entries(operand: Operand, fresh: Callable[[], str]) -> list[Dim]:
     """The elements of a few whole numbers; those that are not known are new symbols."""
+    negative = isinstance(operand, Value) and (operand.low < 0 or bool(operand.facts.conditions))
     if isinstance(operand, Sizes):
         return list(operand.entries)
     if isinstance(operand, Constant):
         return [int(number) for number in operand.values.reshape(-1)]
-    return [fresh() for _ in range(math.prod(int(dim) for dim in operand.dims))]
+    count = math.prod(int(dim) for dim in operand.dims)
+    return [f"{_ANY}{fresh()}" if negative else fresh() for _ in range(count)]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import InputSpec
@@ -50,6 +51,11 @@ class Assumed:
     executor: Executor | None = None
 
 
+def _symbol(name: str | None) -> str:
+    """The symbol of a size by its name in the file, like no other's; "" where it has none."""
+    return f"${quote(name, safe='')}" if name else ""
+
+
 def of_input(spec: InputSpec, assumed: Assumed, fresh: Callable[[], str]) -> Known:
     """What a graph input can hold.
 
@@ -58,7 +64,7 @@ def of_input(spec: InputSpec, assumed: Assumed, fresh: Callable[[], str]) -> Kno
         assumed: Its limits, if any are said.
         fresh: Gives a new symbol for an open size.
     """
-    dims = tuple(dim if isinstance(dim, int) else dim or fresh() for dim in spec.dims)
+    dims = tuple(dim if isinstance(dim, int) else _symbol(dim) or fresh() for dim in spec.dims)
     whole = spec.element_type in (*WHOLE, BOOL)
     limits = assumed.ranges.get(spec.name)
     if limits is None and whole and spec.rows == 0 and "mask" in spec.name.lower():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +21,11 @@ from slanc_onnx.prove.trusted.rules import summed
 from slanc_onnx.prove.trusted.values import (
     Constant,
     Facts,
+    Sizes,
     Value,
     as_value,
     checked,
+    settled,
     size_of,
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
@@ -46,6 +48,41 @@ def input_of(norm: Norm, node: NodeProto, found: Mapping[str, Any]) -> Any:
     if opened is not None or None in parts:
         return opened
     return checked(summed(parts), norm.form)  # type: ignore[arg-type]
+
+
+def check_counts(
+    norm: Norm, steps: Sequence[NodeProto], found: Mapping[str, Any], stored: Container[str]
+) -> None:
+    """Refuse a norm whose sum is divided by a count that the walk does not know to be its width.
+
+    The finder held the numbers of the file against the width, but what is computed from a shape
+    may be the size of another axis.
+
+    Args:
+        norm: The norm.
+        steps: Its nodes up to the one that normalises.
+        found: What is known of tensors.
+        stored: The names of the file's numbers.
+
+    Raises:
+        NoBound: there is such a count.
+    """
+    inside = {norm.input, *(name for node in steps for name in node.output)}
+    for node in steps:
+        if node.op_type not in ("Div", "Mul"):
+            continue
+        for name in node.input:
+            known = found.get(name)
+            if name in inside or name in stored or known is None:
+                continue
+            if known.dims is not None and any(dim != 1 for dim in known.dims):
+                continue  # no count, but numbers of rows
+            counted = settled(known) if isinstance(known, Constant | Sizes) else None
+            if not isinstance(counted, Constant) or norm.width is None:
+                raise NoBound(reason(Unread.NOT_CONSTANT, name))
+            number = float(counted.values.reshape(-1)[0])
+            if number not in (norm.width, norm.width - norm.unbiased, 1 / norm.width):
+                raise NoBound(reason(Unproved.ROWS_DIFFER, norm.width, number))
 
 
 def row_of(norm: Norm, value: Value) -> tuple[float, int, Facts]:

@@ -13,6 +13,7 @@ _NO_ROWS = (
     *("Softmax", "Shape", "Size", "IsNaN"),
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 )
+_COUNTS = ("Shape", "Size")
 
 
 class Order:
@@ -34,11 +35,12 @@ class Order:
         self.norm_at = {norm.normalised: norm for norm in rows}
         self.others = {norm.input: norm for norm in own if not norm.is_row_norm}
         self._results = {out.name for out in scope.proto.output} if scope.path else set()
+        self._sorted = [scope.index[id(node)] for node in scope.sorted_nodes]
         views = zip(self._nodes, scope.graph.nodes, strict=True)
         self._reads = [[t.name for t in reads(v)] if n.attribute else n.input for n, v in views]
         self.after = {norm.output for norm in rows if norm.output != norm.normalised}
         self.inside = {name for norm in rows for name in self._inner_outputs(norm)}
-        self.indices = self._needed([scope.index[id(node)] for node in scope.sorted_nodes])
+        self.indices = self._needed(self._sorted)
         self.plain = self._elements_only()
 
     def _counts_elements(self, norm: Norm) -> bool:
@@ -49,11 +51,23 @@ class Order:
         nodes = [self._nodes[index].op_type for index in norm.nodes]
         return norm.form != "decomposed" or norm.width is not None or "ReduceMean" in nodes
 
-    def _inner_outputs(self, norm: Norm) -> Iterator[str]:
-        """The outputs of the nodes inside a norm, up to the one that normalises."""
-        for index in norm.nodes if norm.form == "decomposed" else ():
-            if norm.normalised in self._nodes[index].output:
+    def steps_of(self, norm: Norm) -> Iterator[int]:
+        """The indices of the nodes inside a norm that work on its rows, up to the last division.
+
+        Those that only count, from a shape, are walked like any other node.
+        """
+        rows = {norm.input}
+        indices = set(norm.nodes if norm.form == "decomposed" else ())
+        for index in (i for i in self._sorted if i in indices):
+            node = self._nodes[index]
+            if norm.normalised in node.output:
                 return
+            if node.op_type not in _COUNTS and rows.intersection(node.input):
+                rows.update(node.output)
+                yield index
+
+    def _inner_outputs(self, norm: Norm) -> Iterator[str]:
+        for index in self.steps_of(norm):
             yield from (name for name in self._nodes[index].output if name)
 
     def _needed(self, order: Sequence[int]) -> list[int]:
@@ -83,8 +97,12 @@ class Order:
         last: dict[str, int] = {}
         for at, index in enumerate(self.indices):
             node = self._nodes[index]
-            norms = [self.norm_at[name].input for name in node.output if name in self.norm_at]
-            last.update(dict.fromkeys((*self._reads[index], *norms), at))
+            norms = [self.norm_at[name] for name in node.output if name in self.norm_at]
+            counts = [
+                name for norm in norms for i in self.steps_of(norm) for name in self._reads[i]
+            ]
+            inputs = [norm.input for norm in norms]
+            last.update(dict.fromkeys((*self._reads[index], *inputs, *counts), at))
         ends: dict[int, list[str]] = {}
         for name, at in last.items():
             if name not in self.others and name not in self._results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ WHOLE = (
     TensorProto.UINT64,
 )
 ANY = (*FLOATS, *WHOLE, BOOL)
+_IN_PLACE = ("IsNaN", "Identity")  # whose truths are of the elements at their own places
 Result = Operand | Sequence[Operand | None]
 
 
@@ -203,6 +205,9 @@ def applied(found: Rule, call: Call) -> list[Operand | None]:
     Raises:
         NoBound: an input is of another type, or no bound follows.
     """
+    for name, number in call.attributes.items():
+        if isinstance(number, float) and not math.isfinite(number):
+            raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, name))
     call = replace(call, inputs=tuple(_with_conditions(found, o) for o in call.inputs))
     for place, operand in enumerate(call.inputs):
         if operand is None:
@@ -223,7 +228,8 @@ def applied(found: Rule, call: Call) -> list[Operand | None]:
     finished: list[Operand | None] = []
     for result in results:
         if isinstance(result, Value):
-            result = replace(result, reach=few_parts(result.reach))
+            tests = result.tests if call.op in _IN_PLACE else ""
+            result = replace(result, reach=few_parts(result.reach), tests=tests)
             result = checked(result if found.exact else rounded(result), call.op)
         finished.append(result)
     return finished

@@ -138,7 +138,8 @@ class Value:
         high: No element is above.
         infinite: Whether elements may be -inf.
         nan: None where no element is nan; else the conditions under which none is.
-        shares: The axis along which no element is negative and the sum is at most 1.
+        shares: The axis along which no element is negative and the sum is at most 1 + `beyond`.
+        beyond: What rounding to 16 bits may add to sums of shares.
         tests: The tensor of which this tells whether elements are nan; "" for any other.
         facts: What all of this rests on.
     """
@@ -152,6 +153,7 @@ class Value:
     infinite: bool = False
     nan: frozenset[Condition] | None = None
     shares: int | None = None
+    beyond: float = 0.0
     tests: str = ""
     facts: Facts = field(default_factory=Facts)
 
@@ -198,6 +200,18 @@ def size_of(dim: Dim) -> int:
     if not isinstance(dim, int):
         raise NoBound(reason(Unproved.SIZE_OPEN, dim))
     return dim
+
+
+def merged(dims: Sequence[Dim], symbol: str) -> str:
+    """A new symbol for the product of open sizes; it tells of how many of the inputs' own."""
+    return f"{symbol}^{max(1, sum(factors_in(dim) for dim in dims))}"
+
+
+def factors_in(dim: Dim) -> int:
+    """Of how many open sizes a size is the product, as far as that is known; 0 for a number."""
+    if isinstance(dim, int):
+        return 0
+    return max(int(part.rpartition("^")[2]) if "^" in part else 1 for part in dim.split("|"))
 
 
 def largest_of(kind: int) -> float:
@@ -305,11 +319,27 @@ def widened(reach: Reach, share: float, at_least: float = 0.0) -> Reach:
 
 
 def rounded(value: Value) -> Value:
-    """A value whose elements were rounded to its type, where that is narrower than FP32."""
+    """A value whose elements were rounded to its type, the ends of its interval included."""
+    if value.kind not in FLOATS:
+        return value
+    ends = _nearest(value.low, value.kind), _nearest(value.high, value.kind)
+    value = replace(value, low=ends[0], high=ends[1])
     if value.kind not in _ROUNDED:
         return value
     share, tiny = _ROUNDED[value.kind]
-    return replace(value, reach=widened(value.reach, share, tiny))
+    beyond = value.beyond if value.shares is None else (1 + value.beyond) * (1 + share) - 1
+    return replace(value, reach=widened(value.reach, share, tiny), beyond=beyond)
+
+
+def _nearest(number: float, kind: int) -> float:
+    """The number of a type next to one, which no other overtakes; 0 for what may be flushed."""
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    if abs(number) < max(float(ml_dtypes.finfo(dtype).tiny), 2.0**-126):  # type: ignore[no-untyped-call]
+        return 0.0
+    if kind not in _ROUNDED:
+        return number
+    with np.errstate(over="ignore"):
+        return float(np.float32(number).astype(dtype))
 
 
 def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:

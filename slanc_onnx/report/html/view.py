@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.report.compared import tensors_text
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.terminal import final_parts, no_norm_line, suspect_lines
-from slanc_onnx.report.wording import reason_text, tensors_text
+from slanc_onnx.report.wording import reason_text
 from slanc_onnx.verify import TensorSize
 
 

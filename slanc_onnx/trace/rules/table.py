@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from slanc_onnx.graph import Array
+from slanc_onnx.graph import Array, told_type
 from slanc_onnx.ops import (
     ELEMENTWISE,
     MOST_TRACED,
@@ -70,12 +70,23 @@ def _moved(source: Value, mover: Mover, varies: bool) -> Value:
 
 def _same(visit: Visit) -> list[Value]:
     """Casts and their like give their input; a weight can still be read row by row."""
-    value = visit.known(0)
-    if visit.node.op == "Cast" and isinstance(value, Const):
-        dtype = _CASTS.get(int(visit.attributes["to"]), np.dtype(np.float32))
+    value, dtype = visit.known(0), _cast_to(visit)
+    if dtype is not None and isinstance(value, Const):
         with np.errstate(invalid="ignore"):
             return [Const(value.array.astype(dtype), value.varies)]
     return [value]
+
+
+def _cast_to(visit: Visit) -> np.dtype[Any] | None:
+    """The type to which a node casts; None where it does not, or the file does not tell it."""
+    if visit.node.op == "Cast":
+        return _CASTS.get(int(visit.attributes["to"]), np.dtype(np.float32))
+    if visit.node.op != "CastLike":
+        return None
+    like, told = visit.value(1), told_type(visit.node.inputs[1])
+    if isinstance(like, Const):
+        return like.array.dtype
+    return None if told is None else _CASTS.get(told, np.dtype(np.float32))
 
 
 # Element types other than floats: divisions and comparisons give other results in them.

@@ -5,7 +5,13 @@ accelerator rounds. That is exactly the narrow arithmetic, on a provider that ha
 alone are rounded, or everything.
 """
 
-from slanc_onnx.verify.emulate.everything import CONTAINERS, Everything, is_float
+from slanc_onnx.verify.emulate.everything import (
+    CONTAINERS,
+    Everything,
+    OfConstants,
+    is_float,
+)
+from slanc_onnx.verify.emulate.inputs import float_inputs
 from slanc_onnx.verify.emulate.kept import names_of, nodes_of
 from slanc_onnx.verify.emulate.lost import largest_finite
 from slanc_onnx.verify.emulate.norms import (
@@ -20,10 +26,12 @@ __all__ = [
     "CONTAINERS",
     "Emulated",
     "Everything",
+    "OfConstants",
     "Watched",
     "What",
     "can_emulate",
     "emulate",
+    "float_inputs",
     "is_float",
     "largest_finite",
     "names_of",

@@ -9,7 +9,7 @@ dividing or taking a root in FP32 and rounding once is exactly the operation in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ from slanc_onnx.verify.emulate.everything import (
     computed,
     round_everything,
 )
+from slanc_onnx.verify.emulate.inputs import Stored, store_inputs
 from slanc_onnx.verify.emulate.kept import apart_from_kept
 from slanc_onnx.verify.emulate.lost import finite, lost
 
@@ -98,8 +99,7 @@ def emulate(
         everything: That all other operations are rounded as well, and how.
     """
     emitter = Emitter(model)
-    mean_squares: dict[str, str] = {}
-    arrived: dict[str, str] = {}
+    mean_squares, arrived = dict[str, str](), dict[str, str]()
     made: dict[str, Watched] = {}
     watched: list[Watched] = []
     makers: dict[str, NodeProto] = {}
@@ -107,9 +107,9 @@ def emulate(
     how = everything or Everything()
     norms = as_computed(norms, accelerator.variance == "one-pass")
     norms, boundary = apart_from_kept(device, norms, how.kept, how.watch)
-    for norm in norms:
-        if not can_emulate(norm):
-            continue
+    inputs = Stored() if everything is None else store_inputs(device, how.kept, how.watch)
+    norms = [replace(n, input=inputs.rounded.get(n.input, n.input)) for n in norms]
+    for norm in filter(can_emulate, norms):
         graph = graph_at(emitter.model, norm.path)
         index = next(i for i, node in enumerate(graph.node) if norm.output in node.output)
         makers[norm.name] = graph.node[index]
@@ -128,7 +128,7 @@ def emulate(
     for norm in plain:
         _unplug(makers[norm.name], norm, emitter)
     ends = [w.output for w in made.values() if how.watch or everything is None]
-    reads = [w.output for w in watched if w.what == "read"] + boundary.outputs
+    reads = [w.output for w in watched if w.what == "read"] + boundary.outputs + inputs.outputs
     emitter.finish([*mean_squares.values(), *arrived.values(), *reads, *ends])
     own = {(n.path, i) for n in norms if n.name in makers and n.by_ops for i in n.nodes}
     if everything is not None or (own and not accelerator.fp32_steps):  # nothing else rounds these
@@ -136,7 +136,8 @@ def emulate(
         left = round_everything(emitter, found, device, how)
     if everything is not None:
         by_output = {n.output: n for n in norms if how.watch and n.name in mean_squares}
-        watched = _watched(found, left, by_output, mean_squares, made)
+        watched = [Watched(name, "input", output) for name, output in inputs.lost.items()]
+        watched += _watched(found, left, by_output, mean_squares, made)
         watched += [Watched(*one, what="read") for one in boundary.lost]
     return Emulated(emitter.model, mean_squares, watched, arrived)
 
@@ -215,7 +216,9 @@ def _behind_moves(graph: onnx.GraphProto, tensor: str) -> tuple[str, str]:
         if node is None or known_op(node) not in (*MOVES, "Cast") or not node.input:
             break
         tensor = node.input[0]
-    return tensor, makers[tensor].op_type if tensor in makers else "input"
+    if tensor in makers:
+        return tensor, makers[tensor].op_type
+    return tensor, "weight" if any(init.name == tensor for init in graph.initializer) else "input"
 
 
 def _written_out(device: Device, norm: Norm) -> tuple[str, str, str]:

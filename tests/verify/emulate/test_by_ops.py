@@ -48,3 +48,20 @@ def test_on_a_device_that_has_some_steps_in_fp32_they_are_left() -> None:
     accelerator = replace(Accelerator(), fp32_steps=frozenset(["square"]))
     found = outputs(WRITTEN.model(), accelerator, X)
     np.testing.assert_array_equal(found["y"], run(WRITTEN.model(), x=X)["y"])
+
+
+ISLAND = """<ir_version: 8, opset_import: ["": 18]> m (float[2, 8] x) => (float[2, 8] y)
+<double eps = {1e-5}, int64[1] last = {-1}> {
+    wide = Cast<to = 11>(x) q = Mul(wide, wide) v = ReduceMean(q, last) t = Add(v, eps) s = Sqrt(t)
+    n = Div(wide, s) y = Cast<to = 1>(n) }"""
+
+
+def test_a_norm_in_an_island_of_fp64_is_emulated() -> None:
+    model, x = onnx.parser.parse_model(ISLAND), X.reshape(-1, 8)[:2]
+    norms = find_norms_in(read_graph(model))
+    assert [(norm.kind, norm.element_type) for norm in norms] == [("rms", onnx.TensorProto.DOUBLE)]
+    assert (run(emulate(model, norms, Accelerator()).model, x=x)["y"] == 0).all()
+    found = run(emulate(model, norms, Accelerator()).model, x=x / 256)["y"]
+    wide = x.astype(np.float64) / 256
+    exact = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(found, exact, 4e-3)

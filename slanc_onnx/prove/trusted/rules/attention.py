@@ -21,6 +21,7 @@ from slanc_onnx.prove.trusted.values import (
     interval,
     largest_of,
     refuse_wide,
+    rounded,
     size_of,
 )
 from slanc_onnx.reasons import Unproved, Unread, reason
@@ -55,8 +56,8 @@ def attention(call: Call) -> Result:
 
     A causal mask alone leaves every query a position; another one may leave none.
     """
-    if call.has(4) or call.has(5) or any(call.outputs[3:]):  # caches of the graph are left out
-        raise NoBound(reason(Unread.UNKNOWN_INPUT, "past_key"))
+    if any(call.has(place) for place in (4, 5, 6)) or any(call.outputs[3:]):
+        raise NoBound(reason(Unread.UNKNOWN_INPUT, "past_key"))  # caches of the graph are left out
     query, key, value = (call.value(place) for place in range(3))
     if any(part.infinite or part.nan is not None for part in (query, key, value)):
         raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
@@ -72,21 +73,23 @@ def attention(call: Call) -> Result:
         rows = apart(with_axes(value, [axis for axis in value.axes if axis in own]), (1,))
         dims = (*query.dims[:3], value.dims[3])
         made = replace(rows, dims=dims, shares=None, facts=call.facts)
-    made = replace(made, nan=_unmasked(call, scores), facts=made.facts | _made_by_model(call, 4))
+    made = replace(made, nan=_unmasked(call, scores, 3), facts=made.facts | _made_by_model(call, 4))
     size = call.fresh() if any(call.names[4:6]) else value.dims[-2]
-    made = mixed_over(made, size)
+    made = mixed_over(made, [size], _beyond(value))
     return [made, *(None for _ in call.outputs[1:])]
 
 
-def _unmasked(call: Call, scores: float) -> frozenset[Condition] | None:
-    """The conditions under which a mask leaves every query a position; None where it always does.
+def _unmasked(call: Call, scores: float, place: int) -> frozenset[Condition] | None:
+    """The conditions under which the mask at a place of the inputs leaves every query a position.
+
+    None where it always does.
 
     Without a mask all are left, or the first one by a causal mask; and whatever finite numbers are
     added to scores, as long as the sums are finite.
     """
-    if not call.has(3):
+    if not call.has(place):
         return None
-    mask = call.value(3)
+    mask = call.value(place)
     if mask.nan is not None:
         raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
     most = largest_of(mask.kind) * (1 + 2.0**-26)  # what is closer than half a unit is rounded down
@@ -116,20 +119,33 @@ def rotary_embedding(call: Call) -> Result:
     return interval(value.kind, value.dims, -most, most, call.facts)
 
 
+def _beyond(value: Value) -> float:
+    """By how much shares of the type of the values may be more than 1 together."""
+    return rounded(interval(value.kind, (), 0.0, 1.0, Facts(), shares=0)).beyond
+
+
 def _made_by_model(call: Call, first: int) -> Facts:
     """That the caches an op reads hold rows that this model made."""
     names = call.names[first : first + 2]
     return Facts(frozenset(Condition(name, "made") for name in names if name))
 
 
-def _most_scores(call: Call, query: Value, key: Value) -> float:
+def _most_scores(call: Call, query: Value, key: Value, turned: float = 1.0) -> float:
     """An upper bound of the scores' magnitudes, times the scale where that is above 1.
 
+    Args:
+        call: The node.
+        query: Its queries.
+        key: Its keys.
+        turned: By how much the op's own rotation may lengthen both.
+
     Raises:
-        NoBound: FP32 cannot hold them.
+        NoBound: FP32 cannot hold them, or the scale has no root.
     """
-    scale = max(1.0, abs(float(call.attributes.get("scale", 0.0))))
-    most = size_of(query.dims[-1]) * query.largest * key.largest * scale
+    scale = float(call.attributes.get("scale", 0.0))
+    if scale < 0:
+        raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "scale"))
+    most = size_of(query.dims[-1]) * query.largest * key.largest * max(1.0, scale) * turned**2
     if not most <= 2.0**126:
         raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, most, 2.0**126))
     return most
@@ -173,7 +189,14 @@ def group_query_attention(call: Call) -> Result:
         kept = np.arange((heads + groups) * width, (heads + 2 * groups) * width)
         dims = (*query.dims[:2], len(kept))
         key, value = query, replace(query, dims=dims, reach=query.reach.pick(kept))
-    _most_scores(call, query, key)
+    if call.has(3) or call.has(4):  # caches of the graph are left out
+        raise NoBound(reason(Unread.UNKNOWN_INPUT, "past_key"))
+    tables = [call.value(place).largest for place in (7, 8) if call.has(place)]
+    turned = max(1.0, sum(tables)) if call.attributes.get("do_rotary", 0) else 1.0
+    scores = _most_scores(call, query, key, turned)
+    if _unmasked(call, scores, 10) is not None:
+        raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
     made = _by_heads(call, query, value, heads, groups)
     made = replace(made, facts=made.facts | _made_by_model(call, 3))
-    return [mixed_over(made, call.fresh()), *(None for _ in call.outputs[1:])]
+    mixed = mixed_over(made, [call.fresh()], _beyond(value))
+    return [mixed, *(None for _ in call.outputs[1:])]

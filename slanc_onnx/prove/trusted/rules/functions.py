@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.prove.bound import NoBound
-from slanc_onnx.prove.sets import DEVICE_SLACK, Bounded, Box, Gate, Reach
+from slanc_onnx.prove.sets import DEVICE_SLACK, Bounded, Box, Gate, Reach, total
 from slanc_onnx.prove.trusted.rules.joins import MOST_GATES, add, gates_in, made
 from slanc_onnx.prove.trusted.table import ANY, MICROSOFT, WHOLE, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
@@ -41,7 +41,8 @@ def image(value: Value, name: str, parameters: Parameters) -> Value:
     if domain != "real" and not above and (domain != "not negative" or value.low < 0):
         kind = Unproved.NEGATIVE_ARGUMENT if domain == "not negative" else Unproved.NO_LIMIT
         raise NoBound(reason(kind, name))
-    low, high = record.range(*parameters)
+    # A runtime's tanh may be a unit above 1.
+    low, high = (end * DEVICE_SLACK for end in record.range(*parameters))
     slope = record.slope(*parameters)
     limit = max(abs(low), abs(high))
     each = value.reach.each
@@ -57,10 +58,16 @@ def image(value: Value, name: str, parameters: Parameters) -> Value:
             reach = Box(record.growth(each, *parameters) * DEVICE_SLACK)
     else:
         raise NoBound(reason(Unproved.NO_LIMIT, name))
-    facts = value.facts
-    if math.isfinite(limit):  # whatever whole numbers it comes from
-        facts = replace(facts, origin=frozenset())
+    off = record.off(*parameters)
+    if off:
+        reach = total([reach, Box(np.full(len(each), off))])
+    facts = _whatever(value.facts) if math.isfinite(limit) else value.facts
     return Value(value.kind, value.dims, value.axes, reach, low, high, facts=facts)
+
+
+def _whatever(facts: Facts) -> Facts:
+    """What a tensor rests on whose limits hold whatever whole numbers it comes from."""
+    return replace(facts, origin=frozenset())
 
 
 def _of_attributes(call: Call, name: str) -> Value:
@@ -218,7 +225,7 @@ def whole(call: Call) -> Result:
     """The next whole number, or the sign."""
     value = call.value()
     if call.op == "Sign":
-        return interval(value.kind, value.dims, -1.0, 1.0, Facts())
+        return interval(value.kind, value.dims, -1.0, 1.0, _whatever(call.facts))
     reach = Box(np.ceil(value.reach.each))
     ends = math.floor(value.low), math.ceil(value.high)
     return made(call.facts, [value], value.dims, value.axes, reach, ends)
@@ -241,8 +248,11 @@ def cast(call: Call) -> Result:
         if to != TensorProto.DOUBLE and value.largest > largest_of(to):
             raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, value.largest, largest_of(to)))
         if value.axes:  # rows of a table of whole numbers
-            return replace(value, kind=to, reach=widened(value.reach, 2.0**-23), tests="")
-        return interval(to, value.dims, value.low, value.high, value.facts)
+            return replace(value, kind=to, reach=widened(value.reach, 2.0**-23))
+        ends = (value.low, value.high)
+        if to != TensorProto.DOUBLE:
+            ends = float(np.float32(value.low)), float(np.float32(value.high))
+        return interval(to, value.dims, *ends, value.facts)
     if to == BOOL:
         return interval(BOOL, value.dims, 0.0, 1.0, Facts(origin=value.facts.origin))
     least, most = natural(to)

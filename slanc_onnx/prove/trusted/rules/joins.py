@@ -12,6 +12,7 @@ from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.moved import scaled_by
 from slanc_onnx.prove.sets import (
     DEVICE_SLACK,
+    DEVICE_UNIT,
     Bounded,
     Box,
     Ellipsoids,
@@ -153,6 +154,9 @@ def summed(operands: Sequence[Operand], minus: bool = False) -> Value:
     signs = [-1 if minus and i else 1 for i in range(len(parts))]
     low = sum(p.low if s > 0 else -p.high for p, s in zip(parts, signs, strict=True))
     high = sum(p.high if s > 0 else -p.low for p, s in zip(parts, signs, strict=True))
+    if len(parts) > 2:  # whose sums on the way are rounded, and may cancel
+        off = len(parts) * DEVICE_UNIT * sum(max(abs(p.low), abs(p.high)) for p in parts)
+        low, high = low - off, high + off
     result = made(facts_of(operands), parts, dims, axes, reach, (low, high))
     return replace(result, infinite=any(part.infinite for part in parts))
 
@@ -167,23 +171,22 @@ def mul(call: Call) -> Result:
         ends = (max(0.0, ends[0]), ends[1])
     result = made(call.facts, (a, b), dims, axes, _product(dims, axes, (a, b)), ends)
     for part, other in ((a, b), (b, a)):
-        if other.low >= 0 and other.high <= 1:
-            result = replace(result, shares=_kept_shares(part, dims))
+        if other.low >= 0 and other.high <= DEVICE_SLACK:  # for which `mixed_over` allows
+            result = replace(result, shares=_kept_shares(part, dims), beyond=part.beyond)
     return result
 
 
 def _product(dims: Sequence[Dim], axes: tuple[int, ...], pair: Sequence[Value]) -> Reach:
     for factor, other in (pair, pair[::-1]):
         if axes and other.axes == axes:
-            by_constants = _scaled(other.reach, factor, dims, axes)
+            by_constants = _scaled(filled(other, dims, axes), factor, dims, axes)
             if by_constants is not None:
                 return by_constants
     for factor, other in (pair, pair[::-1]):
         if isinstance(factor.reach, Box) and other.axes == axes and axes:
-            own = filled(factor, dims, axes).each
-            return Bounded(
-                own * other.reach.each * DEVICE_SLACK, other.reach, float(own.max()) * DEVICE_SLACK
-            )
+            own, rows = filled(factor, dims, axes).each, filled(other, dims, axes)
+            most = float(own.max()) * DEVICE_SLACK
+            return Bounded(own * rows.each * DEVICE_SLACK, rows, most)
     a, b = (filled(part, dims, axes) for part in pair)
     each = a.each * b.each * DEVICE_SLACK
     return Box(each) if gates_in(a) + gates_in(b) >= MOST_GATES or not axes else Gate(each, a, b)
@@ -313,6 +316,7 @@ def where(call: Call) -> Result:
         facts=facts | condition.facts,
         nan=frozenset().union(*nan) if nan else None,
         shares=_kept_shares(b, dims) if zero else None,
+        beyond=b.beyond,
     )
 
 

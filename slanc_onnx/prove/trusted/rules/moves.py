@@ -23,6 +23,7 @@ from slanc_onnx.prove.trusted.values import (
     Value,
     as_value,
     interval,
+    merged,
     refuse_wide,
     size_of,
 )
@@ -71,7 +72,6 @@ def transpose(call: Call) -> Result:
         axes=tuple(i for i, axis in enumerate(order) if axis in value.axes),
         reach=reach,
         shares=None if value.shares is None else order.index(value.shares),
-        tests="",
     )
 
 
@@ -94,7 +94,7 @@ def unsqueeze(call: Call) -> Result:
     pairs = {next(old): axis for axis in range(rank) if axis not in new}
     back = {there: here for here, there in pairs.items()}
     dims = [value.dims[back[axis]] if axis in back else 1 for axis in range(rank)]
-    return replace(reaxed(value, dims, pairs), tests=value.tests)
+    return reaxed(value, dims, pairs)
 
 
 @rule("Squeeze", attributes=("axes",), types=(ANY, (INT64,)), extended=True, exact=True)
@@ -120,7 +120,7 @@ def flatten(call: Call) -> Result:
     axis = axis + value.rank if axis < 0 else axis
     halves = [value.dims[:axis], value.dims[axis:]]
     dims = [
-        math.prod(half) if all(isinstance(d, int) for d in half) else call.fresh()
+        math.prod(half) if all(isinstance(d, int) for d in half) else merged(half, call.fresh())
         for half in halves
     ]
     return regrouped(value, dims)
@@ -152,14 +152,16 @@ def _left(call: Call, whole: Sequence[Dim], others: Sequence[Dim]) -> Dim:
         elif dim in rest:
             rest.remove(dim)
         else:
-            return call.fresh()
+            return merged(whole, call.fresh())
     if all(isinstance(dim, int) for dim in rest) and known:
         return math.prod(int(dim) for dim in rest) // known
     if len(rest) == 1 and known == 1:
         return rest[0]
     opened = [dim for dim in rest if not isinstance(dim, int)]
     number = math.prod(dim for dim in rest if isinstance(dim, int))
-    return opened[0] if len(opened) == 1 and number == known else call.fresh()
+    if len(opened) == 1 and number == known:
+        return opened[0]
+    return merged(rest, call.fresh())
 
 
 def regrouped(value: Value, dims: Sequence[Dim]) -> Value:
@@ -182,7 +184,7 @@ def regrouped(value: Value, dims: Sequence[Dim]) -> Value:
             kept += wide
             axes += [axis for axis in new if dims[axis] != 1]
     value = in_positions(value, kept)
-    return replace(value, dims=tuple(dims), axes=tuple(sorted(axes)), shares=shares, tests="")
+    return replace(value, dims=tuple(dims), axes=tuple(sorted(axes)), shares=shares)
 
 
 def _groups(old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[list[int], list[int]]]:

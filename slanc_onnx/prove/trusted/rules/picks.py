@@ -54,7 +54,7 @@ def split(call: Call) -> Result:
 
 
 def _sized(value: Value, axis: int, dim: Dim) -> Value:
-    return replace(value, dims=(*value.dims[:axis], dim, *value.dims[axis + 1 :]), tests="")
+    return replace(value, dims=(*value.dims[:axis], dim, *value.dims[axis + 1 :]))
 
 
 def _cut(call: Call, value: Value, axis: int, kept: Sequence[int]) -> Value:
@@ -139,7 +139,6 @@ def gather(call: Call) -> Result:
         axes=axes,
         shares=shares,
         facts=facts if not table else data.facts,
-        tests="",
     )
 
 
@@ -165,14 +164,14 @@ def gather_nd(call: Call) -> Result:
     told = size_of(index.dims[-1]) + call.attributes.get("batch_dims", 0)
     dims = (*index.dims[:-1], *value.dims[told:])
     facts = replace(value.facts, origin=value.facts.origin | index.facts.origin)
-    return replace(value, dims=dims, shares=None, facts=facts, tests="")
+    return replace(value, dims=dims, shares=None, facts=facts)
 
 
 @rule("GatherElements", attributes=("axis",), types=(ANY, WHOLE), extended=True, exact=True)
 def gather_elements(call: Call) -> Result:
     """Elements by their places along an axis."""
     value = in_positions(call.value(), ())
-    return replace(value, dims=tuple(call.operand(1).dims), shares=None, tests="", facts=call.facts)
+    return replace(value, dims=tuple(call.operand(1).dims), shares=None, facts=call.facts)
 
 
 @rule(
@@ -243,4 +242,4 @@ def nearest(call: Call) -> Result:
         raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "mode"))
     plain = call.attributes.get("keep_aspect_ratio_policy", b"stretch") == b"stretch"
     dims = target_dims(call, 3) if call.has(3) and plain else call.symbols(value.rank)
-    return replace(value, dims=dims, shares=None, tests="")
+    return replace(value, dims=dims, shares=None)

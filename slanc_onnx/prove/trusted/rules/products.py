@@ -34,6 +34,7 @@ from slanc_onnx.prove.trusted.values import (
     Facts,
     Value,
     as_value,
+    factors_in,
     interval,
     size_of,
     widened,
@@ -56,14 +57,22 @@ MOST_ON_THE_WAY = 2.0**127  # in FP32, of parts of a sum
 POSITIONS = Condition("", "positions", 1.0, float(MOST_POSITIONS))
 
 
-def mixed_over(value: Value, dim: Dim) -> Value:
-    """Sums of rows with shares, rounded as often as there are positions."""
-    facts, count = value.facts, MOST_POSITIONS
-    if isinstance(dim, int) and dim <= MOST_POSITIONS:
-        count = dim
-    else:
-        facts = facts | Facts(frozenset({POSITIONS}))
-    return replace(value, reach=_off(value.reach, 2 * (count + 8) * DEVICE_UNIT), facts=facts)
+def mixed_over(value: Value, dims: Sequence[Dim], beyond: float = 0.0) -> Value:
+    """Sums of rows with shares, rounded as often as there are positions.
+
+    Args:
+        value: The rows.
+        dims: The sizes of the axes that are summed over.
+        beyond: By how much the shares may be more than 1 together.
+    """
+    facts, count = value.facts, math.prod(dim for dim in dims if isinstance(dim, int))
+    opened = sum(map(factors_in, dims))
+    if opened or count > MOST_POSITIONS:
+        each = math.floor((MOST_POSITIONS / max(count, 1)) ** (1 / max(opened, 1)) + 1e-9)
+        facts |= Facts(frozenset({replace(POSITIONS, high=float(each))}))
+        count = MOST_POSITIONS
+    share = (1 + beyond) * (1 + 2 * (count + 8) * DEVICE_UNIT) - 1
+    return replace(value, reach=_off(value.reach, share), facts=facts)
 
 
 def _off(reach: Reach, share: float) -> Reach:
@@ -150,7 +159,7 @@ def _mixed(call: Call, shares: Value, rows: Value) -> Value:
     axes = tuple(axis + shift for axis in kept.axes)
     mixed = Value(shares.kind, dims, axes, kept.reach, facts=call.facts)
     size = shares.dims[-1] if isinstance(shares.dims[-1], int) else rows.dims[-2]
-    return mixed_over(mixed, size)
+    return mixed_over(mixed, [size], shares.beyond)
 
 
 def _dots(call: Call, a: Value, b: Value) -> Value:

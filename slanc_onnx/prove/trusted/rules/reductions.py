@@ -64,7 +64,7 @@ def mean(call: Call) -> Result:
     count = math.prod(map(size_of, sizes)) if known else MOST_POSITIONS
     if not count * value.largest <= MOST_ON_THE_WAY:  # the sum comes before the division
         raise NoBound(reason(Unread.TOO_LARGE, count))
-    return mixed_over(made, count if known else "open")
+    return mixed_over(made, sizes)
 
 
 @rule(
@@ -114,7 +114,10 @@ def extreme_of(call: Call) -> Result:
     axes = _axes(call, value)
     if any(value.dims[axis] == 0 for axis in axes):
         raise NoBound(reason(Unread.EMPTY))
-    return interval(value.kind, _left(call, value, axes), value.low, value.high, call.facts)
+    facts = call.facts
+    if not all(isinstance(value.dims[axis], int) for axis in axes):  # of none it is infinite
+        facts |= Facts(frozenset({POSITIONS}))
+    return interval(value.kind, _left(call, value, axes), value.low, value.high, facts)
 
 
 @rule(
@@ -138,4 +141,4 @@ def largest_nearby(call: Call) -> Result:
         raise NoBound(reason(Unread.EMPTY))
     dims = (*value.dims[:2], *sizes_after(call, value, [0, 0, *kernel]))
     reach = Box(value.reach.each)  # the channels of a row come from any positions
-    return replace(value, dims=dims, reach=reach, shares=None, tests="")
+    return replace(value, dims=dims, reach=reach, shares=None)

@@ -9,6 +9,7 @@ from onnx import numpy_helper
 
 from slanc_onnx.graph import MOST_AXES
 from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.sets import DEVICE_UNIT
 from slanc_onnx.prove.trusted.table import ANY, WHOLE, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
     FLOATS,
@@ -48,7 +49,10 @@ def numbers_in_range(call: Call) -> Result:
     start, limit = call.value(0), call.value(1)
     low = min(start.low, limit.low)
     high = max(start.high, limit.high)
-    if start.kind not in FLOATS:
+    if start.kind in FLOATS:
+        off = _drift(call.value(2), max(abs(low), abs(high)))
+        low, high = low - off, high + off
+    else:
         least, most = natural(start.kind)
         low, high = max(low, least), min(high, most)
     if _is(call.operand(0), 0) and _is(call.operand(2), 1):
@@ -56,6 +60,19 @@ def numbers_in_range(call: Call) -> Result:
         if isinstance(given, Sizes):
             return interval(start.kind, given.entries, low, high, call.facts)
     return interval(start.kind, (call.fresh(),), low, high, call.facts)
+
+
+def _drift(step: Value, largest: float) -> float:
+    """How far numbers may be off that a runtime adds up step by step.
+
+    Raises:
+        NoBound: a step may be zero, so that there may be any number of them.
+    """
+    least = max(step.low, -step.high)
+    if not least > 0:
+        raise NoBound(reason(Unread.UNKNOWN_VALUE))
+    steps = 2 * largest / least + 1
+    return steps * largest * 2 * DEVICE_UNIT * (1 + steps * 2 * DEVICE_UNIT)
 
 
 def _is(operand: Operand, number: int) -> bool:

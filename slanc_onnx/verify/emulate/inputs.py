@@ -1,0 +1,72 @@
+"""Inputs: floats that a model is fed with, which a device without FP32 stores like all others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+from slanc_onnx.graph import every_graph
+from slanc_onnx.verify.emulate.device import Device
+from slanc_onnx.verify.emulate.lost import lost
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The graph inputs as a device stores them.
+
+    Attributes:
+        rounded: The name of what is read in its place, by the name of an input.
+        lost: By the name of an input the output with the largest number that did not fit; only
+            where that is watched.
+    """
+
+    rounded: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Those of `lost`."""
+        return list(self.lost.values())
+
+
+def store_inputs(device: Device, kept: Collection[str], watch: bool) -> Stored:
+    """Round the FP32 inputs of the emitter's model for all nodes that are not kept in FP32.
+
+    Args:
+        device: Rounds; its emitter's model is finished but for what is still pending.
+        kept: Names of nodes.
+        watch: Whether the model also shows what did not fit.
+    """
+    emitter, found = device.emitter, Stored()
+    emitter.place((), -1)
+    for name in float_inputs(emitter.model):
+        found.rounded[name] = device.rounded(name)
+        if watch:
+            found.lost[name] = lost(emitter, name, found.rounded[name], name)
+    for graph in every_graph(emitter.model.graph):
+        for node in graph.node:
+            if node.name not in kept or not node.name:
+                _replace(node, found.rounded)
+        if graph is not emitter.model.graph:
+            for output in graph.output:
+                output.name = found.rounded.get(output.name, output.name)
+    return found
+
+
+def float_inputs(model: onnx.ModelProto) -> list[str]:
+    """The names of the FP32 tensors that have to be fed, in order."""
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    return [
+        info.name
+        for info in model.graph.input
+        if info.name not in defaults and info.type.tensor_type.elem_type == TensorProto.FLOAT
+    ]
+
+
+def _replace(node: NodeProto, instead: Mapping[str, str]) -> None:
+    """Let a node read other tensors in the place of some."""
+    for position, name in enumerate(node.input):
+        node.input[position] = instead.get(name, name)
