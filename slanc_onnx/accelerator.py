@@ -85,10 +85,12 @@ class Format:
         )
 
     def nearest(self, value: float) -> float:
-        """A non-negative finite number, rounded to nearest, ties to even, but never to infinity."""
+        """A number of 0 or more, rounded to nearest, ties to even, but never to infinity."""
+        if value >= self.largest:
+            return self.largest
         binade = max(math.frexp(value)[1] - 1, math.frexp(self.smallest_normal)[1] - 1)
         spacing = math.ldexp(2 * self.unit_roundoff, binade)
-        return min(round(value / spacing) * spacing, self.largest)
+        return round(value / spacing) * spacing
 
     def __str__(self) -> str:
         return FORMATS.get(self.name, self.name)

@@ -17,7 +17,7 @@ from slanc_onnx.graph import Draft, check_output, load_model, name_nodes
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Clock, Progress, no_progress
-from slanc_onnx.reasons import Failure, Next, Note, Reason
+from slanc_onnx.reasons import OFF, Failure, Next, Note, Reason
 from slanc_onnx.report import Outcome, make_notes, reasons_text
 from slanc_onnx.run import (
     CannotRun,
@@ -49,7 +49,6 @@ from slanc_onnx.weights import workers
 
 T = TypeVar("T")
 LEFT = {Failure.LEFT_FORMAT, Failure.INPUT_LEFT_FORMAT, Failure.ROWS_OVERFLOW}
-OFF = {Failure.OUTPUTS_OFF, Failure.OUTPUTS_OFF_IN, Failure.PERPLEXITY_OFF}
 MOST_TRIES = 3  # a fold may give a norm that is kept at 1 the scale of its group once more
 
 

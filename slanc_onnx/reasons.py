@@ -212,6 +212,10 @@ class Failure(_Named):
     TOKENS_NOT_RUN = auto()  # what ONNX Runtime said
 
 
+# That all there is to say is how far outputs are from those in FP32.
+OFF = frozenset({Failure.OUTPUTS_OFF, Failure.OUTPUTS_OFF_IN, Failure.PERPLEXITY_OFF})
+
+
 class Next(_Named):
     """What to do next where a validation did not pass and its failures do not say it."""
 

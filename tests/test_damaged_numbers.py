@@ -1,5 +1,7 @@
 """Sizes, powers and axes that no norm has: read as no norm or skipped, in time and in memory."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,9 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from slanc_onnx import Options, SlancError, compute_scales, find_norms, protect
+from slanc_onnx import Accelerator, Options, SlancError, compute_scales, find_norms, protect
 from slanc_onnx.graph import read_tensor
 from slanc_onnx.options import ApplyRule, EstimateRule, ScaleRule
+from slanc_onnx.prove.trusted import values
+from slanc_onnx.prove.trusted.values import Constant, of_constant
 from slanc_onnx.report.wording import reasons_text
 from tests.models.growing import decoder
 from tests.models.small_graphs import GAMMA, D, Weights, between, graph, normal
@@ -145,6 +149,25 @@ def test_heads_that_have_no_channels_prove_nothing(heads: int) -> None:
     assert last.certificate.bound.length is None
 
 
+@pytest.mark.parametrize("options", [Options(scale="paper"), Options(apply="fold")])
+def test_no_scale_makes_epsilon_infinite(options: Options) -> None:
+    """Rows of 1e-45 ask for scales beside which FP32 does not hold epsilon / s²."""
+    model = between(
+        "total = MatMul(x, w)", {"w": normal(5, D, D), "gamma": np.full(D, 1e-45, np.float32)}
+    )
+    for decided in protect(model, replace(options, estimate="weights", isolate=False)):
+        assert decided.scale is None or 1e-5 / decided.scale**2 < np.finfo(np.float32).max
+    held = [a.f for node in model.graph.node for a in node.attribute if a.name == "epsilon"]
+    assert np.isfinite(held).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "nearest"), [(math.inf, 65504.0), (1e9, 65504.0), (65519.9, 65504.0), (1.0, 1.0)]
+)
+def test_nothing_is_rounded_to_infinity(value: float, nearest: float) -> None:
+    assert Accelerator().format.nearest(value) == nearest
+
+
 def test_an_index_that_goes_nowhere_is_no_index() -> None:
     nodes = """
         rows = Gather(table, ids)
@@ -218,6 +241,31 @@ def test_a_function_that_gives_a_name_twice_is_no_model() -> None:
     function.node.add(op_type="Tanh", input=["a"], output=["b"])
     with pytest.raises(SlancError, match="'b' names 2 tensors"):
         find_norms(model)
+
+
+@pytest.mark.parametrize("sizes", [[2, 3], [D - 1, 2], [D + 2, -2], [2**40, 1]])
+def test_pieces_that_do_not_add_up_prove_nothing(sizes: list[int]) -> None:
+    nodes = "a, b = Split<axis = -1>(x, sizes) total = Concat<axis = -1>(a, a)"
+    decided = compute_scales(between(nodes, {"sizes": np.array(sizes)}))
+    proved = [norm.certificate is not None and norm.certificate.certified for norm in decided]
+    assert proved == [True, False]
+
+
+def test_a_constant_is_read_by_blocks_and_is_the_same_as_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    array = normal(7, 3, 5, D)
+    array[1, 2, 3] = -np.inf
+    given = Constant(TensorProto.FLOAT, array.shape, lambda: array)
+    finite = np.where(np.isinf(array), 0.0, array.astype(np.float64))
+    for at_once in (1, 2 * D, 1 << 22):
+        monkeypatch.setattr(values, "CONVERTED", at_once)
+        read = of_constant(given, 3, (2,))
+        assert read.infinite
+        assert (read.low, read.high) == (finite.min(), finite.max())
+        assert np.array_equal(read.reach.each, np.abs(finite).max(axis=(0, 1)))
+        longest = np.linalg.norm(finite, axis=-1).max()
+        assert longest <= read.reach.length() <= longest * (1 + 1e-6)
 
 
 def test_a_reshape_to_more_than_a_model_has_is_not_followed() -> None:

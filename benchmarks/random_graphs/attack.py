@@ -150,6 +150,8 @@ def _hold(
         scale = each.scale if each.status == "scaled" and each.scale else 1.0
         norm = StepwiseNorm(each.norm, TARGETS[made.target], scale, gamma, beta)
         for rows, feed in kept[each.norm.name]:
+            if not rows.size:  # which tells no width either
+                continue
             for what, tried in _tries(each, rows):
                 lost = _lost(norm, tried)
                 if lost:

@@ -116,7 +116,8 @@ def _of_einsum(scope: Scope, node: gs.Node, rank: int | None) -> Axes | None:
     terms = einsum_terms(scope, node)
     if terms is None or len(set(terms[0])) != 1:
         return None
-    dots, letters = re.fullmatch(r"((?:\.\.\.)?)([a-zA-Z]*)", terms[0][0]).groups()  # type: ignore[union-attr]
+    letters = terms[0][0].replace("...", "")  # which stands in front
+    dots = terms[0][0].removesuffix(letters)
     kept = "".join(letter for letter in letters if letter in terms[1])
     if len(set(letters)) != len(letters) or terms[1] != dots + kept:
         return None

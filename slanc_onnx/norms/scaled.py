@@ -9,6 +9,8 @@ from onnx import TensorProto, helper
 from slanc_onnx.graph import Array
 from slanc_onnx.norms.norm import Norm
 
+_MOST = float(np.finfo(np.float32).max)
+
 
 def residual_name(node: onnx.NodeProto, norm: Norm) -> str:
     """The name of the output with the sum of a Skip op's addends; "" without one."""
@@ -24,8 +26,12 @@ def scaled_epsilon(norm: Norm, scale: float) -> float | None:
 def lost_limit(norm: Norm, scale: float) -> tuple[str, float] | None:
     """The type and the value of a limit that, divided along, its type does not hold; else None.
 
-    A rounded one would change what the norm gives. Epsilon may be rounded: see `rounded`.
+    A rounded one would change what the norm gives. Epsilon may be rounded: see `rounded`; but no
+    FP32 model holds one that becomes infinite.
     """
+    epsilon = scaled_epsilon(norm, scale)
+    if norm.epsilon is not None and epsilon is not None and epsilon > _MOST:
+        return "FLOAT", norm.epsilon
     for limit in norm.limits:
         kind = limit.place.element_type
         dtype = helper.tensor_dtype_to_np_dtype(kind)

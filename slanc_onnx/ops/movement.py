@@ -145,8 +145,9 @@ def split(attributes: Attributes, parameters: Parameters) -> list[Mover]:
             total = x.shape[axis]
             each = -(-total // count)
             lengths = sizes or [min(each, total - k * each) for k in range(count)]
-            start = sum(lengths[:i])
-            return np.take(x, range(start, start + lengths[i]), axis=axis)
+            if sum(lengths) != total or min(lengths) < 0:
+                raise ValueError(f"pieces of {sum(lengths)} of an axis of {total}")
+            return np.split(x, np.cumsum(lengths)[:-1], axis=axis)[i]
 
         return move
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slanc_onnx.reasons import Failure, Next, Reason
+from slanc_onnx.reasons import OFF, Failure, Next, Reason
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.verify import Validation
 
@@ -12,7 +12,6 @@ _LEAVES = {
     Failure.INPUT_LEFT_FORMAT,
     Failure.ROWS_OVERFLOW,
 }
-_OFF = {Failure.OUTPUTS_OFF, Failure.OUTPUTS_OFF_IN, Failure.PERPLEXITY_OFF}
 
 
 def next_step(outcome: Outcome) -> Reason | None:
@@ -25,10 +24,10 @@ def next_step(outcome: Outcome) -> Reason | None:
     kinds = {reason.kind for reason in validation.failures}
     if kinds == {Failure.OTHER_SHAPE}:
         return Reason(Next.MEASURE)
-    if kinds <= _OFF and not _all_told(validation):
+    if kinds <= OFF and not _all_told(validation):
         return Reason(Next.OWN_INPUTS)
     searched = outcome.fp32_nodes is not None or outcome.not_searched is not None
-    may_be_kept = bool(kinds & _LEAVES) or kinds <= _OFF
+    may_be_kept = bool(kinds & _LEAVES) or kinds <= OFF
     return Reason(Next.FP32_NODES) if may_be_kept and not searched else None
 
 

@@ -190,6 +190,8 @@ def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
     """The decision with the radius, and the longest rows, that its scale serves."""
     scale = decided.scale if decided.status == "scaled" and decided.scale is not None else 1.0
     width = decided.norm.width
+    if width is None and decided.certificate is not None:  # what the proof knows of all rows
+        width = decided.certificate.bound.width or None
     if width is None and decided.estimate is not None:
         width = decided.estimate.width
     radius = safe_radius(decided.norm, width, scale, device, decided.affine)
@@ -291,7 +293,10 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
 def _if_held(decided: ScaledNorm) -> ScaledNorm:
     """The decision, or a refusal where a limit of the norm would be lost in its own type."""
     scale = decided.scale or 1.0
-    lost = lost_limit(decided.norm, scale) if _is_power_of_two(scale) else None
+    norm = decided.norm
+    if not _is_power_of_two(scale):  # which rounds the limits all the same
+        norm = replace(norm, limits=())
+    lost = lost_limit(norm, scale)
     if lost is None:
         return decided
     return replace(

@@ -21,7 +21,7 @@ from slanc_onnx.graph import Flow, Tensor, Use, read_flow, read_graph
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.reasons import Failure
+from slanc_onnx.reasons import OFF, Failure
 from slanc_onnx.run import CannotRun, InputSet, as_float32
 from slanc_onnx.verify.compare import Runs, compare
 from slanc_onnx.verify.emulate import CONTAINERS, can_emulate, is_float, names_of
@@ -39,10 +39,8 @@ HEALED = frozenset(
         Failure.ROWS_LEFT_FORMAT,
         Failure.INPUT_LEFT_FORMAT,
         Failure.ROWS_OVERFLOW,
-        Failure.OUTPUTS_OFF,
-        Failure.OUTPUTS_OFF_IN,
+        *OFF,
         Failure.OTHER_SHAPE,
-        Failure.PERPLEXITY_OFF,
         Failure.BECOMES_INFINITE,
     }
 )

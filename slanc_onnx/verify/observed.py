@@ -60,6 +60,11 @@ def observe(
     return _with_zeros(observed, after, device)
 
 
+def lost_before(observed: Mapping[str, Observed]) -> int:
+    """Rows that lose their norm as exported: they overflow, or vanish though epsilon is smaller."""
+    return sum(seen.overflowed_before + seen.vanished_before for seen in observed.values())
+
+
 def _with_zeros(
     observed: Mapping[str, Observed], rewritten: Sequence[Norm], device: Accelerator
 ) -> dict[str, Observed]:

@@ -16,7 +16,7 @@ from slanc_onnx.verify.beyond import Beyond, as_infinite
 from slanc_onnx.verify.compare import Difference, Reshaped, all_zero, compare
 from slanc_onnx.verify.epsilons import rounded_epsilons
 from slanc_onnx.verify.left import Left, all_left, first_of, largest_of
-from slanc_onnx.verify.observed import Observed, observe
+from slanc_onnx.verify.observed import Observed, lost_before, observe
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four
 from slanc_onnx.verify.sensitivity import sensitivity
@@ -50,7 +50,7 @@ class Trial:
     @property
     def lost_before(self) -> int:
         """Rows that lose their norm as exported: they overflow, or vanish beside epsilon."""
-        return sum(o.overflowed_before + o.vanished_before for o in self.observed.values())
+        return lost_before(self.observed)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Validation:
     @property
     def lost_before(self) -> int:
         """Rows that lose their norm as exported, on the inputs that the figures are of."""
-        return Trial((), (), self.observed).lost_before
+        return lost_before(self.observed)
 
     @property
     def zeros_lost(self) -> int:

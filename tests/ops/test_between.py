@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from slanc_onnx.graph import Array
-from slanc_onnx.ops import CannotFollow
+from slanc_onnx.ops import CannotFollow, moved_by
 from slanc_onnx.ops.between import BETWEEN, MOVES
 from tests.oracles.unoptimised import run
 from tests.places import ROOT
@@ -70,6 +70,15 @@ def test_a_movement_is_that_of_onnx_runtime(
     assert len(movers) == len(expected)
     for mover, truth in zip(movers, expected, strict=True):
         assert np.array_equal(mover(x), truth)
+
+
+@pytest.mark.parametrize("sizes", [[1, 4], [5, 5], [8, -2], [2**40, 1]])
+def test_pieces_that_do_not_add_up_to_the_axis_are_not_cut(sizes: list[int]) -> None:
+    moves = MOVES["Split"].movers
+    assert moves is not None
+    for mover in moves({"axis": 2, "outputs": 2}, [np.array(sizes)]):
+        with pytest.raises(CannotFollow):
+            moved_by(mover, X)
 
 
 def test_every_movement_is_among_the_cases_and_those_that_need_a_constant_say_so() -> None:

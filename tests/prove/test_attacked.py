@@ -5,7 +5,7 @@ Each row of the table is one rule that was wrong, on inputs that break what it c
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from slanc_onnx import Options, compute_scales
 from slanc_onnx.feed import Range
 from slanc_onnx.prove import Certificate, Condition
+from slanc_onnx.scale.decide import with_safe_radius
 from slanc_onnx.targets import TARGETS
 from tests.models.small_graphs import D, between, graph, normal
 from tests.oracles.unoptimised import run
@@ -375,3 +376,15 @@ def test_a_mean_over_two_open_axes_allows_for_both() -> None:
     )
     found = certificate_of(merged)
     assert [(c.kind, c.high) for c in found.conditions] == [("positions", math.isqrt(2**17))]
+
+
+def test_a_safe_radius_is_of_the_width_that_the_proof_found() -> None:
+    """The rows that were sampled may be shorter: 16 where every row of the model has 32."""
+    device = TARGETS["fp16-sequential"]
+    decided = compute_scales(model_of(Attack("total = Neg(x)")), Options(accelerator=device))[-1]
+    assert decided.certificate is not None
+    bound = replace(decided.certificate.bound, width=4 * D)
+    proved = replace(decided.certificate, bound=bound)
+    wide = replace(decided, norm=replace(decided.norm, width=None), certificate=proved)
+    known = replace(decided, norm=replace(decided.norm, width=4 * D))
+    assert with_safe_radius(wide, device).safe_radius == with_safe_radius(known, device).safe_radius

@@ -28,7 +28,7 @@ from slanc_onnx.run import CannotRun, Session, isolated
 
 SECONDS, MEMORY = 20.0, 2_000_000_000  # of ONNX Runtime for one node
 SECONDS_OF_ALL = 60.0  # for all constants of one proof, after which none is begun
-MOST_COMPUTED = 1 << 26  # elements of the inputs and outputs of one node
+MOST_COMPUTED = 1 << 25  # elements of the inputs and outputs of one node
 MOST_IN_LOOPS = 1 << 12  # the same where the evaluator has loops: each may walk the inputs again
 _IR_VERSION = 10  # which every ONNX Runtime that is supported reads
 # Domains whose ops ONNX Runtime computes from constants; it knows no others.
@@ -78,7 +78,7 @@ def computer(
         node: The node.
         opsets: Versions by domain.
         apart: Whether ONNX Runtime has a process of its own.
-        made: Elements of the outputs; None where they are not known.
+        made: Elements of the outputs; None where they are not known, which counts as none.
         spent: By this proof so far; it is added to.
     """
     spent = spent or Spent()
@@ -147,7 +147,10 @@ def of_one_node(
     node: NodeProto, arrays: Sequence[Array | None], opsets: Mapping[str, int]
 ) -> onnx.ModelProto:
     """A model of the node alone, with the arrays as its initializers."""
-    graph = onnx.GraphProto(name="one node")
+    ids = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    empty = onnx.GraphProto(name="one node")
+    model = helper.make_model(empty, opset_imports=ids, ir_version=_IR_VERSION)
+    graph = model.graph  # filled here, as a graph that is given would be copied
     graph.node.add().CopyFrom(node)
     del graph.node[0].input[:]
     for place, array in enumerate(arrays):
@@ -157,8 +160,7 @@ def of_one_node(
     for name in node.output:
         if name:
             graph.output.add(name=name)
-    ids = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
-    return helper.make_model(graph, opset_imports=ids, ir_version=_IR_VERSION)
+    return model
 
 
 def evaluated(model: onnx.ModelProto) -> list[Array]:

@@ -35,6 +35,7 @@ from slanc_onnx.weights import Stored
 
 Dim = int | str
 LARGE = 1 << 12  # elements of a matrix that is read where it is used
+CONVERTED = 1 << 22  # elements of a constant that are FP64 at one time
 MOST_CHANNELS = 1 << 18  # of a row
 MOST_PARTS = 1 << 12  # of a set that is made of sets, each as often as it is walked
 MOST_IN_PARTS = 1 << 22  # numbers of these, if each is as wide as the row
@@ -101,7 +102,7 @@ class Constant:
         """Whether no number is infinite or nan; True for matrices, whose sizes are checked."""
         if self.stored is not None or self.kind not in FLOATS:
             return True
-        return bool(np.isfinite(np.asarray(self.values).astype(np.float64)).all())
+        return bool(np.isfinite(np.asarray(self.values)).all())
 
     @property
     def size(self) -> int:
@@ -351,34 +352,31 @@ def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
     array = np.asarray(given.values)
     if array.dtype.kind not in "fiub" and given.kind not in FLOATS:
         raise NoBound(reason(Unread.UNKNOWN_VALUE))
-    numbers = array.astype(np.float64)
-    numbers = numbers.reshape((1,) * (rank - numbers.ndim) + numbers.shape)
-    infinite = np.isneginf(numbers)
-    if not (np.isfinite(numbers) | infinite).all():
-        raise NoBound(Reason(Unproved.WEIGHTS_NOT_FINITE))
-    finite = np.where(infinite, 0.0, numbers)
-    axes = tuple(axis for axis in axes if numbers.shape[axis] > 1)
+    array = array.reshape((1,) * (rank - array.ndim) + array.shape)
+    axes = tuple(axis for axis in axes if array.shape[axis] > 1)
     others = [axis for axis in range(rank) if axis not in axes]
-    rows = np.moveaxis(finite, others, range(len(others)))
+    rows = np.moveaxis(array, others, range(len(others)))
     rows = rows.reshape(math.prod(rows.shape[: len(others)]), -1)
-    return Value(
-        given.kind,
-        tuple(numbers.shape),
-        axes,
-        _rows(rows),
-        float(finite.min()) if finite.size else 0.0,
-        float(finite.max()) if finite.size else 0.0,
-        infinite=bool(infinite.any()),
-        facts=given.facts,
-    )
+    each, longest, low, high, infinite = np.zeros(rows.shape[1]), 0.0, np.inf, -np.inf, False
+    at_once = max(1, CONVERTED // max(1, rows.shape[1]))
+    for start in range(0, len(rows), at_once):
+        block = rows[start : start + at_once].astype(np.float64)
+        below = np.isneginf(block)
+        if not (np.isfinite(block) | below).all():
+            raise NoBound(Reason(Unproved.WEIGHTS_NOT_FINITE))
+        infinite = infinite or bool(below.any())
+        block[below] = 0.0
+        low, high = float(block.min(initial=low)), float(block.max(initial=high))
+        longest = max(longest, float(np.linalg.norm(block, axis=1).max()))
+        each = np.maximum(each, np.abs(block).max(axis=0))
+    reach = constant(block[0]) if len(rows) == 1 else _of_rows(each, longest * SLACK)
+    ends = (low, high) if array.size else (0.0, 0.0)
+    shape = tuple(array.shape)
+    return Value(given.kind, shape, axes, reach, *ends, infinite=infinite, facts=given.facts)
 
 
-def _rows(rows: Array) -> Reach:
-    """The set of some rows, [rows, channels]."""
-    if len(rows) == 1:
-        return constant(rows[0])
-    each = np.abs(rows).max(axis=0, initial=0.0)
-    longest = float(np.linalg.norm(rows, axis=1).max(initial=0.0)) * SLACK
+def _of_rows(each: Array, longest: float) -> Reach:
+    """The set of rows whose channels are at most `each`, and which are no longer than that."""
     return Ellipsoids(each, (np.full(len(each), longest),)) if len(each) > 1 else Box(each)
 
 

@@ -49,6 +49,8 @@ def split(call: Call) -> Result:
     if not sizes:
         value = in_positions(value, [a for a in value.axes if a != axis])
         return [_sized(replace(value, shares=None), axis, call.fresh()) for _ in range(count)]
+    if min(sizes) < 0 or (isinstance(dim, int) and sum(sizes) != dim):
+        raise NoBound(reason(Unread.NOT_THERE, f"pieces of {sum(sizes)} of an axis of {dim}"))
     starts = np.cumsum([0, *sizes])
     return [_cut(call, value, axis, range(starts[i], starts[i + 1])) for i in range(count)]
 
