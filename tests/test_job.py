@@ -19,9 +19,11 @@ from slanc_onnx import (
     protect_file,
 )
 from slanc_onnx.apply.div import apply_scales_in
+from slanc_onnx.graph import is_inside
+from slanc_onnx.graph.load import all_tensors, load_model
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
-from slanc_onnx.options import ScaleRule
+from slanc_onnx.options import ApplyRule, ScaleRule
 from tests.models.four_norms import four_norms
 from tests.oracles.proto_diff import differences
 from tests.places import SAMPLES
@@ -71,6 +73,39 @@ def test_a_second_run_writes_the_same_bytes(tmp_path: Path, name: str, options: 
     again = protect_file(first, second, options)
     assert {norm.status for norm in again.norms} == {"unchanged"}
     assert second.read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize("apply", ["div", "fold"])
+@pytest.mark.parametrize("source", sorted(SAMPLES.glob("*.onnx")), ids=lambda path: path.stem)
+def test_a_file_that_is_its_own_data_file_becomes_what_it_does_in_memory(
+    source: Path, apply: ApplyRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the smallest tensors are ranges of the file; the output is the same byte by byte."""
+    model = onnx.load(source)
+    options = Options(estimate="weights", validate=False, apply=apply)
+    decided = protect(model, options)
+    monkeypatch.setattr("slanc_onnx.graph.inline.LEAST", 64)
+    inside = [t for t in all_tensors(load_model(source)) if is_inside(t)]
+    assert inside
+    outcome = protect_file(source, tmp_path / "out.onnx", options)
+    assert outcome.norms == decided
+    assert (tmp_path / "out.onnx").read_bytes() == model.SerializeToString()
+
+
+@pytest.mark.parametrize("apply", ["div", "fold"])
+def test_a_file_that_is_its_own_data_file_is_validated(
+    apply: ApplyRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    for least in (1 << 20, 64):
+        monkeypatch.setattr("slanc_onnx.graph.inline.LEAST", least)
+        source, output = SAMPLES / "bert_like.onnx", tmp_path / "out.onnx"
+        outcome = protect_file(source, output, Options(apply=apply))
+        found = outcome.validation
+        assert found is not None and found.passed and found.fp32_identical
+        measured = found.rounded_error_before, found.rounded_error_after, found.rounded_rms_error
+        told.append((measured, outcome.norms, output.read_bytes()))
+    assert told[0] == told[1]
 
 
 def test_a_second_run_leaves_what_the_first_left(tmp_path: Path) -> None:

@@ -39,12 +39,16 @@ Files = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Scenario:
-    """An output, what was there before, and whether reports are written as well."""
+    """An output, what was there before, and whether reports are written as well.
+
+    The model's weights lie in a data file, or, `inline`, in the model.
+    """
 
     apply: list[str]
     older: list[str] | None = None
     output: str = "out.onnx"
     reports: bool = False
+    inline: bool = False
 
     def run(self, folder: Path) -> int:
         return in_a_child(lambda: self.main(folder))
@@ -56,6 +60,8 @@ class Scenario:
         return main([*given, "--report", "r.json", "--html", "r.html"] if self.reports else given)
 
     def prepare(self, folder: Path) -> None:
+        if self.inline:
+            onnx.save(onnx.load(folder / "model.onnx"), folder / "model.onnx")
         if self.older is not None:
             older = Scenario(self.older, output=self.output, reports=self.reports)
             assert older.run(folder) == 0
@@ -74,6 +80,11 @@ SCENARIOS = {
     "fold over another fold, elsewhere": Scenario(FOLD, OTHER_FOLD, "new/out.onnx"),
     "fold over the same": Scenario(FOLD, FOLD),
     "fold over another, with reports": Scenario(FOLD, OTHER_FOLD, reports=True),
+    "inline, div, beside": Scenario(DIV, inline=True),
+    "inline, fold over div": Scenario(FOLD, DIV, inline=True),
+    "inline, fold over another fold, elsewhere": Scenario(
+        FOLD, OTHER_FOLD, "new/out.onnx", inline=True
+    ),
     "div, elsewhere, with reports": Scenario(DIV, output="new/out.onnx", reports=True),
 }
 
@@ -92,6 +103,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("slanc_onnx.job.decide", decide)
     monkeypatch.setattr("os.fsync", lambda _: None)
+    monkeypatch.setattr("slanc_onnx.graph.inline.LEAST", 64)  # bytes of a weight that is not read
     monkeypatch.setattr("slanc_onnx.report.html.page.page", lambda _: "<!doctype html>\n")
     monkeypatch.setattr("slanc_onnx.cli.START", "<!doctype html>\n")
     monkeypatch.setattr("slanc_onnx.progress.Clock.lap", lambda *_: None)  # in the report
@@ -140,7 +152,12 @@ def outputs(folder: Path, output: str) -> Iterator[dict[str, bytes]]:
         yield {"nodes": nodes, **{name: value.tobytes() for name, value in values.items()}}
 
 
-MOST = ("div, elsewhere", "fold over another fold, elsewhere", "fold over another, with reports")
+MOST = (
+    "div, elsewhere",
+    "fold over another fold, elsewhere",
+    "fold over another, with reports",
+    "inline, fold over div",
+)
 CASES = [(title, "kill") for title in SCENARIOS]
 CASES += [(title, how) for title in MOST for how in ("interrupt", "full")]
 

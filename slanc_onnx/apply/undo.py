@@ -11,13 +11,22 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto
 
 from slanc_onnx.apply.div import Planner
-from slanc_onnx.graph import GraphPath, apply_edits, every_graph, every_node, graph_at, known_op
+from slanc_onnx.graph import (
+    GraphPath,
+    apply_edits,
+    every_graph,
+    every_node,
+    graph_at,
+    known_op,
+    read_tensor,
+)
 from slanc_onnx.norms import (
     APPLIED_KEY,
     SCALE_KEY,
@@ -52,7 +61,7 @@ def without_scales_of_others(read: ReadModel, target: str) -> tuple[ReadModel, l
         divs = [graph_at(model, norm.path).node[i].output[0] for i in norm.divisions]
         if all(reads[name] == owned[name] for name in divs):
             alone = all(constants[at] == 1 for at in _constants(norm))
-            dead[norm.name] = _take_out(model, norm) if alone else set()
+            dead[norm.name] = _take_out(model, norm, read.folder) if alone else set()
     taken = [norm.name for norm in found if dead.get(norm.name)]
     if taken:
         _drop(model, {name for names in dead.values() for name in names} - {""})
@@ -93,7 +102,7 @@ def _stamped(graph: onnx.GraphProto, norm: Norm) -> list[NodeProto]:
     return [graph.node[i] for i in (*norm.divisions, norm.nodes[-1])]
 
 
-def _take_out(model: onnx.ModelProto, norm: Norm) -> set[str]:
+def _take_out(model: onnx.ModelProto, norm: Norm, folder: Path | None) -> set[str]:
     """Let a norm read what the Divs before it read, with its epsilon.
 
     The nodes stay where they are, so that the indices of other norms hold.
@@ -107,7 +116,7 @@ def _take_out(model: onnx.ModelProto, norm: Norm) -> set[str]:
         if math.frexp(norm.divisor)[0] != 0.5:
             return set()  # taking it out would round
         planner.epsilon(norm, 1 / norm.divisor)
-        possible, restored = _restored(graph, norm, model)
+        possible, restored = _restored(graph, norm, model, folder)
         if planner.edits.nodes or not possible:
             return set()
         apply_edits(model, planner.edits)
@@ -143,7 +152,7 @@ def _read_by_norms(model: onnx.ModelProto, norms: Sequence[Norm]) -> Counter[str
 
 
 def _restored(
-    graph: onnx.GraphProto, norm: Norm, model: onnx.ModelProto
+    graph: onnx.GraphProto, norm: Norm, model: onnx.ModelProto, folder: Path | None
 ) -> tuple[bool, NodeProto | None]:
     """Whether the sum that a Skip op gives out can be as it was, and the Mul that restores it."""
     inner = residual_name(graph.node[norm.nodes[-1]], norm)
@@ -153,7 +162,7 @@ def _restored(
     muls = [n for n in graph.node if n.input[:1] == [inner] and known_op(n) == "Mul"]
     for mul in muls:
         factors = [t for t in model.graph.initializer if t.name == mul.input[1]]
-        if reads == 1 and factors and np.all(numpy_helper.to_array(factors[0]) == norm.divisor):
+        if reads == 1 and factors and np.all(read_tensor(factors[0], folder) == norm.divisor):
             return True, mul
     return False, None
 

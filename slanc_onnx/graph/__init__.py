@@ -29,6 +29,7 @@ from slanc_onnx.graph.facts import (
     told_type,
 )
 from slanc_onnx.graph.flow import FLOATS, Flow, Tensor, Use, known_op, read_flow, runtime_inputs
+from slanc_onnx.graph.inline import is_inside
 from slanc_onnx.graph.inputs import InputSpec, input_specs
 from slanc_onnx.graph.load import (
     PACKED,
@@ -42,7 +43,7 @@ from slanc_onnx.graph.load import (
     read_tensor,
     stored_bytes,
 )
-from slanc_onnx.graph.own_data import OwnData
+from slanc_onnx.graph.new_data import NewData
 from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.save import Draft, check_output, refuse_what_is_no_file
 from slanc_onnx.graph.scope import (
@@ -71,9 +72,9 @@ __all__ = [
     "Flow",
     "GraphPath",
     "InputSpec",
+    "NewData",
     "NewNode",
     "NodeAt",
-    "OwnData",
     "Reading",
     "Scope",
     "Tensor",
@@ -96,6 +97,7 @@ __all__ = [
     "float32_bytes",
     "graph_at",
     "input_specs",
+    "is_inside",
     "kilobytes",
     "known_op",
     "last_dim",

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.graph.inline import read_skeleton
 
 # Any element type: weights come in all of ONNX's.
 Array = npt.NDArray[Any]
@@ -24,14 +25,19 @@ Array = npt.NDArray[Any]
 PACKED = {
     TensorProto.INT4,
     TensorProto.UINT4,
-    TensorProto.FLOAT4E2M1,
+    getattr(TensorProto, "FLOAT4E2M1", -1),
     getattr(TensorProto, "INT2", -1),
     getattr(TensorProto, "UINT2", -1),
 }
 
 
+_ALIGNED = 8  # bytes of the largest number
+
+
 def load_model(path: Path) -> onnx.ModelProto:
     """Read an ONNX file; tensors in external data files stay references.
+
+    Large tensors in the file itself become references too: the location is the file's own name.
 
     Raises:
         SlancError: no such file, not an ONNX model, truncated, or external data that is missing,
@@ -40,7 +46,8 @@ def load_model(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise SlancError(f"{path}: no such file. Give the path of an .onnx file.")
     try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)
+        skeleton = read_skeleton(path)
+        model = _parsed(path) if skeleton is None else skeleton.model
     except OSError as error:
         raise SlancError(f"{path}: cannot be read ({error.strerror}).") from error
     except (DecodeError, ValueError) as error:
@@ -54,13 +61,18 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise SlancError(f"{path}: names no opset, so it was cut short. Copy it again.")
     for tensor in all_tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
-            file, _, _ = external_range(tensor, path.parent)
-            if file.samefile(path):
+            file, offset, _ = external_range(tensor, path.parent)
+            taken = skeleton is not None and offset in skeleton.taken
+            if not taken and file.samefile(path):
                 raise SlancError(
                     f"initializer {tensor.name!r}: its external data is said to lie in the model "
                     "file itself. The file is damaged: export it again."
                 )
     return model
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    return onnx.load(path, format="protobuf", load_external_data=False)
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
@@ -215,14 +227,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None) -> Array:
             "Pass folder=, or load the model with its external data."
         )
     file, offset, length = external_range(tensor, folder)
-    if length == 0:
-        return _view(tensor, memoryview(b""))
-    start = offset - offset % mmap.ALLOCATIONGRANULARITY
-    with file.open("rb") as opened:
-        pages = mmap.mmap(
-            opened.fileno(), length + offset - start, offset=start, access=mmap.ACCESS_READ
-        )
-    data = memoryview(pages)[offset - start : offset - start + length]
+    data = _bytes_at(file, offset, length)
     if tensor.data_type in PACKED:
         inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(data))
         return numpy_helper.to_array(inline)
@@ -244,6 +249,25 @@ def constant_value(node: NodeProto) -> TensorProto | None:
         whole = np.array(attribute.ints or attribute.i, dtype=np.int64)
         return numpy_helper.from_array(whole)
     return None
+
+
+def _bytes_at(file: Path, offset: int, length: int) -> memoryview:
+    """Bytes of a file: mapped, or read where numbers do not lie there as they do in memory.
+
+    NumPy takes longer with those, and sums them in another order.
+    """
+    if not length:
+        return memoryview(b"")
+    with file.open("rb") as opened:
+        if offset % _ALIGNED:
+            found = np.empty(length, np.uint8)
+            opened.seek(offset)
+            opened.readinto(found.data)
+            return found.data.toreadonly()
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        size = length + offset - start
+        pages = mmap.mmap(opened.fileno(), size, offset=start, access=mmap.ACCESS_READ)
+    return memoryview(pages)[offset - start :]
 
 
 def _view(tensor: TensorProto, data: memoryview) -> Array:

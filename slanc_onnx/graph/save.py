@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,24 +13,22 @@ import onnx
 from onnx import TensorProto
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.graph.copying import copy_file, write_spliced
+from slanc_onnx.graph.inline import LARGEST, Span, pieces_of
 from slanc_onnx.graph.journal import clear_left_overs, close_journal, mentions, write_journal
 from slanc_onnx.graph.load import all_tensors, external_location
+from slanc_onnx.graph.new_data import NewData
 from slanc_onnx.graph.own_data import OwnData, holds_what_it_says, is_own_name, own_name
 from slanc_onnx.graph.temporary import (
     locked,
     mode_of,
-    new_file,
     not_a_file,
     remove,
     same_content,
     sync_folder,
     temporary,
-    write_all,
-    write_new,
 )
 from slanc_onnx.progress import Meter, Progress, no_progress
-
-COPIED_AT_ONCE = 1 << 26  # bytes
 
 
 class Draft:
@@ -58,11 +54,12 @@ class Draft:
     """
 
     def __init__(self, source: Path, output: Path, model: onnx.ModelProto) -> None:
-        self._locations = _data_locations(model)
+        self._locations = _data_locations(model) - {source.name}
         check_output(source, output, self._locations)
         self.source, self.output, self.folder = source, output, output.parent
         self.path = temporary(self.folder, "onnx")
         self._own: OwnData | None = None
+        self._new = NewData(source, self.own_data)
         self._temporary = [self.path]
         self._journals: list[Path] = []
         self._made: list[Path] = []
@@ -100,6 +97,10 @@ class Draft:
             self._temporary.append(self._own.path)
         return self._own
 
+    def new_data(self) -> NewData:
+        """Where the changed tensors of the model go."""
+        return self._new
+
     def write(self, model: onnx.ModelProto, progress: Progress = no_progress) -> None:
         """Write the model under its temporary name, and its data files under their own.
 
@@ -113,8 +114,10 @@ class Draft:
         with self.written():
             self._make_folder()
             placed = self._name_own_data(model)
-            locations = _data_locations(model).difference(placed)
-            write_new(self.path, _serialized(model), mode_of(self.output))
+            inside = {self.source.name, self._new.name}
+            locations = _data_locations(model).difference(placed, inside)
+            pieces, mode = _spliced(model, inside), mode_of(self.output)
+            write_spliced(self.path, pieces, self.source, self._new.made, mode)
             if self.folder.resolve() != self.source.parent.resolve():
                 placed |= self._copy(sorted(locations), progress)
             self._place(placed, locations)
@@ -185,7 +188,7 @@ class Draft:
                 continue
             copies[name] = temporary(self.folder, "data")
             self._temporary.append(copies[name])
-            _copy_file(source, copies[name], meter)
+            copy_file(source, copies[name], meter)
         return copies
 
     def _place(self, files: Mapping[str, Path], locations: Iterable[str]) -> None:
@@ -299,14 +302,30 @@ def check_output(source: Path, output: Path, locations: set[str] | None = None) 
                 raise SlancError(f"{output}: is the model's data file. Give another -o.")
 
 
-def _serialized(model: onnx.ModelProto) -> bytes:
+def _spliced(model: onnx.ModelProto, inside: set[str]) -> list[bytes | Span]:
+    """What the file of a model holds: bytes, and ranges of the files that become part of it.
+
+    Raises:
+        SlancError: it is larger than protobuf reads.
+    """
     try:
-        return bytes(model.SerializeToString())
+        found = pieces_of(model.SerializeToString(), inside)
     except Exception as error:
-        raise SlancError(
-            f"the model cannot be written as one file ({error}). Files over 2 GiB need external "
-            "data: export the model with it."
-        ) from error
+        raise _too_large(str(error)) from error
+    spans = [piece for piece in found if isinstance(piece, Span)]
+    refer = [t for t in all_tensors(model) if t.data_location == TensorProto.EXTERNAL]
+    assert len(spans) >= sum(external_location(t) in inside for t in refer)
+    size = sum(p.length if isinstance(p, Span) else len(p) for p in found)
+    if size > LARGEST:
+        raise _too_large(f"it has {size} bytes")
+    return found
+
+
+def _too_large(why: str) -> SlancError:
+    return SlancError(
+        f"the model cannot be written as one file ({why}). Files over 2 GiB need external "
+        "data: export the model with it."
+    )
 
 
 def _refuse_unless(same: bool | None, target: Path) -> None:
@@ -319,32 +338,3 @@ def _refuse_unless(same: bool | None, target: Path) -> None:
         raise SlancError(
             f"{target}: another data file of this name is in the way. Give -o in another folder."
         )
-
-
-def _copy_file(source: Path, target: Path, meter: Meter) -> None:
-    """Copy a data file to a new name, with its mode, down to the disk."""
-    with source.open("rb") as read:
-        handle = new_file(target, 0o600)
-        try:
-            while count := _copied(read.fileno(), handle):
-                meter.add(count)
-            os.chmod(target, stat.S_IMODE(source.stat().st_mode) & 0o777)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _copied(source: int, target: int) -> int:
-    """Copy the next bytes from one file to another; returns how many, 0 at the end.
-
-    The kernel copies, and shares the blocks where the file system can.
-    """
-    try:
-        return os.copy_file_range(source, target, COPIED_AT_ONCE)
-    except (AttributeError, OSError) as error:
-        known = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
-        if isinstance(error, OSError) and error.errno not in known:
-            raise
-    data = os.read(source, COPIED_AT_ONCE)
-    write_all(target, data)
-    return len(data)

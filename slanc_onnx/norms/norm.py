@@ -70,6 +70,8 @@ class Norm:
         limits: Other constants that are divided too, as those of a clamp.
         by_ops: Whether its nodes compute more than its kind says, so that its output is traced and
             rounded op by op; its rows are as the kind says.
+        other_steps: Whether its ops come to a norm by other steps than `accelerator.Step` has, so
+            that other numbers on the way may overflow.
         unbiased: Whether the mean square divides by width - 1 (Bessel's correction).
         one_pass: Whether a LayerNorm's variance is spelled E[x^2] - mean^2, which sums squares of
             the input as it is, not of the centred input.
@@ -112,6 +114,7 @@ class Norm:
     nodes: tuple[int, ...]
     limits: tuple[Limit, ...] = ()
     by_ops: bool = False
+    other_steps: bool = False
     unbiased: bool = False
     one_pass: bool = False
     axes: RowAxes = RowAxes()  # noqa: RUF009

@@ -87,6 +87,8 @@ def certify(
     if not norm.is_row_norm:
         kind = Unproved.L2_NORMALISATION if norm.kind == "l2" else Unproved.OTHER_STEPS
         return Certificate(False, Reason(kind), bound, affine=affine)
+    if norm.other_steps:
+        return Certificate(False, Reason(Unproved.ANOTHER_SPELLING), bound, affine=affine)
     if norm.overridable_epsilon is not None:
         given = Reason(Unproved.MAY_BE_GIVEN, (norm.overridable_epsilon,))
         return Certificate(False, given, bound, affine=affine)

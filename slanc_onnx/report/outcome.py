@@ -13,7 +13,14 @@ from slanc_onnx.apply.fold import Fold
 from slanc_onnx.norms import Suspect
 from slanc_onnx.prove import WITHDRAWN, Certificate
 from slanc_onnx.reasons import Failure, Next, Reason
-from slanc_onnx.report.as_json import VERSION, Report, norm_entry, suspect_entry, validation_entry
+from slanc_onnx.report.as_json import (
+    VERSION,
+    Report,
+    first_rows_entry,
+    norm_entry,
+    suspect_entry,
+    validation_entry,
+)
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.report.fp32_nodes import fp32_nodes_entry, write_list
@@ -146,7 +153,7 @@ class Outcome:
         if self.first_rows is None:
             return ""
         count = sum(row.first_within for row in self.rows)
-        return first_rows_text(self.first_rows.tokens, count, len(self.norms))
+        return first_rows_text(self.first_rows, count, len(self.norms))
 
     @property
     def _certificates(self) -> list[Certificate]:
@@ -183,6 +190,7 @@ class Outcome:
             notes=[reason_text(note) for note in self.notes],
             fold=None if self.fold is None else fold_entry(self.fold),
             audit=audit_entries(self.audits),
+            first_rows=first_rows_entry(self.first_rows),
             advice={change.value: count for change, count in self.advice.items()},
             fp32_nodes=fp32_nodes_entry(self.fp32_nodes, str(self.accelerator.format)),
             validation=validation_entry(self.validation, self.not_validated),

@@ -24,6 +24,7 @@ from slanc_onnx.reasons import (
     Untaken,
 )
 from slanc_onnx.targets import Change
+from slanc_onnx.verify import FirstRows
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -106,6 +107,7 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.OVERFLOWS_BETWEEN: "its numbers may reach {0:.3g}, and its type holds {1:.3g}",
     Unproved.NO_RULE_FOR_TYPE: "no rule for elements of the type {0}",
     Unproved.LEANS_ON: "its bound leans on {0}, which has no safe radius",
+    Unproved.ANOTHER_SPELLING: "its ops come to a norm by other steps, which have no bounds yet",
     Unproved.OTHER_STEPS: "its ops compute more than a norm, and have no bounds yet",
 }
 _UNSCALABLE: dict[Kind, str] = {
@@ -332,11 +334,12 @@ def advice_text(certified: Mapping[Change, int], now: int, norms: int) -> str:
     return f"of {norms} norms at least {', '.join(words)} would be certified" if words else ""
 
 
-def first_rows_text(tokens: int, within: int, norms: int) -> str:
-    """What the run of every token alone showed."""
+def first_rows_text(rows: FirstRows, within: int, norms: int) -> str:
+    """What the run of every token alone showed, and what its other inputs were."""
+    others = ", ".join(f"{name} {value:g}" for name, value in rows.others.items())
     return (
-        f"each of {tokens} tokens alone, in FP32: within the safe radius of {within} of {norms} "
-        "norms"
+        f"each of {rows.tokens} tokens alone, in FP32{f' with {others}' if others else ''}: within "
+        f"the safe radius of {within} of {norms} norms"
     )
 
 

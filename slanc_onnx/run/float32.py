@@ -53,9 +53,9 @@ def as_float32(
     copy.CopyFrom(model)
     for graph in list(_graphs(copy)):
         _convert_graph(graph, folder, graph is not copy.graph, inline)
-        _convert_nodes(graph.node)
+        _convert_nodes(graph.node, folder)
     for function in copy.functions:
-        _convert_nodes(function.node)
+        _convert_nodes(function.node, folder)
     return copy
 
 
@@ -130,10 +130,10 @@ def _convert_tensor(tensor: TensorProto, folder: Path | None) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
-def _convert_nodes(nodes: Sequence[NodeProto]) -> None:
+def _convert_nodes(nodes: Sequence[NodeProto], folder: Path | None) -> None:
     for node in nodes:
         for attribute in node.attribute:
             if attribute.name in _TYPE_ATTRIBUTES and attribute.i in HALF:
                 attribute.i = TensorProto.FLOAT
             if attribute.type == AttributeProto.TENSOR and attribute.t.data_type in HALF:
-                _convert_tensor(attribute.t, None)
+                _convert_tensor(attribute.t, folder)

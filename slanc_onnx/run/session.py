@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from slanc_onnx.graph import Array
+from slanc_onnx.run.aligned import with_weights_in_place
 from slanc_onnx.run.isolation import CannotRun, short_of_memory, stopped_in_time
 
 Feeds = Mapping[str, Array]
@@ -52,12 +53,17 @@ class Session:
         options.log_severity_level = 4
         if not packs:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        if folder is not None:
+        placed = with_weights_in_place(model, folder)
+        if placed.folder is not None:
             key = "session.model_external_initializers_file_folder_path"
-            options.add_session_config_entry(key, str(folder))
+            options.add_session_config_entry(key, str(placed.folder))
+        read = placed.weights.items()
+        self._weights = {name: ort.OrtValue.ortvalue_from_numpy(w) for name, w in read}
+        for name, weight in self._weights.items():  # which has to live as long as the session
+            options.add_initializer(name, weight)
         try:
             self._session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                placed.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             raise _cannot("load", error) from error

@@ -103,7 +103,10 @@ class Dense:
     def columns(self, start: int, stop: int) -> Array:
         values = self.data.open() if isinstance(self.data, Filed) else self.data
         wanted = slice(self.first + start, self.first + stop)
-        return as_float32(values[wanted]).T if self.transposed else as_float32(values[:, wanted])
+        found = values[wanted] if self.transposed else values[:, wanted]
+        if not found.flags.aligned:  # in a file that is the model as well, of which BLAS copies all
+            found = found.copy()
+        return as_float32(found).T if self.transposed else as_float32(found)
 
     def part(self, start: int, stop: int) -> Dense:
         if isinstance(self.data, Filed):

@@ -280,13 +280,13 @@ def test_data_is_copied_in_pieces_and_tells_how_far_it_is(
     tmp_path: Path, refused: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the kernel, and where it cannot."""
-    monkeypatch.setattr("slanc_onnx.graph.save.COPIED_AT_ONCE", 5)
+    monkeypatch.setattr("slanc_onnx.graph.copying.COPIED_AT_ONCE", 5)
     if refused is not None:
 
         def fail(*_: object) -> int:
             raise OSError(refused, "no")
 
-        monkeypatch.setattr("slanc_onnx.graph.save.os.copy_file_range", fail)
+        monkeypatch.setattr("slanc_onnx.graph.copying.os.copy_file_range", fail)
     told: list[tuple[str, float]] = []
     source = saved(tmp_path / "in")
     output = tmp_path / "out" / "model.onnx"
@@ -304,7 +304,7 @@ def test_a_copy_that_fails_for_another_reason_says_so(
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("slanc_onnx.graph.save.os.copy_file_range", full)
+    monkeypatch.setattr("slanc_onnx.graph.copying.os.copy_file_range", full)
     source = saved(tmp_path / "in")
     with pytest.raises(SlancError, match="No space left"):
         save_model(load_model(source), source, tmp_path / "out" / "model.onnx")

@@ -25,6 +25,7 @@ EVENTS = [
     "link",
     "symlink",
     "copy_file_range",
+    "sendfile",
     "truncate",
     "ftruncate",
 ]

@@ -43,6 +43,7 @@ REPORT = [
     "notes",
     "fold",
     "audit",
+    "first_rows",
     "advice",
     "fp32_nodes",
     "validation",

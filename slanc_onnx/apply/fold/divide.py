@@ -1,4 +1,4 @@
-"""Divide weights, in the model or into the output's own data file."""
+"""Divide weights, in the model or into the files that the output is made of."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from slanc_onnx.apply.fold.weights import divided
-from slanc_onnx.graph import OwnData, Tensor, graph_at, read_tensor
+from slanc_onnx.graph import Array, NewData, Tensor, graph_at, read_tensor
 
 
 def divide_weights(
     model: onnx.ModelProto,
     exponents: Mapping[Tensor, int],
     folder: Path | None,
-    data: OwnData | None = None,
+    data: NewData | None = None,
 ) -> None:
     """Divide weights by powers of two, one at a time.
 
@@ -24,7 +24,7 @@ def divide_weights(
         model: The model; it is changed in place.
         exponents: k of the divisor 2^k, by initializer or output of a Constant node.
         folder: Where the external data lies; these files are not written to.
-        data: The file that divided external tensors go to; None to take them into the model.
+        data: Where divided tensors go that are not in the model; None to take them into it.
     """
     for graph, names in _by_graph(model, exponents):
         found = {t.name: t for t in graph.initializer if t.name in names}
@@ -58,13 +58,12 @@ def _value(node: onnx.NodeProto) -> TensorProto:
     return value
 
 
-def _divide(tensor: TensorProto, exponent: int, folder: Path | None, data: OwnData | None) -> None:
-    values = divided(read_tensor(tensor, folder), exponent)
-    if tensor.data_location != TensorProto.EXTERNAL or data is None:
-        new = numpy_helper.from_array(values, tensor.name)
-        tensor.CopyFrom(new)
-        return
-    offset, length = data.add(values)
-    del tensor.external_data[:]
-    for key, text in (("location", data.name), ("offset", offset), ("length", length)):
-        tensor.external_data.add(key=key, value=str(text))
+def _divide(tensor: TensorProto, exponent: int, folder: Path | None, data: NewData | None) -> None:
+    before = TensorProto()
+    before.CopyFrom(tensor)
+
+    def values() -> Array:
+        return divided(read_tensor(before, folder), exponent)
+
+    if data is None or not data.put(tensor, values):
+        tensor.CopyFrom(numpy_helper.from_array(values(), tensor.name))

@@ -25,7 +25,7 @@ from slanc_onnx.apply.fold.group_scale import ANY, Window, window
 from slanc_onnx.apply.fold.weights import Loss, Weights
 from slanc_onnx.apply.fold.words import FoldedGroup, folded_groups
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import Draft, Edits, OwnData, Tensor, apply_edits, read_flow
+from slanc_onnx.graph import Draft, Edits, NewData, Tensor, apply_edits, read_flow
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
@@ -111,7 +111,7 @@ def fold(
 
 
 def apply_fold(
-    model: onnx.ModelProto, folded: Fold, folder: Path | None, data: OwnData | None = None
+    model: onnx.ModelProto, folded: Fold, folder: Path | None, data: NewData | None = None
 ) -> None:
     """Carry out a fold that was decided for this model.
 
@@ -119,7 +119,7 @@ def apply_fold(
         model: The model; it is changed in place.
         folded: The fold.
         folder: Where the external data lies; these files stay as they are.
-        data: The file that divided external weights go to; None to take them into the model.
+        data: Where divided weights go that are not in the model; None to take them into it.
     """
     divide_weights(model, folded.weights, folder, data)
     apply_edits(model, folded.edits)
@@ -140,7 +140,7 @@ def write_folded(
         SlancError: as for `Draft.write`.
     """
     with draft.written():
-        apply_fold(model, folded, draft.source.parent, draft.own_data())
+        apply_fold(model, folded, draft.source.parent, draft.new_data())
     draft.write(model, progress)
 
 

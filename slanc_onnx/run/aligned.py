@@ -1,0 +1,142 @@
+"""Weights of an inline file as ONNX Runtime can take them: where numbers lie as they do in memory.
+
+ONNX Runtime maps external data where it lies in the file. In a data file that is where numbers may
+lie; in a model that is its own data file they lie at any byte, and a sum over a weight then has
+another order, which changes its last bits from one file to the next.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from slanc_onnx.graph import Array, all_tensors, every_graph, external_range, is_inside, read_tensor
+
+ALIGNED = 64  # bytes, as ONNX Runtime's own memory is
+_TAKES_FOLDER = 1, 21  # the first version of ONNX Runtime that does
+_NUMPY = "biufc"  # kinds of element types that NumPy has itself
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """A model whose weights ONNX Runtime may use as they lie.
+
+    Attributes:
+        model: The model.
+        folder: Where its external data lies.
+        weights: By name, weights to give to ONNX Runtime beside the model; read-only.
+    """
+
+    model: onnx.ModelProto
+    folder: Path | None
+    weights: dict[str, Array]
+
+
+def with_weights_in_place(model: onnx.ModelProto, folder: Path | None) -> InPlace:
+    """A model with those of its weights in memory that lie at odd bytes of a model file.
+
+    Weights without a name of their own are taken into a copy of the model. ONNX Runtime follows no
+    link out of a folder, so a file behind one is told as where it is. All is taken into the copy
+    where other data files stand beside the link, and for a runtime that looks for no data files.
+
+    Args:
+        model: The model; it is not changed.
+        folder: Where its external data lies.
+    """
+    inside = [tensor for tensor in all_tensors(model) if is_inside(tensor)]
+    if folder is None or not inside:
+        return InPlace(model, folder, {})
+    file, _, _ = external_range(inside[0], folder)
+    real = file.resolve()
+    linked = real.parent != folder.resolve()
+    times = Counter(name for name, _ in _named(model))
+    found = {name: t for name, t in _named(model) if is_inside(t) and _is_odd(t)}
+    given = {name: t for name, t in found.items() if times[name] == 1 and _has_numpy(t)}
+    whole = _must_be_whole() or (linked and _has_data_files(model))
+    if whole:
+        given = {}
+    taken_in = whole or sum(map(_is_odd, inside)) > len(given)
+    weights = {name: _read(tensor, folder) for name, tensor in given.items()}
+    if not linked and not taken_in:
+        return InPlace(model, folder, weights)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    kept = [t for name, t in _named(copy) if name in given]
+    for tensor in [t for t in all_tensors(copy) if is_inside(t)]:
+        if whole or (_is_odd(tensor) and not any(tensor is other for other in kept)):
+            _take_in(tensor, folder)
+        else:
+            _relocate(tensor, real.name)
+    return InPlace(copy, real.parent if linked and not whole else folder, weights)
+
+
+def _must_be_whole() -> bool:
+    """Whether this ONNX Runtime takes no folder in which a serialised model's data files lie."""
+    import onnxruntime as ort  # slow to import
+
+    major, minor = ort.__version__.split(".")[:2]
+    return (int(major), int(minor)) < _TAKES_FOLDER
+
+
+def _has_data_files(model: onnx.ModelProto) -> bool:
+    return any(
+        tensor.data_location == TensorProto.EXTERNAL and not is_inside(tensor)
+        for tensor in all_tensors(model)
+    )
+
+
+def _named(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    """The tensors that ONNX Runtime knows by a name: those of graphs, and not of functions."""
+    for graph in every_graph(model.graph):
+        for tensor in graph.initializer:
+            yield tensor.name, tensor
+        for node in graph.node:
+            for name in node.output if node.op_type == "Constant" else ():
+                yield from ((name, a.t) for a in node.attribute if a.HasField("t"))
+
+
+def _is_odd(tensor: TensorProto) -> bool:
+    """Whether it matters at which byte a tensor begins."""
+    return _dtype(tensor).itemsize > 1
+
+
+def _dtype(tensor: TensorProto) -> np.dtype[Any]:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+
+
+def _has_numpy(tensor: TensorProto) -> bool:
+    return _dtype(tensor).kind in _NUMPY
+
+
+def _relocate(tensor: TensorProto, name: str) -> None:
+    for entry in tensor.external_data:
+        if entry.key == "location":
+            entry.value = name
+
+
+def _take_in(tensor: TensorProto, folder: Path) -> None:
+    data = read_tensor(tensor, folder).tobytes()
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    tensor.raw_data = data
+
+
+def _read(tensor: TensorProto, folder: Path) -> Array:
+    """The values of a tensor in memory that begins where ONNX Runtime's would."""
+    file, offset, length = external_range(tensor, folder)
+    room = np.empty(length + ALIGNED, np.uint8)
+    first = -room.ctypes.data % ALIGNED
+    data = room[first : first + length]
+    with file.open("rb") as opened:
+        opened.seek(offset)
+        opened.readinto(data.data)
+    values = data.view(_dtype(tensor)).reshape(tuple(tensor.dims))
+    values.flags.writeable = False
+    return values
