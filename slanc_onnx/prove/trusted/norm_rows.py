@@ -18,6 +18,7 @@ from slanc_onnx.prove.sets import SLACK, Bounded, Reach, ball, constant, joined,
 from slanc_onnx.prove.step_bounds import output_radius
 from slanc_onnx.prove.trusted.axes import with_axes
 from slanc_onnx.prove.trusted.rules import summed
+from slanc_onnx.prove.trusted.sizes import size_of
 from slanc_onnx.prove.trusted.values import (
     Constant,
     Facts,
@@ -26,7 +27,6 @@ from slanc_onnx.prove.trusted.values import (
     as_value,
     checked,
     settled,
-    size_of,
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 
@@ -183,6 +183,10 @@ def _with_affine(norm: Norm, value: Value, affine: Sequence[Constant | None]) ->
         if given is None:
             raise NoBound(Reason(Unproved.AFFINE_NOT_CONSTANT))
         facts = facts | given.facts
+        before = value.rank - len(given.dims)
+        wide = {axis + before for axis, dim in enumerate(given.dims) if dim != 1}
+        if not norm.axes.grouped and not wide <= set(value.axes):  # numbers of positions
+            raise NoBound(Reason(Unproved.AFFINE_NOT_CONSTANT))
         numbers = np.asarray(given.values, dtype=np.float64).reshape(-1)
         if len(numbers) not in (1, reach.channels):
             if not norm.axes.grouped or reach.channels % len(numbers):
