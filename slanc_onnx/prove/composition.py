@@ -26,6 +26,7 @@ def composed(
         radius: Gives the safe radius of a norm.
     """
     made: dict[str, Certificate] = {}
+    held: dict[str, float] = {}
     asked: dict[str, frozenset[Condition] | None] = {}
     for name, certificate in found.items():
         conditions = frozenset(certificate.bound.conditions)
@@ -41,6 +42,12 @@ def composed(
             certificate = replace(certificate, certified=False, reason=why)
         elif certificate.certified:
             certificate = replace(certificate, conditions=tuple(sorted(conditions)))
+        least = [held[behind] for behind in certificate.bound.leans if behind in held]
+        if certificate.epsilon_at_least is not None:
+            least.append(certificate.epsilon_at_least)
+        if least:
+            held[name] = max(least)
+            certificate = replace(certificate, epsilon_at_least=max(least))
         made[name] = certificate
         if certificate.certified:
             asked[name] = conditions

@@ -149,6 +149,7 @@ def _certificate(row: NormRow) -> dict[str, Any] | None:
         "certified": certified(certificate),
         "bound": bound.length,
         "conditions": [asdict(condition) for condition in certificate.conditions],
+        "epsilon_at_least": certificate.epsilon_at_least,
         "overflow_bits": certificate.overflow_bits,
         "underflow_bits": certificate.underflow_bits,
         "upper_limit": "bound" if certificate.certified else "estimate",

@@ -337,10 +337,8 @@ def advice_text(certified: Mapping[Change, int], now: int, norms: int) -> str:
 def first_rows_text(rows: FirstRows, within: int, norms: int) -> str:
     """What the run of every token alone showed, and what its other inputs were."""
     others = ", ".join(f"{name} {value:g}" for name, value in rows.others.items())
-    return (
-        f"each of {rows.tokens} tokens alone, in FP32{f' with {others}' if others else ''}: within "
-        f"the safe radius of {within} of {norms} norms"
-    )
+    ran = f"each of {rows.tokens} tokens alone, in FP32{others and f' with {others}'}"
+    return f"{ran}: within the safe radius of {within} of {norms} norms"
 
 
 def reasons_text(reasons: Sequence[Reason]) -> str:
@@ -371,6 +369,10 @@ def need_text(rows: int, form: str, inputs: str = "", scaled: bool = False) -> s
 def rounded_text(form: str, everything: bool) -> str:
     """What was rounded to a format."""
     return f"everything in {form}" if everything else f"{form} norms"
+
+
+# What certificates ask of a device whose format does not hold the file's epsilons.
+EPSILON = "certified if the device adds no epsilon below {:.3g} (--epsilon representable)"
 
 
 def condition_text(condition: Condition) -> str:
