@@ -187,10 +187,17 @@ def with_conditions(decided: Sequence[ScaledNorm], options: Options) -> list[Sca
         for name, scale in scales_to_apply(decided).items():
             if scale != 1.0 and name in found:  # 1 leaves the file as it is
                 found[name] = replace(found[name], epsilon_at_least=None)
-    inputs = {d.norm.name: d.norm.input for d in decided}
+    inputs = {d.norm.name: _summands(d.norm) for d in decided}
     radii = {d.norm.name: d.safe_radius for d in decided}
     made = composed(found, inputs, radii.get)
     return [replace(d, certificate=made.get(d.norm.name)) for d in decided]
+
+
+def _summands(norm: Norm) -> tuple[str, ...]:
+    """The tensors whose rows add up to those of a norm; none for groups of several tensors."""
+    if norm.addends and norm.axes.grouped:  # which need not have all positions
+        return ()
+    return norm.addends or (norm.input,)
 
 
 def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
