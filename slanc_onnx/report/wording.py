@@ -23,6 +23,7 @@ from slanc_onnx.reasons import (
     Unscalable,
     Untaken,
 )
+from slanc_onnx.report.digits import below
 from slanc_onnx.targets import Change
 from slanc_onnx.verify import FirstRows
 
@@ -371,7 +372,6 @@ def rounded_text(form: str, everything: bool) -> str:
     return f"everything in {form}" if everything else f"{form} norms"
 
 
-# What certificates ask of a device whose format does not hold the file's epsilons.
 EPSILON = "certified if the device adds no epsilon below {:.3g} (--epsilon representable)"
 
 
@@ -384,7 +384,7 @@ def condition_text(condition: Condition) -> str:
     if condition.kind == "positions":
         return f"no axis is longer than {condition.high:.0f} positions"
     if condition.kind == "length":
-        return f"no row of {condition.input} is longer than {condition.high:.4g}"
+        return f"no row of {condition.input} is longer than {below(condition.high)}"
     return f"{condition.input} in [{condition.low:g}, {condition.high:g}]"
 
 

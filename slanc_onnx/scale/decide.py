@@ -197,7 +197,7 @@ def _summands(norm: Norm) -> tuple[str, ...]:
     """The tensors whose rows add up to those of a norm; none for groups of several tensors."""
     if norm.addends and norm.axes.grouped:  # which need not have all positions
         return ()
-    return norm.addends or (norm.input,)
+    return tuple(filter(None, norm.addends or (norm.input,)))
 
 
 def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
