@@ -370,7 +370,7 @@ BREAKS: Mapping[str, tuple[Break, ...]] = {
     "random_constants": (random_constants,),
     "repeated_channels": (repeated_channels,),
     "rounded_to_16_bits": (rounded_to_16_bits,),
-    "scalar_gamma_width": (width_of_gamma, flatten_of_positions),
+    "scalar_gamma_width": (width_of_gamma,),
     "shares_reshaped": (shares_reshaped,),
     "sums_that_cancel": (sums_that_cancel,),
     "softmax_nan": (softmax_nan, masks_of_data),
