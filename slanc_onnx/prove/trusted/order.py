@@ -25,6 +25,7 @@ class Order:
     Attributes:
         norm_at: The row norms, by the tensor after the division.
         others: The other norms, by their inputs.
+        by_ops: The names of norms whose ops are read like any other, by the tensor that they make.
         after: The outputs of row norms that come after the division.
         inside: The outputs of the nodes inside row norms.
         indices: The indices of the nodes, in topological order.
@@ -38,6 +39,8 @@ class Order:
         self.norm_at = {norm.normalised: norm for norm in rows}
         self.others = {norm.input: norm for norm in own if not norm.is_row_norm}
         self._makers = {name: node for node in self._nodes for name in node.output if name}
+        here = [norm for norm in norms if norm.path == scope.path]
+        self.by_ops = {n.normalised: n.name for n in here if n.normalised not in self.norm_at}
         self._results = {out.name for out in scope.proto.output} if scope.path else set()
         self._sorted = [scope.index[id(node)] for node in scope.sorted_nodes]
         views = zip(self._nodes, scope.graph.nodes, strict=True)

@@ -144,9 +144,15 @@ class Prover:
                 self._found[name] = self._as_read(name, made)
 
     def _as_read(self, name: str, made: Known) -> Known:
-        """A tensor as its readers take it: rounded behind a norm, elements alone if that does."""
+        """A tensor as its readers take it: rounded behind a norm, elements alone if that does.
+
+        What a norm makes leans on it, also where its ops were read one by one, as FP32.
+        """
         if not isinstance(made, Value):
             return made
+        if name in self._order.by_ops:
+            own = Facts(norms=frozenset({self._order.by_ops[name]}))
+            made = replace(made, facts=made.facts | own)
         try:
             with damage_has_no_bound():
                 made = self._rounded(made) if name in self._order.after else made
