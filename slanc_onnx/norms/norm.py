@@ -81,6 +81,8 @@ class Norm:
             another op.
         nodes: The norm's own nodes, by index, in topological order.
         channels: The length of gamma, for a norm over groups; None for every other norm.
+        addends: What an op adds up before it normalises, by name: `input` and the others; () where
+            `input` itself is normalised.
         residual: The position of the output that has the sum of the addends, for an op that adds
             before it normalises; None for every other norm.
         silu: Whether the op applies SiLU to its normalised value.
@@ -119,6 +121,7 @@ class Norm:
     one_pass: bool = False
     axes: RowAxes = RowAxes()  # noqa: RUF009
     channels: int | None = None
+    addends: tuple[str, ...] = ()
     residual: int | None = None
     silu: bool = False
     overridable_epsilon: str | None = None

@@ -25,7 +25,7 @@ from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.report.fp32_nodes import fp32_nodes_entry, write_list
 from slanc_onnx.report.rows import NormRow, norm_rows
-from slanc_onnx.report.wording import advice_text, first_rows_text, reason_text
+from slanc_onnx.report.wording import EPSILON, advice_text, first_rows_text, reason_text
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.targets import Change, changes
 from slanc_onnx.verify import HEALED, Audit, FirstRows, Fp32Nodes, Validation
@@ -146,6 +146,13 @@ class Outcome:
         """The same in words; "" where no change certifies more."""
         now = sum(certificate.certified for certificate in self._certificates)
         return advice_text(self.advice, now, len(self.norms))
+
+    @property
+    def epsilon_line(self) -> str:
+        """What certificates ask of the device's epsilons; "" where it keeps those of the file."""
+        asked = [c.epsilon_at_least for c in self._certificates if c.certified]
+        least = max((e for e in asked if e is not None), default=0.0)
+        return EPSILON.format(least) if least else ""
 
     @property
     def first_rows_line(self) -> str:

@@ -23,6 +23,7 @@ from slanc_onnx.reasons import (
     Unscalable,
     Untaken,
 )
+from slanc_onnx.report.digits import below
 from slanc_onnx.targets import Change
 from slanc_onnx.verify import FirstRows
 
@@ -337,10 +338,8 @@ def advice_text(certified: Mapping[Change, int], now: int, norms: int) -> str:
 def first_rows_text(rows: FirstRows, within: int, norms: int) -> str:
     """What the run of every token alone showed, and what its other inputs were."""
     others = ", ".join(f"{name} {value:g}" for name, value in rows.others.items())
-    return (
-        f"each of {rows.tokens} tokens alone, in FP32{f' with {others}' if others else ''}: within "
-        f"the safe radius of {within} of {norms} norms"
-    )
+    ran = f"each of {rows.tokens} tokens alone, in FP32{others and f' with {others}'}"
+    return f"{ran}: within the safe radius of {within} of {norms} norms"
 
 
 def reasons_text(reasons: Sequence[Reason]) -> str:
@@ -373,6 +372,9 @@ def rounded_text(form: str, everything: bool) -> str:
     return f"everything in {form}" if everything else f"{form} norms"
 
 
+EPSILON = "certified if the device adds no epsilon below {:.3g} (--epsilon representable)"
+
+
 def condition_text(condition: Condition) -> str:
     """A condition in words: "pixel_values in [-3, 3]"."""
     if condition.kind == "made":
@@ -382,7 +384,7 @@ def condition_text(condition: Condition) -> str:
     if condition.kind == "positions":
         return f"no axis is longer than {condition.high:.0f} positions"
     if condition.kind == "length":
-        return f"no row of {condition.input} is longer than {condition.high:.4g}"
+        return f"no row of {condition.input} is longer than {below(condition.high)}"
     return f"{condition.input} in [{condition.low:g}, {condition.high:g}]"
 
 

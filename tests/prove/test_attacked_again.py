@@ -56,12 +56,48 @@ def masked(nodes: str, **weights: NDArray[Any]) -> Attack:
     )
 
 
+HALF, BRAIN = 10, 16  # ONNX's numbers of FP16 and BF16
+
+
+def by_hand(scale: float, epsilon: float, *steps: str, centred: bool = False) -> Attack:
+    """An RMSNorm of x times a number, in steps of which some are rounded to 16 bits and back.
+
+    Args:
+        scale: The number.
+        epsilon: Of the norm.
+        steps: The steps that are rounded: "STEP:TYPE", with the number of the type in ONNX.
+        centred: Whether the mean is taken off first, as a LayerNorm has it.
+    """
+    kinds = dict(step.split(":") for step in steps)
+
+    def step(name: str, node: str) -> str:
+        if name not in kinds:
+            return f"{name} = {node} "
+        casts = f"{name}h = Cast<to = {kinds[name]}>({name}0) {name} = Cast<to = 1>({name}h) "
+        return f"{name}0 = {node} {casts}"
+
+    mean = "mu = ReduceMean<axes = [-1]>(h) c = Sub(h, mu) " if centred else ""
+    row = "c" if centred else "h"
+    nodes = (
+        "h = Mul(x, scale) " + mean + step("r", f"Identity({row})") + step("q", "Mul(r, r)")
+        + step("m", "ReduceMean<axes = [-1]>(q)") + step("e", "Add(m, eps)")
+        + step("root", "Sqrt(e)") + f"total = Div({row}, root)"
+    )  # fmt: skip
+    return Attack(nodes, {"scale": number(scale), "eps": number(epsilon)})
+
+
 HIDDEN = "hidden = Where(c, sc, ninf)"
 FAR = number(3e38)
 SMALLER = " ".join(f"p{i + 1} = Mul(k, p{i})" for i in range(200))
 REPEATED_SHARES = ROUNDED_SHARES.split("pb =")[0].replace("p = Soft", "p0 = Soft")
 
 ATTACKS = {
+    "a mean square in FP16": by_hand(1e-4, 1e-12, f"m:{HALF}"),
+    "squares in FP16": by_hand(1e-4, 1e-12, f"q:{HALF}"),
+    "a variance in FP16": by_hand(1e-4, 1e-12, f"e:{HALF}"),
+    "a root in FP16": by_hand(8e-8, 1e-16, f"root:{HALF}"),
+    "squares of a row in FP16": by_hand(3e-8, 1e-16, f"r:{HALF}"),
+    "squares of a centred row in BF16": by_hand(50, 1e-6, f"r:{BRAIN}", centred=True),
     "the absolute of the least whole number": whole("s = Abs(n)", LEAST),
     "a sum that wraps around": whole("c = Clip(n, k, k) s = Add(c, c)", k=np.array(2**62)),
     "a product that wraps around": whole(
@@ -208,6 +244,15 @@ KEPT = {
         "c = And(mb, lower) " + HIDDEN, lower=np.tri(LENGTH, dtype=bool)[None]
     ),
 }
+
+
+def test_a_norm_in_fp32_of_a_row_in_fp16_keeps_its_certificate() -> None:
+    nodes = (
+        "xh = Cast<to = 10>(x) h = Cast<to = 1>(xh) q = Mul(h, h) m = ReduceMean<axes = [-1]>(q) "
+        "e = Add(m, eps) root = Sqrt(e) y0 = Div(h, root) yh = Cast<to = 10>(y0) "
+        "total = Cast<to = 1>(yh)"
+    )
+    assert certificate_of(Attack(nodes, {"eps": number(1e-6)})).certified
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -50,3 +50,36 @@ def test_what_has_no_radius_certifies_nothing_behind_it(nodes: str, exclude: str
 def test_ops_that_are_no_norm_are_fp32() -> None:
     certificate = certificate_behind("n = Mul(x, small)")
     assert certificate.bound.leans == () and certificate.certified
+
+
+@pytest.mark.parametrize("op", ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"])
+def test_a_condition_on_a_sum_names_all_that_is_added_up(op: str) -> None:
+    """Nothing limits `skip`: a condition on x alone always holds, and the row behind is nan."""
+    nodes = f"""
+        x = Gather(table, ids)
+        [first] n = com.microsoft.{op}(x, skip, gamma)
+        [last] y = LayerNormalization<axis = -1>(n, gamma)
+    """
+    inputs = "int64[batch, sequence] ids, float[batch, sequence, 8] skip"
+    model = graph(nodes, {"table": normal(0, 20, D), "gamma": GAMMA}, inputs=inputs)
+    first, last = compute_scales(model, Options(estimate="probe"))
+    assert first.certificate is not None and not first.certificate.certified
+    assert last.certificate is not None and last.certificate.certified
+    asked = {c.input: c.high for c in last.certificate.conditions if c.kind == "length"}
+    assert set(asked) == {"x", "skip"}
+    assert first.safe_radius is not None  # by the triangle inequality
+    assert 0.999 * first.safe_radius < sum(asked.values()) < first.safe_radius
+
+
+def test_groups_of_sums_have_no_condition_that_rows_could_keep() -> None:
+    """Another addend may lack the positions that a group runs over."""
+    nodes = """
+        [first] n = com.microsoft.SkipGroupNorm<groups = 2, epsilon = 1e-5>(x, gamma, beta, skip)
+        [last] y = LayerNormalization<axis = -1>(n, gamma)
+    """
+    weights = {"gamma": GAMMA, "beta": np.zeros(8, np.float32)}
+    inputs = "float[2, 3, 3, 8] x, float[2, 8] skip"
+    model = graph(nodes, weights, inputs=inputs, outputs="float[a, b, c, d] y")
+    certificates = {d.norm.name: d.certificate for d in compute_scales(model)}
+    certificate = certificates["last"]
+    assert certificate is not None and not certificate.certified

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.norms import Norm
@@ -83,6 +83,26 @@ def check_counts(
             number = float(counted.values.reshape(-1)[0])
             if number not in (norm.width, norm.width - norm.unbiased, 1 / norm.width):
                 raise NoBound(reason(Unproved.ROWS_DIFFER, norm.width, number))
+
+
+def check_types(norm: Norm, casts: Sequence[NodeProto], found: Mapping[str, Any]) -> None:
+    """Refuse a norm that rounds on its way to a type which holds less than that of its input.
+
+    A mean square that FP16 takes for 0, or a root that it rounds by half, makes rows of any length.
+
+    Args:
+        norm: The norm.
+        casts: Those inside it.
+        found: What is known of tensors.
+
+    Raises:
+        NoBound: there is such a cast.
+    """
+    for node in casts:
+        like = found.get(node.input[1]) if node.op_type == "CastLike" else None
+        to = next((a.i for a in node.attribute if a.name == "to"), like.kind if like else 0)
+        if to not in (norm.element_type, TensorProto.FLOAT, TensorProto.DOUBLE):
+            raise NoBound(reason(Unproved.NO_RULE_FOR_TYPE, TensorProto.DataType.Name(to)))
 
 
 def row_of(norm: Norm, value: Value) -> tuple[float, int, Facts]:

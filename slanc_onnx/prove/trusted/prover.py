@@ -26,7 +26,13 @@ from slanc_onnx.prove.trusted.computed import Spent, computer
 from slanc_onnx.prove.trusted.constants import folded, moved_sizes, stored_constant
 from slanc_onnx.prove.trusted.kinds import FLOATS, natural
 from slanc_onnx.prove.trusted.known import Assumed, Known, Open, of_input
-from slanc_onnx.prove.trusted.norm_rows import check_counts, input_of, output_of, row_of
+from slanc_onnx.prove.trusted.norm_rows import (
+    check_counts,
+    check_types,
+    input_of,
+    output_of,
+    row_of,
+)
 from slanc_onnx.prove.trusted.order import Order
 from slanc_onnx.prove.trusted.table import WHOLE, Call, applied, rule_for
 from slanc_onnx.prove.trusted.values import (
@@ -317,6 +323,7 @@ class Prover:
                 given: Known | None = input_of(norm, node, self._found)
                 steps = [self._scope.proto.node[i] for i in self._order.steps_of(norm)]
                 check_counts(norm, steps, self._found, self._scope.initializers)
+                check_types(norm, self._order.casts_of(norm), self._found)
         except NoBound as error:
             given = Open(norm.element_type, None, error.reason)
         self.bounds[norm.name] = self._bound(norm, given)
