@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 from google.protobuf.message import Message
@@ -10,6 +11,8 @@ from onnx import TensorProto, helper
 
 from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.scope import SEE_THROUGH, Dims, Scope, op_of, reads_value
+
+_MORE = "..."  # before the dimensions that are known, where there may be others
 
 
 def constant_made(scope: Scope, tensor: gs.Tensor) -> bool:
@@ -53,7 +56,7 @@ def element_type(scope: Scope, *tensors: gs.Tensor) -> int:
 
 def last_dim(scope: Scope, tensor: gs.Tensor) -> int | None:
     """The last dimension of a tensor where the file tells it, through casts and Add(w, 1)."""
-    sizes = dims(scope, tensor)
+    sizes = _last_dims(scope, tensor)
     if sizes is None:
         return None
     last = sizes[-1] if sizes else 1
@@ -65,6 +68,12 @@ def dims(scope: Scope, tensor: gs.Tensor) -> Dims | None:
 
     A dynamic size is its name.
     """
+    sizes = _last_dims(scope, tensor)
+    return None if sizes is None or _MORE in sizes else sizes
+
+
+def _last_dims(scope: Scope, tensor: gs.Tensor) -> Dims | None:
+    """The last dimensions that the file tells, behind `_MORE` where there may be more."""
 
     def read(tensor: gs.Tensor) -> Reading[gs.Tensor, Dims | None]:
         constant = scope.constant(tensor)
@@ -72,16 +81,19 @@ def dims(scope: Scope, tensor: gs.Tensor) -> Dims | None:
             return tuple(int(d) for d in constant.dims)
         if tensor.shape is not None:
             return tuple(d if isinstance(d, int) and d >= 0 else str(d) for d in tensor.shape)
+        op = op_of(tensor.inputs[0]) if tensor.inputs else ""
+        if op in (*SEE_THROUGH, "DequantizeLinear"):
+            return (yield tensor.inputs[0].inputs[0]) if tensor.inputs[0].inputs else None
         known: list[Dims] = []
-        if tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Add", "DequantizeLinear"):
-            parts = [part for part in tensor.inputs[0].inputs[:2] if part.name]
-            for part in parts:
-                found = yield part
-                if found:
-                    known.append(found)
-            if len(known) < len(parts):  # a size of 1 may be any size of the unknown one
-                known = [tuple("" if d == 1 else d for d in found) for found in known]
-        return max(known, key=_size, default=None)
+        parts = [part for part in tensor.inputs[0].inputs if part.name] if op == "Add" else []
+        for part in parts:
+            found = yield part
+            if found is not None:
+                known.append(found)
+        if len(known) == len(parts) or not known:
+            return _broadcast(known) if known else None
+        # A size of 1 may be any size of the unknown one.
+        return _MORE, *("" if d == 1 else d for d in known[0] if d != _MORE)
 
     return read_through(tensor, read, scope.dims_read, key=id)
 
@@ -92,5 +104,12 @@ def element_count(shape: tuple[int | str, ...]) -> int | None:
     return math.prod(sizes) if len(sizes) == len(shape) else None
 
 
-def _size(shape: tuple[int | str, ...]) -> int:
-    return math.prod(d for d in shape if isinstance(d, int))
+def _broadcast(shapes: Sequence[Dims]) -> Dims:
+    """The shape of a sum."""
+    more = any(_MORE in shape for shape in shapes)
+    known = [[d for d in shape if d != _MORE] for shape in shapes]
+    rank = max(map(len, known))
+    columns = zip(*((*[1] * (rank - len(shape)), *shape) for shape in known), strict=True)
+    # Of a number above 1 and a name, the sum has the number.
+    sizes = [max(c, key=lambda d: (d != 1, isinstance(d, int))) for c in columns]
+    return (_MORE, *sizes) if more else tuple(sizes)

@@ -180,7 +180,8 @@ def rows_by_themselves(scope: Scope, node: gs.Node) -> gs.Tensor | None:
     if columns is not None and op_of(columns) == "Transpose":  # of rows that lie one by one
         perm, before = list(columns.attrs.get("perm", [])), dims(scope, columns.inputs[0])
         last = len(perm) - 1
-        if perm != [*range(last - 1), last, last - 1] or before is None or before[-2] != 1:
+        swapped = last > 0 and perm == [*range(last - 1), last, last - 1]
+        if not swapped or before is None or len(before) != len(perm) or before[-2] != 1:
             return None
         right = columns.inputs[0]
     x = _reshaped(scope, left)
