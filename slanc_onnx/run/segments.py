@@ -74,7 +74,7 @@ class SegmentedSession:
 
     def _run(self, segment: Segment, values: Feeds) -> dict[str, Array]:
         """Copies: what ONNX Runtime gives keeps the memory of its whole session."""
-        session = Session(self._part(segment, values), self._folder, packs=False)
+        session = Session(self._part(segment, values), self._folder)
         made = session.run({name: values[name] for name in segment.reads})
         return {name: value.copy() for name, value in made.items()}
 

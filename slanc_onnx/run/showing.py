@@ -71,4 +71,4 @@ def _session(
 ) -> Session | SegmentedSession:
     if in_segments:
         return SegmentedSession(shown.model, folder, list(shown.sums.values()))
-    return Session(shown.model, folder, packs=False)
+    return Session(shown.model, folder)

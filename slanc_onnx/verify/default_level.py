@@ -37,7 +37,7 @@ def at_default_level(
     found: list[Runs] = []
     try:
         for model, folder in files:
-            session = Session(as_float32(model, folder), folder, optimised=True)
+            session = Session(as_float32(model, folder), folder, packs=True, optimised=True)
             found.append(Runs(list(_kept(session, feeds)), {}, []))
             del session  # it holds the weights
             gc.collect()
