@@ -18,10 +18,10 @@ from slanc_onnx.run import (
     PREFIX,
     CannotRun,
     Feeds,
-    Session,
     as_float32,
     instrument,
     read_in_float32,
+    session_of,
 )
 from slanc_onnx.tokens import Tokens
 from slanc_onnx.verify.beyond import beyond
@@ -102,7 +102,7 @@ def run_four(
     loaded = None
     if before.loaded is not before.model and not before.written_out:
         model = as_float32(before.loaded, before.folder)
-        session = Session(model, before.folder, packs=packs(feeds))
+        session = session_of(model, before.folder, packs=packs(feeds))
         loaded = Runs([session.run(feed) for feed in feeds[: len(plain.outputs)]], {}, plain.losses)
     return FourRuns(plain, scaled, naive, protected, loaded, unstable)
 
@@ -162,7 +162,7 @@ def _shows_loops(
     """Whether the rows of norms in loops can be read off: every iteration has as many."""
     try:
         if any(norm.path for norm in norms):
-            Session(instrument(original, norms).model, folder).run(feed)
+            session_of(instrument(original, norms).model, folder).run(feed)
     except CannotRun:
         return False
     return True
@@ -186,7 +186,7 @@ def _run(
     progress: Callable[[float], None],
 ) -> Runs:
     progress(0.0)
-    session = Session(model, folder, packs=packs(feeds))
+    session = session_of(model, folder, packs=packs(feeds))
     hidden = {*taps.rows.values(), *taps.arrived.values()}
     hidden |= {n for n in session.outputs if n.startswith(PREFIX)}
     kept: list[dict[str, Array]] = []
@@ -261,7 +261,7 @@ def _unstable(
     uninitialised = [name for name in first if name in windows]
     differing = [n for n in first if n not in windows and not same_bits(first[n], second[n])]
     if differing:
-        session = Session(original, folder, packs=packs(feeds))
+        session = session_of(original, folder, packs=packs(feeds))
         again = [session.run(feeds[0]) for _ in range(2)]
         differing = [n for n in differing if any(not same_bits(first[n], run[n]) for run in again)]
     return uninitialised + differing
