@@ -31,7 +31,7 @@ from slanc_onnx.run import (
     validation_inputs,
     with_checked_inputs,
 )
-from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
+from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply, with_conditions
 from slanc_onnx.verify import (
     Audit,
     FirstRows,
@@ -193,7 +193,10 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
                 better = better or list(decided)
             if better is None:
                 done.norms = held_against_rows(
-                    done.norms, done.validation, done.audits, done.first_rows
+                    with_conditions(done.norms, job.options),
+                    done.validation,
+                    done.audits,
+                    done.first_rows,
                 )
                 _search_fp32_nodes(job, done, draft.path)
                 draft.keep()

@@ -104,6 +104,7 @@ class Unproved(_Named):
     LEANS_ON = auto()  # norm without a safe radius
     L2_NORMALISATION = auto()
     OTHER_STEPS = auto()
+    ANOTHER_SPELLING = auto()
 
 
 class Seen(_Named):

@@ -22,6 +22,7 @@ from slanc_onnx.prove import Certificate, output_radius, proofs, sets, step_boun
 from slanc_onnx.prove.sets import Ellipsoids, Reach
 from slanc_onnx.prove.trusted import computed, constants, norm_rows, prover, table, values
 from slanc_onnx.prove.trusted.computed import computer
+from slanc_onnx.prove.trusted.kinds import natural
 from slanc_onnx.prove.trusted.rules import (
     attention,
     functions,
@@ -319,6 +320,33 @@ def constants_of_two_runtimes() -> AbstractContextManager[Any]:
     return patch.object(computed, "_agreed", lambda *_: True)
 
 
+def masks_of_data() -> AbstractContextManager[Any]:
+    """Whatever hides positions is a mask, if one has to do with it."""
+    return _all(
+        patch.object(values.Facts, "deciders", property(lambda facts: facts.origin)),
+        patch.object(joins, "_hidden", _origins),
+    )
+
+
+def _origins(parts: Sequence[Value], _: Value) -> frozenset[str]:
+    return frozenset().union(*(part.facts.origin for part in parts))
+
+
+def whole_numbers() -> AbstractContextManager[Any]:
+    """FP64 holds the ends of all whole numbers."""
+
+    def within(kind: int, low: float, high: float) -> tuple[float, float]:
+        least, most = natural(kind)
+        return (low, high) if least <= low <= high <= most else (least, most)
+
+    return _all(patch.object(joins, "whole", within), patch.object(values, "whole", within))
+
+
+def casts_in_norms() -> AbstractContextManager[Any]:
+    """A norm whose steps are rounded to fewer bits is the same norm."""
+    return patch.object(prover, "check_types", lambda *_: None)
+
+
 # By the kind of graphs that is to show it.
 BREAKS: Mapping[str, tuple[Break, ...]] = {
     "cast_to_fp16": (cast_to_fp16,),
@@ -333,8 +361,8 @@ BREAKS: Mapping[str, tuple[Break, ...]] = {
     "if_overridable_condition": (overridable,),
     "mix_rounding": (mix_rounding,),
     "moved_nan_tests": (moved_nan_tests,),
-    "norms_that_are_none": (norms_that_are_none,),
-    "numbers_that_may_be_negative": (numbers_that_may_be_negative,),
+    "norms_that_are_none": (norms_that_are_none, casts_in_norms),
+    "numbers_that_may_be_negative": (numbers_that_may_be_negative, whole_numbers),
     "odd_attributes": (odd_attributes,),
     "overridable_epsilon": (overridable,),
     "plain": (matrices_by_their_mean, independent_addends, exact_sums),
@@ -342,10 +370,10 @@ BREAKS: Mapping[str, tuple[Break, ...]] = {
     "random_constants": (random_constants,),
     "repeated_channels": (repeated_channels,),
     "rounded_to_16_bits": (rounded_to_16_bits,),
-    "scalar_gamma_width": (width_of_gamma, flatten_of_positions),
+    "scalar_gamma_width": (width_of_gamma,),
     "shares_reshaped": (shares_reshaped,),
     "sums_that_cancel": (sums_that_cancel,),
-    "softmax_nan": (softmax_nan,),
+    "softmax_nan": (softmax_nan, masks_of_data),
     "zero_at_length_one": (zero_at_length_one,),
 }
 

@@ -39,7 +39,8 @@ class InputSpec:
         name: As in the graph.
         element_type: onnx.TensorProto element type.
         dims: Sizes, or names (possibly empty) for dynamic ones.
-        rows: Rows of the smallest table that the input's values are looked up in; 0 if none.
+        rows: Rows of the smallest table that the input's values are looked up in; 0 if none. One
+            behind a Clip counts only where there is no other.
         head_width: Last dimension that an attention op asks of this cache; 0 if unknown.
         sliding_window: Rows that an attention op asks of this cache before the first token.
         points: Whether the values say where something else is, like the graph of each node.
@@ -96,7 +97,7 @@ def input_specs(main: Scope) -> list[InputSpec]:
             d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param
             for d in kind.shape.dim
         )
-        rows = min(_table_rows(main, tensors[info.name]), default=0)
+        _, rows = min(_table_rows(main, tensors[info.name]), default=(False, 0))
         width = _head_width(main, tensors[info.name])
         element_type = kind.elem_type or TensorProto.FLOAT  # left undefined by some exporters
         sliding_window = _sliding_window(tensors[info.name])
@@ -105,8 +106,10 @@ def input_specs(main: Scope) -> list[InputSpec]:
     return specs
 
 
-def _table_rows(main: Scope, tensor: gs.Tensor, depth: int = 0) -> Iterator[int]:
-    """The numbers of rows of the tables that a tensor's values are looked up in."""
+def _table_rows(
+    main: Scope, tensor: gs.Tensor, depth: int = 0, clipped: bool = False
+) -> Iterator[tuple[bool, int]]:
+    """Of the tables that a tensor's values are looked up in: if behind a Clip, and their rows."""
     for node in tensor.outputs:
         for table, indices in _LOOKUPS.get(op_of(node), ()):
             if len(node.inputs) > indices and node.inputs[indices] is tensor:
@@ -114,9 +117,10 @@ def _table_rows(main: Scope, tensor: gs.Tensor, depth: int = 0) -> Iterator[int]
                 shape = dims(main, node.inputs[table]) if held else None
                 by_row = node.attrs.get("axis", 0) == 0
                 if shape and len(shape) > 1 and by_row and isinstance(shape[0], int):
-                    yield shape[0]
+                    yield clipped, shape[0]
         if _carries_indices(node, tensor) and depth < 8:
-            yield from _table_rows(main, node.outputs[0], depth + 1)
+            within = clipped or op_of(node) == "Clip"
+            yield from _table_rows(main, node.outputs[0], depth + 1, within)
 
 
 def _carries_indices(node: gs.Node, tensor: gs.Tensor) -> bool:

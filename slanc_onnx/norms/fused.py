@@ -99,6 +99,7 @@ def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
     here = scope.index[id(node)]
     uses = [Read(node, p) for p in form.addends if _has(node, p)]
     source, kind = node.inputs[form.addends[0]], form.kind
+    addends = tuple(read.tensor.name for read in uses)
     nodes: tuple[int, ...] = (here,)
     gamma = node.inputs[form.gamma]
     axes, fault = _axes(node, kind), _fault(node, kind)
@@ -130,6 +131,7 @@ def _fused(scope: Scope, node: gs.Node, form: Fused) -> Norm:
         nodes=nodes,
         axes=axes or RowAxes(),
         channels=last_dim(scope, gamma) if kind == "group" else None,
+        addends=addends if len(addends) > 1 else (),
         residual=form.residual,
         silu=bool(node.attrs.get("activation", 0)) and kind == "group",
         skip_reason=fault or _obstacle(scope, node, axes),

@@ -70,6 +70,8 @@ class Norm:
         limits: Other constants that are divided too, as those of a clamp.
         by_ops: Whether its nodes compute more than its kind says, so that its output is traced and
             rounded op by op; its rows are as the kind says.
+        other_steps: Whether its ops come to a norm by other steps than `accelerator.Step` has, so
+            that other numbers on the way may overflow.
         unbiased: Whether the mean square divides by width - 1 (Bessel's correction).
         one_pass: Whether a LayerNorm's variance is spelled E[x^2] - mean^2, which sums squares of
             the input as it is, not of the centred input.
@@ -79,6 +81,8 @@ class Norm:
             another op.
         nodes: The norm's own nodes, by index, in topological order.
         channels: The length of gamma, for a norm over groups; None for every other norm.
+        addends: What an op adds up before it normalises, by name: `input` and the others; () where
+            `input` itself is normalised.
         residual: The position of the output that has the sum of the addends, for an op that adds
             before it normalises; None for every other norm.
         silu: Whether the op applies SiLU to its normalised value.
@@ -112,10 +116,12 @@ class Norm:
     nodes: tuple[int, ...]
     limits: tuple[Limit, ...] = ()
     by_ops: bool = False
+    other_steps: bool = False
     unbiased: bool = False
     one_pass: bool = False
     axes: RowAxes = RowAxes()  # noqa: RUF009
     channels: int | None = None
+    addends: tuple[str, ...] = ()
     residual: int | None = None
     silu: bool = False
     overridable_epsilon: str | None = None

@@ -24,6 +24,7 @@ from slanc_onnx.norms.reads import Read, leaks, places, with_known_scale
 from slanc_onnx.norms.regions import Joined, Region, region_of
 from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
+from slanc_onnx.norms.steps import are_steps
 from slanc_onnx.norms.sums import candidates
 from slanc_onnx.norms.suspects import (
     Suspect,
@@ -142,6 +143,7 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
         places=places(scope, list(region.reads), like),
         nodes=tuple(sorted(scope.index[id(n)] for n in nodes)),
         limits=limits,
+        other_steps=not are_steps(nodes, forms),
         by_ops=not known or found != "whole" or not counted or _does_more(region, limits),
         unbiased=unbiased,
         one_pass=summed is not None and summed.one_pass,

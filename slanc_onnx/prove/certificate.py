@@ -35,6 +35,8 @@ class Certificate:
             where no typical row is known.
         affine: Largest |gamma| and largest |beta|; None where one is no constant.
         conditions: All that it asks, that of the norms that its bound leans on included.
+        epsilon_at_least: What it asks of the device where epsilon / s^2, rounded, is none that it
+            keeps: to add no less than this. None where the file's epsilon is kept.
     """
 
     certified: bool
@@ -44,6 +46,7 @@ class Certificate:
     underflow_bits: float | None = None
     affine: tuple[float, float] | None = (1.0, 0.0)
     conditions: tuple[Condition, ...] = ()
+    epsilon_at_least: float | None = None
 
     @property
     def conditional(self) -> bool:
@@ -87,6 +90,8 @@ def certify(
     if not norm.is_row_norm:
         kind = Unproved.L2_NORMALISATION if norm.kind == "l2" else Unproved.OTHER_STEPS
         return Certificate(False, Reason(kind), bound, affine=affine)
+    if norm.other_steps:
+        return Certificate(False, Reason(Unproved.ANOTHER_SPELLING), bound, affine=affine)
     if norm.overridable_epsilon is not None:
         given = Reason(Unproved.MAY_BE_GIVEN, (norm.overridable_epsilon,))
         return Certificate(False, given, bound, affine=affine)
@@ -100,7 +105,10 @@ def certify(
         arithmetic.after_the_sum(affine)
     except StepFails as failure:
         found = found or failure.reason
-    return Certificate(found is None, found, bound, bits, None, affine, bound.conditions)
+    divided = (norm.epsilon or 0.0) / scale**norm.epsilon_power
+    away = accelerator.rounds_away(divided, norm.epsilon_power)
+    least = accelerator.least_epsilon(norm.epsilon_power) if away else None
+    return Certificate(found is None, found, bound, bits, None, affine, bound.conditions, least)
 
 
 def certify_at(

@@ -15,7 +15,7 @@ from slanc_onnx.report.columns import COLUMNS, finite, reason_entry
 from slanc_onnx.report.inputs import trial_entries
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.wording import reason_text
-from slanc_onnx.verify import TensorSize, Validation
+from slanc_onnx.verify import FirstRows, TensorSize, Validation
 
 VERSION = "1"
 REPORT_START = '{\n "version": "'  # by which one is known again
@@ -33,6 +33,7 @@ class Report(TypedDict):
     notes: list[str]
     fold: dict[str, Any] | None
     audit: list[dict[str, Any]]
+    first_rows: dict[str, Any] | None
     advice: dict[str, int]
     fp32_nodes: dict[str, Any] | None
     validation: dict[str, Any] | None
@@ -70,6 +71,11 @@ def suspect_entry(suspect: Suspect, excluded: bool) -> dict[str, Any]:
         "reasons": [reason_entry(suspect.reason)],
         "excluded": excluded,
     }
+
+
+def first_rows_entry(rows: FirstRows | None) -> dict[str, Any] | None:
+    """How many tokens were run alone, and what the other inputs were; None for no such run."""
+    return None if rows is None else {"tokens": rows.tokens, "inputs": dict(rows.others)}
 
 
 def validation_entry(

@@ -15,6 +15,7 @@ import numpy as np
 from slanc_onnx.graph import Array
 from slanc_onnx.prove import Certificate
 from slanc_onnx.reasons import Reason
+from slanc_onnx.report.digits import below, bits_below
 from slanc_onnx.report.inputs import assumed_entries, assumed_text
 from slanc_onnx.report.rows import NormRow, Spread
 from slanc_onnx.report.terms import rule_text, short_rule_text
@@ -149,6 +150,7 @@ def _certificate(row: NormRow) -> dict[str, Any] | None:
         "certified": certified(certificate),
         "bound": bound.length,
         "conditions": [asdict(condition) for condition in certificate.conditions],
+        "epsilon_at_least": certificate.epsilon_at_least,
         "overflow_bits": certificate.overflow_bits,
         "underflow_bits": certificate.underflow_bits,
         "upper_limit": "bound" if certificate.certified else "estimate",
@@ -206,7 +208,7 @@ def _margin(row: NormRow) -> str:
         return ""
     if certificate.overflow_bits is None:
         return "no"
-    text = f"{certificate.overflow_bits:.1f} bits"
+    text = f"{bits_below(certificate.overflow_bits):.1f} bits"
     return (
         f"if, {text}"
         if certificate.conditional
@@ -320,10 +322,10 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "safe_radius",
         lambda r: r.decided.safe_radius,
-        Shown("safe radius", lambda r: number(r.decided.safe_radius, 4), verbose=True),
+        Shown("safe radius", lambda r: below(r.decided.safe_radius), verbose=True),
         Shown(
             "safe radius",
-            lambda r: number(r.decided.safe_radius, 4),
+            lambda r: below(r.decided.safe_radius),
             "more",
             lambda r: r.decided.safe_radius,
         ),

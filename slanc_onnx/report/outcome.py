@@ -13,12 +13,19 @@ from slanc_onnx.apply.fold import Fold
 from slanc_onnx.norms import Suspect
 from slanc_onnx.prove import WITHDRAWN, Certificate
 from slanc_onnx.reasons import Failure, Next, Reason
-from slanc_onnx.report.as_json import VERSION, Report, norm_entry, suspect_entry, validation_entry
+from slanc_onnx.report.as_json import (
+    VERSION,
+    Report,
+    first_rows_entry,
+    norm_entry,
+    suspect_entry,
+    validation_entry,
+)
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.report.fp32_nodes import fp32_nodes_entry, write_list
 from slanc_onnx.report.rows import NormRow, norm_rows
-from slanc_onnx.report.wording import advice_text, first_rows_text, reason_text
+from slanc_onnx.report.wording import EPSILON, advice_text, first_rows_text, reason_text
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.targets import Change, changes
 from slanc_onnx.verify import HEALED, Audit, FirstRows, Fp32Nodes, Validation
@@ -141,12 +148,19 @@ class Outcome:
         return advice_text(self.advice, now, len(self.norms))
 
     @property
+    def epsilon_line(self) -> str:
+        """What certificates ask of the device's epsilons; "" where it keeps those of the file."""
+        asked = [c.epsilon_at_least for c in self._certificates if c.certified]
+        least = max((e for e in asked if e is not None), default=0.0)
+        return EPSILON.format(least) if least else ""
+
+    @property
     def first_rows_line(self) -> str:
         """How many norms keep every token alone within their safe radius; "" without such a run."""
         if self.first_rows is None:
             return ""
         count = sum(row.first_within for row in self.rows)
-        return first_rows_text(self.first_rows.tokens, count, len(self.norms))
+        return first_rows_text(self.first_rows, count, len(self.norms))
 
     @property
     def _certificates(self) -> list[Certificate]:
@@ -183,6 +197,7 @@ class Outcome:
             notes=[reason_text(note) for note in self.notes],
             fold=None if self.fold is None else fold_entry(self.fold),
             audit=audit_entries(self.audits),
+            first_rows=first_rows_entry(self.first_rows),
             advice={change.value: count for change, count in self.advice.items()},
             fp32_nodes=fp32_nodes_entry(self.fp32_nodes, str(self.accelerator.format)),
             validation=validation_entry(self.validation, self.not_validated),

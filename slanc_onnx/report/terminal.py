@@ -102,7 +102,8 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         for c in n.certificate.conditions
     }
     yield from (f"certified if {condition_text(c)}" for c in sorted(conditions))
-    yield from filter(None, (outcome.first_rows_line, outcome.advice_line))
+    said = (outcome.epsilon_line, outcome.first_rows_line, outcome.advice_line)
+    yield from filter(None, said)
     yield final_line(outcome)
 
 

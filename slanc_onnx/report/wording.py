@@ -23,7 +23,9 @@ from slanc_onnx.reasons import (
     Unscalable,
     Untaken,
 )
+from slanc_onnx.report.digits import below
 from slanc_onnx.targets import Change
+from slanc_onnx.verify import FirstRows
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -106,6 +108,7 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.OVERFLOWS_BETWEEN: "its numbers may reach {0:.3g}, and its type holds {1:.3g}",
     Unproved.NO_RULE_FOR_TYPE: "no rule for elements of the type {0}",
     Unproved.LEANS_ON: "its bound leans on {0}, which has no safe radius",
+    Unproved.ANOTHER_SPELLING: "its ops come to a norm by other steps, which have no bounds yet",
     Unproved.OTHER_STEPS: "its ops compute more than a norm, and have no bounds yet",
 }
 _UNSCALABLE: dict[Kind, str] = {
@@ -332,12 +335,11 @@ def advice_text(certified: Mapping[Change, int], now: int, norms: int) -> str:
     return f"of {norms} norms at least {', '.join(words)} would be certified" if words else ""
 
 
-def first_rows_text(tokens: int, within: int, norms: int) -> str:
-    """What the run of every token alone showed."""
-    return (
-        f"each of {tokens} tokens alone, in FP32: within the safe radius of {within} of {norms} "
-        "norms"
-    )
+def first_rows_text(rows: FirstRows, within: int, norms: int) -> str:
+    """What the run of every token alone showed, and what its other inputs were."""
+    others = ", ".join(f"{name} {value:g}" for name, value in rows.others.items())
+    ran = f"each of {rows.tokens} tokens alone, in FP32{others and f' with {others}'}"
+    return f"{ran}: within the safe radius of {within} of {norms} norms"
 
 
 def reasons_text(reasons: Sequence[Reason]) -> str:
@@ -370,6 +372,9 @@ def rounded_text(form: str, everything: bool) -> str:
     return f"everything in {form}" if everything else f"{form} norms"
 
 
+EPSILON = "certified if the device adds no epsilon below {:.3g} (--epsilon representable)"
+
+
 def condition_text(condition: Condition) -> str:
     """A condition in words: "pixel_values in [-3, 3]"."""
     if condition.kind == "made":
@@ -379,7 +384,7 @@ def condition_text(condition: Condition) -> str:
     if condition.kind == "positions":
         return f"no axis is longer than {condition.high:.0f} positions"
     if condition.kind == "length":
-        return f"no row of {condition.input} is longer than {condition.high:.4g}"
+        return f"no row of {condition.input} is longer than {below(condition.high)}"
     return f"{condition.input} in [{condition.low:g}, {condition.high:g}]"
 
 

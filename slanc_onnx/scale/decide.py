@@ -157,7 +157,7 @@ def compute_scales_in(
     ]
     behind = assumptions(read, Said.of(options), {d.norm.name: d.estimate for d in held})
     told = [replace(d, assumed=behind.get(d.norm.name, ())) for d in held]
-    return with_conditions([with_safe_radius(d, device) for d in told])
+    return with_conditions([with_safe_radius(d, device) for d in told], options)
 
 
 def _affine(norm: Norm, proof: Proof | None, traced: Trace) -> tuple[float, float] | None:
@@ -177,13 +177,27 @@ def _affine(norm: Norm, proof: Proof | None, traced: Trace) -> tuple[float, floa
     return affine_of(norm, values)
 
 
-def with_conditions(decided: Sequence[ScaledNorm]) -> list[ScaledNorm]:
-    """The decisions, each certificate with what those of the norms before it ask."""
+def with_conditions(decided: Sequence[ScaledNorm], options: Options) -> list[ScaledNorm]:
+    """The decisions, each certificate with what those of the norms before it ask.
+
+    None asks for an epsilon that the options let be written into the file.
+    """
     found = {d.norm.name: d.certificate for d in decided if d.certificate is not None}
-    inputs = {d.norm.name: d.norm.input for d in decided}
+    if options.least_epsilon:
+        for name, scale in scales_to_apply(decided).items():
+            if scale != 1.0 and name in found:  # 1 leaves the file as it is
+                found[name] = replace(found[name], epsilon_at_least=None)
+    inputs = {d.norm.name: _summands(d.norm) for d in decided}
     radii = {d.norm.name: d.safe_radius for d in decided}
     made = composed(found, inputs, radii.get)
     return [replace(d, certificate=made.get(d.norm.name)) for d in decided]
+
+
+def _summands(norm: Norm) -> tuple[str, ...]:
+    """The tensors whose rows add up to those of a norm; none for groups of several tensors."""
+    if norm.addends and norm.axes.grouped:  # which need not have all positions
+        return ()
+    return tuple(filter(None, norm.addends or (norm.input,)))
 
 
 def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from slanc_onnx import Accelerator, Options, compute_scales, protect
+from slanc_onnx.accelerator import Step
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import certify
 from slanc_onnx.prove.radius import safe_radius
@@ -58,6 +59,34 @@ def test_a_row_that_is_lost_shows_by_its_sum_of_squares(target: str) -> None:
         assert not any(b for b, at in zip(bad, lengths[:, 0], strict=True) if at < radius)
         lost += sum(map(bool, bad))
     assert lost > 0
+
+
+UP_TO_THE_ROOT = ("mean_square", "variance", "deviation")
+
+
+@pytest.mark.parametrize("others", [("square",), ("square", "mean_square")])
+@pytest.mark.parametrize("sums", ["sequential", "pairwise", "fp32"])
+def test_with_sums_left_in_fp32_a_lost_row_shows_by_its_root(
+    sums: str, others: tuple[Step, ...]
+) -> None:
+    """The sum stays finite there; what overflows after it is infinite in the root as well."""
+    device = replace(Accelerator(), fp32_steps=frozenset(("sum", *others))).summing(sums)
+    rng, after = np.random.default_rng(2), 0
+    for width in (1, 2, 16):
+        norm = replace(norm_named("n"), width=width)
+        radius = safe_radius(norm, width, 1.0, device, (1.5, 0.25))
+        assert radius is not None
+        rows = random_rows(rng, width, 1.0, 300) * radius * 2.0 ** rng.uniform(-20, 20, (300, 1))
+        bad = StepwiseNorm(norm, device, 1.0, 1.5, 0.25)(np.clip(rows, -3e38, 3e38)).bad
+        assert set(bad) <= {"", "input", "square", "sum", *UP_TO_THE_ROOT}
+        after += sum(step in UP_TO_THE_ROOT for step in bad)
+    assert after > 0
+
+
+def test_a_plain_sum_that_saturates_leaves_no_trace_in_the_squares() -> None:
+    row, largest = np.full(1024, 65.0), 65504.0
+    mean = min(float(row.sum()), largest) / 1024
+    assert row.sum() > largest and ((row - mean) ** 2).sum() == pytest.approx(1089, rel=0.01)
 
 
 @pytest.mark.parametrize("width", [64, 384, 1024])

@@ -15,8 +15,9 @@ from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import Box, Ellipsoids
 from slanc_onnx.prove.trusted import rules  # noqa: F401  # they enter themselves
 from slanc_onnx.prove.trusted.computed import computer
+from slanc_onnx.prove.trusted.kinds import FLOATS
 from slanc_onnx.prove.trusted.table import RULES, Call, applied, rule_for
-from slanc_onnx.prove.trusted.values import FLOATS, Constant, Operand, Sizes, Value
+from slanc_onnx.prove.trusted.values import Constant, Operand, Sizes, Value
 from tests.oracles.rule_nodes import SAMPLES, Array, Rows, Sample
 
 ROUNDED = 1 + 2.0**-20  # what FP32 on this machine may add

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -171,3 +172,56 @@ def test_it_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     read, told = read_model(model()), []
     run_every_token(read, read.norms, lambda what, share: told.append((what, round(share, 2))))
     assert told == [("every token", 0.36), ("every token", 0.73), ("every token", 1.0)]
+
+
+RISING = np.arange(1, 201, dtype=np.float32)[:, None] * np.ones((1, 8), np.float32)
+
+
+def of_ids(nodes: str, inputs: str = "int64[batch, sequence] ids", **more: Any) -> onnx.ModelProto:
+    """The norm of x, made of 200 rows of which the last is the longest."""
+    end = "[only] y = LayerNormalization<axis = -1>(x, gamma)"
+    return graph(f"{nodes} {end}", {"table": RISING, "gamma": GAMMA, **more}, inputs=inputs)
+
+
+def test_a_table_behind_a_clip_does_not_tell_the_vocabulary() -> None:
+    """Ids beyond it are read as its last row, and are tokens all the same."""
+    nodes = "a = Gather(table, ids) c = Clip(ids, zero, nine) b = Gather(few, c) x = Add(a, b)"
+    few: Any = {"few": RISING[:10], "zero": np.array(0), "nine": np.array(9)}
+    read = read_model(of_ids(nodes, **few))
+    found = run_every_token(read, read.norms)
+    assert found.tokens == 200 and found.longest["only"].token == 199
+    assert found.longest["only"].length == pytest.approx(210 * 8**0.5, rel=1e-5)
+    only = read_model(of_ids("c = Clip(ids, zero, nine) x = Gather(few, c)", **few))
+    assert vocabulary(only.specs).rows == 10
+
+
+@pytest.mark.parametrize(("kind", "taken"), [("int8", False), ("uint8", True), ("int32", True)])
+def test_ids_that_their_type_does_not_hold_are_refused(kind: str, taken: bool) -> None:
+    nodes = "i = Cast<to = 7>(ids) x = Gather(table, i)"
+    read = read_model(of_ids(nodes, f"{kind}[batch, sequence] ids"))
+    if taken:
+        assert run_every_token(read, read.norms).longest["only"].token == 199
+        return
+    with pytest.raises(SlancError, match="ids up to 127, and its table has 200 rows"):
+        vocabulary(read.specs)
+
+
+def test_tokens_that_follow_each_other_are_not_alone() -> None:
+    """With the sequence first, a run of many tokens would be one text of them."""
+    nodes = "a = Gather(table, ids) x = CumSum(a, first)"
+    read = read_model(of_ids(nodes, "int64[sequence, batch] ids", first=np.array(0)))
+    with pytest.raises(CannotRun, match="the rows of only depend on what else is in the batch"):
+        run_every_token(read, read.norms)
+
+
+@pytest.mark.parametrize("batch", ["batch", "4"])
+def test_what_the_other_inputs_were_is_said(run: Run, batch: str) -> None:
+    """Segments are 0: rows of segment 1 are longer here, and nothing was said of them."""
+    nodes = "a = Gather(table, ids) b = Gather(two, token_type_ids) x = Add(a, b)"
+    inputs = f"int64[{batch}, sequence] ids, int64[{batch}, sequence] token_type_ids"
+    two = np.concatenate([np.zeros((1, 8)), np.full((1, 8), 1e6)]).astype(np.float32)
+    onnx.save(of_ids(nodes, inputs, two=two), "m.onnx")
+    _, out, _ = run("m.onnx", "--certify", "tokens", "--no-validate", "--report", "r.json")
+    assert "each of 200 tokens alone, in FP32 with token_type_ids 0: within" in out
+    told = json.loads(Path("r.json").read_text())["first_rows"]
+    assert told == {"tokens": 200, "inputs": {"token_type_ids": 0.0}}

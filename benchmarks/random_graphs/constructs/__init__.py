@@ -2,6 +2,7 @@
 
 from benchmarks.random_graphs.constructs import (
     attacked,
+    attacked_again,
     attention,
     channels,
     constants,
@@ -14,7 +15,7 @@ from benchmarks.random_graphs.constructs import (
 from benchmarks.random_graphs.constructs.construct import CONSTRUCTS, Construct
 
 _MODULES = (
-    *(attacked, attention, channels, constants, false_norms),
+    *(attacked, attacked_again, attention, channels, constants, false_norms),
     *(functions, plain, positions, precision),
 )
 

@@ -107,7 +107,8 @@ def fold(
         else after
         for before, after in zip(decided, folded, strict=True)
     ]
-    return result, with_conditions([_unproved(d) for d in proved] if result.lost else proved)
+    kept = [_unproved(d) for d in proved] if result.lost else proved
+    return result, with_conditions(kept, options)
 
 
 def apply_fold(

@@ -11,14 +11,8 @@ import numpy as np
 from slanc_onnx.graph import Array
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import SLACK, Box, Ellipsoids, Reach, joined, one_of
-from slanc_onnx.prove.trusted.values import (
-    MOST_KINDS,
-    Operand,
-    Value,
-    as_value,
-    refuse_wide,
-    size_of,
-)
+from slanc_onnx.prove.trusted.sizes import size_of
+from slanc_onnx.prove.trusted.values import MOST_KINDS, Operand, Value, as_value, refuse_wide
 from slanc_onnx.reasons import Unread, reason
 
 
@@ -118,6 +112,7 @@ def either(one: Operand, other: Operand, fresh: Callable[[], str]) -> Operand:
     axes = [i for i in sorted({*a.axes, *b.axes}) if isinstance(dims[i], int)]
     sets = [with_axes(as_value(part, axes), axes).reach for part in (one, other)]
     nan = [part.nan for part in parts if part.nan is not None]
+    none: frozenset[str] = frozenset()
     return Value(
         a.kind,
         tuple(dims),
@@ -126,6 +121,7 @@ def either(one: Operand, other: Operand, fresh: Callable[[], str]) -> Operand:
         min(a.low, b.low),
         max(a.high, b.high),
         infinite=a.infinite or b.infinite,
+        hides=(a.hides if a.infinite else none) | (b.hides if b.infinite else none),
         nan=frozenset().union(*nan) if nan else None,
         shares=a.shares if a.shares == b.shares else None,
         beyond=max(a.beyond, b.beyond),

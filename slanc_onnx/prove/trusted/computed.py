@@ -3,8 +3,9 @@
 The evaluator lacks old versions of some ops and all contributed ones, and walks windows, images and
 sequences in loops of Python: of these, what is large is ONNX Runtime's alone. That has a process of
 its own where that is asked for, and so many seconds and bytes. Of some ops the two make different
-numbers (Softmax before opset 13, Resize, BatchNormalization before opset 14, Range by fractions):
-what is not known to be the same in both is computed by both, and taken where they agree.
+numbers (Softmax before opset 13, Resize, BatchNormalization before opset 14, Range by fractions,
+sums of large whole numbers): what is not known to be the same in both is computed by both, and
+taken where they agree.
 """
 
 from __future__ import annotations
@@ -123,8 +124,10 @@ def _agreed(node: NodeProto, arrays: Sequence[Array | None]) -> bool:
     """Whether the evaluator and ONNX Runtime make the same of a node, as far as is known."""
     if node.op_type == "Range":  # ONNX Runtime adds the steps up
         return all(a is not None and not np.any(np.asarray(a, np.float64) % 1) for a in arrays)
-    if node.op_type == "Pow":  # of whole numbers it may leave their type
+    if node.op_type in ("Pow", "ReduceProd", "ReduceSum"):  # whole numbers may leave their type
         return arrays[0] is not None and arrays[0].dtype.kind not in "iu"
+    if node.op_type == "Squeeze":  # no axes are none for the one, and all for the other
+        return all(array is None or array.size for array in arrays[1:])
     return node.domain not in _DOMAINS or node.op_type in AGREED
 
 

@@ -14,11 +14,11 @@ from onnx import NodeProto, TensorProto, helper
 from slanc_onnx.graph import DOMAINS, Array, read_tensor
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.trusted.computed import MOST_COMPUTED, Compute
+from slanc_onnx.prove.trusted.kinds import FLOATS
+from slanc_onnx.prove.trusted.sizes import Dim
 from slanc_onnx.prove.trusted.values import (
-    FLOATS,
     LARGE,
     Constant,
-    Dim,
     Facts,
     Operand,
     Sizes,

@@ -11,8 +11,10 @@ from urllib.parse import quote
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import InputSpec
 from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.trusted.kinds import BOOL, FLOATS, natural, whole
+from slanc_onnx.prove.trusted.sizes import Dim
 from slanc_onnx.prove.trusted.table import WHOLE
-from slanc_onnx.prove.trusted.values import BOOL, FLOATS, Dim, Facts, Operand, interval, natural
+from slanc_onnx.prove.trusted.values import Facts, Operand, interval
 from slanc_onnx.reasons import Reason, Unproved, reason
 
 
@@ -65,18 +67,18 @@ def of_input(spec: InputSpec, assumed: Assumed, fresh: Callable[[], str]) -> Kno
         fresh: Gives a new symbol for an open size.
     """
     dims = tuple(dim if isinstance(dim, int) else _symbol(dim) or fresh() for dim in spec.dims)
-    whole = spec.element_type in (*WHOLE, BOOL)
+    is_whole = spec.element_type in (*WHOLE, BOOL)
     limits = assumed.ranges.get(spec.name)
-    if limits is None and whole and spec.rows == 0 and "mask" in spec.name.lower():
+    if limits is None and is_whole and spec.rows == 0 and "mask" in spec.name.lower():
         limits = 0.0, 1.0
-    if limits is not None and (whole or spec.element_type in FLOATS):
+    if limits is not None and (is_whole or spec.element_type in FLOATS):
         low, high = limits
-        if whole:
-            low, high = float(math.ceil(low)), float(math.floor(high))
+        if is_whole:
+            low, high = whole(spec.element_type, math.ceil(low), math.floor(high))
         facts = Facts(frozenset({Condition(spec.name, "range", low, high)}))
-    elif whole:
+    elif is_whole:
         (low, high), facts = natural(spec.element_type), Facts()
     else:
         return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
-    origin = Facts(origin=frozenset({spec.name} if whole else ()))
+    origin = Facts(origin=frozenset({spec.name} if is_whole else ()))
     return interval(spec.element_type, dims, low, high, facts | origin)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.norms import Norm
@@ -18,6 +18,7 @@ from slanc_onnx.prove.sets import SLACK, Bounded, Reach, ball, constant, joined,
 from slanc_onnx.prove.step_bounds import output_radius
 from slanc_onnx.prove.trusted.axes import with_axes
 from slanc_onnx.prove.trusted.rules import summed
+from slanc_onnx.prove.trusted.sizes import size_of
 from slanc_onnx.prove.trusted.values import (
     Constant,
     Facts,
@@ -26,7 +27,6 @@ from slanc_onnx.prove.trusted.values import (
     as_value,
     checked,
     settled,
-    size_of,
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 
@@ -83,6 +83,26 @@ def check_counts(
             number = float(counted.values.reshape(-1)[0])
             if number not in (norm.width, norm.width - norm.unbiased, 1 / norm.width):
                 raise NoBound(reason(Unproved.ROWS_DIFFER, norm.width, number))
+
+
+def check_types(norm: Norm, casts: Sequence[NodeProto], found: Mapping[str, Any]) -> None:
+    """Refuse a norm that rounds on its way to a type which holds less than that of its input.
+
+    A mean square that FP16 takes for 0, or a root that it rounds by half, makes rows of any length.
+
+    Args:
+        norm: The norm.
+        casts: Those inside it.
+        found: What is known of tensors.
+
+    Raises:
+        NoBound: there is such a cast.
+    """
+    for node in casts:
+        like = found.get(node.input[1]) if node.op_type == "CastLike" else None
+        to = next((a.i for a in node.attribute if a.name == "to"), like.kind if like else 0)
+        if to not in (norm.element_type, TensorProto.FLOAT, TensorProto.DOUBLE):
+            raise NoBound(reason(Unproved.NO_RULE_FOR_TYPE, TensorProto.DataType.Name(to)))
 
 
 def row_of(norm: Norm, value: Value) -> tuple[float, int, Facts]:
@@ -183,6 +203,10 @@ def _with_affine(norm: Norm, value: Value, affine: Sequence[Constant | None]) ->
         if given is None:
             raise NoBound(Reason(Unproved.AFFINE_NOT_CONSTANT))
         facts = facts | given.facts
+        before = value.rank - len(given.dims)
+        wide = {axis + before for axis, dim in enumerate(given.dims) if dim != 1}
+        if not norm.axes.grouped and not wide <= set(value.axes):  # numbers of positions
+            raise NoBound(Reason(Unproved.AFFINE_NOT_CONSTANT))
         numbers = np.asarray(given.values, dtype=np.float64).reshape(-1)
         if len(numbers) not in (1, reach.channels):
             if not norm.axes.grouped or reach.channels % len(numbers):

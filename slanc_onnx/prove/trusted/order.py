@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from slanc_onnx.graph import Scope, reads
+from onnx import NodeProto
+
+from slanc_onnx.graph import SEE_THROUGH, Scope, reads
 from slanc_onnx.norms import Norm
 from slanc_onnx.prove.trusted.values import Constant
 
@@ -14,6 +16,7 @@ _NO_ROWS = (
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 )
 _COUNTS = ("Shape", "Size")
+_CASTS = ("Cast", "CastLike")
 
 
 class Order:
@@ -22,6 +25,7 @@ class Order:
     Attributes:
         norm_at: The row norms, by the tensor after the division.
         others: The other norms, by their inputs.
+        by_ops: The names of norms whose ops are read like any other, by the tensor that they make.
         after: The outputs of row norms that come after the division.
         inside: The outputs of the nodes inside row norms.
         indices: The indices of the nodes, in topological order.
@@ -34,6 +38,9 @@ class Order:
         rows = [norm for norm in own if norm.is_row_norm]
         self.norm_at = {norm.normalised: norm for norm in rows}
         self.others = {norm.input: norm for norm in own if not norm.is_row_norm}
+        self._makers = {name: node for node in self._nodes for name in node.output if name}
+        here = [norm for norm in norms if norm.path == scope.path]
+        self.by_ops = {n.normalised: n.name for n in here if n.normalised not in self.norm_at}
         self._results = {out.name for out in scope.proto.output} if scope.path else set()
         self._sorted = [scope.index[id(node)] for node in scope.sorted_nodes]
         views = zip(self._nodes, scope.graph.nodes, strict=True)
@@ -65,6 +72,37 @@ class Order:
             if node.op_type not in _COUNTS and rows.intersection(node.input):
                 rows.update(node.output)
                 yield index
+
+    def casts_of(self, norm: Norm) -> list[NodeProto]:
+        """The casts inside a norm up to the last division, and those by which it reads its input.
+
+        Some of its nodes may read the input itself, and some what a cast makes of it.
+        """
+        views: dict[str, list[NodeProto]] = {norm.input: []}
+        name, passed = norm.input, list[NodeProto]()
+        while (maker := self._makers.get(name)) is not None and maker.op_type in SEE_THROUGH:
+            passed.append(maker)
+            name = maker.input[0]
+            views[name] = list(passed)
+        found: list[NodeProto] = []
+        for index in (i for i in self._sorted if i in norm.nodes):
+            node = self._nodes[index]
+            found += [node, *(n for name in node.input for n in self._back(name, views))]
+            views.update((name, []) for name in node.output)
+            if norm.normalised in node.output:
+                break
+        return [node for node in found if node.op_type in _CASTS]
+
+    def _back(self, name: str, views: Mapping[str, Sequence[NodeProto]]) -> list[NodeProto]:
+        """The nodes between a tensor and the view of a norm's input that it is made of."""
+        passed: list[NodeProto] = []
+        while name not in views:
+            maker = self._makers.get(name)
+            if maker is None or maker.op_type not in SEE_THROUGH:
+                return []
+            passed.append(maker)
+            name = maker.input[0]
+        return [*passed, *views[name]]
 
     def _inner_outputs(self, norm: Norm) -> Iterator[str]:
         for index in self.steps_of(norm):

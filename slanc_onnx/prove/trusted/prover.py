@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,8 +24,15 @@ from slanc_onnx.prove.step_bounds import rounding_of
 from slanc_onnx.prove.trusted.axes import either, in_positions
 from slanc_onnx.prove.trusted.computed import Spent, computer
 from slanc_onnx.prove.trusted.constants import folded, moved_sizes, stored_constant
+from slanc_onnx.prove.trusted.kinds import FLOATS, natural
 from slanc_onnx.prove.trusted.known import Assumed, Known, Open, of_input
-from slanc_onnx.prove.trusted.norm_rows import check_counts, input_of, output_of, row_of
+from slanc_onnx.prove.trusted.norm_rows import (
+    check_counts,
+    check_types,
+    input_of,
+    output_of,
+    row_of,
+)
 from slanc_onnx.prove.trusted.order import Order
 from slanc_onnx.prove.trusted.table import WHOLE, Call, applied, rule_for
 from slanc_onnx.prove.trusted.values import (
@@ -35,13 +42,13 @@ from slanc_onnx.prove.trusted.values import (
     Value,
     as_value,
     interval,
-    natural,
     widened,
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 
 # Ops that join past rows to new ones inside, and the place of the first of two caches.
 _CACHES = {"GroupQueryAttention": 3, "Attention": 4}
+_JOINS = (*_CACHES, "Concat")  # of two that read one cache, either may have made its rows
 
 
 class Prover:
@@ -68,7 +75,10 @@ class Prover:
         self._symbols = itertools.count()
         self._widths: dict[str, int] = {}
         self._order = Order(self._scope, read.norms)
-        self._caches = {spec.name for spec in read.specs if spec.is_float}
+        joins = Counter(
+            name for node in self._scope.proto.node if node.op_type in _JOINS for name in node.input
+        )
+        self._caches = {s.name for s in read.specs if s.is_float and joins[s.name] == 1}
         self._spent: Spent = Spent() if around is None else around._spent
         self._outputs = frozenset(info.name for info in self._scope.proto.output)
         self._tensors = self._scope.graph.tensors()
@@ -134,9 +144,15 @@ class Prover:
                 self._found[name] = self._as_read(name, made)
 
     def _as_read(self, name: str, made: Known) -> Known:
-        """A tensor as its readers take it: rounded behind a norm, elements alone if that does."""
+        """A tensor as its readers take it: rounded behind a norm, elements alone if that does.
+
+        What a norm makes leans on it, also where its ops were read one by one, as FP32.
+        """
         if not isinstance(made, Value):
             return made
+        if name in self._order.by_ops:
+            own = Facts(norms=frozenset({self._order.by_ops[name]}))
+            made = replace(made, facts=made.facts | own)
         try:
             with damage_has_no_bound():
                 made = self._rounded(made) if name in self._order.after else made
@@ -232,12 +248,11 @@ class Prover:
         for name, operand in zip(node.input, given, strict=True):
             if name and operand is None:
                 return unknown
-            if isinstance(operand, Open):
+            if isinstance(operand, Open | Value):
                 if operand.dims is None:
                     return unknown
-                operand = interval(operand.kind, operand.dims, 1.0, 1.0, Facts())
-            elif isinstance(operand, Value):
-                operand = interval(operand.kind, operand.dims, 1.0, 1.0, Facts())
+                ends = (1.0, 1.0) if operand.kind in FLOATS else natural(operand.kind)
+                operand = interval(operand.kind, operand.dims, *ends, Facts())
             stand_ins.append(operand)
         try:
             with damage_has_no_bound():
@@ -308,6 +323,7 @@ class Prover:
                 given: Known | None = input_of(norm, node, self._found)
                 steps = [self._scope.proto.node[i] for i in self._order.steps_of(norm)]
                 check_counts(norm, steps, self._found, self._scope.initializers)
+                check_types(norm, self._order.casts_of(norm), self._found)
         except NoBound as error:
             given = Open(norm.element_type, None, error.reason)
         self.bounds[norm.name] = self._bound(norm, given)
@@ -363,7 +379,8 @@ def _any_whole_numbers(node: NodeProto, given: list[Known | None]) -> None:
     if node.op_type == "Cast" and isinstance(first, Open) and first.dims is not None:
         to = next(a.i for a in node.attribute if a.name == "to")
         if to in WHOLE:
-            given[0] = interval(to, first.dims, *natural(to), Facts())
+            origin = Facts(origin=frozenset({""}))  # of data, whatever that is
+            given[0] = interval(to, first.dims, *natural(to), origin)
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:

@@ -12,9 +12,8 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import DOMAINS, Array
 from slanc_onnx.prove.bound import NoBound, damage_has_no_bound
+from slanc_onnx.prove.trusted.kinds import BOOL, FLOATS
 from slanc_onnx.prove.trusted.values import (
-    BOOL,
-    FLOATS,
     Constant,
     Facts,
     Operand,

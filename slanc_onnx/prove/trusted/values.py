@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import ml_dtypes
 import numpy as np
-from onnx import TensorProto, helper
 
 from slanc_onnx.graph import Array
 from slanc_onnx.prove.bound import NoBound
@@ -30,23 +28,25 @@ from slanc_onnx.prove.sets import (
     Reach,
     constant,
 )
+from slanc_onnx.prove.trusted.kinds import (
+    FLOATS,
+    INT64,
+    ROUNDED,
+    largest_of,
+    natural,
+    nearest,
+    whole,
+)
+from slanc_onnx.prove.trusted.sizes import Dim, size_of
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 from slanc_onnx.weights import Stored
 
-Dim = int | str
 LARGE = 1 << 12  # elements of a matrix that is read where it is used
 CONVERTED = 1 << 22  # elements of a constant that are FP64 at one time
 MOST_CHANNELS = 1 << 18  # of a row
 MOST_PARTS = 1 << 12  # of a set that is made of sets, each as often as it is walked
 MOST_IN_PARTS = 1 << 22  # numbers of these, if each is as wide as the row
 MOST_KINDS = 64  # pieces of a row whose lengths are taken one by one
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-BOOL, INT64 = TensorProto.BOOL, TensorProto.INT64
-# What one rounding to a narrow type changes: relative, and where underflow makes it absolute.
-_ROUNDED: dict[int, tuple[float, float]] = {
-    TensorProto.FLOAT16: (2.0**-11, 2.0**-25),
-    TensorProto.BFLOAT16: (2.0**-8, 2.0**-134),
-}
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,23 @@ class Facts:
         conditions: What it asks of graph inputs.
         norms: The norms whose outputs it takes to be finite.
         loose: Whether cheap norms of large matrices were used.
-        origin: The graph inputs of whole numbers whose values are taken to be any.
+        origin: The graph inputs of whole numbers whose values are taken to be any; "" for data that
+            these chose, like rows of a table.
     """
 
     conditions: frozenset[Condition] = frozenset()
     norms: frozenset[str] = frozenset()
     loose: bool = False
     origin: frozenset[str] = frozenset()
+
+    @property
+    def deciders(self) -> frozenset[str]:
+        """The inputs that decide what a test of the tensor says; "" among them for data.
+
+        Data is what norms made or what a condition limits: no mask, whatever else it comes from.
+        """
+        asked = {condition.input for condition in self.conditions} - {"", *self.origin}
+        return self.origin | ({""} if self.norms or asked else set())
 
     def __or__(self, other: Facts) -> Facts:
         return Facts(
@@ -138,6 +148,7 @@ class Value:
         low: No element is below.
         high: No element is above.
         infinite: Whether elements may be -inf.
+        hides: The graph inputs that decide which elements are; "" among them for data.
         nan: None where no element is nan; else the conditions under which none is.
         shares: The axis along which no element is negative and the sum is at most 1 + `beyond`.
         beyond: What rounding to 16 bits may add to sums of shares.
@@ -152,6 +163,7 @@ class Value:
     low: float = -math.inf
     high: float = math.inf
     infinite: bool = False
+    hides: frozenset[str] = frozenset()
     nan: frozenset[Condition] | None = None
     shares: int | None = None
     beyond: float = 0.0
@@ -192,49 +204,6 @@ def settled(operand: Operand) -> Operand:
     return Constant(operand.kind, operand.dims, lambda: array, facts=operand.facts)
 
 
-def size_of(dim: Dim) -> int:
-    """A size that has to be a number.
-
-    Raises:
-        NoBound: it is open.
-    """
-    if not isinstance(dim, int):
-        raise NoBound(reason(Unproved.SIZE_OPEN, dim))
-    return dim
-
-
-def merged(dims: Sequence[Dim], symbol: str) -> str:
-    """A new symbol for the product of open sizes; it tells of how many of the inputs' own."""
-    return f"{symbol}^{max(1, sum(factors_in(dim) for dim in dims))}"
-
-
-def factors_in(dim: Dim) -> int:
-    """Of how many open sizes a size is the product, as far as that is known; 0 for a number."""
-    if isinstance(dim, int):
-        return 0
-    return max(int(part.rpartition("^")[2]) if "^" in part else 1 for part in dim.split("|"))
-
-
-def largest_of(kind: int) -> float:
-    """The largest number of an element type; of DOUBLE that of FP32, which devices compute in."""
-    if kind in (TensorProto.FLOAT, TensorProto.DOUBLE):
-        return float(np.finfo(np.float32).max)
-    if kind == BOOL:
-        return 1.0
-    dtype = helper.tensor_dtype_to_np_dtype(kind)
-    if dtype.kind in "iu":
-        return float(np.iinfo(dtype).max)
-    return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
-
-
-def natural(kind: int) -> tuple[float, float]:
-    """The least and the largest number of a type of whole numbers."""
-    if kind == BOOL:
-        return 0.0, 1.0
-    limits = np.iinfo(helper.tensor_dtype_to_np_dtype(kind))
-    return float(limits.min), float(limits.max)
-
-
 def interval(
     kind: int, dims: Sequence[Dim], low: float, high: float, facts: Facts, **more: object
 ) -> Value:
@@ -272,10 +241,15 @@ def checked(value: Value, op: str) -> Value:
     """
     most, each = largest_of(value.kind), value.reach.each
     if value.kind not in FLOATS:
-        return value
+        low, high = whole(value.kind, value.low, value.high)
+        if (low, high) == (value.low, value.high):
+            return value
+        return interval(value.kind, value.dims, low, high, value.facts)
     if value.low < -most and value.high <= most and not math.isnan(value.largest):
         # What is below the least number becomes -inf, as a mask does.
-        return replace(value, reach=Box(np.minimum(each, most)), low=-most, infinite=True)
+        held = Box(np.minimum(each, most))
+        hides = value.hides or masks_in([value]) or frozenset({""})
+        return replace(value, reach=held, low=-most, infinite=True, hides=hides)
     if not value.largest <= most * (1 + 2.0**-26):  # less than half a unit beyond is rounded down
         raise NoBound(Reason(Unproved.OVERFLOWS_BETWEEN, (value.largest, most), op=op))
     reach = value.reach
@@ -284,6 +258,14 @@ def checked(value: Value, op: str) -> Value:
     top = float(reach.each.max(initial=0.0))
     low, high = max(value.low, -top), min(value.high, top)
     return replace(value, reach=reach, low=low, high=high)
+
+
+def masks_in(values: Iterable[Value]) -> frozenset[str]:
+    """The graph inputs that tensors are masks of: made of these alone, and 0 or more somewhere."""
+    found: frozenset[str] = frozenset()
+    for value in values:
+        found |= value.facts.deciders if value.high >= 0 else {""}
+    return found if "" not in found else frozenset()
 
 
 def refuse_wide(channels: int) -> None:
@@ -323,24 +305,13 @@ def rounded(value: Value) -> Value:
     """A value whose elements were rounded to its type, the ends of its interval included."""
     if value.kind not in FLOATS:
         return value
-    ends = _nearest(value.low, value.kind), _nearest(value.high, value.kind)
+    ends = nearest(value.low, value.kind), nearest(value.high, value.kind)
     value = replace(value, low=ends[0], high=ends[1])
-    if value.kind not in _ROUNDED:
+    if value.kind not in ROUNDED:
         return value
-    share, tiny = _ROUNDED[value.kind]
+    share, tiny = ROUNDED[value.kind]
     beyond = value.beyond if value.shares is None else (1 + value.beyond) * (1 + share) - 1
     return replace(value, reach=widened(value.reach, share, tiny), beyond=beyond)
-
-
-def _nearest(number: float, kind: int) -> float:
-    """The number of a type next to one, which no other overtakes; 0 for what may be flushed."""
-    dtype = helper.tensor_dtype_to_np_dtype(kind)
-    if abs(number) < max(float(ml_dtypes.finfo(dtype).tiny), 2.0**-126):  # type: ignore[no-untyped-call]
-        return 0.0
-    if kind not in _ROUNDED:
-        return number
-    with np.errstate(over="ignore"):
-        return float(np.float32(number).astype(dtype))
 
 
 def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
@@ -372,6 +343,9 @@ def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
     reach = constant(block[0]) if len(rows) == 1 else _of_rows(each, longest * SLACK)
     ends = (low, high) if array.size else (0.0, 0.0)
     shape = tuple(array.shape)
+    if given.kind not in FLOATS and ends != whole(given.kind, *ends):
+        ends = whole(given.kind, *ends)
+        reach = Box(np.full(len(each), max(map(abs, ends))))
     return Value(given.kind, shape, axes, reach, *ends, infinite=infinite, facts=given.facts)
 
 

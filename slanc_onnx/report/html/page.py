@@ -19,6 +19,7 @@ from slanc_onnx.report.columns import (
     spread_text,
     status_text,
 )
+from slanc_onnx.report.digits import above, bits_below
 from slanc_onnx.report.html.plots import histograms, overview
 from slanc_onnx.report.html.tensors import tensor_section
 from slanc_onnx.report.html.view import PageView, page_view
@@ -167,9 +168,10 @@ def _facts(norm: NormRow) -> Sequence[tuple[str, str]]:
     proved = certified_text(certificate)
     if certificate is not None:
         if certificate.overflow_bits is not None:
-            proved += f", {certificate.overflow_bits:+.1f} bits to overflow for the largest row"
+            margin = bits_below(certificate.overflow_bits)
+            proved += f", {margin:+.1f} bits to overflow for the largest row"
         if certificate.bound.length is not None:
-            proved += f", no row is longer than {certificate.bound.length:.4g}"
+            proved += f", no row is longer than {above(certificate.bound.length)}"
         if certificate.reason is not None:
             proved += f": {reason_text(certificate.reason)}"
     predicted = ""

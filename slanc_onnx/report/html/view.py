@@ -56,7 +56,7 @@ def page_view(outcome: Outcome) -> PageView:
     folded = [] if fold is None else [fold_line(len(norms), fold), *map(reason_text, fold.notes)]
     passed = None if validation is None and outcome.not_validated is None else outcome.passed
     line = final_parts(outcome) if norms else []
-    said = filter(None, (outcome.first_rows_line, outcome.advice_line))
+    said = filter(None, (outcome.epsilon_line, outcome.first_rows_line, outcome.advice_line))
     if not outcome.passed:
         passed, line = False, line or [no_norm_line(outcome)]
     found = outcome.fp32_nodes

@@ -10,20 +10,11 @@ from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import joined
 from slanc_onnx.prove.trusted.axes import apart, with_axes
+from slanc_onnx.prove.trusted.kinds import BOOL, FLOATS, INT64, largest_of
 from slanc_onnx.prove.trusted.rules.products import mixed_over
+from slanc_onnx.prove.trusted.sizes import size_of
 from slanc_onnx.prove.trusted.table import ANY, MICROSOFT, Call, Result, rule
-from slanc_onnx.prove.trusted.values import (
-    BOOL,
-    FLOATS,
-    INT64,
-    Facts,
-    Value,
-    interval,
-    largest_of,
-    refuse_wide,
-    rounded,
-    size_of,
-)
+from slanc_onnx.prove.trusted.values import Facts, Value, interval, masks_in, refuse_wide, rounded
 from slanc_onnx.reasons import Unproved, Unread, reason
 
 
@@ -36,7 +27,7 @@ def softmax(call: Call) -> Result:
         raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "axis"))
     nan = value.nan
     if value.infinite:
-        masks = value.facts.origin or {""}  # without a name, nothing outside prevents it
+        masks = value.hides or {""}  # without a name, nothing outside prevents it
         nan = (nan or frozenset()) | {Condition(name, "keeps") for name in masks}
     made = interval(value.kind, value.dims, 0.0, 1.0, value.facts)
     return replace(made, shares=axis, nan=nan)
@@ -95,7 +86,8 @@ def _unmasked(call: Call, scores: float, place: int) -> frozenset[Condition] | N
     most = largest_of(mask.kind) * (1 + 2.0**-26)  # what is closer than half a unit is rounded down
     if mask.kind in FLOATS and not mask.infinite and mask.largest + scores <= most:
         return None
-    return frozenset(Condition(name, "keeps") for name in mask.facts.origin or {""})
+    hides = mask.hides if mask.infinite else masks_in([mask])
+    return frozenset(Condition(name, "keeps") for name in hides or {""})
 
 
 @rule(

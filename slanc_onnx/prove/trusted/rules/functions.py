@@ -11,19 +11,10 @@ from onnx import TensorProto
 from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import DEVICE_SLACK, Bounded, Box, Gate, Reach, total
+from slanc_onnx.prove.trusted.kinds import BOOL, FLOATS, largest_of, natural
 from slanc_onnx.prove.trusted.rules.joins import MOST_GATES, add, gates_in, made
 from slanc_onnx.prove.trusted.table import ANY, MICROSOFT, WHOLE, Call, Result, rule
-from slanc_onnx.prove.trusted.values import (
-    BOOL,
-    FLOATS,
-    Facts,
-    Value,
-    as_value,
-    interval,
-    largest_of,
-    natural,
-    widened,
-)
+from slanc_onnx.prove.trusted.values import Facts, Value, as_value, interval, widened
 from slanc_onnx.reasons import Unproved, Unread, reason
 
 Parameters = tuple[float | str, ...]
@@ -61,13 +52,7 @@ def image(value: Value, name: str, parameters: Parameters) -> Value:
     off = record.off(*parameters)
     if off:
         reach = total([reach, Box(np.full(len(each), off))])
-    facts = _whatever(value.facts) if math.isfinite(limit) else value.facts
-    return Value(value.kind, value.dims, value.axes, reach, low, high, facts=facts)
-
-
-def _whatever(facts: Facts) -> Facts:
-    """What a tensor rests on whose limits hold whatever whole numbers it comes from."""
-    return replace(facts, origin=frozenset())
+    return Value(value.kind, value.dims, value.axes, reach, low, high, facts=value.facts)
 
 
 def _of_attributes(call: Call, name: str) -> Value:
@@ -225,7 +210,7 @@ def whole(call: Call) -> Result:
     """The next whole number, or the sign."""
     value = call.value()
     if call.op == "Sign":
-        return interval(value.kind, value.dims, -1.0, 1.0, _whatever(call.facts))
+        return interval(value.kind, value.dims, -1.0, 1.0, call.facts)
     reach = Box(np.ceil(value.reach.each))
     ends = math.floor(value.low), math.ceil(value.high)
     return made(call.facts, [value], value.dims, value.axes, reach, ends)
@@ -254,7 +239,7 @@ def cast(call: Call) -> Result:
             ends = float(np.float32(value.low)), float(np.float32(value.high))
         return interval(to, value.dims, *ends, value.facts)
     if to == BOOL:
-        return interval(BOOL, value.dims, 0.0, 1.0, Facts(origin=value.facts.origin))
+        return interval(BOOL, value.dims, 0.0, 1.0, Facts(origin=value.facts.deciders))
     least, most = natural(to)
     low, high = least, most  # which is all that ONNX says of what does not fit
     if not value.infinite and value.nan is None and least <= value.low <= value.high <= most:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from onnx import TensorProto
 
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.moved import scaled_by
@@ -22,19 +23,18 @@ from slanc_onnx.prove.sets import (
     total,
 )
 from slanc_onnx.prove.trusted.axes import in_channels, in_positions
+from slanc_onnx.prove.trusted.kinds import BOOL, FLOATS, largest_of, natural, whole
+from slanc_onnx.prove.trusted.sizes import Dim
 from slanc_onnx.prove.trusted.table import ANY, WHOLE, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
-    BOOL,
-    FLOATS,
     Constant,
-    Dim,
     Facts,
     Operand,
     Value,
     as_value,
     facts_of,
     interval,
-    natural,
+    masks_in,
 )
 from slanc_onnx.reasons import Unproved, Unread, reason
 
@@ -122,16 +122,15 @@ def made(
     if math.isnan(low) or math.isnan(high):
         low, high = -math.inf, math.inf
     if kind not in FLOATS:
-        least, most = natural(kind)
-        if not least <= low <= high <= most:
-            low, high = least, most
-        return interval(kind, dims, low, high, facts)
+        return interval(kind, dims, *whole(kind, low, high), facts)
     out = DEVICE_SLACK if axes else _OUT
     low = low * out if low < 0 else low / out
     high = high * out if high > 0 else high / out
     if not axes:
         with np.errstate(over="ignore"):  # the nearest number in FP32, as the op gives it
-            low, high = float(np.float32(low)), float(np.float32(high))
+            ends = float(np.float32(low)), float(np.float32(high))
+        wide = kind == TensorProto.DOUBLE  # which a runtime may keep, and a device may not
+        low, high = (min(low, ends[0]), max(high, ends[1])) if wide else ends
         reach = Box(np.array([max(abs(low), abs(high))]))
     return Value(kind, dims, axes, reach, low, high, facts=facts)
 
@@ -158,7 +157,22 @@ def summed(operands: Sequence[Operand], minus: bool = False) -> Value:
         off = len(parts) * DEVICE_UNIT * sum(max(abs(p.low), abs(p.high)) for p in parts)
         low, high = low - off, high + off
     result = made(facts_of(operands), parts, dims, axes, reach, (low, high))
-    return replace(result, infinite=any(part.infinite for part in parts))
+    infinite = any(part.infinite for part in parts)
+    return replace(result, infinite=infinite, hides=_hidden(parts, result))
+
+
+def _hidden(parts: Sequence[Value], result: Value) -> frozenset[str]:
+    """The inputs that decide which elements of a sum are -inf.
+
+    Where it is too low for its type that is a mask among the parts, if the others are not.
+    """
+    hides = frozenset().union(*(part.hides for part in parts if part.infinite))
+    least = -largest_of(result.kind)
+    if result.low >= least:
+        return hides
+    masks = [part for part in parts if masks_in([part])]
+    rest = sum(part.low for part in parts if part not in masks)
+    return hides | (masks_in(masks) if masks and rest >= least else {""})
 
 
 @rule("Mul", types=(NUMBERS,))
@@ -171,8 +185,10 @@ def mul(call: Call) -> Result:
         ends = (max(0.0, ends[0]), ends[1])
     result = made(call.facts, (a, b), dims, axes, _product(dims, axes, (a, b)), ends)
     for part, other in ((a, b), (b, a)):
-        if other.low >= 0 and other.high <= DEVICE_SLACK:  # for which `mixed_over` allows
-            result = replace(result, shares=_kept_shares(part, dims), beyond=part.beyond)
+        kept = _kept_shares(part, dims)
+        if kept is not None and 0 <= other.low <= other.high <= DEVICE_SLACK:
+            grown = other.high * (1 + 2 * DEVICE_UNIT) if other.high > 1 else 1.0
+            result = replace(result, shares=kept, beyond=(1 + part.beyond) * grown * _OUT - 1)
     return result
 
 
@@ -280,7 +296,8 @@ def extreme(call: Call) -> Result:
         low, high = pick(p.low for p in parts), pick(p.high for p in parts)
     reach = _either([filled(part, dims, axes) for part in parts])
     result = made(call.facts, parts, dims, axes, reach, (low, high))
-    return replace(result, infinite=all(infinite) if largest else any(infinite))
+    hides = frozenset().union(*(part.hides or {""} for part in parts if part.infinite))
+    return replace(result, infinite=all(infinite) if largest else any(infinite), hides=hides)
 
 
 def _either(reaches: Sequence[Reach]) -> Reach:
@@ -309,7 +326,10 @@ def where(call: Call) -> Result:
         result = Value(a.kind, dims, axes, reach, low, high, facts=facts)
     else:
         result = interval(a.kind, dims, low, high, facts)
-    result = replace(result, infinite=a.infinite or b.infinite)
+    below = [part for part in (a, b) if part.infinite]
+    hides = frozenset().union(*(part.hides or condition.facts.deciders for part in below))
+    hides |= condition.facts.deciders if len(below) > 1 else frozenset()
+    result = replace(result, infinite=bool(below), hides=hides)
     zero = a.largest == 0 and not a.infinite
     return replace(
         result,
@@ -340,14 +360,14 @@ def _kept_shares(part: Value, dims: Sequence[Dim]) -> int | None:
 def test(call: Call) -> Result:
     """Truth, of which nothing is known."""
     operands = [o for o in call.inputs if o is not None]
-    return interval(BOOL, common_dims(operands), 0.0, 1.0, Facts(origin=call.facts.origin))
+    return interval(BOOL, common_dims(operands), 0.0, 1.0, Facts(origin=call.facts.deciders))
 
 
 @rule("IsNaN", types=(FLOATS,), extended=True, exact=True)
 def is_nan(call: Call) -> Result:
     """Whether elements are nan, of that very tensor."""
     return interval(
-        BOOL, call.operand(0).dims, 0.0, 1.0, Facts(origin=call.facts.origin), tests=call.names[0]
+        BOOL, call.operand(0).dims, 0.0, 1.0, Facts(origin=call.facts.deciders), tests=call.names[0]
     )
 
 

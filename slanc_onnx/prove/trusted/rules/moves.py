@@ -11,21 +11,19 @@ import numpy as np
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import Box, Reach, joined, one_of
 from slanc_onnx.prove.trusted.axes import in_channels, in_positions, with_axes
+from slanc_onnx.prove.trusted.kinds import INT64
 from slanc_onnx.prove.trusted.rules.joins import common_dims, filled
 from slanc_onnx.prove.trusted.rules.shapes import target_dims
+from slanc_onnx.prove.trusted.sizes import Dim, above_none, may_be_none, merged, size_of
 from slanc_onnx.prove.trusted.table import ANY, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
-    INT64,
     MOST_KINDS,
     Constant,
-    Dim,
     Facts,
     Value,
     as_value,
     interval,
-    merged,
     refuse_wide,
-    size_of,
 )
 from slanc_onnx.reasons import Unread, reason
 
@@ -102,6 +100,8 @@ def squeeze(call: Call) -> Result:
     """Fewer axes of size 1."""
     value = call.value()
     own = call.numbers(1) or list(call.attributes.get("axes", ()))
+    if call.has(1) and not own:  # which runtimes read in two ways
+        raise NoBound(reason(Unread.EMPTY))
     if not own:
         if not all(isinstance(dim, int) for dim in value.dims):
             raise NoBound(reason(Unread.NOT_CONSTANT, "axes"))
@@ -134,13 +134,23 @@ def reshape(call: Call) -> Result:
     if 0 in asked and call.attributes.get("allowzero", 0):
         raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, "allowzero"))
     dims: list[Dim] = [
-        value.dims[i] if dim == 0 and i < value.rank else dim for i, dim in enumerate(asked)
+        value.dims[i] if dim == 0 and i < value.rank else _told(call, value, dim)
+        for i, dim in enumerate(asked)
     ]
     if -1 in dims:
         dims[dims.index(-1)] = _left(call, value.dims, [dim for dim in dims if dim != -1])
     if dims and call.wide is not None and not isinstance(dims[-1], int):
         dims[-1] = call.wide
     return regrouped(value, dims)
+
+
+def _told(call: Call, value: Value, dim: Dim) -> Dim:
+    """A size that is asked for; a new symbol for one that may be 0 or -1, which are no sizes.
+
+    One that the tensor has itself may be 0 only where there are no elements.
+    """
+    known = isinstance(dim, int) or not may_be_none(dim) or dim in value.dims
+    return dim if known else call.fresh()
 
 
 def _left(call: Call, whole: Sequence[Dim], others: Sequence[Dim]) -> Dim:
@@ -266,9 +276,10 @@ def concat(call: Call) -> Result:
                 (v.dims[other] for v in values if isinstance(v.dims[other], int)), dim
             )
     sizes = [value.dims[axis] for value in values]
-    dims[axis] = (
-        sum(size_of(s) for s in sizes) if all(isinstance(s, int) for s in sizes) else call.fresh()
-    )
+    if all(isinstance(size, int) for size in sizes):
+        dims[axis] = sum(size_of(size) for size in sizes)
+    else:
+        dims[axis] = call.fresh() if all(map(may_be_none, sizes)) else above_none(call.fresh())
     reach = (
         _side_by_side(values, wanted.index(axis)) if along else one_of([v.reach for v in values])
     )
@@ -281,6 +292,7 @@ def concat(call: Call) -> Result:
         reach,
         *ends,
         infinite=any(v.infinite for v in values),
+        hides=frozenset().union(*(v.hides for v in values if v.infinite)),
         nan=frozenset().union(*nan) if nan else None,
         facts=call.facts,
     )

@@ -12,20 +12,12 @@ from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.moved import rows_of_table
 from slanc_onnx.prove.sets import Box, one_of
 from slanc_onnx.prove.trusted.axes import in_positions
+from slanc_onnx.prove.trusted.kinds import FLOATS, INT64
 from slanc_onnx.prove.trusted.rules.moves import moved
 from slanc_onnx.prove.trusted.rules.shapes import target_dims
+from slanc_onnx.prove.trusted.sizes import Dim, size_of
 from slanc_onnx.prove.trusted.table import ANY, WHOLE, Call, Result, rule
-from slanc_onnx.prove.trusted.values import (
-    FLOATS,
-    INT64,
-    Constant,
-    Dim,
-    Facts,
-    Value,
-    as_value,
-    interval,
-    size_of,
-)
+from slanc_onnx.prove.trusted.values import Constant, Facts, Value, as_value, interval
 from slanc_onnx.reasons import Unread, reason
 from slanc_onnx.weights import Stored
 
@@ -134,14 +126,11 @@ def gather(call: Call) -> Result:
     shares = value.shares
     if shares is not None:
         shares = None if shares == axis else shares + shift if shares > axis else shares
-    facts = replace(value.facts, origin=value.facts.origin | index.facts.origin)
-    return replace(
-        value,
-        dims=dims,
-        axes=axes,
-        shares=shares,
-        facts=facts if not table else data.facts,
-    )
+    chosen = index.facts.origin
+    if table and data.kind in FLOATS:
+        chosen = frozenset({""}) if chosen else chosen
+    facts = replace(value.facts, origin=value.facts.origin | chosen)
+    return replace(value, dims=dims, axes=axes, shares=shares, facts=facts)
 
 
 def rows_of(kind: int, dims: Sequence[Dim], columns: Stored, facts: Facts) -> Value:

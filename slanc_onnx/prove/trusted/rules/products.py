@@ -27,18 +27,9 @@ from slanc_onnx.prove.sets import (
 )
 from slanc_onnx.prove.trusted.axes import apart, in_channels, in_positions, with_axes
 from slanc_onnx.prove.trusted.rules.joins import common_dims
+from slanc_onnx.prove.trusted.sizes import Dim, factors_in, size_of
 from slanc_onnx.prove.trusted.table import Call, Result, rule
-from slanc_onnx.prove.trusted.values import (
-    Constant,
-    Dim,
-    Facts,
-    Value,
-    as_value,
-    factors_in,
-    interval,
-    size_of,
-    widened,
-)
+from slanc_onnx.prove.trusted.values import Constant, Facts, Value, as_value, interval, widened
 from slanc_onnx.reasons import Unproved, Unread, reason
 from slanc_onnx.weights import (
     cheap_spectral_bound,

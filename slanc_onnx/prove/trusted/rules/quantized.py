@@ -16,18 +16,12 @@ from slanc_onnx.graph import Array
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import DEVICE_SLACK, DEVICE_UNIT, Box, total
 from slanc_onnx.prove.trusted.axes import with_axes
+from slanc_onnx.prove.trusted.kinds import FLOATS, natural
 from slanc_onnx.prove.trusted.rules.joins import mul, summed
 from slanc_onnx.prove.trusted.rules.picks import rows_of
 from slanc_onnx.prove.trusted.rules.products import times
 from slanc_onnx.prove.trusted.table import MICROSOFT, WHOLE, Call, Result, rule
-from slanc_onnx.prove.trusted.values import (
-    FLOATS,
-    LARGE,
-    Constant,
-    facts_of,
-    interval,
-    natural,
-)
+from slanc_onnx.prove.trusted.values import LARGE, Constant, facts_of, interval
 from slanc_onnx.reasons import Unread, reason
 from slanc_onnx.weights import Blocks, Layout, Read, fit
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import DEVICE_UNIT, SLACK, Box
 from slanc_onnx.prove.trusted.axes import in_positions
+from slanc_onnx.prove.trusted.kinds import FLOATS, INT64, natural
 from slanc_onnx.prove.trusted.rules.products import (
     MOST_ON_THE_WAY,
     MOST_POSITIONS,
@@ -15,17 +16,9 @@ from slanc_onnx.prove.trusted.rules.products import (
     mixed_over,
     sizes_after,
 )
+from slanc_onnx.prove.trusted.sizes import Dim, may_be_none, size_of
 from slanc_onnx.prove.trusted.table import WHOLE, Call, Result, rule
-from slanc_onnx.prove.trusted.values import (
-    FLOATS,
-    INT64,
-    Dim,
-    Facts,
-    Value,
-    interval,
-    natural,
-    size_of,
-)
+from slanc_onnx.prove.trusted.values import Facts, Value, interval
 from slanc_onnx.reasons import Unread, reason
 
 _TYPES = ((*FLOATS, *WHOLE), (INT64,))
@@ -52,7 +45,7 @@ def mean(call: Call) -> Result:
     """The mean over positions lies between their rows; over channels between the numbers."""
     value = call.value()
     axes = _axes(call, value)
-    if any(value.dims[axis] == 0 for axis in axes):
+    if any(may_be_none(value.dims[axis]) for axis in axes):
         raise NoBound(reason(Unread.EMPTY))
     kept = in_positions(value, [axis for axis in value.axes if axis not in axes])
     dims = _left(call, value, axes)
@@ -112,7 +105,7 @@ def extreme_of(call: Call) -> Result:
     """One of the numbers."""
     value = call.value()
     axes = _axes(call, value)
-    if any(value.dims[axis] == 0 for axis in axes):
+    if any(may_be_none(value.dims[axis]) for axis in axes):
         raise NoBound(reason(Unread.EMPTY))
     facts = call.facts
     if not all(isinstance(value.dims[axis], int) for axis in axes):  # of none it is infinite

@@ -10,19 +10,16 @@ from onnx import numpy_helper
 from slanc_onnx.graph import MOST_AXES
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import DEVICE_UNIT
+from slanc_onnx.prove.trusted.kinds import FLOATS, INT64, natural
+from slanc_onnx.prove.trusted.sizes import size_of
 from slanc_onnx.prove.trusted.table import ANY, WHOLE, Call, Result, rule
 from slanc_onnx.prove.trusted.values import (
-    FLOATS,
-    INT64,
     Constant,
-    Facts,
     Operand,
     Sizes,
     Value,
     as_value,
     interval,
-    natural,
-    size_of,
 )
 from slanc_onnx.reasons import Unread, reason
 
@@ -141,4 +138,5 @@ def largest_ones(call: Call) -> Result:
     axis = call.attributes.get("axis", -1) % value.rank
     dims = (*value.dims[:axis], *count, *value.dims[axis + 1 :])
     numbers = interval(value.kind, dims, value.low, value.high, value.facts)
-    return [numbers, interval(INT64, dims, 0.0, natural(INT64)[1], Facts())][: len(call.outputs)]
+    places = interval(INT64, dims, 0.0, natural(INT64)[1], value.facts)
+    return [numbers, places][: len(call.outputs)]

@@ -1,0 +1,56 @@
+"""Element types: the numbers that each holds, and what rounding to it changes."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+from onnx import TensorProto, helper
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+BOOL, INT64 = TensorProto.BOOL, TensorProto.INT64
+# What one rounding to a narrow type changes: relative, and where underflow makes it absolute.
+ROUNDED: dict[int, tuple[float, float]] = {
+    TensorProto.FLOAT16: (2.0**-11, 2.0**-25),
+    TensorProto.BFLOAT16: (2.0**-8, 2.0**-134),
+}
+
+
+def largest_of(kind: int) -> float:
+    """The largest number of an element type; of DOUBLE that of FP32, which devices compute in."""
+    if kind in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        return float(np.finfo(np.float32).max)
+    if kind == BOOL:
+        return 1.0
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    if dtype.kind in "iu":
+        return float(np.iinfo(dtype).max)
+    return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+
+
+def natural(kind: int) -> tuple[float, float]:
+    """The least and the largest number of a type of whole numbers."""
+    if kind == BOOL:
+        return 0.0, 1.0
+    limits = np.iinfo(helper.tensor_dtype_to_np_dtype(kind))
+    return float(limits.min), float(limits.max)
+
+
+def whole(kind: int, low: float, high: float) -> tuple[float, float]:
+    """An interval of whole numbers; that of their type where they may wrap around.
+
+    So also where FP64, in which the ends are computed, does not hold every whole number.
+    """
+    least, most = natural(kind)
+    sure = least <= low <= high <= most and max(-low, high) < 2.0**53
+    return (low, high) if sure else (least, most)
+
+
+def nearest(number: float, kind: int) -> float:
+    """The number of a type next to one, which no other overtakes; 0 for what may be flushed."""
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    if abs(number) < max(float(ml_dtypes.finfo(dtype).tiny), 2.0**-126):  # type: ignore[no-untyped-call]
+        return 0.0
+    if kind == TensorProto.DOUBLE:
+        return number
+    with np.errstate(over="ignore"):
+        return float(np.float32(number).astype(dtype))
