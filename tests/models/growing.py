@@ -91,6 +91,47 @@ def decoder(count: int) -> onnx.ModelProto:
     return _model(nodes, last, weights)
 
 
+def quantised_decoder(count: int) -> onnx.ModelProto:
+    """Pre-norm layers with products of integers; 13 nodes per layer.
+
+    What they add grows to the thousandfold, so that no one power of two serves all norms, and the
+    weight in front of it is a number that multiplies the scale of the integers.
+    """
+    rng = np.random.default_rng(0)
+    nodes: list[NodeProto] = []
+    weights = [_constant("zero", np.int8(0))]
+    last = "x"
+    for i in range(count):
+        weights.append(_constant(f"gamma{i}", np.ones(D, np.float32)))
+        nodes.append(
+            _node("SimplifiedLayerNormalization", [last, f"gamma{i}"], [f"up_in{i}"], axis=-1)
+        )
+        for name, scale in (("up", 0.01), ("down", 0.01 * 1000 ** (i / count))):
+            integers = rng.integers(-127, 128, (D, D)).astype(np.int8)
+            weights.append(_constant(f"{name}{i}", integers))
+            weights.append(_constant(f"{name}_scale{i}", np.float32(scale)))
+            nodes += [
+                _node(
+                    "DynamicQuantizeLinear",
+                    [f"{name}_in{i}"],
+                    [f"{name}_q{i}", f"{name}_s{i}", f"{name}_z{i}"],
+                ),
+                _node(
+                    "MatMulInteger",
+                    [f"{name}_q{i}", f"{name}{i}", f"{name}_z{i}", "zero"],
+                    [f"{name}_m{i}"],
+                ),
+                _node("Cast", [f"{name}_m{i}"], [f"{name}_c{i}"], to=TensorProto.FLOAT),
+                _node("Mul", [f"{name}_s{i}", f"{name}_scale{i}"], [f"{name}_f{i}"]),
+                _node("Mul", [f"{name}_c{i}", f"{name}_f{i}"], [f"{name}_out{i}"]),
+            ]
+            if name == "up":
+                nodes.append(_node("Relu", [f"up_out{i}"], [f"down_in{i}"]))
+        nodes.append(_node("Add", [last, f"down_out{i}"], [f"r{i}"]))
+        last = f"r{i}"
+    return _model(nodes, last, weights)
+
+
 def nested_loops(depth: int) -> onnx.ModelProto:
     """A norm in the innermost of so many loops of two iterations each."""
     make = helper.make_tensor_value_info
@@ -127,4 +168,5 @@ GROWING: dict[str, Callable[[int], onnx.ModelProto]] = {
     "Identity of a weight": identities,
     "x + c x": shifted,
     "decoder layers": decoder,
+    "decoder layers of integers": quantised_decoder,
 }

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from slanc_onnx.apply.fold.group_scale import Window, choose
+import numpy as np
+
+from slanc_onnx.apply.fold.group_scale import Window, choose, choose_for_each
 from slanc_onnx.apply.fold.groups import Border, Partition, Site, parted
-from slanc_onnx.graph import GraphPath, Use
+from slanc_onnx.graph import GraphPath
 
 MOST_TRIED = 4  # borders behind tensors, and as many in front of what follows norms
 
@@ -68,12 +70,14 @@ def _scores(places: Iterator[_Place], asked: Sequence[Window], now: int) -> dict
         asked: The windows of the group's norms.
         now: The nodes that it takes without a border.
     """
+    in_front = [(0, 0), *choose_for_each(asked, lambda _: 1)]  # with the beginning of the stream
+    behind = [(0, 0), *choose_for_each(asked[::-1], lambda _: 0)][::-1]
     scored: dict[Border, _Score] = {}
     for border, split, least in places:
-        front = choose(asked[:split], lambda _: 1)  # it has the beginning of the stream
-        nodes = front.nodes + choose(asked[split:], lambda _: 0).nodes + 1
+        exponent, front = in_front[split]
+        nodes = front + behind[split][1] + 1
         if nodes < now:
-            score = max(least - front.exponent, 0), nodes
+            score = max(least - exponent, 0), nodes
             scored[border] = min(score, scored.get(border, score))
     return scored
 
@@ -100,17 +104,20 @@ def _places_behind(
 def _places_in_front(parts: Partition, sites: Sequence[Site], order: _Order) -> Iterator[_Place]:
     """The borders in front of what follows the norms of a group: the reads of what is there."""
     flow = parts.flow
+    uses = [use for use, group in parts.of_use.items() if group == sites[0].group]
+    read = np.array([order[use.path, use.node] for use in uses])
+    made = np.full(len(uses), -1)
+    for number, use in enumerate(uses):
+        path, index, _ = flow.makers.get(flow.reads[use], (None, 0, 0))
+        if path == use.path:
+            made[number] = order[path, index]
     for i, site in enumerate(sites[:-1]):
-        path, found = site.norm.path, set[Use]()
+        path = site.norm.path
         place = order[path, site.norm.nodes[-1]]
-        for use, group in parts.of_use.items():
-            if group != site.group or use.path != path or order[path, use.node] <= place:
-                continue
-            maker = flow.makers.get(flow.reads[use])
-            if maker is None or maker[0] != path or order[path, maker[1]] <= place:
-                found.add(use)
+        over = np.flatnonzero((made <= place) & (place < read))
+        found = frozenset(uses[number] for number in over if uses[number].path == path)
         if found:
-            yield _Place(frozenset(found), i + 1, 0)
+            yield _Place(found, i + 1, 0)
 
 
 def _narrowed(parts: Partition, border: Border) -> Border:

@@ -48,12 +48,13 @@ class _FoldPlanner(Planner):
         super().__init__(model, least_epsilon)
         self._chosen, self._weights = chosen, weights
         self._flow = chosen.parts.flow
+        self._applied = chosen.applied
         self._readers = {u: site.norm for site in chosen.parts.sites for u in site.uses}
 
     def plan(self, known: Collection[str]) -> None:
         """Plan all edits; see `plan_fold`."""
         solved = self._chosen.solved
-        for cut, uses in mismatches(self._chosen.parts, solved.produced, solved.needed).items():
+        for cut, uses in mismatches(self._flow, solved.produced, solved.needed).items():
             self._cut(cut, uses)
         self._constants(solved.copied, copy=True)
         self._constants(solved.cut, copy=False)
@@ -132,24 +133,24 @@ class _FoldPlanner(Planner):
 
     def _constants(self, uses: dict[Use, int], *, copy: bool) -> None:
         """Plan the reads of constants that are divided for them alone, by a copy or by a node."""
+        keys = {u: (self._flow.reads[u], e, () if copy else u.path) for u, e in uses.items()}
+        first: dict[tuple[Tensor, int, GraphPath], int] = {}
+        for use, key in keys.items():
+            first[key] = min(use.node, first.get(key, use.node))
         names: dict[tuple[Tensor, int, GraphPath], str] = {}
-        for use, exponent in uses.items():
-            tensor = self._flow.read(use)
-            assert tensor is not None
-            key = (tensor, exponent, () if copy else use.path)
+        for use, key in keys.items():
+            tensor, exponent, path = key
             if copy and key not in names:
                 names[key] = self.unused(f"{tensor.name}/slanc_{2.0**exponent:g}")
                 values = divided(self._weights.read(tensor), exponent)
                 self.edits.constants[names[key]] = values
             if key not in names:
-                alike = [u for u in uses if uses[u] == exponent and u.path == use.path]
-                first = min(u.node for u in alike if self._flow.read(u) == tensor)
-                before = NodeAt(use.path, first)
+                before = NodeAt(path, first[key])
                 names[key] = self._scaled(tensor, tensor.name, before, exponent, [])
             self.edits.inputs[NodeAt(use.path, use.node), use.position] = names[key]
 
     def _note(self, norm: Norm) -> dict[str, str]:
         """The metadata on a norm's last node, which the next run reads."""
         scale = 2.0 ** self._chosen.norms[norm.name]
-        applied = self._chosen.applied[norm.name]
+        applied = self._applied[norm.name]
         return {SCALE_KEY: repr(scale), NORM_KEY: norm.name, APPLIED_KEY: applied}

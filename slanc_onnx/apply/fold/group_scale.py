@@ -9,6 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.norms import Norm, lost_limit
@@ -125,25 +128,39 @@ def choose(windows: Sequence[Window], overhead: Callable[[int], int]) -> Choice:
         windows: One per norm of the group.
         overhead: Nodes that an exponent other than 0 inserts where the group begins and ends.
     """
-    bounds = [w for w in windows if w is not ANY]
-    if not bounds:
+    if not windows:
         return Choice(0, (), 0)
-    ends = [e for w in bounds for e in (w.low, w.high, w.best) if abs(e) < FARTHEST]
-    candidates = sorted({0, *range(min(ends), max(ends) + 1)}, key=abs)
-    return min((_at(windows, e, overhead) for e in candidates), key=lambda c: _key(windows, c))
+    exponent, nodes = choose_for_each(windows, overhead)[-1]
+    return Choice(exponent, tuple(i for i, w in enumerate(windows) if exponent not in w), nodes)
 
 
-def _at(windows: Sequence[Window], exponent: int, overhead: Callable[[int], int]) -> Choice:
-    outside = tuple(i for i, w in enumerate(windows) if exponent not in w)
-    nodes = sum(windows[i].nodes for i in outside) + (overhead(exponent) if exponent else 0)
-    return Choice(exponent, outside, nodes)
+def choose_for_each(
+    windows: Sequence[Window], overhead: Callable[[int], int]
+) -> list[tuple[int, int]]:
+    """The exponent and the nodes of `choose` for the first window, the first two, and so on."""
+    low, high, best = (_column(windows, name) for name in ("low", "high", "best"))
+    bounded = np.array([w is not ANY for w in windows])
+    ends = np.stack([low, high, best], axis=1)
+    known = bounded[:, None] & (np.abs(ends) < FARTHEST)
+    first = np.minimum.accumulate(np.where(known, ends, FARTHEST).min(axis=1))
+    last = np.maximum.accumulate(np.where(known, ends, -FARTHEST).max(axis=1))
+    candidates = sorted({0, *range(int(first[-1]), int(last[-1]) + 1)}, key=abs)
+    k = np.array(candidates)[:, None]  # exponents down, windows to the right
+    inside = (low <= k) & (k <= high)
+    outside = np.cumsum(np.where(inside, 0, _column(windows, "nodes")), axis=1)
+    nodes = outside + np.array([overhead(e) if e else 0 for e in candidates])[:, None]
+    overflow = np.maximum(np.maximum.accumulate(_column(windows, "least")) - k, 0)
+    underflow = np.maximum(k - np.minimum.accumulate(_column(windows, "most")), 0)
+    faint = np.cumsum(inside & (k > _column(windows, "faint")), axis=1)
+    unproved = np.cumsum(inside & (k < _column(windows, "proved")), axis=1)
+    distance = np.cumsum(np.where(inside & bounded, np.abs(k - best), 0), axis=1)
+    left = (k == 0) | ((first <= k) & (k <= last))
+    for cost in (overflow, nodes, underflow, faint, unproved, k != 0, distance, np.abs(k)):
+        here = np.where(left, cost, np.iinfo(np.int64).max)
+        left &= here == here.min(axis=0)
+    chosen = left.argmax(axis=0)  # the first of those that are left
+    return [(candidates[row], int(nodes[row, i])) for i, row in enumerate(chosen)]
 
 
-def _key(windows: Sequence[Window], choice: Choice) -> tuple[int, ...]:
-    k = choice.exponent
-    overflow = max(max(w.least - k, 0) for w in windows)
-    underflow = max(max(k - w.most, 0) for w in windows)
-    distance = sum(abs(k - w.best) for w in windows if w is not ANY and k in w)
-    faint = sum(k > w.faint for w in windows if k in w)
-    unproved = sum(k < w.proved for w in windows if k in w)
-    return overflow, choice.nodes, underflow, faint, unproved, int(k != 0), distance, abs(k)
+def _column(windows: Sequence[Window], name: str) -> NDArray[np.int64]:
+    return np.array([getattr(window, name) for window in windows], np.int64)

@@ -46,6 +46,7 @@ class Partition:
     Attributes:
         flow: Its tensors.
         relations: How nodes tie exponents, in topological order.
+        read: The runtime inputs of each relation's node whose exponents count.
         made: The tensors that each relation's node makes.
         touched: The groups of what each relation reads and makes.
         sites: The norms that can be scaled.
@@ -57,6 +58,7 @@ class Partition:
 
     flow: Flow
     relations: tuple[Relation, ...]
+    read: tuple[tuple[Use, ...], ...]
     made: tuple[tuple[Tensor, ...], ...]
     touched: tuple[tuple[int, ...], ...]
     sites: tuple[Site, ...]
@@ -73,45 +75,42 @@ def partition(flow: Flow, norms: Sequence[Norm]) -> Partition:
         flow: Its tensors.
         norms: The norms whose input may have any exponent, because epsilon follows it.
     """
-    relations, sites = _relations(flow, norms)
-    return _parted(flow, relations, sites, ())
+    ties, sites = _relations(flow, norms)
+    read = tuple(tuple([tie.use(p) for p in tie.terms]) for tie in ties)
+    made = tuple(tuple(_outputs(flow, tie)) for tie in ties)
+    return _grouped(Partition(flow, tuple(ties), read, made, (), tuple(sites), {}, {}, (), ()))
 
 
 def parted(parts: Partition, border: Border) -> Partition:
     """The groups with one more border, which may have other numbers."""
-    return _parted(parts.flow, parts.relations, parts.sites, (*parts.borders, border))
+    return _grouped(replace(parts, borders=(*parts.borders, border)))
 
 
-def _parted(
-    flow: Flow, relations: Sequence[Relation], sites: Sequence[Site], borders: tuple[Border, ...]
-) -> Partition:
-    joins = _Joins(flow, borders)
-    made = tuple(tuple(outputs(flow, tie)) for tie in relations)
-    for tie, tensors in zip(relations, made, strict=True):
-        joins.relation(tie, tensors)
-    for site in sites:
+def _grouped(parts: Partition) -> Partition:
+    """The groups that follow from relations, norms and borders."""
+    joins = _Joins(parts.flow, parts.borders)
+    for tie, read, made in zip(parts.relations, parts.read, parts.made, strict=True):
+        joins.relation(tie, read, made)
+    for site in parts.sites:
         joins.site(site)
     of_use, of_output, sizes = joins.numbered()
     touched = []
-    for tie, tensors in zip(relations, made, strict=True):
-        groups = {of_use[tie.use(p)]: None for p in tie.terms}
+    for tie, read, made in zip(parts.relations, parts.read, parts.made, strict=True):
+        groups = dict.fromkeys([of_use[use] for use in read])
         if tie.kind != "absorb":
-            groups.update({of_output[tensor]: None for tensor in tensors})
+            groups.update(dict.fromkeys([of_output[tensor] for tensor in made]))
         touched.append(tuple(groups))
     placed = []
-    for site in sites:
-        read = {of_use[use] for use in site.uses}
-        placed.append(replace(site, group=read.pop() if len(read) == 1 else None))
-    return Partition(
-        flow,
-        tuple(relations),
-        made,
-        tuple(touched),
-        tuple(placed),
-        of_use,
-        of_output,
-        sizes,
-        borders,
+    for site in parts.sites:
+        around = {of_use[use] for use in site.uses}
+        placed.append(replace(site, group=around.pop() if len(around) == 1 else None))
+    return replace(
+        parts,
+        touched=tuple(touched),
+        sites=tuple(placed),
+        of_use=of_use,
+        of_output=of_output,
+        sizes=sizes,
     )
 
 
@@ -125,9 +124,9 @@ class _Joins:
         self._reads: dict[Use, _Vertex] = {}
         self._made: dict[Tensor, _Vertex] = {}
 
-    def relation(self, tie: Relation, made: Sequence[Tensor]) -> None:
+    def relation(self, tie: Relation, read: Sequence[Use], made: Sequence[Tensor]) -> None:
         """Add the tensors that a node reads and makes; a join puts them into one group."""
-        vertices = [self._read(tie.use(position)) for position in tie.terms]
+        vertices = [self._read(use) for use in read]
         if tie.kind != "absorb":
             vertices += [self._make(tensor) for tensor in made]
         if tie.kind == "join":
@@ -177,7 +176,7 @@ class _Joins:
         return vertex
 
 
-def outputs(flow: Flow, tie: Relation) -> list[Tensor]:
+def _outputs(flow: Flow, tie: Relation) -> list[Tensor]:
     """The tensors that a relation's node makes."""
     names = flow.node(tie.path, tie.node).output
     return [Tensor(tie.path, names[p]) for p in tie.outputs if names[p]]

@@ -25,23 +25,24 @@ def least_exponents(parts: Partition, windows: Mapping[str, Window]) -> dict[Ten
     told: dict[Tensor, int] = {}
     added: dict[Tensor, int] = {}
     for site in parts.sites:
-        window, read = windows[site.norm.name], [flow.reads[use] for use in site.uses]
+        window, inputs = windows[site.norm.name], [flow.reads[use] for use in site.uses]
         if window is ANY:
             continue
         least = window.least
         if site.norm.residual is None:
-            told.update({tensor: max(least, told.get(tensor, least)) for tensor in read})
+            told.update({tensor: max(least, told.get(tensor, least)) for tensor in inputs})
         else:
-            added.update(dict.fromkeys(read, least))
+            added.update(dict.fromkeys(inputs, least))
             if site.residual is not None:
                 told[site.residual] = least
     found = {**added, **told}
-    for tie, made in zip(reversed(parts.relations), reversed(parts.made), strict=True):
+    ties = zip(parts.relations, parts.read, parts.made, strict=True)
+    for tie, read, made in reversed(list(ties)):
         known = [found[tensor] for tensor in made if tensor in found]
         if tie.kind != "join" or not known:
             continue
-        for position in tie.terms:
-            tensor = flow.read(tie.use(position))
+        for use in read:
+            tensor = flow.read(use)
             if tensor is not None and tensor not in told:
                 found[tensor] = max(known)
     return {tensor: exponent for tensor, exponent in found.items() if exponent > 0}

@@ -1,25 +1,24 @@
 """Solve: from the exponents of groups and norms to the divisors of all tensors and weights.
 
-The model does not change here. Where no weight can make up for the difference between two groups,
-a node does, at a cut: behind the product whose weight cannot, or in front of it where the product
-would leave the format.
+Where no weight can make up for the difference between two groups, a node does, at a cut: behind the
+product whose weight cannot, or in front of it where the product would leave the format. Each block
+is settled once for the same exponents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import Literal, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from slanc_onnx.apply.fold.blocks import Block, blocks, whole
 from slanc_onnx.apply.fold.groups import Partition
+from slanc_onnx.apply.fold.settle import NOTHING, Asked, Settled, settle
 from slanc_onnx.apply.fold.weights import Weights
-from slanc_onnx.graph import GraphPath, Tensor, Use
-from slanc_onnx.ops import Relation
-from slanc_onnx.reasons import Reason, Undivided
+from slanc_onnx.graph import Flow, GraphPath, Tensor, Use
+from slanc_onnx.reasons import Reason
 
-# How a weight meets a demand: a node divides what is cut, when the model runs.
-Way = Literal["keep", "divide", "copy", "cut", "fail"]
+_Key = tuple[Block, tuple[int, ...], tuple[int, ...]]  # a block, exponents of groups and of norms
 
 
 @dataclass(frozen=True)
@@ -57,200 +56,96 @@ class Solved:
         return self.overflow, self.nodes, self.bytes
 
 
-def solve(
-    parts: Partition,
-    weights: Weights,
-    groups: Sequence[int],
-    norms: Mapping[str, int],
-    least: Mapping[Tensor, int],
-) -> Solved:
+@dataclass(frozen=True, eq=False)
+class Solver:
+    """What stays the same over all exponents and borders that are tried.
+
+    Attributes:
+        weights: The model's weights.
+        least: The least exponents of the tensors that would leave the format undivided.
+        blocks: The relations and norms, by what weights they share.
+        known: Known results of `settled`.
+    """
+
+    weights: Weights
+    least: Mapping[Tensor, int]
+    blocks: tuple[Block, ...]
+    known: dict[_Key, Settled] = field(default_factory=dict)
+
+    def settled(self, block: Block, slots: Sequence[int], asked: Asked) -> Settled:
+        """How a block meets the exponents, worked out once for those that it depends on.
+
+        Args:
+            block: The block.
+            slots: The groups of what it reads and makes, as `blocks.slots` gives them.
+            asked: The exponents of groups and norms.
+        """
+        groups, sites = asked.groups, asked.parts.sites
+        here = tuple([groups[slot] for slot in slots])
+        norms = tuple([asked.norms[sites[i].norm.name] for i in block.sites])
+        if not any(here) and not any(norms):
+            return NOTHING
+        key = (block, here, norms)
+        if key not in self.known:
+            self.known[key] = settle(asked, self.weights, self.least, block)
+        return self.known[key]
+
+
+def solver_of(parts: Partition, weights: Weights, least: Mapping[Tensor, int]) -> Solver:
+    """The solver of a model.
+
+    Args:
+        parts: The groups, of which only the relations and the norms count.
+        weights: The model's weights.
+        least: The least exponents of the tensors that would leave the format undivided.
+    """
+    return Solver(weights, least, blocks(parts, weights))
+
+
+def solve(solver: Solver, asked: Asked, slots: Sequence[Sequence[int]]) -> Solved:
     """Satisfy all relations, by weights where possible and by nodes elsewhere.
 
     Args:
-        parts: The groups.
-        weights: The model's weights.
-        groups: The exponent of each group.
-        norms: The exponent of each norm's input, by norm name.
-        least: The least exponents of the tensors that would leave the format undivided.
+        solver: The solver of the model.
+        asked: The exponents of groups and norms.
+        slots: The groups on which each block depends.
     """
-    failed: dict[int, Level] = {}  # by relation
-    refused: dict[Tensor, Reason] = {}
-    while True:
-        state = _State(parts, weights, groups, norms, failed)
-        new = dict(failed)
-        for index in state.active:
-            if state.bad(index):
-                refused.update(state.why)
-                new[index] = state.next_level(index, least)
-        if new == failed:
-            return state.solved(refused, least)
-        failed = new
+    parts = asked.parts
+    found = [
+        solver.settled(block, groups, asked)
+        for block, groups in zip(solver.blocks, slots, strict=True)
+    ]
+    failed = {index: level for settled in found for index, level in settled.failed.items()}
+    all_of_it = settle(asked, solver.weights, solver.least, whole(parts), failed)
+    produced, needed = all_of_it.produced, all_of_it.needed
+    return Solved(
+        produced,
+        needed,
+        all_of_it.divided,
+        all_of_it.copied,
+        all_of_it.cut,
+        all_of_it.nodes + len(mismatches(parts.flow, produced, needed)),
+        all_of_it.bytes,
+        tuple(sorted(failed)),
+        refused(found),
+        sum(max(bits - produced.get(t, 0), 0) for t, bits in solver.least.items()),
+    )
 
 
-class Level(IntEnum):
-    """How much of a relation stays as it is, because no weight could satisfy it."""
+def refused(found: Collection[Settled]) -> dict[Tensor, Reason]:
+    """Weights that were not divided, and why, up to the last relation that failed each round.
 
-    NONE = 0
-    WEIGHTS = 1  # what it makes has the exponents of what it reads
-    OUTPUT = 2  # the same, for which it reads its first term with another exponent
-    NODE = 3
-
-
-class _State:
-    """The exponents that all reads and weights need, if certain relations are known to fail."""
-
-    def __init__(
-        self,
-        parts: Partition,
-        weights: Weights,
-        groups: Sequence[int],
-        norms: Mapping[str, int],
-        failed: Mapping[int, Level],
-    ) -> None:
-        self.parts, self.weights, self.failed = parts, weights, failed
-        self.produced: dict[Tensor, int] = {}
-        self.needed: dict[Use, int] = {}
-        self.demands: dict[Use, int] = {}
-        self.why: dict[Tensor, Reason] = {}
-        self._how: dict[Use, Way] = {}
-        # Where all that a node reads and makes has exponent 0, it computes as before.
-        self.active = [i for i, at in enumerate(parts.touched) if any(groups[g] for g in at)]
-        for index in self.active:
-            self._relate(index, groups)
-        for site in parts.sites:
-            exponent = norms[site.norm.name]
-            self.needed.update(dict.fromkeys(site.uses, exponent))
-            self.demands.update(dict.fromkeys(site.addends, exponent))
-            if site.residual is not None:
-                self.produced[site.residual] = exponent
-
-    def _relate(self, index: int, groups: Sequence[int]) -> None:
-        parts, level = self.parts, self.failed.get(index, Level.NONE)
-        tie, made = parts.relations[index], parts.made[index]
-        terms = {tie.use(p): groups[parts.of_use[tie.use(p)]] for p in tie.terms}
-        if level is Level.NODE:
-            terms = dict.fromkeys(terms, 0)
-        total = exponent = sum(terms.values())
-        if tie.kind == "join":
-            known = made and level is not Level.NODE
-            total = exponent = groups[parts.of_output[made[0]]] if known else 0
-        elif tie.kind == "product" and made and level in (Level.NONE, Level.OUTPUT):
-            exponent = groups[parts.of_output[made[0]]]
-        if level is Level.OUTPUT:
-            terms[tie.use(tie.terms[0])] += exponent - total
-            total = exponent
-        self.needed.update(terms)
-        if tie.kind == "absorb":
-            self._demand(tie, -total)
-            return
-        self.produced.update(dict.fromkeys(made, exponent))
-        self._demand(tie, exponent - total)
-        self.demands.update({tie.use(p): exponent for p in tie.addends})
-
-    def _demand(self, tie: Relation, exponent: int) -> None:
-        places = [(p, exponent) for p in tie.factors] + [(p, -exponent) for p in tie.divisors]
-        self.demands.update({tie.use(p): 0 for p, _ in places[1:]})
-        if places:
-            self.demands[tie.use(places[0][0])] = places[0][1]
-
-    def next_level(self, index: int, least: Mapping[Tensor, int]) -> Level:
-        """How much of a relation that is not satisfied has to stay as it is."""
-        tie, made = self.parts.relations[index], self.parts.made[index]
-        if index in self.failed or tie.kind == "absorb" or (tie.kind == "join" and not tie.terms):
-            return Level.NODE
-        if tie.kind == "product" and tie.terms and made:
-            total = sum(self.needed[tie.use(p)] for p in tie.terms)
-            if least.get(made[0], 0) > total:
-                return Level.OUTPUT
-        return Level.WEIGHTS
-
-    def bad(self, index: int) -> bool:
-        """Whether a relation is not satisfied, and has not failed for good."""
-        tie, level = self.parts.relations[index], self.failed.get(index, Level.NONE)
-        if level is Level.NODE:
-            return False
-        if tie.kind == "product" and level is Level.NONE and not (tie.factors or tie.divisors):
-            made = self.parts.made[index]
-            total = sum(self.needed[tie.use(p)] for p in tie.terms)
-            if made and self.produced[made[0]] != total:
-                return True
-        ways = [self.how(tie.use(p)) for p in tie.constants]
-        if tie.kind == "join" and tie.terms:  # one node at the constant, instead of one per term
-            self._how.update(
-                {
-                    tie.use(p): "cut"
-                    for p in tie.addends
-                    if "fail" in ways and self.how(tie.use(p)) == "fail"
-                }
-            )
-            return False
-        return "fail" in ways or (ways.count("cut") > 1 and tie.kind != "join")
-
-    def how(self, use: Use) -> Way:
-        """How a weight meets a demand: keep, divide, copy, cut or fail.
-
-        A cut divides it by a node when the model runs. A vector may be copied or cut, which costs
-        less than a node at an activation; a matrix may not.
-        """
-        if use not in self._how:
-            self._how[use] = self._decide(use)
-        return self._how[use]
-
-    def _decide(self, use: Use) -> Way:
-        exponent, flow, weights = self.demands.get(use, 0), self.parts.flow, self.weights
-        tensor = flow.read(use)
-        if not exponent or tensor is None:
-            return "keep"
-        root, small = weights.root(tensor), weights.is_vector(tensor)
-        if root is None:
-            self.why[tensor] = Reason(Undivided.COMPUTED)
-            return "cut" if small else "fail"
-        if weights.is_zero(root):
-            return "keep"
-        if not weights.takes(root, exponent):
-            loss = weights.loss(root, exponent).relative
-            self.why[root] = Reason(Undivided.LOSES_BITS, (exponent, loss))
-            return "cut" if small else "fail"
-        wanted = {0 if u is None else self.demands.get(u, 0) for u in weights.uses(root)}
-        if wanted == {exponent}:
-            return "divide"
-        self.why[root] = Reason(Undivided.SHARED)
-        if small and root == tensor:
-            return "copy"
-        return "cut" if small else "fail"
-
-    def solved(self, refused: dict[Tensor, Reason], least: Mapping[Tensor, int]) -> Solved:
-        """The result, once no further relation fails."""
-        flow = self.parts.flow
-        divided: dict[Tensor, int] = {}
-        copied: dict[Use, int] = {}
-        cut: dict[Use, int] = {}
-        for use, exponent in self.demands.items():
-            way, tensor = self.how(use), flow.read(use)
-            root = None if tensor is None else self.weights.root(tensor)
-            if way == "divide" and root is not None:
-                divided[root] = exponent
-            elif way == "copy":
-                copied[use] = exponent
-            elif way != "keep":  # a demand that still fails is a norm's own
-                cut[use] = exponent
-        copies = {(flow.read(use), exponent) for use, exponent in copied.items()}
-        size = sum(self.weights.bytes(root) for root in divided)
-        size += sum(self.weights.bytes(tensor) for tensor, _ in copies if tensor is not None)
-        nodes = len({(flow.read(use), exponent) for use, exponent in cut.items()})
-        nodes += len(mismatches(self.parts, self.produced, self.needed))
-        return Solved(
-            {t: e for t, e in self.produced.items() if e},
-            {u: e for u, e in self.needed.items() if e},
-            divided,
-            copied,
-            cut,
-            nodes,
-            size,
-            tuple(sorted(self.failed)),
-            refused,
-            sum(max(bits - self.produced.get(t, 0), 0) for t, bits in least.items()),
-        )
+    Args:
+        found: All blocks that refused a weight or in which a relation failed.
+    """
+    why: dict[Tensor, Reason] = {}
+    for number in range(max((len(settled.rounds) for settled in found), default=0)):
+        rounds = [settled.rounds[min(number, len(settled.rounds) - 1)] for settled in found]
+        last = max(r.failed for r in rounds)
+        refusals = (refusal for r in rounds for refusal in r.refusals if refusal.relation <= last)
+        for refusal in sorted(refusals, key=lambda refusal: refusal.relation):
+            why[refusal.weight] = refusal.why
+    return why
 
 
 class Cut(NamedTuple):
@@ -262,23 +157,31 @@ class Cut(NamedTuple):
 
 
 def mismatches(
-    parts: Partition, produced: Mapping[Tensor, int], needed: Mapping[Use, int]
+    flow: Flow, produced: Mapping[Tensor, int], needed: Mapping[Use, int]
 ) -> dict[Cut, list[Use]]:
-    """The reads for which a tensor has to be divided or multiplied; each key costs one node.
+    """The reads for which tensors have to be divided or multiplied; each key costs one node."""
+    tensors = {t for t, e in produced.items() if e}
+    tensors |= {t for use, e in needed.items() if e and (t := flow.read(use)) is not None}
+    found: dict[Cut, list[Use]] = {}
+    for tensor in sorted(tensors):
+        found |= mismatches_of(flow, tensor, produced, needed)
+    return found
+
+
+def mismatches_of(
+    flow: Flow, tensor: Tensor, produced: Mapping[Tensor, int], needed: Mapping[Use, int]
+) -> dict[Cut, list[Use]]:
+    """The reads for which one tensor has to be divided or multiplied; each key costs one node.
 
     A graph output, or a tensor that a subgraph reads, has to have exponent 0. Its node may have an
     empty list of reads.
     """
-    flow = parts.flow
     found: dict[Cut, list[Use]] = {}
-    tensors = {t for t, e in produced.items() if e}
-    tensors |= {t for use, e in needed.items() if e and (t := flow.read(use)) is not None}
-    for tensor in sorted(tensors):
-        made = produced.get(tensor, 0)
-        for use in flow.uses.get(tensor, ()):
-            wanted = needed.get(use, 0)
-            if wanted != (made if use.path == tensor.path else 0):
-                found.setdefault(Cut(tensor, use.path, wanted), []).append(use)
-        if made and tensor in flow.pinned:
-            found.setdefault(Cut(tensor, tensor.path, 0), [])
+    made = produced.get(tensor, 0)
+    for use in flow.uses.get(tensor, ()):
+        wanted = needed.get(use, 0)
+        if wanted != (made if use.path == tensor.path else 0):
+            found.setdefault(Cut(tensor, use.path, wanted), []).append(use)
+    if made and tensor in flow.pinned:
+        found.setdefault(Cut(tensor, tensor.path, 0), [])
     return found

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from slanc_onnx.graph import (
@@ -47,8 +49,34 @@ class Loss:
 
 
 @dataclass(frozen=True, eq=False)
+class Histogram:
+    """The numbers of a 16-bit weight and how often each is there: all that its losses depend on.
+
+    Attributes:
+        values: The finite numbers that are there, each once, in the weight's own type.
+        counts: How often.
+    """
+
+    values: Array
+    counts: NDArray[np.uint64]
+
+    def lost(self, exponent: int) -> Loss:
+        """What dividing the weight by 2^exponent loses."""
+        exact = self.values.astype(np.float64)
+        back = np.ldexp(divided(self.values, exponent).astype(np.float64), exponent)
+        wrong = back != exact
+        count = int(self.counts[wrong].sum())
+        if not count:
+            return Loss()
+        with np.errstate(over="ignore"):
+            error = float(np.sum(self.counts[wrong] * (back[wrong] - exact[wrong]) ** 2))
+            total = float(np.sum(self.counts * exact**2))
+        return Loss(count, math.sqrt(error / total))
+
+
+@dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of a model; each is read at most once per exponent.
+    """The weights of a model; each is read once, one of 32 or 64 bits again where it may lose bits.
 
     Attributes:
         flow: The model's tensors.
@@ -57,6 +85,7 @@ class Weights:
         losses: Known results of `loss`, by weight and exponent.
         zeros: Known results of `is_zero`.
         ranges: Known results of `range_of`.
+        histograms: Known results of `histogram_of`, for weights of 16 bits.
         roots: Known results of `root`.
         readers: Known results of `uses`.
     """
@@ -67,6 +96,7 @@ class Weights:
     losses: dict[tuple[Tensor, int], Loss] = field(default_factory=dict)
     zeros: dict[Tensor, bool] = field(default_factory=dict)
     ranges: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
+    histograms: dict[Tensor, Histogram] = field(default_factory=dict)
     roots: dict[Tensor, Tensor | None] = field(default_factory=dict)
     readers: dict[Tensor, tuple[Use | None, ...]] = field(default_factory=dict)
 
@@ -133,8 +163,10 @@ class Weights:
     def bytes(self, root: Tensor) -> int:
         """Size of a weight in bytes."""
         proto = self.flow.data[root]
-        itemsize = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)).itemsize
-        return int(math.prod(proto.dims) * itemsize)
+        return int(math.prod(proto.dims) * self._dtype(root).itemsize)
+
+    def _dtype(self, root: Tensor) -> np.dtype[Any]:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(self.flow.data[root].data_type))
 
     def read(self, root: Tensor) -> Array:
         """The values of a weight."""
@@ -153,15 +185,25 @@ class Weights:
         """What dividing a weight by 2^exponent loses."""
         key = (root, exponent)
         if key not in self.losses:
-            values = self.read(root)
-            if root not in self.ranges:
-                self.ranges[root] = range_of(values)
-            least, most = self.ranges[root]
-            limits = ml_dtypes.finfo(values.dtype)  # type: ignore[no-untyped-call]
-            normal = least >= math.ldexp(float(limits.smallest_normal), exponent)
-            exact = normal and most <= math.ldexp(float(limits.max), min(exponent, 0))
-            self.losses[key] = Loss() if exact else lost(values, exponent)
+            if self.is_half(root):
+                self.losses[key] = self._histogram(root).lost(exponent)
+            else:
+                self.losses[key] = self._loss(root, exponent)
         return self.losses[key]
+
+    def _loss(self, root: Tensor, exponent: int) -> Loss:
+        if root not in self.ranges:
+            self.ranges[root] = range_of(self.read(root))
+        least, most = self.ranges[root]
+        limits = ml_dtypes.finfo(self._dtype(root))  # type: ignore[no-untyped-call]
+        normal = least >= math.ldexp(float(limits.smallest_normal), exponent)
+        exact = normal and most <= math.ldexp(float(limits.max), min(exponent, 0))
+        return Loss() if exact else lost(self.read(root), exponent)
+
+    def _histogram(self, root: Tensor) -> Histogram:
+        if root not in self.histograms:
+            self.histograms[root] = histogram_of(self.read(root))
+        return self.histograms[root]
 
     def is_zero(self, root: Tensor) -> bool:
         """Whether a weight is a vector of zeros, infinities and nan, which no division changes."""
@@ -180,6 +222,17 @@ def divided(values: Array, exponent: int) -> Array:
             return np.asarray(np.ldexp(values, -exponent))
     with np.errstate(over="ignore", under="ignore"):
         return np.asarray(np.ldexp(values.astype(np.float32), -exponent).astype(values.dtype))
+
+
+def histogram_of(values: Array) -> Histogram:
+    """The finite numbers of a weight of 16 bits, and how often each is there."""
+    flat = values.reshape(-1).view(np.uint16)
+    counts = np.zeros(1 << 16, np.uint64)
+    for start in range(0, flat.size, CHUNK):
+        counts += np.bincount(flat[start : start + CHUNK], minlength=1 << 16).astype(np.uint64)
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(values.dtype)
+    there = np.flatnonzero((counts > 0) & np.isfinite(numbers.astype(np.float32)))
+    return Histogram(numbers[there], counts[there])
 
 
 def range_of(values: Array) -> tuple[float, float]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from slanc_onnx.apply.fold.choose import Exponents
-from slanc_onnx.apply.fold.groups import outputs
 from slanc_onnx.apply.fold.solve import mismatches
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import Tensor, Use
@@ -40,19 +39,17 @@ def folded_groups(chosen: Exponents, weights: Weights) -> tuple[FoldedGroup, ...
     order = dict.fromkeys(s.group for s in parts.sites if s.group is not None)
     enters: dict[int, list[str]] = {group: [] for group in order}
     leaves: dict[int, list[str]] = {group: [] for group in order}
-    for tie in parts.relations:
-        made = outputs(parts.flow, tie)
+    for tie, read, made in zip(parts.relations, parts.read, parts.made, strict=True):
         inside = parts.of_output[made[0]] if made and tie.kind != "absorb" else None
-        read = [parts.of_use[tie.use(p)] for p in tie.terms]
         if inside in enters and (tie.kind == "product" or tie.addends):
             enters[inside].append(_place(chosen, weights, tie))
-        for group in read:
+        for group in (parts.of_use[use] for use in read):
             if group in leaves and tie.kind != "join" and group != inside:
                 leaves[group].append(_place(chosen, weights, tie))
-    cuts = mismatches(parts, chosen.solved.produced, chosen.solved.needed)
+    norms = {u for site in parts.sites for u in site.uses}
+    cuts = mismatches(parts.flow, chosen.solved.produced, chosen.solved.needed)
     for (tensor, path, _), uses in cuts.items():
         read_in = {parts.of_use[u] for u in uses if u in parts.of_use}
-        norms = {u for site in parts.sites for u in site.uses}
         source = parts.of_output.get(tensor) if tensor.path == path else None
         for group in read_in & enters.keys():
             if source != group and any(u not in norms for u in uses):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.apply.fold.group_scale import ANY, Window, choose, window
+from slanc_onnx.apply.fold.group_scale import ANY, Window, choose, choose_for_each, window
 from slanc_onnx.estimate.estimate import Estimate
 
 ACCELERATOR = Accelerator()
@@ -33,6 +33,53 @@ def test_entering_a_group_may_cost_more_than_its_divs() -> None:
 def test_a_stream_that_overflows_is_divided_at_any_price() -> None:
     hot = Window(20, 24, 22, nodes=1, least=12)
     assert choose([hot], lambda _: 9).exponent == 22
+
+
+WINDOWS = st.builds(
+    lambda low, size, best, nodes, extra: Window(
+        low, low + size, low + best % (size + 1), nodes, *extra
+    ),
+    st.integers(-9, 9),
+    st.integers(0, 6),
+    st.integers(0, 6),
+    st.integers(1, 3),
+    st.tuples(*[st.sampled_from([-4, 0, 3, 5])] * 4),
+)
+
+
+@given(st.lists(st.one_of(st.just(ANY), WINDOWS), min_size=1, max_size=7), st.integers(0, 4))
+def test_every_beginning_of_a_stream_gets_what_it_would_get_alone(
+    windows: list[Window], extra: int
+) -> None:
+    found = choose_for_each(windows, lambda _: extra)
+    for count, (exponent, nodes) in enumerate(found, start=1):
+        alone = windows[:count]
+        assert nodes == sum(w.nodes for w in alone if exponent not in w) + extra * bool(exponent)
+        assert price(alone, exponent, nodes) == min(
+            price(alone, e, sum(w.nodes for w in alone if e not in w) + extra * bool(e))
+            for e in {0, *candidates(alone)}
+        )
+
+
+def candidates(windows: list[Window]) -> range:
+    """Exponents from the least to the greatest that a window names."""
+    named = [e for w in windows if w is not ANY for e in (w.low, w.high)]
+    return range(min(named), max(named) + 1) if named else range(0)
+
+
+def price(windows: list[Window], exponent: int, nodes: int) -> tuple[int, ...]:
+    """What an exponent costs, as `choose` lists it."""
+    served = [w for w in windows if exponent in w]
+    return (
+        max(0, *(w.least - exponent for w in windows)),
+        nodes,
+        max(0, *(exponent - w.most for w in windows)),
+        sum(exponent > w.faint for w in served),
+        sum(exponent < w.proved for w in served),
+        int(exponent != 0),
+        sum(abs(exponent - w.best) for w in served if w is not ANY),
+        abs(exponent),
+    )
 
 
 def test_norms_that_ask_nothing_get_nothing() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from slanc_onnx import Options, protect
-from slanc_onnx.apply.fold.weights import divided, lost, range_of
+from slanc_onnx.apply.fold.weights import divided, histogram_of, lost, range_of
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.reasons import Note, Reason
@@ -256,13 +256,25 @@ def test_loss_against_float64(values: list[float], exponent: int, dtype: Any) ->
         rounded = exact.astype(dtype)
     assert divided(array, exponent).tobytes() == rounded.tobytes()
     back = rounded.astype(np.float64)
-    loss, whole = lost(array, exponent), np.linalg.norm(exact)
-    assert loss.elements == np.count_nonzero(back != exact)
+    whole = np.linalg.norm(exact)
     relative = np.linalg.norm(back - exact) / whole if whole else 0.0
-    assert loss.relative == pytest.approx(relative, rel=1e-12)
+    ways = [lost(array, exponent)]
+    if array.dtype.itemsize == 2:
+        ways.append(histogram_of(array).lost(exponent))
+    for loss in ways:
+        assert loss.elements == np.count_nonzero(back != exact)
+        assert loss.relative == pytest.approx(relative, rel=1e-12)
     finite = np.abs(array.astype(np.float64))
     nonzero = finite[finite > 0]
     assert range_of(array) == ((nonzero.min(), nonzero.max()) if nonzero.size else (np.inf, 0.0))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_a_histogram_leaves_out_what_is_not_finite(dtype: Any) -> None:
+    array = np.array([[1.5, np.inf, 1.5], [np.nan, -0.25, -np.inf]]).astype(dtype)
+    found = histogram_of(array)
+    values = found.values.astype(np.float64).tolist()
+    assert dict(zip(values, found.counts.tolist(), strict=True)) == {1.5: 2, -0.25: 1}
 
 
 SKIP = f"""
