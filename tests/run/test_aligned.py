@@ -200,7 +200,7 @@ def test_weights_are_read_once_for_all_sessions_on_files_that_hold_the_same(tmp_
     folders = tmp_path / "a", tmp_path / "b", tmp_path / "c"
     for folder in folders:
         folder.mkdir()
-    model = MODELS["sums of a weight"]
+    model = model_of([node("MatMul", ["x", "w"], ["y"])], weight())
     other = onnx.ModelProto()
     other.CopyFrom(model)
     (weight_of_other,) = other.graph.initializer
