@@ -65,20 +65,20 @@ def matrices(scope: Scope, node: gs.Node) -> list[gs.Tensor]:
 
 def _is_uniform(scope: Scope, tensor: gs.Tensor) -> bool:
     """Whether the elements of a constant are 0 or one other number."""
-    values = elements(scope, tensor)
-    for part in (values[:64], values):  # weights differ soon
-        if len(np.unique(part[part != 0])) > 1:
+    for most in (64, None):  # weights differ soon
+        values = elements(scope, tensor, most)
+        if len(np.unique(values[values != 0])) > 1:
             return False
     return bool(values.any())
 
 
-def elements(scope: Scope, tensor: gs.Tensor) -> Array:
-    """The elements of a constant of numbers in a row; none where they are not known."""
+def elements(scope: Scope, tensor: gs.Tensor, most: int | None = None) -> Array:
+    """The first elements of a constant of numbers, or all; none where they are not known."""
     found = stored_value(scope, tensor)
     found = small_value(scope, tensor) if found is None else found
     if found is None or found.dtype.kind not in "fiuV":
         return np.empty(0)
-    return np.asarray(found, np.float64).reshape(-1)
+    return np.asarray(found.reshape(-1)[:most], np.float64)
 
 
 def _squares_inside(node: gs.Node) -> bool:

@@ -16,14 +16,20 @@ from slanc_onnx.run.feeds import (
     tried,
     validation_inputs,
 )
-from slanc_onnx.run.float32 import HALF, as_float32, norms_in_float32, read_in_float32
+from slanc_onnx.run.float32 import (
+    HALF,
+    as_float32,
+    norms_in_float32,
+    read_in_float32,
+    too_large_at_once,
+)
 from slanc_onnx.run.inputs import dtype_of, first_run, make_feeds, random_ids, ways_to_say
 from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.isolation import CannotRun, isolated, run_apart
 from slanc_onnx.run.observe import observe_rows
-from slanc_onnx.run.segments import SegmentedSession
+from slanc_onnx.run.segments import SegmentedSession, session_of
 from slanc_onnx.run.session import Feeds, Session
-from slanc_onnx.run.showing import run_showing, too_large_at_once
+from slanc_onnx.run.showing import run_showing
 from slanc_onnx.run.sizes import Said, Sizes, shapes_of
 
 __all__ = [
@@ -57,6 +63,7 @@ __all__ = [
     "read_in_float32",
     "run_apart",
     "run_showing",
+    "session_of",
     "shapes_of",
     "too_large_at_once",
     "tried",

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
@@ -22,6 +25,10 @@ from slanc_onnx.graph import Array, all_tensors, every_graph, external_range, is
 ALIGNED = 64  # bytes, as ONNX Runtime's own memory is
 _TAKES_FOLDER = 1, 21  # the first version of ONNX Runtime that does
 _NUMPY = "biufc"  # kinds of element types that NumPy has itself
+_AT_ONCE = 1 << 22  # bytes that are compared
+# The weights that sessions hold, by where they lie and by name; and those that are kept for more.
+_HELD: WeakValueDictionary[tuple[object, ...], Array] = WeakValueDictionary()
+_KEPT: ContextVar[list[Array] | None] = ContextVar("kept", default=None)
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,16 @@ class InPlace:
     model: onnx.ModelProto
     folder: Path | None
     weights: dict[str, Array]
+
+
+@contextmanager
+def weights_kept() -> Iterator[None]:
+    """Keep weights in memory from one session to the next: a model is run in several versions."""
+    token = _KEPT.set([])
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
 
 
 def with_weights_in_place(model: onnx.ModelProto, folder: Path | None) -> InPlace:
@@ -129,8 +146,20 @@ def _take_in(tensor: TensorProto, folder: Path) -> None:
 
 
 def _read(tensor: TensorProto, folder: Path) -> Array:
-    """The values of a tensor in memory that begins where ONNX Runtime's would."""
+    """The values of a tensor in memory that begins where ONNX Runtime's would.
+
+    They are those that another session holds where the file has the same bytes.
+    """
     file, offset, length = external_range(tensor, folder)
+    seen, kind = file.stat(), (tensor.data_type, tuple(tensor.dims))
+    place = (seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size, offset, *kind)
+    held, name = _HELD.get(place), (tensor.name, *kind)
+    if held is not None:
+        return held
+    held = _HELD.get(name)
+    if held is not None and _has_bytes(file, offset, held):
+        _HELD[place] = held
+        return held
     room = np.empty(length + ALIGNED, np.uint8)
     first = -room.ctypes.data % ALIGNED
     data = room[first : first + length]
@@ -139,4 +168,18 @@ def _read(tensor: TensorProto, folder: Path) -> Array:
         opened.readinto(data.data)
     values = data.view(_dtype(tensor)).reshape(tuple(tensor.dims))
     values.flags.writeable = False
+    _HELD[place] = _HELD[name] = values
+    kept = _KEPT.get()
+    if kept is not None:
+        kept.append(values)
     return values
+
+
+def _has_bytes(file: Path, offset: int, values: Array) -> bool:
+    """Whether a file has the bytes of an array at an offset."""
+    data = values.reshape(-1).view(np.uint8)
+    if not data.size:
+        return True
+    stored = np.memmap(file, np.uint8, "r", offset, data.shape)
+    parts = range(0, data.size, _AT_ONCE)
+    return all(np.array_equal(stored[p : p + _AT_ONCE], data[p : p + _AT_ONCE]) for p in parts)

@@ -24,7 +24,8 @@ from slanc_onnx.run.inputs import (
     ways_to_say,
 )
 from slanc_onnx.run.isolation import CannotRun
-from slanc_onnx.run.session import Feeds, Session
+from slanc_onnx.run.segments import session_of
+from slanc_onnx.run.session import Feeds
 from slanc_onnx.run.sizes import Said, Sizes, open_axes
 from slanc_onnx.tokens import Tokens
 
@@ -87,7 +88,7 @@ def validation_inputs(read: ReadModel, options: Options) -> list[InputSet]:
     if given:
         return [InputSet(given, fed(specs, given[0], said, options.tokens))]
     rng = np.random.default_rng(SEED)
-    session = Session(as_float32(read.model, read.folder), read.folder)
+    session = session_of(as_float32(read.model, read.folder), read.folder)
     failure: CannotRun | None = None
     for way, length in product(ways_to_say(specs, said), (SEQUENCE_LENGTH, 8)):
         try:

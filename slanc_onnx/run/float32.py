@@ -18,19 +18,23 @@ import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.graph import every_graph, read_tensor
+from slanc_onnx.graph import every_graph, float32_bytes, read_tensor
 from slanc_onnx.norms import Norm, ReadModel, as_computed
 from slanc_onnx.run.opset import raised
 
 HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Larger weights stay as they are, with a Cast behind them: a message may not exceed 2 GiB.
-LARGEST_INLINE = 1 << 24
+LARGEST_INLINE, INLINE_IN_SEGMENTS = 1 << 24, 1 << 16
+MOST_AT_ONCE = 1 << 32  # bytes in FP32; larger models are run in segments
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
 
 
-def as_float32(
-    model: onnx.ModelProto, folder: Path | None, largest_inline: int | None = None
-) -> onnx.ModelProto:
+def too_large_at_once(model: onnx.ModelProto) -> bool:
+    """Whether a model is run in segments."""
+    return float32_bytes(model) > MOST_AT_ONCE
+
+
+def as_float32(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
     """A copy in FP32, of opset 10 at least; the model itself where it is that already.
 
     Node `i` of a graph stays node `i`: new nodes stand at the end, where ONNX allows no reader to
@@ -40,7 +44,6 @@ def as_float32(
     Args:
         model: The model; it is not changed.
         folder: Where its external data lies, if it has any.
-        largest_inline: Elements up to which a weight is converted here; `LARGEST_INLINE` if None.
 
     Raises:
         CannotRun: its opset cannot be raised.
@@ -48,7 +51,7 @@ def as_float32(
     model = raised(model)
     if not any(_is_half(graph) for graph in _graphs(model)):
         return model
-    inline = LARGEST_INLINE if largest_inline is None else largest_inline
+    inline = INLINE_IN_SEGMENTS if too_large_at_once(model) else LARGEST_INLINE
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for graph in list(_graphs(copy)):

@@ -28,6 +28,7 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import begin_child, can_fork, kilobytes, lower_limit, stored_bytes
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
+from slanc_onnx.run.aligned import weights_kept
 
 T = TypeVar("T")
 MOST = 1e6  # seconds of a limit; the system counts milliseconds in 31 bits
@@ -62,7 +63,14 @@ def run_apart(
 ) -> T:
     """What work that runs a model gives, as `isolated` says, within the limits of the options."""
     memory = memory_of_a_run(model, folder, options.memory_limit)
-    return isolated(work, progress, options.time_limit, apart=options.isolate, memory=memory)
+
+    def on_kept_weights(progress: Progress) -> T:
+        with weights_kept():
+            return work(progress)
+
+    return isolated(
+        on_kept_weights, progress, options.time_limit, apart=options.isolate, memory=memory
+    )
 
 
 def isolated(

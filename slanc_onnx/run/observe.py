@@ -13,7 +13,8 @@ from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
 from slanc_onnx.run.float32 import as_float32, norms_in_float32
 from slanc_onnx.run.instrumented import instrument
-from slanc_onnx.run.session import Feeds, Session
+from slanc_onnx.run.segments import session_of
+from slanc_onnx.run.session import Feeds
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ def observe_rows(
     shown = instrument(copy, own, keep_outputs=False, magnitudes=True)
     if not shown.sums:
         return
-    session = Session(shown.model, folder)
+    session = session_of(shown.model, folder, list(shown.sums.values()))
     for feed in feeds:
         values = session.run(feed)
         yield ObservedRows(

@@ -17,6 +17,7 @@ from onnx import NodeProto, helper
 
 from slanc_onnx.graph import Array
 from slanc_onnx.run.emit import read_by
+from slanc_onnx.run.float32 import too_large_at_once
 from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.session import Feeds, Session
 
@@ -47,13 +48,16 @@ class SegmentedSession:
         CannotRun: from `run`, where ONNX Runtime does not take a segment.
     """
 
-    def __init__(self, model: onnx.ModelProto, folder: Path | None, cuts: Sequence[str]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, folder: Path | None, cuts: Sequence[str] | None
+    ) -> None:
         """Plan the segments.
 
         Args:
             model: The model; it is not changed.
             folder: Where its external data lies.
-            cuts: Tensors behind whose makers a segment may end, once it has `SEGMENT` bytes.
+            cuts: Tensors behind whose makers a segment may end, once it has `SEGMENT` bytes;
+                None for all.
         """
         self._model, self._folder = model, folder
         self.outputs = [output.name for output in model.graph.output]
@@ -74,7 +78,7 @@ class SegmentedSession:
 
     def _run(self, segment: Segment, values: Feeds) -> dict[str, Array]:
         """Copies: what ONNX Runtime gives keeps the memory of its whole session."""
-        session = Session(self._part(segment, values), self._folder, packs=False)
+        session = Session(self._part(segment, values), self._folder)
         made = session.run({name: values[name] for name in segment.reads})
         return {name: value.copy() for name, value in made.items()}
 
@@ -99,7 +103,30 @@ class SegmentedSession:
         return part
 
 
-def segments_of(model: onnx.ModelProto, cuts: Sequence[str], limit: int) -> list[Segment]:
+def session_of(
+    model: onnx.ModelProto,
+    folder: Path | None,
+    cuts: Sequence[str] | None = None,
+    *,
+    packs: bool = False,
+) -> Session | SegmentedSession:
+    """A session on a model as it is written, in segments where it is too large at once.
+
+    Args:
+        model: The model; it is not changed.
+        folder: Where its external data lies.
+        cuts: See `SegmentedSession`.
+        packs: See `Session`.
+
+    Raises:
+        CannotRun: ONNX Runtime's CPU provider does not take the model.
+    """
+    if too_large_at_once(model):
+        return SegmentedSession(model, folder, cuts)
+    return Session(model, folder, packs=packs)
+
+
+def segments_of(model: onnx.ModelProto, cuts: Sequence[str] | None, limit: int) -> list[Segment]:
     """The main graph's nodes in segments; see `SegmentedSession`."""
     graph = model.graph
     sizes = {tensor.name: 4 * math.prod(tensor.dims) for tensor in graph.initializer}
@@ -108,7 +135,8 @@ def segments_of(model: onnx.ModelProto, cuts: Sequence[str], limit: int) -> list
     for node in _sorted(graph.node):
         groups[-1].append(node)
         here.update(name for name in read_by(node) if name in sizes)
-        if sum(sizes[name] for name in here) >= limit and not set(node.output).isdisjoint(cuts):
+        ends = cuts is None or not set(node.output).isdisjoint(cuts)
+        if ends and sum(sizes[name] for name in here) >= limit:
             groups.append([])
             here = set()
     groups = [group for group in groups if group]

@@ -25,8 +25,9 @@ class Session:
     Args:
         model: The model.
         folder: Where its external data lies.
-        packs: Whether ONNX Runtime may keep a copy of the weights, packed for its kernels; it is
-            as large as they are, and a few short runs are not faster with it.
+        packs: Whether ONNX Runtime may keep a copy of the weights, packed for its kernels. It is
+            as large as they are, a few short runs are not faster with it, and sums with it may
+            have another order: outputs are compared to the bit with one of the two.
         optimised: Whether graph optimisation is at ONNX Runtime's default level.
 
     Attributes:
@@ -42,7 +43,7 @@ class Session:
         model: onnx.ModelProto,
         folder: Path | None,
         *,
-        packs: bool = True,
+        packs: bool = False,
         optimised: bool = False,
     ) -> None:
         import onnxruntime as ort  # slow to import; --help and --version do without

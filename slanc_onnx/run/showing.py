@@ -8,22 +8,14 @@ from typing import TypeVar
 
 import onnx
 
-from slanc_onnx.graph import float32_bytes
 from slanc_onnx.norms import Norm
 from slanc_onnx.run.float32 import as_float32, norms_in_float32
 from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.isolation import CannotRun
-from slanc_onnx.run.segments import SegmentedSession
+from slanc_onnx.run.segments import SegmentedSession, session_of
 from slanc_onnx.run.session import Session
 
 T = TypeVar("T")
-# Models that take more bytes than that in FP32 are run in segments.
-MOST_AT_ONCE, INLINE_IN_SEGMENTS = 1 << 32, 1 << 16
-
-
-def too_large_at_once(model: onnx.ModelProto) -> bool:
-    """Whether a model is run in segments."""
-    return float32_bytes(model) > MOST_AT_ONCE
 
 
 def run_showing(
@@ -48,9 +40,7 @@ def run_showing(
     Raises:
         CannotRun: ONNX Runtime takes none of the ways.
     """
-    in_segments = too_large_at_once(model)
-    inline = INLINE_IN_SEGMENTS if in_segments else None
-    copy, own = as_float32(model, folder, inline), norms_in_float32(norms)
+    copy, own = as_float32(model, folder), norms_in_float32(norms)
     failure: CannotRun | None = None
     for loops in (True, False) if any(norm.path for norm in norms) else (True,):
         for keep_outputs in (False, True):
@@ -58,17 +48,10 @@ def run_showing(
             if not shown.sums:
                 continue
             try:
-                return work(_session(shown, folder, in_segments), shown)
+                cuts = list(shown.sums.values())
+                return work(session_of(shown.model, folder, cuts), shown)
             except CannotRun as error:
                 failure = failure or error
     if failure is not None:
         raise failure
     return None
-
-
-def _session(
-    shown: Instrumented, folder: Path | None, in_segments: bool
-) -> Session | SegmentedSession:
-    if in_segments:
-        return SegmentedSession(shown.model, folder, list(shown.sums.values()))
-    return Session(shown.model, folder, packs=False)

@@ -23,8 +23,8 @@ from slanc_onnx.run import (
     PREFIX,
     CannotRun,
     Feeds,
-    Session,
     read_in_float32,
+    session_of,
 )
 from slanc_onnx.verify.compare import Difference, Runs, compare
 from slanc_onnx.verify.emulate import Emulated, Everything, Watched, emulate
@@ -73,7 +73,7 @@ def as_infinite(
     try:
         infinite = Everything(beyond="infinite", watch=True)
         rounded = emulate(model, norms, device, loops=False, everything=infinite)
-        session = Session(rounded.model, read.folder)
+        session = session_of(rounded.model, read.folder)
         given = plain.outputs[0]
         runs = [session.run(feed) for feed in feeds[: len(plain.outputs)]]
         kept = [{n: v for n, v in run.items() if n in given} for run in runs]
@@ -101,7 +101,7 @@ def _first(rounded: Emulated, folder: Path | None, feeds: Sequence[Feeds]) -> Wa
         ):
             model.graph.node.append(helper.make_node(op, [x], [y], **more))
         model.graph.output.add(name=count).type.tensor_type.elem_type = TensorProto.FLOAT
-    session = Session(model, folder)
+    session = session_of(model, folder)
     for feed in feeds:
         values = session.run(feed)
         for one, output in zip(of_ops, counts, strict=True):

@@ -14,7 +14,7 @@ import numpy as np
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
-from slanc_onnx.run import CannotRun, Feeds, Session, read_in_float32
+from slanc_onnx.run import CannotRun, Feeds, read_in_float32, session_of
 from slanc_onnx.verify.emulate import Everything, Watched, What, emulate
 
 
@@ -85,7 +85,7 @@ def each_left(
     device = options.accelerator
     model, norms = read_in_float32(read, device)
     shown = emulate(model, norms, device, False, Everything(True, kept))
-    session = Session(shown.model, read.folder)
+    session = session_of(shown.model, read.folder)
     for feed in feeds:
         values, found = session.run(feed), list[Left]()
         for watched in shown.watched:

@@ -18,10 +18,10 @@ from slanc_onnx.run import (
     PREFIX,
     CannotRun,
     Feeds,
-    Session,
     as_float32,
     instrument,
     read_in_float32,
+    session_of,
 )
 from slanc_onnx.tokens import Tokens
 from slanc_onnx.verify.beyond import beyond
@@ -32,6 +32,7 @@ from slanc_onnx.verify.perplexity import negative_log_likelihood
 
 # Outputs of so many runs are kept for comparison, or of the first alone where they are larger.
 COMPARED_RUNS, MOST_KEPT = 4, 1 << 30
+FEW_RUNS = 4  # that take less time than to pack the weights for them
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +98,11 @@ def run_four(
         results.append(_run(model, taps, feeds, folders[index % 2], options.tokens, step))
         gc.collect()  # a session holds the weights
     plain, scaled, naive, protected = results
-    unstable = _unstable(models[0], folders[0], feeds[0], plain, scaled)
+    unstable = _unstable(models[0], folders[0], feeds, plain, scaled)
     loaded = None
     if before.loaded is not before.model and not before.written_out:
-        session = Session(as_float32(before.loaded, before.folder), before.folder)
+        model = as_float32(before.loaded, before.folder)
+        session = session_of(model, before.folder, packs=packs(feeds))
         loaded = Runs([session.run(feed) for feed in feeds[: len(plain.outputs)]], {}, plain.losses)
     return FourRuns(plain, scaled, naive, protected, loaded, unstable)
 
@@ -160,7 +162,7 @@ def _shows_loops(
     """Whether the rows of norms in loops can be read off: every iteration has as many."""
     try:
         if any(norm.path for norm in norms):
-            Session(instrument(original, norms).model, folder).run(feed)
+            session_of(instrument(original, norms).model, folder).run(feed)
     except CannotRun:
         return False
     return True
@@ -184,7 +186,7 @@ def _run(
     progress: Callable[[float], None],
 ) -> Runs:
     progress(0.0)
-    session = Session(model, folder)
+    session = session_of(model, folder, packs=packs(feeds))
     hidden = {*taps.rows.values(), *taps.arrived.values()}
     hidden |= {n for n in session.outputs if n.startswith(PREFIX)}
     kept: list[dict[str, Array]] = []
@@ -216,6 +218,11 @@ def _run(
     return Runs(kept, joined[0], losses, joined[1], left)
 
 
+def packs(feeds: Sequence[Feeds]) -> bool:
+    """Whether so many runs are worth the time and the memory of packed weights."""
+    return len(feeds) > FEW_RUNS
+
+
 def keeps(run: int, outputs: Mapping[str, Array]) -> bool:
     """Whether the outputs of a run are kept for comparison."""
     size = sum(value.nbytes for value in outputs.values())
@@ -233,7 +240,11 @@ def _logits(outputs: dict[str, Array], ids: Array) -> Array:
 
 
 def _unstable(
-    original: onnx.ModelProto, folder: Path | None, feed: Feeds, plain: Runs, scaled: Runs
+    original: onnx.ModelProto,
+    folder: Path | None,
+    feeds: Sequence[Feeds],
+    plain: Runs,
+    scaled: Runs,
 ) -> list[str]:
     """Outputs that no run can be held against: caches with uninitialised memory.
 
@@ -250,7 +261,7 @@ def _unstable(
     uninitialised = [name for name in first if name in windows]
     differing = [n for n in first if n not in windows and not same_bits(first[n], second[n])]
     if differing:
-        session = Session(original, folder)
-        again = [session.run(feed) for _ in range(2)]
+        session = session_of(original, folder, packs=packs(feeds))
+        again = [session.run(feeds[0]) for _ in range(2)]
         differing = [n for n in differing if any(not same_bits(first[n], run[n]) for run in again)]
     return uninitialised + differing

@@ -17,8 +17,8 @@ from slanc_onnx.run import (
     CannotRun,
     Emitter,
     Feeds,
-    Session,
     read_in_float32,
+    session_of,
 )
 from slanc_onnx.verify.compare import Difference, Runs, compare
 from slanc_onnx.verify.emulate import can_emulate
@@ -45,7 +45,7 @@ def sensitivity(
     model, norms = read_in_float32(read, device)
     model = with_noise(model, norms, device.coarsest_roundoff)
     try:
-        session = Session(model, read.folder)
+        session = session_of(model, read.folder)
         names = set(plain.outputs[0])
         runs = [session.run(feed) for feed in feeds[: len(plain.outputs)]]
     except CannotRun:

@@ -12,7 +12,7 @@ import onnx
 from slanc_onnx.graph import Flow, GraphPath, Tensor, read_flow, read_graph
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
-from slanc_onnx.run import CannotRun, Emitter, Feeds, Session, as_float32, norms_in_float32
+from slanc_onnx.run import CannotRun, Emitter, Feeds, as_float32, norms_in_float32, session_of
 from slanc_onnx.verify.emulate import can_emulate, float_inputs, is_float, largest_finite, nodes_of
 from slanc_onnx.verify.left import Left, all_left
 
@@ -131,7 +131,7 @@ def _told(flow: Flow, norms: Sequence[Norm]) -> Iterator[tuple[GraphPath, int, s
 def _largest(
     model: onnx.ModelProto, shown: dict[Tensor, str], read: ReadModel, feeds: Sequence[Feeds]
 ) -> dict[Tensor, float]:
-    session = Session(model, read.folder)
+    session = session_of(model, read.folder)
     found = dict.fromkeys(shown, 0.0)
     for feed in feeds:
         values = session.run(feed)

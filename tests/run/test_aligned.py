@@ -1,8 +1,10 @@
 """Weights of inline files on ONNX Runtime: as if they were in memory, at whatever byte they lie."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from slanc_onnx.graph import is_inside, load_model
 from slanc_onnx.graph.load import all_tensors
 from slanc_onnx.run import Session
-from slanc_onnx.run.aligned import ALIGNED, with_weights_in_place
+from slanc_onnx.run.aligned import ALIGNED, weights_kept, with_weights_in_place
 
 X = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 64])
 Y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
@@ -191,3 +193,32 @@ def test_a_model_without_such_weights_is_run_as_it_is(tmp_path: Path) -> None:
     for kept in (model, load_model(tmp_path / "m.onnx")):
         placed = with_weights_in_place(kept, tmp_path)
         assert placed.model is kept and placed.folder == tmp_path and not placed.weights
+
+
+@with_folder
+def test_weights_are_read_once_for_all_sessions_on_files_that_hold_the_same(tmp_path: Path) -> None:
+    folders = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    for folder in folders:
+        folder.mkdir()
+    model = model_of([node("MatMul", ["x", "w"], ["y"])], weight())
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    (weight_of_other,) = other.graph.initializer
+    changed = numpy_helper.to_array(weight_of_other).copy()
+    changed.reshape(-1)[-1] += 1
+    weight_of_other.CopyFrom(numpy_helper.from_array(changed, "w"))
+    models = model, model, other
+    files = [taken_in(m, i, f) for i, (m, f) in enumerate(zip(models, folders, strict=True), 3)]
+    with weights_kept():
+        one, again, moved, differs = (
+            with_weights_in_place(files[i], folders[i]).weights["w"] for i in (0, 0, 1, 2)
+        )
+        assert again is one
+        assert moved is one
+        assert np.array_equal(differs, changed)
+        alive = ref(one)
+        del one, again, moved
+        gc.collect()
+        assert alive() is not None
+    gc.collect()
+    assert alive() is None

@@ -13,8 +13,8 @@ from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.norms.model import read_model
 from slanc_onnx.options import Options
+from slanc_onnx.run import float32 as float32_module
 from slanc_onnx.run import segments as segments_module
-from slanc_onnx.run import showing as showing_module
 from slanc_onnx.run.instrumented import instrument
 from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.segments import SegmentedSession, segments_of
@@ -62,7 +62,7 @@ def test_the_probe_decides_the_same_in_segments(
         ]
 
     at_once = decided()
-    monkeypatch.setattr(showing_module, "MOST_AT_ONCE", 0)
+    monkeypatch.setattr(float32_module, "MOST_AT_ONCE", 0)
     monkeypatch.setattr(segments_module, "SEGMENT", 1)
     assert decided() == at_once
 
@@ -72,7 +72,7 @@ def test_a_model_that_is_too_large_to_run_is_probed_only_when_asked(
 ) -> None:
     read = read_model(onnx.load(SAMPLES / "llama_like.onnx"))
     for most, by in ((1 << 32, "probe"), (1000, "weights")):
-        monkeypatch.setattr("slanc_onnx.run.showing.MOST_AT_ONCE", most)
+        monkeypatch.setattr("slanc_onnx.run.float32.MOST_AT_ONCE", most)
         decided = compute_scales_in(read, Options(certify="off"))
         assert {d.estimate.by for d in decided if d.estimate is not None} == {by}
 

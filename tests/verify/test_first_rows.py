@@ -13,7 +13,7 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.reasons import Failure
 from slanc_onnx.run import CannotRun
-from slanc_onnx.run import showing as showing_module
+from slanc_onnx.run import float32 as float32_module
 from slanc_onnx.verify import FirstRow, run_every_token, vocabulary
 from tests.conftest import Run
 from tests.models.small_graphs import GAMMA, between, graph, normal
@@ -65,7 +65,7 @@ def test_the_runs_may_have_any_size(monkeypatch: pytest.MonkeyPatch, at_once: in
 def test_segments_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     read = read_model(model())
     whole = found_in(read)
-    monkeypatch.setattr(showing_module, "MOST_AT_ONCE", 0)
+    monkeypatch.setattr(float32_module, "MOST_AT_ONCE", 0)
     monkeypatch.setattr("slanc_onnx.run.segments.SEGMENT", 1)
     for name, row in found_in(read).items():
         assert row.token == whole[name].token
