@@ -1,4 +1,4 @@
-"""Arguments: the options of the command line, and the files that they name read into values."""
+"""Arguments: the options of the command line."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
-from slanc_onnx import targets, tokens
 from slanc_onnx._version import __version__
-from slanc_onnx.accelerator import ACCUMULATE, Accelerator
+from slanc_onnx.accelerator import ACCUMULATE
 from slanc_onnx.errors import SlancError
 from slanc_onnx.feed import SPECS, Feed, read_feed
-from slanc_onnx.graph import Array
 from slanc_onnx.options import TIME_LIMIT
 from slanc_onnx.report import BY_SUFFIX, FORMATS, targets_table
-from slanc_onnx.tokens import Tokens
 
 # As README's table has it.
 EXIT_STATUS = {
@@ -139,6 +135,15 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         help="leave norms alone in whose name it is found, and accept them, and suspects likewise",
     )
     add("--only", metavar="REGEX", help="leave all others alone, and accept them")
+    add(
+        "--set-scale",
+        type=_scale,
+        action="append",
+        default=[],
+        metavar="NAME=2^K",
+        help="the scale of a norm, by its name, instead of the one that would be chosen; with "
+        "--apply fold that of its group (repeatable)",
+    )
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
@@ -231,6 +236,15 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
     add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
     add("--jobs", type=int, metavar="N", help="threads that read weights (default: all processors)")
     add("--no-validate", action="store_true", help="do not run the models")
+    add("--dry-run", action="store_true", help="decide and report, but write no model")
+    add(
+        "--require",
+        choices=("validated", "scaled", "certified"),
+        action="append",
+        default=[],
+        help="exit with 1 unless the validation passed, or all norms are scaled, or certified, "
+        "but for those that --exclude and --only leave alone (repeatable)",
+    )
     add(
         "--time-limit",
         type=float,
@@ -248,7 +262,8 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
 
 def _add_reports(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("reports").add_argument
-    add("--report", metavar="FILE.json", help="write the machine-readable report")
+    add("--report", metavar="FILE.json", help="write the machine-readable report; -: to stdout")
+    add("--sidecar", metavar="FILE.json", help="write what a kernel or a compiler has to know")
     add("--html", metavar="FILE.html", help="write the report to look at; needs matplotlib")
     add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
     add("--traceback", action="store_true", help="with exit status 4: show where it happened")
@@ -278,6 +293,19 @@ def _feed(text: str) -> tuple[str, Feed]:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
 
 
+def _scale(text: str) -> tuple[str, float]:
+    """NAME=2^K, or a power of two in figures, as the name and the scale."""
+    name, _, number = text.rpartition("=")
+    base, power, exponent = number.partition("^")
+    try:
+        scale = math.ldexp(1.0, int(exponent)) if power and base == "2" else float(number)
+    except (ValueError, OverflowError):
+        scale = 0.0
+    if not (name and 0 < scale < math.inf and math.frexp(scale)[0] == 0.5):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=2^K with a whole number K")
+    return name, scale
+
+
 def _dim(text: str) -> tuple[str, int]:
     """NAME=N as the name and the number."""
     name, _, number = text.rpartition("=")
@@ -298,16 +326,6 @@ class _ListTargets(argparse.Action):
         parser.exit()
 
 
-def read_accelerator(args: argparse.Namespace) -> Accelerator:
-    """The target that was asked for, with the fields that were given apart from it."""
-    profile = (
-        targets.target(args.target or targets.DEFAULT)
-        if args.target_file is None
-        else targets.read_target(Path(args.target_file))
-    )
-    return targets.changed(profile, args.accumulate, args.flush_subnormals)
-
-
 def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse, as argparse does, options that make no sense together."""
     if args.tokens is None and args.observe is None:
@@ -320,8 +338,12 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--explain-groups: only goes with --apply fold")
     if args.scale == "calibrated" and args.tokens is None and args.inputs is None:
         parser.error("--scale calibrated: takes its scales from data, give --inputs or --tokens")
-    if args.no_validate and args.tokens is not None and args.scale != "calibrated":
-        parser.error("--tokens: not allowed with --no-validate, which runs nothing")
+    if (
+        (args.no_validate or args.dry_run)
+        and args.tokens is not None
+        and args.scale != "calibrated"
+    ):
+        parser.error("--tokens: not allowed with --no-validate or --dry-run, which run nothing")
     _check_fp32_nodes(parser, args)
     if not args.time_limit > 0:
         parser.error("--time-limit: must be above 0")
@@ -338,49 +360,12 @@ def _check_fp32_nodes(parser: argparse.ArgumentParser, args: argparse.Namespace)
     file, form = args.fp32_nodes, args.fp32_nodes_format
     if file is None and form is not None:
         parser.error("--fp32-nodes-format: only goes with --fp32-nodes")
-    if file is not None and args.no_validate:
-        parser.error("--fp32-nodes: not allowed with --no-validate, which runs nothing")
+    for option in ("no_validate", "dry_run"):
+        if file is not None and getattr(args, option):
+            given = f"--{option.replace('_', '-')}"
+            parser.error(f"--fp32-nodes: not allowed with {given}, which runs nothing")
     if file is not None and form is None:
         args.fp32_nodes_format = BY_SUFFIX.get(Path(file).suffix.lower())
         if args.fp32_nodes_format is None:
             known = ", ".join(BY_SUFFIX)
             parser.error(f"--fp32-nodes {file}: ends in none of {known}; give --fp32-nodes-format")
-
-
-def read_inputs(name: str | None, option: str = "--inputs") -> dict[str, Array] | None:
-    if name is None:
-        return None
-    if not Path(name).is_file():
-        raise SlancError(f"{option} {name}: no such file.")
-    try:
-        with open(name, "rb") as opened:
-            file = np.load(opened, allow_pickle=False)
-            arrays = {key: file[key] for key in file.files}
-    except Exception as error:  # NumPy raises whatever zipfile, zlib and its parsers do
-        raise SlancError(
-            f"{option} {name}: not an .npz file of arrays. Write one with numpy.savez(file, "
-            "name=array, ...)."
-        ) from error
-    for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no .npy
-            raise SlancError(
-                f"{option} {name}: its member {key!r} is no array. Write the file with "
-                "numpy.savez(file, name=array, ...)."
-            )
-    return arrays
-
-
-def read_tokens(
-    name: str | None, args: argparse.Namespace, option: str = "--tokens"
-) -> Tokens | None:
-    if name is None:
-        return None
-    length, most = args.sequence_length or 1024, args.max_sequences or 4
-    return tokens.read_tokens(Path(name), length, most, args.bos, option)
-
-
-def read_observed(args: argparse.Namespace) -> dict[str, Array] | Tokens | None:
-    """Token ids or inputs, by how the file's name ends."""
-    if args.observe is not None and Path(args.observe).suffix == ".npy":
-        return read_tokens(args.observe, args, "--observe")
-    return read_inputs(args.observe, "--observe")

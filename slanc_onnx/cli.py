@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import io
 import logging
 import os
@@ -17,35 +16,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from slanc_onnx.arguments import (
-    Terminal,
-    check_usage,
-    make_parser,
-    read_accelerator,
-    read_inputs,
-    read_observed,
-    read_tokens,
-)
+from slanc_onnx.arguments import Terminal, check_usage, make_parser
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import refuse_what_is_no_file
+from slanc_onnx.given import read_accelerator, read_inputs, read_observed, read_tokens
 from slanc_onnx.job import protect_file
 from slanc_onnx.options import Options
+from slanc_onnx.places import STDOUT, check_places
 from slanc_onnx.progress import Progress
 from slanc_onnx.report import (
-    LIST_STARTS,
-    REPORT_START,
     Outcome,
     audit_lines,
     explain_groups,
+    final_parts,
     no_norm_line,
     print_audit,
     print_summary,
     print_table,
     printable,
+    report_text,
     write_fp32_nodes,
     write_report,
+    write_sidecar,
 )
-from slanc_onnx.report.html import START, check_matplotlib, write_html
+from slanc_onnx.report.html import write_html
 
 PASSED, FAILED, BAD_INPUT, NOT_WRITTEN, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
 
@@ -104,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
     source = Path(args.model)
     beside = source.parent / f"{source.stem}.slanc.onnx"
     output = beside if args.output is None else Path(args.output)
-    _check_places(args, source, output)
+    check_places(args, source, output)
     accelerator = read_accelerator(args)
     options = Options(
         scale=args.scale,
@@ -125,12 +118,16 @@ def _run(args: argparse.Namespace) -> int:
         fp32_nodes=args.fp32_nodes is not None,
         exclude=args.exclude,
         only=args.only,
+        set_scale=dict(args.set_scale),
+        dry_run=args.dry_run,
+        require=tuple(args.require),
         jobs=args.jobs,
         time_limit=args.time_limit,
         memory_limit=args.memory_limit,
         isolate=True,
     )
     shown = {k: v for k, v in vars(args).items() if k not in ("model", "output")}
+    shown["set_scale"] = dict(args.set_scale)
     shown["feed"] = [f"{name}={feed}" for name, feed in args.feed]
     shown["accelerator"] = accelerator.as_dict()
     with _progress(quiet=args.quiet > 0) as progress:
@@ -141,20 +138,21 @@ def _run(args: argparse.Namespace) -> int:
 def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
     """Write the reports and print; the model is in its place, so nothing that fails is `BUG`."""
     lost: dict[str, str] = {}  # what was not written and why, and what to do about it
-    if args.report is not None:
+    if args.report is not None and args.report != STDOUT:
         with _named_if_lost(f"--report {args.report}", args, lost):
             write_report(outcome.report, Path(args.report))
     if args.html is not None:
         with _named_if_lost(f"--html {args.html}", args, lost):
             write_html(outcome, Path(args.html))
+    if args.sidecar is not None:
+        with _named_if_lost(f"--sidecar {args.sidecar}", args, lost):
+            write_sidecar(outcome, Path(args.sidecar))
     if args.fp32_nodes is not None:
         with _named_if_lost(f"--fp32-nodes {args.fp32_nodes}", args, lost):
             write_fp32_nodes(outcome, Path(args.fp32_nodes), args.fp32_nodes_format)
     with _named_if_lost("standard output", args, lost):
         try:
-            if args.quiet < 2:
-                _print(args, outcome, list(lost))
-                sys.stdout.flush()
+            _print_to_stdout(args, outcome, list(lost))
         except BrokenPipeError:  # whoever read the results has seen enough
             _silence(sys.stdout)
         except OSError:
@@ -162,6 +160,8 @@ def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
             raise
     if lost:
         model = f"{outcome.output} is written" if outcome.norms else "No norm, so no model either"
+        if outcome.dry_run:
+            model = "No model is written either, as --dry-run asks"
         failed = "" if outcome.passed else ", but FAILED"
         if not outcome.validated:
             failed = ", but validation FAILED"
@@ -295,6 +295,20 @@ def _no_stop_passed_over() -> Iterator[None]:
         raise stops[0]
 
 
+def _print_to_stdout(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> None:
+    """The report alone, where it goes there, and the last line to stderr; else what people read."""
+    if args.report == STDOUT:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        sys.stdout.write(report_text(outcome.report))
+        sys.stdout.flush()
+        if args.quiet < 2 and sys.stderr is not None:
+            print(printable(" | ".join([*final_parts(outcome), *lost])), file=sys.stderr)
+    elif args.quiet < 2:
+        _print(args, outcome, lost)
+        sys.stdout.flush()
+
+
 def _print(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> None:
     """The results, on stdout; the last line says what was lost too."""
     if sys.stdout is None:
@@ -316,56 +330,10 @@ def _print(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> N
         print_table(console, outcome, args.verbose > 0)
         if outcome.audits:
             print_audit(console, outcome.audits)
-        print(f"written: {outcome.output}")
+        print("nothing written" if outcome.dry_run else f"written: {outcome.output}")
     for line in audit_lines(outcome.audits):
         console.print(printable(line), soft_wrap=True)
     print_summary(console, outcome, lost)
-
-
-def _check_places(args: argparse.Namespace, source: Path, output: Path) -> None:
-    """Whether all that is to be written can be, and takes the place of nothing else.
-
-    Raises:
-        SlancError: it cannot.
-    """
-    beginnings = {"--report": (REPORT_START,), "--html": (START,), "--fp32-nodes": LIST_STARTS}
-    places: dict[Path, str] = {}
-    for option, starts in beginnings.items():
-        given = getattr(args, option[2:].replace("-", "_"))
-        if given is None:
-            continue
-        if option == "--html":
-            check_matplotlib()
-        _check_report(option, Path(given), source, output, *starts)
-        other = places.setdefault(Path(given).resolve(), option)
-        if other != option:
-            raise SlancError(f"{option} {given}: is the file of {other}. Give another name.")
-    for other in (args.inputs, args.tokens, args.observe, args.target_file):
-        if other is not None and Path(other).resolve() == output.resolve():
-            what = "the target" if other == args.target_file else "inputs"
-            raise SlancError(f"-o {output}: is the file of {what}. Give another -o.")
-
-
-def _check_report(option: str, path: Path, source: Path, output: Path, *starts: str) -> None:
-    """Whether a report can be written there; `starts` are how one that may be replaced begins."""
-    if path.is_dir() or not path.resolve().parent.is_dir():
-        raise SlancError(f"{option} {path}: not a file in an existing folder.")
-    refuse_what_is_no_file(option, path)
-    if not os.access(path.parent, os.W_OK):
-        raise SlancError(f"{option} {path}: its folder is not writable.")
-    place, folder = path.resolve(), output.resolve().parent
-    taken = place in (source.resolve(), output.resolve())
-    there = [path]
-    if place.is_relative_to(folder):  # where the output's data will lie
-        taken |= place.parent == folder and place.match(f"{glob.escape(output.stem)}.fold*.data")
-        there.append(source.resolve().parent / place.relative_to(folder))
-    for other in there:
-        if other.is_file():
-            with other.open("rb") as file:
-                begins = file.read(max(map(len, starts))).decode(errors="replace")
-                taken |= bool(begins) and not begins.startswith(starts)  # the model, its data
-    if taken:
-        raise SlancError(f"{option} {path}: is no report of an earlier run. Give another name.")
 
 
 @contextmanager

@@ -18,12 +18,12 @@ from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Clock, Progress, no_progress
 from slanc_onnx.reasons import OFF, Failure, Next, Note, Reason
-from slanc_onnx.report import Outcome, make_notes, reasons_text
+from slanc_onnx.refusals import check_set, refuse_broken
+from slanc_onnx.report import Outcome, make_notes
 from slanc_onnx.run import (
     CannotRun,
     Feeds,
     InputSet,
-    broken_rule,
     check_norms,
     given_feeds,
     observed_feeds,
@@ -78,7 +78,7 @@ def protect_file(
     check_output(source, output)
     read = read_model(loaded, source.parent, isolate=options.isolate)
     if options.validate:
-        _refuse_broken(read)
+        refuse_broken(read)
     options = with_checked_inputs(options, read.specs)
     watched = observed_feeds(read.specs, options)
     if options.certify == "tokens":
@@ -90,8 +90,13 @@ def protect_file(
     notes = make_notes(read, options)
     notes += [Reason(Note.SCALED_ANEW, tuple(rescaled))] if rescaled else []
     done = _Done(decided)
-    if read.norms:
-        _carry_out_in_file(_Job(read, source, output, options, watched, progress, clock), done)
+    job = _Job(read, source, output, options, watched, progress, clock)
+    if read.norms and options.dry_run:
+        _plan(job, done)
+        held = with_conditions(done.norms, options)
+        done.norms = held_against_rows(held, None, done.audits, done.first_rows)
+    elif read.norms:
+        _carry_out_in_file(job, done)
     return Outcome(
         source=source,
         output=output,
@@ -111,22 +116,9 @@ def protect_file(
         not_searched=done.not_searched,
         suspects=read.suspects,
         accepted={s.name for s in read.suspects if options.leaves_out(s.name)},
+        dry_run=options.dry_run,
+        require=options.require,
     )
-
-
-def _refuse_broken(read: ReadModel) -> None:
-    """Refuse to run a model that breaks the rules of an op that its norms depend on.
-
-    Raises:
-        SlancError: it does.
-    """
-    broken = broken_rule(read.norms, read.scopes)
-    if broken is not None:
-        told = reasons_text(broken[1:])
-        raise SlancError(
-            f"{broken[0]}: {told}. The file is not right as it is: export it again, or use "
-            "--no-validate, which leaves that out and scales the other norms."
-        )
 
 
 @dataclass(frozen=True)
@@ -381,4 +373,6 @@ def decide(read: ReadModel, options: Options, progress: Progress = no_progress) 
                 'scale "calibrated" takes its scales from data. Give it with inputs or tokens.'
             )
     with workers(options.executor, options.jobs) as executor:
-        return compute_scales_in(read, replace(options, executor=executor), data, progress)
+        found = compute_scales_in(read, replace(options, executor=executor), data, progress)
+    check_set(found, options)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +19,7 @@ Certify = Literal["auto", "exact", "tokens", "off"]
 ApplyRule = Literal["div", "fold"]
 EmulateRule = Literal["norms", "all"]
 EpsilonRule = Literal["exact", "representable"]
+Required = Literal["validated", "scaled", "certified"]
 
 
 TIME_LIMIT = 1800.0  # seconds
@@ -57,6 +58,11 @@ class Options:
         exclude: A regular expression. Norms and suspects in whose name it is found are left as they
             are, and accepted.
         only: The same for all in whose name it is not found.
+        set_scale: Scales that are set by hand, powers of two by norm name. With "fold" a group
+            takes that of its norm.
+        dry_run: Whether `protect_file` writes no model, and so runs none: it decides and reports.
+        require: What has to hold of the result of `protect_file`: that the validation passed, that
+            all norms are scaled, or certified, of those that are not left out.
         weight_loss: With "fold", the relative loss up to which a 16-bit weight is divided though
             elements become subnormal: the Frobenius norm of the error, over that of the weight.
             0 divides it only where that is exact.
@@ -89,6 +95,9 @@ class Options:
     fp32_nodes: bool = False
     exclude: str | None = None
     only: str | None = None
+    set_scale: Mapping[str, float] = field(default_factory=dict)
+    dry_run: bool = False
+    require: Collection[Required] = ()
     weight_loss: float = 0.0
     executor: Executor | None = None
     jobs: int | None = None

@@ -173,6 +173,7 @@ class Decision(_Named):
     MAP_TOO_LONG = auto()  # most parts of all maps
     SQUARE_NOT_FINITE = auto()  # predicted sum of squares
     EXCLUDED = auto()
+    SET = auto()
     WITH_ITS_GROUP = auto()
     ALONE = auto()  # the scale that it would have by itself
     WORSE_THAN_ONE = auto()  # the scale with which more rows overflow than with 1
@@ -211,6 +212,8 @@ class Failure(_Named):
     NOT_RUN = auto()  # what ONNX Runtime said
     NO_MEMORY = auto()
     TOKENS_NOT_RUN = auto()  # what ONNX Runtime said
+    NOT_AS_REQUIRED = auto()  # what was required, number of norms, of how many, name of the first
+    NOT_VALIDATED = auto()
 
 
 # That all there is to say is how far outputs are from those in FP32.

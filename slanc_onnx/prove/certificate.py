@@ -37,6 +37,7 @@ class Certificate:
         conditions: All that it asks, that of the norms that its bound leans on included.
         epsilon_at_least: What it asks of the device where epsilon / s^2, rounded, is none that it
             keeps: to add no less than this. None where the file's epsilon is kept.
+        scale: The divisor of the norm's input for which all this holds.
     """
 
     certified: bool
@@ -47,6 +48,7 @@ class Certificate:
     affine: tuple[float, float] | None = (1.0, 0.0)
     conditions: tuple[Condition, ...] = ()
     epsilon_at_least: float | None = None
+    scale: float = 1.0
 
     @property
     def conditional(self) -> bool:
@@ -124,8 +126,9 @@ def certify_at(
     """
     if proof.affine is None:
         unknown = Reason(Unproved.AFFINE_NOT_CONSTANT)
-        return Certificate(False, unknown, proof.bound, affine=None)
-    certificate = certify(proof.norm, proof.bound, scale, device, proof.affine)
+        return Certificate(False, unknown, proof.bound, affine=None, scale=scale)
+    found = certify(proof.norm, proof.bound, scale, device, proof.affine)
+    certificate = replace(found, scale=scale)
     width = proof.norm.width or proof.bound.width
     if not width or typical is None or not typical > 0:
         return certificate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -26,7 +27,7 @@ class Report(TypedDict):
 
     version: str
     model: str
-    output: str
+    output: str | None
     options: dict[str, Any]
     norms: list[dict[str, Any]]
     suspects: list[dict[str, Any]]
@@ -42,8 +43,12 @@ class Report(TypedDict):
 
 def write_report(report: Report, path: Path) -> None:
     """Write the report as JSON, atomically."""
-    text = json.dumps(_strict(report), indent=1, allow_nan=False)
-    write_atomically(path, f"{text}\n".encode())
+    write_atomically(path, report_text(report).encode())
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """The report as JSON."""
+    return json.dumps(_strict(report), indent=1, allow_nan=False) + "\n"
 
 
 def _strict(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import Fold
 from slanc_onnx.norms import Suspect
+from slanc_onnx.options import Required
 from slanc_onnx.prove import WITHDRAWN, Certificate
 from slanc_onnx.reasons import Failure, Next, Reason
 from slanc_onnx.report.as_json import (
@@ -24,8 +25,9 @@ from slanc_onnx.report.as_json import (
 from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.report.fp32_nodes import fp32_nodes_entry, write_list
+from slanc_onnx.report.proof_lines import EPSILON, advice_text, first_rows_text
 from slanc_onnx.report.rows import NormRow, norm_rows
-from slanc_onnx.report.wording import EPSILON, advice_text, first_rows_text, reason_text
+from slanc_onnx.report.wording import reason_text
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.targets import Change, changes
 from slanc_onnx.verify import HEALED, Audit, FirstRows, Fp32Nodes, Validation
@@ -55,6 +57,8 @@ class Outcome:
         not_searched: Why that could not be done; None where it was, or was not asked for.
         suspects: What looks like a norm and was not taken.
         accepted: The names of those that the user left out.
+        dry_run: Whether nothing was to be written.
+        require: What had to hold.
     """
 
     source: Path
@@ -75,6 +79,8 @@ class Outcome:
     not_searched: Reason | None = None
     suspects: list[Suspect] = field(default_factory=list)
     accepted: Set[str] = frozenset()
+    dry_run: bool = False
+    require: Collection[Required] = ()
 
     @property
     def passed(self) -> bool:
@@ -86,7 +92,25 @@ class Outcome:
             and self.not_enumerated is None
             and not self.not_understood
             and not self.all_skipped
+            and not self.not_as_required
         )
+
+    @property
+    def not_as_required(self) -> list[Reason]:
+        """What was required and does not hold."""
+        kept = [norm for norm in self.norms if not norm.excluded]
+        missing: dict[Required, list[ScaledNorm]] = {
+            "scaled": [norm for norm in kept if norm.status == "skipped"],
+            "certified": [n for n in kept if n.certificate is None or not n.certificate.certified],
+        }
+        found = [
+            Reason(Failure.NOT_AS_REQUIRED, (what, len(norms), len(kept), norms[0].norm.name))
+            for what, norms in missing.items()
+            if norms and what in self.require
+        ]
+        if "validated" in self.require and kept and (self.validation is None or not self.validated):
+            found.append(Reason(Failure.NOT_VALIDATED))
+        return found
 
     @property
     def validated(self) -> bool:
@@ -190,7 +214,7 @@ class Outcome:
         return Report(
             version=VERSION,
             model=str(self.source),
-            output=str(self.output),
+            output=None if self.dry_run else str(self.output),
             options=dict(self.options),
             norms=[norm_entry(row) for row in self.rows],
             suspects=[suspect_entry(s, s.name in self.accepted) for s in self.suspects],

@@ -117,7 +117,8 @@ def final_parts(outcome: Outcome) -> list[str]:
     if outcome.not_validated is not None:
         last = ["FAILED", f"not validated: {reason_text(outcome.not_validated)}"]
     elif outcome.validation is None:
-        last = ["NOT VALIDATED", "--no-validate was given"]
+        option = "--dry-run" if outcome.dry_run else "--no-validate"
+        last = ["NOT VALIDATED", f"{option} was given"]
     else:
         scaled = any(norm.status == "unchanged" for norm in outcome.norms)
         healed_by = outcome.fp32_nodes if outcome.healed else None
@@ -166,6 +167,7 @@ def shortfalls(outcome: Outcome) -> list[str]:
         found.append(reason_text(outcome.not_enumerated))
     if outcome.all_skipped:
         found.append("every norm was skipped; --exclude accepts that")
+    found += map(reason_text, outcome.not_as_required)
     return found
 
 

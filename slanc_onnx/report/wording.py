@@ -24,8 +24,6 @@ from slanc_onnx.reasons import (
     Untaken,
 )
 from slanc_onnx.report.digits import below
-from slanc_onnx.targets import Change
-from slanc_onnx.verify import FirstRows
 
 _UNREAD: dict[Kind, str] = {
     Unread.STOPPED: "the trace stopped at {behind}",
@@ -163,6 +161,7 @@ _DECISIONS: dict[Kind, str] = {
     "--scale window needs none",
     Decision.SQUARE_NOT_FINITE: "the predicted sum of squares is {0:g}",
     Decision.EXCLUDED: "left out by --exclude or --only",
+    Decision.SET: "set by hand",
     Decision.WITH_ITS_GROUP: "folded with its group",
     Decision.ALONE: "{0:g} by itself",
     Decision.WORSE_THAN_ONE: "kept at 1: with {0:g} more rows overflow than with 1",
@@ -209,6 +208,8 @@ _FAILURES: dict[Kind, str] = {
     Failure.NOTHING_COMPARED: "no output can be compared: each run of the original differs",
     Failure.NOT_RUN: "{0}",
     Failure.TOKENS_NOT_RUN: "not every token was run: {0}",
+    Failure.NOT_AS_REQUIRED: "--require {0}: {1} of {2} norms are not, first {3!r}",
+    Failure.NOT_VALIDATED: "--require validated: no validation passed",
     Failure.NO_MEMORY: "not enough memory to run the models",
 }
 _NEXT: dict[Kind, str] = {
@@ -278,12 +279,6 @@ TEXTS: Mapping[Kind, str] = {
     **_KEEPING,
     **_NOTES,
 }
-CHANGES: Mapping[Change, str] = {
-    Change.KEEP_SUBNORMALS: "subnormals kept",
-    Change.PAIRWISE_SUMS: "pairwise sums",
-    Change.FP32_SUMS: "sums in FP32",
-    Change.FP32_STATISTICS: "all statistics in FP32",
-}
 STEPS: Mapping[Step, str] = {
     "input": "an element",
     "mean": "the mean of a row",
@@ -321,27 +316,6 @@ def reason_text(reason: Reason) -> str:
     return f"{here}: {told}" if told else here
 
 
-def advice_text(certified: Mapping[Change, int], now: int, norms: int) -> str:
-    """Which changes of the target certify more norms, the most first; "" where none does.
-
-    Args:
-        certified: How many norms each change certifies, the cheapest change first.
-        now: How many are certified.
-        norms: How many there are.
-    """
-    more = [(count, CHANGES[change]) for change, count in certified.items() if count > now]
-    ranked = sorted(more, key=lambda each: -each[0])  # the cheaper of equals stays first
-    words = [f"{count} with {change}" for count, change in ranked]
-    return f"of {norms} norms at least {', '.join(words)} would be certified" if words else ""
-
-
-def first_rows_text(rows: FirstRows, within: int, norms: int) -> str:
-    """What the run of every token alone showed, and what its other inputs were."""
-    others = ", ".join(f"{name} {value:g}" for name, value in rows.others.items())
-    ran = f"each of {rows.tokens} tokens alone, in FP32{others and f' with {others}'}"
-    return f"{ran}: within the safe radius of {within} of {norms} norms"
-
-
 def reasons_text(reasons: Sequence[Reason]) -> str:
     """The reasons of a norm in words, in one line; "" for none.
 
@@ -370,9 +344,6 @@ def need_text(rows: int, form: str, inputs: str = "", scaled: bool = False) -> s
 def rounded_text(form: str, everything: bool) -> str:
     """What was rounded to a format."""
     return f"everything in {form}" if everything else f"{form} norms"
-
-
-EPSILON = "certified if the device adds no epsilon below {:.3g} (--epsilon representable)"
 
 
 def condition_text(condition: Condition) -> str:

@@ -92,6 +92,19 @@ class ScaledNorm:
         """Whether the user left it out."""
         return any(reason.kind is Decision.EXCLUDED for reason in self.reasons)
 
+    def __post_init__(self) -> None:
+        """Drop what does not hold at the scale: it was given another, as by `replace`."""
+        scaled = self.status == "scaled" and self.scale is not None
+        if self.certificate is not None and self.certificate.scale != (self.scale if scaled else 1):
+            object.__setattr__(self, "certificate", None)
+            object.__setattr__(self, "safe_radius", None)
+            object.__setattr__(self, "certified_with", ())
+
+    @property
+    def set_by_hand(self) -> bool:
+        """Whether the user gave its scale."""
+        return any(reason.kind is Decision.SET for reason in self.reasons)
+
     @property
     def scaled_epsilon(self) -> float | None:
         """Epsilon as the scaled norm has it."""
@@ -235,7 +248,7 @@ def _certified(decided: ScaledNorm, proof: Proof | None, options: Options) -> Sc
     typical = None if estimate is None else estimate.typical
     if decided.status != "scaled" or decided.scale is None:  # its input is divided already, or not
         return replace(decided, certificate=certify_at(proof, 1.0, typical, accelerator))
-    if options.scale != "window" or estimate is None:
+    if options.scale != "window" or estimate is None or decided.set_by_hand:
         certificate = certify_at(proof, decided.scale, typical, accelerator)
         return replace(decided, certificate=certificate)
     value, certificate = certified_scale(proof, decided.scale, estimate, accelerator)
@@ -282,6 +295,9 @@ def _decide(norm: Norm, estimates: Estimates, read: _Rule, options: Options) -> 
         return decided("skipped", None, Reason(Decision.EXCLUDED))
     if norm.skip_reason is not None:
         return decided("skipped", None, norm.skip_reason)
+    if norm.name in options.set_scale and norm.epsilon is not None:
+        asked = options.set_scale[norm.name]
+        return _if_held(decided("scaled", _held(asked, norm), Reason(Decision.SET)))
     if estimate is None:
         why = estimates.reasons.get(norm.name, ()) or (Reason(Decision.NO_ROW_KNOWN),)
         return decided("skipped", None, *why)

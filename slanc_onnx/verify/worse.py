@@ -35,6 +35,8 @@ def kept_at_one(
             more[name] += seen.overflowed - seen.arrived - seen.overflowed_before
             in_all += seen.overflowed - seen.overflowed_before
     scales = {n.norm.name: n.scale for n in written if n.status == "scaled" and n.scale}
+    by_hand = {d.norm.name for d in decided if d.set_by_hand}
+    scales = {name: scale for name, scale in scales.items() if name not in by_hand}
     worse = {name: s for name, s in scales.items() if s != 1 and more[name] > 0}
     by_themselves = any(d.norm.name in worse and d.scale != 1 for d in decided)
     if not by_themselves:
@@ -51,6 +53,6 @@ def _at_one(decided: ScaledNorm, scale: float) -> ScaledNorm:
     why = Reason(Decision.WORSE_THAN_ONE, (scale,))
     certificate = decided.certificate
     if certificate is not None:
-        certificate = replace(certificate, certified=False, reason=why)
+        certificate = replace(certificate, certified=False, reason=why, scale=1.0)
     reasons = (*decided.reasons, why)
     return replace(decided, scale=1.0, reasons=reasons, certificate=certificate, certified_with=())

@@ -14,7 +14,7 @@ import pytest
 from slanc_onnx import Accelerator, Options, ScaledNorm, compute_scales, protect_file
 from slanc_onnx.prove import Proof
 from slanc_onnx.prove.bound import Bound
-from slanc_onnx.report.wording import advice_text
+from slanc_onnx.report.proof_lines import advice_text
 from slanc_onnx.scale.advice import certifying_changes
 from slanc_onnx.targets import TARGETS, Change, changes
 from tests.conftest import Run

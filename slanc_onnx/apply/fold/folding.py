@@ -21,7 +21,8 @@ from slanc_onnx.apply.div import note_target
 from slanc_onnx.apply.fold.choose import Exponents, choose_exponents
 from slanc_onnx.apply.fold.divide import divide_weights
 from slanc_onnx.apply.fold.edits import plan_fold
-from slanc_onnx.apply.fold.group_scale import ANY, Window, window
+from slanc_onnx.apply.fold.group_scale import ANY, BY_HAND, Window, window
+from slanc_onnx.apply.fold.groups import Partition, partition
 from slanc_onnx.apply.fold.weights import Loss, Weights
 from slanc_onnx.apply.fold.words import FoldedGroup, folded_groups
 from slanc_onnx.errors import SlancError
@@ -29,7 +30,7 @@ from slanc_onnx.graph import Draft, Edits, NewData, Tensor, apply_edits, read_fl
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.prove import Proof, certify_at
+from slanc_onnx.prove import Certificate, Proof, certify_at
 from slanc_onnx.reasons import Decision, Note, Reason, Undivided, Unproved
 from slanc_onnx.scale import ScaledNorm, with_conditions, with_safe_radius
 
@@ -83,6 +84,7 @@ def fold(
     norms = [d.norm for d in decided if d.norm.name in windows]
     flow = read_flow(read.scopes)
     weights = Weights(flow, read.folder, options.weight_loss)
+    _check_set(decided, partition(flow, norms))
     chosen = choose_exponents(flow, norms, windows, weights)
     known = {name for name, asked in windows.items() if asked is not ANY}
     edits = plan_fold(read.model, chosen, weights, known, options.least_epsilon)
@@ -102,7 +104,7 @@ def fold(
     )
     folded = [_with_scale(d, chosen) for d in decided]
     proved = [
-        _proved(after, solved.produced.get(_made(after.norm), 0), accelerator)
+        _proved(after, before.certificate, solved.produced.get(_made(after.norm), 0), accelerator)
         if after.scale != before.scale or _made(after.norm) in solved.produced
         else after
         for before, after in zip(decided, folded, strict=True)
@@ -157,11 +159,15 @@ def fold_windows(decided: Sequence[ScaledNorm], accelerator: Accelerator) -> dic
         fixed = norm.skip_reason is not None or norm.scaled_by is not None or not norm.places
         if fixed or norm.epsilon is None:
             continue
-        if found.scale is None or found.estimate is None:
+        if found.scale is None or (found.estimate is None and not found.set_by_hand):
             windows[norm.name] = ANY
             continue
-        width = norm.width or found.estimate.width
         mantissa, exponent = _split(found.scale)
+        if found.set_by_hand and mantissa == 1.0:
+            windows[norm.name] = Window(exponent, exponent, exponent, nodes=BY_HAND)
+            continue
+        assert found.estimate is not None
+        width = norm.width or found.estimate.width
         if mantissa != 1.0 or width is None:
             raise SlancError(
                 f"norm {norm.name!r}: its scale {found.scale:g} is no power of two, and only those "
@@ -174,6 +180,27 @@ def fold_windows(decided: Sequence[ScaledNorm], accelerator: Accelerator) -> dic
         alone = window(found.estimate, width, exponent, accelerator, spare, norm.joined_epsilon)
         windows[norm.name] = replace(alone.held(norm), nodes=nodes)
     return windows
+
+
+def _check_set(decided: Sequence[ScaledNorm], parts: Partition) -> None:
+    """Whether the norms of each group are set to one scale, where that is set.
+
+    Raises:
+        SlancError: norms of one group are set to different scales.
+    """
+    scales = {d.norm.name: d.scale for d in decided if d.set_by_hand}
+    first: dict[int, str] = {}
+    for site in parts.sites:
+        name = site.norm.name
+        if site.group is None or name not in scales:
+            continue
+        other = first.setdefault(site.group, name)
+        if scales[other] != scales[name]:
+            raise SlancError(
+                f"--set-scale: {other!r} and {name!r} read one group of tensors, which a fold "
+                f"divides by one scale, and they are set to {scales[other]:g} and "
+                f"{scales[name]:g}. Set both alike, or use --apply div."
+            )
 
 
 def _split(scale: float) -> tuple[float, int]:
@@ -201,11 +228,14 @@ def _made(norm: Norm) -> Tensor:
     return Tensor(norm.path, norm.output)
 
 
-def _proved(found: ScaledNorm, produced: int, accelerator: Accelerator) -> ScaledNorm:
+def _proved(
+    found: ScaledNorm, before: Certificate | None, produced: int, accelerator: Accelerator
+) -> ScaledNorm:
     """The norm with a certificate for its scale after the fold.
 
     Args:
-        found: The norm, with the certificate from before.
+        found: The norm.
+        before: Its certificate from before.
         produced: k of the 2^k that divides its output, and so gamma and beta.
         accelerator: The device.
     """
@@ -213,7 +243,6 @@ def _proved(found: ScaledNorm, produced: int, accelerator: Accelerator) -> Scale
         gamma, beta = (value * 2.0**-produced for value in found.affine)
         found = replace(found, affine=(gamma, beta))
     found = with_safe_radius(found, accelerator)
-    before = found.certificate
     if before is None:
         return found
     scale = found.scale if found.status == "scaled" and found.scale is not None else 1.0

@@ -18,6 +18,7 @@ from slanc_onnx.norms import Norm, lost_limit
 from slanc_onnx.scale import ELEMENT_BITS, faintest, least_exponent
 
 FARTHEST = 1000  # an exponent that no estimate reaches
+BY_HAND = 1000  # nodes that a scale that is set by hand is worth
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""Sidecar: what a kernel or a compiler has to know of each norm of the written file, as JSON.
+
+`sidecar.schema.json` beside this file is its JSON Schema.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from slanc_onnx.graph import write_atomically
+from slanc_onnx.report.as_json import report_text
+from slanc_onnx.report.columns import finite
+from slanc_onnx.report.outcome import Outcome
+from slanc_onnx.report.rows import NormRow
+
+SIDECAR_VERSION = "1"
+SIDECAR_START = '{\n "sidecar": "'  # by which one is known again
+
+
+def write_sidecar(outcome: Outcome, path: Path) -> None:
+    """Write the sidecar, atomically."""
+    write_atomically(path, report_text(sidecar(outcome)).encode())
+
+
+def sidecar(outcome: Outcome) -> dict[str, Any]:
+    """The sidecar of what the job did; numbers that are not finite are null."""
+    return {
+        "sidecar": SIDECAR_VERSION,
+        "model": str(outcome.source),
+        "output": None if outcome.dry_run or not outcome.norms else str(outcome.output),
+        "target": outcome.accelerator.as_dict(),
+        "norms": [_norm(row) for row in outcome.rows],
+    }
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a sidecar."""
+    text = Path(__file__).with_name("sidecar.schema.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def _norm(row: NormRow) -> dict[str, Any]:
+    decided, norm, proof = row.decided, row.decided.norm, row.decided.certificate
+    scale = None if decided.status == "skipped" else decided.scale
+    mantissa, exponent = math.frexp(scale or 0.0)
+    proved = proof is not None and proof.certified
+    conditions = proof.conditions if proof is not None and proved else ()
+    return {
+        "name": norm.name,
+        "path": [{"node": index, "graph": attribute} for index, attribute in norm.path],
+        "tensor": norm.input,
+        "kind": norm.kind,
+        "width": norm.width,
+        "status": decided.status,
+        "applied": row.applied,
+        "scale": scale,
+        "exponent": exponent - 1 if mantissa == 0.5 else None,
+        "epsilon": None if norm.epsilon is None else finite(norm.epsilon),
+        "scaled_epsilon": decided.scaled_epsilon,
+        "safe_radius": None if decided.safe_radius is None else finite(decided.safe_radius),
+        "certified": proved,
+        "conditions": [
+            {"input": c.input, "kind": c.kind, "low": finite(c.low), "high": finite(c.high)}
+            for c in sorted(conditions)
+        ],
+    }
