@@ -92,6 +92,14 @@ SMALLER = " ".join(f"p{i + 1} = Mul(k, p{i})" for i in range(200))
 REPEATED_SHARES = ROUNDED_SHARES.split("pb =")[0].replace("p = Soft", "p0 = Soft")
 
 ATTACKS = {
+    "numbers that subnormals hold": Attack("total = Mul(x, tiny)", {"tiny": number(1.4e-45)}),
+    "numbers of which most are subnormal": Attack(
+        "total = Mul(x, sizes)", {"sizes": np.array([1e-30, *[1.4e-45] * (D - 1)], F)}
+    ),
+    "subnormal numbers that are made large again": Attack(
+        "a = Mul(x, tiny) b = Mul(a, huge) total = Mul(b, huge)",
+        {"tiny": number(1.4e-45), "huge": number(2.0**74)},
+    ),
     "a mean square in FP16": by_hand(1e-4, 1e-12, f"m:{HALF}"),
     "squares in FP16": by_hand(1e-4, 1e-12, f"q:{HALF}"),
     "a variance in FP16": by_hand(1e-4, 1e-12, f"e:{HALF}"),

@@ -44,6 +44,8 @@ from slanc_onnx.weights import Stored
 LARGE = 1 << 12  # elements of a matrix that is read where it is used
 CONVERTED = 1 << 22  # elements of a constant that are FP64 at one time
 MOST_CHANNELS = 1 << 18  # of a row
+# Elements of FP32 that a step may be off by SUBNORMAL, and so by far more than a share of them.
+TINY, SUBNORMAL = 2.0**-100, 2.0**-126
 MOST_PARTS = 1 << 12  # of a set that is made of sets, each as often as it is walked
 MOST_IN_PARTS = 1 << 22  # numbers of these, if each is as wide as the row
 MOST_KINDS = 64  # pieces of a row whose lengths are taken one by one
@@ -308,10 +310,20 @@ def rounded(value: Value) -> Value:
     ends = nearest(value.low, value.kind), nearest(value.high, value.kind)
     value = replace(value, low=ends[0], high=ends[1])
     if value.kind not in ROUNDED:
-        return value
+        return replace(value, reach=_with_subnormals(value.reach))
     share, tiny = ROUNDED[value.kind]
     beyond = value.beyond if value.shares is None else (1 + value.beyond) * (1 + share) - 1
     return replace(value, reach=widened(value.reach, share, tiny), beyond=beyond)
+
+
+def _with_subnormals(reach: Reach) -> Reach:
+    """Rows of FP32 whose elements were rounded, the smallest to a whole number of 2^-149."""
+    each = reach.each
+    if not ((each > 0) & (each < TINY)).any():
+        return reach  # what is rounded there is within SLACK
+    largest = float(each.max())
+    share = math.sqrt(reach.channels) * SUBNORMAL / largest if largest >= TINY else 0.0
+    return widened(reach, share, SUBNORMAL)
 
 
 def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
