@@ -16,12 +16,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from slanc_onnx.arguments import Terminal, check_usage, make_parser
+from slanc_onnx.arguments import (
+    STDOUT,
+    Terminal,
+    check_places,
+    check_usage,
+    make_parser,
+    read_accelerator,
+    read_inputs,
+    read_observed,
+    read_tokens,
+)
 from slanc_onnx.errors import SlancError
-from slanc_onnx.given import read_accelerator, read_inputs, read_observed, read_tokens
 from slanc_onnx.job import protect_file
 from slanc_onnx.options import Options
-from slanc_onnx.places import STDOUT, check_places
 from slanc_onnx.progress import Progress
 from slanc_onnx.report import (
     Outcome,

@@ -85,18 +85,11 @@ def protect_file(
         vocabulary(read.specs)
     read, rescaled = without_scales_of_others(read, options.accelerator.stamp)
     clock.lap("find")
-    decided = decide(read, options, progress)
+    done = _Done(decide(read, options, progress))
     clock.lap("scale")
-    notes = make_notes(read, options)
-    notes += [Reason(Note.SCALED_ANEW, tuple(rescaled))] if rescaled else []
-    done = _Done(decided)
-    job = _Job(read, source, output, options, watched, progress, clock)
-    if read.norms and options.dry_run:
-        _plan(job, done)
-        held = with_conditions(done.norms, options)
-        done.norms = held_against_rows(held, None, done.audits, done.first_rows)
-    elif read.norms:
-        _carry_out_in_file(job, done)
+    notes = make_notes(read, options, rescaled)
+    if read.norms:
+        _carry_out(_Job(read, source, output, options, watched, progress, clock), done)
     return Outcome(
         source=source,
         output=output,
@@ -166,6 +159,21 @@ class _Done:
     heals: Next | None = None
 
 
+def _carry_out(job: _Job, done: _Done) -> None:
+    """Do all that follows on the decisions; `done` takes what each step gives."""
+    if job.options.dry_run:
+        _plan(job, done)
+        _hold(job, done)
+    else:
+        _carry_out_in_file(job, done)
+
+
+def _hold(job: _Job, done: _Done) -> None:
+    """Hold the certificates, with all that they ask, against the rows that were seen."""
+    norms = with_conditions(done.norms, job.options)
+    done.norms = held_against_rows(norms, done.validation, done.audits, done.first_rows)
+
+
 def _carry_out_in_file(job: _Job, done: _Done) -> None:
     """Fold, audit, write, validate and put in place; `done` takes what each step gives.
 
@@ -184,12 +192,7 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
                 done.notes.append(Reason(Note.EPSILON_RAISED))
                 better = better or list(decided)
             if better is None:
-                done.norms = held_against_rows(
-                    with_conditions(done.norms, job.options),
-                    done.validation,
-                    done.audits,
-                    done.first_rows,
-                )
+                _hold(job, done)
                 _search_fp32_nodes(job, done, draft.path)
                 draft.keep()
                 break

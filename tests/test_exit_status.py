@@ -15,7 +15,8 @@ import onnx
 import pytest
 
 from slanc_onnx import SlancError, protect_file
-from slanc_onnx.arguments import EXIT_STATUS, make_parser
+from slanc_onnx.arguments import make_parser
+from slanc_onnx.arguments.parser import EXIT_STATUS
 from slanc_onnx.cli import main
 from slanc_onnx.norms.model import ReadModel
 from tests.conftest import Run

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from slanc_onnx.norms import ReadModel, unmatched_means
 from slanc_onnx.options import Options
 from slanc_onnx.reasons import Note, Reason
 
 
-def make_notes(read: ReadModel, options: Options) -> list[Reason]:
-    """What a user should know beyond the norms; see `Outcome`."""
+def make_notes(read: ReadModel, options: Options, rescaled: Sequence[str] = ()) -> list[Reason]:
+    """What a user should know beyond the norms; see `Outcome`.
+
+    Args:
+        read: The model.
+        options: How the job is done.
+        rescaled: The norms of which an earlier run's scales for another target were taken out.
+    """
     notes = []
     if options.scale != "window" and options.estimate != "auto":
         notes.append(Reason(Note.ESTIMATE_UNUSED, (options.estimate, options.scale)))
@@ -28,4 +36,6 @@ def make_notes(read: ReadModel, options: Options) -> list[Reason]:
     overridable = sorted({name for scope in read.scopes for name in scope.overridable})
     if overridable:
         notes.append(Reason(Note.READ_AS_DEFAULTS, tuple(overridable)))
+    if rescaled:
+        notes.append(Reason(Note.SCALED_ANEW, tuple(rescaled)))
     return notes

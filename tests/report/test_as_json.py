@@ -218,7 +218,9 @@ def decided(scale: float, certificate: Certificate | None = None) -> ScaledNorm:
 
 @pytest.mark.parametrize("proved", [True, False])
 def test_the_limit_of_the_window_is_the_bound_where_that_is_proved(proved: bool) -> None:
-    certificate = Certificate(proved, Reason(Unproved.NO_EPSILON), Bound(7.0, loose=True), 1.5, 2.5)
+    certificate = Certificate(
+        proved, Reason(Unproved.NO_EPSILON), Bound(7.0, loose=True), 1.5, 2.5, scale=2.0
+    )
     told = entry(decided(2.0, certificate), None, None)["certificate"]
     assert told == {
         "certified": proved,

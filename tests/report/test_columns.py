@@ -150,7 +150,8 @@ def test_what_a_certificate_says() -> None:
         ),
         (Certificate(False, Reason(Unproved.NO_EPSILON), Bound(None)), "estimate", "no", "no"),
     ):
-        (row,) = norm_rows([replace(norm, certificate=certificate)], Accelerator(), None, None, [])
+        here = replace(norm, certificate=replace(certificate, scale=norm.scale or 1.0))
+        (row,) = norm_rows([here], Accelerator(), None, None, [])
         value = column.value(row)
         assert value["upper_limit"] == upper
         assert (value["certified"] is True) == (word == "yes")

@@ -1,4 +1,4 @@
-"""What arguments name: the files and the target of the command line, read into values."""
+"""What arguments name, read into values: inputs, token ids, the target."""
 
 from __future__ import annotations
 

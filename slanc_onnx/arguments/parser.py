@@ -1,4 +1,4 @@
-"""Arguments: the options of the command line."""
+"""The parser: every option, and what makes no sense together."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from slanc_onnx.report import BY_SUFFIX, FORMATS, targets_table
 EXIT_STATUS = {
     0: "what was asked for holds; the model is written, if it has norms",
     1: "validation failed or could not be done, something that looks like a norm was not "
-    "understood, or every norm was skipped: the last line says which, and what else could not be "
-    "written; the model is written if it has norms, whole",
+    "understood, every norm was skipped, or what --require names does not hold: the last line says "
+    "which, and what else could not be written; the model is written if it has norms, whole",
     2: "bad usage or bad input; nothing is written",
-    3: "as 0, but a report, the page, the list of FP32 nodes or standard output could not be "
-    "written: the message names it",
+    3: "as 0, but a report, the page, the sidecar, the list of FP32 nodes or standard output could "
+    "not be written: the message names it",
     4: "a bug in slanc-onnx; nothing is written, --traceback shows where it happened",
     130: "Ctrl-C; the output is the old one or the new one, whole",
     143: "SIGTERM; the same",
