@@ -232,6 +232,17 @@ def test_texts_are_no_numbers(raw: bool) -> None:
     assert [norm.status for norm in decided] == ["scaled", "skipped"]
 
 
+@pytest.mark.parametrize("opset", [18, 21])
+@pytest.mark.parametrize("kind", ["string", "int4", "uint4", "float8e4m3fn", "complex64"])
+def test_inputs_of_types_that_no_rule_knows_bound_nothing(kind: str, opset: int) -> None:
+    """Of what is unknown, shapes alone are followed; here not those either."""
+    nodes = "t = Transpose<perm = [0, 2, 1]>(s) f = Cast<to = 1>(t) total = Add(x, f)"
+    model = between(nodes, {}, f"{kind}[batch, 8, 2] s", opset=opset)
+    decided = compute_scales(model, Options(estimate="weights"))
+    proved = [norm.certificate is not None and norm.certificate.certified for norm in decided]
+    assert proved == [True, False]
+
+
 def test_a_function_that_gives_a_name_twice_is_no_model() -> None:
     model = decoder(1)
     function = model.functions.add(name="f", domain="local", input=["a"], output=["b"])

@@ -6,6 +6,9 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper
 
+from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.reasons import Unproved, reason
+
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 BOOL, INT64 = TensorProto.BOOL, TensorProto.INT64
 # What one rounding to a narrow type changes: relative, and where underflow makes it absolute.
@@ -28,10 +31,17 @@ def largest_of(kind: int) -> float:
 
 
 def natural(kind: int) -> tuple[float, float]:
-    """The least and the largest number of a type of whole numbers."""
+    """The least and the largest number of a type of whole numbers.
+
+    Raises:
+        NoBound: it is no such type, or one that NumPy lacks.
+    """
     if kind == BOOL:
         return 0.0, 1.0
-    limits = np.iinfo(helper.tensor_dtype_to_np_dtype(kind))
+    dtype = helper.tensor_dtype_to_np_dtype(kind) if kind else np.dtype("V")
+    if dtype.kind not in "iu":
+        raise NoBound(reason(Unproved.NO_RULE_FOR_TYPE, TensorProto.DataType.Name(kind)))
+    limits = np.iinfo(dtype)
     return float(limits.min), float(limits.max)
 
 

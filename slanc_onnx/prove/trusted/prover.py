@@ -245,16 +245,16 @@ class Prover:
         """Outputs of which only shapes follow, by the same rules: of what, nothing bounds."""
         stand_ins: list[Operand | None] = []
         unknown: list[Known] = [Open(0, None, why) for _ in node.output]
-        for name, operand in zip(node.input, given, strict=True):
-            if name and operand is None:
-                return unknown
-            if isinstance(operand, Open | Value):
-                if operand.dims is None:
-                    return unknown
-                ends = (1.0, 1.0) if operand.kind in FLOATS else natural(operand.kind)
-                operand = interval(operand.kind, operand.dims, *ends, Facts())
-            stand_ins.append(operand)
         try:
+            for name, operand in zip(node.input, given, strict=True):
+                if name and operand is None:
+                    return unknown
+                if isinstance(operand, Open | Value):
+                    if operand.dims is None:
+                        return unknown
+                    ends = (1.0, 1.0) if operand.kind in FLOATS else natural(operand.kind)
+                    operand = interval(operand.kind, operand.dims, *ends, Facts())
+                stand_ins.append(operand)
             with damage_has_no_bound():
                 made = self._applied(node, stand_ins)
         except NoBound:
