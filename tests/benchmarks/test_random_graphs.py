@@ -73,8 +73,8 @@ def falsified(made: Made, monkeypatch: pytest.MonkeyPatch, share: float, scale: 
                 decided.append(each)
                 continue
             bound = replace(certificate.bound, length=certificate.bound.length * share)
-            claimed = replace(certificate, bound=bound)
             divisor = None if each.scale is None else each.scale * scale
+            claimed = replace(certificate, bound=bound, scale=divisor or 1.0)
             decided.append(replace(each, certificate=claimed, scale=divisor))
         return decided
 
