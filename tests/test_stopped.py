@@ -105,7 +105,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr("slanc_onnx.graph.inline.LEAST", 64)  # bytes of a weight that is not read
     monkeypatch.setattr("slanc_onnx.report.html.page.page", lambda _: "<!doctype html>\n")
-    monkeypatch.setattr("slanc_onnx.cli.START", "<!doctype html>\n")
+    monkeypatch.setattr("slanc_onnx.arguments.places.START", "<!doctype html>\n")
     monkeypatch.setattr("slanc_onnx.progress.Clock.lap", lambda *_: None)  # in the report
 
 

@@ -95,7 +95,9 @@ def test_a_certificate_is_held_against_the_rows_of_all_inputs(tmp_path: Path) ->
     validation, [norm] = outcome.validation, outcome.norms
     assert validation is not None
     bound = Bound(1.0, width=D)
-    certified = replace(norm, certificate=Certificate(True, None, bound, 1.0, 1.0))
+    certified = replace(
+        norm, certificate=Certificate(True, None, bound, 1.0, 1.0, scale=norm.scale or 1.0)
+    )
     seen = validation.observed[norm.norm.name]
     short, long = (replace(seen, sum_of_squares=np.array([each])) for each in (0.5, 1.5))
     for second, holds in ((short, True), (long, False)):
