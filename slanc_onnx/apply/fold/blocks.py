@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
+from slanc_onnx.apply.fold.disjoint_sets import DisjointSets
 from slanc_onnx.apply.fold.groups import Partition, Site
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import Tensor, Use
@@ -41,13 +42,15 @@ def blocks(parts: Partition, weights: Weights) -> tuple[Block, ...]:
         weights: The model's weights.
     """
     ties, sites = parts.relations, parts.sites
-    sets = _Sets(len(ties) + len(sites))
+    sets: DisjointSets[Hashable] = DisjointSets()
     for member, tie in enumerate(ties):
         read = (*parts.read[member], *(tie.use(p) for p in tie.constants))
-        sets.add(member, _links(weights, read, parts.made[member]))
+        links = _links(weights, read, parts.made[member])
+        sets.join([sets.add(member), *map(sets.add, links)])
     for member, site in enumerate(sites, start=len(ties)):
-        sets.add(member, _links(weights, (*site.uses, *site.addends), _made(site)))
-    members: dict[int, list[int]] = {}
+        links = _links(weights, (*site.uses, *site.addends), _made(site))
+        sets.join([sets.add(member), *map(sets.add, links)])
+    members: dict[Hashable, list[int]] = {}
     for member in range(len(ties) + len(sites)):
         members.setdefault(sets.root(member), []).append(member)
     return tuple(
@@ -75,29 +78,6 @@ def _links(weights: Weights, read: tuple[Use, ...], made: tuple[Tensor, ...]) ->
             root = weights.root(tensor)
             if root is not None:
                 yield root
-
-
-class _Sets:
-    """Sets of members that share a link, as trees."""
-
-    def __init__(self, count: int) -> None:
-        self._parents = list(range(count))
-        self._first: dict[Hashable, int] = {}
-
-    def add(self, member: int, links: Iterator[Hashable]) -> None:
-        """Put a member into one set with the first one of each of its links."""
-        for link in links:
-            first = self.root(self._first.setdefault(link, member))
-            mine = self.root(member)
-            self._parents[max(first, mine)] = min(first, mine)
-
-    def root(self, member: int) -> int:
-        """The least member of a member's set."""
-        parents = self._parents
-        while parents[member] != member:
-            parents[member] = parents[parents[member]]
-            member = parents[member]
-        return member
 
 
 def slots(parts: Partition, block: Block) -> tuple[int, ...]:

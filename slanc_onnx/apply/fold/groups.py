@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from slanc_onnx.apply.fold.disjoint_sets import DisjointSets
 from slanc_onnx.graph import Flow, GraphPath, Tensor, Use
 from slanc_onnx.norms import Norm
 from slanc_onnx.ops import FUSED, Relation, relation
@@ -115,12 +116,12 @@ def _grouped(parts: Partition) -> Partition:
 
 
 class _Joins:
-    """Sets of vertices that relations and norms join, as trees; each tree is a group."""
+    """DisjointSets of vertices that relations and norms join; each set is a group."""
 
     def __init__(self, flow: Flow, borders: Sequence[Border]) -> None:
         self._flow = flow
         self._behind = Counter(use for border in borders for use in border)
-        self._parents: dict[_Vertex, _Vertex] = {}
+        self._sets: DisjointSets[_Vertex] = DisjointSets()
         self._reads: dict[Use, _Vertex] = {}
         self._made: dict[Tensor, _Vertex] = {}
 
@@ -130,7 +131,7 @@ class _Joins:
         if tie.kind != "absorb":
             vertices += [self._make(tensor) for tensor in made]
         if tie.kind == "join":
-            self._join(vertices)
+            self._sets.join(vertices)
 
     def site(self, site: Site) -> None:
         """Add the tensors that a norm reads, and the sum that a Skip op gives out, in one group."""
@@ -138,42 +139,29 @@ class _Joins:
         if site.residual is not None:
             vertices.append(self._make(site.residual))
         if site.norm.residual is not None:
-            self._join(vertices)
+            self._sets.join(vertices)
 
     def numbered(self) -> tuple[dict[Use, int], dict[Tensor, int], tuple[int, ...]]:
         """The group numbers of reads and of made tensors, and the number of tensors per group."""
         numbers: dict[_Vertex, int] = {}
         for vertex in (*self._reads.values(), *self._made.values()):
-            numbers.setdefault(self._root(vertex), len(numbers))
+            numbers.setdefault(self._sets.root(vertex), len(numbers))
         sizes = [0] * len(numbers)
-        for vertex in self._parents:
-            sizes[numbers[self._root(vertex)]] += 1
-        of_use = {use: numbers[self._root(vertex)] for use, vertex in self._reads.items()}
-        of_output = {made: numbers[self._root(vertex)] for made, vertex in self._made.items()}
+        for vertex in self._sets:
+            sizes[numbers[self._sets.root(vertex)]] += 1
+        of_use = {use: numbers[self._sets.root(vertex)] for use, vertex in self._reads.items()}
+        of_output = {made: numbers[self._sets.root(vertex)] for made, vertex in self._made.items()}
         return of_use, of_output, tuple(sizes)
 
     def _read(self, use: Use) -> _Vertex:
         tensor = self._flow.read(use)
         assert tensor is not None
         vertex = self._reads[use] = (tensor, use.path, self._behind[use])
-        self._parents.setdefault(vertex, vertex)
-        return vertex
+        return self._sets.add(vertex)
 
     def _make(self, tensor: Tensor) -> _Vertex:
         vertex = self._made[tensor] = (tensor, tensor.path, 0)
-        self._parents.setdefault(vertex, vertex)
-        return vertex
-
-    def _join(self, vertices: Sequence[_Vertex]) -> None:
-        for vertex in vertices:
-            self._parents[self._root(vertex)] = self._root(vertices[0])
-
-    def _root(self, vertex: _Vertex) -> _Vertex:
-        parents = self._parents
-        while parents[vertex] != vertex:
-            parents[vertex] = parents[parents[vertex]]
-            vertex = parents[vertex]
-        return vertex
+        return self._sets.add(vertex)
 
 
 def _outputs(flow: Flow, tie: Relation) -> list[Tensor]:

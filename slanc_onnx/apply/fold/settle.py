@@ -67,8 +67,8 @@ class Round(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Settled:
-    """The exponents k of the divisors 2^k in a block; an exponent that is missing is 0.
+class Divisors:
+    """The exponents k of divisors 2^k; an exponent that is missing is 0.
 
     Attributes:
         produced: Exponents of runtime tensors as their node makes them.
@@ -76,10 +76,8 @@ class Settled:
         divided: Exponents of weights that are rewritten in place.
         copied: Exponents of reads of small weights that others read undivided; each gets a copy.
         cut: Exponents of reads of constants that are divided when the model runs.
-        nodes: Number of nodes that these cuts take.
+        nodes: Number of nodes that are inserted.
         bytes: Bytes of the weights that are rewritten or copied.
-        failed: The relations that no weight could satisfy, by position.
-        rounds: The looks at the block until no further relation failed.
     """
 
     produced: dict[Tensor, int]
@@ -89,6 +87,17 @@ class Settled:
     cut: dict[Use, int]
     nodes: int
     bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Settled(Divisors):
+    """The divisors in a block; its nodes are those that the cuts take.
+
+    Attributes:
+        failed: The relations that no weight could satisfy, by position.
+        rounds: The looks at the block until no further relation failed.
+    """
+
     failed: dict[int, Level]
     rounds: tuple[Round, ...]
 

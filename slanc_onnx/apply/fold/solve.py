@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from slanc_onnx.apply.fold.blocks import Block, blocks, whole
 from slanc_onnx.apply.fold.groups import Partition
-from slanc_onnx.apply.fold.settle import NOTHING, Asked, Settled, settle
+from slanc_onnx.apply.fold.settle import NOTHING, Asked, Divisors, Settled, settle
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import Flow, GraphPath, Tensor, Use
 from slanc_onnx.reasons import Reason
@@ -22,30 +22,16 @@ _Key = tuple[Block, tuple[int, ...], tuple[int, ...]]  # a block, exponents of g
 
 
 @dataclass(frozen=True)
-class Solved:
-    """The exponents k of all divisors 2^k; an exponent that is missing is 0.
+class Solved(Divisors):
+    """All divisors of a model.
 
     Attributes:
-        produced: Exponents of runtime tensors as their node makes them.
-        needed: Exponents of the reads of runtime tensors.
-        divided: Exponents of weights that are rewritten in place.
-        copied: Exponents of reads of small weights that others read undivided; each gets a copy.
-        cut: Exponents of reads of constants that are divided when the model runs.
-        nodes: Number of inserted nodes.
-        bytes: Bytes of the weights that are rewritten or copied.
         failed: Positions of the relations that no weight could satisfy.
         refused: Weights that a relation asked to divide, and why they are not divided.
         overflow: The bits, in sum, by which tensors in front of norms are taken to leave the format
             as their nodes make them.
     """
 
-    produced: dict[Tensor, int]
-    needed: dict[Use, int]
-    divided: dict[Tensor, int]
-    copied: dict[Use, int]
-    cut: dict[Use, int]
-    nodes: int
-    bytes: int
     failed: tuple[int, ...]
     refused: dict[Tensor, Reason]
     overflow: int
