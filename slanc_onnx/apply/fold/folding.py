@@ -22,11 +22,11 @@ from slanc_onnx.apply.fold.choose import Exponents, choose_exponents
 from slanc_onnx.apply.fold.divide import divide_weights
 from slanc_onnx.apply.fold.edits import plan_fold
 from slanc_onnx.apply.fold.group_scale import ANY, BY_HAND, Window, window
-from slanc_onnx.apply.fold.groups import Partition, partition
+from slanc_onnx.apply.fold.groups import partition
 from slanc_onnx.apply.fold.weights import Loss, Weights
 from slanc_onnx.apply.fold.words import FoldedGroup, folded_groups
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import Draft, Edits, NewData, Tensor, apply_edits, read_flow
+from slanc_onnx.graph import Draft, Edits, Flow, NewData, Tensor, apply_edits, read_flow
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
@@ -84,7 +84,7 @@ def fold(
     norms = [d.norm for d in decided if d.norm.name in windows]
     flow = read_flow(read.scopes)
     weights = Weights(flow, read.folder, options.weight_loss)
-    _check_set(decided, partition(flow, norms))
+    _check_set(decided, flow, norms)
     chosen = choose_exponents(flow, norms, windows, weights)
     known = {name for name, asked in windows.items() if asked is not ANY}
     edits = plan_fold(read.model, chosen, weights, known, options.least_epsilon)
@@ -159,30 +159,30 @@ def fold_windows(decided: Sequence[ScaledNorm], accelerator: Accelerator) -> dic
         fixed = norm.skip_reason is not None or norm.scaled_by is not None or not norm.places
         if fixed or norm.epsilon is None:
             continue
-        if found.scale is None or (found.estimate is None and not found.set_by_hand):
+        estimate = None if found.set_by_hand else found.estimate
+        if found.scale is None or (estimate is None and not found.set_by_hand):
             windows[norm.name] = ANY
             continue
         mantissa, exponent = _split(found.scale)
-        if found.set_by_hand and mantissa == 1.0:
-            windows[norm.name] = Window(exponent, exponent, exponent, nodes=BY_HAND)
-            continue
-        assert found.estimate is not None
-        width = norm.width or found.estimate.width
-        if mantissa != 1.0 or width is None:
+        width = norm.width or (None if estimate is None else estimate.width)
+        if mantissa != 1.0 or (estimate is not None and width is None):
             raise SlancError(
                 f"norm {norm.name!r}: its scale {found.scale:g} is no power of two, and only those "
                 "can be folded exactly. Take scale 'window', or apply 'div'."
             )
+        if estimate is None or width is None:
+            windows[norm.name] = Window(exponent, exponent, exponent, nodes=BY_HAND)
+            continue
         nodes = len({p.position if norm.residual is not None else 0 for p in norm.places})
         nodes += norm.residual is not None
         proof = found.certificate
         spare = proof.overflow_bits if proof is not None and proof.certified else None
-        alone = window(found.estimate, width, exponent, accelerator, spare, norm.joined_epsilon)
+        alone = window(estimate, width, exponent, accelerator, spare, norm.joined_epsilon)
         windows[norm.name] = replace(alone.held(norm), nodes=nodes)
     return windows
 
 
-def _check_set(decided: Sequence[ScaledNorm], parts: Partition) -> None:
+def _check_set(decided: Sequence[ScaledNorm], flow: Flow, norms: Sequence[Norm]) -> None:
     """Whether the norms of each group are set to one scale, where that is set.
 
     Raises:
@@ -190,7 +190,7 @@ def _check_set(decided: Sequence[ScaledNorm], parts: Partition) -> None:
     """
     scales = {d.norm.name: d.scale for d in decided if d.set_by_hand}
     first: dict[int, str] = {}
-    for site in parts.sites:
+    for site in partition(flow, norms).sites if len(scales) > 1 else ():
         name = site.norm.name
         if site.group is None or name not in scales:
             continue
