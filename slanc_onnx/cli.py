@@ -305,29 +305,33 @@ def _no_stop_passed_over() -> Iterator[None]:
 
 def _print_to_stdout(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> None:
     """The report alone, where it goes there, and the last line to stderr; else what people read."""
+    if args.report != STDOUT and args.quiet >= 2:
+        return
+    if sys.stdout is None:
+        raise OSError("it is closed")
     if args.report == STDOUT:
-        if sys.stdout is None:
-            raise OSError("it is closed")
         sys.stdout.write(report_text(outcome.report))
         sys.stdout.flush()
         if args.quiet < 2 and sys.stderr is not None:
-            print(printable(" | ".join([*final_parts(outcome), *lost])), file=sys.stderr)
-    elif args.quiet < 2:
+            last = final_parts(outcome) if outcome.norms else [_no_norm(outcome)]
+            print(printable(" | ".join([*last, *lost])), file=sys.stderr)
+    else:
         _print(args, outcome, lost)
         sys.stdout.flush()
 
 
+def _no_norm(outcome: Outcome) -> str:
+    """All that there is to say where there is no norm."""
+    ending = "nothing to do, nothing written" if outcome.passed else "nothing written"
+    return f"{outcome.source}: {no_norm_line(outcome)}; {ending}."
+
+
 def _print(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> None:
     """The results, on stdout; the last line says what was lost too."""
-    if sys.stdout is None:
-        raise OSError("it is closed")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names and Γ on a terminal without them
     if not outcome.norms:
-        told = no_norm_line(outcome)
-        ending = "nothing to do, nothing written" if outcome.passed else "nothing written"
-        line = f"{outcome.source}: {told}; {ending}."
-        print(printable(" | ".join([line, *lost])))
+        print(printable(" | ".join([_no_norm(outcome), *lost])))
         return
     # No markup and emoji: brackets and colons in names are just that.
     width = None if sys.stdout.isatty() else 200

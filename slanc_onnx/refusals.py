@@ -40,6 +40,9 @@ def check_set(decided: Sequence[ScaledNorm], options: Options) -> None:
             near = difflib.get_close_matches(name, by_name, 1, 0.0)
             like = f" The most similar name is {near[0]!r}." if near else ""
             raise SlancError(f"--set-scale: no norm is named {name!r}.{like}")
-        if by_name[name].scale != scale or not by_name[name].set_by_hand:
-            why = reasons_text(by_name[name].reasons)
+        found = by_name[name]
+        if not found.set_by_hand or found.scale != scale:
+            why = reasons_text(found.reasons)
+            if found.set_by_hand and found.scale is not None:
+                why = f"{found.scale:g} is the nearest that the type of its input holds"
             raise SlancError(f"--set-scale: {name!r} cannot be scaled by {scale:g}: {why}.")

@@ -15,6 +15,7 @@ from slanc_onnx import Options, SlancError, compute_scales, protect, protect_fil
 from slanc_onnx.cli import BAD_INPUT, FAILED, PASSED, main
 from slanc_onnx.options import ApplyRule, Required
 from slanc_onnx.report.sidecar import schema
+from tests.models.small_graphs import between, graph
 from tests.oracles.unoptimised import run
 from tests.places import SAMPLES
 
@@ -88,7 +89,7 @@ def test_a_scale_that_is_set_and_overflows_fails(tmp_path: Path) -> None:
         (f"{FIRST}=2^99999", "is not NAME=2^K"),
         (f"{FIRST}=-2", "is not NAME=2^K"),
         ("=2", "is not NAME=2^K"),
-        (f"{FIRST}=2^-140", "cannot be scaled by"),
+        (f"{FIRST}=2^-140", "cannot be scaled by 7.17465e-43: FLOAT would not hold"),
     ],
 )
 def test_what_cannot_be_set_is_bad_input(
@@ -108,6 +109,22 @@ def test_a_norm_that_is_left_out_cannot_be_set() -> None:
     options = Options(set_scale={FIRST: 2.0}, exclude="layers.0")
     with pytest.raises(SlancError, match="cannot be scaled by 2: left out by"):
         protect(onnx.load(LLAMA), options)
+
+
+def test_a_scale_that_the_input_cannot_be_divided_by_is_refused() -> None:
+    model = graph("y = LpNormalization<axis = -1, p = 2>(x)", {}, "float[2, 4] x", "float[2, 4] y")
+    model.graph.node[0].name = "unit"
+    with pytest.raises(SlancError, match=r"1\.70141e\+38 is the nearest that the type"):
+        protect(model, Options(set_scale={"unit": 2.0**200}))
+
+
+def test_what_is_no_power_of_two_is_not_folded() -> None:
+    """Nor where nothing but the user gives the scale, as the trace does not reach the norm."""
+    endless = between("p = Pow(x, far) total = Add(x, p)", {"far": np.array(np.inf, np.float32)})
+    for model, name in ((onnx.load(LLAMA), FIRST), (endless, "last")):
+        options = Options(set_scale={name: 3.0}, apply="fold", estimate="weights")
+        with pytest.raises(SlancError, match="is no power of two"):
+            protect(model, options)
 
 
 def test_norms_of_one_group_that_are_set_to_two_scales_are_refused_by_a_fold() -> None:
@@ -220,6 +237,16 @@ def test_a_sidecar_replaces_no_other_file(tmp_path: Path) -> None:
     other.write_text('{"version": "1"}')
     assert command(LLAMA, "-o", tmp_path / "o.onnx", "--sidecar", other) == BAD_INPUT
     assert other.read_text() == '{"version": "1"}'
+
+
+def test_a_report_to_stdout_of_a_model_without_norms_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(graph("y = Relu(x)", {}, "float[2, 4] x", "float[2, 4] y"), tmp_path / "m.onnx")
+    assert command(tmp_path / "m.onnx", "--report", "-") == PASSED
+    said = capsys.readouterr()
+    assert json.loads(said.out)["norms"] == []
+    assert "no norm found; nothing to do, nothing written" in said.err
 
 
 def test_a_report_to_stdout_is_json_alone(

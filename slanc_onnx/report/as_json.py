@@ -41,13 +41,13 @@ class Report(TypedDict):
     seconds: dict[str, float]
 
 
-def write_report(report: Report, path: Path) -> None:
-    """Write the report as JSON, atomically."""
+def write_report(report: Mapping[str, Any], path: Path) -> None:
+    """Write a report, or a sidecar, as JSON, atomically."""
     write_atomically(path, report_text(report).encode())
 
 
 def report_text(report: Mapping[str, Any]) -> str:
-    """The report as JSON."""
+    """A report as JSON; numbers that are not finite are null."""
     return json.dumps(_strict(report), indent=1, allow_nan=False) + "\n"
 
 

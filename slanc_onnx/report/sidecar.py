@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from slanc_onnx.graph import write_atomically
-from slanc_onnx.report.as_json import report_text
-from slanc_onnx.report.columns import finite
+from slanc_onnx.report.as_json import write_report
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
 
@@ -22,11 +21,11 @@ SIDECAR_START = '{\n "sidecar": "'  # by which one is known again
 
 def write_sidecar(outcome: Outcome, path: Path) -> None:
     """Write the sidecar, atomically."""
-    write_atomically(path, report_text(sidecar(outcome)).encode())
+    write_report(sidecar(outcome), path)
 
 
 def sidecar(outcome: Outcome) -> dict[str, Any]:
-    """The sidecar of what the job did; numbers that are not finite are null."""
+    """The sidecar of what the job did."""
     return {
         "sidecar": SIDECAR_VERSION,
         "model": str(outcome.source),
@@ -59,12 +58,9 @@ def _norm(row: NormRow) -> dict[str, Any]:
         "applied": row.applied,
         "scale": scale,
         "exponent": exponent - 1 if mantissa == 0.5 else None,
-        "epsilon": None if norm.epsilon is None else finite(norm.epsilon),
+        "epsilon": norm.epsilon,
         "scaled_epsilon": decided.scaled_epsilon,
-        "safe_radius": None if decided.safe_radius is None else finite(decided.safe_radius),
+        "safe_radius": decided.safe_radius,
         "certified": proved,
-        "conditions": [
-            {"input": c.input, "kind": c.kind, "low": finite(c.low), "high": finite(c.high)}
-            for c in sorted(conditions)
-        ],
+        "conditions": [asdict(condition) for condition in conditions],
     }
