@@ -90,8 +90,10 @@ def _last_dims(scope: Scope, tensor: gs.Tensor) -> Dims | None:
             found = yield part
             if found is not None:
                 known.append(found)
-        if len(known) == len(parts) or not known:
-            return _broadcast(known) if known else None
+        if not known:
+            return None
+        if len(known) == len(parts):
+            return _broadcast(known)
         # A size of 1 may be any size of the unknown one.
         return _MORE, *("" if d == 1 else d for d in known[0] if d != _MORE)
 

@@ -355,9 +355,9 @@ def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
     reach = constant(block[0]) if len(rows) == 1 else _of_rows(each, longest * SLACK)
     ends = (low, high) if array.size else (0.0, 0.0)
     shape = tuple(array.shape)
-    if given.kind not in FLOATS and ends != whole(given.kind, *ends):
-        ends = whole(given.kind, *ends)
-        reach = Box(np.full(len(each), max(map(abs, ends))))
+    held = ends if given.kind in FLOATS else whole(given.kind, *ends)
+    if held != ends:
+        ends, reach = held, Box(np.full(len(each), max(map(abs, held))))
     return Value(given.kind, shape, axes, reach, *ends, infinite=infinite, facts=given.facts)
 
 
