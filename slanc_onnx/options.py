@@ -20,6 +20,8 @@ ApplyRule = Literal["div", "fold"]
 EmulateRule = Literal["norms", "all"]
 EpsilonRule = Literal["exact", "representable"]
 Required = Literal["validated", "scaled", "certified"]
+To = Literal["fp16", "bf16"]
+ExternalData = Literal["auto", "yes", "no"]
 
 
 TIME_LIMIT = 1800.0  # seconds
@@ -63,6 +65,13 @@ class Options:
         dry_run: Whether `protect_file` writes no model, and so runs none: it decides and reports.
         require: What has to hold of the result of `protect_file`: that the validation passed, that
             all norms are scaled, or certified, of those that are not left out.
+        to: The type of the floats of the file that is written, "fp16" or "bf16", which implies
+            `apply` "fold" and `emulate` "all"; None for that of the input.
+        keep_io_types: With `to`, whether graph inputs and outputs stay FP32.
+        positions: With `to`, for how many positions tables of angles are made; None for what the
+            model or its configuration says.
+        external_data: Whether the weights of the output lie in a file of their own: "auto" for as
+            in the input.
         weight_loss: With "fold", the relative loss up to which a 16-bit weight is divided though
             elements become subnormal: the Frobenius norm of the error, over that of the weight.
             0 divides it only where that is exact.
@@ -98,6 +107,10 @@ class Options:
     set_scale: Mapping[str, float] = field(default_factory=dict)
     dry_run: bool = False
     require: Collection[Required] = ()
+    to: To | None = None
+    keep_io_types: bool = True
+    positions: int | None = None
+    external_data: ExternalData = "auto"
     weight_loss: float = 0.0
     executor: Executor | None = None
     jobs: int | None = None
