@@ -11,6 +11,7 @@ from typing import TypeVar
 import onnx
 
 from slanc_onnx.apply import apply_scales_in, without_scales_of_others
+from slanc_onnx.apply.convert import Conversion, write_converted
 from slanc_onnx.apply.fold import Fold, apply_fold, fold, write_folded
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Draft, check_output, load_model, name_nodes
@@ -72,7 +73,7 @@ def protect_file(
     Raises:
         SlancError: bad input; nothing was written. Nor is it with any other exception.
     """
-    clock, options = Clock(), options or Options()
+    clock, options = Clock(), (options or Options()).implied()
     source, output = Path(source), Path(output)
     loaded = load_model(source)
     check_output(source, output)
@@ -88,7 +89,7 @@ def protect_file(
     done = _Done(decide(read, options, progress))
     clock.lap("scale")
     notes = make_notes(read, options, rescaled)
-    if read.norms:
+    if read.norms or options.to is not None:
         _carry_out(_Job(read, source, output, options, watched, progress, clock), done)
     return Outcome(
         source=source,
@@ -111,6 +112,7 @@ def protect_file(
         accepted={s.name for s in read.suspects if options.leaves_out(s.name)},
         dry_run=options.dry_run,
         require=options.require,
+        conversion=done.conversion,
     )
 
 
@@ -157,6 +159,7 @@ class _Done:
     not_searched: Reason | None = None
     notes: list[Reason] = field(default_factory=list)
     heals: Next | None = None
+    conversion: Conversion | None = None
 
 
 def _carry_out(job: _Job, done: _Done) -> None:
@@ -282,7 +285,10 @@ def _write(job: _Job, done: _Done, draft: Draft) -> None:
         rewritten.CopyFrom(job.read.model)
     if job.options.fp32_nodes:
         name_nodes(rewritten)
-    if done.fold is not None:
+    if job.options.to is not None and done.fold is not None:
+        given = rewritten, done.fold, draft, job.options
+        done.conversion = write_converted(*given, job.progress)
+    elif done.fold is not None:
         write_folded(rewritten, done.fold, draft, job.progress)
     else:
         scales, target = scales_to_apply(done.norms), job.options.accelerator.stamp
@@ -295,7 +301,10 @@ def _validate(job: _Job, done: _Done, draft: Path, progress: Progress) -> Valida
     """Compare the file that was written with the original."""
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(done.norms).values())
     exact = exact and not (done.fold is not None and done.fold.lost)
+    exact = exact and done.conversion is None
     after, options, inputs = _rewritten(job, draft)
+    if done.conversion is not None:
+        after = replace(after, kept=done.conversion.kept)
     return validate_on(job.read, after, options, inputs, exact, progress)
 
 

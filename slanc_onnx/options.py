@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.errors import SlancError
 from slanc_onnx.feed import Feed
 from slanc_onnx.graph import Array
 from slanc_onnx.tokens import Tokens
@@ -25,6 +26,7 @@ ExternalData = Literal["auto", "yes", "no"]
 
 
 TIME_LIMIT = 1800.0  # seconds
+WRITTEN: Mapping[To, str] = {"fp16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,25 @@ class Options:
     time_limit: float | None = TIME_LIMIT
     memory_limit: float | None = None
     isolate: bool = False
+
+    def implied(self) -> Options:
+        """The options with all that `to` implies.
+
+        Raises:
+            SlancError: something else was asked for, or the accelerator has another format.
+        """
+        if self.to is None:
+            return self
+        form = WRITTEN[self.to]
+        if self.accelerator.format.name != form:
+            raise SlancError(
+                f"--to {self.to}: the target computes in {self.accelerator.format}. Give a "
+                "--target of that format; --list-targets shows them."
+            )
+        if self.scale == "paper":
+            raise SlancError(f"--to {self.to}: folds, and --scale paper gives no powers of two.")
+        epsilon = self.epsilon or "representable"
+        return replace(self, apply="fold", emulate="all", epsilon=epsilon)
 
     @property
     def everything(self) -> bool:

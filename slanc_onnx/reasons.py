@@ -242,6 +242,15 @@ class Keeping(_Named):
     UNNAMEABLE = auto()  # name, format of a list
 
 
+class InFp32(_Named):
+    """Why a node computes in FP32 where all else has fewer bits."""
+
+    SCHEMA = auto()  # op
+    WHOLE_NUMBERS = auto()
+    ACCUMULATOR = auto()
+    INSIDE = auto()
+
+
 class Note(_Named):
     """What a user should know of a whole file."""
 

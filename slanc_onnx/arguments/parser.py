@@ -183,7 +183,6 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     add(
         "--apply",
         choices=("div", "fold"),
-        default="div",
         help="where the scale goes: a Div before each norm (default), or into the weights before "
         "it, so that nothing is added to run",
     )
@@ -192,6 +191,25 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         choices=("exact", "representable"),
         help="exact: divided by the square of the scale; representable: not below what the target "
         "keeps (default: exact, unless a row of zeros is seen that it would make nan)",
+    )
+    add(
+        "--to",
+        choices=("fp16", "bf16"),
+        help="write a file whose floats all have 16 bits, wherever the schemas of its ops take "
+        "that; implies --apply fold and --emulate all",
+    )
+    add(
+        "--keep-io-types",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with --to: whether inputs and outputs of the model stay FP32 (default: they do)",
+    )
+    add(
+        "--positions",
+        type=int,
+        metavar="N",
+        help="with --to: positions for which there are tables of angles (default: what the model "
+        "or its configuration says)",
     )
     add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
     add(
@@ -332,6 +350,14 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         for name in ("sequence_length", "max_sequences", "bos"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')}: only goes with --tokens or --observe")
+    if args.to is not None and args.apply == "div":
+        parser.error(f"--to {args.to}: folds, which --apply div does not")
+    if args.to is not None and args.scale == "paper":
+        parser.error(f"--to {args.to}: needs powers of two, which --scale paper does not give")
+    if args.positions is not None and (args.to is None or args.positions < 1):
+        parser.error("--positions: a number of at least 1, with --to")
+    if args.to is not None:
+        args.apply = "fold"
     if args.apply == "fold" and args.scale == "paper":
         parser.error("--apply fold: needs powers of two, which --scale paper does not give")
     if args.explain_groups and args.apply != "fold":

@@ -227,7 +227,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None) -> Array:
             "Pass folder=, or load the model with its external data."
         )
     file, offset, length = external_range(tensor, folder)
-    data = _bytes_at(file, offset, length)
+    data = bytes_at(file, offset, length)
     if tensor.data_type in PACKED:
         inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(data))
         return numpy_helper.to_array(inline)
@@ -251,7 +251,7 @@ def constant_value(node: NodeProto) -> TensorProto | None:
     return None
 
 
-def _bytes_at(file: Path, offset: int, length: int) -> memoryview:
+def bytes_at(file: Path, offset: int, length: int) -> memoryview:
     """Bytes of a file: mapped, or read where numbers do not lie there as they do in memory.
 
     NumPy takes longer with those, and sums them in another order.

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from onnx import TensorProto
+import numpy as np
+from onnx import TensorProto, helper
 
 from slanc_onnx.graph.inline import Span, refer
-from slanc_onnx.graph.load import Array, external_location, external_range
+from slanc_onnx.graph.load import Array, bytes_at, external_location, external_range
 from slanc_onnx.graph.own_data import OwnData
+
+
+class Pending:
+    """Takes changed tensors as `NewData` does, and keeps how they are made, for another change."""
+
+    def __init__(self) -> None:
+        self.name = f"slanc-{secrets.token_hex(8)}"
+        self._taken: list[tuple[TensorProto, Callable[[], Array]]] = []
+
+    def put(self, tensor: TensorProto, values: Callable[[], Array]) -> bool:
+        """Let a tensor have other values of its shape and type; see `NewData.put`."""
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return False
+        before = TensorProto()
+        before.CopyFrom(tensor)
+        del tensor.external_data[:]
+        for key, text in (("location", self.name), ("offset", str(len(self._taken)))):
+            tensor.external_data.add(key=key, value=text)
+        self._taken.append((before, values))
+        return True
+
+    def give(self, tensor: TensorProto) -> Callable[[], Array] | None:
+        """What makes a tensor that was taken, which refers to its old data again; else None."""
+        if external_location(tensor) != self.name:
+            return None
+        number = int(next(e.value for e in tensor.external_data if e.key == "offset"))
+        before, values = self._taken[number]
+        name = tensor.name
+        tensor.CopyFrom(before)
+        tensor.name = name
+        return values
 
 
 class NewData:
@@ -32,12 +65,15 @@ class NewData:
         self._source, self._own = source, own
         self._made: list[Callable[[], Array]] = []
 
-    def put(self, tensor: TensorProto, values: Callable[[], Array]) -> bool:
-        """Let a tensor have other values of its shape and type.
+    def put(
+        self, tensor: TensorProto, values: Callable[[], Array], element_type: int | None = None
+    ) -> bool:
+        """Let a tensor have other values of its shape.
 
         Args:
             tensor: The tensor; it is changed in place.
             values: Gives them.
+            element_type: Their type, a whole number of bytes; None for that of the tensor.
 
         Returns:
             False where its data is in the message; then it is as it was.
@@ -45,18 +81,32 @@ class NewData:
         if tensor.data_location != TensorProto.EXTERNAL:
             return False
         if external_location(tensor) == self._source.name:
+            kind = tensor.data_type if element_type is None else element_type
             _, _, length = external_range(tensor, self._source.parent)
-            new = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            if kind != tensor.data_type:
+                length = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(kind).itemsize
+            new = TensorProto(name=tensor.name, data_type=kind, dims=tensor.dims)
             refer(new, Span(self.name, len(self._made), length))
             tensor.CopyFrom(new)
             self._made.append(values)
             return True
+        if element_type is not None:
+            tensor.data_type = element_type
         data = self._own()
         offset, length = data.add(values())
         del tensor.external_data[:]
         for key, text in (("location", data.name), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(text))
         return True
+
+    def bring(self, tensor: TensorProto) -> None:
+        """Take a tensor of another data file along as it is, so that the output needs no other."""
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return
+        if external_location(tensor) in (self.name, self._source.name, self._own().name):
+            return
+        place = external_range(tensor, self._source.parent)
+        self.put(tensor, lambda: np.frombuffer(bytes_at(*place), np.uint8))
 
     def made(self, span: Span) -> memoryview:
         """The bytes of a tensor that is made when it is written."""

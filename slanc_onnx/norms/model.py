@@ -30,6 +30,7 @@ class ReadModel:
         suspects: What looks like one and was not taken.
         specs: The inputs of the main graph that have to be fed.
         folder: Where the external data lies; None if it has none.
+        kept: The names of nodes that the file keeps in FP32 where all else has 16 bits.
     """
 
     loaded: onnx.ModelProto
@@ -41,6 +42,7 @@ class ReadModel:
     suspects: list[Suspect]
     specs: list[InputSpec]
     folder: Path | None
+    kept: frozenset[str] = frozenset()
 
 
 def read_model(

@@ -17,6 +17,7 @@ from slanc_onnx.ops.degrees import (
     degrees_of_outputs,
     tells_no_size,
 )
+from slanc_onnx.ops.element_types import LIKE_INPUT, TYPE_ATTRIBUTES, Body, Held, read_bodies
 from slanc_onnx.ops.elementwise import (
     COMPARISONS,
     ELEMENTWISE,
@@ -45,6 +46,7 @@ from slanc_onnx.ops.follow import (
 )
 from slanc_onnx.ops.fused import FUSED, HOLDING, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
+from slanc_onnx.ops.schemas import Formal, Signature, signature
 
 __all__ = [
     "ATTRIBUTES",
@@ -57,14 +59,19 @@ __all__ = [
     "HOMOGENEOUS",
     "INTERNAL",
     "LEAST",
+    "LIKE_INPUT",
     "MOST_CHANNELS",
     "MOST_TRACED",
     "MOVES",
     "QUANTISING",
+    "TYPE_ATTRIBUTES",
     "UNARY",
+    "Body",
     "CannotFollow",
     "Degree",
+    "Formal",
     "Fused",
+    "Held",
     "Internal",
     "Interval",
     "Kind",
@@ -72,6 +79,7 @@ __all__ = [
     "NoDegree",
     "Parameter",
     "Relation",
+    "Signature",
     "any_degree",
     "apply_function",
     "axis_of",
@@ -81,9 +89,11 @@ __all__ = [
     "damage_cannot_be_followed",
     "degrees_of_outputs",
     "moved_by",
+    "read_bodies",
     "refuse_large",
     "relation",
     "reshaped",
+    "signature",
     "taken_along",
     "tells_no_size",
     "too_large",

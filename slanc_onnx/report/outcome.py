@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.apply.convert import Conversion
 from slanc_onnx.apply.fold import Fold
 from slanc_onnx.norms import Suspect
 from slanc_onnx.options import Required
@@ -59,6 +60,7 @@ class Outcome:
         accepted: The names of those that the user left out.
         dry_run: Whether nothing was to be written.
         require: What had to hold.
+        conversion: How floats became ones of 16 bits; None where that was not asked for.
     """
 
     source: Path
@@ -81,6 +83,7 @@ class Outcome:
     accepted: Set[str] = frozenset()
     dry_run: bool = False
     require: Collection[Required] = ()
+    conversion: Conversion | None = None
 
     @property
     def passed(self) -> bool:

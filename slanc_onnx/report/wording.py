@@ -11,6 +11,7 @@ from slanc_onnx.reasons import (
     Fact,
     Failure,
     Fault,
+    InFp32,
     Keeping,
     Kind,
     Next,
@@ -235,6 +236,12 @@ _KEEPING: dict[Kind, str] = {
     Keeping.UNNAMEABLE: "the format {1} cannot hold the node name {0!r}: take --fp32-nodes-format "
     "ort",
 }
+_IN_FP32: dict[Kind, str] = {
+    InFp32.SCHEMA: "the schema of {0} takes nothing narrower",
+    InFp32.WHOLE_NUMBERS: "computes indices or lengths, from integers to integers",
+    InFp32.ACCUMULATOR: "an integer accumulator, until it is multiplied by its scales",
+    InFp32.INSIDE: "lies between nodes that stay in FP32",
+}
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.WEIGHT_LOSS_UNUSED: "--weight-loss has no effect without --apply fold",
@@ -277,6 +284,7 @@ TEXTS: Mapping[Kind, str] = {
     **_FAILURES,
     **_NEXT,
     **_KEEPING,
+    **_IN_FP32,
     **_NOTES,
 }
 STEPS: Mapping[Step, str] = {

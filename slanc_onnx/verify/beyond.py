@@ -71,7 +71,7 @@ def as_infinite(
         return None
     names, value = tuple(found), next(iter(found.values()))
     try:
-        infinite = Everything(beyond="infinite", watch=True)
+        infinite = Everything(beyond="infinite", watch=True, kept=read.kept)
         rounded = emulate(model, norms, device, loops=False, everything=infinite)
         session = session_of(rounded.model, read.folder)
         given = plain.outputs[0]

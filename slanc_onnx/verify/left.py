@@ -84,7 +84,7 @@ def each_left(
     """
     device = options.accelerator
     model, norms = read_in_float32(read, device)
-    shown = emulate(model, norms, device, False, Everything(True, kept))
+    shown = emulate(model, norms, device, False, Everything(True, kept | read.kept))
     session = session_of(shown.model, read.folder)
     for feed in feeds:
         values, found = session.run(feed), list[Left]()

@@ -31,6 +31,7 @@ from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.perplexity import negative_log_likelihood
 
 # Outputs of so many runs are kept for comparison, or of the first alone where they are larger.
+ORIGINAL_REWRITTEN = ("original", "rewritten")
 COMPARED_RUNS, MOST_KEPT = 4, 1 << 30
 FEW_RUNS = 4  # that take less time than to pack the weights for them
 
@@ -77,15 +78,16 @@ def run_four(
         CannotRun: ONNX Runtime cannot run the original on these inputs.
     """
     device = options.accelerator
-    everything = Everything() if options.everything else None
     models, norms = zip(*(read_in_float32(read, device) for read in (before, after)), strict=True)
     folders = before.folder, after.folder
     loops = _shows_loops(models[0], norms[0], feeds[0], folders[0])
     versions: list[tuple[str, onnx.ModelProto, _Taps]] = []
-    for model, found, which in zip(models, norms, ("original", "rewritten"), strict=True):
+    for model, found, which in zip(models, norms, ORIGINAL_REWRITTEN, strict=True):
         shown = instrument(model, found, loops=loops)
         versions.append((f"FP32, {which}", shown.model, _Taps(shown.sums)))
-    for model, found, which in zip(models, norms, ("original", "rewritten"), strict=True):
+    kept = before.kept, after.kept
+    for model, found, full, which in zip(models, norms, kept, ORIGINAL_REWRITTEN, strict=True):
+        everything = Everything(kept=full) if options.everything else None
         rounded = emulate(model, found, device, loops, everything)
         taps = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
         versions.append((f"{device.format} norms, {which}", rounded.model, taps))

@@ -186,6 +186,8 @@ def validate_pair(
     protected = compare(plain, runs.protected, unstable, floats_only=True)
     inexact = rounded_epsilons(before, after, options.accelerator) if exact else 0
     allowed = fp32_tolerance(0.0 if exact else options.weight_loss, len(before.norms))
+    if options.to is not None:  # all weights are rounded
+        allowed = rounding_tolerance(options.accelerator, len(before.norms))
     observed = observe(before.norms, after.norms, runs, options.accelerator)
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)

@@ -9,14 +9,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from slanc_onnx.apply.fold.weights import divided
-from slanc_onnx.graph import Array, NewData, Tensor, graph_at, read_tensor
+from slanc_onnx.graph import Array, NewData, Pending, Tensor, graph_at, read_tensor
 
 
 def divide_weights(
     model: onnx.ModelProto,
     exponents: Mapping[Tensor, int],
     folder: Path | None,
-    data: NewData | None = None,
+    data: NewData | Pending | None = None,
 ) -> None:
     """Divide weights by powers of two, one at a time.
 
@@ -58,7 +58,9 @@ def _value(node: onnx.NodeProto) -> TensorProto:
     return value
 
 
-def _divide(tensor: TensorProto, exponent: int, folder: Path | None, data: NewData | None) -> None:
+def _divide(
+    tensor: TensorProto, exponent: int, folder: Path | None, data: NewData | Pending | None
+) -> None:
     before = TensorProto()
     before.CopyFrom(tensor)
 

@@ -26,7 +26,7 @@ from slanc_onnx.apply.fold.groups import partition
 from slanc_onnx.apply.fold.weights import Loss, Weights
 from slanc_onnx.apply.fold.words import FoldedGroup, folded_groups
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import Draft, Edits, Flow, NewData, Tensor, apply_edits, read_flow
+from slanc_onnx.graph import Draft, Edits, Flow, NewData, Pending, Tensor, apply_edits, read_flow
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
@@ -114,7 +114,7 @@ def fold(
 
 
 def apply_fold(
-    model: onnx.ModelProto, folded: Fold, folder: Path | None, data: NewData | None = None
+    model: onnx.ModelProto, folded: Fold, folder: Path | None, data: NewData | Pending | None = None
 ) -> None:
     """Carry out a fold that was decided for this model.
 

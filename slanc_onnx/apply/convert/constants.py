@@ -1,0 +1,116 @@
+"""Constants in 16 bits: rounded to nearest, with masks clamped and epsilons kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from slanc_onnx.accelerator import Format
+from slanc_onnx.graph import Array
+
+_CHUNK = 1 << 20  # elements that are looked at together
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What becomes of numbers that a format does not hold.
+
+    Attributes:
+        format: The format.
+        beyond: The size of what is finite and too large for it.
+        least: The size of what would become zero; 0 where it may.
+    """
+
+    format: Format
+    beyond: float
+    least: float = 0.0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the elements of a constant.
+
+    Attributes:
+        elements: How many are not zero.
+        clipped: How many were too large.
+        raised: How many were too small and were kept from becoming zero.
+        subnormal: How many are subnormal numbers now, or zero.
+        zero: How many became zero.
+        largest: The largest of those that were clipped; 0 for none.
+        smallest: The smallest of those that were raised; 0 for none.
+    """
+
+    elements: int = 0
+    clipped: int = 0
+    raised: int = 0
+    subnormal: int = 0
+    zero: int = 0
+    largest: float = 0.0
+    smallest: float = 0.0
+
+    def __add__(self, other: Counts) -> Counts:
+        smallest = [c.smallest for c in (self, other) if c.smallest]
+        return Counts(
+            self.elements + other.elements,
+            self.clipped + other.clipped,
+            self.raised + other.raised,
+            self.subnormal + other.subnormal,
+            self.zero + other.zero,
+            max(self.largest, other.largest),
+            min(smallest, default=0.0),
+        )
+
+
+def narrowed(values: Array, limits: Limits) -> tuple[Array, Counts]:
+    """FP32 values in a format, with what became of them.
+
+    Args:
+        values: FP32, any shape.
+        limits: The format, and what becomes of what it does not hold.
+
+    Returns:
+        The same shape in the format; infinity and nan stay.
+    """
+    dtype = np.dtype(getattr(ml_dtypes, limits.format.name, limits.format.name))
+    result = np.empty(values.shape, dtype)
+    flat, out, counts = values.reshape(-1), result.reshape(-1), Counts()
+    for start in range(0, flat.size, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        counts += _narrow(flat[part], out[part], limits)
+    return result, counts
+
+
+def _narrow(x: Array, out: Array, limits: Limits) -> Counts:
+    """Round a part of a constant into `out`."""
+    form = limits.format
+    size = np.abs(x)
+    finite, nonzero = np.isfinite(x), int(np.count_nonzero(x))
+    # What would be rounded to infinity is from half a step above the largest number on.
+    over = finite & (size > form.largest)
+    clipped, largest = int(np.count_nonzero(over)), 0.0
+    if clipped:
+        largest = float(size[over].max())
+        x = np.where(over, np.copysign(np.float32(limits.beyond), x), x)
+    small = (size < form.smallest_subnormal) & (size > 0) if limits.least else None
+    raised, smallest = 0 if small is None else int(np.count_nonzero(small)), 0.0
+    if small is not None and raised:
+        smallest = float(size[small].min())
+        x = np.where(small, np.copysign(np.float32(limits.least), x), x)
+    with np.errstate(all="ignore"):
+        out[:] = x.astype(out.dtype)
+    subnormal = int(np.count_nonzero(size < form.smallest_normal)) - (x.size - nonzero)
+    zero = x.size - int(np.count_nonzero(out)) - (x.size - nonzero)
+    return Counts(nonzero, clipped, raised, subnormal, zero, largest, smallest)
+
+
+def least_kept(form: Format, flushes: bool) -> float:
+    """The least number above zero that a device keeps."""
+    return form.smallest_normal if flushes else form.smallest_subnormal
+
+
+def half_of_largest(form: Format) -> float:
+    """What two masks may be without their sum leaving the format."""
+    return math.floor(form.largest) / 2

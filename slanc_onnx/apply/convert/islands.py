@@ -1,0 +1,238 @@
+"""Islands: the nodes that stay in FP32, each with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx import NodeProto, TensorProto
+
+from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
+from slanc_onnx.ops import BETWEEN, LIKE_INPUT, TYPE_ATTRIBUTES
+from slanc_onnx.reasons import InFp32, Reason
+
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+_AS_IS = {"Cast", "Shape", "Size"}  # read whatever type there is
+_INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
+
+
+class Islands:
+    """Which tensors are FP32 where they are made, and where they are read.
+
+    Args:
+        wiring: The tensors of the model.
+        narrow: The element type that the others get.
+        keep_io_types: Whether inputs and outputs of the model stay FP32.
+        kept: Nodes of the main graph that stay in FP32 whatever their schema allows, by name.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        narrow: int,
+        keep_io_types: bool,
+        kept: Mapping[str, Reason],
+    ) -> None:
+        self._wiring, self._narrow, self._keep_io = wiring, narrow, keep_io_types
+        self.nodes: dict[At, Reason] = {}
+        for index, node in enumerate(wiring.bodies[0].proto.node):
+            if node.name in kept:
+                self.nodes[At(0, index)] = kept[node.name]
+        self._whole_numbers()
+        self._accumulators()
+        self._inside()
+
+    def in_fp32(self, source: Source) -> bool:
+        """Whether a tensor that is no constant is FP32 where it is made."""
+        wiring, made = self._wiring, self._wiring.maker(source)
+        if made is None:
+            return source.body == 0 and (self._keep_io or self._is_sparse(source))
+        at, position = made
+        if at in self.nodes or self._fixed_output(at, position):
+            return True
+        if _chooses(wiring.node(at), self._reads_float(at)):
+            return any(self._asks(place) for place in wiring.reads[source])
+        return False
+
+    def _asks(self, place: Place) -> bool:
+        """Whether a read is of FP32, whatever its tensor is where it is made."""
+        return not self._takes_any(place) and self.needs_fp32(place)
+
+    def _takes_any(self, place: Place) -> bool:
+        """Whether a read is of whatever type there is."""
+        if place.node == OUTPUT or place.at in self.nodes:
+            return False
+        return self._wiring.node(place.at).op_type in _AS_IS
+
+    def needs_fp32(self, place: Place) -> bool:
+        """Whether a read has to be of FP32."""
+        if place.node == OUTPUT:
+            return place.body == 0 and self._keep_io
+        if place.at in self.nodes:
+            return True
+        if self._takes_any(place):
+            source = self._wiring.read_at[place]
+            return self._wiring.constant(source) is None and self.in_fp32(source)
+        return self._fixed_input(place)
+
+    def listed(self) -> dict[At, Reason]:
+        """All nodes that compute in FP32."""
+        found = dict(self.nodes)
+        for i, body in enumerate(self._wiring.bodies):
+            for index, node in enumerate(body.proto.node):
+                at = At(i, index)
+                if at not in found and self._fixed(at):
+                    found[at] = Reason(InFp32.SCHEMA, (node.op_type,))
+        return found
+
+    def _fixed(self, at: At) -> bool:
+        """Whether the schema of a node's op keeps its result, or all that it reads, in FP32."""
+        wiring, node = self._wiring, self._wiring.node(at)
+        if node.output and self._fixed_output(at, 0):
+            return True
+        read = [p for p in range(len(node.input)) if Place(*at, p) in wiring.read_at]
+        return bool(read) and all(self._fixed_input(Place(*at, p)) for p in read)
+
+    def _fixed_output(self, at: At, position: int) -> bool:
+        node = self._wiring.node(at)
+        source = Source(at.body, node.output[position])
+        if source not in self._wiring.reads or self._wiring.has_bodies(at):
+            return False
+        known = self._wiring.signature(at)
+        formal = None if known is None else known.output(position)
+        return formal is not None and not formal.takes(self._narrow)
+
+    def _fixed_input(self, place: Place) -> bool:
+        if self._wiring.has_bodies(place.at):
+            return False
+        known = self._wiring.signature(place.at)
+        formal = None if known is None else known.input(place.position)
+        return formal is not None and not formal.takes(self._narrow)
+
+    def _is_sparse(self, source: Source) -> bool:
+        body = self._wiring.bodies[source.body]
+        return any(s.values.name == source.name for s in getattr(body.proto, "sparse_initializer", ()))
+
+    def _reads_float(self, at: At) -> bool:
+        return bool(self._wiring.floats_read(at))
+
+    def _whole_numbers(self) -> None:
+        """Keep what is computed from integers and becomes integers again: lengths and indices.
+
+        FP16 holds whole numbers up to 2048 alone.
+        """
+        whole = self._from_integers()
+        back: dict[Source, bool] = {}
+        for source in reversed(list(whole)):
+            back[source] = self._becomes_integers(source, back)
+        for source in (s for s, found in back.items() if found):
+            made = self._wiring.maker(source)
+            if made is not None:
+                self.nodes.setdefault(made[0], Reason(InFp32.WHOLE_NUMBERS))
+            for place in self._wiring.reads[source]:
+                self.nodes.setdefault(place.at, Reason(InFp32.WHOLE_NUMBERS))
+
+    def _from_integers(self) -> dict[Source, None]:
+        """The tensors that are computed from integers alone, in the order of the file."""
+        wiring, found = self._wiring, dict[Source, None]()
+        for i, body in enumerate(wiring.bodies):
+            for index, node in enumerate(body.proto.node):
+                at = At(i, index)
+                if wiring.has_bodies(at):
+                    continue
+                read = [s for s in wiring.floats_read(at) if wiring.constant(s) is None]
+                if self._begins(at, node) or (read and all(s in found for s in read)):
+                    found.update(dict.fromkeys(wiring.floats_made(at)))
+        return found
+
+    def _begins(self, at: At, node: NodeProto) -> bool:
+        """Whether a node makes FP32 of integers."""
+        if node.op_type == "Range":
+            return True
+        if node.op_type != "Cast" or self._reads_float(at):
+            return False
+        element = self._wiring.bodies[at.body].kind(node.input[0]).element
+        return element not in (*_FLOATS, TensorProto.BOOL, TensorProto.UNDEFINED)
+
+    def _becomes_integers(self, source: Source, back: Mapping[Source, bool]) -> bool:
+        wiring = self._wiring
+        places = wiring.reads[source]
+        if not places or any(p.node == OUTPUT or p.body != source.body for p in places):
+            return False
+        for place in places:
+            made = wiring.floats_made(place.at)
+            if wiring.has_bodies(place.at) or not all(back.get(s, False) for s in made):
+                return False
+            if not made and self._makes_floats(place.at):
+                return False
+        return True
+
+    def _makes_floats(self, at: At) -> bool:
+        """Whether a node makes floats of another type than FP32."""
+        body = self._wiring.bodies[at.body]
+        return any(body.kind(n).element in _FLOATS for n in self._wiring.node(at).output if n)
+
+    def _accumulators(self) -> None:
+        """Keep integer accumulators until they are multiplied by the scales of their operands."""
+        wiring = self._wiring
+        for i, body in enumerate(wiring.bodies):
+            for index, node in enumerate(body.proto.node):
+                if node.op_type == "Cast" and self._is_accumulator(body.makers, body.proto, node):
+                    self._until_scaled(At(i, index))
+
+    def _is_accumulator(self, makers: Mapping[str, tuple[int, int]], proto: object, node: NodeProto) -> bool:
+        name = node.input[0]
+        while name in makers:
+            maker = proto.node[makers[name][0]]  # type: ignore[attr-defined]
+            if maker.op_type in _INTEGER_PRODUCTS:
+                return True
+            if maker.op_type not in BETWEEN or not BETWEEN[maker.op_type].exact:
+                return False
+            name = maker.input[0]
+        return False
+
+    def _until_scaled(self, at: At) -> None:
+        waiting = [at]
+        while waiting:
+            here = waiting.pop()
+            self.nodes.setdefault(here, Reason(InFp32.ACCUMULATOR))
+            for source in self._wiring.floats_made(here):
+                for place in self._wiring.reads[source]:
+                    op = self._wiring.node(place.at).op_type if place.node != OUTPUT else ""
+                    if op in ("Mul", "Div"):
+                        self.nodes.setdefault(place.at, Reason(InFp32.ACCUMULATOR))
+                    elif op in BETWEEN and BETWEEN[op].exact and place.at not in self.nodes:
+                        waiting.append(place.at)
+
+    def _inside(self) -> None:
+        """Keep nodes between those that stay: no FP32 value passes through fewer bits there."""
+        wiring = self._wiring
+        going = True
+        while going:
+            going = False
+            for i, body in enumerate(wiring.bodies):
+                for index in range(len(body.proto.node)):
+                    at = At(i, index)
+                    if at not in self.nodes and self._is_inside(at):
+                        self.nodes[at] = Reason(InFp32.INSIDE)
+                        going = True
+
+    def _is_inside(self, at: At) -> bool:
+        wiring = self._wiring
+        made = wiring.floats_made(at)
+        if not made or wiring.has_bodies(at) or wiring.node(at).op_type == "Constant":
+            return False
+        read = [s for s in wiring.floats_read(at) if wiring.constant(s) is None]
+        inner = [s for s in read if wiring.maker(s) is not None]
+        if not inner or not all(self.in_fp32(s) for s in read):
+            return False
+        places = [place for source in made for place in wiring.reads[source]]
+        return bool(places) and all(p.node != OUTPUT and self.needs_fp32(p) for p in places)
+
+
+def _chooses(node: NodeProto, reads_float: bool) -> bool:
+    """Whether a node may make FP32 or fewer bits, whatever it reads."""
+    if node.op_type == "Cast":
+        return True
+    return node.op_type in TYPE_ATTRIBUTES or node.op_type == "ConstantOfShape" or (
+        node.op_type in LIKE_INPUT and not reads_float
+    )

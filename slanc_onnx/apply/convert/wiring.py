@@ -1,0 +1,121 @@
+"""Wiring: where each tensor of a model is defined, and where it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from onnx import NodeProto, TensorProto
+
+from slanc_onnx.ops import Body, Held, Signature, signature
+
+OUTPUT = -1  # in place of a node: an output of the body
+
+
+class Source(NamedTuple):
+    """A tensor: the number of the body that defines it, and its name."""
+
+    body: int
+    name: str
+
+
+class At(NamedTuple):
+    """A node: the number of its body, and its index there."""
+
+    body: int
+    node: int
+
+
+class Place(NamedTuple):
+    """A read: the number of the body, the index of the node or `OUTPUT`, and the position."""
+
+    body: int
+    node: int
+    position: int
+
+    @property
+    def at(self) -> At:
+        """The node that reads."""
+        return At(self.body, self.node)
+
+
+@dataclass(frozen=True, eq=False)
+class Wiring:
+    """The tensors of a model that hold FP32, with their reads.
+
+    Attributes:
+        bodies: The graphs and functions of the model, the main graph first.
+        reads: Where each of them is read; of a tensor that nothing reads, [].
+        read_at: What is read at a place.
+    """
+
+    bodies: Sequence[Body]
+    reads: dict[Source, list[Place]]
+    read_at: dict[Place, Source]
+
+    def node(self, at: At) -> NodeProto:
+        """A node of the model."""
+        found: NodeProto = self.bodies[at.body].proto.node[at.node]
+        return found
+
+    def signature(self, at: At) -> Signature | None:
+        """The signature of a node's op."""
+        return signature(self.node(at), self.bodies[at.body].opsets)
+
+    def kind(self, source: Source) -> Held:
+        """What a tensor holds."""
+        return self.bodies[source.body].kinds[source.name]
+
+    def maker(self, source: Source) -> tuple[At, int] | None:
+        """The node that makes a tensor and the position of the output; None for any other."""
+        made = self.bodies[source.body].makers.get(source.name)
+        return None if made is None else (At(source.body, made[0]), made[1])
+
+    def constant(self, source: Source) -> TensorProto | None:
+        """The data of an initializer or a Constant node."""
+        return self.bodies[source.body].constants.get(source.name)
+
+    def floats_read(self, at: At) -> list[Source]:
+        """The FP32 tensors that a node reads itself."""
+        count = len(self.node(at).input)
+        read = (self.read_at.get(Place(*at, position)) for position in range(count))
+        return [source for source in read if source is not None]
+
+    def floats_made(self, at: At) -> list[Source]:
+        """The FP32 tensors that a node makes."""
+        made = (Source(at.body, name) for name in self.node(at).output if name)
+        return [source for source in made if source in self.reads]
+
+    def has_bodies(self, at: At) -> bool:
+        """Whether a node holds graphs."""
+        return any(index == at.node for index, _ in self.bodies[at.body].inner)
+
+
+def wire(bodies: Sequence[Body]) -> Wiring:
+    """The wiring of a model."""
+    number = {id(body): i for i, body in enumerate(bodies)}
+    reads: dict[Source, list[Place]] = {
+        Source(i, name): []
+        for i, body in enumerate(bodies)
+        for name, kind in body.kinds.items()
+        if kind.element == TensorProto.FLOAT
+    }
+    read_at: dict[Place, Source] = {}
+
+    def note(i: int, node: int, position: int, name: str) -> None:
+        body = bodies[i].defining(name)
+        source = None if body is None else Source(number[id(body)], name)
+        if source is not None and source in reads:
+            place = Place(i, node, position)
+            reads[source].append(place)
+            read_at[place] = source
+
+    for i, body in enumerate(bodies):
+        for index, node in enumerate(body.proto.node):
+            for position, name in enumerate(node.input):
+                if name:
+                    note(i, index, position, name)
+        for position, name in enumerate(body.outputs):
+            note(i, OUTPUT, position, name)
+    return Wiring(bodies, reads, read_at)

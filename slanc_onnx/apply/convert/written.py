@@ -1,0 +1,63 @@
+"""Write a model whose scales are folded with floats of 16 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from slanc_onnx.apply.convert.convert import Converted, convert
+from slanc_onnx.apply.fold import Fold, apply_fold
+from slanc_onnx.graph import Draft, Pending
+from slanc_onnx.options import Options
+from slanc_onnx.progress import Progress, no_progress
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a file of 16 bits was made.
+
+    Attributes:
+        converted: What became of nodes and constants.
+    """
+
+    converted: Converted
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """The names of the nodes that compute in FP32."""
+        return frozenset(node.name for node in self.converted.nodes)
+
+
+def write_converted(
+    model: onnx.ModelProto,
+    folded: Fold,
+    draft: Draft,
+    options: Options,
+    progress: Progress = no_progress,
+) -> Conversion:
+    """Fold, convert and write; no more than one weight is in memory at a time.
+
+    Args:
+        model: The model as it was read; it is changed in place.
+        folded: The fold that was decided for it.
+        draft: The output that it becomes.
+        options: The accelerator, and what of the file stays as it is.
+        progress: Called with the share of the data that is copied.
+
+    Raises:
+        SlancError: as for `Draft.write` and `convert`.
+    """
+    folder, pending = draft.source.parent, Pending()
+    with draft.written():
+        apply_fold(model, folded, folder, pending)
+        converted = convert(
+            model,
+            folder,
+            options.accelerator,
+            data=draft.new_data(),
+            pending=pending,
+            keep_io_types=options.keep_io_types,
+        )
+    draft.write(model, progress)
+    return Conversion(converted)

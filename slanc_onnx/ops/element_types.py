@@ -1,0 +1,277 @@
+"""Element types: what each tensor holds, in every graph and function of a model.
+
+Types follow from what the file tells, and otherwise from the schemas of the ops, so that no shape
+has to be known for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import onnx
+from onnx import AttributeProto, NodeProto, TensorProto
+
+from slanc_onnx.ops.schemas import Signature, signature
+
+_MOST_PASSES = 50  # over the nodes of a file that does not keep their order
+
+
+class Held(NamedTuple):
+    """What a tensor holds.
+
+    Attributes:
+        element: The element type.
+        contained: Whether it is a sequence of tensors, or an optional one.
+    """
+
+    element: int
+    contained: bool = False
+
+
+UNKNOWN = Held(TensorProto.UNDEFINED)
+_FLOAT, _INT64, _BOOL = (Held(t) for t in (TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL))
+# Op -> the attribute that says what it makes, and what it makes where it does not say.
+TYPE_ATTRIBUTES: Mapping[str, tuple[str, int]] = {
+    "Cast": ("to", TensorProto.FLOAT),
+    "RandomNormal": ("dtype", TensorProto.FLOAT),
+    "RandomUniform": ("dtype", TensorProto.FLOAT),
+    "SequenceEmpty": ("dtype", TensorProto.FLOAT),
+    "Multinomial": ("dtype", TensorProto.INT32),
+    "HannWindow": ("output_datatype", TensorProto.FLOAT),
+    "HammingWindow": ("output_datatype", TensorProto.FLOAT),
+    "BlackmanWindow": ("output_datatype", TensorProto.FLOAT),
+    "MelWeightMatrix": ("output_datatype", TensorProto.FLOAT),
+}
+# The same for ops that take the type of their first input where they do not say.
+LIKE_INPUT = {op: "dtype" for op in ("EyeLike", "RandomNormalLike", "RandomUniformLike")} | {
+    "Bernoulli": "dtype"
+}
+
+
+@dataclass(eq=False)
+class Body:
+    """A graph or a function.
+
+    Attributes:
+        proto: It, in the model.
+        outer: The body whose node holds it; None for the main graph and functions.
+        opsets: The versions of the domains.
+        kinds: What each tensor holds that it defines.
+        inner: The bodies in its nodes, by the index of the node and the name of the attribute.
+        constants: The tensors behind initializers and Constant nodes.
+        makers: The node that makes a tensor, and the position of the output.
+    """
+
+    proto: onnx.GraphProto | onnx.FunctionProto
+    outer: Body | None
+    opsets: Mapping[str, int]
+    kinds: dict[str, Held] = field(default_factory=dict)
+    inner: dict[tuple[int, str], Body] = field(default_factory=dict)
+    constants: dict[str, TensorProto] = field(default_factory=dict)
+    makers: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of its inputs."""
+        return [x if isinstance(x, str) else x.name for x in self.proto.input]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of its outputs."""
+        return [x if isinstance(x, str) else x.name for x in self.proto.output]
+
+    def defining(self, name: str) -> Body | None:
+        """The body that defines a tensor which is read here: this one, or one around it."""
+        body: Body | None = self
+        while body is not None and name not in body.kinds:
+            body = body.outer
+        return body
+
+    def kind(self, name: str) -> Held:
+        """What a tensor holds that is read here."""
+        body = self.defining(name)
+        return UNKNOWN if body is None else body.kinds[name]
+
+
+def read_bodies(model: onnx.ModelProto) -> list[Body]:
+    """The bodies of a model, the main graph first, and each before those in it."""
+    opsets = _opsets(model.opset_import)
+    functions = {
+        (f.domain, f.name): _tree(f, None, _opsets(f.opset_import) or opsets)
+        for f in model.functions
+    }
+    main = _tree(model.graph, None, opsets)
+    _Types(functions).body(main)
+    return [b for root in (main, *functions.values()) for b in _walk(root)]
+
+
+def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
+
+
+def _walk(body: Body) -> Iterator[Body]:
+    yield body
+    for inner in body.inner.values():
+        yield from _walk(inner)
+
+
+def _tree(
+    proto: onnx.GraphProto | onnx.FunctionProto, outer: Body | None, opsets: Mapping[str, int]
+) -> Body:
+    body = Body(proto, outer, opsets)
+    if isinstance(proto, onnx.GraphProto):
+        body.constants.update((tensor.name, tensor) for tensor in proto.initializer)
+        body.kinds.update((t.name, Held(t.data_type)) for t in proto.initializer)
+        body.kinds.update((s.values.name, Held(s.values.data_type)) for s in proto.sparse_initializer)
+        for info in proto.input:
+            body.kinds.setdefault(info.name, kind_of(info.type))
+    else:
+        body.kinds.update(dict.fromkeys(proto.input, UNKNOWN))
+    for index, node in enumerate(proto.node):
+        for position, name in enumerate(node.output):
+            if name:
+                body.makers[name] = index, position
+                body.kinds[name] = UNKNOWN
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            body.constants[node.output[0]] = node.attribute[0].t
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                body.inner[index, attribute.name] = _tree(attribute.g, body, opsets)
+    return body
+
+
+def kind_of(told: onnx.TypeProto) -> Held:
+    """What a tensor of a type holds."""
+    contained = False
+    while not told.HasField("tensor_type"):
+        if told.HasField("sequence_type"):
+            told, contained = told.sequence_type.elem_type, True
+        elif told.HasField("optional_type"):
+            told, contained = told.optional_type.elem_type, True
+        else:
+            return UNKNOWN
+    return Held(told.tensor_type.elem_type, contained)
+
+
+class _Types:
+    """Goes through the nodes until no more types follow."""
+
+    def __init__(self, functions: Mapping[tuple[str, str], Body]) -> None:
+        self._functions = functions
+
+    def body(self, body: Body) -> None:
+        for _ in range(_MOST_PASSES):
+            unknown = [n for n, kind in body.kinds.items() if kind == UNKNOWN]
+            if not unknown:
+                break
+            for index, node in enumerate(body.proto.node):
+                if any(body.kinds.get(name) == UNKNOWN for name in node.output if name):
+                    self._node(body, index, node)
+            if unknown == [n for n, kind in body.kinds.items() if kind == UNKNOWN]:
+                break
+        if isinstance(body.proto, onnx.GraphProto):
+            for info in (*body.proto.value_info, *body.proto.output):
+                if body.kinds.get(info.name) == UNKNOWN:
+                    body.kinds[info.name] = kind_of(info.type)
+
+    def _node(self, body: Body, index: int, node: NodeProto) -> None:
+        read = [body.kind(name) if name else UNKNOWN for name in node.input]
+        for kind, name in zip(self._made(body, index, node, read), node.output, strict=False):
+            if name and kind != UNKNOWN:
+                body.kinds[name] = kind
+
+    def _made(self, body: Body, index: int, node: NodeProto, read: list[Held]) -> list[Held]:
+        inner = {name: b for (at, name), b in body.inner.items() if at == index}
+        if inner:
+            return self._of_inner(node, inner, read)
+        function = self._functions.get((node.domain, node.op_type))
+        if function is not None:
+            return self._of_inner(node, {"": function}, read)
+        if node.op_type == "Constant":
+            return [_of_constant(node)]
+        return made_kinds(node, read, signature(node, body.opsets))
+
+    def _of_inner(
+        self, node: NodeProto, inner: Mapping[str, Body], read: Sequence[Held]
+    ) -> list[Held]:
+        given = {"Loop": [_INT64, _BOOL, *read[2:]], "If": []}.get(node.op_type, read)
+        made: list[Held] = []
+        for body in inner.values():
+            for name, kind in zip(body.inputs, given, strict=False):
+                if body.kinds.get(name, UNKNOWN) == UNKNOWN:
+                    body.kinds[name] = kind
+            self.body(body)
+            out = [body.kind(name) for name in body.outputs]
+            out = out[1:] if node.op_type == "Loop" else out
+            made = [a if a != UNKNOWN else b for a, b in zip(made, out, strict=False)] or out
+        return made
+
+
+def _of_constant(node: NodeProto) -> Held:
+    attribute = node.attribute[0] if node.attribute else AttributeProto()
+    if attribute.name.startswith("value_float"):
+        return _FLOAT
+    if attribute.name.startswith("value_int"):
+        return _INT64
+    if attribute.name == "sparse_value":
+        return Held(attribute.sparse_tensor.values.data_type)
+    return Held(attribute.t.data_type if attribute.name == "value" else TensorProto.STRING)
+
+
+def made_kinds(node: NodeProto, read: Sequence[Held], known: Signature | None) -> list[Held]:
+    """What the outputs of a node without bodies hold.
+
+    Args:
+        node: The node.
+        read: What its inputs hold.
+        known: The signature of its op; None for one that nobody knows.
+    """
+    told = {a.name: a for a in node.attribute}
+    if node.op_type == "ConstantOfShape":
+        return [Held(told["value"].t.data_type) if "value" in told else _FLOAT]
+    if node.op_type in TYPE_ATTRIBUTES:
+        name, default = TYPE_ATTRIBUTES[node.op_type]
+        made = Held(told[name].i if name in told else default, node.op_type == "SequenceEmpty")
+        return [made]
+    if node.op_type in LIKE_INPUT and LIKE_INPUT[node.op_type] in told:
+        return [Held(told[LIKE_INPUT[node.op_type]].i)]
+    if known is None:  # as most ops do
+        return [next((k for k in read if k.element == TensorProto.FLOAT), UNKNOWN)] * len(node.output)
+    bound = {}
+    for position, kind in enumerate(read):
+        formal = known.input(position)
+        if formal is not None and formal.alike and kind != UNKNOWN:
+            bound.setdefault(formal.variable, kind)
+    return [_of_output(known, position, bound, read) for position in range(len(node.output))]
+
+
+def _of_output(
+    known: Signature, position: int, bound: Mapping[str, Held], read: Sequence[Held]
+) -> Held:
+    formal = known.output(position)
+    if formal is None:
+        return UNKNOWN
+    if formal.variable in bound and formal.alike:
+        return bound[formal.variable]
+    if len(formal.types) == 1:
+        return _written(next(iter(formal.types)))
+    contained = all("tensor(" in t and not t.startswith("tensor(") for t in formal.types)
+    first = next((k for k in read if k != UNKNOWN), UNKNOWN)
+    if contained or first.contained:  # a sequence of what it reads, or an element of one
+        return first._replace(contained=contained)
+    floats = [k for k in read if k.element == TensorProto.FLOAT]
+    if floats and formal.takes(TensorProto.FLOAT):
+        return floats[0]
+    return UNKNOWN
+
+
+def _written(text: str) -> Held:
+    """What a type that a schema writes holds."""
+    name = text.rpartition("tensor(")[2].rstrip(")")
+    known: Callable[[str], int] = TensorProto.DataType.Value
+    try:
+        return Held(known(name.upper()), not text.startswith("tensor("))
+    except ValueError:
+        return UNKNOWN

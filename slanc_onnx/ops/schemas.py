@@ -1,0 +1,120 @@
+"""Schemas: which element types an op takes and gives, asked of ONNX and of ONNX Runtime.
+
+ONNX knows its own ops, ONNX Runtime those of com.microsoft besides.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+from onnx import NodeProto, TensorProto
+from onnxruntime.capi import _pybind_state as runtime
+
+# How schemas write an element type.
+_WRITTEN = {
+    TensorProto.FLOAT: "float",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+}
+_NEWEST = 10**6  # a version of a domain that a file does not tell
+
+
+@dataclass(frozen=True)
+class Formal:
+    """One input or output of an op.
+
+    Attributes:
+        variable: The name of its type, which others of the op may share; the type itself where
+            there is no choice.
+        types: What it may be, as schemas write it: "tensor(float)".
+        many: Whether it stands for all that follow, which may be of different types each.
+        alike: Whether those are all of one type.
+    """
+
+    variable: str
+    types: frozenset[str]
+    many: bool = False
+    alike: bool = True
+
+    def takes(self, element_type: int) -> bool:
+        """Whether it may be a tensor, or a sequence of tensors, of these elements."""
+        name = _WRITTEN[element_type]
+        return any(f"tensor({name})" in text for text in self.types)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs of an op."""
+
+    inputs: tuple[Formal, ...]
+    outputs: tuple[Formal, ...]
+
+    def input(self, position: int) -> Formal | None:
+        """The formal input that a node's input at a position is."""
+        return _at(self.inputs, position)
+
+    def output(self, position: int) -> Formal | None:
+        """The formal output that a node's output at a position is."""
+        return _at(self.outputs, position)
+
+
+def _at(formals: tuple[Formal, ...], position: int) -> Formal | None:
+    if position < len(formals):
+        return formals[position]
+    return formals[-1] if formals and formals[-1].many else None
+
+
+def signature(node: NodeProto, opsets: Mapping[str, int]) -> Signature | None:
+    """The signature of a node's op; None for one that nobody knows.
+
+    Args:
+        node: The node.
+        opsets: The version of each domain, by its name; "" for ONNX's own.
+    """
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return _signature(domain, node.op_type, opsets.get(domain, _NEWEST))
+
+
+@functools.cache
+def _signature(domain: str, op: str, version: int) -> Signature | None:
+    try:
+        schema = onnx.defs.get_schema(op, version, domain)
+    except onnx.defs.SchemaError:
+        known = _of_runtime().get((domain, op), [])
+        fitting = [s for s in known if s.since_version <= version]
+        if not fitting:
+            return None
+        newest = max(fitting, key=lambda s: s.since_version)
+        return _read(newest, "typeStr")
+    return _read(schema, "type_str")
+
+
+@functools.cache
+def _of_runtime() -> dict[tuple[str, str], list[object]]:
+    """ONNX Runtime's schemas, by domain and op."""
+    found: dict[tuple[str, str], list[object]] = {}
+    for schema in runtime.get_all_operator_schema():
+        found.setdefault((schema.domain, schema.name), []).append(schema)
+    return found
+
+
+def _read(schema: object, spelled: str) -> Signature:
+    """A schema of either library; they spell the type of a formal in two ways."""
+    choices = {
+        t.type_param_str: frozenset(t.allowed_type_strs)
+        for t in schema.type_constraints  # type: ignore[attr-defined]
+    }
+
+    def formal(told: object) -> Formal:
+        variable = str(getattr(told, spelled))
+        many = "Variadic" in str(told.option)  # type: ignore[attr-defined]
+        alike = bool(getattr(told, "is_homogeneous", getattr(told, "isHomogeneous", True)))
+        return Formal(variable, choices.get(variable, frozenset({variable})), many, alike)
+
+    return Signature(
+        tuple(formal(told) for told in schema.inputs),  # type: ignore[attr-defined]
+        tuple(formal(told) for told in schema.outputs),  # type: ignore[attr-defined]
+    )
