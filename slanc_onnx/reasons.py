@@ -210,6 +210,7 @@ class Failure(_Named):
     OBSERVED_BELOW = auto()  # rows, norms, name of the first
     CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
     NOT_RUN = auto()  # what ONNX Runtime said
+    NOT_RUN_AS_WRITTEN = auto()  # what ONNX Runtime said
     NO_MEMORY = auto()
     TOKENS_NOT_RUN = auto()  # what ONNX Runtime said
     NOT_AS_REQUIRED = auto()  # what was required, number of norms, of how many, name of the first
@@ -278,6 +279,7 @@ Kind = (
     | Undivided
     | Failure
     | Next
+    | InFp32
     | Keeping
     | Note
 )

@@ -16,8 +16,9 @@ from slanc_onnx.tokens import Tokens
 
 def read_accelerator(args: argparse.Namespace) -> Accelerator:
     """The target that was asked for, with the fields that were given apart from it."""
+    default = args.to if args.to == "bf16" else targets.DEFAULT
     profile = (
-        targets.target(args.target or targets.DEFAULT)
+        targets.target(args.target or default)
         if args.target_file is None
         else targets.read_target(Path(args.target_file))
     )

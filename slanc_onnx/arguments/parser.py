@@ -350,14 +350,7 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         for name in ("sequence_length", "max_sequences", "bos"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')}: only goes with --tokens or --observe")
-    if args.to is not None and args.apply == "div":
-        parser.error(f"--to {args.to}: folds, which --apply div does not")
-    if args.to is not None and args.scale == "paper":
-        parser.error(f"--to {args.to}: needs powers of two, which --scale paper does not give")
-    if args.positions is not None and (args.to is None or args.positions < 1):
-        parser.error("--positions: a number of at least 1, with --to")
-    if args.to is not None:
-        args.apply = "fold"
+    _check_to(parser, args)
     if args.apply == "fold" and args.scale == "paper":
         parser.error("--apply fold: needs powers of two, which --scale paper does not give")
     if args.explain_groups and args.apply != "fold":
@@ -379,6 +372,19 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')}: must be at least 1")
+
+
+def _check_to(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Take what --to implies."""
+    if args.positions is not None and (args.to is None or args.positions < 1):
+        parser.error("--positions: a number of at least 1, with --to")
+    if args.to is None:
+        return
+    if args.apply == "div":
+        parser.error(f"--to {args.to}: folds, which --apply div does not")
+    if args.scale == "paper":
+        parser.error(f"--to {args.to}: needs powers of two, which --scale paper does not give")
+    args.apply = "fold"
 
 
 def _check_fp32_nodes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -124,7 +124,8 @@ def _tree(
     if isinstance(proto, onnx.GraphProto):
         body.constants.update((tensor.name, tensor) for tensor in proto.initializer)
         body.kinds.update((t.name, Held(t.data_type)) for t in proto.initializer)
-        body.kinds.update((s.values.name, Held(s.values.data_type)) for s in proto.sparse_initializer)
+        for sparse in proto.sparse_initializer:
+            body.kinds[sparse.values.name] = Held(sparse.values.data_type)
         for info in proto.input:
             body.kinds.setdefault(info.name, kind_of(info.type))
     else:
@@ -238,8 +239,9 @@ def made_kinds(node: NodeProto, read: Sequence[Held], known: Signature | None) -
     if node.op_type in LIKE_INPUT and LIKE_INPUT[node.op_type] in told:
         return [Held(told[LIKE_INPUT[node.op_type]].i)]
     if known is None:  # as most ops do
-        return [next((k for k in read if k.element == TensorProto.FLOAT), UNKNOWN)] * len(node.output)
-    bound = {}
+        floats = (k for k in read if k.element == TensorProto.FLOAT)
+        return [next(floats, UNKNOWN)] * len(node.output)
+    bound: dict[str, Held] = {}
     for position, kind in enumerate(read):
         formal = known.input(position)
         if formal is not None and formal.alike and kind != UNKNOWN:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import NodeProto, TensorProto
 from onnxruntime.capi import _pybind_state as runtime
 
 # How schemas write an element type.
-_WRITTEN = {
+_WRITTEN: Mapping[int, str] = {
     TensorProto.FLOAT: "float",
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
@@ -93,28 +94,25 @@ def _signature(domain: str, op: str, version: int) -> Signature | None:
 
 
 @functools.cache
-def _of_runtime() -> dict[tuple[str, str], list[object]]:
+def _of_runtime() -> dict[tuple[str, str], list[Any]]:
     """ONNX Runtime's schemas, by domain and op."""
-    found: dict[tuple[str, str], list[object]] = {}
+    found: dict[tuple[str, str], list[Any]] = {}
     for schema in runtime.get_all_operator_schema():
         found.setdefault((schema.domain, schema.name), []).append(schema)
     return found
 
 
-def _read(schema: object, spelled: str) -> Signature:
+def _read(schema: Any, spelled: str) -> Signature:
     """A schema of either library; they spell the type of a formal in two ways."""
-    choices = {
-        t.type_param_str: frozenset(t.allowed_type_strs)
-        for t in schema.type_constraints  # type: ignore[attr-defined]
-    }
+    choices = {t.type_param_str: frozenset(t.allowed_type_strs) for t in schema.type_constraints}
 
-    def formal(told: object) -> Formal:
+    def formal(told: Any) -> Formal:
         variable = str(getattr(told, spelled))
-        many = "Variadic" in str(told.option)  # type: ignore[attr-defined]
+        many = "Variadic" in str(told.option)
         alike = bool(getattr(told, "is_homogeneous", getattr(told, "isHomogeneous", True)))
         return Formal(variable, choices.get(variable, frozenset({variable})), many, alike)
 
     return Signature(
-        tuple(formal(told) for told in schema.inputs),  # type: ignore[attr-defined]
-        tuple(formal(told) for told in schema.outputs),  # type: ignore[attr-defined]
+        tuple(formal(told) for told in schema.inputs),
+        tuple(formal(told) for told in schema.outputs),
     )

@@ -33,6 +33,7 @@ class Report(TypedDict):
     suspects: list[dict[str, Any]]
     notes: list[str]
     fold: dict[str, Any] | None
+    conversion: dict[str, Any] | None
     audit: list[dict[str, Any]]
     first_rows: dict[str, Any] | None
     advice: dict[str, int]
@@ -105,6 +106,7 @@ def validation_entry(
             "rms_relative_error_after": finite(validation.rounded_rms_error),
             "first_out_of_range": _first_out(validation),
             "constants_beyond": _beyond(validation),
+            **_conversion(validation),
         },
         "tensors": [_tensor(size) for size in validation.tensors],
         "perplexity": None if table is None else {k: finite(v) for k, v in table.items()},
@@ -135,6 +137,17 @@ def _default_level(validation: Validation) -> dict[str, Any] | None:
         "identical": found.identical,
         "max_abs_error": finite(found.absolute),
         "max_relative_error": finite(found.relative),
+    }
+
+
+def _conversion(validation: Validation) -> dict[str, Any]:
+    """Of a file of 16 bits: its least cosine, and how it runs as it is; {} for others."""
+    if validation.cosine is None:
+        return {}
+    ran = validation.as_written
+    return {
+        "least_cosine": finite(validation.cosine),
+        "as_written_max_abs_error": None if ran is None else finite(ran.absolute),
     }
 
 

@@ -18,6 +18,14 @@ def default_level_text(difference: Difference | None) -> str:
     return f"differ by at most {difference.absolute:.3g}, relative {difference.relative:.3g}"
 
 
+def as_written_text(difference: Difference | None) -> str:
+    """How far a file of 16 bits is from the original, run as it is, and what that does not say."""
+    if difference is None:
+        return "runs"
+    hides = "which hides overflow: no evidence"
+    return f"runs, differs by at most {difference.absolute:.3g}, {hides}"
+
+
 def beyond_text(beyond: Beyond, form: str) -> str:
     """What was tried with constants that a format does not hold."""
     first = f"{len(beyond.names)} constants beyond {form}, first {beyond.names[0]!r}"

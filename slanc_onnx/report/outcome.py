@@ -24,6 +24,7 @@ from slanc_onnx.report.as_json import (
     validation_entry,
 )
 from slanc_onnx.report.audit import audit_entries
+from slanc_onnx.report.conversion import conversion_entry
 from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.report.fp32_nodes import fp32_nodes_entry, write_list
 from slanc_onnx.report.proof_lines import EPSILON, advice_text, first_rows_text
@@ -223,6 +224,7 @@ class Outcome:
             suspects=[suspect_entry(s, s.name in self.accepted) for s in self.suspects],
             notes=[reason_text(note) for note in self.notes],
             fold=None if self.fold is None else fold_entry(self.fold),
+            conversion=conversion_entry(self.conversion),
             audit=audit_entries(self.audits),
             first_rows=first_rows_entry(self.first_rows),
             advice={change.value: count for change, count in self.advice.items()},

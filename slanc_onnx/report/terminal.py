@@ -10,7 +10,8 @@ from rich.table import Table
 from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import Note
 from slanc_onnx.report.columns import COLUMNS
-from slanc_onnx.report.compared import beyond_text, default_level_text
+from slanc_onnx.report.compared import as_written_text, beyond_text, default_level_text
+from slanc_onnx.report.conversion import conversion_lines
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.fp32_nodes import fp32_nodes_text
 from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on, needed_by
@@ -84,6 +85,8 @@ def _summary(outcome: Outcome) -> Iterator[str]:
     if outcome.fold is not None:
         yield fold_line(len(norms), outcome.fold)
         yield from (f"note: {reason_text(note)}" for note in outcome.fold.notes)
+    if outcome.conversion is not None:
+        yield from conversion_lines(outcome.conversion)
     yield from (f"note: {reason_text(note)}" for note in outcome.notes)
     yield from (f"note: {line}" for line in suspect_lines(outcome))
     yield (
@@ -209,6 +212,8 @@ def verdict(
         f"{what}: rows overflowed {validation.overflowed_before} -> {validation.overflowed_after}, "
         f"largest relative error {before} -> {after} (tolerance {validation.rounded_tolerance:g})"
     )
+    if validation.cosine is not None:
+        fp16 += f", least cosine {validation.cosine:.7f}"
     passed = "PASSED" if validation.everything else "NORMS PASSED"
     failed = "INCONCLUSIVE" if validation.inconclusive else "FAILED"
     word = passed if validation.passed else failed
@@ -239,4 +244,6 @@ def _fp32(validation: Validation) -> str:
         )
         if validation.rounded_epsilons:
             told += f", {validation.rounded_epsilons} epsilons rounded or raised"
+    if validation.cosine is not None:
+        return f"{told}; as it is on ONNX Runtime: {as_written_text(validation.as_written)}"
     return f"{told}; at the default level: {default_level_text(validation.at_default)}"

@@ -211,6 +211,7 @@ _FAILURES: dict[Kind, str] = {
     Failure.TOKENS_NOT_RUN: "not every token was run: {0}",
     Failure.NOT_AS_REQUIRED: "--require {0}: {1} of {2} norms are not, first {3!r}",
     Failure.NOT_VALIDATED: "--require validated: no validation passed",
+    Failure.NOT_RUN_AS_WRITTEN: "the file that was written does not run as it is: {0}",
     Failure.NO_MEMORY: "not enough memory to run the models",
 }
 _NEXT: dict[Kind, str] = {

@@ -76,8 +76,8 @@ class Session:
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """The tensors among the outputs by name; sequences and maps are left out.
 
-        What a model does not take of `feeds` is not passed on, and FP16 or BF16 values are
-        converted for an input that is FP32.
+        What a model does not take of `feeds` is not passed on, and values are converted for an
+        input that is FP32 or FP16.
 
         Raises:
             CannotRun: ONNX Runtime fails on these inputs, or is not done in time.
@@ -99,7 +99,11 @@ class Session:
 
 def _fitting(value: Array, declared: str) -> Array:
     half = value.dtype.itemsize == 2 and value.dtype.kind in "fV"
-    return value.astype(np.float32) if half and declared == "tensor(float)" else value
+    if half and declared == "tensor(float)":
+        return value.astype(np.float32)
+    if value.dtype == np.float32 and declared == "tensor(float16)":
+        return value.astype(np.float16)
+    return value
 
 
 def _cannot(do: str, error: Exception) -> CannotRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -99,6 +99,33 @@ def compare(
             worst = np.maximum(worst, found)
     absolute, relative, rms = map(float, worst)
     return Difference(identical, absolute, relative, rms, reshaped)
+
+
+def least_cosine(reference: Runs, other: Runs, without: Sequence[str]) -> float:
+    """The least cosine between rows of float outputs, along their last axis, that both gave.
+
+    Rows of zeros, and rows that are not finite in the reference, have none; 1 where no row has one.
+    A row that is not finite in the other has nan.
+    """
+    least = 1.0
+    for expected, actual in zip(reference.outputs, other.outputs, strict=False):
+        for name, a in expected.items():
+            if name in without or not _is_float(a) or not a.ndim or a.shape != actual[name].shape:
+                continue
+            least = min(least, *_cosines(a, actual[name]), key=lambda c: (not math.isnan(c), c))
+    return least
+
+
+def _cosines(a: Array, b: Array) -> Iterator[float]:
+    """The least cosine of some rows at a time."""
+    rows_a, rows_b = (v.reshape(-1, v.shape[-1]) for v in (a, b))
+    step = max(1, (1 << 22) // max(1, a.shape[-1]))
+    for start in range(0, len(rows_a), step):
+        x, y = (v[start : start + step].astype(np.float64) for v in (rows_a, rows_b))
+        size = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+        told = np.isfinite(x).all(axis=1) & (size != 0)
+        if told.any():
+            yield float(((x * y).sum(axis=1)[told] / size[told]).min())
 
 
 def all_zero(found: Runs, without: Sequence[str]) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 
+import onnx
+
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.run import CannotRun, Feeds, Session, as_float32, too_large_at_once
@@ -36,17 +38,50 @@ def at_default_level(
     """
     if too_large_at_once(before.model):
         return None
-    files = (before.loaded, before.folder), (after.loaded, after.folder)
-    found: list[Runs] = []
     try:
-        for model, folder in files:
-            session = Session(as_float32(model, folder), folder, packs=True, optimised=True)
-            found.append(Runs(list(_kept(session, feeds)), {}, []))
-            del session  # it holds the weights
-            gc.collect()
+        found = [_run(as_float32(r.loaded, r.folder), r, feeds) for r in (before, after)]
     except CannotRun:
         return None
     return compare(found[0], found[1], without)
+
+
+def as_written(
+    before: ReadModel, after: ReadModel, feeds: Sequence[Feeds], without: Sequence[str]
+) -> Difference | None:
+    """How far a file of 16 bits, run as it is, is from the original in FP32, at the default level.
+
+    This says that it loads and runs. It says nothing of overflow: ONNX Runtime's CPU provider
+    computes in FP32 between nodes.
+
+    Args:
+        before: The original.
+        after: The file of 16 bits.
+        feeds: Inputs by name, one dict per run.
+        without: Outputs to leave out.
+
+    Returns:
+        The difference; None where the original is not run there.
+
+    Raises:
+        CannotRun: ONNX Runtime does not run the file.
+    """
+    ran = _run(after.loaded, after, feeds)
+    if too_large_at_once(before.model):
+        return None
+    try:
+        plain = _run(as_float32(before.loaded, before.folder), before, feeds)
+    except CannotRun:
+        return None
+    return compare(plain, ran, without, floats_only=True)
+
+
+def _run(model: onnx.ModelProto, read: ReadModel, feeds: Sequence[Feeds]) -> Runs:
+    """The outputs of a model, and nothing else of it."""
+    session = Session(model, read.folder, packs=True, optimised=True)
+    found = Runs(list(_kept(session, feeds)), {}, [])
+    del session  # it holds the weights
+    gc.collect()
+    return found
 
 
 def _kept(session: Session, feeds: Sequence[Feeds]) -> Iterator[dict[str, Array]]:

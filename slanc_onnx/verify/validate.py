@@ -13,7 +13,7 @@ from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run import Fed, Feeds
 from slanc_onnx.verify.beyond import Beyond, as_infinite
-from slanc_onnx.verify.compare import Difference, Reshaped, all_zero, compare
+from slanc_onnx.verify.compare import Difference, Reshaped, all_zero, compare, least_cosine
 from slanc_onnx.verify.epsilons import rounded_epsilons
 from slanc_onnx.verify.left import Left, all_left, first_of, largest_of
 from slanc_onnx.verify.observed import Observed, lost_before, observe
@@ -88,6 +88,10 @@ class Validation:
             off, or something else is wrong.
         at_default: How far the FP32 outputs of both files are apart at ONNX Runtime's default
             optimisation level; None where it was not run there.
+        as_written: How far a file of 16 bits, run as it is at that level, is from the original;
+            None where it is none, or the original was not run there.
+        cosine: The least between rows of the outputs of a file of 16 bits, rounded, and those of
+            the original; None for other files.
         beyond: The constants that the format does not hold, and what comes of them where they
             become infinite; None where there are none, or not everything was rounded.
         left: All of the rewritten model that leaves the format where everything is rounded; None
@@ -117,6 +121,8 @@ class Validation:
     sensitivity: Difference | None = None
     tensors: tuple[TensorSize, ...] = ()
     at_default: Difference | None = None
+    as_written: Difference | None = None
+    cosine: float | None = None
     beyond: Beyond | None = None
     all_zero: bool = False
     left: Sequence[Left] | None = None
@@ -214,6 +220,7 @@ def validate_pair(
         reshaped=protected.reshaped,
         reshaped_before=naive.reshaped,
         all_zero=all_zero(plain, unstable),
+        cosine=least_cosine(plain, runs.protected, unstable) if options.to else None,
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     if result.everything and result.passed:

@@ -6,6 +6,7 @@ has to stay in FP32; each of those is listed with the reason.
 
 from slanc_onnx.apply.convert.constants import Counts
 from slanc_onnx.apply.convert.convert import Converted, InFull, convert
+from slanc_onnx.apply.convert.weights import Weights
 from slanc_onnx.apply.convert.written import Conversion, write_converted
 
-__all__ = ["Conversion", "Converted", "Counts", "InFull", "convert", "write_converted"]
+__all__ = ["Conversion", "Converted", "Counts", "InFull", "Weights", "convert", "write_converted"]

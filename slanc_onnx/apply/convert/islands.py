@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from onnx import NodeProto, TensorProto
 
 from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
-from slanc_onnx.ops import BETWEEN, LIKE_INPUT, TYPE_ATTRIBUTES
+from slanc_onnx.ops import BETWEEN, LIKE_INPUT, TYPE_ATTRIBUTES, Body
 from slanc_onnx.reasons import InFp32, Reason
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -110,7 +110,8 @@ class Islands:
 
     def _is_sparse(self, source: Source) -> bool:
         body = self._wiring.bodies[source.body]
-        return any(s.values.name == source.name for s in getattr(body.proto, "sparse_initializer", ()))
+        sparse = getattr(body.proto, "sparse_initializer", ())
+        return any(s.values.name == source.name for s in sparse)
 
     def _reads_float(self, at: At) -> bool:
         return bool(self._wiring.floats_read(at))
@@ -129,7 +130,8 @@ class Islands:
             if made is not None:
                 self.nodes.setdefault(made[0], Reason(InFp32.WHOLE_NUMBERS))
             for place in self._wiring.reads[source]:
-                self.nodes.setdefault(place.at, Reason(InFp32.WHOLE_NUMBERS))
+                if self._wiring.node(place.at).op_type not in _AS_IS:
+                    self.nodes.setdefault(place.at, Reason(InFp32.WHOLE_NUMBERS))
 
     def _from_integers(self) -> dict[Source, None]:
         """The tensors that are computed from integers alone, in the order of the file."""
@@ -176,19 +178,8 @@ class Islands:
         wiring = self._wiring
         for i, body in enumerate(wiring.bodies):
             for index, node in enumerate(body.proto.node):
-                if node.op_type == "Cast" and self._is_accumulator(body.makers, body.proto, node):
+                if node.op_type == "Cast" and _is_accumulator(body, node):
                     self._until_scaled(At(i, index))
-
-    def _is_accumulator(self, makers: Mapping[str, tuple[int, int]], proto: object, node: NodeProto) -> bool:
-        name = node.input[0]
-        while name in makers:
-            maker = proto.node[makers[name][0]]  # type: ignore[attr-defined]
-            if maker.op_type in _INTEGER_PRODUCTS:
-                return True
-            if maker.op_type not in BETWEEN or not BETWEEN[maker.op_type].exact:
-                return False
-            name = maker.input[0]
-        return False
 
     def _until_scaled(self, at: At) -> None:
         waiting = [at]
@@ -233,6 +224,21 @@ def _chooses(node: NodeProto, reads_float: bool) -> bool:
     """Whether a node may make FP32 or fewer bits, whatever it reads."""
     if node.op_type == "Cast":
         return True
-    return node.op_type in TYPE_ATTRIBUTES or node.op_type == "ConstantOfShape" or (
-        node.op_type in LIKE_INPUT and not reads_float
+    return (
+        node.op_type in TYPE_ATTRIBUTES
+        or node.op_type == "ConstantOfShape"
+        or (node.op_type in LIKE_INPUT and not reads_float)
     )
+
+
+def _is_accumulator(body: Body, node: NodeProto) -> bool:
+    """Whether a node reads an integer accumulator, also after it is moved."""
+    name = node.input[0]
+    while name in body.makers:
+        maker = body.proto.node[body.makers[name][0]]
+        if maker.op_type in _INTEGER_PRODUCTS:
+            return True
+        if maker.op_type not in BETWEEN or not BETWEEN[maker.op_type].exact:
+            return False
+        name = maker.input[0]
+    return False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx
 
 from slanc_onnx.apply.convert.convert import Converted, convert
+from slanc_onnx.apply.convert.weights import Weights
 from slanc_onnx.apply.fold import Fold, apply_fold
 from slanc_onnx.graph import Draft, Pending
 from slanc_onnx.options import Options
@@ -51,13 +52,8 @@ def write_converted(
     folder, pending = draft.source.parent, Pending()
     with draft.written():
         apply_fold(model, folded, folder, pending)
-        converted = convert(
-            model,
-            folder,
-            options.accelerator,
-            data=draft.new_data(),
-            pending=pending,
-            keep_io_types=options.keep_io_types,
-        )
+        weights = Weights(folder, draft.new_data(), pending)
+        keeps = options.keep_io_types
+        converted = convert(model, weights, options.accelerator, keep_io_types=keeps)
     draft.write(model, progress)
     return Conversion(converted)

@@ -109,7 +109,8 @@ def fold(
         else after
         for before, after in zip(decided, folded, strict=True)
     ]
-    kept = [_unproved(d) for d in proved] if result.lost else proved
+    rounded = bool(result.lost) or options.to is not None
+    kept = [_unproved(d) for d in proved] if rounded else proved
     return result, with_conditions(kept, options)
 
 

@@ -1,0 +1,62 @@
+"""What a file tells of the types of its tensors, once they have 16 bits."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto
+
+from slanc_onnx.apply.convert.versions import Versions
+from slanc_onnx.apply.convert.wiring import OUTPUT, Place, Source, Wiring
+
+
+def tell_types(i: int, wiring: Wiring, versions: Versions, narrow: int) -> None:
+    """Let a body tell the types that its tensors have now.
+
+    Args:
+        i: Its number.
+        wiring: The tensors of the model, as they were.
+        versions: What they are called.
+        narrow: The element type of 16 bits.
+    """
+    proto = wiring.bodies[i].proto
+    infos = [info for info in proto.value_info if Source(i, info.name) not in versions.gone]
+    inputs = [] if isinstance(proto, onnx.FunctionProto) else list(proto.input)
+    for info in (*inputs, *infos):
+        source = Source(i, info.name)
+        if source in wiring.reads and not versions.own_is_full(source):
+            set_element(info.type, narrow)
+    if len(infos) < len(proto.value_info):
+        copies = [_copy(info) for info in infos]
+        del proto.value_info[:]
+        proto.value_info.extend(copies)
+    for position in range(len(proto.output)):
+        place = Place(i, OUTPUT, position)
+        if place not in wiring.read_at:
+            continue
+        # Outputs of inner bodies and of functions are known by their position.
+        name = versions.read(place)
+        if isinstance(proto, onnx.FunctionProto):
+            proto.output[position] = name
+            continue
+        proto.output[position].name = name
+        if not versions.needs[place]:
+            set_element(proto.output[position].type, narrow)
+
+
+def set_element(told: onnx.TypeProto, narrow: int) -> None:
+    """Give a type of FP32, or of a sequence of that, other elements."""
+    while not told.HasField("tensor_type"):
+        if told.HasField("sequence_type"):
+            told = told.sequence_type.elem_type
+        elif told.HasField("optional_type"):
+            told = told.optional_type.elem_type
+        else:
+            return
+    if told.tensor_type.elem_type == TensorProto.FLOAT:
+        told.tensor_type.elem_type = narrow
+
+
+def _copy(info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    twin = onnx.ValueInfoProto()
+    twin.CopyFrom(info)
+    return twin

@@ -1,0 +1,123 @@
+"""Versions: a tensor is in FP32, in 16 bits, or in both; one has the name that the file gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx
+
+from slanc_onnx.apply.convert.islands import Islands
+from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
+from slanc_onnx.graph import unused_name
+from slanc_onnx.ops import Body
+
+SUFFIXES = {"float16": "fp16", "bfloat16": "bf16"}
+
+
+class Versions:
+    """Which versions of tensors there are, and what they are called; "full" is FP32.
+
+    All is decided before anything changes, as decisions read the nodes.
+
+    Args:
+        wiring: The tensors of the model.
+        islands: What stays in FP32.
+        keep_io_types: Whether inputs and outputs of the model do.
+        ir_version: Of the file: since 4 an initializer may be an input that has a default.
+        form: The name of the format.
+
+    Attributes:
+        full: Whether a tensor that is no constant is FP32 where it is made.
+        needs: Whether a read is of FP32.
+        gone: What those read who read the result of a Cast that has nothing left to do.
+    """
+
+    def __init__(
+        self, wiring: Wiring, islands: Islands, keep_io_types: bool, ir_version: int, form: str
+    ) -> None:
+        self._wiring, self._keep_io, self._ir_version = wiring, keep_io_types, ir_version
+        self._suffixes = {True: "fp32", False: SUFFIXES[form]}
+        self._used = set(_names(wiring.bodies))
+        self._named: dict[tuple[Source, bool], str] = {}
+        self.full = {source: islands.in_fp32(source) for source in wiring.reads}
+        self.needs = {place: islands.needs_fp32(place) for place in wiring.read_at}
+        self.gone = dict(self._idle_casts())
+        self._behind: dict[Source, list[Source]] = {}
+        for gone, source in self.gone.items():
+            self._behind.setdefault(source, []).append(gone)
+
+    def unused(self, wanted: str) -> str:
+        """A name that the model does not have yet."""
+        return unused_name(wanted, self._used)
+
+    def is_constant(self, source: Source) -> bool:
+        """Whether a tensor is a constant that no caller can give another value."""
+        return self._wiring.constant(source) is not None and not self._is_overridable(source)
+
+    def _is_overridable(self, source: Source) -> bool:
+        main = self._wiring.bodies[0]
+        return self._ir_version >= 4 and source.body == 0 and source.name in main.inputs
+
+    def own_is_full(self, source: Source) -> bool:
+        """Whether the name in the file stays with the FP32 version."""
+        if source.body == 0 and source.name in self._wiring.bodies[0].outputs:
+            return self._keep_io
+        if not self.is_constant(source):
+            return self.full[source]
+        return self.wanted(source) == {True}
+
+    def name(self, source: Source, full: bool) -> str:
+        """The name of a version."""
+        if source in self.gone and not full:
+            return self.name(self.gone[source], full)
+        if self.own_is_full(source) == full:
+            return source.name
+        key = source, full
+        if key not in self._named:
+            self._named[key] = self.unused(f"{source.name}/{self._suffixes[full]}")
+        return self._named[key]
+
+    def read(self, place: Place) -> str:
+        """The name of what is read at a place."""
+        return self.name(self._wiring.read_at[place], self.needs[place])
+
+    def wanted(self, source: Source) -> set[bool]:
+        """The versions in which a tensor is read."""
+        wanted = {self.needs[place] for place in self._wiring.reads[source]}
+        for gone in self._behind.get(source, ()):
+            wanted |= self.wanted(gone)
+        return wanted
+
+    def needs_cast(self, source: Source) -> bool:
+        """Whether a tensor is also read in the version in which it is not made."""
+        if source not in self._wiring.reads or self.is_constant(source):
+            return False
+        return (not self.full[source]) in self.wanted(source)
+
+    def readers(self, source: Source) -> set[str]:
+        """The types of the ops that read a tensor."""
+        places = self._wiring.reads[source]
+        return {self._wiring.node(p.at).op_type for p in places if p.node != OUTPUT}
+
+    def _idle_casts(self) -> Iterator[tuple[Source, Source]]:
+        """The results of Casts between types that are one now, and what these read."""
+        for i, body in enumerate(self._wiring.bodies):
+            for index, node in enumerate(body.proto.node):
+                if node.op_type != "Cast" or node.output[0] in body.outputs:
+                    continue
+                made, read = Source(i, node.output[0]), Place(*At(i, index), 0)
+                source = self._wiring.read_at.get(read)
+                if source is None or made not in self._wiring.reads or self.full[made]:
+                    continue
+                if self.is_constant(source) or not self.full[source]:
+                    yield made, source
+
+
+def _names(bodies: Sequence[Body]) -> Iterator[str]:
+    for body in bodies:
+        yield from body.kinds
+        for node in body.proto.node:
+            yield node.name
+            yield from node.input
+        if isinstance(body.proto, onnx.GraphProto):
+            yield from (info.name for info in body.proto.value_info)
