@@ -35,9 +35,11 @@ from slanc_onnx.run import (
 from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply, with_conditions
 from slanc_onnx.verify import (
     Audit,
+    Difference,
     FirstRows,
     Fp32Nodes,
     Validation,
+    as_written,
     audit_scales,
     find_fp32_nodes,
     held_against_rows,
@@ -266,6 +268,8 @@ def _write_and_validate(job: _Job, done: _Done, draft: Draft) -> None:
         return
     found, why = job.tried(lambda told: _validate(job, done, draft.path, told))
     done.validation, done.not_validated = found or done.validation, why or done.not_validated
+    if found is not None and done.conversion is not None:
+        done.validation = _run_as_written(job, found, draft.path)
     job.clock.lap("validate")
 
 
@@ -306,6 +310,18 @@ def _validate(job: _Job, done: _Done, draft: Path, progress: Progress) -> Valida
     if done.conversion is not None:
         after = replace(after, kept=done.conversion.kept)
     return validate_on(job.read, after, options, inputs, exact, progress)
+
+
+def _run_as_written(job: _Job, found: Validation, draft: Path) -> Validation:
+    """The validation of a file of 16 bits, with what ONNX Runtime makes of the file itself."""
+
+    def run(told: Progress) -> Difference | None:
+        after, _, inputs = _rewritten(job, draft)
+        return as_written(job.read, after, inputs[0].feeds, found.unstable)
+
+    ran, why = job.tried(run, Failure.NOT_RUN_AS_WRITTEN)
+    failures = [*found.failures, *([] if why is None else [why])]
+    return replace(found, as_written=ran, failures=failures)
 
 
 def _rewritten(job: _Job, draft: Path) -> tuple[ReadModel, Options, list[InputSet]]:
