@@ -130,6 +130,10 @@ class _Job:
     progress: Progress
     clock: Clock
 
+    def draft(self) -> Draft:
+        """The output, to be written."""
+        return Draft(self.source, self.output, self.read.model, self.options.external_data)
+
     def isolated(self, work: Callable[[Progress], T]) -> T:
         """What work on ONNX Runtime gives; see `run.run_apart`."""
         return run_apart(work, self.progress, self.options, self.read.loaded, self.read.folder)
@@ -188,7 +192,7 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
     decided = done.norms
     for tries_left in reversed(range(MOST_TRIES)):
         _plan(job, done)
-        with Draft(job.source, job.output, job.read.model) as draft:
+        with job.draft() as draft:
             _write_and_validate(job, done, draft)
             better = kept_at_one(decided, done.norms, done.validation) if tries_left else None
             zeros = done.validation is not None and done.validation.zeros_lost
@@ -240,7 +244,7 @@ def _passes(job: _Job, decided: list[ScaledNorm], options: Options) -> bool:
     other = replace(job, watched=[], options=replace(options, certify="off"))
     tried = _Done(decided)
     _plan(other, tried)
-    with Draft(job.source, job.output, job.read.model) as draft:
+    with job.draft() as draft:
         _write_and_validate(other, tried, draft)
     return tried.validation is not None and tried.validation.passed
 

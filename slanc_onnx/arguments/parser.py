@@ -211,6 +211,12 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         help="with --to: positions for which there are tables of angles (default: what the model "
         "or its configuration says)",
     )
+    add(
+        "--external-data",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="whether the weights of the output lie in a file of their own (default: as in MODEL)",
+    )
     add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
     add(
         "--weight-loss",
