@@ -32,6 +32,7 @@ class Held(NamedTuple):
 
 UNKNOWN = Held(TensorProto.UNDEFINED)
 _FLOAT, _INT64, _BOOL = (Held(t) for t in (TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL))
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Op -> the attribute that says what it makes, and what it makes where it does not say.
 TYPE_ATTRIBUTES: Mapping[str, tuple[str, int]] = {
     "Cast": ("to", TensorProto.FLOAT),
@@ -239,7 +240,7 @@ def made_kinds(node: NodeProto, read: Sequence[Held], known: Signature | None) -
     if node.op_type in LIKE_INPUT and LIKE_INPUT[node.op_type] in told:
         return [Held(told[LIKE_INPUT[node.op_type]].i)]
     if known is None:  # as most ops do
-        floats = (k for k in read if k.element == TensorProto.FLOAT)
+        floats = (k for k in read if k.element in _FLOATS)
         return [next(floats, UNKNOWN)] * len(node.output)
     bound: dict[str, Held] = {}
     for position, kind in enumerate(read):
@@ -263,8 +264,8 @@ def _of_output(
     first = next((k for k in read if k != UNKNOWN), UNKNOWN)
     if contained or first.contained:  # a sequence of what it reads, or an element of one
         return first._replace(contained=contained)
-    floats = [k for k in read if k.element == TensorProto.FLOAT]
-    if floats and formal.takes(TensorProto.FLOAT):
+    floats = [k for k in read if k.element in _FLOATS and formal.takes(k.element)]
+    if floats:
         return floats[0]
     return UNKNOWN
 

@@ -27,6 +27,7 @@ from slanc_onnx.ops import LIKE_INPUT, TYPE_ATTRIBUTES, Body, read_bodies
 from slanc_onnx.reasons import Reason
 
 NARROW: Mapping[str, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+CONVERTED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 # Ops that hold values to limits: these are clamped to the largest number, others to half of it.
 _LIMITING = {"Clip", "Min", "Max"}
 _ADDING = {"Add", "Sub", "Sum", *_LIMITING}  # where a small number keeps another from being zero
@@ -88,10 +89,10 @@ def convert(
     Raises:
         SlancError: an input or output is a sequence of FP32 tensors, which has no Cast.
     """
-    wiring = wire(read_bodies(model))
+    narrow = NARROW[accelerator.format.name]
+    wiring = wire(read_bodies(model), CONVERTED - {narrow})
     if keep_io_types:
         _refuse_sequences(wiring)
-    narrow = NARROW[accelerator.format.name]
     islands = Islands(wiring, narrow, keep_io_types, kept or {})
     version, form = model.ir_version, accelerator.format.name
     versions = Versions(wiring, islands, keep_io_types, version, form)
@@ -187,7 +188,7 @@ class _Conversion:
         full = versions.full[source]
         given, made = versions.name(source, full), versions.name(source, not full)
         self.casts += 1
-        to = self._narrow if full else TensorProto.FLOAT
+        to = self._narrow if full else self._wiring.kind(source).element
         label = versions.unused(f"{source.name}/Cast")
         yield helper.make_node("Cast", [given], [made], name=label, to=to)
 
@@ -281,11 +282,11 @@ def _value(node: NodeProto) -> TensorProto:
 
 
 def _set_type(node: NodeProto, name: str, narrow: int, add: bool = False) -> None:
-    """Let an attribute say 16 bits where it says FP32, or says nothing and has to."""
+    """Let an attribute say the new type where it says another, or says nothing and has to."""
     found = [a for a in node.attribute if a.name == name]
     if not found and add:
         node.attribute.append(helper.make_attribute(name, narrow))
-    elif found and (add or found[0].i == TensorProto.FLOAT):
+    elif found and found[0].i in CONVERTED:
         found[0].i = narrow
 
 
