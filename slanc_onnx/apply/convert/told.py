@@ -19,16 +19,11 @@ def tell_types(i: int, wiring: Wiring, versions: Versions, narrow: int) -> None:
         narrow: The element type of 16 bits.
     """
     proto = wiring.bodies[i].proto
-    infos = [info for info in proto.value_info if Source(i, info.name) not in versions.gone]
     inputs = [] if isinstance(proto, onnx.FunctionProto) else list(proto.input)
-    for info in (*inputs, *infos):
+    for info in (*inputs, *proto.value_info):
         source = Source(i, info.name)
         if source in wiring.reads and not versions.own_is_full(source):
             set_element(info.type, narrow)
-    if len(infos) < len(proto.value_info):
-        copies = [_copy(info) for info in infos]
-        del proto.value_info[:]
-        proto.value_info.extend(copies)
     for position in range(len(proto.output)):
         place = Place(i, OUTPUT, position)
         if place not in wiring.read_at:
@@ -54,9 +49,3 @@ def set_element(told: onnx.TypeProto, narrow: int) -> None:
             return
     if told.tensor_type.elem_type == TensorProto.FLOAT:
         told.tensor_type.elem_type = narrow
-
-
-def _copy(info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    twin = onnx.ValueInfoProto()
-    twin.CopyFrom(info)
-    return twin
