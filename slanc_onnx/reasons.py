@@ -247,6 +247,8 @@ class InFp32(_Named):
     """Why a node computes in FP32 where all else has fewer bits."""
 
     SCHEMA = auto()  # op
+    NO_SCHEMA = auto()  # op
+    NO_KERNEL = auto()  # op
     WHOLE_NUMBERS = auto()
     ACCUMULATOR = auto()
     INSIDE = auto()

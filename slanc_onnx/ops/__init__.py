@@ -6,6 +6,7 @@ which is safe.
 """
 
 from slanc_onnx.ops.between import BETWEEN, MOVES
+from slanc_onnx.ops.body import Body, Held
 from slanc_onnx.ops.degrees import (
     ATTRIBUTES,
     EPSILON,
@@ -17,7 +18,7 @@ from slanc_onnx.ops.degrees import (
     degrees_of_outputs,
     tells_no_size,
 )
-from slanc_onnx.ops.element_types import LIKE_INPUT, TYPE_ATTRIBUTES, Body, Held, read_bodies
+from slanc_onnx.ops.element_types import LIKE_INPUT, TYPE_ATTRIBUTES, read_bodies
 from slanc_onnx.ops.elementwise import (
     COMPARISONS,
     ELEMENTWISE,
@@ -46,7 +47,7 @@ from slanc_onnx.ops.follow import (
 )
 from slanc_onnx.ops.fused import FUSED, HOLDING, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
-from slanc_onnx.ops.schemas import Formal, Signature, signature
+from slanc_onnx.ops.schemas import Signature, has_kernel, signature
 
 __all__ = [
     "ATTRIBUTES",
@@ -69,7 +70,6 @@ __all__ = [
     "Body",
     "CannotFollow",
     "Degree",
-    "Formal",
     "Fused",
     "Held",
     "Internal",
@@ -88,6 +88,7 @@ __all__ = [
     "computed",
     "damage_cannot_be_followed",
     "degrees_of_outputs",
+    "has_kernel",
     "moved_by",
     "read_bodies",
     "refuse_large",

@@ -6,31 +6,16 @@ has to be known for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
+from slanc_onnx.ops.body import UNKNOWN, Body, Held, kind_of, opsets_of, tree, walk
+from slanc_onnx.ops.calls import Calls
 from slanc_onnx.ops.schemas import Signature, signature
 
 _MOST_PASSES = 50  # over the nodes of a file that does not keep their order
-
-
-class Held(NamedTuple):
-    """What a tensor holds.
-
-    Attributes:
-        element: The element type.
-        contained: Whether it is a sequence of tensors, or an optional one.
-    """
-
-    element: int
-    contained: bool = False
-
-
-UNKNOWN = Held(TensorProto.UNDEFINED)
 _FLOAT, _INT64, _BOOL = (Held(t) for t in (TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL))
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Op -> the attribute that says what it makes, and what it makes where it does not say.
@@ -51,117 +36,22 @@ LIKE_INPUT = {op: "dtype" for op in ("EyeLike", "RandomNormalLike", "RandomUnifo
 }
 
 
-@dataclass(eq=False)
-class Body:
-    """A graph or a function.
-
-    Attributes:
-        proto: It, in the model.
-        outer: The body whose node holds it; None for the main graph and functions.
-        opsets: The versions of the domains.
-        kinds: What each tensor holds that it defines.
-        inner: The bodies in its nodes, by the index of the node and the name of the attribute.
-        constants: The tensors behind initializers and Constant nodes.
-        makers: The node that makes a tensor, and the position of the output.
-    """
-
-    proto: onnx.GraphProto | onnx.FunctionProto
-    outer: Body | None
-    opsets: Mapping[str, int]
-    kinds: dict[str, Held] = field(default_factory=dict)
-    inner: dict[tuple[int, str], Body] = field(default_factory=dict)
-    constants: dict[str, TensorProto] = field(default_factory=dict)
-    makers: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    @property
-    def inputs(self) -> list[str]:
-        """The names of its inputs."""
-        return [x if isinstance(x, str) else x.name for x in self.proto.input]
-
-    @property
-    def outputs(self) -> list[str]:
-        """The names of its outputs."""
-        return [x if isinstance(x, str) else x.name for x in self.proto.output]
-
-    def defining(self, name: str) -> Body | None:
-        """The body that defines a tensor which is read here: this one, or one around it."""
-        body: Body | None = self
-        while body is not None and name not in body.kinds:
-            body = body.outer
-        return body
-
-    def kind(self, name: str) -> Held:
-        """What a tensor holds that is read here."""
-        body = self.defining(name)
-        return UNKNOWN if body is None else body.kinds[name]
-
-
 def read_bodies(model: onnx.ModelProto) -> list[Body]:
-    """The bodies of a model, the main graph first, and each before those in it."""
-    opsets = _opsets(model.opset_import)
-    functions = {
-        (f.domain, f.name): _tree(f, None, _opsets(f.opset_import) or opsets)
-        for f in model.functions
-    }
-    main = _tree(model.graph, None, opsets)
-    _Types(functions).body(main)
-    return [b for root in (main, *functions.values()) for b in _walk(root)]
+    """The bodies of a model, the main graph first, and each before those in it.
 
-
-def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
-
-
-def _walk(body: Body) -> Iterator[Body]:
-    yield body
-    for inner in body.inner.values():
-        yield from _walk(inner)
-
-
-def _tree(
-    proto: onnx.GraphProto | onnx.FunctionProto, outer: Body | None, opsets: Mapping[str, int]
-) -> Body:
-    body = Body(proto, outer, opsets)
-    if isinstance(proto, onnx.GraphProto):
-        body.constants.update((tensor.name, tensor) for tensor in proto.initializer)
-        body.kinds.update((t.name, Held(t.data_type)) for t in proto.initializer)
-        for sparse in proto.sparse_initializer:
-            body.kinds[sparse.values.name] = Held(sparse.values.data_type)
-        for info in proto.input:
-            body.kinds.setdefault(info.name, kind_of(info.type))
-    else:
-        body.kinds.update(dict.fromkeys(proto.input, UNKNOWN))
-    for index, node in enumerate(proto.node):
-        for position, name in enumerate(node.output):
-            if name:
-                body.makers[name] = index, position
-                body.kinds[name] = UNKNOWN
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            body.constants[node.output[0]] = node.attribute[0].t
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                body.inner[index, attribute.name] = _tree(attribute.g, body, opsets)
-    return body
-
-
-def kind_of(told: onnx.TypeProto) -> Held:
-    """What a tensor of a type holds."""
-    contained = False
-    while not told.HasField("tensor_type"):
-        if told.HasField("sequence_type"):
-            told, contained = told.sequence_type.elem_type, True
-        elif told.HasField("optional_type"):
-            told, contained = told.optional_type.elem_type, True
-        else:
-            return UNKNOWN
-    return Held(told.tensor_type.elem_type, contained)
+    A function that is called with several types is there once for each of them; the model gets
+    these copies. One that is not called is left out.
+    """
+    calls, main = Calls(model), tree(model.graph, None, opsets_of(model.opset_import))
+    _Types(calls).body(main)
+    return [b for root in (main, *calls.bodies) for b in walk(root)]
 
 
 class _Types:
     """Goes through the nodes until no more types follow."""
 
-    def __init__(self, functions: Mapping[tuple[str, str], Body]) -> None:
-        self._functions = functions
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     def body(self, body: Body) -> None:
         for _ in range(_MOST_PASSES):
@@ -188,9 +78,9 @@ class _Types:
         inner = {name: b for (at, name), b in body.inner.items() if at == index}
         if inner:
             return self._of_inner(node, inner, read)
-        function = self._functions.get((node.domain, node.op_type))
-        if function is not None:
-            return self._of_inner(node, {"": function}, read)
+        called = self._calls.body(node, read)
+        if called is not None:
+            return self._of_inner(node, {"": called}, read)
         if node.op_type == "Constant":
             return [_of_constant(node)]
         return made_kinds(node, read, signature(node, body.opsets))

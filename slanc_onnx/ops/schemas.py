@@ -102,6 +102,41 @@ def _of_runtime() -> dict[tuple[str, str], list[Any]]:
     return found
 
 
+def has_kernel(
+    node: NodeProto, opsets: Mapping[str, int], variable: str, element_type: int
+) -> bool:
+    """Whether ONNX Runtime's CPU provider has a kernel of an op for an element type.
+
+    Args:
+        node: The node.
+        opsets: The version of each domain, by its name.
+        variable: What the schema calls the type.
+        element_type: What that should be.
+
+    Returns:
+        True also where no kernel is known at all, as of ops that are functions of others.
+    """
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    version, wanted = opsets.get(domain, _NEWEST), f"tensor({_WRITTEN[element_type]})"
+    kernels = [
+        kernel.type_constraints
+        for kernel in _kernels().get((domain, node.op_type), [])
+        if kernel.version_range[0] <= version <= kernel.version_range[1]
+    ]
+    made = [text for types in kernels for text in types.get(variable, [wanted])]
+    return not kernels or any(wanted in text for text in made)
+
+
+@functools.cache
+def _kernels() -> dict[tuple[str, str], list[Any]]:
+    """ONNX Runtime's kernels for a CPU, by domain and op."""
+    found: dict[tuple[str, str], list[Any]] = {}
+    for kernel in runtime.get_all_opkernel_def():
+        if kernel.provider == "CPUExecutionProvider":
+            found.setdefault((kernel.domain, kernel.op_name), []).append(kernel)
+    return found
+
+
 def _read(schema: Any, spelled: str) -> Signature:
     """A schema of either library; they spell the type of a formal in two ways."""
     choices = {t.type_param_str: frozenset(t.allowed_type_strs) for t in schema.type_constraints}

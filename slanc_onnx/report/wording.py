@@ -239,7 +239,9 @@ _KEEPING: dict[Kind, str] = {
 }
 _IN_FP32: dict[Kind, str] = {
     InFp32.SCHEMA: "the schema of {0} takes nothing narrower",
-    InFp32.WHOLE_NUMBERS: "computes indices or lengths, from integers to integers",
+    InFp32.NO_SCHEMA: "no schema of {0} is known",
+    InFp32.NO_KERNEL: "ONNX Runtime has no kernel of {0} that makes fewer bits",
+    InFp32.WHOLE_NUMBERS: "computes indices, lengths or factors from integers",
     InFp32.ACCUMULATOR: "an integer accumulator, until it is multiplied by its scales",
     InFp32.INSIDE: "lies between nodes that stay in FP32",
 }

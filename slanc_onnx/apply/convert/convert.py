@@ -17,6 +17,7 @@ from slanc_onnx.apply.convert.constants import (
     least_kept,
     narrowed,
 )
+from slanc_onnx.apply.convert.idle_casts import drop_idle_casts
 from slanc_onnx.apply.convert.islands import Islands
 from slanc_onnx.apply.convert.told import tell_types
 from slanc_onnx.apply.convert.versions import Versions
@@ -101,10 +102,11 @@ def convert(
     for i in reversed(range(len(wiring.bodies))):  # inner ones are copied with outer ones
         conversion.body(i)
         tell_types(i, wiring, versions, narrow)
+    dropped = drop_idle_casts(model, narrow)
     weights.finish(model)
-    return Converted(
-        accelerator.format, nodes, conversion.casts, len(versions.gone), weights.counts
-    )
+    inserted = conversion.casts.difference(dropped)
+    removed = [name for name in dropped if name not in conversion.casts]
+    return Converted(accelerator.format, nodes, len(inserted), len(removed), weights.counts)
 
 
 def _refuse_sequences(wiring: Wiring) -> None:
@@ -142,7 +144,7 @@ class _Conversion:
         self._weights, self._form = weights, accelerator.format
         self._narrow = NARROW[self._form.name]
         self._least = least_kept(self._form, accelerator.flush_subnormals)
-        self.casts = 0
+        self.casts = set[str]()  # names
 
     def body(self, i: int) -> None:
         """Rewrite a body."""
@@ -161,8 +163,6 @@ class _Conversion:
         """What stands in the place of a node."""
         versions, reads = self._versions, self._wiring.reads
         first = Source(at.body, node.output[0]) if node.output else None
-        if first in versions.gone:
-            return
         if node.op_type == "Constant" and first is not None and first in reads:
             yield from self._constants(first, node)
             return
@@ -187,9 +187,9 @@ class _Conversion:
             return
         full = versions.full[source]
         given, made = versions.name(source, full), versions.name(source, not full)
-        self.casts += 1
         to = self._narrow if full else self._wiring.kind(source).element
         label = versions.unused(f"{source.name}/Cast")
+        self.casts.add(label)
         yield helper.make_node("Cast", [given], [made], name=label, to=to)
 
     # Constants

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from onnx import NodeProto, TensorProto
 
 from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
-from slanc_onnx.ops import BETWEEN, LIKE_INPUT, TYPE_ATTRIBUTES, Body
+from slanc_onnx.ops import BETWEEN, LIKE_INPUT, TYPE_ATTRIBUTES, Body, has_kernel
 from slanc_onnx.reasons import InFp32, Reason
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -47,7 +47,7 @@ class Islands:
         if made is None:
             return source.body == 0 and (self._keep_io or self._is_sparse(source))
         at, position = made
-        if at in self.nodes or self._fixed_output(at, position):
+        if at in self.nodes or self._fixed_output(at, position) is not None:
             return True
         if _chooses(wiring.node(at), self._reads_float(at)):
             return any(self._asks(place) for place in wiring.reads[source])
@@ -72,7 +72,7 @@ class Islands:
         if self._takes_any(place):
             source = self._wiring.read_at[place]
             return self._wiring.constant(source) is None and self.in_fp32(source)
-        return self._fixed_input(place)
+        return self._fixed_input(place) is not None
 
     def listed(self) -> dict[At, Reason]:
         """All nodes that compute in FP32."""
@@ -80,33 +80,49 @@ class Islands:
         for i, body in enumerate(self._wiring.bodies):
             for index, node in enumerate(body.proto.node):
                 at = At(i, index)
-                if at not in found and self._fixed(at):
-                    found[at] = Reason(InFp32.SCHEMA, (node.op_type,))
+                why = None if at in found else self._fixed(at)
+                if why is not None:
+                    found[at] = Reason(why, (node.op_type,))
         return found
 
-    def _fixed(self, at: At) -> bool:
-        """Whether the schema of a node's op keeps its result, or all that it reads, in FP32."""
+    def _fixed(self, at: At) -> InFp32 | None:
+        """Why a node's op keeps its result, or all that it reads, in FP32; None if it does not."""
         wiring, node = self._wiring, self._wiring.node(at)
-        if node.output and self._fixed_output(at, 0):
-            return True
+        made = self._fixed_output(at, 0) if node.output else None
+        if made is not None:
+            return made
         read = [p for p in range(len(node.input)) if Place(*at, p) in wiring.read_at]
-        return bool(read) and all(self._fixed_input(Place(*at, p)) for p in read)
+        kept = [self._fixed_input(Place(*at, p)) for p in read]
+        return kept[0] if kept and None not in kept else None
 
-    def _fixed_output(self, at: At, position: int) -> bool:
-        node = self._wiring.node(at)
-        source = Source(at.body, node.output[position])
-        if source not in self._wiring.reads or self._wiring.has_bodies(at):
-            return False
-        known = self._wiring.signature(at)
-        formal = None if known is None else known.output(position)
-        return formal is not None and not formal.takes(self._narrow)
+    def _fixed_output(self, at: At, position: int) -> InFp32 | None:
+        """Why a node's op gives an output in FP32 alone."""
+        wiring, node = self._wiring, self._wiring.node(at)
+        if Source(at.body, node.output[position]) not in wiring.reads or wiring.has_bodies(at):
+            return None
+        known = wiring.signature(at)
+        if known is None:
+            return None if wiring.is_call(at) else InFp32.NO_SCHEMA
+        formal = known.output(position)
+        if formal is None or (self._reads_float(at) and formal.takes(self._narrow)):
+            return None
+        if not formal.takes(self._narrow):
+            return InFp32.SCHEMA
+        # ONNX Runtime puts Casts round a node that has no kernel by what that reads: here nothing.
+        opsets = wiring.bodies[at.body].opsets
+        runs = has_kernel(node, opsets, formal.variable, self._narrow)
+        return None if runs else InFp32.NO_KERNEL
 
-    def _fixed_input(self, place: Place) -> bool:
-        if self._wiring.has_bodies(place.at):
-            return False
-        known = self._wiring.signature(place.at)
-        formal = None if known is None else known.input(place.position)
-        return formal is not None and not formal.takes(self._narrow)
+    def _fixed_input(self, place: Place) -> InFp32 | None:
+        """Why a node's op reads an input in FP32 alone."""
+        wiring = self._wiring
+        if wiring.has_bodies(place.at):
+            return None
+        known = wiring.signature(place.at)
+        if known is None:
+            return None if wiring.is_call(place.at) else InFp32.NO_SCHEMA
+        formal = known.input(place.position)
+        return None if formal is None or formal.takes(self._narrow) else InFp32.SCHEMA
 
     def _is_sparse(self, source: Source) -> bool:
         body = self._wiring.bodies[source.body]
@@ -117,8 +133,9 @@ class Islands:
         return bool(self._wiring.floats_read(at))
 
     def _whole_numbers(self) -> None:
-        """Keep what is computed from integers and becomes integers again: lengths and indices.
+        """Keep what is computed from integers and becomes integers again, or is read in FP32.
 
+        These are lengths, indices and factors.
         FP16 holds whole numbers up to 2048 alone.
         """
         whole = self._from_integers()
@@ -130,7 +147,8 @@ class Islands:
             if made is not None:
                 self.nodes.setdefault(made[0], Reason(InFp32.WHOLE_NUMBERS))
             for place in self._wiring.reads[source]:
-                if self._wiring.node(place.at).op_type not in _AS_IS:
+                op = self._wiring.node(place.at).op_type
+                if op not in _AS_IS and self._fixed_input(place) is None:
                     self.nodes.setdefault(place.at, Reason(InFp32.WHOLE_NUMBERS))
 
     def _from_integers(self) -> dict[Source, None]:
@@ -160,7 +178,7 @@ class Islands:
         places = wiring.reads[source]
         if not places or any(p.node == OUTPUT or p.body != source.body for p in places):
             return False
-        for place in places:
+        for place in (p for p in places if self._fixed_input(p) is None):
             made = wiring.floats_made(place.at)
             if wiring.has_bodies(place.at) or not all(back.get(s, False) for s in made):
                 return False

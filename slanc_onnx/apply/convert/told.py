@@ -18,16 +18,11 @@ def tell_types(i: int, wiring: Wiring, versions: Versions, narrow: int) -> None:
         narrow: The element type of 16 bits.
     """
     proto = wiring.bodies[i].proto
-    infos = [info for info in proto.value_info if Source(i, info.name) not in versions.gone]
     inputs = [] if isinstance(proto, onnx.FunctionProto) else list(proto.input)
-    for info in (*inputs, *infos):
+    for info in (*inputs, *proto.value_info):
         source = Source(i, info.name)
         if source in wiring.reads and not versions.own_is_full(source):
             _set_element(info.type, narrow, wiring.wide)
-    if len(infos) < len(proto.value_info):
-        copies = [_copy(info) for info in infos]
-        del proto.value_info[:]
-        proto.value_info.extend(copies)
     for position in range(len(proto.output)):
         place = Place(i, OUTPUT, position)
         if place not in wiring.read_at:
@@ -53,9 +48,3 @@ def _set_element(told: onnx.TypeProto, narrow: int, wide: frozenset[int]) -> Non
             return
     if told.tensor_type.elem_type in wide:
         told.tensor_type.elem_type = narrow
-
-
-def _copy(info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    twin = onnx.ValueInfoProto()
-    twin.CopyFrom(info)
-    return twin

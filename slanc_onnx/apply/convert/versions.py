@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 
 from slanc_onnx.apply.convert.islands import Islands
-from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
+from slanc_onnx.apply.convert.wiring import OUTPUT, Place, Source, Wiring
 from slanc_onnx.graph import unused_name
 from slanc_onnx.ops import Body
 
@@ -29,7 +29,6 @@ class Versions:
     Attributes:
         full: Whether a tensor that is no constant is FP32 where it is made.
         needs: Whether a read is of FP32.
-        gone: What those read who read the result of a Cast that has nothing left to do.
     """
 
     def __init__(
@@ -41,10 +40,6 @@ class Versions:
         self._named: dict[tuple[Source, bool], str] = {}
         self.full = {source: islands.in_fp32(source) for source in wiring.reads}
         self.needs = {place: islands.needs_fp32(place) for place in wiring.read_at}
-        self.gone = dict(self._idle_casts())
-        self._behind: dict[Source, list[Source]] = {}
-        for gone, source in self.gone.items():
-            self._behind.setdefault(source, []).append(gone)
 
     def unused(self, wanted: str) -> str:
         """A name that the model does not have yet."""
@@ -68,8 +63,6 @@ class Versions:
 
     def name(self, source: Source, full: bool) -> str:
         """The name of a version."""
-        if source in self.gone and not full:
-            return self.name(self.gone[source], full)
         if self.own_is_full(source) == full:
             return source.name
         key = source, full
@@ -83,10 +76,7 @@ class Versions:
 
     def wanted(self, source: Source) -> set[bool]:
         """The versions in which a tensor is read."""
-        wanted = {self.needs[place] for place in self._wiring.reads[source]}
-        for gone in self._behind.get(source, ()):
-            wanted |= self.wanted(gone)
-        return wanted
+        return {self.needs[place] for place in self._wiring.reads[source]}
 
     def needs_cast(self, source: Source) -> bool:
         """Whether a tensor is also read in the version in which it is not made."""
@@ -98,19 +88,6 @@ class Versions:
         """The types of the ops that read a tensor."""
         places = self._wiring.reads[source]
         return {self._wiring.node(p.at).op_type for p in places if p.node != OUTPUT}
-
-    def _idle_casts(self) -> Iterator[tuple[Source, Source]]:
-        """The results of Casts between types that are one now, and what these read."""
-        for i, body in enumerate(self._wiring.bodies):
-            for index, node in enumerate(body.proto.node):
-                if node.op_type != "Cast" or node.output[0] in body.outputs:
-                    continue
-                made, read = Source(i, node.output[0]), Place(*At(i, index), 0)
-                source = self._wiring.read_at.get(read)
-                if source is None or made not in self._wiring.reads or self.full[made]:
-                    continue
-                if self.is_constant(source) or not self.full[source]:
-                    yield made, source
 
 
 def _names(bodies: Sequence[Body]) -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from onnx import NodeProto, TensorProto
+from onnx import FunctionProto, NodeProto, TensorProto
 
 from slanc_onnx.ops import Body, Held, Signature, signature
 
@@ -49,12 +49,14 @@ class Wiring:
         wide: The element types that are converted.
         reads: Where each of them is read; of a tensor that nothing reads, [].
         read_at: What is read at a place.
+        functions: The functions that are called, by domain, name and overload.
     """
 
     bodies: Sequence[Body]
     wide: frozenset[int]
     reads: dict[Source, list[Place]]
     read_at: dict[Place, Source]
+    functions: Set[tuple[str, str, str]]
 
     def node(self, at: At) -> NodeProto:
         """A node of the model."""
@@ -88,6 +90,11 @@ class Wiring:
         """The floats that a node makes."""
         made = (Source(at.body, name) for name in self.node(at).output if name)
         return [source for source in made if source in self.reads]
+
+    def is_call(self, at: At) -> bool:
+        """Whether a node calls a function of the file."""
+        node = self.node(at)
+        return (node.domain, node.op_type, node.overload) in self.functions
 
     def has_bodies(self, at: At) -> bool:
         """Whether a node holds graphs."""
@@ -125,4 +132,6 @@ def wire(bodies: Sequence[Body], wide: frozenset[int]) -> Wiring:
                     note(i, index, position, name)
         for position, name in enumerate(body.outputs):
             note(i, OUTPUT, position, name)
-    return Wiring(bodies, wide, reads, read_at)
+    called = [b.proto for b in bodies if isinstance(b.proto, FunctionProto)]
+    functions = {(f.domain, f.name, f.overload) for f in called}
+    return Wiring(bodies, wide, reads, read_at, functions)

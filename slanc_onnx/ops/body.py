@@ -1,0 +1,122 @@
+"""Bodies: the graphs and functions of a model, with what each tensor in them holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import onnx
+from onnx import AttributeProto, TensorProto
+
+
+class Held(NamedTuple):
+    """What a tensor holds.
+
+    Attributes:
+        element: The element type.
+        contained: Whether it is a sequence of tensors, or an optional one.
+    """
+
+    element: int
+    contained: bool = False
+
+
+UNKNOWN = Held(TensorProto.UNDEFINED)
+
+
+@dataclass(eq=False)
+class Body:
+    """A graph or a function.
+
+    Attributes:
+        proto: It, in the model.
+        outer: The body whose node holds it; None for the main graph and functions.
+        opsets: The versions of the domains.
+        kinds: What each tensor holds that it defines.
+        inner: The bodies in its nodes, by the index of the node and the name of the attribute.
+        constants: The tensors behind initializers and Constant nodes.
+        makers: The node that makes a tensor, and the position of the output.
+    """
+
+    proto: onnx.GraphProto | onnx.FunctionProto
+    outer: Body | None
+    opsets: Mapping[str, int]
+    kinds: dict[str, Held] = field(default_factory=dict)
+    inner: dict[tuple[int, str], Body] = field(default_factory=dict)
+    constants: dict[str, TensorProto] = field(default_factory=dict)
+    makers: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of its inputs."""
+        return [x if isinstance(x, str) else x.name for x in self.proto.input]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of its outputs."""
+        return [x if isinstance(x, str) else x.name for x in self.proto.output]
+
+    def defining(self, name: str) -> Body | None:
+        """The body that defines a tensor which is read here: this one, or one around it."""
+        body: Body | None = self
+        while body is not None and name not in body.kinds:
+            body = body.outer
+        return body
+
+    def kind(self, name: str) -> Held:
+        """What a tensor holds that is read here."""
+        body = self.defining(name)
+        return UNKNOWN if body is None else body.kinds[name]
+
+
+def opsets_of(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """The version of each domain, by its name; "" for ONNX's own."""
+    return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
+
+
+def walk(body: Body) -> Iterator[Body]:
+    """A body, and those in it."""
+    yield body
+    for inner in body.inner.values():
+        yield from walk(inner)
+
+
+def tree(
+    proto: onnx.GraphProto | onnx.FunctionProto, outer: Body | None, opsets: Mapping[str, int]
+) -> Body:
+    """The body of a graph or function, of which no more is known than it tells."""
+    body = Body(proto, outer, opsets)
+    if isinstance(proto, onnx.GraphProto):
+        body.constants.update((tensor.name, tensor) for tensor in proto.initializer)
+        body.kinds.update((t.name, Held(t.data_type)) for t in proto.initializer)
+        for sparse in proto.sparse_initializer:
+            body.kinds[sparse.values.name] = Held(sparse.values.data_type)
+        for info in proto.input:
+            body.kinds.setdefault(info.name, kind_of(info.type))
+    else:
+        body.kinds.update(dict.fromkeys(proto.input, UNKNOWN))
+    for index, node in enumerate(proto.node):
+        for position, name in enumerate(node.output):
+            if name:
+                body.makers[name] = index, position
+                body.kinds[name] = UNKNOWN
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            body.constants[node.output[0]] = node.attribute[0].t
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                body.inner[index, attribute.name] = tree(attribute.g, body, opsets)
+    return body
+
+
+def kind_of(told: onnx.TypeProto) -> Held:
+    """What a tensor of a type holds."""
+    contained = False
+    while not told.HasField("tensor_type"):
+        if told.HasField("sequence_type"):
+            told, contained = told.sequence_type.elem_type, True
+        elif told.HasField("optional_type"):
+            told, contained = told.optional_type.elem_type, True
+        else:
+            return UNKNOWN
+    return Held(told.tensor_type.elem_type, contained)
