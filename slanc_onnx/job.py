@@ -22,11 +22,13 @@ from slanc_onnx.reasons import OFF, Failure, Next, Note, Reason
 from slanc_onnx.refusals import check_set, refuse_broken
 from slanc_onnx.report import Outcome, make_notes
 from slanc_onnx.run import (
+    LONG_SEQUENCE,
     CannotRun,
     Feeds,
     InputSet,
     check_norms,
     given_feeds,
+    longer_inputs,
     observed_feeds,
     run_apart,
     validation_inputs,
@@ -313,6 +315,9 @@ def _validate(job: _Job, done: _Done, draft: Path, progress: Progress) -> Valida
     after, options, inputs = _rewritten(job, draft)
     if done.conversion is not None:
         after = replace(after, kept=done.conversion.kept)
+        if done.conversion.positions:
+            length = min(LONG_SEQUENCE, done.conversion.positions)
+            inputs += longer_inputs(job.read, options, length)
     return validate_on(job.read, after, options, inputs, exact, progress)
 
 

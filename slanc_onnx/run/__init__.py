@@ -8,10 +8,12 @@ ONNX Runtime refuses is `CannotRun`.
 from slanc_onnx.run.check import broken_rule, check_norms, with_checked_inputs
 from slanc_onnx.run.emit import END, PREFIX, Emitter
 from slanc_onnx.run.feeds import (
+    LONG_SEQUENCE,
     TRIED,
     Fed,
     InputSet,
     given_feeds,
+    longer_inputs,
     observed_feeds,
     tried,
     validation_inputs,
@@ -35,6 +37,7 @@ from slanc_onnx.run.sizes import Said, Sizes, shapes_of
 __all__ = [
     "END",
     "HALF",
+    "LONG_SEQUENCE",
     "PREFIX",
     "TRIED",
     "CannotRun",
@@ -55,6 +58,7 @@ __all__ = [
     "given_feeds",
     "instrument",
     "isolated",
+    "longer_inputs",
     "make_feeds",
     "norms_in_float32",
     "observe_rows",

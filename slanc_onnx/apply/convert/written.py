@@ -20,9 +20,12 @@ class Conversion:
 
     Attributes:
         converted: What became of nodes and constants.
+        positions: For how many there are tables of angles, or angles that stay in FP32; 0 where
+            nothing is computed of positions.
     """
 
     converted: Converted
+    positions: int = 0
 
     @property
     def kept(self) -> frozenset[str]:
