@@ -15,7 +15,7 @@ from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.graph.scope import read_graph
-from slanc_onnx.in_memory import carry_out
+from slanc_onnx.job import carry_out
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.norms.model import ReadModel, read_model
 from slanc_onnx.norms.norm import Norm

@@ -10,7 +10,7 @@ import onnx
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import NodeAt, node_at
-from slanc_onnx.in_memory import carry_out, decide
+from slanc_onnx.job import carry_out, decide
 from slanc_onnx.norms import Norm, read_model
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.run import validation_inputs, with_checked_inputs

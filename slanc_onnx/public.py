@@ -4,8 +4,7 @@ from slanc_onnx._version import __version__
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.api import apply_scales, compute_scales, find_norms, validate
 from slanc_onnx.errors import SlancError
-from slanc_onnx.in_memory import protect
-from slanc_onnx.job import protect_file
+from slanc_onnx.job import protect, protect_file
 from slanc_onnx.norms import Norm
 from slanc_onnx.options import Options
 from slanc_onnx.report import Outcome, reasons_text, rule_text

@@ -12,7 +12,7 @@ from slanc_onnx.apply.fold.groups import parted, partition
 from slanc_onnx.apply.fold.least import least_exponents
 from slanc_onnx.graph.flow import Tensor, read_flow
 from slanc_onnx.graph.scope import read_graph
-from slanc_onnx.in_memory import protect
+from slanc_onnx.job import protect
 from slanc_onnx.options import Options
 from tests.models.fold_models import (
     ACCELERATOR,

@@ -14,12 +14,12 @@ from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.convert import Conversion, write_converted
 from slanc_onnx.apply.fold import Fold, fold, write_folded
 from slanc_onnx.graph import Draft, check_output, load_model, name_nodes
-from slanc_onnx.in_memory import decide
+from slanc_onnx.job.in_memory import decide
+from slanc_onnx.job.refusals import refuse_broken
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Clock, Progress, no_progress
 from slanc_onnx.reasons import OFF, Failure, Next, Note, Reason
-from slanc_onnx.refusals import refuse_broken
 from slanc_onnx.report import Outcome, make_notes
 from slanc_onnx.run import (
     LONG_SEQUENCE,
@@ -89,32 +89,11 @@ def protect_file(
     clock.lap("find")
     done = _Done(decide(read, options, progress))
     clock.lap("scale")
-    notes = make_notes(read, options, rescaled)
+    done.notes += make_notes(read, options, rescaled)
+    job = _Job(read, source, output, options, watched, progress, clock)
     if read.norms or options.to is not None:
-        _carry_out(_Job(read, source, output, options, watched, progress, clock), done)
-    return Outcome(
-        source=source,
-        output=output,
-        options=shown_options or {},
-        norms=done.norms,
-        validation=done.validation,
-        not_validated=done.not_validated,
-        accelerator=options.accelerator,
-        notes=[*notes, *done.notes],
-        seconds=clock.seconds,
-        fold=done.fold,
-        heals=done.heals,
-        audits=done.audits,
-        first_rows=done.first_rows,
-        not_enumerated=done.not_enumerated,
-        fp32_nodes=done.fp32_nodes,
-        not_searched=done.not_searched,
-        suspects=read.suspects,
-        accepted={s.name for s in read.suspects if options.leaves_out(s.name)},
-        dry_run=options.dry_run,
-        require=options.require,
-        conversion=done.conversion,
-    )
+        _carry_out(job, done)
+    return _outcome(job, done, shown_options or {})
 
 
 @dataclass(frozen=True)
@@ -165,6 +144,34 @@ class _Done:
     notes: list[Reason] = field(default_factory=list)
     heals: Next | None = None
     conversion: Conversion | None = None
+
+
+def _outcome(job: _Job, done: _Done, shown_options: Mapping[str, object]) -> Outcome:
+    """What the job did, as one value."""
+    options, suspects = job.options, job.read.suspects
+    return Outcome(
+        source=job.source,
+        output=job.output,
+        options=shown_options,
+        norms=done.norms,
+        validation=done.validation,
+        not_validated=done.not_validated,
+        accelerator=options.accelerator,
+        notes=done.notes,
+        seconds=job.clock.seconds,
+        fold=done.fold,
+        heals=done.heals,
+        audits=done.audits,
+        first_rows=done.first_rows,
+        not_enumerated=done.not_enumerated,
+        fp32_nodes=done.fp32_nodes,
+        not_searched=done.not_searched,
+        suspects=suspects,
+        accepted={s.name for s in suspects if options.leaves_out(s.name)},
+        dry_run=options.dry_run,
+        require=options.require,
+        conversion=done.conversion,
+    )
 
 
 def _carry_out(job: _Job, done: _Done) -> None:

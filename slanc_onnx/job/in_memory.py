@@ -12,10 +12,10 @@ from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.convert import convert_in_memory
 from slanc_onnx.apply.fold import apply_fold, fold
 from slanc_onnx.errors import SlancError
+from slanc_onnx.job.refusals import check_set
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.refusals import check_set
 from slanc_onnx.run import Feeds, check_norms, given_feeds, with_checked_inputs
 from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
 from slanc_onnx.weights import workers
