@@ -249,6 +249,8 @@ class InFp32(_Named):
     SCHEMA = auto()  # op
     NO_SCHEMA = auto()  # op
     NO_KERNEL = auto()  # op
+    ATTRIBUTE = auto()  # op
+    HOLDER = auto()  # op
     WHOLE_NUMBERS = auto()
     ACCUMULATOR = auto()
     INSIDE = auto()

@@ -47,7 +47,7 @@ from slanc_onnx.ops.follow import (
 )
 from slanc_onnx.ops.fused import FUSED, HOLDING, INTERNAL, Fused, Internal, Kind
 from slanc_onnx.ops.relations import Relation, relation
-from slanc_onnx.ops.schemas import Signature, has_kernel, signature
+from slanc_onnx.ops.schemas import Formal, Signature, runs, signature
 
 __all__ = [
     "ATTRIBUTES",
@@ -70,6 +70,7 @@ __all__ = [
     "Body",
     "CannotFollow",
     "Degree",
+    "Formal",
     "Fused",
     "Held",
     "Internal",
@@ -88,12 +89,12 @@ __all__ = [
     "computed",
     "damage_cannot_be_followed",
     "degrees_of_outputs",
-    "has_kernel",
     "moved_by",
     "read_bodies",
     "refuse_large",
     "relation",
     "reshaped",
+    "runs",
     "signature",
     "taken_along",
     "tells_no_size",

@@ -97,6 +97,8 @@ class _Types:
             self.body(body)
             out = [body.kind(name) for name in body.outputs]
             out = out[1:] if node.op_type == "Loop" else out
+            if node.op_type == "SequenceMap":
+                out = [kind._replace(contained=True) for kind in out]
             made = [a if a != UNKNOWN else b for a, b in zip(made, out, strict=False)] or out
         return made
 
@@ -129,6 +131,10 @@ def made_kinds(node: NodeProto, read: Sequence[Held], known: Signature | None) -
         return [made]
     if node.op_type in LIKE_INPUT and LIKE_INPUT[node.op_type] in told:
         return [Held(told[LIKE_INPUT[node.op_type]].i)]
+    if node.op_type == "BitCast" and "to" in told:
+        return [Held(told["to"].i)]
+    if node.op_type == "Optional" and "type" in told:
+        return [kind_of(told["type"].tp)._replace(contained=True)]
     if known is None:  # as most ops do
         floats = (k for k in read if k.element in _FLOATS)
         return [next(floats, UNKNOWN)] * len(node.output)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, helper
 from onnxruntime.capi import _pybind_state as runtime
 
 # How schemas write an element type.
@@ -20,6 +20,8 @@ _WRITTEN: Mapping[int, str] = {
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
 }
+# Their kernels say that they take 16 bits, and refuse to reduce them.
+_REDUCING = {"ScatterElements", "ScatterND"}
 _NEWEST = 10**6  # a version of a domain that a file does not tell
 
 
@@ -102,29 +104,66 @@ def _of_runtime() -> dict[tuple[str, str], list[Any]]:
     return found
 
 
-def has_kernel(
-    node: NodeProto, opsets: Mapping[str, int], variable: str, element_type: int
+def runs(
+    node: NodeProto, opsets: Mapping[str, int], variable: str, element_type: int, casts: bool
 ) -> bool:
-    """Whether ONNX Runtime's CPU provider has a kernel of an op for an element type.
+    """Whether ONNX Runtime's CPU provider runs an op for an element type that its schema takes.
 
     Args:
         node: The node.
         opsets: The version of each domain, by its name.
         variable: What the schema calls the type.
         element_type: What that should be.
-
-    Returns:
-        True also where no kernel is known at all, as of ops that are functions of others.
+        casts: Whether ONNX Runtime may put Casts round the node, as it does by what a node reads.
     """
     domain = "" if node.domain == "ai.onnx" else node.domain
-    version, wanted = opsets.get(domain, _NEWEST), f"tensor({_WRITTEN[element_type]})"
+    version = opsets.get(domain, _NEWEST)
+    if node.op_type in _REDUCING:
+        return not any(a.name == "reduction" and a.s != b"none" for a in node.attribute)
+    has = _has_kernel(domain, node.op_type, version, variable, element_type)
+    if has:
+        return True
+    otherwise = casts or has is None
+    return _holds_written_out(domain, node.op_type, version, element_type, otherwise)
+
+
+@functools.cache
+def _has_kernel(
+    domain: str, op: str, version: int, variable: str, element_type: int
+) -> bool | None:
+    """Whether there is a kernel for an element type; None where there is none for any."""
+    wanted = f"tensor({_WRITTEN[element_type]})"
     kernels = [
         kernel.type_constraints
-        for kernel in _kernels().get((domain, node.op_type), [])
+        for kernel in _kernels().get((domain, op), [])
         if kernel.version_range[0] <= version <= kernel.version_range[1]
     ]
-    made = [text for types in kernels for text in types.get(variable, [wanted])]
-    return not kernels or any(wanted in text for text in made)
+    taken = [text for types in kernels for text in types.get(variable, [wanted])]
+    return any(wanted in text for text in taken) if kernels else None
+
+
+@functools.cache
+def _holds_written_out(
+    domain: str, op: str, version: int, element_type: int, otherwise: bool
+) -> bool:
+    """Whether the types are right in what an op is written out as that has no kernel for them."""
+    try:
+        schema = onnx.defs.get_schema(op, version, domain)
+    except onnx.defs.SchemaError:
+        return otherwise
+    if not schema.has_function or not schema.function_body.node:
+        return otherwise
+    types = [
+        helper.make_tensor_type_proto(element_type, None)
+        if any(_WRITTEN[element_type] in text for text in told.types)
+        else onnx.TypeProto()
+        for told in schema.inputs
+    ]
+    try:
+        onnx.shape_inference.infer_function_output_types(schema.function_body, types, [])
+    except onnx.shape_inference.InferenceError:
+        return False
+    return True
 
 
 @functools.cache

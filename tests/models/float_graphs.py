@@ -32,7 +32,8 @@ PLAIN = [
     ),
     Kind(
         "a weight read by FP16 and FP32 nodes",
-        "m (float[2, 4] x) => (float[2, 4] y, float[4, 4] z) { y = MatMul(x, w) z = CumSum(w, ax) }",
+        "m (float[2, 4] x) => (float[2, 4] y, float[4, 4] z) { y = MatMul(x, w) "
+        "z = CumSum(w, ax) }",
         X,
         {**W, "ax": np.array(1, np.int64)},
         ("CumSum",),

@@ -19,7 +19,7 @@ from slanc_onnx.apply.convert.constants import (
 )
 from slanc_onnx.apply.convert.idle_casts import drop_idle_casts
 from slanc_onnx.apply.convert.islands import Islands
-from slanc_onnx.apply.convert.told import tell_types
+from slanc_onnx.apply.convert.told import set_element, tell_types
 from slanc_onnx.apply.convert.versions import Versions
 from slanc_onnx.apply.convert.weights import Weights
 from slanc_onnx.apply.convert.wiring import At, Place, Source, Wiring, wire
@@ -197,17 +197,18 @@ class _Conversion:
     def _initializers(self, i: int, graph: onnx.GraphProto) -> None:
         for tensor in list(graph.initializer):
             source = Source(i, tensor.name)
-            if source not in self._wiring.reads or not self._versions.is_constant(source):
+            if source not in self._wiring.reads:
                 continue
-            narrow = [tensor]
-            if self._versions.wanted(source) == {True}:
-                continue
-            if self._versions.wanted(source) == {True, False}:
+            wanted = self._versions.wanted(source)
+            if not self._versions.is_constant(source):  # a default: of the type that it is given
+                wanted = {self._versions.full[source]}
+            if wanted == {True, False}:
                 twin = graph.initializer.add()
                 twin.CopyFrom(tensor)
                 twin.name = self._versions.name(source, True)
                 tensor.name = self._versions.name(source, False)
-            self._narrow_tensor(source, narrow[0])
+            if wanted != {True}:
+                self._narrow_tensor(source, tensor)
 
     def _constants(self, source: Source, node: NodeProto) -> Iterator[NodeProto]:
         """A Constant node in each of the versions in which it is read."""
@@ -235,6 +236,9 @@ class _Conversion:
     def _attributes(self, node: NodeProto, floats: bool, first: Source | None) -> None:
         """Let a node make 16 bits where an attribute says what it makes."""
         self._clamp(node)
+        if floats and node.op_type == "Optional":
+            for attribute in node.attribute:
+                set_element(attribute.tp, self._narrow)
         if not floats or first is None or self._versions.full[first]:
             return
         if node.op_type == "ConstantOfShape":

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from onnx import NodeProto, TensorProto
 
 from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
-from slanc_onnx.ops import BETWEEN, LIKE_INPUT, TYPE_ATTRIBUTES, Body, has_kernel
+from slanc_onnx.ops import BETWEEN, LIKE_INPUT, TYPE_ATTRIBUTES, Body, Formal, runs
 from slanc_onnx.reasons import InFp32, Reason
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _AS_IS = {"Cast", "Shape", "Size"}  # read whatever type there is
+_HOLDERS = {"If", "Loop", "Scan", "SequenceMap"}  # their graphs have the types of what they read
 _INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
 
 
@@ -35,8 +36,10 @@ class Islands:
         self._wiring, self._narrow, self._keep_io = wiring, narrow, keep_io_types
         self.nodes: dict[At, Reason] = {}
         for index, node in enumerate(wiring.bodies[0].proto.node):
-            if node.name in kept:
-                self.nodes[At(0, index)] = kept[node.name]
+            at = At(0, index)
+            if node.name in kept and not wiring.has_bodies(at) and not wiring.is_call(at):
+                self.nodes[at] = kept[node.name]
+        self._held = self._held_bodies()
         self._whole_numbers()
         self._accumulators()
         self._inside()
@@ -45,7 +48,8 @@ class Islands:
         """Whether a tensor that is no constant is FP32 where it is made."""
         wiring, made = self._wiring, self._wiring.maker(source)
         if made is None:
-            return source.body == 0 and (self._keep_io or self._is_sparse(source))
+            given = self._keep_io if source.body == 0 else source.body in self._held
+            return given or self._is_sparse(source)
         at, position = made
         if at in self.nodes or self._fixed_output(at, position) is not None:
             return True
@@ -66,7 +70,7 @@ class Islands:
     def needs_fp32(self, place: Place) -> bool:
         """Whether a read has to be of FP32."""
         if place.node == OUTPUT:
-            return place.body == 0 and self._keep_io
+            return self._keep_io if place.body == 0 else place.body in self._held
         if place.at in self.nodes:
             return True
         if self._takes_any(place):
@@ -103,15 +107,21 @@ class Islands:
         known = wiring.signature(at)
         if known is None:
             return None if wiring.is_call(at) else InFp32.NO_SCHEMA
-        formal = known.output(position)
-        if formal is None or (self._reads_float(at) and formal.takes(self._narrow)):
+        return self._of_formal(at, known.output(position))
+
+    def _of_formal(self, at: At, formal: Formal | None) -> InFp32 | None:
+        """Why a node's op takes nothing but FP32 in one place."""
+        wiring, node = self._wiring, self._wiring.node(at)
+        if formal is None:
             return None
-        if not formal.takes(self._narrow):
+        if not formal.takes(self._narrow) or node.op_type == "BitCast":
             return InFp32.SCHEMA
-        # ONNX Runtime puts Casts round a node that has no kernel by what that reads: here nothing.
-        opsets = wiring.bodies[at.body].opsets
-        runs = has_kernel(node, opsets, formal.variable, self._narrow)
-        return None if runs else InFp32.NO_KERNEL
+        if _has_floats(node):
+            return InFp32.ATTRIBUTE
+        opsets, casts = wiring.bodies[at.body].opsets, self._reads_float(at)
+        return (
+            None if runs(node, opsets, formal.variable, self._narrow, casts) else InFp32.NO_KERNEL
+        )
 
     def _fixed_input(self, place: Place) -> InFp32 | None:
         """Why a node's op reads an input in FP32 alone."""
@@ -121,8 +131,24 @@ class Islands:
         known = wiring.signature(place.at)
         if known is None:
             return None if wiring.is_call(place.at) else InFp32.NO_SCHEMA
-        formal = known.input(place.position)
-        return None if formal is None or formal.takes(self._narrow) else InFp32.SCHEMA
+        return self._of_formal(place.at, known.input(place.position))
+
+    def _held_bodies(self) -> set[int]:
+        """The graphs in nodes that keep them in FP32, as no schema tells what these graphs take."""
+        bodies, found = self._wiring.bodies, set[int]()
+        number = {id(body): i for i, body in enumerate(bodies)}
+        for i, body in enumerate(bodies):
+            for (index, _), inner in body.inner.items():
+                holder = At(i, index)
+                op = self._wiring.node(holder).op_type
+                if i in found or op not in _HOLDERS:
+                    found.add(number[id(inner)])
+                    self.nodes.setdefault(holder, Reason(InFp32.HOLDER, (op,)))
+            if i in found:
+                for index, node in enumerate(body.proto.node):
+                    if node.op_type != "Constant":
+                        self.nodes.setdefault(At(i, index), Reason(InFp32.INSIDE))
+        return found
 
     def _is_sparse(self, source: Source) -> bool:
         body = self._wiring.bodies[source.body]
@@ -247,6 +273,13 @@ def _chooses(node: NodeProto, reads_float: bool) -> bool:
         or node.op_type == "ConstantOfShape"
         or (node.op_type in LIKE_INPUT and not reads_float)
     )
+
+
+def _has_floats(node: NodeProto) -> bool:
+    """Whether an attribute is an FP32 tensor, which then is the type of what the node reads."""
+    if node.op_type in ("Constant", "ConstantOfShape"):
+        return False
+    return any(a.t.data_type == TensorProto.FLOAT for a in node.attribute if a.HasField("t"))
 
 
 def _is_accumulator(body: Body, node: NodeProto) -> bool:
