@@ -31,6 +31,7 @@ from slanc_onnx.run.segments import SegmentedSession, session_of
 from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.run.showing import run_showing
 from slanc_onnx.run.sizes import Said, Sizes, shapes_of
+from slanc_onnx.run.told import is_float, nodes_of, told
 
 __all__ = [
     "END",
@@ -54,8 +55,10 @@ __all__ = [
     "first_run",
     "given_feeds",
     "instrument",
+    "is_float",
     "isolated",
     "make_feeds",
+    "nodes_of",
     "norms_in_float32",
     "observe_rows",
     "observed_feeds",
@@ -65,6 +68,7 @@ __all__ = [
     "run_showing",
     "session_of",
     "shapes_of",
+    "told",
     "too_large_at_once",
     "tried",
     "validation_inputs",
