@@ -188,6 +188,15 @@ class Undivided(_Named):
     SHARED = auto()
 
 
+class Unraised(_Named):
+    """Why a tensor that leaves the format to be written is not divided by a fold."""
+
+    MADE_BY = auto()  # the op is named by the reason
+    READ_BY = auto()  # the same
+    LEAVES_GRAPH = auto()
+    NO_WAY = auto()
+
+
 class Failure(_Named):
     """Why a validation failed, or could not be done."""
 
@@ -267,6 +276,7 @@ Kind = (
     | Untaken
     | Decision
     | Undivided
+    | Unraised
     | Failure
     | Next
     | Keeping

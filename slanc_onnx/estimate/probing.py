@@ -84,8 +84,7 @@ def _probe(
     ordinary = list(runs(session, inputs, rng, (SEQUENCES, LENGTH)))
     progress("probing", 0.6)
     singles: list[dict[str, Array]] = []
-    keeps_floats = any(s.name in said.given and s.is_float and not s.is_cache for s in specs)
-    if not keeps_floats and takes_single_ids(specs, said):
+    if takes_single_ids(specs, said):
         with suppress(CannotRun):  # exports that were unrolled to one length
             alone = specs, replace(said, given={})
             singles = list(runs(session, alone, rng, (SINGLES, 1)))
@@ -182,8 +181,9 @@ def runs(
 
 
 def takes_single_ids(specs: Sequence[InputSpec], said: Said) -> bool:
-    """Whether there are ids, of which a sequence may have one alone."""
-    if _fixed(specs, 1) not in (None, 1):
+    """Whether there are ids, of which a sequence may have one alone, and no floats are given."""
+    keeps_floats = any(s.name in said.given and s.is_float and not s.is_cache for s in specs)
+    if keeps_floats or _fixed(specs, 1) not in (None, 1):
         return False
     shapes = shapes_of(specs, Sizes(SINGLES, 1), replace(said, given={}))
     return any(s.is_text and shapes[s.name][1:] in ((), (1,)) for s in specs)

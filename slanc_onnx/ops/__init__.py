@@ -44,7 +44,7 @@ from slanc_onnx.ops.follow import (
     whole_numbers,
 )
 from slanc_onnx.ops.fused import FUSED, HOLDING, INTERNAL, Fused, Internal, Kind
-from slanc_onnx.ops.relations import Relation, relation
+from slanc_onnx.ops.relations import JOINS, Relation, relation
 
 __all__ = [
     "ATTRIBUTES",
@@ -56,6 +56,7 @@ __all__ = [
     "HOLDING",
     "HOMOGENEOUS",
     "INTERNAL",
+    "JOINS",
     "LEAST",
     "MOST_CHANNELS",
     "MOST_TRACED",

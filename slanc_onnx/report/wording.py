@@ -19,6 +19,7 @@ from slanc_onnx.reasons import (
     Seen,
     Undivided,
     Unproved,
+    Unraised,
     Unread,
     Unscalable,
     Untaken,
@@ -172,6 +173,12 @@ _UNDIVIDED: dict[Kind, str] = {
     Undivided.COMPUTED: "is computed or may be overridden",
     Undivided.SHARED: "is shared with what is not divided",
 }
+_UNRAISED: dict[Kind, str] = {
+    Unraised.MADE_BY: "makes it so large and takes no divisor",
+    Unraised.READ_BY: "reads it undivided",
+    Unraised.LEAVES_GRAPH: "leaves its graph undivided",
+    Unraised.NO_WAY: "no exponent was found with which it fits",
+}
 _FAILURES: dict[Kind, str] = {
     Failure.FP32_DIFFERS: "FP32 outputs differ, though every scale is a power of two: this is a "
     "fault here, report it",
@@ -273,6 +280,7 @@ TEXTS: Mapping[Kind, str] = {
     **_UNTAKEN,
     **_DECISIONS,
     **_UNDIVIDED,
+    **_UNRAISED,
     **_SEEN,
     **_FAILURES,
     **_NEXT,
