@@ -17,6 +17,7 @@ from slanc_onnx.apply.fold.trial import Trial
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import Tensor
 
+WORTH = 1 << 10  # of so many elements a move has to save more than one: it takes room from tensors
 _FARTHEST = 30  # by which a group is moved
 _MOST_TRIED = 3  # exponents per way, the best first: a weight may not take one
 
@@ -130,7 +131,7 @@ def _demands(trial: Trial, index: int, shifts: Shifts) -> list[tuple[Tensor, tup
 
 
 def _moves(weights: Weights, changes: _Changes, shifts: Shifts, steps: range) -> list[_Move]:
-    """The best moves with which fewer elements lose bits than now."""
+    """The best moves with which clearly fewer elements lose bits than now."""
     form = weights.written
     if form is None or not steps or not changes:
         return []
@@ -139,11 +140,12 @@ def _moves(weights: Weights, changes: _Changes, shifts: Shifts, steps: range) ->
         return sum(weights.faint(root, e + step * c).elements for root, (e, c) in changes.items())
 
     now, found = faint(0), list[_Move]()
-    for step in steps if now else ():
+    enough = now - sum(map(weights.elements, changes)) / WORTH
+    for step in steps if enough > 0 else ():
         fits = not any(
             e + step * c < 0 and weights.overflows(root, e + step * c)
             for root, (e, c) in changes.items()
         )
-        if fits and faint(step) < now:
+        if fits and faint(step) < enough:
             found.append(_Move(faint(step), step, shifts))
     return sorted(found, key=lambda m: (m.faint, abs(m.steps)))[:_MOST_TRIED]

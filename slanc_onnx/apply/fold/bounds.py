@@ -37,7 +37,8 @@ class Bounds:
             could be larger.
         most: The greatest exponent with which its ordinary elements stay normal, and no less than
             `least`.
-        stuck: Why no exponent helps a tensor: what makes or reads it takes it as it is.
+        stuck: Why no exponent helps a tensor, those with masks included: what makes or reads it
+            takes it as it is.
     """
 
     form: Format = FLOAT16
@@ -49,15 +50,21 @@ class Bounds:
     def raising(self, parts: Partition) -> dict[Tensor, int]:
         """The least exponents, above 0, of the tensors that would leave the format.
 
-        Those of a group without norms are left out where one of them is stuck: divided by more, it
-        would leave the format behind the node that multiplies it again.
+        Those of a group without norms are left out where one of them is stuck, or a mask is added
+        to it: it would leave the format behind the node that multiplies it again.
         """
         held = {site.group for site in parts.sites}
-        over = {t: k for t, k in self.least.items() if k > 0 and t in parts.of_output}
-        lost = {parts.of_output[t] for t in over if t in self.stuck} - held
-        return {
-            t: k for t, k in over.items() if t not in self.stuck and parts.of_output[t] not in lost
+        lost = {
+            parts.of_output.get(tensor)
+            for tensor in self.stuck
+            if tensor not in self.ranges or self.least.get(tensor, 0) > 0
         }
+        found: dict[Tensor, tuple[int, int]] = {}
+        for tensor, exponent in self.least.items():
+            group = parts.of_output.get(tensor)
+            if exponent > 0 and group is not None and tensor not in self.stuck:
+                found[tensor] = exponent, group
+        return {t: k for t, (k, group) in found.items() if group in held or group not in lost}
 
 
 NO_BOUNDS = Bounds()
@@ -84,7 +91,7 @@ def bounds_of(
         for t, r in kept.items()
         if r.typical and t in least
     }
-    return Bounds(form, kept, least, most, _stuck(parts, kept))
+    return Bounds(form, kept, least, most, _stuck(parts, ranges))
 
 
 def ends(parts: Partition, bounds: Mapping[Tensor, int], *, upper: bool) -> dict[int, int]:

@@ -23,6 +23,8 @@ from slanc_onnx.estimate import TensorRange
 from slanc_onnx.graph import Flow, Tensor
 from slanc_onnx.norms import Norm
 
+_TRIES = 3  # to leave alone the weights that fade where they are divided
+
 
 @dataclass(frozen=True)
 class Exponents:
@@ -79,6 +81,24 @@ def choose_exponents(
         ranges: How large tensors were, where they have to fit the format in which weights are
             written.
     """
+    if weights.written is None:
+        return _exponents(flow, norms, windows, weights, None)
+    for _ in range(_TRIES):
+        found = _exponents(flow, norms, windows, weights, ranges)
+        faded = {root for root, k in found.solved.divided.items() if weights.fades(root, k)}
+        if faded <= weights.kept:
+            break
+        weights.kept.update(faded)
+    return found
+
+
+def _exponents(
+    flow: Flow,
+    norms: Sequence[Norm],
+    windows: Mapping[str, Window],
+    weights: Weights,
+    ranges: Mapping[Tensor, TensorRange] | None,
+) -> Exponents:
     uncut = partition(flow, norms)
     told = least_exponents(uncut, windows)
     bounds, raising = NO_BOUNDS, dict[Tensor, int]()

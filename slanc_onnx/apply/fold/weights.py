@@ -85,7 +85,7 @@ class Weights:
         folder: Where the external data lies.
         accepted: The relative loss up to which a 16-bit weight is divided all the same.
         written: The format in which weights of 32 and 64 bits are written; None for their own.
-            What dividing one may add to the error of that is no more than one rounding.
+        kept: The weights that are not divided where they fade in that format.
         losses: Known results of `loss`, by weight and exponent.
         zeros: Known results of `is_zero`.
         ranges: Known results of `range_of`.
@@ -99,6 +99,7 @@ class Weights:
     folder: Path | None
     accepted: float = 0.0
     written: Format | None = None
+    kept: set[Tensor] = field(default_factory=set)
     losses: dict[tuple[Tensor, int], Loss] = field(default_factory=dict)
     zeros: dict[Tensor, bool] = field(default_factory=dict)
     ranges: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
@@ -187,8 +188,15 @@ class Weights:
         loss = self.loss(root, exponent)
         if loss.elements:
             return self.is_half(root) and loss.relative <= self.accepted
+        return root not in self.kept or not self.fades(root, exponent)
+
+    def fades(self, root: Tensor, exponent: int) -> bool:
+        """Whether dividing a weight by 2^exponent adds more to the error of writing it than one
+        rounding of all its elements might."""
         form = self.narrowed(root)
-        return form is None or self.binades_of(root).added(exponent, form) <= form.unit_roundoff
+        if form is None or not exponent:
+            return False
+        return self.binades_of(root).added(exponent, form) > form.unit_roundoff
 
     def narrowed(self, root: Tensor) -> Format | None:
         """The format that a weight is written in where that holds fewer numbers than its own."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from slanc_onnx.apply.fold.binades import Faint
-from slanc_onnx.apply.fold.bounds import Bounds
+from slanc_onnx.apply.fold.bounds import SPARE, Bounds
 from slanc_onnx.apply.fold.choose import Exponents
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import Tensor
@@ -39,8 +39,9 @@ class GroupRange:
 
     @property
     def raised(self) -> bool:
-        """Whether it is divided though no norm asks for that."""
-        return self.exponent > 0 and not self.norms
+        """Whether it is divided because it would leave the format, and no norm asks for that."""
+        near = self.largest > self.limit / 2**SPARE
+        return near and self.exponent > 0 and not self.norms
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class FaintWeight:
 def group_ranges(chosen: Exponents, bounds: Bounds) -> tuple[GroupRange, ...]:
     """The groups of which something was seen, the largest first."""
     parts = chosen.parts
+    stuck = {parts.of_output.get(tensor, tensor): why for tensor, why in bounds.stuck.items()}
     members: dict[object, list[Tensor]] = {}
     for tensor in bounds.ranges:
         members.setdefault(parts.of_output.get(tensor, tensor), []).append(tensor)
@@ -85,7 +87,7 @@ def group_ranges(chosen: Exponents, bounds: Bounds) -> tuple[GroupRange, ...]:
                 holds.name,
                 bounds.form.largest,
                 norms.count(group) if isinstance(group, int) else 0,
-                _why(bounds, stored),
+                _why(bounds, stored, stuck.get(group)),
             )
         )
     return tuple(sorted(found, key=lambda each: -each.stored))
@@ -95,10 +97,10 @@ def _stored(chosen: Exponents, bounds: Bounds, tensor: Tensor) -> float:
     return bounds.ranges[tensor].largest / 2.0 ** chosen.solved.produced.get(tensor, 0)
 
 
-def _why(bounds: Bounds, stored: Mapping[Tensor, float]) -> Reason | None:
+def _why(bounds: Bounds, stored: Mapping[Tensor, float], stuck: Reason | None) -> Reason | None:
     over = [tensor for tensor, largest in stored.items() if largest > bounds.form.largest]
-    stuck = [bounds.stuck[tensor] for tensor in over if tensor in bounds.stuck]
-    return next(iter(stuck), Reason(Unraised.NO_WAY)) if over else None
+    told = (bounds.stuck[tensor] for tensor in over if tensor in bounds.stuck)
+    return next(told, stuck or Reason(Unraised.NO_WAY)) if over else None
 
 
 def faint_weights(chosen: Exponents, weights: Weights) -> tuple[FaintWeight, ...]:
