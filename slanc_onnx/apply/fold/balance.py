@@ -7,7 +7,7 @@ bits, and that decides.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from slanc_onnx.apply.fold.along import Shifts, Ways
@@ -19,6 +19,7 @@ from slanc_onnx.graph import Tensor
 
 WORTH = 1 << 10  # of so many elements a move has to save more than one: it takes room from tensors
 _FARTHEST = 30  # by which a group is moved
+_ROUNDS = 4  # a weight that changes makes another way worth while
 _MOST_TRIED = 3  # exponents per way, the best first: a weight may not take one
 
 _Changes = dict[
@@ -56,24 +57,33 @@ def balance(trial: Trial, ways: Ways, bounds: Bounds) -> None:
     for index, groups in enumerate(parts.touched):
         for group in groups:
             touching.setdefault(group, []).append(index)
-    tried: set[frozenset[tuple[int, int]]] = set()
-    for start in (g for g in low if ways.movable[g]):
-        found: list[_Move] = []
+    known = [
+        (shifts, sorted({index for g in shifts for index in touching.get(g, ())}))
+        for shifts in _directions(ways, low)
+    ]
+    for _ in range(_ROUNDS):
+        before = list(trial.groups)
         failed = set(trial.failed)
-        for shifts in ways.of({start: 1}):
-            key = frozenset(shifts.items())
-            if key in tried or not low.keys() >= shifts.keys():
-                continue
-            tried.add(key)
-            relations = sorted({index for g in shifts for index in touching.get(g, ())})
+        for shifts, relations in known:
             if failed.isdisjoint(relations):
                 changes = _changes(trial, shifts, relations)
                 steps = _steps(trial.groups, shifts, low, high)
-                found += _moves(trial.solver.weights, changes, shifts, steps)
-        _take_first(trial, sorted(found, key=lambda m: (m.faint, abs(m.steps))))
+                _take_first(trial, _moves(trial.solver.weights, changes, shifts, steps))
+        if trial.groups == before:
+            return
 
 
-def _take_first(trial: Trial, moves: list[_Move]) -> None:
+def _directions(ways: Ways, known: Mapping[int, int]) -> list[Shifts]:
+    """The ways in which groups may move by a step, each once, if something is known of them."""
+    found: dict[frozenset[tuple[int, int]], Shifts] = {}
+    for start in known:
+        for shifts in ways.of({start: 1}) if ways.movable[start] else ():
+            if known.keys() >= shifts.keys():
+                found.setdefault(frozenset(shifts.items()), shifts)
+    return list(found.values())
+
+
+def _take_first(trial: Trial, moves: Sequence[_Move]) -> None:
     """Make the first move that inserts no node."""
     before = trial.cost
     for found in moves:
