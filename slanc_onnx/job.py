@@ -13,7 +13,8 @@ import onnx
 from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.fold import Fold, apply_fold, fold, write_folded
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import Draft, check_output, load_model, name_nodes
+from slanc_onnx.estimate import TensorRange, probe_tensors
+from slanc_onnx.graph import Draft, Tensor, check_output, load_model, name_nodes
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Clock, Progress, no_progress
@@ -157,6 +158,7 @@ class _Done:
     not_searched: Reason | None = None
     notes: list[Reason] = field(default_factory=list)
     heals: Next | None = None
+    ranges: dict[Tensor, TensorRange] | None = None
 
 
 def _carry_out(job: _Job, done: _Done) -> None:
@@ -244,7 +246,9 @@ def _plan(job: _Job, done: _Done) -> None:
     """Fold, and hold the scales against the user's data and every token."""
     read, options, clock = job.read, job.options, job.clock
     if options.apply == "fold":  # first: the audit is of the scales that norms have then
-        done.fold, done.norms = fold(read, done.norms, options)
+        if options.to == "fp16" and done.ranges is None:
+            _measure(job, done)
+        done.fold, done.norms = fold(read, done.norms, options, done.ranges)
         clock.lap("fold")
     if job.watched:
         done.audits = job.isolated(
@@ -254,6 +258,15 @@ def _plan(job: _Job, done: _Done) -> None:
     if options.certify == "tokens":
         _enumerate(job, done)
         clock.lap("tokens")
+
+
+def _measure(job: _Job, done: _Done) -> None:
+    """Measure all tensors, which have to fit the type of the file."""
+    found, why = job.tried(lambda told: probe_tensors(job.read, job.options, told))
+    done.ranges = found or {}
+    if why is not None:
+        done.notes.append(Reason(Note.RANGES_UNKNOWN, behind=why))
+    job.clock.lap("measure")
 
 
 def _write_and_validate(job: _Job, done: _Done, draft: Draft) -> None:

@@ -265,6 +265,7 @@ class Note(_Named):
     READ_AS_DEFAULTS = auto()  # initializers
     NOT_FOLDED_INTO = auto()  # weights; behind: why
     WOULD_LOSE_BITS = auto()  # (weight, elements) of each weight
+    RANGES_UNKNOWN = auto()  # behind: why
 
 
 Kind = (

@@ -16,6 +16,7 @@ import numpy as np
 from slanc_onnx.estimate.probing import LENGTH, SEED, SEQUENCES, runs, takes_single_ids
 from slanc_onnx.graph import Array, Tensor, read_flow, read_graph
 from slanc_onnx.norms import ReadModel
+from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.run import (
     CannotRun,
@@ -46,7 +47,7 @@ class TensorRange(NamedTuple):
 
 
 def probe_tensors(
-    read: ReadModel, said: Said | None = None, progress: Progress = no_progress
+    read: ReadModel, options: Options, progress: Progress = no_progress
 ) -> dict[Tensor, TensorRange]:
     """The ranges of the FP32 tensors outside norms and loops that depend on the inputs.
 
@@ -54,7 +55,7 @@ def probe_tensors(
 
     Args:
         read: The model.
-        said: What the user says of the inputs, as for `probe`.
+        options: What the user says of the inputs.
         progress: Called with the share of the work that is done.
 
     Raises:
@@ -71,7 +72,7 @@ def probe_tensors(
     session = session_of(emitter.model, read.folder, in_order=True)
     largest: dict[Tensor, float] = {}
     typical: dict[Tensor, float] = {}
-    for values in _values(session, read, said or Said(), progress):
+    for values in _values(session, read, Said.of(options), progress):
         for tensor, output in shown.items():
             for most, mean in values[output].reshape(-1, 2).tolist():
                 largest[tensor] = max(largest.get(tensor, 0.0), most)

@@ -251,6 +251,8 @@ _NOTES: dict[Kind, str] = {
     "epsilon would make nan: epsilons that the target does not keep are raised (--epsilon "
     "representable)",
     Note.INLINED: "inlined the functions that hold norms: {names}",
+    Note.RANGES_UNKNOWN: "no tensor but the inputs of norms is known to fit the type that is "
+    "written, and no weight is balanced for it, as the model was not run: {behind}",
     Note.SCALED_ANEW: "{count} norms had scales of another target, or without their note: these "
     "were taken out and placed anew ({names})",
     Note.WRITTEN_OUT: "wrote out the norms inside attention ops: {names}",
