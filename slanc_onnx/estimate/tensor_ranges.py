@@ -25,9 +25,9 @@ from slanc_onnx.run import (
     SegmentedSession,
     Session,
     as_float32,
+    floats_outside_norms,
     norms_in_float32,
     session_of,
-    told,
 )
 
 BEYOND = 1e30  # what is larger masks other values
@@ -64,7 +64,8 @@ def probe_tensors(
     model = as_float32(read.model, read.folder)
     emitter = Emitter(model)
     shown: dict[Tensor, str] = {}
-    for path, index, name in told(read_flow(read_graph(model)), norms_in_float32(read.norms)):
+    norms = norms_in_float32(read.norms)
+    for path, index, name in floats_outside_norms(read_flow(read_graph(model)), norms):
         if emitter.can_show(path, loops=False):
             emitter.place(path, index)
             shown[Tensor(path, name)] = emitter.shown(path, _two_numbers(emitter, name))

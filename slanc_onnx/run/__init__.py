@@ -23,6 +23,7 @@ from slanc_onnx.run.float32 import (
     read_in_float32,
     too_large_at_once,
 )
+from slanc_onnx.run.floats import floats_outside_norms, is_float, nodes_of
 from slanc_onnx.run.inputs import dtype_of, first_run, make_feeds, random_ids, ways_to_say
 from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.isolation import CannotRun, isolated, run_apart
@@ -31,7 +32,6 @@ from slanc_onnx.run.segments import SegmentedSession, session_of
 from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.run.showing import run_showing
 from slanc_onnx.run.sizes import Said, Sizes, shapes_of
-from slanc_onnx.run.told import is_float, nodes_of, told
 
 __all__ = [
     "END",
@@ -53,6 +53,7 @@ __all__ = [
     "check_norms",
     "dtype_of",
     "first_run",
+    "floats_outside_norms",
     "given_feeds",
     "instrument",
     "is_float",
@@ -68,7 +69,6 @@ __all__ = [
     "run_showing",
     "session_of",
     "shapes_of",
-    "told",
     "too_large_at_once",
     "tried",
     "validation_inputs",

@@ -12,7 +12,15 @@ import onnx
 from slanc_onnx.graph import Flow, Tensor, read_flow, read_graph
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
-from slanc_onnx.run import CannotRun, Emitter, Feeds, as_float32, norms_in_float32, session_of, told
+from slanc_onnx.run import (
+    CannotRun,
+    Emitter,
+    Feeds,
+    as_float32,
+    floats_outside_norms,
+    norms_in_float32,
+    session_of,
+)
 from slanc_onnx.verify.emulate import can_emulate, float_inputs, largest_finite
 from slanc_onnx.verify.left import Left, all_left
 
@@ -71,7 +79,7 @@ def tensor_sizes(
     emitter.place((), -1)
     for name in float_inputs(model):
         shown[Tensor((), name)] = largest_finite(emitter, name)
-    for path, index, name in told(flow, norms):
+    for path, index, name in floats_outside_norms(flow, norms):
         if emitter.can_show(path, loops=False):
             emitter.place(path, index)
             size = largest_finite(emitter, name)

@@ -69,7 +69,7 @@ def group_ranges(chosen: Exponents, bounds: Bounds) -> tuple[GroupRange, ...]:
     """The groups of which something was seen, the largest first."""
     parts = chosen.parts
     stuck = {parts.of_output.get(tensor, tensor): why for tensor, why in bounds.stuck.items()}
-    members: dict[object, list[Tensor]] = {}
+    members: dict[int | Tensor, list[Tensor]] = {}
     for tensor in bounds.ranges:
         members.setdefault(parts.of_output.get(tensor, tensor), []).append(tensor)
     norms = [site.group for site in parts.sites]

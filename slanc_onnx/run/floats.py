@@ -1,4 +1,4 @@
-"""Told: the tensors of floats that a run can tell of, which lie outside norms."""
+"""Floats: the tensors of floats that a run can tell of, which lie outside norms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from slanc_onnx.graph import Flow, GraphPath, Tensor, Use
 from slanc_onnx.norms import Norm
 
 
-def told(flow: Flow, norms: Sequence[Norm]) -> Iterator[tuple[GraphPath, int, str]]:
+def floats_outside_norms(flow: Flow, norms: Sequence[Norm]) -> Iterator[tuple[GraphPath, int, str]]:
     """The FP32 tensors that depend on inputs and lie outside norms, with their makers."""
     inside = {
         (norm.path, index) for norm in norms if not norm.by_ops for index in nodes_of(flow, norm)
