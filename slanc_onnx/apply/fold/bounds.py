@@ -132,8 +132,8 @@ def _named(parts: Partition, use: Use) -> tuple[str, str]:
 def _masks(parts: Partition, weights: Weights, form: Format) -> set[Tensor]:
     """The tensors that hold the fill value of a mask, which becomes the largest one of the format.
 
-    It is a constant of at most two numbers, one of which the format does not hold, and goes on
-    through what joins tensors or multiplies them element by element.
+    It is a constant of at most two numbers, one of them near the end of the format or beyond, and
+    goes on through what joins tensors or multiplies them element by element.
     """
     flow, found = parts.flow, set[Tensor]()
     known: dict[Tensor, bool] = {}
@@ -158,7 +158,7 @@ def _masks(parts: Partition, weights: Weights, form: Format) -> set[Tensor]:
 
 
 def _fills(weights: Weights, tensor: Tensor, form: Format) -> bool:
-    """Whether a constant is of at most two numbers, and one of them is beyond the format."""
+    """Whether a constant is of at most two numbers, one of which would fill a mask."""
     proto = weights.flow.data[tensor]
     if proto.data_type not in FLOATS or math.prod(proto.dims) > _MOST_FILLS:
         return False
@@ -169,5 +169,5 @@ def _beyond(values: Array, form: Format) -> bool:
     if not values.size:
         return False
     least, most = values.min(), values.max()
-    outside = max(abs(float(least)), abs(float(most))) > form.largest
+    outside = max(abs(float(least)), abs(float(most))) > form.largest / 2**SPARE
     return outside and bool(np.all((values == least) | (values == most)))
