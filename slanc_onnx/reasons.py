@@ -184,7 +184,7 @@ class Undivided(_Named):
 
     LOSES_BITS = auto()  # exponent, relative loss
     LOSES_SO_MUCH = auto()  # relative loss
-    FADES = auto()  # exponent
+    FADES = auto()
     COMPUTED = auto()
     SHARED = auto()
 

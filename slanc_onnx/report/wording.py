@@ -170,7 +170,7 @@ _DECISIONS: dict[Kind, str] = {
 _UNDIVIDED: dict[Kind, str] = {
     Undivided.LOSES_BITS: "would lose bits when divided by 2^{0}",
     Undivided.LOSES_SO_MUCH: "; --weight-loss {0:.2g} accepts that",
-    Undivided.FADES: "would fade in the type that is written when divided by 2^{0}",
+    Undivided.FADES: "would be too small for the type that is written",
     Undivided.COMPUTED: "is computed or may be overridden",
     Undivided.SHARED: "is shared with what is not divided",
 }

@@ -149,13 +149,17 @@ def _moves(weights: Weights, changes: _Changes, shifts: Shifts, steps: range) ->
     def faint(step: int) -> int:
         return sum(weights.faint(root, e + step * c).elements for root, (e, c) in changes.items())
 
+    def fits(root: Tensor, exponent: int, change: int, step: int) -> bool:
+        """Whether a weight stays in the format; a vector, which scales channels, loses nothing."""
+        after = exponent + step * change
+        if after < 0 and weights.overflows(root, after):
+            return False
+        now, then = (weights.faint(root, k).elements for k in (exponent, after))
+        return then <= now or not weights.is_vector(root)
+
     now, found = faint(0), list[_Move]()
     enough = now - sum(map(weights.elements, changes)) / WORTH
     for step in steps if enough > 0 else ():
-        fits = not any(
-            e + step * c < 0 and weights.overflows(root, e + step * c)
-            for root, (e, c) in changes.items()
-        )
-        if fits and faint(step) < enough:
+        if faint(step) < enough and all(fits(root, *by, step) for root, by in changes.items()):
             found.append(_Move(faint(step), step, shifts))
     return sorted(found, key=lambda m: (m.faint, abs(m.steps)))[:_MOST_TRIED]

@@ -23,6 +23,7 @@ from slanc_onnx.apply.fold.divide import divide_weights
 from slanc_onnx.apply.fold.edits import plan_fold
 from slanc_onnx.apply.fold.group_scale import ANY, BY_HAND, Window, window
 from slanc_onnx.apply.fold.groups import partition
+from slanc_onnx.apply.fold.push import DEPEND
 from slanc_onnx.apply.fold.weights import Loss, Weights
 from slanc_onnx.apply.fold.words import FoldedGroup, folded_groups
 from slanc_onnx.apply.fold.written import FaintWeight, GroupRange, faint_weights, group_ranges
@@ -290,8 +291,10 @@ def _notes(chosen: Exponents, weights: Weights) -> list[Reason]:
     divided = chosen.solved.divided
     by_reason: dict[Reason, list[str]] = {}
     for tensor, why in chosen.solved.refused.items():
-        if tensor not in divided and why.kind is not Undivided.LOSES_BITS:
+        if tensor not in divided and why.kind not in DEPEND:
             by_reason.setdefault(why, []).append(tensor.name)
+    if faded := weights.kept - divided.keys():
+        by_reason[Reason(Undivided.FADES)] = sorted(tensor.name for tensor in faded)
     notes = [
         Reason(Note.NOT_FOLDED_INTO, tuple(names), behind=why) for why, names in by_reason.items()
     ]

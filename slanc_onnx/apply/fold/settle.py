@@ -246,7 +246,7 @@ class _State:
         if not weights.takes(root, exponent):
             loss = weights.loss(root, exponent).relative
             why = Reason(Undivided.LOSES_BITS, (exponent, loss))
-            self._refuse(root, why if loss else Reason(Undivided.FADES, (exponent,)))
+            self._refuse(root, why if loss else Reason(Undivided.FADES))
             return "cut" if small else "fail"
         if self._wanted(root) == {exponent}:
             return "divide"
