@@ -13,7 +13,8 @@ import onnx
 from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.convert import Conversion, write_converted
 from slanc_onnx.apply.fold import Fold, fold, write_folded
-from slanc_onnx.graph import Draft, check_output, load_model, name_nodes
+from slanc_onnx.estimate import TensorRange, probe_tensors
+from slanc_onnx.graph import Draft, Tensor, check_output, load_model, name_nodes
 from slanc_onnx.job.in_memory import decide
 from slanc_onnx.job.refusals import refuse_broken
 from slanc_onnx.norms import ReadModel, read_model
@@ -144,6 +145,7 @@ class _Done:
     notes: list[Reason] = field(default_factory=list)
     heals: Next | None = None
     conversion: Conversion | None = None
+    ranges: dict[Tensor, TensorRange] | None = None
 
 
 def _outcome(job: _Job, done: _Done, shown_options: Mapping[str, object]) -> Outcome:
@@ -259,7 +261,9 @@ def _plan(job: _Job, done: _Done) -> None:
     """Fold, and hold the scales against the user's data and every token."""
     read, options, clock = job.read, job.options, job.clock
     if options.apply == "fold":  # first: the audit is of the scales that norms have then
-        done.fold, done.norms = fold(read, done.norms, options)
+        if options.to == "fp16" and done.ranges is None:
+            _measure(job, done)
+        done.fold, done.norms = fold(read, done.norms, options, done.ranges)
         clock.lap("fold")
     if job.watched:
         done.audits = job.isolated(
@@ -269,6 +273,15 @@ def _plan(job: _Job, done: _Done) -> None:
     if options.certify == "tokens":
         _enumerate(job, done)
         clock.lap("tokens")
+
+
+def _measure(job: _Job, done: _Done) -> None:
+    """Measure all tensors, which have to fit the type of the file."""
+    found, why = job.tried(lambda told: probe_tensors(job.read, job.options, told))
+    done.ranges = found or {}
+    if why is not None:
+        done.notes.append(Reason(Note.RANGES_UNKNOWN, behind=why))
+    job.clock.lap("measure")
 
 
 def _write_and_validate(job: _Job, done: _Done, draft: Draft) -> None:

@@ -25,6 +25,7 @@ from slanc_onnx.run.float32 import (
     read_in_float32,
     too_large_at_once,
 )
+from slanc_onnx.run.floats import floats_outside_norms, is_float, nodes_of
 from slanc_onnx.run.inputs import dtype_of, first_run, make_feeds, random_ids, ways_to_say
 from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.isolation import CannotRun, isolated, run_apart
@@ -55,11 +56,14 @@ __all__ = [
     "check_norms",
     "dtype_of",
     "first_run",
+    "floats_outside_norms",
     "given_feeds",
     "instrument",
+    "is_float",
     "isolated",
     "longer_inputs",
     "make_feeds",
+    "nodes_of",
     "norms_in_float32",
     "observe_rows",
     "observed_feeds",
