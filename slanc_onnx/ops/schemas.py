@@ -151,7 +151,7 @@ def _holds_written_out(
         schema = onnx.defs.get_schema(op, version, domain)
     except onnx.defs.SchemaError:
         return otherwise
-    if not schema.has_function or not schema.function_body.node:
+    if not getattr(schema, "has_function", False) or not schema.function_body.node:
         return otherwise
     types = [
         helper.make_tensor_type_proto(element_type, None)

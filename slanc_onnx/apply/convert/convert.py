@@ -238,7 +238,7 @@ class _Conversion:
         self._clamp(node)
         if floats and node.op_type == "Optional":
             for attribute in node.attribute:
-                set_element(attribute.tp, self._narrow)
+                set_element(attribute.tp, self._narrow, self._wiring.wide)
         if not floats or first is None or self._versions.full[first]:
             return
         if node.op_type == "ConstantOfShape":

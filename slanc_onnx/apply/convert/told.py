@@ -22,7 +22,7 @@ def tell_types(i: int, wiring: Wiring, versions: Versions, narrow: int) -> None:
     for info in (*inputs, *proto.value_info):
         source = Source(i, info.name)
         if source in wiring.reads and not versions.own_is_full(source):
-            _set_element(info.type, narrow, wiring.wide)
+            set_element(info.type, narrow, wiring.wide)
     for position in range(len(proto.output)):
         place = Place(i, OUTPUT, position)
         if place not in wiring.read_at:
@@ -34,10 +34,10 @@ def tell_types(i: int, wiring: Wiring, versions: Versions, narrow: int) -> None:
             continue
         proto.output[position].name = name
         if not versions.needs[place]:
-            _set_element(proto.output[position].type, narrow, wiring.wide)
+            set_element(proto.output[position].type, narrow, wiring.wide)
 
 
-def _set_element(told: onnx.TypeProto, narrow: int, wide: frozenset[int]) -> None:
+def set_element(told: onnx.TypeProto, narrow: int, wide: frozenset[int]) -> None:
     """Give a type of floats, or of a sequence of these, other elements."""
     while not told.HasField("tensor_type"):
         if told.HasField("sequence_type"):
