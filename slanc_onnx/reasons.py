@@ -242,6 +242,26 @@ class Keeping(_Named):
     UNNAMEABLE = auto()  # name, format of a list
 
 
+class Untabled(_Named):
+    """Why the angles of a Cos or Sin have no table."""
+
+    FLOAT_INPUT = auto()  # graph input
+    NOT_BY_POSITION = auto()  # the op is named by the reason
+    SEVERAL_POSITIONS = auto()  # tensor, another tensor
+    NO_ARRANGEMENT = auto()  # tensor of the positions
+    SIZES_UNKNOWN = auto()  # tensor of the positions
+    NOT_EVALUATED = auto()  # what was said
+
+
+class PositionsFrom(_Named):
+    """What tells for how many positions there are tables."""
+
+    ASKED = auto()
+    CONFIG = auto()  # file, key
+    TABLE = auto()  # initializer
+    NOTHING = auto()
+
+
 class Note(_Named):
     """What a user should know of a whole file."""
 
@@ -270,6 +290,8 @@ Kind = (
     | Failure
     | Next
     | Keeping
+    | Untabled
+    | PositionsFrom
     | Note
 )
 Fact = str | float | tuple[int, ...] | tuple[str, str] | tuple[str, int]

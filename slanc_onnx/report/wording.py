@@ -15,12 +15,14 @@ from slanc_onnx.reasons import (
     Kind,
     Next,
     Note,
+    PositionsFrom,
     Reason,
     Seen,
     Undivided,
     Unproved,
     Unread,
     Unscalable,
+    Untabled,
     Untaken,
 )
 from slanc_onnx.report.digits import below
@@ -235,6 +237,21 @@ _KEEPING: dict[Kind, str] = {
     Keeping.UNNAMEABLE: "the format {1} cannot hold the node name {0!r}: take --fp32-nodes-format "
     "ort",
 }
+_UNTABLED: dict[Kind, str] = {
+    Untabled.FLOAT_INPUT: "its angles are computed from {0!r}, whose values are no whole numbers",
+    Untabled.NOT_BY_POSITION: "stands before the angles and does not work position by position",
+    Untabled.SEVERAL_POSITIONS: "its angles are computed from {0!r} and {1!r}, not from one tensor "
+    "of positions",
+    Untabled.NO_ARRANGEMENT: "its angles are no rows by the positions in {0!r}",
+    Untabled.SIZES_UNKNOWN: "the sizes of its angles beside the positions in {0!r} are not known",
+    Untabled.NOT_EVALUATED: "its angles cannot be computed ahead ({0})",
+}
+_POSITIONS: dict[Kind, str] = {
+    PositionsFrom.ASKED: "as asked",
+    PositionsFrom.CONFIG: "as {0} says by {1}",
+    PositionsFrom.TABLE: "as the rows of {0!r}",
+    PositionsFrom.NOTHING: "as nothing says how many there are",
+}
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.WEIGHT_LOSS_UNUSED: "--weight-loss has no effect without --apply fold",
@@ -277,6 +294,8 @@ TEXTS: Mapping[Kind, str] = {
     **_FAILURES,
     **_NEXT,
     **_KEEPING,
+    **_UNTABLED,
+    **_POSITIONS,
     **_NOTES,
 }
 STEPS: Mapping[Step, str] = {

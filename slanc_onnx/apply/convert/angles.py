@@ -1,0 +1,147 @@
+"""Angles: what the input of each Cos and Sin is computed from, up to integers and constants.
+
+A walk back from the angles ends at constants and at integers; these are the positions. It goes
+through float ops alone, so an integer tensor is a source whatever makes it: a graph input, a Range,
+a sum over a mask. What an op reads as sizes (the shape of a Reshape or an Expand) is no source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from onnx import AttributeProto
+
+from slanc_onnx.apply.convert.integers import TELLING, whole_range
+from slanc_onnx.graph import FLOATS, Flow, NodeAt, Tensor, Use
+from slanc_onnx.reasons import Reason, Untabled, reason
+
+CIRCULAR = ("Cos", "Sin")
+
+# Ops that give each element of the output from one element of each input.
+_ELEMENTWISE = frozenset(
+    "Abs Add Ceil Clip Div Exp Floor Log Max Min Mod Mul Neg Pow Reciprocal Round Sign Sqrt Sub "
+    "Sum Where Cast CastLike Identity Dropout".split()
+)
+# Ops that move elements, with the position of the first input that they read as sizes or axes.
+_MOVING = {
+    **dict.fromkeys(("Concat", "Flatten", "Transpose"), 99),
+    **dict.fromkeys(("Expand", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"), 1),
+    "ConstantOfShape": 0,
+}
+# Products in which an outer product of positions and frequencies may be written.
+_PRODUCTS = frozenset(("Einsum", "Gemm", "MatMul"))
+_BY_POSITION = _ELEMENTWISE | TELLING | _MOVING.keys() | _PRODUCTS
+# Ops that stand before angles where the frequencies depend on the length, or positions on a mask.
+_BY_LENGTH = frozenset(("CumSum", "Gather", "If", "Range", "ReduceMax", "ReduceMin", "Resize"))
+
+
+@dataclass
+class Angles:
+    """What the angles of one Cos or Sin are computed from.
+
+    Attributes:
+        at: The Cos or Sin.
+        tensor: The angles.
+        nodes: The float ops before it, and itself.
+        integers: Where the walk ended: integers, and a Range of floats that could be one of them.
+        inputs: Graph inputs of floats that it reads.
+        strange: The first op that does not work position by position.
+        features: Whether it is a function of features, like a periodic activation.
+    """
+
+    at: NodeAt
+    tensor: Tensor
+    nodes: list[NodeAt] = field(default_factory=list)
+    integers: list[Tensor] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
+    strange: Reason | None = None
+    features: bool = False
+
+    @property
+    def why_not(self) -> Reason | None:
+        """Why there can be no table, as far as the ops tell."""
+        if self.inputs:
+            return reason(Untabled.FLOAT_INPUT, self.inputs[0].name)
+        return self.strange
+
+
+def find_angles(flow: Flow) -> Iterator[Angles]:
+    """The angles of every Cos and Sin, in the order of the nodes."""
+    for path, index in flow.order:
+        angles = flow.read(Use(path, index, 0)) if flow.op(path, index) in CIRCULAR else None
+        if angles is not None:
+            yield _walked(flow, Angles(NodeAt(path, index), angles))
+
+
+def _walked(flow: Flow, angles: Angles) -> Angles:
+    seen: set[Tensor] = set()
+    waiting = [angles.tensor]
+    nodes = {angles.at}
+    while waiting and not angles.features:
+        tensor = waiting.pop()
+        if tensor in seen or is_fixed(flow, tensor):
+            continue
+        seen.add(tensor)
+        if tensor not in flow.makers:
+            floats = flow.element_type(tensor) in FLOATS
+            (angles.inputs if floats else angles.integers).append(tensor)
+            angles.features |= floats and tensor.path != ()
+            continue
+        path, index, _ = flow.makers[tensor]
+        op, at = flow.op(path, index), NodeAt(path, index)
+        floats = flow.element_type(tensor) in FLOATS
+        if not floats and op not in TELLING or (op == "Range" and whole_range(flow, at)):
+            angles.integers.append(tensor)
+            continue
+        nodes.add(at)
+        if op not in _BY_POSITION:
+            angles.strange = angles.strange or Reason(Untabled.NOT_BY_POSITION).at(op, tensor.name)
+            angles.features |= op not in _BY_LENGTH or _looks_up(flow, at)
+        waiting += _values_read(flow, at, tensor)
+    angles.nodes = sorted(nodes)
+    return angles
+
+
+def _values_read(flow: Flow, at: NodeAt, output: Tensor) -> list[Tensor]:
+    """The tensors whose values, and not sizes, a node reads for an output."""
+    node = flow.node(*at)
+    most = _MOVING.get(node.op_type, len(node.input))
+    uses = (Use(at.path, at.node, position) for position in range(min(most, len(node.input))))
+    found = [tensor for tensor in map(flow.read, uses) if tensor is not None]
+    position = flow.makers[output][2]
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            inside = (*at.path, (at.node, attribute.name))
+            found.append(flow.tensor(inside, attribute.g.output[position].name))
+    return found
+
+
+def _looks_up(flow: Flow, at: NodeAt) -> bool:
+    """Whether a node is a Gather of rows of a constant, like those of an embedding."""
+    node = flow.node(*at)
+    data = flow.read(Use(at.path, at.node, 0)) if node.op_type == "Gather" else None
+    return data is not None and is_fixed(flow, data)
+
+
+def is_fixed(flow: Flow, tensor: Tensor) -> bool:
+    """Whether a tensor is computed from constants alone, sizes of inputs excluded."""
+    seen: set[Tensor] = set()
+    waiting = [tensor]
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in seen:
+            continue
+        seen.add(tensor)
+        if tensor in flow.overridable or (tensor not in flow.makers and tensor not in flow.data):
+            return False
+        if tensor in flow.data:
+            continue
+        path, index, _ = flow.makers[tensor]
+        node = flow.node(path, index)
+        inner = any(a.type == AttributeProto.GRAPH for a in node.attribute)
+        if inner or not flow.op(path, index) or node.op_type.startswith("Random"):
+            return False
+        uses = (Use(path, index, position) for position in range(len(node.input)))
+        waiting += [read for read in map(flow.read, uses) if read is not None]
+    return True

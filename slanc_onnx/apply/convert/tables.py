@@ -1,0 +1,204 @@
+"""Position tables: each Cos and Sin of positions becomes a table and a Gather.
+
+FP16 has 11 bits, so an angle of a thousand radians is off by up to a quarter of one. The cosines
+and sines themselves fit well. They are computed in FP64 from the constants of the file and rounded
+once to the narrow format.
+
+A position beyond the table is out of the range of the Gather, which ONNX Runtime's CPU provider
+refuses. A negative one would be taken from the end of the table without a word: where the ops do
+not tell that there is none, the table begins below 0 and anything lower is moved out of range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from slanc_onnx.accelerator import Format
+from slanc_onnx.apply.convert.angles import CIRCULAR, Angles, find_angles
+from slanc_onnx.apply.convert.gathers import Gathers, Lookup
+from slanc_onnx.apply.convert.integers import chain, least
+from slanc_onnx.apply.convert.islands import Arrangement, Island, NoIsland, NoRows, rounded
+from slanc_onnx.graph import (
+    FLOATS,
+    Array,
+    Flow,
+    NodeAt,
+    Tensor,
+    every_node,
+    read_flow,
+    read_graph,
+)
+from slanc_onnx.reasons import Reason, Untabled, reason
+
+_COMPUTED = {"Cos": np.cos, "Sin": np.sin}
+_BLOCK = 4096  # rows that are computed at once
+_PADDING = 1  # rows below 0 where nothing tells: a sum over a mask, less 1, is -1 at padding
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in the place of a Cos or Sin.
+
+    Attributes:
+        tensor: The result that it replaces.
+        op: "Cos" or "Sin".
+        positions: For how many positions from 0 on it has rows; 0 where the angles were constant.
+        below: Rows for positions below 0.
+        columns: Elements of a row.
+        source: The tensor of the positions; "" where the angles were constant.
+        name: The initializer, which other tables may share.
+    """
+
+    tensor: str
+    op: str
+    positions: int
+    below: int
+    columns: int
+    source: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A Cos or Sin that stays, and whose angles have to stay in FP32.
+
+    Attributes:
+        tensor: Its result.
+        nodes: The float ops before it and itself, as nodes of the model that has the tables.
+        why: Why there is no table.
+    """
+
+    tensor: str
+    nodes: tuple[NodeAt, ...]
+    why: Reason
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What became of the Cos and Sin of a model; those of features are not named."""
+
+    made: tuple[Table, ...] = ()
+    kept: tuple[Kept, ...] = ()
+
+
+def write_tables(
+    model: onnx.ModelProto, folder: Path | None, form: Format, positions: int
+) -> Tables:
+    """Put tables in the place of Cos and Sin whose angles follow from integers alone.
+
+    What is only read for these is removed.
+
+    Args:
+        model: The model in FP32; it is changed in place.
+        folder: Where its external data lies, if it has any.
+        form: What the tables are rounded to; they are stored in FP32.
+        positions: For how many positions, from 0 on.
+
+    Returns:
+        What was made, and what has to stay in FP32.
+    """
+    if not any(node.op_type in CIRCULAR for node in every_node(model.graph.node)):
+        return Tables()
+    flow = read_flow(read_graph(model, folder))
+    writer = _Writer(flow, Gathers(model, flow), form, positions)
+    made: list[Table] = []
+    kept: list[tuple[Angles, Reason]] = []
+    for angles in sorted(find_angles(flow), key=lambda angles: angles.at):
+        found = writer.write(angles) if not angles.features else None
+        if isinstance(found, Table):
+            made.append(found)
+        elif found is not None:
+            kept.append((angles, found))
+    moved = writer.gathers.carry_out()
+    return Tables(tuple(made), tuple(_kept(flow, *each, moved) for each in kept))
+
+
+def _kept(flow: Flow, angles: Angles, why: Reason, moved: dict[NodeAt, NodeAt]) -> Kept:
+    nodes = tuple(sorted(moved[at] for at in angles.nodes))
+    return Kept(flow.node(*angles.at).output[0], nodes, why)
+
+
+@dataclass
+class _Writer:
+    """Makes the tables of one model."""
+
+    flow: Flow
+    gathers: Gathers
+    form: Format
+    positions: int
+    _rows: dict[Tensor, tuple[Island, Arrangement] | Reason] = field(default_factory=dict)
+    _tables: dict[tuple[bytes, str, int], str] = field(default_factory=dict)
+
+    def write(self, angles: Angles) -> Table | Reason:
+        """Put a table in the place of a Cos or Sin, or tell why there is none."""
+        if angles.why_not is not None:
+            return angles.why_not
+        if not angles.integers:
+            return self._constant(angles)
+        if angles.tensor not in self._rows:
+            self._rows[angles.tensor] = self._by_position(angles)
+        found = self._rows[angles.tensor]
+        return found if isinstance(found, Reason) else self._table(angles, *found)
+
+    def _by_position(self, angles: Angles) -> tuple[Island, Arrangement] | Reason:
+        """The angles as rows by position, by the positions nearest to the inputs of the graph."""
+        chains = [list(chain(self.flow, tensor)) for tensor in angles.integers]
+        shared = [t for t in chains[0] if all(t in other for other in chains[1:])]
+        if not shared:
+            names = [tensor.name for tensor in angles.integers[:2]]
+            return reason(Untabled.SEVERAL_POSITIONS, *names)
+        made = (self.flow.node(*at).output for at in angles.nodes)
+        floats = {Tensor(at.path, n) for at, names in zip(angles.nodes, made, strict=True) for n in names}
+        inside = frozenset(floats.union(*chains))
+        why = reason(Untabled.NO_ARRANGEMENT, shared[0].name)
+        for tensor in reversed(shared):
+            island = Island(self.flow, angles.tensor, tensor, inside)
+            try:
+                return island, island.arrangement
+            except NoRows:
+                why = reason(Untabled.NO_ARRANGEMENT, tensor.name)
+            except NoIsland as error:
+                why = reason(Untabled.NOT_EVALUATED, str(error))
+        return why
+
+    def _table(self, angles: Angles, island: Island, arrangement: Arrangement) -> Table:
+        node = self.flow.node(*angles.at)
+        source = island.positions
+        assert source is not None
+        bound, sure = least(self.flow, source)
+        below = self.positions - 1 if bound is None else min(-bound, self.positions - 1)
+        below = max(below, 0 if sure else _PADDING)
+        key = (island.written, node.op_type, below)
+        if key not in self._tables:
+            compute = _COMPUTED[node.op_type]
+            blocks = [
+                self._rounded(compute(island.rows(arrangement, start, min(start + _BLOCK, self.positions))))
+                for start in range(-below, self.positions, _BLOCK)
+            ]
+            self._tables[key] = self.gathers.table(f"{node.output[0]}/table", np.concatenate(blocks))
+        name = self._tables[key]
+        rank = len(island.dims)
+        self.gathers.look_up(Lookup(angles.at, name, source, below, not sure, arrangement, rank))
+        columns = int(np.prod(arrangement.row, dtype=np.int64))
+        return Table(
+            node.output[0], node.op_type, self.positions, below, columns, source.name, name
+        )
+
+    def _constant(self, angles: Angles) -> Table | Reason:
+        """Put the result of constant angles in the place of a Cos or Sin."""
+        node = self.flow.node(*angles.at)
+        try:
+            found = Island(self.flow, angles.tensor, None, frozenset()).constant()
+        except NoIsland as error:
+            return reason(Untabled.NOT_EVALUATED, str(error))
+        values = self._rounded(_COMPUTED[node.op_type](found))
+        name = self.gathers.constant(angles.at, values)
+        columns = values.shape[-1] if values.ndim else 1
+        return Table(name, node.op_type, 0, 0, columns, "", name)
+
+    def _rounded(self, values: Array) -> Array:
+        return rounded(values, self.form.unit_roundoff, self.form.smallest_normal)
