@@ -20,8 +20,11 @@ CIRCULAR = ("Cos", "Sin")
 
 # Ops that give each element of the output from one element of each input.
 _ELEMENTWISE = frozenset(
-    "Abs Add Ceil Clip Div Exp Floor Log Max Min Mod Mul Neg Pow Reciprocal Round Sign Sqrt Sub "
-    "Sum Where Cast CastLike Identity Dropout".split()
+    (
+        *("Abs", "Add", "Cast", "CastLike", "Ceil", "Clip", "Div", "Dropout", "Exp", "Floor"),
+        *("Identity", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Pow", "Reciprocal", "Round"),
+        *("Sign", "Sqrt", "Sub", "Sum", "Where"),
+    )
 )
 # Ops that move elements, with the position of the first input that they read as sizes or axes.
 _MOVING = {
@@ -29,6 +32,7 @@ _MOVING = {
     **dict.fromkeys(("Expand", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"), 1),
     "ConstantOfShape": 0,
 }
+_PICKING = _MOVING.keys() | {"Cast", "Gather", "Identity"}
 # Products in which an outer product of positions and frequencies may be written.
 _PRODUCTS = frozenset(("Einsum", "Gemm", "MatMul"))
 _BY_POSITION = _ELEMENTWISE | TELLING | _MOVING.keys() | _PRODUCTS
@@ -47,6 +51,7 @@ class Angles:
         integers: Where the walk ended: integers, and a Range of floats that could be one of them.
         inputs: Graph inputs of floats that it reads.
         strange: The first op that does not work position by position.
+        picked: Whether they are elements of constants, picked by sizes or indices.
         features: Whether it is a function of features, like a periodic activation.
     """
 
@@ -56,6 +61,7 @@ class Angles:
     integers: list[Tensor] = field(default_factory=list)
     inputs: list[Tensor] = field(default_factory=list)
     strange: Reason | None = None
+    picked: bool = True
     features: bool = False
 
     @property
@@ -77,40 +83,53 @@ def find_angles(flow: Flow) -> Iterator[Angles]:
 def _walked(flow: Flow, angles: Angles) -> Angles:
     seen: set[Tensor] = set()
     waiting = [angles.tensor]
-    nodes = {angles.at}
+    looked_up = False
     while waiting and not angles.features:
         tensor = waiting.pop()
         if tensor in seen or is_fixed(flow, tensor):
             continue
         seen.add(tensor)
+        floats = flow.element_type(tensor) in FLOATS
         if tensor not in flow.makers:
-            floats = flow.element_type(tensor) in FLOATS
             (angles.inputs if floats else angles.integers).append(tensor)
             angles.features |= floats and tensor.path != ()
             continue
-        path, index, _ = flow.makers[tensor]
-        op, at = flow.op(path, index), NodeAt(path, index)
-        floats = flow.element_type(tensor) in FLOATS
-        if not floats and op not in TELLING or (op == "Range" and whole_range(flow, at)):
+        at = NodeAt(*flow.makers[tensor][:2])
+        op = flow.op(*at)
+        counts = op == "Range" and whole_range(flow, at)
+        if counts or not (floats or op in TELLING):
             angles.integers.append(tensor)
             continue
-        nodes.add(at)
+        if at not in angles.nodes:
+            angles.nodes.append(at)
+        angles.picked &= op in _PICKING
+        if op == "Gather" and _looks_up(flow, at):
+            looked_up = True
+            continue
         if op not in _BY_POSITION:
             angles.strange = angles.strange or Reason(Untabled.NOT_BY_POSITION).at(op, tensor.name)
-            angles.features |= op not in _BY_LENGTH or _looks_up(flow, at)
+            angles.features |= op not in _BY_LENGTH
         waiting += _values_read(flow, at, tensor)
-    angles.nodes = sorted(nodes)
+    angles.picked &= not angles.integers and not angles.inputs
+    angles.features |= looked_up and not angles.picked
+    angles.nodes.sort()
     return angles
 
 
-def _values_read(flow: Flow, at: NodeAt, output: Tensor) -> list[Tensor]:
-    """The tensors whose values, and not sizes, a node reads for an output."""
+def values_at(flow: Flow, at: NodeAt) -> range:
+    """The positions of the inputs whose elements, and not sizes or indices, a node reads."""
     node = flow.node(*at)
-    most = _MOVING.get(node.op_type, len(node.input))
-    uses = (Use(at.path, at.node, position) for position in range(min(most, len(node.input))))
+    if node.op_type == "Gather" and _looks_up(flow, at):
+        return range(1)
+    return range(min(_MOVING.get(node.op_type, 99), len(node.input)))
+
+
+def _values_read(flow: Flow, at: NodeAt, output: Tensor) -> list[Tensor]:
+    """The tensors whose elements a node reads for an output."""
+    uses = (Use(at.path, at.node, position) for position in values_at(flow, at))
     found = [tensor for tensor in map(flow.read, uses) if tensor is not None]
     position = flow.makers[output][2]
-    for attribute in node.attribute:
+    for attribute in flow.node(*at).attribute:
         if attribute.type == AttributeProto.GRAPH:
             inside = (*at.path, (at.node, attribute.name))
             found.append(flow.tensor(inside, attribute.g.output[position].name))
@@ -118,14 +137,15 @@ def _values_read(flow: Flow, at: NodeAt, output: Tensor) -> list[Tensor]:
 
 
 def _looks_up(flow: Flow, at: NodeAt) -> bool:
-    """Whether a node is a Gather of rows of a constant, like those of an embedding."""
-    node = flow.node(*at)
-    data = flow.read(Use(at.path, at.node, 0)) if node.op_type == "Gather" else None
+    """Whether a Gather is one of rows of a constant, like those of an embedding."""
+    data = flow.read(Use(at.path, at.node, 0))
     return data is not None and is_fixed(flow, data)
 
 
 def is_fixed(flow: Flow, tensor: Tensor) -> bool:
     """Whether a tensor is computed from constants alone, sizes of inputs excluded."""
+    if tensor not in flow.constants:
+        return False
     seen: set[Tensor] = set()
     waiting = [tensor]
     while waiting:

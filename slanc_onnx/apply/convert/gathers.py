@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
+from slanc_onnx.apply.convert.angles import Angles, values_at
+from slanc_onnx.apply.convert.arrangement import Arrangement
 from slanc_onnx.apply.convert.integers import whole_range
-from slanc_onnx.apply.convert.islands import Arrangement
 from slanc_onnx.graph import (
     FLOATS,
     Array,
@@ -42,7 +43,6 @@ class Lookup:
         below: How many rows the table has for positions below 0.
         guarded: Whether lower positions are to be moved out of range.
         arrangement: How the result is made of rows.
-        rank: How many axes the positions have.
     """
 
     at: NodeAt
@@ -51,7 +51,6 @@ class Lookup:
     below: int
     guarded: bool
     arrangement: Arrangement
-    rank: int
 
 
 @dataclass
@@ -82,14 +81,34 @@ class Gathers:
             add_constant(self.model, self._made[key], values)
         return self._made[key]
 
-    def constant(self, at: NodeAt, values: Array) -> str:
-        """Put an initializer in the place of a node with one output, and give its name."""
-        name: str = self.flow.node(*at).output[0]
-        kind = helper.tensor_dtype_to_np_dtype(self.flow.element_type(Tensor(at.path, name)))
-        graph = self.flow.scopes[at.path].proto
-        graph.initializer.append(numpy_helper.from_array(values.astype(kind), name))
-        self._places[at] = []
-        return name
+    def pick(self, angles: Angles, table: Callable[[Tensor], str]) -> None:
+        """Let the ops before a Cos or Sin pick from tables, in the place of constant angles.
+
+        Args:
+            angles: Of the Cos or Sin.
+            table: Gives the initializer with the results for constant angles.
+        """
+        at, flow = angles.at, self.flow
+        result = flow.node(*at).output[0]
+        names: dict[Tensor, str] = {}
+        nodes = [node_at for node_at in angles.nodes if node_at != at]
+        if not nodes:
+            nodes = [at]
+        here = self._places.setdefault(at, [])
+        for each in nodes:
+            node = NodeProto()
+            node.CopyFrom(flow.node(*each))
+            if each == at:
+                node = helper.make_node("Identity", node.input, node.output, name=node.name)
+            for place in values_at(flow, each) if each != at else (0,):
+                read = flow.read(Use(*each, place))
+                if read is not None:
+                    node.input[place] = names.get(read) or table(read)
+            for place, output in enumerate(node.output):
+                last = each == at or Tensor(each.path, output) == angles.tensor
+                fresh = unused_name(f"{result}/{node.op_type}", self._used) if not last else result
+                names[Tensor(each.path, output)] = node.output[place] = fresh
+            here.append(node)
 
     def look_up(self, lookup: Lookup) -> None:
         """Put a Gather, and what arranges its rows, in the place of a Cos or Sin."""
@@ -127,11 +146,10 @@ class Gathers:
 
     def _steps(self, lookup: Lookup, kind: int) -> list[NodeProto]:
         """The nodes that make the result of gathered rows; their first input is left open."""
-        arrangement, rank = lookup.arrangement, lookup.rank
-        order = arrangement.order(rank)
+        arrangement, order = lookup.arrangement, lookup.arrangement.order
         steps = []
-        if arrangement.dropped(rank):
-            steps.append(self._on_axes("Squeeze", arrangement.dropped(rank)))
+        if arrangement.dropped:
+            steps.append(self._on_axes("Squeeze", arrangement.dropped))
         if order != tuple(range(len(order))):
             steps.append(helper.make_node("Transpose", [""], [""], perm=order))
         if arrangement.added:

@@ -11,11 +11,17 @@ from slanc_onnx.graph import FLOATS, Flow, NodeAt, Tensor, Use, read_tensor
 
 # Ops that tell true from false.
 TELLING = frozenset(
-    "And Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor IsInf IsNaN".split()
+    (
+        *("And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN"),
+        *("Less", "LessOrEqual", "Not", "Or", "Xor"),
+    )
 )
 # Ops through which the positions in an integer tensor are those in their first input.
 _MOVING = frozenset(
-    ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+    (
+        *("Cast", "CastLike", "Expand", "Flatten", "Identity"),
+        *("Reshape", "Squeeze", "Transpose", "Unsqueeze"),
+    )
 )
 # Ops that give no integer below 0, and those of whose inputs the least element follows, with how
 # many of their inputs count.
@@ -53,21 +59,20 @@ def whole_range(flow: Flow, at: NodeAt) -> tuple[Tensor | int, ...]:
 
 
 def whole(flow: Flow, tensor: Tensor) -> Tensor | int | None:
-    """The integers that floats are cast from, or the whole number that they are, if it is one."""
-    if tensor not in flow.data and flow.element_type(tensor) not in FLOATS:
-        return tensor
-    while tensor not in flow.data and tensor in flow.makers:
-        path, index, _ = flow.makers[tensor]
+    """The integers that a tensor is cast from, or the whole number that it is, if it is one."""
+    integers = None
+    while tensor not in flow.data:
+        if integers is None and flow.element_type(tensor) not in FLOATS:
+            integers = tensor
+        path, index, _ = flow.makers.get(tensor, ((), -1, 0))
         before = flow.read(Use(path, index, 0))
-        if flow.op(path, index) not in ("Cast", "Identity") or before is None:
-            return None
-        if flow.element_type(before) not in FLOATS:
-            return before
+        if before is None or flow.op(path, index) not in ("Cast", "CastLike", "Identity"):
+            return integers
         tensor = before
-    if tensor not in flow.data or tensor in flow.overridable:
-        return None
+    if tensor in flow.overridable:
+        return integers
     values = read_tensor(flow.data[tensor], flow.scopes[()].folder).astype(np.float64)
-    return int(values.item()) if values.size == 1 and values.item().is_integer() else None
+    return int(values.item()) if values.size == 1 and values.item().is_integer() else integers
 
 
 def least(flow: Flow, tensor: Tensor, depth: int = 0) -> tuple[int | None, bool]:
@@ -113,9 +118,7 @@ def _least_of_range(flow: Flow, at: NodeAt, depth: int) -> tuple[int | None, boo
     return (None, False) if limit[0] is None else (limit[0] + 1, limit[1])
 
 
-def _combined(
-    flow: Flow, op: str, read: Sequence[Tensor], bounds: Sequence[int]
-) -> int | None:
+def _combined(flow: Flow, op: str, read: Sequence[Tensor], bounds: Sequence[int]) -> int | None:
     """The least element of what an op makes of tensors with least elements."""
     if op == "Add":
         return sum(bounds)

@@ -11,19 +11,21 @@ not tell that there is none, the table begins below 0 and anything lower is move
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from slanc_onnx.accelerator import Format
 from slanc_onnx.apply.convert.angles import CIRCULAR, Angles, find_angles
+from slanc_onnx.apply.convert.arrangement import Arrangement, arranged, rows_of
 from slanc_onnx.apply.convert.gathers import Gathers, Lookup
 from slanc_onnx.apply.convert.integers import chain, least
-from slanc_onnx.apply.convert.islands import Arrangement, Island, NoIsland, NoRows, rounded
+from slanc_onnx.apply.convert.islands import Island, NoTable
 from slanc_onnx.graph import (
-    FLOATS,
     Array,
     Flow,
     NodeAt,
@@ -46,10 +48,11 @@ class Table:
     Attributes:
         tensor: The result that it replaces.
         op: "Cos" or "Sin".
-        positions: For how many positions from 0 on it has rows; 0 where the angles were constant.
+        positions: For how many positions from 0 on it has rows; 0 where it is computed from
+            constants, of which it has the shape.
         below: Rows for positions below 0.
         columns: Elements of a row.
-        source: The tensor of the positions; "" where the angles were constant.
+        source: The tensor of the positions; "" where it is computed from constants.
         name: The initializer, which other tables may share.
     """
 
@@ -108,11 +111,12 @@ def write_tables(
     made: list[Table] = []
     kept: list[tuple[Angles, Reason]] = []
     for angles in sorted(find_angles(flow), key=lambda angles: angles.at):
-        found = writer.write(angles) if not angles.features else None
-        if isinstance(found, Table):
-            made.append(found)
-        elif found is not None:
-            kept.append((angles, found))
+        if angles.features:
+            continue
+        try:
+            made += writer.write(angles)
+        except NoTable as error:
+            kept.append((angles, error.args[0]))
     moved = writer.gathers.carry_out()
     return Tables(tuple(made), tuple(_kept(flow, *each, moved) for each in kept))
 
@@ -130,75 +134,84 @@ class _Writer:
     gathers: Gathers
     form: Format
     positions: int
-    _rows: dict[Tensor, tuple[Island, Arrangement] | Reason] = field(default_factory=dict)
+    _rows: dict[Tensor, tuple[Island, Arrangement]] = field(default_factory=dict)
     _tables: dict[tuple[bytes, str, int], str] = field(default_factory=dict)
 
-    def write(self, angles: Angles) -> Table | Reason:
-        """Put a table in the place of a Cos or Sin, or tell why there is none."""
+    def write(self, angles: Angles) -> tuple[Table, ...]:
+        """Put a table in the place of a Cos or Sin.
+
+        Raises:
+            NoTable: there is none.
+        """
         if angles.why_not is not None:
-            return angles.why_not
-        if not angles.integers:
-            return self._constant(angles)
+            raise NoTable(angles.why_not)
+        if angles.picked:
+            return self._picked(angles)
         if angles.tensor not in self._rows:
             self._rows[angles.tensor] = self._by_position(angles)
-        found = self._rows[angles.tensor]
-        return found if isinstance(found, Reason) else self._table(angles, *found)
+        return (self._by_row(angles, *self._rows[angles.tensor]),)
 
-    def _by_position(self, angles: Angles) -> tuple[Island, Arrangement] | Reason:
+    def _by_position(self, angles: Angles) -> tuple[Island, Arrangement]:
         """The angles as rows by position, by the positions nearest to the inputs of the graph."""
         chains = [list(chain(self.flow, tensor)) for tensor in angles.integers]
         shared = [t for t in chains[0] if all(t in other for other in chains[1:])]
         if not shared:
             names = [tensor.name for tensor in angles.integers[:2]]
-            return reason(Untabled.SEVERAL_POSITIONS, *names)
-        made = (self.flow.node(*at).output for at in angles.nodes)
-        floats = {Tensor(at.path, n) for at, names in zip(angles.nodes, made, strict=True) for n in names}
-        inside = frozenset(floats.union(*chains))
-        why = reason(Untabled.NO_ARRANGEMENT, shared[0].name)
+            raise NoTable(reason(Untabled.SEVERAL_POSITIONS, *names))
+        floats = (Tensor(at.path, n) for at in angles.nodes for n in self.flow.node(*at).output)
+        inside = frozenset((*floats, *(tensor for each in chains for tensor in each)))
+        errors = []
         for tensor in reversed(shared):
             island = Island(self.flow, angles.tensor, tensor, inside)
             try:
-                return island, island.arrangement
-            except NoRows:
-                why = reason(Untabled.NO_ARRANGEMENT, tensor.name)
-            except NoIsland as error:
-                why = reason(Untabled.NOT_EVALUATED, str(error))
-        return why
+                return island, arranged(island)
+            except NoTable as error:
+                errors.append(error)
+        raise errors[-1]
 
-    def _table(self, angles: Angles, island: Island, arrangement: Arrangement) -> Table:
-        node = self.flow.node(*angles.at)
-        source = island.positions
+    def _by_row(self, angles: Angles, island: Island, arrangement: Arrangement) -> Table:
+        node, source = self.flow.node(*angles.at), island.positions
         assert source is not None
         bound, sure = least(self.flow, source)
         below = self.positions - 1 if bound is None else min(-bound, self.positions - 1)
         below = max(below, 0 if sure else _PADDING)
         key = (island.written, node.op_type, below)
         if key not in self._tables:
-            compute = _COMPUTED[node.op_type]
-            blocks = [
-                self._rounded(compute(island.rows(arrangement, start, min(start + _BLOCK, self.positions))))
-                for start in range(-below, self.positions, _BLOCK)
-            ]
-            self._tables[key] = self.gathers.table(f"{node.output[0]}/table", np.concatenate(blocks))
+            starts = range(-below, self.positions, _BLOCK)
+            stops = (min(start + _BLOCK, self.positions) for start in starts)
+            blocks = (
+                self._values(node.op_type, rows_of(island, arrangement, *ends))
+                for ends in zip(starts, stops, strict=True)
+            )
+            table = np.concatenate(list(blocks))
+            self._tables[key] = self.gathers.table(f"{node.output[0]}/table", table)
         name = self._tables[key]
-        rank = len(island.dims)
-        self.gathers.look_up(Lookup(angles.at, name, source, below, not sure, arrangement, rank))
-        columns = int(np.prod(arrangement.row, dtype=np.int64))
+        self.gathers.look_up(Lookup(angles.at, name, source, below, not sure, arrangement))
         return Table(
-            node.output[0], node.op_type, self.positions, below, columns, source.name, name
+            tensor=node.output[0],
+            op=node.op_type,
+            positions=self.positions,
+            below=below,
+            columns=math.prod(arrangement.row),
+            source=source.name,
+            name=name,
         )
 
-    def _constant(self, angles: Angles) -> Table | Reason:
-        """Put the result of constant angles in the place of a Cos or Sin."""
+    def _picked(self, angles: Angles) -> tuple[Table, ...]:
+        """Compute constants of constant angles, from which the ops before then pick."""
         node = self.flow.node(*angles.at)
-        try:
-            found = Island(self.flow, angles.tensor, None, frozenset()).constant()
-        except NoIsland as error:
-            return reason(Untabled.NOT_EVALUATED, str(error))
-        values = self._rounded(_COMPUTED[node.op_type](found))
-        name = self.gathers.constant(angles.at, values)
-        columns = values.shape[-1] if values.ndim else 1
-        return Table(name, node.op_type, 0, 0, columns, "", name)
+        made = []
 
-    def _rounded(self, values: Array) -> Array:
-        return rounded(values, self.form.unit_roundoff, self.form.smallest_normal)
+        def table(tensor: Tensor) -> str:
+            values = self._values(node.op_type, Island(self.flow, tensor, None).constant())
+            kind = helper.tensor_dtype_to_np_dtype(self.flow.element_type(tensor))
+            name = self.gathers.table(f"{node.output[0]}/table", values.astype(kind))
+            columns = values.shape[-1] if values.ndim else 1
+            made.append(Table(node.output[0], node.op_type, 0, 0, columns, "", name))
+            return name
+
+        self.gathers.pick(angles, table)
+        return tuple(made)
+
+    def _values(self, op: str, angles: Array) -> Array:
+        return self.form.rounded(_COMPUTED[op](angles))
