@@ -69,11 +69,20 @@ class Island:
         sizes = {str(d): int(n) for d, n in zip(self.dims, positions.shape, strict=True)}
         others = _OTHERS[trial:] + _OTHERS[:trial]
         model = _Written(self, sizes, others).model()
+        feeds = {"positions": positions.astype(self._kind)}
         try:
-            (angles,) = ReferenceEvaluator(model).run(None, {"positions": positions})  # type: ignore[misc]
+            (angles,) = ReferenceEvaluator(model).run(None, feeds)
         except Exception as error:  # of any kind, for any op
             raise NoTable(reason(Untabled.NOT_EVALUATED, str(error))) from error
         return np.asarray(angles, dtype=np.float64)
+
+    @property
+    def _kind(self) -> type[np.generic]:
+        """The type in which positions are fed: their own, but one wide enough."""
+        kind = self.flow.element_type(self.positions) if self.positions is not None else 0
+        if kind in FLOATS:
+            return np.float64
+        return np.int32 if kind == TensorProto.INT32 else np.int64
 
     def constant(self) -> Array:
         """The angles where they are constant."""

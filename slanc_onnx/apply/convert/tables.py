@@ -167,7 +167,7 @@ class _Writer:
                 return island, arranged(island)
             except NoTable as error:
                 errors.append(error)
-        raise errors[-1]
+        raise errors[0]
 
     def _by_row(self, angles: Angles, island: Island, arrangement: Arrangement) -> Table:
         node, source = self.flow.node(*angles.at), island.positions
