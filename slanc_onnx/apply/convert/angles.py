@@ -77,7 +77,8 @@ def find_angles(flow: Flow) -> Iterator[Angles]:
     for path, index in flow.order:
         angles = flow.read(Use(path, index, 0)) if flow.op(path, index) in CIRCULAR else None
         if angles is not None:
-            yield _walked(flow, Angles(NodeAt(path, index), angles))
+            at = NodeAt(path, index)
+            yield _walked(flow, Angles(at, angles, [at]))
 
 
 def _walked(flow: Flow, angles: Angles) -> Angles:
@@ -109,7 +110,7 @@ def _walked(flow: Flow, angles: Angles) -> Angles:
         if op not in _BY_POSITION:
             angles.strange = angles.strange or Reason(Untabled.NOT_BY_POSITION).at(op, tensor.name)
             angles.features |= op not in _BY_LENGTH
-        waiting += _values_read(flow, at, tensor)
+        waiting += _reads(flow, at, values_at(flow, at))
     angles.picked &= not angles.integers and not angles.inputs
     angles.features |= looked_up and not angles.picked
     angles.nodes.sort()
@@ -124,16 +125,36 @@ def values_at(flow: Flow, at: NodeAt) -> range:
     return range(min(_MOVING.get(node.op_type, 99), len(node.input)))
 
 
-def _values_read(flow: Flow, at: NodeAt, output: Tensor) -> list[Tensor]:
-    """The tensors whose elements a node reads for an output."""
-    uses = (Use(at.path, at.node, position) for position in values_at(flow, at))
-    found = [tensor for tensor in map(flow.read, uses) if tensor is not None]
-    position = flow.makers[output][2]
-    for attribute in flow.node(*at).attribute:
+def kept_nodes(flow: Flow, angles: Angles) -> list[NodeAt]:
+    """The float ops before angles that have no table, with those that compute their constants."""
+    nodes = set(angles.nodes)
+    waiting = list(nodes)
+    while waiting:
+        at = waiting.pop()
+        for read in _reads(flow, at):
+            maker = NodeAt(*flow.makers[read][:2]) if read in flow.makers else at
+            if maker not in nodes and is_fixed(flow, read):
+                nodes.add(maker)
+                waiting.append(maker)
+    return [at for at in nodes if _has_floats(flow, at)]
+
+
+def _has_floats(flow: Flow, at: NodeAt) -> bool:
+    given = (Tensor(at.path, name) for name in flow.node(*at).output)
+    return any(flow.element_type(tensor) in FLOATS for tensor in (*_reads(flow, at), *given))
+
+
+def _reads(flow: Flow, at: NodeAt, places: range | None = None) -> Iterator[Tensor]:
+    """The tensors that a node reads, at some positions or all, and those that its bodies give."""
+    node = flow.node(*at)
+    for place in range(len(node.input)) if places is None else places:
+        tensor = flow.read(Use(*at, place))
+        if tensor is not None:
+            yield tensor
+    for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             inside = (*at.path, (at.node, attribute.name))
-            found.append(flow.tensor(inside, attribute.g.output[position].name))
-    return found
+            yield from (flow.tensor(inside, info.name) for info in attribute.g.output)
 
 
 def _looks_up(flow: Flow, at: NodeAt) -> bool:

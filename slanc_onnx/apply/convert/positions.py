@@ -10,8 +10,10 @@ from typing import Any
 
 import onnx
 
+from slanc_onnx.apply.convert.angles import CIRCULAR, find_angles
+from slanc_onnx.apply.convert.integers import chain
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import every_graph, every_node
+from slanc_onnx.graph import FLOATS, Use, every_graph, every_node, read_flow, read_graph
 from slanc_onnx.reasons import PositionsFrom, Reason, reason
 
 DEFAULT = 8192
@@ -58,9 +60,9 @@ def positions_of(model: onnx.ModelProto, path: Path | None, asked: int | None) -
         if found is not None:
             key, count = found
             return Positions(count, reason(PositionsFrom.CONFIG, file.name, key))
-    rows = sorted(_caches(model))
+    rows = [*_caches(model), *_embeddings(model)]
     if rows:
-        count, name = rows[0]
+        count, name = min(rows)
         return Positions(count, reason(PositionsFrom.TABLE, name))
     return Positions(DEFAULT, reason(PositionsFrom.NOTHING))
 
@@ -104,3 +106,18 @@ def _caches(model: onnx.ModelProto) -> Iterator[tuple[int, str]]:
             rows = dims.get(node.input[place], ())
             if len(rows) == 2:
                 yield int(rows[0]), node.input[place]
+
+
+def _embeddings(model: onnx.ModelProto) -> Iterator[tuple[int, str]]:
+    """The rows and the names of tables that the model looks up by the positions of its angles."""
+    if not any(node.op_type in CIRCULAR for node in every_node(model.graph.node)):
+        return
+    flow = read_flow(read_graph(model))
+    sources = {t for angles in find_angles(flow) for t in angles.integers}
+    for tensor in {moved for source in sources for moved in chain(flow, source)}:
+        for use in flow.uses.get(tensor, ()):
+            table = flow.read(Use(use.path, use.node, 0))
+            if flow.op(use.path, use.node) == "Gather" and use.position == 1 and table in flow.data:
+                dims = flow.data[table].dims
+                if len(dims) == 2 and flow.element_type(table) in FLOATS:
+                    yield int(dims[0]), table.name

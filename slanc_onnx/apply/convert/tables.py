@@ -12,7 +12,7 @@ not tell that there is none, the table begins below 0 and anything lower is move
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import onnx
 from onnx import helper
 
 from slanc_onnx.accelerator import Format
-from slanc_onnx.apply.convert.angles import CIRCULAR, Angles, find_angles
+from slanc_onnx.apply.convert.angles import CIRCULAR, Angles, find_angles, kept_nodes
 from slanc_onnx.apply.convert.arrangement import Arrangement, arranged, rows_of
 from slanc_onnx.apply.convert.gathers import Gathers, Lookup
 from slanc_onnx.apply.convert.integers import chain, least
@@ -109,21 +109,18 @@ def write_tables(
     flow = read_flow(read_graph(model, folder))
     writer = _Writer(flow, Gathers(model, flow), form, positions)
     made: list[Table] = []
-    kept: list[tuple[Angles, Reason]] = []
+    kept: list[Kept] = []
     for angles in sorted(find_angles(flow), key=lambda angles: angles.at):
         if angles.features:
             continue
         try:
             made += writer.write(angles)
         except NoTable as error:
-            kept.append((angles, error.args[0]))
+            result = flow.node(*angles.at).output[0]
+            kept.append(Kept(result, tuple(kept_nodes(flow, angles)), error.args[0]))
     moved = writer.gathers.carry_out()
-    return Tables(tuple(made), tuple(_kept(flow, *each, moved) for each in kept))
-
-
-def _kept(flow: Flow, angles: Angles, why: Reason, moved: dict[NodeAt, NodeAt]) -> Kept:
-    nodes = tuple(sorted(moved[at] for at in angles.nodes))
-    return Kept(flow.node(*angles.at).output[0], nodes, why)
+    there = (replace(each, nodes=tuple(sorted(moved[at] for at in each.nodes))) for each in kept)
+    return Tables(tuple(made), tuple(there))
 
 
 @dataclass

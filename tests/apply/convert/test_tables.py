@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from slanc_onnx.accelerator import FLOAT16, FLOAT32, Format
 from slanc_onnx.apply.convert.tables import Tables, write_tables
-from slanc_onnx.graph import every_node, node_at
+from slanc_onnx.graph import every_node
 from slanc_onnx.reasons import Untabled
 from tests.models.small_graphs import graph
 from tests.oracles.unoptimised import run
