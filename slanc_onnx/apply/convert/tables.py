@@ -34,6 +34,7 @@ from slanc_onnx.graph import (
     read_flow,
     read_graph,
 )
+from slanc_onnx.norms import inline_functions_with
 from slanc_onnx.reasons import Reason, Untabled, reason
 
 _COMPUTED = {"Cos": np.cos, "Sin": np.sin}
@@ -82,10 +83,17 @@ class Kept:
 
 @dataclass(frozen=True)
 class Tables:
-    """What became of the Cos and Sin of a model; those of features are not named."""
+    """What became of the Cos and Sin of a model; those of features are not named.
+
+    Attributes:
+        made: Those that are tables now.
+        kept: Those that have to stay in FP32.
+        inlined: The functions of the model that held some, and are inlined.
+    """
 
     made: tuple[Table, ...] = ()
     kept: tuple[Kept, ...] = ()
+    inlined: tuple[str, ...] = ()
 
 
 def write_tables(
@@ -103,7 +111,11 @@ def write_tables(
 
     Returns:
         What was made, and what has to stay in FP32.
+
+    Raises:
+        SlancError: a function that holds a Cos or Sin cannot be inlined, or weights are damaged.
     """
+    inlined = tuple(inline_functions_with(model, CIRCULAR))
     if not any(node.op_type in CIRCULAR for node in every_node(model.graph.node)):
         return Tables()
     flow = read_flow(read_graph(model, folder))
@@ -120,7 +132,7 @@ def write_tables(
             kept.append(Kept(result, tuple(kept_nodes(flow, angles)), error.args[0]))
     moved = writer.gathers.carry_out()
     there = (replace(each, nodes=tuple(sorted(moved[at] for at in each.nodes))) for each in kept)
-    return Tables(tuple(made), tuple(there))
+    return Tables(tuple(made), tuple(there), inlined)
 
 
 @dataclass

@@ -339,6 +339,31 @@ def test_an_opset_whose_ops_have_axes_as_attributes() -> None:
     assert (got[0] == half(np.cos(angles(np.arange(9))))).all()
 
 
+CALLED = """
+<ir_version: 10, opset_import: ["": 17, "own": 1]>
+main (int64[b, s] positions) => (float[b, s, d] y) { y = own.Outer(positions, freq) }
+<domain: "own", opset_import: ["": 17, "own": 1]>
+Outer (p, f) => (z) { z = own.Rotary(p, f) }
+<domain: "own", opset_import: ["": 17]>
+Rotary (p, f) => (z) {
+    last = Constant<value_ints = [-1]>()
+    u = Unsqueeze(p, last)
+    c = Cast<to = 1>(u)
+    m = Mul(c, f)
+    z = Cos(m)
+}
+"""
+
+
+def test_angles_inside_functions() -> None:
+    model = onnx.parser.parse_model(CALLED)
+    model.graph.initializer.append(numpy_helper.from_array(FREQ, "freq"))
+    after, found = tabled(model)
+    assert sorted(found.inlined) == ["Outer", "Rotary"] and not found.kept and not after.functions
+    assert "Cos" not in ops(after)
+    assert (run(after, positions=SPREAD)["y"] == half(np.cos(angles(SPREAD)))).all()
+
+
 FORMS = [FLOAT16, Format.named("bfloat16"), FLOAT32]
 
 
