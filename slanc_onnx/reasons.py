@@ -251,6 +251,7 @@ class Untabled(_Named):
     NO_ARRANGEMENT = auto()  # tensor of the positions
     SIZES_UNKNOWN = auto()  # tensor of the positions
     NOT_EVALUATED = auto()  # what was said
+    NOT_FINITE = auto()  # tensor of the angles
 
 
 class PositionsFrom(_Named):

@@ -245,6 +245,7 @@ _UNTABLED: dict[Kind, str] = {
     Untabled.NO_ARRANGEMENT: "its angles are no rows by the positions in {0!r}",
     Untabled.SIZES_UNKNOWN: "the sizes of its angles beside the positions in {0!r} are not known",
     Untabled.NOT_EVALUATED: "its angles cannot be computed ahead ({0})",
+    Untabled.NOT_FINITE: "{0!r}, its angles, are not finite at all positions",
 }
 _POSITIONS: dict[Kind, str] = {
     PositionsFrom.ASKED: "as asked",

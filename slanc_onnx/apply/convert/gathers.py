@@ -90,25 +90,28 @@ class Gathers:
         """
         at, flow = angles.at, self.flow
         result = flow.node(*at).output[0]
+        if angles.nodes == [at]:
+            constant = table(angles.tensor)
+            self._places[at] = [helper.make_node("Identity", [constant], [result], name=result)]
+            return
         names: dict[Tensor, str] = {}
-        nodes = [node_at for node_at in angles.nodes if node_at != at]
-        if not nodes:
-            nodes = [at]
-        here = self._places.setdefault(at, [])
-        for each in nodes:
+        here = []
+        for each in angles.nodes:
+            if each == at:
+                continue
             node = NodeProto()
             node.CopyFrom(flow.node(*each))
-            if each == at:
-                node = helper.make_node("Identity", node.input, node.output, name=node.name)
-            for place in values_at(flow, each) if each != at else (0,):
+            for place in values_at(flow, each):
                 read = flow.read(Use(*each, place))
                 if read is not None:
                     node.input[place] = names.get(read) or table(read)
             for place, output in enumerate(node.output):
-                last = each == at or Tensor(each.path, output) == angles.tensor
-                fresh = unused_name(f"{result}/{node.op_type}", self._used) if not last else result
-                names[Tensor(each.path, output)] = node.output[place] = fresh
+                last = Tensor(each.path, output) == angles.tensor
+                new = result if last else unused_name(f"{result}/{node.op_type}", self._used)
+                names[Tensor(each.path, output)] = node.output[place] = new
+            node.name = unused_name(f"{result}/{node.op_type}/node", self._used)
             here.append(node)
+        self._places[at] = here
 
     def look_up(self, lookup: Lookup) -> None:
         """Put a Gather, and what arranges its rows, in the place of a Cos or Sin."""
@@ -295,15 +298,11 @@ class Gathers:
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Let all readers of a tensor in a graph and in those inside it read another one."""
+    """Let all nodes of a graph, and of those inside it, read another tensor."""
     for node in every_node(graph.node):
         for position, name in enumerate(node.input):
             if name == old:
                 node.input[position] = new
-    for inner in every_graph(graph):
-        for info in inner.output if inner is not graph else ():
-            if info.name == old:
-                info.name = new
 
 
 def _remove_initializer(graph: onnx.GraphProto, name: str) -> None:

@@ -101,9 +101,10 @@ def least(flow: Flow, tensor: Tensor, depth: int = 0) -> tuple[int | None, bool]
     counted = read[int(op == "Where") : _LEAST.get(op, 0)]
     parts = [least(flow, part, depth + 1) for part in counted]
     bounds = [bound for bound, _ in parts if bound is not None]
-    if not parts or len(bounds) < len(parts):
-        return (max(bounds), True) if op == "Max" and bounds else (None, False)
-    return _combined(flow, op, read, bounds), all(known for _, known in parts)
+    if op == "Max" and bounds:
+        return max(bounds), (max(bounds), True) in parts
+    bound = _combined(flow, op, read, bounds) if parts and len(bounds) == len(parts) else None
+    return bound, bound is not None and all(known for _, known in parts)
 
 
 def _least_of_range(flow: Flow, at: NodeAt, depth: int) -> tuple[int | None, bool]:
@@ -122,8 +123,6 @@ def _combined(flow: Flow, op: str, read: Sequence[Tensor], bounds: Sequence[int]
     """The least element of what an op makes of tensors with least elements."""
     if op == "Add":
         return sum(bounds)
-    if op == "Max":
-        return max(bounds)
     if op in ("CumSum", "Mul", "ReduceSum"):
         return 0 if min(bounds) >= 0 else None
     if op == "Sub":

@@ -64,17 +64,21 @@ class Island:
             trial: Chooses the sizes of axes that the positions do not have, from 0.
 
         Raises:
-            NoTable: they cannot be computed alone.
+            NoTable: they cannot be computed alone, or are not finite.
         """
         sizes = {str(d): int(n) for d, n in zip(self.dims, positions.shape, strict=True)}
         others = _OTHERS[trial:] + _OTHERS[:trial]
         model = _Written(self, sizes, others).model()
         feeds = {"positions": positions.astype(self._kind)}
         try:
-            (angles,) = ReferenceEvaluator(model).run(None, feeds)
+            with np.errstate(all="ignore"):
+                (angles,) = ReferenceEvaluator(model).run(None, feeds)
         except Exception as error:  # of any kind, for any op
             raise NoTable(reason(Untabled.NOT_EVALUATED, str(error))) from error
-        return np.asarray(angles, dtype=np.float64)
+        angles = np.asarray(angles, dtype=np.float64)
+        if not np.isfinite(angles).all():
+            raise NoTable(reason(Untabled.NOT_FINITE, self.angles.name))
+        return angles
 
     @property
     def _kind(self) -> type[np.generic]:
@@ -138,9 +142,8 @@ class _Written:
         self.graph.output.add(name=self.names[island.angles])
         skeleton = flow.scopes[()].skeleton
         opsets = skeleton.opset_import if skeleton is not None else []
-        return helper.make_model(
-            self.graph, opset_imports=[o for o in opsets if o.domain in ("", "ai.onnx")]
-        )
+        version = max(opset.version for opset in opsets if opset.domain in ("", "ai.onnx"))
+        return helper.make_model(self.graph, opset_imports=[helper.make_opsetid("", version)])
 
     def _name(self, tensor: Tensor) -> str:
         return self.names.setdefault(tensor, f"t{len(self.names)}")
@@ -186,7 +189,7 @@ class _Written:
                 attribute.i = TensorProto.DOUBLE
             if attribute.type == AttributeProto.TENSOR:
                 attribute.t.CopyFrom(_in_double(numpy_helper.to_array(attribute.t), ""))
-        node.name, node.doc_string = "", ""
+        node.name, node.doc_string, node.domain = "", "", ""
         del node.metadata_props[:]
         self.graph.node.append(node)
 

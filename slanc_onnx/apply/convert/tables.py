@@ -189,7 +189,7 @@ class _Writer:
             starts = range(-below, self.positions, _BLOCK)
             stops = (min(start + _BLOCK, self.positions) for start in starts)
             blocks = (
-                self._values(node.op_type, rows_of(island, arrangement, *ends))
+                self._values(angles, rows_of(island, arrangement, *ends))
                 for ends in zip(starts, stops, strict=True)
             )
             table = np.concatenate(list(blocks))
@@ -212,7 +212,7 @@ class _Writer:
         made = []
 
         def table(tensor: Tensor) -> str:
-            values = self._values(node.op_type, Island(self.flow, tensor, None).constant())
+            values = self._values(angles, Island(self.flow, tensor, None).constant())
             kind = helper.tensor_dtype_to_np_dtype(self.flow.element_type(tensor))
             name = self.gathers.table(f"{node.output[0]}/table", values.astype(kind))
             columns = values.shape[-1] if values.ndim else 1
@@ -222,5 +222,6 @@ class _Writer:
         self.gathers.pick(angles, table)
         return tuple(made)
 
-    def _values(self, op: str, angles: Array) -> Array:
-        return self.form.rounded(_COMPUTED[op](angles))
+    def _values(self, angles: Angles, computed: Array) -> Array:
+        """The cosines or sines of angles in FP64, rounded once."""
+        return self.form.rounded(_COMPUTED[self.flow.node(*angles.at).op_type](computed))

@@ -169,6 +169,13 @@ def test_angles_that_are_no_rows_by_position_stay_in_fp32(way: str) -> None:
     assert only_kept(found).why.kind is Untabled.NO_ARRANGEMENT
 
 
+def test_angles_that_are_not_finite_stay_in_fp32() -> None:
+    nodes = f"{ROWS} l = Log(c) m = Mul(l, freq) y = Cos(m)"
+    before = model_of(nodes, POSITIONS)
+    after, found = tabled(before)
+    assert only_kept(found).why.kind is Untabled.NOT_FINITE and after == before
+
+
 def test_a_batch_that_the_positions_do_not_have_is_not_taken_for_columns() -> None:
     nodes = f"{LENGTH} batch = Gather(shape, axis0) t = Range(zero, length, one) "
     nodes += "sizes = Concat<axis = 0>(batch, axis1, axis1) wide = Expand(freq, sizes) "
@@ -260,6 +267,19 @@ def test_constant_angles_that_are_picked_become_constants_that_are_picked(way: s
     rows = exact[SPREAD] if way == "rows by position" else exact[None, : SPREAD.shape[1]]
     expected = np.concatenate((rows, rows), -1) if way == "rows by position" else rows
     assert (run(after, positions=SPREAD)["y"] == expected).all()
+
+
+HEADS = "int64[] positions, float[batch, heads, rows, width] x"
+BROADCAST = (
+    "size = Shape(x) batch = Gather(size, axis0) p = Expand(positions, batch) "
+    "u = Unsqueeze(p, minus) c = Cast<to = 1>(u) m = Mul(c, freq) y = Cos(m)"
+)
+
+
+def test_one_position_for_a_batch_whose_size_another_tensor_has() -> None:
+    model = made(model_of(BROADCAST, HEADS.replace("[] p", " p"), "float[a, b] y"))
+    got = run(model, positions=np.array(7), x=np.zeros((2, 1, 1, 1), np.float32))["y"]
+    assert (got == half(np.cos(angles(np.array([7, 7]))))).all()
 
 
 def test_constant_angles() -> None:
