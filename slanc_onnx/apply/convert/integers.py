@@ -7,7 +7,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from onnx import TensorProto
 
-from slanc_onnx.graph import FLOATS, Flow, NodeAt, Tensor, Use, read_tensor
+from slanc_onnx.graph import (
+    FLOATS,
+    Flow,
+    NodeAt,
+    Reading,
+    Tensor,
+    Use,
+    read_tensor,
+    read_through,
+)
 
 # Ops that tell true from false.
 TELLING = frozenset(
@@ -34,7 +43,7 @@ _UNSIGNED = (
     *(TensorProto.BOOL, TensorProto.UINT8, TensorProto.UINT16),
     *(TensorProto.UINT32, TensorProto.UINT64),
 )
-_DEEPEST = 40  # ops between positions and what they are computed from
+Bound = tuple[int | None, bool]  # the least element, and whether that is sure
 
 
 def chain(flow: Flow, tensor: Tensor) -> Iterator[Tensor]:
@@ -75,58 +84,55 @@ def whole(flow: Flow, tensor: Tensor) -> Tensor | int | None:
     return int(values.item()) if values.size == 1 and values.item().is_integer() else integers
 
 
-def least(flow: Flow, tensor: Tensor, depth: int = 0) -> tuple[int | None, bool]:
+def least(flow: Flow, tensor: Tensor) -> Bound:
     """The least element of a tensor of integers, as far as the ops tell.
 
     Returns:
         The bound, None for none; and whether it holds whatever the inputs of the graph are, which
         are taken to be 0 or more.
     """
+    return read_through(tensor, lambda part: _least(flow, part), {})
+
+
+def _least(flow: Flow, tensor: Tensor) -> Reading[Tensor, Bound]:
     if tensor in flow.data and tensor not in flow.overridable:
         values = read_tensor(flow.data[tensor], flow.scopes[()].folder)
         return (int(values.min()) if values.size else 0), True
-    kind = flow.element_type(tensor)
-    if kind in _UNSIGNED:
+    if flow.element_type(tensor) in _UNSIGNED:
         return 0, True
-    if tensor not in flow.makers or depth > _DEEPEST:
-        return (0, False) if not tensor.path and depth <= _DEEPEST else (None, False)
-    path, index, _ = flow.makers[tensor]
-    op = flow.op(path, index)
+    if tensor not in flow.makers:
+        return (None, False) if tensor.path else (0, False)
+    at = NodeAt(*flow.makers[tensor][:2])
+    op = flow.op(*at)
     if op in _COUNTING:
         return 0, True
-    uses = (Use(path, index, p) for p in range(len(flow.node(path, index).input)))
-    read = [tensor for tensor in map(flow.read, uses) if tensor is not None]
     if op == "Range":
-        return _least_of_range(flow, NodeAt(path, index), depth)
-    counted = read[int(op == "Where") : _LEAST.get(op, 0)]
-    parts = [least(flow, part, depth + 1) for part in counted]
+        numbers = whole_range(flow, at)
+        if not numbers or not isinstance(numbers[2], int):
+            return None, False
+        end = numbers[0 if numbers[2] > 0 else 1]
+        bound, sure = (end, True) if isinstance(end, int) else (yield end)
+        return (None, False) if bound is None else (bound + (numbers[2] < 0), sure)
+    places = range(int(op == "Where"), min(_LEAST.get(op, 0), len(flow.node(*at).input)))
+    read = [part for part in (flow.read(Use(*at, place)) for place in places) if part is not None]
+    parts = []
+    for part in read:
+        parts.append((yield part))
     bounds = [bound for bound, _ in parts if bound is not None]
     if op == "Max" and bounds:
         return max(bounds), (max(bounds), True) in parts
-    bound = _combined(flow, op, read, bounds) if parts and len(bounds) == len(parts) else None
-    return bound, bound is not None and all(known for _, known in parts)
+    taken = flow.read(Use(*at, 1)) if op == "Sub" else None
+    combined = _combined(flow, op, taken, bounds) if parts and len(bounds) == len(parts) else None
+    return combined, combined is not None and all(known for _, known in parts)
 
 
-def _least_of_range(flow: Flow, at: NodeAt, depth: int) -> tuple[int | None, bool]:
-    """The least element of a Range that counts in whole numbers."""
-    numbers = whole_range(flow, at)
-    bounds = [(n, True) if isinstance(n, int) else least(flow, n, depth + 1) for n in numbers]
-    if not bounds or not isinstance(numbers[2], int):
-        return None, False
-    start, limit = bounds[:2]
-    if numbers[2] > 0:
-        return start
-    return (None, False) if limit[0] is None else (limit[0] + 1, limit[1])
-
-
-def _combined(flow: Flow, op: str, read: Sequence[Tensor], bounds: Sequence[int]) -> int | None:
-    """The least element of what an op makes of tensors with least elements."""
+def _combined(flow: Flow, op: str, taken: Tensor | None, bounds: Sequence[int]) -> int | None:
+    """The least element of what an op makes of tensors with least elements, less what is taken."""
     if op == "Add":
         return sum(bounds)
     if op in ("CumSum", "Mul", "ReduceSum"):
         return 0 if min(bounds) >= 0 else None
     if op == "Sub":
-        taken = read[1]
         if taken not in flow.data or taken in flow.overridable:
             return None
         return bounds[0] - int(read_tensor(flow.data[taken], flow.scopes[()].folder).max())

@@ -60,3 +60,8 @@ def test_what_holds_for_inputs_of_0_or_more(nodes: str) -> None:
 @pytest.mark.parametrize("nodes", UNKNOWN)
 def test_what_has_no_bound(nodes: str) -> None:
     assert found(nodes) == (None, False)
+
+
+def test_many_ops_behind_each_other_are_read_once() -> None:
+    doubled = " ".join(f"a{i + 1} = Add(a{i}, a{i})" for i in range(200))
+    assert found(f"a0 = Identity(a) {doubled} y = Identity(a200)") == (0, False)
