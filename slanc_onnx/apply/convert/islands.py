@@ -16,6 +16,7 @@ from slanc_onnx.graph import FLOATS, Array, Dims, Flow, Tensor, Use, read_tensor
 from slanc_onnx.reasons import Untabled, reason
 
 _OTHERS = (11, 13, 17, 19)  # sizes of axes that the positions do not have
+_FIRST = 101  # sizes of axes of the positions where they are written out, from here on
 _TYPES = ("to", "dtype")
 
 
@@ -53,8 +54,13 @@ class Island:
 
     @cached_property
     def written(self) -> bytes:
-        """The ops and constants, in bytes; equal ones give equal angles."""
-        return bytes(_Written(self, {}, _OTHERS).model().SerializeToString(deterministic=True))
+        """The ops and constants, in bytes; with equal `dims`, equal ones give equal angles.
+
+        Raises:
+            NoTable: they cannot be computed alone.
+        """
+        sizes = {str(dim): _FIRST + axis for axis, dim in enumerate(self.dims)}
+        return bytes(_Written(self, sizes, _OTHERS).model().SerializeToString(deterministic=True))
 
     def run(self, positions: Array, trial: int = 0) -> Array:
         """The angles of positions, in FP64.

@@ -27,6 +27,7 @@ from slanc_onnx.apply.convert.integers import chain, least
 from slanc_onnx.apply.convert.islands import Island, NoTable
 from slanc_onnx.graph import (
     Array,
+    Dims,
     Flow,
     NodeAt,
     Tensor,
@@ -144,6 +145,7 @@ class _Writer:
     form: Format
     positions: int
     _rows: dict[Tensor, tuple[Island, Arrangement]] = field(default_factory=dict)
+    _arrangements: dict[tuple[bytes, Dims], Arrangement] = field(default_factory=dict)
     _tables: dict[tuple[bytes, str, int], str] = field(default_factory=dict)
 
     def write(self, angles: Angles) -> tuple[Table, ...]:
@@ -173,7 +175,10 @@ class _Writer:
         for tensor in reversed(shared):
             island = Island(self.flow, angles.tensor, tensor, inside)
             try:
-                return island, arranged(island)
+                key = (island.written, island.dims)
+                if key not in self._arrangements:
+                    self._arrangements[key] = arranged(island)
+                return island, self._arrangements[key]
             except NoTable as error:
                 errors.append(error)
         raise errors[0]

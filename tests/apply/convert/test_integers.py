@@ -6,7 +6,7 @@ from onnx import numpy_helper
 
 from slanc_onnx.apply.convert.integers import least
 from slanc_onnx.graph import Tensor, read_flow, read_graph
-from tests.apply.convert.test_tables import model_of
+from tests.models.position_graphs import model_of
 
 INPUTS = "int64[n] a, float[n, m] x, bool[n] flags, int64 past"
 SIZE = "shape = Shape(x) size = Gather(shape, zero)"

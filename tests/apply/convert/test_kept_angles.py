@@ -13,7 +13,7 @@ from slanc_onnx.apply.convert.tables import Kept, Tables
 from slanc_onnx.graph import node_at
 from slanc_onnx.reasons import Untabled
 from slanc_onnx.report.wording import reason_text
-from tests.apply.convert.test_tables import (
+from tests.models.position_graphs import (
     COUNTED,
     FLOATS,
     FREQ,

@@ -13,7 +13,7 @@ from slanc_onnx.apply.convert.positions import DEFAULT, positions_of
 from slanc_onnx.errors import SlancError
 from slanc_onnx.reasons import PositionsFrom
 from slanc_onnx.report.wording import reason_text
-from tests.apply.convert.test_tables import POSITIONS, model_of
+from tests.models.position_graphs import POSITIONS, model_of
 
 PLAIN = model_of(
     "u = Unsqueeze(positions, minus) c = Cast<to = 1>(u) m = Mul(c, freq) y = Cos(m)", POSITIONS

@@ -1,96 +1,37 @@
 """Cos and Sin of positions become tables of the right numbers, and nothing else does."""
 
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from slanc_onnx.accelerator import FLOAT16, FLOAT32, Format
-from slanc_onnx.apply.convert.tables import Tables, write_tables
-from slanc_onnx.graph import every_node
 from slanc_onnx.reasons import Untabled
-from tests.models.small_graphs import graph
+from tests.models.position_graphs import (
+    COUNTED,
+    FLOATS,
+    FREQ,
+    IDS,
+    LENGTH,
+    MASK,
+    POSITIONS,
+    SHAPES,
+    SLOW,
+    SPREAD,
+    D,
+    N,
+    angles,
+    half,
+    ids,
+    made,
+    model_of,
+    ops,
+    tabled,
+    twice,
+)
 from tests.oracles.unoptimised import run
 
-N, D = 4096, 6
-FREQ = (10000.0 ** -(np.arange(0, D, 2) / D)).astype(np.float32)
-SLOW = (1e6 ** -(np.arange(0, D, 2) / D)).astype(np.float32)
-CONSTANTS: dict[str, Any] = {
-    "freq": FREQ,
-    "slow": SLOW,
-    "column": FREQ[None, :, None],
-    "zero": np.array(0),
-    "one": np.array(1),
-    "two": np.array(2),
-    "limit": np.array(64),
-    "axis0": np.array([0]),
-    "axis1": np.array([1]),
-    "axis2": np.array([2]),
-    "minus": np.array([-1]),
-    "half": np.array(0.5, np.float32),
-    "start": np.array(0, np.float32),
-    "step": np.array(1, np.float32),
-}
-IDS, SHAPES = "int64[batch, sequence] ids", "float[a, b] y, float[c, d] z"
-POSITIONS = "int64[batch, sequence] positions"
-LENGTH = "shape = Shape(ids) length = Gather(shape, one)"
-COUNTED = f"{LENGTH} t = Range(zero, length, one)"
-
-
-def model_of(
-    nodes: str, inputs: str = IDS, outputs: str = "float[a, b, c] y", opset: int = 17
-) -> onnx.ModelProto:
-    model = graph(nodes, {}, inputs, outputs, opset)
-    read = {name for node in every_node(model.graph.node) for name in node.input}
-    kept = {name: value for name, value in CONSTANTS.items() if name in read}
-    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in kept.items())
-    return model
-
-
-def tabled(
-    model: onnx.ModelProto, positions: int = N, form: Format = FLOAT16
-) -> tuple[onnx.ModelProto, Tables]:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    found = write_tables(copy, None, form, positions)
-    onnx.checker.check_model(copy, full_check=True)
-    return copy, found
-
-
-def made(model: onnx.ModelProto, positions: int = N) -> onnx.ModelProto:
-    """The model with tables, where all that is Cos or Sin has one."""
-    copy, found = tabled(model, positions)
-    assert found.made and not found.kept
-    assert not ops(copy) & {"Cos", "Sin", "Mul", "MatMul", "Einsum"}
-    return copy
-
-
-def ops(model: onnx.ModelProto) -> set[str]:
-    return {node.op_type for node in every_node(model.graph.node)}
-
-
-def half(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    return values.astype(np.float16).astype(np.float32)
-
-
-def angles(positions: NDArray[Any], freq: NDArray[np.float32] = FREQ) -> NDArray[np.float64]:
-    """In FP64, with the frequencies on a last axis."""
-    return np.asarray(positions, np.float64)[..., None] * freq.astype(np.float64)
-
-
-def twice(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate((values, values), -1)
-
-
-def ids(*shape: int) -> NDArray[np.int64]:
-    return np.zeros(shape, np.int64)
-
-
 ROTARY = "m = Mul(c, freq) d = Concat<axis = -1>(m, m) y = Cos(d)"
-FLOATS = "c = Cast<to = 1>(u)"
 
 
 def test_positions_counted_by_a_range() -> None:
@@ -108,7 +49,6 @@ HF = (
     "axis1) wide = Expand(column, sizes) u = Unsqueeze(positions, axis1) c = Cast<to = 1>(u) "
     "m = MatMul(wide, c) r = Transpose<perm = [0, 2, 1]>(m) d = Concat<axis = -1>(r, r) y = Sin(d)"
 )
-SPREAD = np.random.default_rng(1).integers(0, N, (2, 9))
 
 
 def test_positions_that_are_an_input_expanded_by_their_own_shape() -> None:
@@ -116,6 +56,35 @@ def test_positions_that_are_an_input_expanded_by_their_own_shape() -> None:
     assert "MatMul" not in ops(model) and "Shape" not in ops(model)
     got = run(model, positions=SPREAD)["y"]
     assert (got == half(np.sin(twice(angles(SPREAD))))).all()
+
+
+WIDE = (
+    f"{COUNTED} p = Unsqueeze(t, axis0) all = Shape(ids) e = Expand(p, all) its = Shape(e) "
+    "batch = Gather(its, axis0) sizes = Concat<axis = 0>(batch, axis1, axis1) "
+    "wide = Expand(column, sizes) u = Unsqueeze(e, axis1) c = Cast<to = 1>(u) "
+    "m = MatMul(wide, c) y = Cos(m)"
+)
+
+
+def test_positions_expanded_by_the_shape_of_something_else() -> None:
+    model = made(model_of(WIDE))
+    expected = half(np.cos(angles(np.arange(5)))).T[None].repeat(2, 0)
+    assert (run(model, ids=ids(2, 5))["y"] == expected).all()
+
+
+def test_angles_that_every_layer_computes_anew_are_looked_up_once() -> None:
+    layer = "u{0} = Unsqueeze(t, minus) c{0} = Cast<to = 1>(u{0}) m{0} = Mul(c{0}, freq) "
+    layer += "k{0} = Cos(m{0}) s{0} = Sin(m{0}) "
+    layers = "".join(map(layer.format, range(5)))
+    names = ", ".join(f"{kind}{i}" for i in range(5) for kind in "ks")
+    model = model_of(f"{COUNTED} {layers} y = Sum({names})", outputs="float[a, b] y")
+    after, found = tabled(model)
+    assert len(found.made) == 10 and len({table.name for table in found.made}) == 2
+    lookups = [node for node in after.graph.node if node.op_type == "Gather"]
+    assert len(lookups) == 3 and "Unsqueeze" not in ops(after)
+    at = angles(np.arange(9))
+    expected = 5 * (half(np.cos(at)) + half(np.sin(at)))
+    assert np.allclose(run(after, ids=ids(1, 9))["y"], expected, rtol=0, atol=1e-5)
 
 
 LAYOUTS = {
@@ -224,7 +193,6 @@ def test_frequencies_that_the_graph_computes_of_constants() -> None:
     assert (run(model, positions=SPREAD)["y"] == half(expected)).all()
 
 
-MASK = "int64[batch, sequence] mask"
 SUMMED = "s = CumSum(mask, one) t = Sub(s, one) u = Unsqueeze(t, minus)"
 
 
