@@ -54,6 +54,11 @@ class Arrangement:
         """The axes of size 1 that gathered rows do not have."""
         return tuple(place for place, axis in enumerate(self.axes) if axis < 0)
 
+    def shape(self, positions: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the angles of positions of a shape."""
+        sizes = (*positions, *self.row, 1)
+        return tuple(sizes[axis] for axis in self.axes)
+
     def of(self, gathered: Array) -> Array:
         """Rows as angles.
 
@@ -98,7 +103,11 @@ def arranged(island: Island) -> Arrangement:
 
 
 def rows_of(island: Island, arrangement: Arrangement, first: int, stop: int) -> Array:
-    """The angles of the positions from `first` to before `stop`, a row each, in FP64."""
+    """The angles of the positions from `first` to before `stop`, a row each, in FP64.
+
+    Raises:
+        NoTable: the angles of as many positions are no such rows.
+    """
     open_axes = [axis for axis, d in enumerate(island.dims) if not isinstance(d, int)]
     shape = [d if isinstance(d, int) else 1 for d in island.dims]
     if open_axes:
@@ -107,7 +116,10 @@ def rows_of(island: Island, arrangement: Arrangement, first: int, stop: int) -> 
     blocks = []
     for start in range(first, stop, at_once):
         positions = np.minimum(np.arange(start, start + at_once), stop - 1).reshape(shape)
-        blocks.append(arrangement.rows(island.run(positions))[: stop - start])
+        angles = island.run(positions)
+        if angles.shape != arrangement.shape(shape):
+            raise island.no(Untabled.NO_ARRANGEMENT)
+        blocks.append(arrangement.rows(angles)[: stop - start])
     return np.concatenate(blocks)
 
 
