@@ -119,24 +119,21 @@ class Gathers:
         result = Tensor(path, self.flow.node(*at).output[0])
         kind = self.flow.element_type(result)
         index = self._index(lookup)
-        key = (path, lookup.table, index, lookup.arrangement, kind)
-        if key in self._made:
-            self._places[at] = []
-            self._same[result] = self._made[key]
-            return
         steps = self._steps(lookup, kind)
         gather = helper.make_node("Gather", [lookup.table, index], [""], axis=0)
-        tensor = self._node(at, gather, key[:3], "" if steps else result.name)
+        key = (path, "Gather", lookup.table, index)
+        tensor = self._node(at, gather, key, "" if steps else result.name)
         for step in steps:
             step.input[0] = tensor
             last = step is steps[-1]
-            done = (tensor, step.op_type, *step.input[1:], str(step.attribute))
-            tensor = self._node(at, step, done, result.name if last else "")
-        self._made[key] = tensor
+            key = (path, step.op_type, *step.input, str(step.attribute))
+            tensor = self._node(at, step, key, result.name if last else "")
         if tensor != result.name:
             self._same[result] = tensor
 
-    def _node(self, at: NodeAt, node: NodeProto, key: Hashable, output: str = "") -> str:
+    def _node(
+        self, at: NodeAt, node: NodeProto, key: tuple[Hashable, ...], output: str = ""
+    ) -> str:
         """The output of a node, which is put in place of another unless there is one like it."""
         here = self._places.setdefault(at, [])
         if key not in self._made:
@@ -179,8 +176,7 @@ class Gathers:
             return index
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
         moved = [index, self._numbers(lookup.below, dtype)]
-        key = (path, "Add", *moved)
-        index = self._node(at, helper.make_node("Add", moved, [""]), key)
+        index = self._node(at, helper.make_node("Add", moved, [""]), (path, "Add", *moved))
         if not lookup.guarded:
             return index
         low = [index, self._numbers(0, dtype)]

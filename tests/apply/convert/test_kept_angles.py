@@ -155,6 +155,11 @@ def test_two_tensors_of_positions_stay_in_fp32() -> None:
 MIXED = {
     "a sum over the sequence": ('m = Einsum<equation = "bs,d->bd">(c, freq) y = Cos(m)', ROW),
     "neighbours": ("a = Slice(c, axis0, minus, axis1) m = Unsqueeze(a, minus) y = Cos(m)", MATRIX),
+    "as many times as there are": (
+        "all = Shape(positions) n = Gather(all, axis0) k = Concat<axis = 0>(n, axis1, axis1) "
+        "u = Unsqueeze(c, axis0) m = Expand(u, k) y = Cos(m)",
+        MATRIX,
+    ),
     "both axes as one": (
         "r = Reshape(c, minus) u = Unsqueeze(r, minus) m = Mul(u, freq) y = Cos(m)",
         ROW,
@@ -182,6 +187,39 @@ def test_a_batch_that_the_positions_do_not_have_is_not_taken_for_columns() -> No
     nodes += f"u = Unsqueeze(t, minus) {FLOATS} m = Mul(c, wide) y = Cos(m)"
     _, found = tabled(model_of(nodes))
     assert only_kept(found).why.kind in (Untabled.NO_ARRANGEMENT, Untabled.NOT_EVALUATED)
+
+
+OF_ONE = (
+    "u = Unsqueeze(positions, minus) c = Cast<to = 1>(u) size{0} = Shape({0}) "
+    "k{0} = Concat<axis = 0>(size{0}, axis1) w{0} = Expand(freq, k{0}) m{0} = Mul(c, w{0}) "
+)
+
+
+def test_two_islands_that_differ_in_whose_size_they_read() -> None:
+    nodes = OF_ONE.format("same") + OF_ONE.format("other").replace(
+        "u = Unsqueeze(positions, minus) c = Cast<to = 1>(u) ", ""
+    )
+    inputs = "int64[sequence] positions, int64[sequence] same, int64[another] other"
+    outputs = "float[a, b] y, float[c, d] z"
+    _, found = tabled(model_of(f"{nodes} y = Cos(msame) z = Cos(mother)", inputs, outputs))
+    assert [table.tensor for table in found.made] == ["y"]
+    assert [kept.tensor for kept in found.kept] == ["z"]
+
+
+def test_a_step_that_a_caller_may_override_does_not_count() -> None:
+    nodes = f"{LENGTH} f = Cast<to = 1>(length) t = Range(start, f, step) y = Cos(t)"
+    model = model_of(nodes, outputs="float[a] y")
+    assert tabled(model)[1].made
+    scalar = onnx.helper.make_tensor_value_info("step", onnx.TensorProto.FLOAT, [])
+    model.graph.input.append(scalar)
+    assert tabled(model)[1].kept
+
+
+def test_angles_that_are_an_output_stay_beside_the_table() -> None:
+    nodes = f"{COUNTED} u = Unsqueeze(t, minus) {FLOATS} z = Mul(c, freq) y = Cos(z)"
+    model, found = tabled(model_of(nodes, outputs="float[a, b] y, float[c, d] z"))
+    assert found.made and "Mul" in ops(model) and "Cos" not in ops(model)
+    assert set(run(model, ids=ids(1, 3))) == {"y", "z"}
 
 
 def test_a_value_that_a_caller_may_override_is_no_constant() -> None:

@@ -142,6 +142,14 @@ def test_positions_of_a_fixed_shape() -> None:
     assert (run(model, positions=positions)["y"] == expected).all()
 
 
+def test_positions_of_a_fixed_batch_need_no_more_than_a_gather() -> None:
+    nodes = "u = Unsqueeze(positions, minus) c = Cast<to = 1>(u) m = Mul(c, freq) y = Cos(m)"
+    model = made(model_of(nodes, "int64[1, s] positions"))
+    assert ops(model) <= {"Add", "Less", "Where", "Gather"}
+    positions = np.arange(7)[None] * 300
+    assert (run(model, positions=positions)["y"] == half(np.cos(angles(positions)))).all()
+
+
 @pytest.mark.parametrize("kind", ["uint8", "int16", "int32", "int64"])
 def test_positions_of_any_type(kind: str) -> None:
     nodes = "u = Unsqueeze(positions, minus) c = Cast<to = 1>(u) m = Mul(c, freq) y = Cos(m)"
