@@ -97,7 +97,7 @@ class _Types:
             out = [body.kind(name) for name in body.outputs]
             out = out[1:] if node.op_type == "Loop" else out
             if node.op_type == "SequenceMap":
-                out = [kind._replace(contained=True) for kind in out]
+                out = [kind._replace(containers="s") for kind in out]
             made = [a if a != UNKNOWN else b for a, b in zip(made, out, strict=False)] or out
         return made
 
@@ -126,14 +126,17 @@ def made_kinds(node: NodeProto, read: Sequence[Held], known: Signature | None) -
         return [Held(told["value"].t.data_type) if "value" in told else _FLOAT]
     if node.op_type in TYPE_ATTRIBUTES:
         name, default = TYPE_ATTRIBUTES[node.op_type]
-        made = Held(told[name].i if name in told else default, node.op_type == "SequenceEmpty")
-        return [made]
+        containers = "s" if node.op_type == "SequenceEmpty" else ""
+        return [Held(told[name].i if name in told else default, containers)]
     if node.op_type in LIKE_INPUT and LIKE_INPUT[node.op_type] in told:
         return [Held(told[LIKE_INPUT[node.op_type]].i)]
     if node.op_type == "BitCast" and "to" in told:
         return [Held(told["to"].i)]
-    if node.op_type == "Optional" and "type" in told:
-        return [kind_of(told["type"].tp)._replace(contained=True)]
+    if node.op_type == "Optional":
+        inner = kind_of(told["type"].tp) if "type" in told else next(iter(read), UNKNOWN)
+        return [inner._replace(containers="o" + inner.containers)]
+    if node.op_type == "OptionalGetElement" and read:
+        return [read[0]._replace(containers=read[0].containers.removeprefix("o"))]
     if known is None:  # as most ops do
         floats = (k for k in read if k.element == TensorProto.FLOAT)
         return [next(floats, UNKNOWN)] * len(node.output)
@@ -158,7 +161,7 @@ def _of_output(
     contained = all("tensor(" in t and not t.startswith("tensor(") for t in formal.types)
     first = next((k for k in read if k != UNKNOWN), UNKNOWN)
     if contained or first.contained:  # a sequence of what it reads, or an element of one
-        return first._replace(contained=contained)
+        return first._replace(containers="s" if contained else "")
     floats = [k for k in read if k.element == TensorProto.FLOAT]
     if floats and formal.takes(TensorProto.FLOAT):
         return floats[0]
@@ -170,6 +173,6 @@ def _written(text: str) -> Held:
     name = text.rpartition("tensor(")[2].rstrip(")")
     known: Callable[[str], int] = TensorProto.DataType.Value
     try:
-        return Held(known(name.upper()), not text.startswith("tensor("))
+        return Held(known(name.upper()), "" if text.startswith("tensor(") else "s")
     except ValueError:
         return UNKNOWN

@@ -151,7 +151,8 @@ def _holds_written_out(
         schema = onnx.defs.get_schema(op, version, domain)
     except onnx.defs.SchemaError:
         return otherwise
-    if not schema.has_function or not schema.function_body.node:
+    written_out = schema.function_body
+    if written_out is None or not written_out.node:
         return otherwise
     types = [
         helper.make_tensor_type_proto(element_type, None)
@@ -160,7 +161,7 @@ def _holds_written_out(
         for told in schema.inputs
     ]
     try:
-        onnx.shape_inference.infer_function_output_types(schema.function_body, types, [])
+        onnx.shape_inference.infer_function_output_types(written_out, types, [])
     except onnx.shape_inference.InferenceError:
         return False
     return True
