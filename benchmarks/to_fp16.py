@@ -25,6 +25,8 @@ import onnxruntime as ort
 from benchmarks.markdown import table
 from benchmarks.zoo_rows import exports_in, stored_inputs
 from slanc_onnx import Options, SlancError, protect_file
+from slanc_onnx.reasons import Failure
+from slanc_onnx.report.wording import reason_text
 
 TOLERANCE = 0.01  # of the outputs' root mean square
 
@@ -89,11 +91,12 @@ def _row(export: Path) -> Row:
         except SlancError as error:
             return Row(export.name, str(error), float("inf"), Counter(), 0.0, runs)
         seconds = time.perf_counter() - started
-        told = _loads(output)
     nodes = Counter(node.op for node in done.conversion.converted.nodes) if done.conversion else {}
     checked = done.validation
-    if checked is None and not told:
-        told = f"not validated: {done.not_validated}"
+    told = "" if checked is not None else f"not validated: {done.not_validated}"
+    for why in checked.failures if checked is not None else ():
+        if why.kind is Failure.NOT_RUN_AS_WRITTEN:
+            told = reason_text(why)
     rms = float("inf") if checked is None else checked.rounded_rms_error
     return Row(export.name, told, rms, Counter(nodes), seconds, runs)
 

@@ -123,6 +123,7 @@ def _run(args: argparse.Namespace) -> int:
         to=args.to,
         keep_io_types=args.keep_io_types,
         positions=args.positions,
+        external_data=args.external_data,
         emulate=args.emulate,
         epsilon=args.epsilon,
         weight_loss=args.weight_loss,

@@ -11,7 +11,7 @@ from typing import Literal
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.errors import SlancError
 from slanc_onnx.feed import Feed
-from slanc_onnx.graph import Array
+from slanc_onnx.graph import Array, ExternalData
 from slanc_onnx.tokens import Tokens
 
 ScaleRule = Literal["window", "paper", "calibrated"]
@@ -22,7 +22,6 @@ EmulateRule = Literal["norms", "all"]
 EpsilonRule = Literal["exact", "representable"]
 Required = Literal["validated", "scaled", "certified"]
 To = Literal["fp16", "bf16"]
-ExternalData = Literal["auto", "yes", "no"]
 
 
 TIME_LIMIT = 1800.0  # seconds

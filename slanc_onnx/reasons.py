@@ -184,8 +184,18 @@ class Undivided(_Named):
 
     LOSES_BITS = auto()  # exponent, relative loss
     LOSES_SO_MUCH = auto()  # relative loss
+    FADES = auto()
     COMPUTED = auto()
     SHARED = auto()
+
+
+class Unraised(_Named):
+    """Why a tensor that leaves the format to be written is not divided by a fold."""
+
+    MADE_BY = auto()  # the op is named by the reason
+    READ_BY = auto()  # the same
+    LEAVES_GRAPH = auto()
+    NO_WAY = auto()
 
 
 class Failure(_Named):
@@ -271,6 +281,7 @@ class Note(_Named):
     READ_AS_DEFAULTS = auto()  # initializers
     NOT_FOLDED_INTO = auto()  # weights; behind: why
     WOULD_LOSE_BITS = auto()  # (weight, elements) of each weight
+    RANGES_UNKNOWN = auto()  # behind: why
 
 
 Kind = (
@@ -282,6 +293,7 @@ Kind = (
     | Untaken
     | Decision
     | Undivided
+    | Unraised
     | Failure
     | Next
     | InFp32

@@ -181,7 +181,7 @@ def test_a_bug_gives_4_and_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -
         for node in read.model.graph.node[1:]:
             raise TypeError(f"odd\n{node.op_type}")
 
-    monkeypatch.setattr("slanc_onnx.job.decide", decide)
+    monkeypatch.setattr("slanc_onnx.job.files.decide", decide)
     status, out, err = run("model.onnx", "--report", "r.json")
     assert (status, out) == (4, "")
     assert err == (

@@ -101,7 +101,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             decided[key] = really(read, options)
         return decided[key]
 
-    monkeypatch.setattr("slanc_onnx.job.decide", decide)
+    monkeypatch.setattr("slanc_onnx.job.files.decide", decide)
     monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr("slanc_onnx.graph.inline.LEAST", 64)  # bytes of a weight that is not read
     monkeypatch.setattr("slanc_onnx.report.html.page.page", lambda _: "<!doctype html>\n")

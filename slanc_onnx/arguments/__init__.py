@@ -6,8 +6,9 @@ take the place of what an earlier run wrote.
 """
 
 from slanc_onnx.arguments.given import read_accelerator, read_inputs, read_observed, read_tokens
-from slanc_onnx.arguments.parser import Terminal, check_usage, make_parser
+from slanc_onnx.arguments.parser import Terminal, make_parser
 from slanc_onnx.arguments.places import STDOUT, check_places
+from slanc_onnx.arguments.usage import check_usage
 
 __all__ = [
     "STDOUT",

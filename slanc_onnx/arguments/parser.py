@@ -1,4 +1,4 @@
-"""The parser: every option, and what makes no sense together."""
+"""The parser: every option."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -211,6 +210,12 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         help="with --to: positions for which there are tables of angles (default: what the model "
         "or its configuration says)",
     )
+    add(
+        "--external-data",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="whether the weights of the output lie in a file of their own (default: as in MODEL)",
+    )
     add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
     add(
         "--weight-loss",
@@ -342,62 +347,3 @@ class _ListTargets(argparse.Action):
         width = None if sys.stdout is not None and sys.stdout.isatty() else 200
         Terminal(width=width, highlight=False, markup=False, emoji=False).print(targets_table())
         parser.exit()
-
-
-def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse, as argparse does, options that make no sense together."""
-    if args.tokens is None and args.observe is None:
-        for name in ("sequence_length", "max_sequences", "bos"):
-            if getattr(args, name) is not None:
-                parser.error(f"--{name.replace('_', '-')}: only goes with --tokens or --observe")
-    _check_to(parser, args)
-    if args.apply == "fold" and args.scale == "paper":
-        parser.error("--apply fold: needs powers of two, which --scale paper does not give")
-    if args.explain_groups and args.apply != "fold":
-        parser.error("--explain-groups: only goes with --apply fold")
-    if args.scale == "calibrated" and args.tokens is None and args.inputs is None:
-        parser.error("--scale calibrated: takes its scales from data, give --inputs or --tokens")
-    if (
-        (args.no_validate or args.dry_run)
-        and args.tokens is not None
-        and args.scale != "calibrated"
-    ):
-        parser.error("--tokens: not allowed with --no-validate or --dry-run, which run nothing")
-    _check_fp32_nodes(parser, args)
-    if not args.time_limit > 0:
-        parser.error("--time-limit: must be above 0")
-    if args.memory_limit is not None and not args.memory_limit > 0:
-        parser.error("--memory-limit: must be above 0")
-    for name in ("sequence_length", "max_sequences", "jobs"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')}: must be at least 1")
-
-
-def _check_to(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Take what --to implies."""
-    if args.positions is not None and (args.to is None or args.positions < 1):
-        parser.error("--positions: a number of at least 1, with --to")
-    if args.to is None:
-        return
-    if args.apply == "div":
-        parser.error(f"--to {args.to}: folds, which --apply div does not")
-    if args.scale == "paper":
-        parser.error(f"--to {args.to}: needs powers of two, which --scale paper does not give")
-    args.apply = "fold"
-
-
-def _check_fp32_nodes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Take the format of the list by the name of its file, where it is not given."""
-    file, form = args.fp32_nodes, args.fp32_nodes_format
-    if file is None and form is not None:
-        parser.error("--fp32-nodes-format: only goes with --fp32-nodes")
-    for option in ("no_validate", "dry_run"):
-        if file is not None and getattr(args, option):
-            given = f"--{option.replace('_', '-')}"
-            parser.error(f"--fp32-nodes: not allowed with {given}, which runs nothing")
-    if file is not None and form is None:
-        args.fp32_nodes_format = BY_SUFFIX.get(Path(file).suffix.lower())
-        if args.fp32_nodes_format is None:
-            known = ", ".join(BY_SUFFIX)
-            parser.error(f"--fp32-nodes {file}: ends in none of {known}; give --fp32-nodes-format")

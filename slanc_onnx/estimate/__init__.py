@@ -8,11 +8,14 @@ from the paper's equations, or from the user's data. None of them is a bound.
 from slanc_onnx.estimate.choose import Estimates, estimate_norms
 from slanc_onnx.estimate.estimate import TYPICAL_QUANTILE, Estimate
 from slanc_onnx.estimate.multiply import checked_product_of
+from slanc_onnx.estimate.tensor_ranges import TensorRange, probe_tensors
 
 __all__ = [
     "TYPICAL_QUANTILE",
     "Estimate",
     "Estimates",
+    "TensorRange",
     "checked_product_of",
     "estimate_norms",
+    "probe_tensors",
 ]

@@ -81,21 +81,20 @@ def _probe(
 ) -> dict[str, Estimate]:
     specs, said = inputs
     rng = np.random.default_rng(SEED)
-    ordinary = list(_runs(session, inputs, rng, (SEQUENCES, LENGTH)))
+    ordinary = list(runs(session, inputs, rng, (SEQUENCES, LENGTH)))
     progress("probing", 0.6)
     singles: list[dict[str, Array]] = []
-    keeps_floats = any(s.name in said.given and s.is_float and not s.is_cache for s in specs)
-    if not keeps_floats and _takes_single_ids(specs, said):
+    if takes_single_ids(specs, said):
         with suppress(CannotRun):  # exports that were unrolled to one length
             alone = specs, replace(said, given={})
-            singles = list(_runs(session, alone, rng, (SINGLES, 1)))
+            singles = list(runs(session, alone, rng, (SINGLES, 1)))
     if any(norm.width is None for norm in norms):
         ordinary += _at_another_size(session, inputs, rng)
     wider = list(ordinary)
     for assumed in TRIED[1:] if tried(specs, said) else ():
         other = specs, replace(said, assumed=assumed)
         with suppress(CannotRun):  # a loop may depend on the values
-            wider += _runs(session, other, np.random.default_rng(SEED), (SEQUENCES, LENGTH))
+            wider += runs(session, other, np.random.default_rng(SEED), (SEQUENCES, LENGTH))
     progress("probing", 1.0)
     estimates = {}
     for norm in norms:
@@ -147,7 +146,7 @@ def _joined(runs: Sequence[Mapping[str, Array]], output: str) -> Array:
     return np.concatenate([run[output].reshape(-1) for run in runs if output in run] or [_NONE])
 
 
-def _runs(
+def runs(
     session: Session | SegmentedSession,
     inputs: _Inputs,
     rng: np.random.Generator,
@@ -181,9 +180,10 @@ def _runs(
     raise failure
 
 
-def _takes_single_ids(specs: Sequence[InputSpec], said: Said) -> bool:
-    """Whether there are ids, of which a sequence may have one alone."""
-    if _fixed(specs, 1) not in (None, 1):
+def takes_single_ids(specs: Sequence[InputSpec], said: Said) -> bool:
+    """Whether there are ids, of which a sequence may have one alone, and no floats are given."""
+    keeps_floats = any(s.name in said.given and s.is_float and not s.is_cache for s in specs)
+    if keeps_floats or _fixed(specs, 1) not in (None, 1):
         return False
     shapes = shapes_of(specs, Sizes(SINGLES, 1), replace(said, given={}))
     return any(s.is_text and shapes[s.name][1:] in ((), (1,)) for s in specs)

@@ -43,7 +43,7 @@ from slanc_onnx.graph.load import (
     read_tensor,
     stored_bytes,
 )
-from slanc_onnx.graph.new_data import NewData, Pending
+from slanc_onnx.graph.new_data import ExternalData, NewData, Pending
 from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.save import Draft, check_output, refuse_what_is_no_file
 from slanc_onnx.graph.scope import (
@@ -69,6 +69,7 @@ __all__ = [
     "Dims",
     "Draft",
     "Edits",
+    "ExternalData",
     "Flow",
     "GraphPath",
     "InputSpec",

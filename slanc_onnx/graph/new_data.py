@@ -5,14 +5,32 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import onnx
 from onnx import TensorProto, helper
 
 from slanc_onnx.graph.inline import Span, refer
-from slanc_onnx.graph.load import Array, bytes_at, external_location, external_range
+from slanc_onnx.graph.load import (
+    Array,
+    all_tensors,
+    bytes_at,
+    every_graph,
+    external_location,
+    external_range,
+)
 from slanc_onnx.graph.own_data import OwnData
+
+ExternalData = Literal["auto", "yes", "no"]
+LEAST = 1024  # bytes of a tensor that is worth a place in a data file
+
+
+def _bytes(place: tuple[Path, int, int]) -> Array:
+    """Bytes of a file."""
+    return np.frombuffer(bytes_at(*place), np.uint8)
 
 
 class Pending:
@@ -55,14 +73,17 @@ class NewData:
     Args:
         source: The model's file.
         own: Gives the output's own data file.
+        external: Whether data lies in a file of its own: "auto" for as before, "yes" or "no".
 
     Attributes:
         name: What tensors refer to that are made when they are written.
     """
 
-    def __init__(self, source: Path, own: Callable[[], OwnData]) -> None:
+    def __init__(
+        self, source: Path, own: Callable[[], OwnData], external: ExternalData = "auto"
+    ) -> None:
         self.name = f"slanc-{secrets.token_hex(8)}"
-        self._source, self._own = source, own
+        self._source, self._own, self._external = source, own, external
         self._made: list[Callable[[], Array]] = []
 
     def put(
@@ -80,24 +101,54 @@ class NewData:
         """
         if tensor.data_location != TensorProto.EXTERNAL:
             return False
-        if external_location(tensor) == self._source.name:
+        if self._goes_inside(tensor):
             kind = tensor.data_type if element_type is None else element_type
             _, _, length = external_range(tensor, self._source.parent)
             if kind != tensor.data_type:
                 length = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(kind).itemsize
             new = TensorProto(name=tensor.name, data_type=kind, dims=tensor.dims)
+            new.doc_string = tensor.doc_string
             refer(new, Span(self.name, len(self._made), length))
             tensor.CopyFrom(new)
             self._made.append(values)
             return True
         if element_type is not None:
             tensor.data_type = element_type
-        data = self._own()
-        offset, length = data.add(values())
-        del tensor.external_data[:]
-        for key, text in (("location", data.name), ("offset", offset), ("length", length)):
-            tensor.external_data.add(key=key, value=str(text))
+        self._add(tensor, values())
         return True
+
+    def _goes_inside(self, tensor: TensorProto) -> bool:
+        """Whether the data of a tensor becomes a part of the model's file."""
+        if self._external == "auto":
+            return external_location(tensor) == self._source.name
+        return self._external == "no"
+
+    def _add(self, tensor: TensorProto, values: Array) -> None:
+        """Put the values of a tensor into the output's own data file."""
+        new = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        new.doc_string, new.data_location = tensor.doc_string, TensorProto.EXTERNAL
+        data = self._own()
+        offset, length = data.add(values)
+        for key, text in (("location", data.name), ("offset", offset), ("length", length)):
+            new.external_data.add(key=key, value=str(text))
+        tensor.CopyFrom(new)
+
+    def move(self, model: onnx.ModelProto) -> None:
+        """Let data lie where it was asked for that nobody changed."""
+        if self._external == "auto":
+            return
+        for tensor in all_tensors(model):
+            if tensor.data_location != TensorProto.EXTERNAL:
+                continue
+            inside = external_location(tensor) in (self.name, self._source.name)
+            if inside != (self._external == "no"):
+                place = external_range(tensor, self._source.parent)
+                self.put(tensor, partial(_bytes, place))
+        if self._external == "yes":
+            for graph in every_graph(model.graph):
+                for tensor in graph.initializer:
+                    if tensor.HasField("raw_data") and len(tensor.raw_data) >= LEAST:
+                        self._add(tensor, np.frombuffer(tensor.raw_data, np.uint8))
 
     def bring(self, tensor: TensorProto) -> None:
         """Take a tensor of another data file along as it is, so that the output needs no other."""
@@ -105,8 +156,7 @@ class NewData:
             return
         if external_location(tensor) in (self.name, self._source.name, self._own().name):
             return
-        place = external_range(tensor, self._source.parent)
-        self.put(tensor, lambda: np.frombuffer(bytes_at(*place), np.uint8))
+        self.put(tensor, partial(_bytes, external_range(tensor, self._source.parent)))
 
     def made(self, span: Span) -> memoryview:
         """The bytes of a tensor that is made when it is written."""

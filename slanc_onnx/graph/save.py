@@ -17,7 +17,7 @@ from slanc_onnx.graph.copying import copy_file, write_spliced
 from slanc_onnx.graph.inline import LARGEST, Span, pieces_of
 from slanc_onnx.graph.journal import clear_left_overs, close_journal, mentions, write_journal
 from slanc_onnx.graph.load import all_tensors, external_location
-from slanc_onnx.graph.new_data import NewData
+from slanc_onnx.graph.new_data import ExternalData, NewData
 from slanc_onnx.graph.own_data import OwnData, holds_what_it_says, is_own_name, own_name
 from slanc_onnx.graph.temporary import (
     locked,
@@ -45,6 +45,7 @@ class Draft:
         source: The file that the model was loaded from.
         output: The file to write.
         model: The model as it was loaded.
+        external: Whether its data lies in a file of its own; see `NewData`.
 
     Attributes:
         path: The .onnx under its temporary name, in the folder of the output.
@@ -53,13 +54,19 @@ class Draft:
         SlancError: the output would replace the input or a data file, or cannot be written there.
     """
 
-    def __init__(self, source: Path, output: Path, model: onnx.ModelProto) -> None:
+    def __init__(
+        self,
+        source: Path,
+        output: Path,
+        model: onnx.ModelProto,
+        external: ExternalData = "auto",
+    ) -> None:
         self._locations = _data_locations(model) - {source.name}
         check_output(source, output, self._locations)
         self.source, self.output, self.folder = source, output, output.parent
         self.path = temporary(self.folder, "onnx")
         self._own: OwnData | None = None
-        self._new = NewData(source, self.own_data)
+        self._new = NewData(source, self.own_data, external)
         self._temporary = [self.path]
         self._journals: list[Path] = []
         self._made: list[Path] = []
@@ -113,6 +120,7 @@ class Draft:
         """
         with self.written():
             self._make_folder()
+            self._new.move(model)
             placed = self._name_own_data(model)
             inside = {self.source.name, self._new.name}
             locations = _data_locations(model).difference(placed, inside)

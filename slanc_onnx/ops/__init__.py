@@ -46,7 +46,7 @@ from slanc_onnx.ops.follow import (
     whole_numbers,
 )
 from slanc_onnx.ops.fused import FUSED, HOLDING, INTERNAL, Fused, Internal, Kind
-from slanc_onnx.ops.relations import Relation, relation
+from slanc_onnx.ops.relations import JOINS, Relation, relation
 from slanc_onnx.ops.schemas import Formal, Signature, runs, signature
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "HOLDING",
     "HOMOGENEOUS",
     "INTERNAL",
+    "JOINS",
     "LEAST",
     "LIKE_INPUT",
     "MOST_CHANNELS",

@@ -17,6 +17,7 @@ from slanc_onnx.ops.schemas import Signature, signature
 
 _MOST_PASSES = 50  # over the nodes of a file that does not keep their order
 _FLOAT, _INT64, _BOOL = (Held(t) for t in (TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL))
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Op -> the attribute that says what it makes, and what it makes where it does not say.
 TYPE_ATTRIBUTES: Mapping[str, tuple[str, int]] = {
     "Cast": ("to", TensorProto.FLOAT),
@@ -138,7 +139,7 @@ def made_kinds(node: NodeProto, read: Sequence[Held], known: Signature | None) -
     if node.op_type == "OptionalGetElement" and read:
         return [read[0]._replace(containers=read[0].containers.removeprefix("o"))]
     if known is None:  # as most ops do
-        floats = (k for k in read if k.element == TensorProto.FLOAT)
+        floats = (k for k in read if k.element in _FLOATS)
         return [next(floats, UNKNOWN)] * len(node.output)
     bound: dict[str, Held] = {}
     for position, kind in enumerate(read):
@@ -162,8 +163,8 @@ def _of_output(
     first = next((k for k in read if k != UNKNOWN), UNKNOWN)
     if contained or first.contained:  # a sequence of what it reads, or an element of one
         return first._replace(containers="s" if contained else "")
-    floats = [k for k in read if k.element == TensorProto.FLOAT]
-    if floats and formal.takes(TensorProto.FLOAT):
+    floats = [k for k in read if k.element in _FLOATS and formal.takes(k.element)]
+    if floats:
         return floats[0]
     return UNKNOWN
 

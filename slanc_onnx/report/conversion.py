@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import reduce
 from operator import add
 from typing import Any
 
 from slanc_onnx.apply.convert import Conversion, Counts
+from slanc_onnx.apply.fold import Fold
 from slanc_onnx.report.wording import reason_text
 
 _SHOWN = 3  # names of constants in a line
 
 
-def conversion_lines(conversion: Conversion) -> Iterator[str]:
+def conversion_lines(conversion: Conversion, fold: Fold | None) -> Iterator[str]:
     """A few lines: nodes that stay, Casts, and what the format does not hold."""
+    if fold is not None:
+        yield from _ranges_lines(fold, str(conversion.converted.format))
     done, form = conversion.converted, str(conversion.converted.format)
     casts = f"{done.casts} Casts inserted"
     if done.removed:
@@ -32,10 +36,36 @@ def conversion_lines(conversion: Conversion) -> Iterator[str]:
         yield f"constants raised to what {form} keeps: {_named(raised)}"
 
 
-def conversion_entry(conversion: Conversion | None) -> dict[str, Any] | None:
+def _ranges_lines(fold: Fold, form: str) -> Iterator[str]:
+    """How large the tensors are between norms, and what weights lose with their division."""
+    if fold.ranges:
+        largest = fold.ranges[0]
+        raised = [group for group in fold.ranges if group.raised]
+        line = f"largest of {len(fold.ranges)} groups of tensors: {largest.stored:.3g} of "
+        line += f"{largest.limit:g} ({largest.holds}); {len(raised)} without norms divided"
+        yield line + ", as they would leave it" * bool(raised)
+        yield from (
+            f"leaves {form} all the same: {group.holds} ({group.stored:.3g}): "
+            f"{reason_text(group.reason)}"
+            for group in fold.ranges
+            if group.reason is not None
+        )
+    if fold.faint:
+        counts = [
+            sum(getattr(weight, state).subnormal for weight in fold.faint)
+            for state in ("undivided", "unbalanced", "divided")
+        ]
+        yield "subnormal elements of divided weights: {} undivided, {} as norms ask, {} written".format(
+            *counts
+        )
+
+
+def conversion_entry(conversion: Conversion | None, fold: Fold | None) -> dict[str, Any] | None:
     """The `conversion` object of the report."""
     if conversion is None:
         return None
+    ranges = () if fold is None else fold.ranges
+    faint = () if fold is None else fold.faint
     done = conversion.converted
     total = _total(done.weights.values())
     return {
@@ -50,6 +80,19 @@ def conversion_entry(conversion: Conversion | None) -> dict[str, Any] | None:
         "subnormal_elements": total.subnormal,
         "zeroed_elements": total.zero,
         "clipped": {n: c.largest for n, c in done.weights.items() if c.clipped},
+        "groups": [
+            {
+                "largest": group.largest,
+                "stored": group.stored,
+                "limit": group.limit,
+                "tensor": group.holds,
+                "divided_by": 2.0**group.exponent,
+                "norms": group.norms,
+                "reason": None if group.reason is None else reason_text(group.reason),
+            }
+            for group in ranges
+        ],
+        "faint_weights": [asdict(weight) for weight in faint],
         "raised": {n: c.smallest for n, c in done.weights.items() if c.raised},
     }
 

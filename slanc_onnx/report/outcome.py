@@ -224,7 +224,7 @@ class Outcome:
             suspects=[suspect_entry(s, s.name in self.accepted) for s in self.suspects],
             notes=[reason_text(note) for note in self.notes],
             fold=None if self.fold is None else fold_entry(self.fold),
-            conversion=conversion_entry(self.conversion),
+            conversion=conversion_entry(self.conversion, self.fold),
             audit=audit_entries(self.audits),
             first_rows=first_rows_entry(self.first_rows),
             advice={change.value: count for change, count in self.advice.items()},

@@ -86,7 +86,7 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         yield fold_line(len(norms), outcome.fold)
         yield from (f"note: {reason_text(note)}" for note in outcome.fold.notes)
     if outcome.conversion is not None:
-        yield from conversion_lines(outcome.conversion)
+        yield from conversion_lines(outcome.conversion, outcome.fold)
     yield from (f"note: {reason_text(note)}" for note in outcome.notes)
     yield from (f"note: {line}" for line in suspect_lines(outcome))
     yield (

@@ -20,6 +20,7 @@ from slanc_onnx.reasons import (
     Seen,
     Undivided,
     Unproved,
+    Unraised,
     Unread,
     Unscalable,
     Untaken,
@@ -170,8 +171,15 @@ _DECISIONS: dict[Kind, str] = {
 _UNDIVIDED: dict[Kind, str] = {
     Undivided.LOSES_BITS: "would lose bits when divided by 2^{0}",
     Undivided.LOSES_SO_MUCH: "; --weight-loss {0:.2g} accepts that",
+    Undivided.FADES: "would be too small for the type that is written",
     Undivided.COMPUTED: "is computed or may be overridden",
     Undivided.SHARED: "is shared with what is not divided",
+}
+_UNRAISED: dict[Kind, str] = {
+    Unraised.MADE_BY: "makes it so large and takes no divisor",
+    Unraised.READ_BY: "reads it undivided",
+    Unraised.LEAVES_GRAPH: "leaves its graph undivided",
+    Unraised.NO_WAY: "no exponent was found with which it fits",
 }
 _FAILURES: dict[Kind, str] = {
     Failure.FP32_DIFFERS: "FP32 outputs differ, though every scale is a power of two: this is a "
@@ -257,6 +265,8 @@ _NOTES: dict[Kind, str] = {
     "epsilon would make nan: epsilons that the target does not keep are raised (--epsilon "
     "representable)",
     Note.INLINED: "inlined the functions that hold norms: {names}",
+    Note.RANGES_UNKNOWN: "no tensor but the inputs of norms is known to fit the type that is "
+    "written, and no weight is balanced for it, as the model was not run: {behind}",
     Note.SCALED_ANEW: "{count} norms had scales of another target, or without their note: these "
     "were taken out and placed anew ({names})",
     Note.WRITTEN_OUT: "wrote out the norms inside attention ops: {names}",
@@ -286,6 +296,7 @@ TEXTS: Mapping[Kind, str] = {
     **_UNTAKEN,
     **_DECISIONS,
     **_UNDIVIDED,
+    **_UNRAISED,
     **_SEEN,
     **_FAILURES,
     **_NEXT,

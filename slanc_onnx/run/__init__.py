@@ -8,10 +8,12 @@ ONNX Runtime refuses is `CannotRun`.
 from slanc_onnx.run.check import broken_rule, check_norms, with_checked_inputs
 from slanc_onnx.run.emit import END, PREFIX, Emitter
 from slanc_onnx.run.feeds import (
+    LONG_SEQUENCE,
     TRIED,
     Fed,
     InputSet,
     given_feeds,
+    longer_inputs,
     observed_feeds,
     tried,
     validation_inputs,
@@ -23,6 +25,7 @@ from slanc_onnx.run.float32 import (
     read_in_float32,
     too_large_at_once,
 )
+from slanc_onnx.run.floats import floats_outside_norms, is_float, nodes_of
 from slanc_onnx.run.inputs import dtype_of, first_run, make_feeds, random_ids, ways_to_say
 from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.isolation import CannotRun, isolated, run_apart
@@ -35,6 +38,7 @@ from slanc_onnx.run.sizes import Said, Sizes, shapes_of
 __all__ = [
     "END",
     "HALF",
+    "LONG_SEQUENCE",
     "PREFIX",
     "TRIED",
     "CannotRun",
@@ -52,10 +56,14 @@ __all__ = [
     "check_norms",
     "dtype_of",
     "first_run",
+    "floats_outside_norms",
     "given_feeds",
     "instrument",
+    "is_float",
     "isolated",
+    "longer_inputs",
     "make_feeds",
+    "nodes_of",
     "norms_in_float32",
     "observe_rows",
     "observed_feeds",

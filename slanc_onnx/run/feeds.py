@@ -31,6 +31,7 @@ from slanc_onnx.tokens import Tokens
 
 SEED = 0
 SEQUENCE_LENGTH = 16  # of the inputs that are made for validation
+LONG_SEQUENCE = 512  # of further ones, where what is computed of positions may be off
 # What is tried of floats with three or more axes of which nothing is said: unit variance, which
 # stands for hidden states and normalised pixels, and pixels as they are, in two usual sizes.
 TRIED: tuple[Feed, ...] = (UNIT, Range(0.0, 1.0), Range(0.0, 255.0))
@@ -74,11 +75,18 @@ class InputSet:
     counts: bool = True
 
 
-def validation_inputs(read: ReadModel, options: Options) -> list[InputSet]:
+def validation_inputs(
+    read: ReadModel, options: Options, lengths: Sequence[int] = (SEQUENCE_LENGTH, 8)
+) -> list[InputSet]:
     """The inputs to validate on: tokens, the given inputs, or ones that are made.
 
     Those come in several sets where floats with three or more axes are open: one per size that
     they may have, `TRIED`. Where one is a picture in colours, all of them count.
+
+    Args:
+        read: The model.
+        options: What is given or said of inputs.
+        lengths: Of sequences: those that are tried, in order.
 
     Raises:
         CannotRun: inputs have to be made, and ONNX Runtime runs the model on none of them.
@@ -90,7 +98,7 @@ def validation_inputs(read: ReadModel, options: Options) -> list[InputSet]:
     rng = np.random.default_rng(SEED)
     session = session_of(as_float32(read.model, read.folder), read.folder)
     failure: CannotRun | None = None
-    for way, length in product(ways_to_say(specs, said), (SEQUENCE_LENGTH, 8)):
+    for way, length in product(ways_to_say(specs, said), lengths):
         try:
             sizes, feeds, _ = first_run(session, specs, rng, (1, length), way)
         except CannotRun as error:
@@ -104,6 +112,25 @@ def validation_inputs(read: ReadModel, options: Options) -> list[InputSet]:
             sets.append(InputSet([feeds], fed(specs, feeds, other), pixels))
         return sets
     raise _refused(specs, said, failure)
+
+
+def longer_inputs(read: ReadModel, options: Options, length: int) -> list[InputSet]:
+    """Made inputs with a longer sequence; none where inputs are given, or have no such axis.
+
+    Args:
+        read: The model.
+        options: What is given or said of inputs.
+        length: Of the sequence.
+    """
+    if given_feeds(read.specs, options):
+        return []
+    try:
+        short = validation_inputs(read, options)[0]
+        long = validation_inputs(read, options, (length,))[0]
+    except CannotRun:
+        return []
+    same = all(a.shape == b.shape for a, b in zip(short.fed, long.fed, strict=True))
+    return [] if same else [long]
 
 
 def tried(specs: Sequence[InputSpec], said: Said) -> list[InputSpec]:

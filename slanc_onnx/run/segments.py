@@ -109,6 +109,7 @@ def session_of(
     cuts: Sequence[str] | None = None,
     *,
     packs: bool = False,
+    in_order: bool = False,
 ) -> Session | SegmentedSession:
     """A session on a model as it is written, in segments where it is too large at once.
 
@@ -117,13 +118,14 @@ def session_of(
         folder: Where its external data lies.
         cuts: See `SegmentedSession`.
         packs: See `Session`.
+        in_order: See `Session`.
 
     Raises:
         CannotRun: ONNX Runtime's CPU provider does not take the model.
     """
     if too_large_at_once(model):
         return SegmentedSession(model, folder, cuts)
-    return Session(model, folder, packs=packs)
+    return Session(model, folder, packs=packs, in_order=in_order)
 
 
 def segments_of(model: onnx.ModelProto, cuts: Sequence[str] | None, limit: int) -> list[Segment]:

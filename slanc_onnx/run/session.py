@@ -29,6 +29,8 @@ class Session:
             as large as they are, a few short runs are not faster with it, and sums with it may
             have another order: outputs are compared to the bit with one of the two.
         optimised: Whether graph optimisation is at ONNX Runtime's default level.
+        in_order: Whether nodes run in the order of the file where they can, so that a tensor that
+            is only shown as a number does not stay in memory; not in segments.
 
     Attributes:
         outputs: The names of the outputs.
@@ -45,12 +47,15 @@ class Session:
         *,
         packs: bool = False,
         optimised: bool = False,
+        in_order: bool = False,
     ) -> None:
         import onnxruntime as ort  # slow to import; --help and --version do without
 
         options = ort.SessionOptions()
         if not optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if in_order:
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         options.log_severity_level = 4
         if not packs:
             options.add_session_config_entry("session.disable_prepacking", "1")

@@ -9,6 +9,7 @@ token alone.
 from slanc_onnx.verify.audit import Audit, audit_scales
 from slanc_onnx.verify.beyond import Beyond
 from slanc_onnx.verify.compare import Difference
+from slanc_onnx.verify.default_level import as_written
 from slanc_onnx.verify.first_rows import FirstRow, FirstRows, run_every_token, vocabulary
 from slanc_onnx.verify.fp32_nodes import HEALED, Fp32Nodes, find_fp32_nodes
 from slanc_onnx.verify.held import held_against_rows
@@ -30,6 +31,7 @@ __all__ = [
     "TensorSize",
     "Trial",
     "Validation",
+    "as_written",
     "audit_scales",
     "find_fp32_nodes",
     "held_against_rows",

@@ -11,6 +11,7 @@ import gc
 from collections.abc import Iterator, Sequence
 
 import onnx
+from onnx import TensorProto
 
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import ReadModel
@@ -60,11 +61,14 @@ def as_written(
         without: Outputs to leave out.
 
     Returns:
-        The difference; None where the original is not run there.
+        The difference; None where the original is not run there, or inputs are BF16.
 
     Raises:
         CannotRun: ONNX Runtime does not run the file.
     """
+    inputs = (info.type.tensor_type.elem_type for info in after.loaded.graph.input)
+    if TensorProto.BFLOAT16 in inputs:  # NumPy has no such type
+        return None
     ran = _run(after.loaded, after, feeds)
     if too_large_at_once(before.model):
         return None

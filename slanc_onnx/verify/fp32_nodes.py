@@ -22,9 +22,9 @@ from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import OFF, Failure
-from slanc_onnx.run import CannotRun, InputSet, as_float32
+from slanc_onnx.run import CannotRun, InputSet, as_float32, is_float
 from slanc_onnx.verify.compare import Runs, compare
-from slanc_onnx.verify.emulate import CONTAINERS, can_emulate, is_float, names_of
+from slanc_onnx.verify.emulate import CONTAINERS, can_emulate, names_of
 from slanc_onnx.verify.left import each_left
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import Roundable, run_in_float32

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from slanc_onnx.graph import Flow, GraphPath, Tensor, read_flow, read_graph
-from slanc_onnx.norms import Norm, ReadModel
+from slanc_onnx.graph import Flow, Tensor, read_flow, read_graph
+from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
-from slanc_onnx.run import CannotRun, Emitter, Feeds, as_float32, norms_in_float32, session_of
-from slanc_onnx.verify.emulate import can_emulate, float_inputs, is_float, largest_finite, nodes_of
+from slanc_onnx.run import (
+    CannotRun,
+    Emitter,
+    Feeds,
+    as_float32,
+    floats_outside_norms,
+    norms_in_float32,
+    session_of,
+)
+from slanc_onnx.verify.emulate import can_emulate, float_inputs, largest_finite
 from slanc_onnx.verify.left import Left, all_left
 
 
@@ -71,7 +79,7 @@ def tensor_sizes(
     emitter.place((), -1)
     for name in float_inputs(model):
         shown[Tensor((), name)] = largest_finite(emitter, name)
-    for path, index, name in _told(flow, norms):
+    for path, index, name in floats_outside_norms(flow, norms):
         if emitter.can_show(path, loops=False):
             emitter.place(path, index)
             size = largest_finite(emitter, name)
@@ -111,21 +119,6 @@ def _size(
     return TensorSize(
         tensor.name, node.name, form or node.op_type, largest, limit, tensor.name in left
     )
-
-
-def _told(flow: Flow, norms: Sequence[Norm]) -> Iterator[tuple[GraphPath, int, str]]:
-    """The tensors to tell of, with their makers."""
-    inside = {
-        (norm.path, index) for norm in norms if not norm.by_ops for index in nodes_of(flow, norm)
-    }
-    outputs = {(norm.path, norm.output) for norm in norms}
-    for path, index in flow.order:
-        for name in filter(None, flow.node(path, index).output):
-            tensor = Tensor(path, name)
-            if (path, index) in inside and tensor not in outputs:
-                continue
-            if tensor not in flow.constants and is_float(flow, tensor):
-                yield path, index, name
 
 
 def _largest(

@@ -9,9 +9,8 @@ from dataclasses import replace
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run import CannotRun, InputSet
-from slanc_onnx.verify.default_level import as_written, at_default_level
+from slanc_onnx.verify.default_level import at_default_level
 from slanc_onnx.verify.tensor_sizes import tensor_sizes
 from slanc_onnx.verify.validate import Trial, Validation, validate_pair, without_excluded
 
@@ -51,19 +50,13 @@ def validate_on(
             found = validate_pair(before, after, options, one.feeds, exact, progress)
             trials.append(Trial(one.fed, tuple(found.failures), found.observed))
             failures += [f for f in found.failures if one.counts and f not in failures]
-    at_default, written = None, None
+    at_default = None
     if options.to is None:
         at_default = at_default_level(before, after, first.feeds, result.unstable)
-    else:
-        try:
-            written = as_written(before, after, first.feeds, result.unstable)
-        except CannotRun as error:
-            failures.append(Reason(Failure.NOT_RUN_AS_WRITTEN, (str(error),)))
     return replace(
         result,
         trials=tuple(trials),
         failures=failures,
-        as_written=written,
         tensors=tensor_sizes(without_excluded(after, options), options, first.feeds, result.left),
         at_default=at_default,
     )

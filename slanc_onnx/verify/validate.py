@@ -191,9 +191,6 @@ def validate_pair(
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
     inexact = rounded_epsilons(before, after, options.accelerator) if exact else 0
-    allowed = fp32_tolerance(0.0 if exact else options.weight_loss, len(before.norms))
-    if options.to is not None:  # all weights are rounded
-        allowed = rounding_tolerance(options.accelerator, len(before.norms))
     observed = observe(before.norms, after.norms, runs, options.accelerator)
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
@@ -201,7 +198,7 @@ def validate_pair(
     left = all_left(after, options, feeds) if lost else None
     first_out = first_of(left or (), _lost_sums(observed)) or first_out
     result = Validation(
-        fp32_tolerance=0.0 if exact and not inexact else allowed,
+        fp32_tolerance=_allowed(options, exact, inexact, len(before.norms)),
         rounded_epsilons=inexact,
         fp32_identical=fp32.identical and plain.losses == scaled.losses,
         fp32_max_abs_error=fp32.absolute,
@@ -226,6 +223,15 @@ def validate_pair(
     if result.everything and result.passed:
         result = _with_beyond(result, as_infinite(after, options, feeds, plain, unstable))
     return _with_noise(result, before, options, feeds, runs)
+
+
+def _allowed(options: Options, exact: bool, inexact: int, norms: int) -> float:
+    """What is demanded of the largest relative error of an FP32 output."""
+    if options.to is not None:  # all weights are rounded
+        return rounding_tolerance(options.accelerator, norms)
+    if exact and not inexact:
+        return 0.0
+    return fp32_tolerance(0.0 if exact else options.weight_loss, norms)
 
 
 def _lost_sums(observed: Mapping[str, Observed]) -> dict[str, Array]:

@@ -157,7 +157,7 @@ def test_a_run_that_does_not_end_is_no_success(
     def stopped(*_: object) -> None:
         raise CannotRun("it took longer than 1 s")
 
-    monkeypatch.setattr("slanc_onnx.job.run_every_token", stopped)
+    monkeypatch.setattr("slanc_onnx.job.files.run_every_token", stopped)
     onnx.save(model(), tmp_path / "m.onnx")
     options = Options(certify="tokens", validate=False)
     outcome = protect_file(tmp_path / "m.onnx", tmp_path / "o.onnx", options)

@@ -6,6 +6,6 @@ A node that computes in FP32 is listed with the reason.
 """
 
 from slanc_onnx.apply.convert.constants import Counts
-from slanc_onnx.apply.convert.written import Conversion, write_converted
+from slanc_onnx.apply.convert.written import Conversion, convert_in_memory, write_converted
 
-__all__ = ["Conversion", "Counts", "write_converted"]
+__all__ = ["Conversion", "Counts", "convert_in_memory", "write_converted"]

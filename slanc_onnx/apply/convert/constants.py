@@ -68,7 +68,7 @@ def narrowed(values: Array, limits: Limits) -> tuple[Array, Counts]:
     """FP32 values in a format, with what became of them.
 
     Args:
-        values: FP32, any shape.
+        values: FP32 or of 16 bits, any shape.
         limits: The format, and what becomes of what it does not hold.
 
     Returns:
@@ -79,7 +79,7 @@ def narrowed(values: Array, limits: Limits) -> tuple[Array, Counts]:
     flat, out, counts = values.reshape(-1), result.reshape(-1), Counts()
     for start in range(0, flat.size, _CHUNK):
         part = slice(start, start + _CHUNK)
-        counts += _narrow(flat[part], out[part], limits)
+        counts += _narrow(flat[part].astype(np.float32, copy=False), out[part], limits)
     return result, counts
 
 

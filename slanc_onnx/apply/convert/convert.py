@@ -28,6 +28,7 @@ from slanc_onnx.ops import LIKE_INPUT, TYPE_ATTRIBUTES, constant_of, read_bodies
 from slanc_onnx.reasons import Reason
 
 NARROW: Mapping[str, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+CONVERTED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 # Ops that hold values to limits: these are clamped to the largest number, others to half of it.
 _LIMITING = {"Clip", "Min", "Max"}
 _ADDING = {"Add", "Sub", "Sum", *_LIMITING}  # where a small number keeps another from being zero
@@ -90,10 +91,9 @@ def convert(
     Raises:
         SlancError: the opset of the model is older than the format.
     """
-    bodies = read_bodies(model)
+    bodies, narrow = read_bodies(model), NARROW[accelerator.format.name]
     _refuse_old(bodies[0].opsets.get("", _WITH_CASTS), accelerator.format)
-    wiring = wire(bodies)
-    narrow = NARROW[accelerator.format.name]
+    wiring = wire(bodies, CONVERTED - {narrow})
     islands = Islands(wiring, narrow, keep_io_types, kept or {})
     version, form = model.ir_version, accelerator.format.name
     versions = Versions(wiring, islands, keep_io_types, version, form)
@@ -191,7 +191,7 @@ class _Conversion:
             return
         full = versions.full[source]
         given, made = versions.name(source, full), versions.name(source, not full)
-        to = self._narrow if full else TensorProto.FLOAT
+        to = self._narrow if full else self._wiring.kind(source).element
         label = versions.unused(f"{source.name}/Cast")
         self.casts.add(label)
         yield helper.make_node("Cast", [given], [made], name=label, to=to)
@@ -262,7 +262,7 @@ class _Conversion:
         self._clamp(node)
         if floats and node.op_type == "Optional":
             for attribute in node.attribute:
-                set_element(attribute.tp, self._narrow)
+                set_element(attribute.tp, self._narrow, self._wiring.wide)
         if not floats or first is None or self._versions.full[first]:
             return
         if node.op_type == "ConstantOfShape":
@@ -302,11 +302,11 @@ def _value(node: NodeProto) -> TensorProto:
 
 
 def _set_type(node: NodeProto, name: str, narrow: int, add: bool = False) -> None:
-    """Let an attribute say 16 bits where it says FP32, or says nothing and has to."""
+    """Let an attribute say the new type where it says another, or says nothing and has to."""
     found = [a for a in node.attribute if a.name == name]
     if not found and add:
         node.attribute.append(helper.make_attribute(name, narrow))
-    elif found and (add or found[0].i == TensorProto.FLOAT):
+    elif found and found[0].i in CONVERTED:
         found[0].i = narrow
 
 

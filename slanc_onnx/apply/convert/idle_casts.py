@@ -74,7 +74,7 @@ class _IdleCasts:
             maker = None if made is None else defining.proto.node[made[0]]
             if maker is None or maker.op_type not in _CASTS:
                 return None
-            if defining.kinds[name].element != TensorProto.FLOAT:
+            if defining.kinds[name].element not in (TensorProto.FLOAT, TensorProto.DOUBLE):
                 return None
             name, before = maker.input[0], defining
 

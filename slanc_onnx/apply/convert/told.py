@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import onnx
-from onnx import TensorProto
 
 from slanc_onnx.apply.convert.versions import Versions
 from slanc_onnx.apply.convert.wiring import OUTPUT, Place, Source, Wiring
@@ -23,7 +22,7 @@ def tell_types(i: int, wiring: Wiring, versions: Versions, narrow: int) -> None:
     for info in (*inputs, *proto.value_info):
         source = Source(i, info.name)
         if source in wiring.reads and not versions.own_is_full(source):
-            set_element(info.type, narrow)
+            set_element(info.type, narrow, wiring.wide)
     for position in range(len(proto.output)):
         place = Place(i, OUTPUT, position)
         if place not in wiring.read_at:
@@ -35,11 +34,11 @@ def tell_types(i: int, wiring: Wiring, versions: Versions, narrow: int) -> None:
             continue
         proto.output[position].name = name
         if not versions.needs[place]:
-            set_element(proto.output[position].type, narrow)
+            set_element(proto.output[position].type, narrow, wiring.wide)
 
 
-def set_element(told: onnx.TypeProto, narrow: int) -> None:
-    """Give a type of FP32, or of a sequence of that, other elements."""
+def set_element(told: onnx.TypeProto, narrow: int, wide: frozenset[int]) -> None:
+    """Give a type of floats, or of a sequence of these, other elements."""
     while not told.HasField("tensor_type"):
         if told.HasField("sequence_type"):
             told = told.sequence_type.elem_type
@@ -47,5 +46,5 @@ def set_element(told: onnx.TypeProto, narrow: int) -> None:
             told = told.optional_type.elem_type
         else:
             return
-    if told.tensor_type.elem_type == TensorProto.FLOAT:
+    if told.tensor_type.elem_type in wide:
         told.tensor_type.elem_type = narrow

@@ -42,16 +42,18 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Wiring:
-    """The tensors of a model that hold FP32, with their reads.
+    """The tensors of a model that hold floats of the types that are converted, with their reads.
 
     Attributes:
         bodies: The graphs and functions of the model, the main graph first.
+        wide: The element types that are converted.
         reads: Where each of them is read; of a tensor that nothing reads, [].
         read_at: What is read at a place.
         functions: The functions that are called, by domain, name and overload.
     """
 
     bodies: Sequence[Body]
+    wide: frozenset[int]
     reads: dict[Source, list[Place]]
     read_at: dict[Place, Source]
     functions: Set[tuple[str, str, str]]
@@ -79,13 +81,13 @@ class Wiring:
         return self.bodies[source.body].constants.get(source.name)
 
     def floats_read(self, at: At) -> list[Source]:
-        """The FP32 tensors that a node reads itself."""
+        """The floats that a node reads itself."""
         count = len(self.node(at).input)
         read = (self.read_at.get(Place(*at, position)) for position in range(count))
         return [source for source in read if source is not None]
 
     def floats_made(self, at: At) -> list[Source]:
-        """The FP32 tensors that a node makes."""
+        """The floats that a node makes."""
         made = (Source(at.body, name) for name in self.node(at).output if name)
         return [source for source in made if source in self.reads]
 
@@ -104,14 +106,19 @@ class Wiring:
         return any(index == at.node for index, _ in self.bodies[at.body].inner)
 
 
-def wire(bodies: Sequence[Body]) -> Wiring:
-    """The wiring of a model."""
+def wire(bodies: Sequence[Body], wide: frozenset[int]) -> Wiring:
+    """The wiring of a model.
+
+    Args:
+        bodies: Its graphs and functions, the main graph first.
+        wide: The element types that are converted.
+    """
     number = {id(body): i for i, body in enumerate(bodies)}
     reads: dict[Source, list[Place]] = {
         Source(i, name): []
         for i, body in enumerate(bodies)
         for name, kind in body.kinds.items()
-        if kind.element == TensorProto.FLOAT
+        if kind.element in wide
     }
     read_at: dict[Place, Source] = {}
 
@@ -132,4 +139,4 @@ def wire(bodies: Sequence[Body]) -> Wiring:
             note(i, OUTPUT, position, name)
     called = [b.proto for b in bodies if isinstance(b.proto, FunctionProto)]
     functions = {(f.domain, f.name, f.overload) for f in called}
-    return Wiring(bodies, reads, read_at, functions)
+    return Wiring(bodies, wide, reads, read_at, functions)

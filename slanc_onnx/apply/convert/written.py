@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 
@@ -20,9 +21,12 @@ class Conversion:
 
     Attributes:
         converted: What became of nodes and constants.
+        positions: For how many there are tables of angles, or angles that stay in FP32; 0 where
+            nothing is computed of positions.
     """
 
     converted: Converted
+    positions: int = 0
 
     @property
     def kept(self) -> frozenset[str]:
@@ -57,3 +61,18 @@ def write_converted(
         converted = convert(model, weights, options.accelerator, keep_io_types=keeps)
     draft.write(model, progress)
     return Conversion(converted)
+
+
+def convert_in_memory(model: onnx.ModelProto, folder: Path | None, options: Options) -> Converted:
+    """Convert a model that was folded, in place.
+
+    Args:
+        model: The model.
+        folder: Where its external data lies; converted tensors are taken into the model.
+        options: The accelerator, and what of the model stays as it is.
+
+    Raises:
+        SlancError: as for `convert`.
+    """
+    keeps = options.keep_io_types
+    return convert(model, Weights(folder), options.accelerator, keep_io_types=keeps)

@@ -5,18 +5,25 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from slanc_onnx.apply.fold.along import ways_of
+from slanc_onnx.apply.fold.balance import balance
 from slanc_onnx.apply.fold.borders import promising
-from slanc_onnx.apply.fold.group_scale import ANY, Window, choose
+from slanc_onnx.apply.fold.bounds import NO_BOUNDS, Bounds, bounds_of, ends
+from slanc_onnx.apply.fold.group_scale import ANY, FARTHEST, Window, choose
 from slanc_onnx.apply.fold.groups import Partition, Site, parted, partition
 from slanc_onnx.apply.fold.least import least_exponents
 from slanc_onnx.apply.fold.push import push, pushed
+from slanc_onnx.apply.fold.raising import raise_groups
 from slanc_onnx.apply.fold.solve import Solved, Solver, solver_of
 from slanc_onnx.apply.fold.trial import Trial
 from slanc_onnx.apply.fold.weights import Weights
-from slanc_onnx.graph import Flow
+from slanc_onnx.estimate import TensorRange
+from slanc_onnx.graph import Flow, Tensor
 from slanc_onnx.norms import Norm
+
+_TRIES = 3  # to leave alone the weights that fade where they are divided
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,16 @@ class Exponents:
         groups: The exponent of each group.
         norms: The exponent of each norm's input, by norm name.
         solved: The divisors of tensors and weights.
+        bounds: The bounds of tensors in the type to be written.
+        unbalanced: The divisors of weights before they were balanced for that type.
     """
 
     parts: Partition
     groups: tuple[int, ...]
     norms: dict[str, int]
     solved: Solved
+    bounds: Bounds = NO_BOUNDS
+    unbalanced: Mapping[Tensor, int] = field(default_factory=dict)
 
     @functools.cached_property
     def applied(self) -> dict[str, str]:
@@ -52,7 +63,11 @@ class Exponents:
 
 
 def choose_exponents(
-    flow: Flow, norms: Sequence[Norm], windows: Mapping[str, Window], weights: Weights
+    flow: Flow,
+    norms: Sequence[Norm],
+    windows: Mapping[str, Window],
+    weights: Weights,
+    ranges: Mapping[Tensor, TensorRange] | None = None,
 ) -> Exponents:
     """The exponents that keep tensors in the format, with the fewest nodes that do.
 
@@ -63,13 +78,72 @@ def choose_exponents(
         norms: The norms that may be scaled.
         windows: The window of each norm, by norm name.
         weights: The model's weights.
+        ranges: How large tensors were, where they have to fit the format in which weights are
+            written.
     """
+    if weights.written is None:
+        return _exponents(flow, norms, windows, weights, None)
+    for _ in range(_TRIES):
+        found = _exponents(flow, norms, windows, weights, ranges)
+        faded = {root for root, k in found.solved.divided.items() if weights.fades(root, k)}
+        if faded <= weights.kept:
+            break
+        weights.kept.update(faded)
+    return found
+
+
+def _exponents(
+    flow: Flow,
+    norms: Sequence[Norm],
+    windows: Mapping[str, Window],
+    weights: Weights,
+    ranges: Mapping[Tensor, TensorRange] | None,
+) -> Exponents:
     uncut = partition(flow, norms)
-    solver = solver_of(uncut, weights, least_exponents(uncut, windows))
-    best = _chosen(solver, uncut, windows)
+    told = least_exponents(uncut, windows)
+    bounds, raising = NO_BOUNDS, dict[Tensor, int]()
+    if ranges is not None and weights.written is not None:
+        bounds = bounds_of(uncut, weights, ranges, weights.written)
+        raising = bounds.raising(uncut)
+        told.update({tensor: max(k, told.get(tensor, k)) for tensor, k in raising.items()})
+    solver = solver_of(uncut, weights, told)
+    best = _with_borders(solver, uncut, windows, raising)
+    return _fitted(best, solver, windows, bounds, raising) if bounds.ranges else best
+
+
+def _fitted(
+    best: Exponents,
+    solver: Solver,
+    windows: Mapping[str, Window],
+    bounds: Bounds,
+    raising: Mapping[Tensor, int],
+) -> Exponents:
+    """The exponents with groups without norms that fit the format to be written, and weights
+    that lose the fewest elements to it."""
+    parts = best.parts
+    held = _norms_by_group(parts)
+    floors = {g: k for g, k in ends(parts, raising, upper=False).items() if g not in held}
+    trial = _trial(solver, parts, windows, best.groups)
+    ways = ways_of(parts, solver.weights)
+    raise_groups(trial, ways, floors, ends(parts, bounds.most, upper=True))
+    push(trial, _free(parts))
+    unbalanced = trial.solved(best.norms).divided
+    balance(trial, ways, bounds)
+    solved = trial.solved(best.norms)
+    return Exponents(parts, tuple(trial.groups), best.norms, solved, bounds, unbalanced)
+
+
+def _with_borders(
+    solver: Solver,
+    uncut: Partition,
+    windows: Mapping[str, Window],
+    raising: Mapping[Tensor, int],
+) -> Exponents:
+    """The best exponents with as many borders as save nodes."""
+    best = _chosen(solver, uncut, windows, raising)
     while True:
         tried = [
-            _chosen(solver, parted(best.parts, border), windows, best)
+            _chosen(solver, parted(best.parts, border), windows, raising, best)
             for border in promising(best.parts, windows)
         ]
         better = min(tried, key=lambda c: c.cost, default=best)
@@ -82,6 +156,7 @@ def _chosen(
     solver: Solver,
     parts: Partition,
     windows: Mapping[str, Window],
+    raising: Mapping[Tensor, int],
     known: Exponents | None = None,
 ) -> Exponents:
     """The best exponents of groups; those whose norms are a group of `known` keep its exponent."""
@@ -91,24 +166,38 @@ def _chosen(
     groups = [0] * len(parts.sizes)
     for group, names in by_group.items():
         groups[group] = settled.get(tuple(names), 0)
-    free = [group not in by_group for group in range(len(groups))]
-    alone = {s.norm.name: windows[s.norm.name].best for s in parts.sites}
-    trial = Trial(solver, parts, groups, alone)
+    free, floors = _free(parts), ends(parts, raising, upper=False)
+    trial = _trial(solver, parts, windows, groups)
     for _ in range(2):  # groups that share weights see each other's exponents the second time
         before = list(trial.groups)
         for group, names in todo.items():
             asked = [windows[name] for name in names]
             wanted = [w.best for w in asked if w is not ANY]
+            floor = floors.get(group, -FARTHEST)
             if not wanted:
+                trial.move(group, max(floor, 0))
                 continue
             middle = statistics.median_low(wanted) or 1
             overhead = _overhead(trial, free, group, middle)
-            trial.move(group, choose(asked, overhead).exponent)
+            trial.move(group, choose(asked, overhead, floor).exponent)
         if trial.groups == before:
             break
     push(trial, free)
     exponents = _of_norms(parts, windows, trial.groups)
     return Exponents(parts, tuple(trial.groups), exponents, trial.solved(exponents))
+
+
+def _trial(
+    solver: Solver, parts: Partition, windows: Mapping[str, Window], groups: Sequence[int]
+) -> Trial:
+    alone = {s.norm.name: windows[s.norm.name].best for s in parts.sites}
+    return Trial(solver, parts, groups, alone)
+
+
+def _free(parts: Partition) -> list[bool]:
+    """Whether a group has no norms."""
+    held = {site.group for site in parts.sites}
+    return [group not in held for group in range(len(parts.sizes))]
 
 
 def _overhead(trial: Trial, free: Sequence[bool], group: int, middle: int) -> Callable[[int], int]:

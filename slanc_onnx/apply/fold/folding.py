@@ -10,22 +10,25 @@ that an FP32 run gives the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
-from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.accelerator import FLOAT16, Accelerator
 from slanc_onnx.apply.div import note_target
 from slanc_onnx.apply.fold.choose import Exponents, choose_exponents
 from slanc_onnx.apply.fold.divide import divide_weights
 from slanc_onnx.apply.fold.edits import plan_fold
 from slanc_onnx.apply.fold.group_scale import ANY, BY_HAND, Window, window
 from slanc_onnx.apply.fold.groups import partition
+from slanc_onnx.apply.fold.push import DEPEND
 from slanc_onnx.apply.fold.weights import Loss, Weights
 from slanc_onnx.apply.fold.words import FoldedGroup, folded_groups
+from slanc_onnx.apply.fold.written import FaintWeight, GroupRange, faint_weights, group_ranges
 from slanc_onnx.errors import SlancError
+from slanc_onnx.estimate import TensorRange
 from slanc_onnx.graph import Draft, Edits, Flow, NewData, Pending, Tensor, apply_edits, read_flow
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
@@ -33,6 +36,9 @@ from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Certificate, Proof, certify_at
 from slanc_onnx.reasons import Decision, Note, Reason, Undivided, Unproved
 from slanc_onnx.scale import ScaledNorm, with_conditions, with_safe_radius
+
+# The formats of `Options.to` that hold fewer sizes than FP32; BF16 holds as many.
+FORMATS = {"fp16": FLOAT16}
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Fold:
         copied: Number of small weights that get a divided copy, as others read them undivided.
         notes: Which weights could not be divided, and why.
         lost: What weights lose that are divided or copied, by name; empty where all is exact.
+        ranges: How large the groups are in the type to be written, where tensors were measured.
+        faint: The divided weights of which that type does not hold all elements in full.
     """
 
     edits: Edits
@@ -60,10 +68,15 @@ class Fold:
     copied: int
     notes: list[Reason] = field(default_factory=list)
     lost: dict[str, Loss] = field(default_factory=dict)
+    ranges: tuple[GroupRange, ...] = ()
+    faint: tuple[FaintWeight, ...] = ()
 
 
 def fold(
-    read: ReadModel, decided: Sequence[ScaledNorm], options: Options
+    read: ReadModel,
+    decided: Sequence[ScaledNorm],
+    options: Options,
+    ranges: Mapping[Tensor, TensorRange] | None = None,
 ) -> tuple[Fold, list[ScaledNorm]]:
     """Decide how to fold the scales of norms; the model is not changed.
 
@@ -71,7 +84,9 @@ def fold(
         read: The model.
         decided: Its norms with the scales that they would have by themselves.
         options: The device whose limits bound the scales, what becomes of epsilons, and what a
-            weight may lose.
+            weight may lose. Where the file is written in FP16, that type bounds all tensors.
+        ranges: With that, how large tensors were, as `probe_tensors` measures them; None where the
+            model was not run, so that norms alone are asked.
 
     Returns:
         The fold, and the norms with the scales that they have after it.
@@ -83,9 +98,9 @@ def fold(
     windows = fold_windows(decided, accelerator)
     norms = [d.norm for d in decided if d.norm.name in windows]
     flow = read_flow(read.scopes)
-    weights = Weights(flow, read.folder, options.weight_loss)
+    weights = Weights(flow, read.folder, options.weight_loss, FORMATS.get(options.to or ""))
     _check_set(decided, flow, norms)
-    chosen = choose_exponents(flow, norms, windows, weights)
+    chosen = choose_exponents(flow, norms, windows, weights, ranges)
     known = {name for name, asked in windows.items() if asked is not ANY}
     edits = plan_fold(read.model, chosen, weights, known, options.least_epsilon)
     note_target(edits, accelerator.stamp)
@@ -101,6 +116,8 @@ def fold(
         len(copies),
         _notes(chosen, weights),
         _lost(weights, {*solved.divided.items(), *copies}),
+        group_ranges(chosen, chosen.bounds),
+        faint_weights(chosen, weights),
     )
     folded = [_with_scale(d, chosen) for d in decided]
     proved = [
@@ -275,8 +292,10 @@ def _notes(chosen: Exponents, weights: Weights) -> list[Reason]:
     divided = chosen.solved.divided
     by_reason: dict[Reason, list[str]] = {}
     for tensor, why in chosen.solved.refused.items():
-        if tensor not in divided and why.kind is not Undivided.LOSES_BITS:
+        if tensor not in divided and why.kind not in DEPEND:
             by_reason.setdefault(why, []).append(tensor.name)
+    if faded := weights.kept - divided.keys():
+        by_reason[Reason(Undivided.FADES)] = sorted(tensor.name for tensor in faded)
     notes = [
         Reason(Note.NOT_FOLDED_INTO, tuple(names), behind=why) for why, names in by_reason.items()
     ]

@@ -118,7 +118,9 @@ def window(
     )
 
 
-def choose(windows: Sequence[Window], overhead: Callable[[int], int]) -> Choice:
+def choose(
+    windows: Sequence[Window], overhead: Callable[[int], int], floor: int = -FARTHEST
+) -> Choice:
     """The exponent of a group.
 
     No overflow of the group's tensors comes first, because it loses whole rows. Then count, in this
@@ -128,15 +130,16 @@ def choose(windows: Sequence[Window], overhead: Callable[[int], int]) -> Choice:
     Args:
         windows: One per norm of the group.
         overhead: Nodes that an exponent other than 0 inserts where the group begins and ends.
+        floor: The least exponent with which the other tensors of the group do not overflow.
     """
     if not windows:
         return Choice(0, (), 0)
-    exponent, nodes = choose_for_each(windows, overhead)[-1]
+    exponent, nodes = choose_for_each(windows, overhead, floor)[-1]
     return Choice(exponent, tuple(i for i, w in enumerate(windows) if exponent not in w), nodes)
 
 
 def choose_for_each(
-    windows: Sequence[Window], overhead: Callable[[int], int]
+    windows: Sequence[Window], overhead: Callable[[int], int], floor: int = -FARTHEST
 ) -> list[tuple[int, int]]:
     """The exponent and the nodes of `choose` for the first window, the first two, and so on."""
     low, high, best = (_column(windows, name) for name in ("low", "high", "best"))
@@ -145,12 +148,14 @@ def choose_for_each(
     known = bounded[:, None] & (np.abs(ends) < FARTHEST)
     first = np.minimum.accumulate(np.where(known, ends, FARTHEST).min(axis=1))
     last = np.maximum.accumulate(np.where(known, ends, -FARTHEST).max(axis=1))
+    last = np.maximum(last, floor)
     candidates = sorted({0, *range(int(first[-1]), int(last[-1]) + 1)}, key=abs)
     k = np.array(candidates)[:, None]  # exponents down, windows to the right
     inside = (low <= k) & (k <= high)
     outside = np.cumsum(np.where(inside, 0, _column(windows, "nodes")), axis=1)
     nodes = outside + np.array([overhead(e) if e else 0 for e in candidates])[:, None]
-    overflow = np.maximum(np.maximum.accumulate(_column(windows, "least")) - k, 0)
+    least = np.maximum(np.maximum.accumulate(_column(windows, "least")), floor)
+    overflow = np.maximum(least - k, 0)
     underflow = np.maximum(k - np.minimum.accumulate(_column(windows, "most")), 0)
     faint = np.cumsum(inside & (k > _column(windows, "faint")), axis=1)
     unproved = np.cumsum(inside & (k < _column(windows, "proved")), axis=1)

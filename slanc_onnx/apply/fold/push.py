@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from slanc_onnx.apply.fold.trial import Trial
 from slanc_onnx.reasons import Undivided
 
+# Reasons that some exponents give and others do not.
+DEPEND = (Undivided.LOSES_BITS, Undivided.FADES)
 PUSHES = 6  # groups without norms through which an exponent is handed on to a weight
 _FARTHEST = 30  # exponent of a group without norms: two of them are 2^60 apart
 
@@ -49,7 +51,7 @@ def pushed(trial: Trial, free: Sequence[bool], group: int, exponent: int) -> tup
     trial.move(group, exponent)
     push(trial, free)
     nodes = trial.nodes
-    loses_bits = any(why.kind is Undivided.LOSES_BITS for why in trial.refused.values())
+    loses_bits = any(why.kind in DEPEND for why in trial.refused.values())
     trial.restore(before)
     return nodes, loses_bits
 

@@ -245,7 +245,8 @@ class _State:
             return "keep"
         if not weights.takes(root, exponent):
             loss = weights.loss(root, exponent).relative
-            self._refuse(root, Reason(Undivided.LOSES_BITS, (exponent, loss)))
+            why = Reason(Undivided.LOSES_BITS, (exponent, loss))
+            self._refuse(root, why if loss else Reason(Undivided.FADES))
             return "cut" if small else "fail"
         if self._wanted(root) == {exponent}:
             return "divide"

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from slanc_onnx.accelerator import Format
+from slanc_onnx.apply.fold.binades import Binades, Faint, binades_of
 from slanc_onnx.graph import (
     FLOATS,
     Array,
@@ -82,10 +84,13 @@ class Weights:
         flow: The model's tensors.
         folder: Where the external data lies.
         accepted: The relative loss up to which a 16-bit weight is divided all the same.
+        written: The format in which weights of 32 and 64 bits are written; None for their own.
+        kept: The weights that are not divided where they fade in that format.
         losses: Known results of `loss`, by weight and exponent.
         zeros: Known results of `is_zero`.
         ranges: Known results of `range_of`.
         histograms: Known results of `histogram_of`, for weights of 16 bits.
+        binades: Known results of `binades_of`, for weights that are written in another format.
         roots: Known results of `root`.
         readers: Known results of `uses`.
     """
@@ -93,10 +98,13 @@ class Weights:
     flow: Flow
     folder: Path | None
     accepted: float = 0.0
+    written: Format | None = None
+    kept: set[Tensor] = field(default_factory=set)
     losses: dict[tuple[Tensor, int], Loss] = field(default_factory=dict)
     zeros: dict[Tensor, bool] = field(default_factory=dict)
     ranges: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
     histograms: dict[Tensor, Histogram] = field(default_factory=dict)
+    binades: dict[Tensor, Binades] = field(default_factory=dict)
     roots: dict[Tensor, Tensor | None] = field(default_factory=dict)
     readers: dict[Tensor, tuple[Use | None, ...]] = field(default_factory=dict)
 
@@ -162,8 +170,11 @@ class Weights:
 
     def bytes(self, root: Tensor) -> int:
         """Size of a weight in bytes."""
-        proto = self.flow.data[root]
-        return int(math.prod(proto.dims) * self._dtype(root).itemsize)
+        return int(self.elements(root) * self._dtype(root).itemsize)
+
+    def elements(self, root: Tensor) -> int:
+        """The number of elements of a weight."""
+        return math.prod(self.flow.data[root].dims)
 
     def _dtype(self, root: Tensor) -> np.dtype[Any]:
         return np.dtype(helper.tensor_dtype_to_np_dtype(self.flow.data[root].data_type))
@@ -175,7 +186,38 @@ class Weights:
     def takes(self, root: Tensor, exponent: int) -> bool:
         """Whether a weight may be divided by 2^exponent, for what that loses."""
         loss = self.loss(root, exponent)
-        return not loss.elements or (self.is_half(root) and loss.relative <= self.accepted)
+        if loss.elements:
+            return self.is_half(root) and loss.relative <= self.accepted
+        return root not in self.kept or not self.fades(root, exponent)
+
+    def fades(self, root: Tensor, exponent: int) -> bool:
+        """Whether dividing a weight by 2^exponent adds more to the error of writing it than one
+        rounding of all its elements might."""
+        form = self.narrowed(root)
+        if form is None or not exponent:
+            return False
+        return self.binades_of(root).added(exponent, form) > form.unit_roundoff
+
+    def narrowed(self, root: Tensor) -> Format | None:
+        """The format that a weight is written in where that holds fewer numbers than its own."""
+        return None if self.is_half(root) else self.written
+
+    def binades_of(self, root: Tensor) -> Binades:
+        """How many elements of a weight lie in each binade."""
+        if root not in self.binades:
+            self.binades[root] = binades_of(self.read(root))
+        return self.binades[root]
+
+    def faint(self, root: Tensor, exponent: int) -> Faint:
+        """The elements of a weight, divided by 2^exponent, that the written format does not hold
+        in full."""
+        form = self.narrowed(root)
+        return Faint() if form is None else self.binades_of(root).faint(exponent, form)
+
+    def overflows(self, root: Tensor, exponent: int) -> bool:
+        """Whether an element of a weight, divided by 2^exponent, may leave the written format."""
+        form = self.narrowed(root)
+        return form is not None and self.binades_of(root).overflows(exponent, form)
 
     def is_half(self, root: Tensor) -> bool:
         """Whether a weight is stored in 16 bits."""
@@ -192,6 +234,11 @@ class Weights:
         return self.losses[key]
 
     def _loss(self, root: Tensor, exponent: int) -> Loss:
+        is_float32 = self.flow.data[root].data_type == TensorProto.FLOAT
+        if self.written is not None and is_float32:  # which takes one look at the weight, not two
+            if self.binades_of(root).exact_in_float32(exponent):
+                return Loss()
+            return lost(self.read(root), exponent)
         if root not in self.ranges:
             self.ranges[root] = range_of(self.read(root))
         least, most = self.ranges[root]

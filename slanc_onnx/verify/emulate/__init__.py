@@ -9,10 +9,9 @@ from slanc_onnx.verify.emulate.everything import (
     CONTAINERS,
     Everything,
     OfConstants,
-    is_float,
 )
 from slanc_onnx.verify.emulate.inputs import float_inputs
-from slanc_onnx.verify.emulate.kept import names_of, nodes_of
+from slanc_onnx.verify.emulate.kept import names_of
 from slanc_onnx.verify.emulate.lost import largest_finite
 from slanc_onnx.verify.emulate.norms import (
     Emulated,
@@ -32,8 +31,6 @@ __all__ = [
     "can_emulate",
     "emulate",
     "float_inputs",
-    "is_float",
     "largest_finite",
     "names_of",
-    "nodes_of",
 ]

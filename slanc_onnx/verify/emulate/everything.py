@@ -23,7 +23,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 from slanc_onnx.graph import Flow, GraphPath, Tensor, Use, known_op, read_flow, read_graph
 from slanc_onnx.norms import Norm, residual_name
 from slanc_onnx.ops import BETWEEN, ELEMENTWISE
-from slanc_onnx.run import PREFIX, Emitter
+from slanc_onnx.run import PREFIX, Emitter, is_float
 from slanc_onnx.verify.emulate.device import Device, in_branch
 from slanc_onnx.verify.emulate.lost import finite, lost
 from slanc_onnx.verify.emulate.reductions import (
@@ -177,15 +177,6 @@ def _multiplied(flow: Flow, tensor: Tensor) -> list[Use]:
     if tensor in flow.pinned or not all(flow.op(u.path, u.node) == "Mul" for u in uses):
         return []
     return uses
-
-
-def is_float(flow: Flow, tensor: Tensor) -> bool:
-    """Whether a tensor is FP32; where the file does not tell, the first output of an op may be."""
-    path, index, position = flow.makers[tensor]
-    if "Sequence" in flow.node(path, index).op_type:
-        return False
-    told = position == 0 or flow.types.get(tensor, 0) != 0
-    return told and flow.element_type(tensor) == TensorProto.FLOAT
 
 
 def _constants(flow: Flow, path: GraphPath, index: int) -> list[Tensor]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from slanc_onnx.graph import Flow, GraphPath, Tensor, Use, graph_at, read_flow, read_graph
+from slanc_onnx.graph import Flow, GraphPath, Tensor, graph_at, read_flow, read_graph
 from slanc_onnx.norms import Norm
+from slanc_onnx.run import is_float, nodes_of
 from slanc_onnx.verify.emulate.device import Device, in_branch
-from slanc_onnx.verify.emulate.everything import is_float
 from slanc_onnx.verify.emulate.lost import lost
 
 
@@ -62,21 +62,6 @@ def apart_from_kept(
 def names_of(flow: Flow, norm: Norm) -> list[str]:
     """The names of the nodes of a norm."""
     return [flow.node(norm.path, index).name for index in nodes_of(flow, norm)]
-
-
-def nodes_of(flow: Flow, norm: Norm) -> list[int]:
-    """The nodes of a norm, those included that apply gamma and beta behind `Norm.nodes`."""
-    normalised, found = Tensor(norm.path, norm.normalised), list(norm.nodes)
-    waiting = [Tensor(norm.path, norm.output)]
-    while waiting:
-        tensor = waiting.pop()
-        path, index, _ = flow.makers.get(tensor, (norm.path, -1, 0))
-        if tensor == normalised or index < 0 or path != norm.path or index in found:
-            continue
-        found.append(index)
-        read = (flow.read(Use(path, index, p)) for p in range(len(flow.node(path, index).input)))
-        waiting += [t for t in read if t is not None and t not in flow.constants]
-    return found
 
 
 def _round_for_readers(device: Device, flow: Flow, kept: Collection[str], watch: bool) -> Boundary:

@@ -1,9 +1,9 @@
-"""The whole job: on a model in memory, and from file to file."""
+"""The whole job, from file to file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -12,32 +12,35 @@ import onnx
 
 from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.convert import Conversion, write_converted
-from slanc_onnx.apply.fold import Fold, apply_fold, fold, write_folded
-from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import Draft, check_output, load_model, name_nodes
+from slanc_onnx.apply.fold import Fold, fold, write_folded
+from slanc_onnx.estimate import TensorRange, probe_tensors
+from slanc_onnx.graph import Draft, Tensor, check_output, load_model, name_nodes
+from slanc_onnx.job.in_memory import decide
+from slanc_onnx.job.refusals import refuse_broken
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Clock, Progress, no_progress
 from slanc_onnx.reasons import OFF, Failure, Next, Note, Reason
-from slanc_onnx.refusals import check_set, refuse_broken
 from slanc_onnx.report import Outcome, make_notes
 from slanc_onnx.run import (
+    LONG_SEQUENCE,
     CannotRun,
     Feeds,
     InputSet,
-    check_norms,
-    given_feeds,
+    longer_inputs,
     observed_feeds,
     run_apart,
     validation_inputs,
     with_checked_inputs,
 )
-from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply, with_conditions
+from slanc_onnx.scale import ScaledNorm, scales_to_apply, with_conditions
 from slanc_onnx.verify import (
     Audit,
+    Difference,
     FirstRows,
     Fp32Nodes,
     Validation,
+    as_written,
     audit_scales,
     find_fp32_nodes,
     held_against_rows,
@@ -46,7 +49,6 @@ from slanc_onnx.verify import (
     validate_on,
     vocabulary,
 )
-from slanc_onnx.weights import workers
 
 T = TypeVar("T")
 LEFT = {Failure.LEFT_FORMAT, Failure.INPUT_LEFT_FORMAT, Failure.ROWS_OVERFLOW}
@@ -88,32 +90,11 @@ def protect_file(
     clock.lap("find")
     done = _Done(decide(read, options, progress))
     clock.lap("scale")
-    notes = make_notes(read, options, rescaled)
+    done.notes += make_notes(read, options, rescaled)
+    job = _Job(read, source, output, options, watched, progress, clock)
     if read.norms or options.to is not None:
-        _carry_out(_Job(read, source, output, options, watched, progress, clock), done)
-    return Outcome(
-        source=source,
-        output=output,
-        options=shown_options or {},
-        norms=done.norms,
-        validation=done.validation,
-        not_validated=done.not_validated,
-        accelerator=options.accelerator,
-        notes=[*notes, *done.notes],
-        seconds=clock.seconds,
-        fold=done.fold,
-        heals=done.heals,
-        audits=done.audits,
-        first_rows=done.first_rows,
-        not_enumerated=done.not_enumerated,
-        fp32_nodes=done.fp32_nodes,
-        not_searched=done.not_searched,
-        suspects=read.suspects,
-        accepted={s.name for s in read.suspects if options.leaves_out(s.name)},
-        dry_run=options.dry_run,
-        require=options.require,
-        conversion=done.conversion,
-    )
+        _carry_out(job, done)
+    return _outcome(job, done, shown_options or {})
 
 
 @dataclass(frozen=True)
@@ -127,6 +108,10 @@ class _Job:
     watched: list[Feeds]
     progress: Progress
     clock: Clock
+
+    def draft(self) -> Draft:
+        """The output, to be written."""
+        return Draft(self.source, self.output, self.read.model, self.options.external_data)
 
     def isolated(self, work: Callable[[Progress], T]) -> T:
         """What work on ONNX Runtime gives; see `run.run_apart`."""
@@ -160,6 +145,35 @@ class _Done:
     notes: list[Reason] = field(default_factory=list)
     heals: Next | None = None
     conversion: Conversion | None = None
+    ranges: dict[Tensor, TensorRange] | None = None
+
+
+def _outcome(job: _Job, done: _Done, shown_options: Mapping[str, object]) -> Outcome:
+    """What the job did, as one value."""
+    options, suspects = job.options, job.read.suspects
+    return Outcome(
+        source=job.source,
+        output=job.output,
+        options=shown_options,
+        norms=done.norms,
+        validation=done.validation,
+        not_validated=done.not_validated,
+        accelerator=options.accelerator,
+        notes=done.notes,
+        seconds=job.clock.seconds,
+        fold=done.fold,
+        heals=done.heals,
+        audits=done.audits,
+        first_rows=done.first_rows,
+        not_enumerated=done.not_enumerated,
+        fp32_nodes=done.fp32_nodes,
+        not_searched=done.not_searched,
+        suspects=suspects,
+        accepted={s.name for s in suspects if options.leaves_out(s.name)},
+        dry_run=options.dry_run,
+        require=options.require,
+        conversion=done.conversion,
+    )
 
 
 def _carry_out(job: _Job, done: _Done) -> None:
@@ -186,7 +200,7 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
     decided = done.norms
     for tries_left in reversed(range(MOST_TRIES)):
         _plan(job, done)
-        with Draft(job.source, job.output, job.read.model) as draft:
+        with job.draft() as draft:
             _write_and_validate(job, done, draft)
             better = kept_at_one(decided, done.norms, done.validation) if tries_left else None
             zeros = done.validation is not None and done.validation.zeros_lost
@@ -238,7 +252,7 @@ def _passes(job: _Job, decided: list[ScaledNorm], options: Options) -> bool:
     other = replace(job, watched=[], options=replace(options, certify="off"))
     tried = _Done(decided)
     _plan(other, tried)
-    with Draft(job.source, job.output, job.read.model) as draft:
+    with job.draft() as draft:
         _write_and_validate(other, tried, draft)
     return tried.validation is not None and tried.validation.passed
 
@@ -247,7 +261,9 @@ def _plan(job: _Job, done: _Done) -> None:
     """Fold, and hold the scales against the user's data and every token."""
     read, options, clock = job.read, job.options, job.clock
     if options.apply == "fold":  # first: the audit is of the scales that norms have then
-        done.fold, done.norms = fold(read, done.norms, options)
+        if options.to == "fp16" and done.ranges is None:
+            _measure(job, done)
+        done.fold, done.norms = fold(read, done.norms, options, done.ranges)
         clock.lap("fold")
     if job.watched:
         done.audits = job.isolated(
@@ -259,6 +275,15 @@ def _plan(job: _Job, done: _Done) -> None:
         clock.lap("tokens")
 
 
+def _measure(job: _Job, done: _Done) -> None:
+    """Measure all tensors, which have to fit the type of the file."""
+    found, why = job.tried(lambda told: probe_tensors(job.read, job.options, told))
+    done.ranges = found or {}
+    if why is not None:
+        done.notes.append(Reason(Note.RANGES_UNKNOWN, behind=why))
+    job.clock.lap("measure")
+
+
 def _write_and_validate(job: _Job, done: _Done, draft: Draft) -> None:
     _write(job, done, draft)
     job.clock.lap("write")
@@ -266,6 +291,8 @@ def _write_and_validate(job: _Job, done: _Done, draft: Draft) -> None:
         return
     found, why = job.tried(lambda told: _validate(job, done, draft.path, told))
     done.validation, done.not_validated = found or done.validation, why or done.not_validated
+    if found is not None and done.conversion is not None:
+        done.validation = _run_as_written(job, found, draft.path)
     job.clock.lap("validate")
 
 
@@ -305,7 +332,22 @@ def _validate(job: _Job, done: _Done, draft: Path, progress: Progress) -> Valida
     after, options, inputs = _rewritten(job, draft)
     if done.conversion is not None:
         after = replace(after, kept=done.conversion.kept)
+        if done.conversion.positions:
+            length = min(LONG_SEQUENCE, done.conversion.positions)
+            inputs += longer_inputs(job.read, options, length)
     return validate_on(job.read, after, options, inputs, exact, progress)
+
+
+def _run_as_written(job: _Job, found: Validation, draft: Path) -> Validation:
+    """The validation of a file of 16 bits, with what ONNX Runtime makes of the file itself."""
+
+    def run(told: Progress) -> Difference | None:
+        after, _, inputs = _rewritten(job, draft)
+        return as_written(job.read, after, inputs[0].feeds, found.unstable)
+
+    ran, why = job.tried(run, Failure.NOT_RUN_AS_WRITTEN)
+    failures = [*found.failures, *([] if why is None else [why])]
+    return replace(found, as_written=ran, failures=failures)
 
 
 def _rewritten(job: _Job, draft: Path) -> tuple[ReadModel, Options, list[InputSet]]:
@@ -313,78 +355,3 @@ def _rewritten(job: _Job, draft: Path) -> tuple[ReadModel, Options, list[InputSe
     inputs = validation_inputs(job.read, job.options)
     after = read_model(load_model(draft), draft.parent, isolate=job.options.isolate)
     return after, job.options, inputs
-
-
-def protect(
-    model: onnx.ModelProto, options: Options | None = None, *, folder: Path | None = None
-) -> list[ScaledNorm]:
-    """Scale the norms of a model in place, without validation.
-
-    Args:
-        model: The model; only norms, epsilons and new initializers and nodes change.
-        options: How.
-        folder: Where its external data lies, if it has any.
-
-    Returns:
-        Every norm with its decision. The model was modified if one has the status "scaled".
-
-    Raises:
-        SlancError: bad input; the model is unchanged.
-    """
-    options = options or Options()
-    read = read_model(model, folder, isolate=options.isolate)
-    options = with_checked_inputs(options, read.specs)
-    read, _ = without_scales_of_others(read, options.accelerator.stamp)
-    decided = decide(read, options)
-    _, decided = carry_out(read, decided, options)
-    return decided
-
-
-def carry_out(
-    read: ReadModel, decided: Sequence[ScaledNorm], options: Options
-) -> tuple[bool, list[ScaledNorm]]:
-    """Put decisions into a model: `read.loaded` is changed in place.
-
-    Args:
-        read: The model.
-        decided: Its norms; those whose status is not "scaled" are passed over.
-        options: "div" or "fold", and what these take of them.
-
-    Returns:
-        Whether the model was modified, and the norms with the scales that they have now.
-
-    Raises:
-        SlancError: a scale to fold is no power of two; the model is unchanged.
-    """
-    folded, now = None, list(decided)
-    if options.apply == "fold":
-        folded, now = fold(read, decided, options)
-    if read.model is not read.loaded and scales_to_apply(decided):
-        read.loaded.CopyFrom(read.model)
-    if folded is not None:
-        apply_fold(read.loaded, folded, read.folder)
-        return bool(folded.edits), now
-    norms = [d.norm for d in decided]
-    scales = scales_to_apply(decided)
-    target, least = options.accelerator.stamp, options.least_epsilon
-    return apply_scales_in(read.loaded, norms, scales, target, least), now
-
-
-def decide(read: ReadModel, options: Options, progress: Progress = no_progress) -> list[ScaledNorm]:
-    """Check the norms and decide their scales.
-
-    Raises:
-        SlancError: bad input.
-    """
-    check_norms(read.norms)
-    data: list[Feeds] = []
-    if options.scale == "calibrated":
-        data = given_feeds(read.specs, options)
-        if not data:
-            raise SlancError(
-                'scale "calibrated" takes its scales from data. Give it with inputs or tokens.'
-            )
-    with workers(options.executor, options.jobs) as executor:
-        found = compute_scales_in(read, replace(options, executor=executor), data, progress)
-    check_set(found, options)
-    return found

@@ -1,0 +1,165 @@
+"""Balance: between two weights, the power of two with which the fewest elements lose bits.
+
+What stands between a matrix and the next may be divided by any power of two that fits: one matrix
+is divided by it and the other is multiplied. The type to be written holds small numbers with fewer
+bits, and that decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from slanc_onnx.apply.fold.along import Shifts, Ways
+from slanc_onnx.apply.fold.bounds import Bounds, ends
+from slanc_onnx.apply.fold.raising import move
+from slanc_onnx.apply.fold.trial import Trial
+from slanc_onnx.apply.fold.weights import Weights
+from slanc_onnx.graph import Tensor
+
+WORTH = 1 << 10  # of so many elements a move has to save more than one: it takes room from tensors
+_FARTHEST = 30  # by which a group is moved
+_ROUNDS = 4  # a weight that changes makes another way worth while
+_MOST_TRIED = 3  # exponents per way, the best first: a weight may not take one
+
+_Changes = dict[
+    Tensor, tuple[int, int]
+]  # weight -> its exponent, and by how much a step changes it
+
+
+class _Move(NamedTuple):
+    """A move, ordered by what it leaves.
+
+    Attributes:
+        faint: Elements that lose bits with it.
+        steps: How far it goes.
+        shifts: The groups that move, by one step.
+    """
+
+    faint: int
+    steps: int
+    shifts: Shifts
+
+
+def balance(trial: Trial, ways: Ways, bounds: Bounds) -> None:
+    """Move groups without norms so that the fewest elements of weights lose bits when written.
+
+    No node is inserted for that, and no tensor moves beyond its bounds.
+
+    Args:
+        trial: The exponents to start from, and afterwards those that were found.
+        ways: How groups may move.
+        bounds: The bounds of tensors; a group of which nothing was seen stays.
+    """
+    parts = trial.parts
+    low, high = ends(parts, bounds.least, upper=False), ends(parts, bounds.most, upper=True)
+    touching: dict[int, list[int]] = {}
+    for index, groups in enumerate(parts.touched):
+        for group in groups:
+            touching.setdefault(group, []).append(index)
+    known = [
+        (shifts, sorted({index for g in shifts for index in touching.get(g, ())}))
+        for shifts in _directions(ways, low)
+    ]
+    for _ in range(_ROUNDS):
+        before = list(trial.groups)
+        failed = set(trial.failed)
+        for shifts, relations in known:
+            if failed.isdisjoint(relations):
+                changes = _changes(trial, shifts, relations)
+                steps = _steps(trial.groups, shifts, low, high)
+                _take_first(trial, _moves(trial.solver.weights, changes, shifts, steps))
+        if trial.groups == before:
+            return
+
+
+def _directions(ways: Ways, known: Mapping[int, int]) -> list[Shifts]:
+    """The ways in which groups may move by a step, each once, if something is known of them."""
+    found: dict[frozenset[tuple[int, int]], Shifts] = {}
+    for start in known:
+        for shifts in ways.of({start: 1}) if ways.movable[start] else ():
+            if known.keys() >= shifts.keys():
+                found.setdefault(frozenset(shifts.items()), shifts)
+    return list(found.values())
+
+
+def _take_first(trial: Trial, moves: Sequence[_Move]) -> None:
+    """Make the first move that inserts no node."""
+    before = trial.cost
+    for found in moves:
+        move(trial, found.shifts, found.steps)
+        if trial.cost <= before:
+            return
+        move(trial, found.shifts, -found.steps)
+
+
+def _steps(
+    groups: list[int], shifts: Shifts, low: Mapping[int, int], high: Mapping[int, int]
+) -> range:
+    """How far a move may go; nowhere if it begins outside of the bounds."""
+    first, last = -_FARTHEST, _FARTHEST
+    for group, shift in shifts.items():
+        down = low[group] - groups[group]
+        up = high.get(group, groups[group] + _FARTHEST) - groups[group]
+        if shift < 0:
+            down, up = -up, -down
+        size = abs(shift)
+        first, last = max(first, -(-down // size)), min(last, up // size)
+    return range(first, last + 1) if first <= 0 <= last else range(0)
+
+
+def _changes(trial: Trial, shifts: Shifts, relations: Collection[int]) -> _Changes:
+    """The weights that a move divides otherwise; nothing if it divides one in two ways."""
+    weights = trial.solver.weights
+    found: _Changes = {}
+    for index in relations:
+        for tensor, change in _demands(trial, index, shifts):
+            root = weights.root(tensor)
+            if root is None or not change[1] or weights.is_zero(root):
+                continue
+            if found.setdefault(root, change) != change:
+                return {}
+    return found
+
+
+def _demands(trial: Trial, index: int, shifts: Shifts) -> list[tuple[Tensor, tuple[int, int]]]:
+    """The constants of a relation, with the exponent that it asks of each and how that changes."""
+    parts, groups = trial.parts, trial.groups
+    tie, made = parts.relations[index], parts.made[index]
+    out = parts.of_output[made[0]] if made and tie.kind != "absorb" else None
+    product = (0, 0) if out is None else (groups[out], shifts.get(out, 0))
+    terms = [parts.of_use[use] for use in parts.read[index]]
+    left = product[0] - sum(groups[g] for g in terms)
+    change = product[1] - sum(shifts.get(g, 0) for g in terms)
+    asked = {p: product for p in tie.addends}
+    place = next(iter((*tie.factors, *tie.divisors)), None)
+    if place is not None and tie.kind != "join":
+        sign = 1 if tie.factors else -1
+        asked[place] = (sign * left, sign * change)
+    read = ((parts.flow.read(tie.use(p)), demand) for p, demand in asked.items())
+    return [(tensor, demand) for tensor, demand in read if tensor is not None]
+
+
+def _moves(weights: Weights, changes: _Changes, shifts: Shifts, steps: range) -> list[_Move]:
+    """The best moves with which clearly fewer elements lose bits than now."""
+    form = weights.written
+    if form is None or not steps or not changes:
+        return []
+
+    def faint(step: int) -> int:
+        return sum(weights.faint(root, e + step * c).elements for root, (e, c) in changes.items())
+
+    def fits(root: Tensor, exponent: int, change: int, step: int) -> bool:
+        """Whether a weight stays in the format; a vector, which scales channels, loses nothing."""
+        after = exponent + step * change
+        if after < 0 and weights.overflows(root, after):
+            return False
+        now, then = (weights.faint(root, k).elements for k in (exponent, after))
+        return then <= now or not weights.is_vector(root)
+
+    now, found = faint(0), list[_Move]()
+    enough = now - sum(map(weights.elements, changes)) / WORTH
+    for step in steps if enough > 0 else ():
+        if faint(step) < enough and all(fits(root, *by, step) for root, by in changes.items()):
+            found.append(_Move(faint(step), step, shifts))
+    return sorted(found, key=lambda m: (m.faint, abs(m.steps)))[:_MOST_TRIED]

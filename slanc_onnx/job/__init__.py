@@ -1,0 +1,11 @@
+"""The job: find, decide, apply, write, validate.
+
+Takes a file and options, and gives an `Outcome`; `in_memory` takes a model instead, and does not
+validate. A file is written under a temporary name, validated from there, and then put in its place.
+What cannot be done is refused before anything is written.
+"""
+
+from slanc_onnx.job.files import protect_file
+from slanc_onnx.job.in_memory import carry_out, decide, protect
+
+__all__ = ["carry_out", "decide", "protect", "protect_file"]

@@ -1,0 +1,98 @@
+"""The job on a model in memory, without validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from slanc_onnx.apply import apply_scales_in, without_scales_of_others
+from slanc_onnx.apply.convert import convert_in_memory
+from slanc_onnx.apply.fold import apply_fold, fold
+from slanc_onnx.errors import SlancError
+from slanc_onnx.job.refusals import check_set
+from slanc_onnx.norms import ReadModel, read_model
+from slanc_onnx.options import Options
+from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.run import Feeds, check_norms, given_feeds, with_checked_inputs
+from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
+from slanc_onnx.weights import workers
+
+
+def protect(
+    model: onnx.ModelProto, options: Options | None = None, *, folder: Path | None = None
+) -> list[ScaledNorm]:
+    """Scale the norms of a model in place, without validation.
+
+    Args:
+        model: The model; only norms, epsilons and new initializers and nodes change.
+        options: How.
+        folder: Where its external data lies, if it has any.
+
+    Returns:
+        Every norm with its decision. The model was modified if one has the status "scaled".
+
+    Raises:
+        SlancError: bad input; the model is unchanged.
+    """
+    options = (options or Options()).implied()
+    read = read_model(model, folder, isolate=options.isolate)
+    options = with_checked_inputs(options, read.specs)
+    read, _ = without_scales_of_others(read, options.accelerator.stamp)
+    decided = decide(read, options)
+    _, decided = carry_out(read, decided, options)
+    return decided
+
+
+def carry_out(
+    read: ReadModel, decided: Sequence[ScaledNorm], options: Options
+) -> tuple[bool, list[ScaledNorm]]:
+    """Put decisions into a model: `read.loaded` is changed in place.
+
+    Args:
+        read: The model.
+        decided: Its norms; those whose status is not "scaled" are passed over.
+        options: "div" or "fold", and what these take of them.
+
+    Returns:
+        Whether the model was modified, and the norms with the scales that they have now.
+
+    Raises:
+        SlancError: a scale to fold is no power of two; the model is unchanged.
+    """
+    folded, now = None, list(decided)
+    if options.apply == "fold":
+        folded, now = fold(read, decided, options)
+    if read.model is not read.loaded and scales_to_apply(decided):
+        read.loaded.CopyFrom(read.model)
+    if folded is not None:
+        apply_fold(read.loaded, folded, read.folder)
+        if options.to is not None:
+            convert_in_memory(read.loaded, read.folder, options)
+        return bool(folded.edits) or options.to is not None, now
+    norms = [d.norm for d in decided]
+    scales = scales_to_apply(decided)
+    target, least = options.accelerator.stamp, options.least_epsilon
+    return apply_scales_in(read.loaded, norms, scales, target, least), now
+
+
+def decide(read: ReadModel, options: Options, progress: Progress = no_progress) -> list[ScaledNorm]:
+    """Check the norms and decide their scales.
+
+    Raises:
+        SlancError: bad input.
+    """
+    check_norms(read.norms)
+    data: list[Feeds] = []
+    if options.scale == "calibrated":
+        data = given_feeds(read.specs, options)
+        if not data:
+            raise SlancError(
+                'scale "calibrated" takes its scales from data. Give it with inputs or tokens.'
+            )
+    with workers(options.executor, options.jobs) as executor:
+        found = compute_scales_in(read, replace(options, executor=executor), data, progress)
+    check_set(found, options)
+    return found
