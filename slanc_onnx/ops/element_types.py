@@ -35,6 +35,9 @@ LIKE_INPUT = {op: "dtype" for op in ("EyeLike", "RandomNormalLike", "RandomUnifo
     "Bernoulli": "dtype"
 }
 
+# Ops whose outputs but the first are of a type of their own, U, whatever they read.
+STASHING = {"LayerNormalization", "SimplifiedLayerNormalization"}
+
 
 def read_bodies(model: onnx.ModelProto) -> list[Body]:
     """The bodies of a model, the main graph first, and each before those in it.
@@ -142,6 +145,9 @@ def made_kinds(node: NodeProto, read: Sequence[Held], known: Signature | None) -
         floats = (k for k in read if k.element in _FLOATS)
         return [next(floats, UNKNOWN)] * len(node.output)
     bound: dict[str, Held] = {}
+    if node.op_type in STASHING:
+        stash = told["stash_type"].i if "stash_type" in told else TensorProto.FLOAT
+        bound["U"] = Held(stash)
     for position, kind in enumerate(read):
         formal = known.input(position)
         if formal is not None and formal.alike and kind != UNKNOWN:

@@ -231,7 +231,7 @@ class _Conversion:
                 graph.input.add().CopyFrom(info)
                 graph.input[-1].name = tensor.name if twin.name == own else twin.name
                 if twin.name == own:
-                    set_element(graph.input[-1].type, self._narrow)
+                    set_element(graph.input[-1].type, self._narrow, self._wiring.wide)
         self._narrow_tensor(source, tensor)
 
     def _constants(self, source: Source, node: NodeProto) -> Iterator[NodeProto]:

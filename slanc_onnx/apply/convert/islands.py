@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from onnx import NodeProto, TensorProto
 
 from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
-from slanc_onnx.ops import BETWEEN, LIKE_INPUT, TYPE_ATTRIBUTES, Body, Formal, runs
+from slanc_onnx.ops import BETWEEN, LIKE_INPUT, STASHING, TYPE_ATTRIBUTES, Body, Formal, runs
 from slanc_onnx.reasons import InFp32, Reason
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _AS_IS = {"Cast", "Shape", "Size"}  # read whatever type there is
 _HOLDERS = {"If", "Loop", "Scan", "SequenceMap"}  # their graphs take any type
-_STASHING = {"LayerNormalization", "SimplifiedLayerNormalization"}  # outputs but the first: FP32
 _INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
 
 
@@ -115,7 +114,7 @@ class Islands:
         known = wiring.signature(at)
         if known is None:
             return None if wiring.is_call(at) else InFp32.NO_SCHEMA
-        if position and node.op_type in _STASHING:
+        if position and node.op_type in STASHING:
             return InFp32.SCHEMA
         return self._of_formal(at, known.output(position))
 
