@@ -178,8 +178,10 @@ class Islands:
                     self.nodes.setdefault(holder, Reason(InFp32.HOLDER, (op,)))
             if i in found:
                 for index, node in enumerate(body.proto.node):
-                    if node.op_type != "Constant":
-                        self.nodes.setdefault(At(i, index), Reason(InFp32.INSIDE))
+                    at = At(i, index)
+                    floats = self._wiring.floats_read(at) or self._wiring.floats_made(at)
+                    if floats and node.op_type != "Constant":
+                        self.nodes.setdefault(at, Reason(InFp32.INSIDE))
         return found
 
     def _reads_float(self, at: At) -> bool:
