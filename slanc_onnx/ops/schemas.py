@@ -6,7 +6,7 @@ ONNX knows its own ops, ONNX Runtime those of com.microsoft besides.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,12 +157,7 @@ def _holds_written_out(
     written_out = schema.function_body
     if written_out is None or not written_out.node:
         return None
-    types = [
-        helper.make_tensor_type_proto(element_type, None)
-        if any(_WRITTEN[element_type] in text for text in told.types)
-        else onnx.TypeProto()
-        for told in schema.inputs
-    ]
+    types = [_some_type(told.types, element_type) for told in schema.inputs]
     given = {name: told.default_value for name, told in schema.attributes.items()}
     given |= {attribute.name: attribute for attribute in node.attribute}
     known = [attribute for attribute in given.values() if attribute.type]
@@ -171,6 +166,14 @@ def _holds_written_out(
     except onnx.shape_inference.InferenceError:
         return False
     return True
+
+
+def _some_type(written: Set[str], element_type: int) -> onnx.TypeProto:
+    """A tensor of an element type, or where that is not among those written, of one that is."""
+    wanted = f"tensor({_WRITTEN[element_type]})"
+    name = wanted if wanted in written else min(written)
+    element = TensorProto.DataType.Value(name.removeprefix("tensor(").removesuffix(")").upper())
+    return helper.make_tensor_type_proto(element, None)
 
 
 @functools.cache
