@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 from slanc_onnx.errors import SlancError
 
@@ -91,6 +92,13 @@ class Format:
         binade = max(math.frexp(value)[1] - 1, math.frexp(self.smallest_normal)[1] - 1)
         spacing = math.ldexp(2 * self.unit_roundoff, binade)
         return round(value / spacing) * spacing
+
+    def rounded(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """Finite numbers within the format, rounded to nearest, ties to even, once."""
+        smallest = math.frexp(self.smallest_normal)[1] - 1
+        binade = np.maximum(np.frexp(values)[1] - 1, smallest)
+        spacing = np.ldexp(2 * self.unit_roundoff, binade)
+        return np.asarray(np.rint(values / spacing) * spacing, np.float32)
 
     def __str__(self) -> str:
         return FORMATS.get(self.name, self.name)

@@ -267,6 +267,27 @@ class InFp32(_Named):
     INSIDE = auto()
 
 
+class Untabled(_Named):
+    """Why the angles of a Cos or Sin have no table."""
+
+    FLOAT_INPUT = auto()  # graph input
+    NOT_BY_POSITION = auto()  # the op is named by the reason
+    SEVERAL_POSITIONS = auto()  # tensor, another tensor
+    NO_ARRANGEMENT = auto()  # tensor of the positions
+    SIZES_UNKNOWN = auto()  # tensor of the positions
+    NOT_EVALUATED = auto()  # what was said
+    NOT_FINITE = auto()  # tensor of the angles
+
+
+class PositionsFrom(_Named):
+    """What tells for how many positions there are tables."""
+
+    ASKED = auto()
+    CONFIG = auto()  # file, key
+    TABLE = auto()  # initializer
+    NOTHING = auto()
+
+
 class Note(_Named):
     """What a user should know of a whole file."""
 
@@ -298,6 +319,8 @@ Kind = (
     | Next
     | InFp32
     | Keeping
+    | Untabled
+    | PositionsFrom
     | Note
 )
 Fact = str | float | tuple[int, ...] | tuple[str, str] | tuple[str, int]

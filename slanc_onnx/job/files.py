@@ -332,8 +332,8 @@ def _validate(job: _Job, done: _Done, draft: Path, progress: Progress) -> Valida
     after, options, inputs = _rewritten(job, draft)
     if done.conversion is not None:
         after = replace(after, kept=done.conversion.kept)
-        if done.conversion.positions:
-            length = min(LONG_SEQUENCE, done.conversion.positions)
+        if done.conversion.longest:
+            length = min(LONG_SEQUENCE, done.conversion.longest)
             inputs += longer_inputs(job.read, options, length)
     return validate_on(job.read, after, options, inputs, exact, progress)
 

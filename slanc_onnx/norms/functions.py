@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import onnx
@@ -77,14 +77,44 @@ def inline_norm_functions(
 
     holders = _needed(holders, suffice)
     chosen = _with_callers(holders, bodies)
-    inlined = _inlined(skeleton, chosen)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    del copy.graph.node[:], copy.functions[:], copy.opset_import[:]
-    copy.graph.node.extend(inlined.graph.node)
-    copy.functions.extend(inlined.functions)
-    copy.opset_import.extend(inlined.opset_import)
+    _take_nodes(copy, _inlined(skeleton, chosen))
     return copy, [name for _, name in chosen]
+
+
+def inline_functions_with(model: onnx.ModelProto, ops: Collection[str]) -> list[str]:
+    """Inline the calls of the model-local functions that hold some ops, in place.
+
+    Args:
+        model: The model; it is changed, and its weights are not read.
+        ops: Types of ops whose domain is known.
+
+    Returns:
+        The names of the functions.
+
+    Raises:
+        SlancError: onnx.inliner cannot inline them, or they are too many nodes then.
+    """
+    bodies = {(f.domain, f.name): list(every_node(f.node)) for f in model.functions}
+    holders = [
+        key
+        for key in _called(model, bodies)
+        if any(node.op_type in ops and node.domain in DOMAINS for node in bodies[key])
+    ]
+    if holders:
+        _refuse_growth(model, bodies)
+        holders = _with_callers(holders, bodies)
+        _take_nodes(model, _inlined(_without_weights(model), holders))
+    return [name for _, name in holders]
+
+
+def _take_nodes(model: onnx.ModelProto, inlined: onnx.ModelProto) -> None:
+    """Give a model the nodes and functions of its copy without weights."""
+    del model.graph.node[:], model.functions[:], model.opset_import[:]
+    model.graph.node.extend(inlined.graph.node)
+    model.functions.extend(inlined.functions)
+    model.opset_import.extend(inlined.opset_import)
 
 
 def _needed(functions: list[_Key], suffice: Callable[[Sequence[_Key]], bool]) -> list[_Key]:
@@ -137,8 +167,8 @@ def _refuse_growth(model: onnx.ModelProto, bodies: dict[_Key, list[NodeProto]]) 
         size += sum(times * len(bodies[key]) for key, times in calls.items())
         if size > _MOST_INLINED:
             raise SlancError(
-                f"the model-local functions hold norms, and are more than {_MOST_INLINED} nodes "
-                "where they are inlined. Export the model without functions."
+                "the model-local functions are to be inlined, and are more than "
+                f"{_MOST_INLINED} nodes then. Export the model without functions."
             )
         inner: Counter[_Key] = Counter()
         for key, times in calls.items():
@@ -237,7 +267,7 @@ def _inlined(model: onnx.ModelProto, functions: Sequence[_Key]) -> onnx.ModelPro
     except Exception as error:
         names = ", ".join(name for _, name in functions)
         raise SlancError(
-            f"the model-local functions {names} hold norms and cannot be inlined ({error}). "
+            f"the model-local functions {names} have to be inlined, and cannot be ({error}). "
             "Inline them with the exporter, or with onnx.inliner.inline_local_functions."
         ) from error
 

@@ -21,19 +21,37 @@ def conversion_lines(conversion: Conversion, fold: Fold | None) -> Iterator[str]
     if fold is not None:
         yield from _ranges_lines(fold, str(conversion.converted.format))
     done, form = conversion.converted, str(conversion.converted.format)
+    weights = _weights(conversion)
     casts = f"{done.casts} Casts inserted"
     if done.removed:
         casts += f", {done.removed} of the file gone"
-    yield f"{form}: {len(done.nodes)} nodes in FP32; {casts}; {_weights_text(done.weights)}"
+    yield f"{form}: {len(done.nodes)} nodes in FP32; {casts}; {_weights_text(weights)}"
     by_reason = Counter((node.op, node.why) for node in done.nodes)
     for (op, why), count in by_reason.items():
         yield f"in FP32: {count} {op}: {reason_text(why)}"
+    yield from _tables_lines(conversion)
     clipped = {n: c.largest for n, c in done.weights.items() if c.clipped}
     if clipped:
         yield f"constants clipped to what {form} holds: {_named(clipped)}"
     raised = {n: c.smallest for n, c in done.weights.items() if c.raised}
     if raised:
         yield f"constants raised to what {form} keeps: {_named(raised)}"
+
+
+def _tables_lines(conversion: Conversion) -> Iterator[str]:
+    """The tables of angles, for how many positions, and the angles that stay in FP32."""
+    tables, positions = conversion.tables, conversion.positions
+    if tables.made:
+        names = {table.name for table in tables.made}
+        sources = ", ".join(sorted({table.source for table in tables.made if table.source}))
+        line = f"angles of {len(tables.made)} Cos and Sin are {len(names)} tables now"
+        if sources:
+            line += f", by {sources}, for {positions.count} positions "
+            line += reason_text(positions.told_by) + "; a longer input is refused"
+        yield line
+    yield from (f"angles in FP32: {kept.tensor}: {reason_text(kept.why)}" for kept in tables.kept)
+    if tables.inlined:
+        yield f"inlined the functions that hold a Cos or Sin: {', '.join(tables.inlined)}"
 
 
 def _ranges_lines(fold: Fold, form: str) -> Iterator[str]:
@@ -55,8 +73,9 @@ def _ranges_lines(fold: Fold, form: str) -> Iterator[str]:
             sum(getattr(weight, state).subnormal for weight in fold.faint)
             for state in ("undivided", "unbalanced", "divided")
         ]
-        yield "subnormal elements of divided weights: {} undivided, {} as norms ask, {} written".format(
-            *counts
+        yield (
+            f"subnormal elements of divided weights: {counts[0]} undivided, {counts[1]} as norms "
+            f"ask, {counts[2]} written"
         )
 
 
@@ -67,7 +86,7 @@ def conversion_entry(conversion: Conversion | None, fold: Fold | None) -> dict[s
     ranges = () if fold is None else fold.ranges
     faint = () if fold is None else fold.faint
     done = conversion.converted
-    total = _total(done.weights.values())
+    total = _total(_weights(conversion).values())
     return {
         "format": str(done.format),
         "fp32_nodes": [
@@ -80,6 +99,12 @@ def conversion_entry(conversion: Conversion | None, fold: Fold | None) -> dict[s
         "subnormal_elements": total.subnormal,
         "zeroed_elements": total.zero,
         "clipped": {n: c.largest for n, c in done.weights.items() if c.clipped},
+        "positions": conversion.longest or None,
+        "tables": [asdict(table) for table in conversion.tables.made],
+        "angles_in_fp32": [
+            {"tensor": kept.tensor, "reason": reason_text(kept.why)}
+            for kept in conversion.tables.kept
+        ],
         "groups": [
             {
                 "largest": group.largest,
@@ -106,6 +131,12 @@ def _weights_text(weights: Mapping[str, Counts]) -> str:
         f"{total.elements} weight elements other than 0, {subnormal:.2g} % of them subnormal or "
         f"lost, {zero:.2g} % zero"
     )
+
+
+def _weights(conversion: Conversion) -> dict[str, Counts]:
+    """What became of the constants of the file, without the tables that were made."""
+    tables = {table.name for table in conversion.tables.made}
+    return {n: c for n, c in conversion.converted.weights.items() if n not in tables}
 
 
 def _total(counts: Any) -> Counts:

@@ -24,14 +24,28 @@ def judged_on(validation: Validation) -> list[str]:
         groups.setdefault((fed.shape, _values(fed)), []).append(fed.name)
     listed = (f"{_some(n)} {list(shape)} {values}" for (shape, values), n in groups.items())
     parts = [f"on {', '.join(listed)}"]
-    if len(validation.trials) > 1:
+    if len(_of_one_length(validation)) > 1:
         parts.append(_where_it_holds(validation))
+    parts += [_how_long(trial, validation) for trial in validation.trials if trial.longer]
     return parts
+
+
+def _of_one_length(validation: Validation) -> list[Trial]:
+    return [trial for trial in validation.trials if not trial.longer]
+
+
+def _how_long(trial: Trial, validation: Validation) -> str:
+    """Whether it holds on a longer sequence, by the first input that is longer."""
+    pairs = zip(trial.fed, validation.trials[0].fed, strict=True)
+    name, shape = next((fed.name, fed.shape) for fed, short in pairs if fed.shape != short.shape)
+    if not trial.failures:
+        return f"and on {name} {list(shape)}"
+    return f"not on {name} {list(shape)}"
 
 
 def _where_it_holds(validation: Validation) -> str:
     """At which sizes of the inputs that nobody tells it holds, and what to say where not at all."""
-    trials = validation.trials
+    trials = _of_one_length(validation)
     failed = [trial for trial in trials if trial.failures]
     names = _some([fed.name for fed in trials[0].fed if fed.by == "tried"])
     if not failed:
@@ -56,7 +70,7 @@ def needed_by(validation: Validation) -> tuple[int, str]:
     The second is "" for the first inputs, and where it is needed on none.
     """
     if not validation.lost_before:
-        for trial in validation.trials:
+        for trial in _of_one_length(validation):
             if trial.lost_before:
                 names = _some([fed.name for fed in trial.fed if fed.by == "tried"])
                 return trial.lost_before, f"{names} of {_tried(trial)}"

@@ -16,6 +16,7 @@ from slanc_onnx.reasons import (
     Kind,
     Next,
     Note,
+    PositionsFrom,
     Reason,
     Seen,
     Undivided,
@@ -23,6 +24,7 @@ from slanc_onnx.reasons import (
     Unraised,
     Unread,
     Unscalable,
+    Untabled,
     Untaken,
 )
 from slanc_onnx.report.digits import below
@@ -256,6 +258,22 @@ _IN_FP32: dict[Kind, str] = {
     InFp32.ACCUMULATOR: "an integer accumulator, until it is multiplied by its scales",
     InFp32.INSIDE: "lies between nodes that stay in FP32",
 }
+_UNTABLED: dict[Kind, str] = {
+    Untabled.FLOAT_INPUT: "its angles are computed from {0!r}, whose values are no whole numbers",
+    Untabled.NOT_BY_POSITION: "stands before the angles and does not work position by position",
+    Untabled.SEVERAL_POSITIONS: "its angles are computed from {0!r} and {1!r}, not from one tensor "
+    "of positions",
+    Untabled.NO_ARRANGEMENT: "its angles are no rows by the positions in {0!r}",
+    Untabled.SIZES_UNKNOWN: "the sizes of its angles beside the positions in {0!r} are not known",
+    Untabled.NOT_EVALUATED: "its angles cannot be computed ahead ({0})",
+    Untabled.NOT_FINITE: "{0!r}, its angles, are not finite at all positions",
+}
+_POSITIONS: dict[Kind, str] = {
+    PositionsFrom.ASKED: "as asked",
+    PositionsFrom.CONFIG: "as {0} says by {1}",
+    PositionsFrom.TABLE: "as the rows of {0!r}",
+    PositionsFrom.NOTHING: "as nothing says how many there are",
+}
 _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.WEIGHT_LOSS_UNUSED: "--weight-loss has no effect without --apply fold",
@@ -302,6 +320,8 @@ TEXTS: Mapping[Kind, str] = {
     **_NEXT,
     **_KEEPING,
     **_IN_FP32,
+    **_UNTABLED,
+    **_POSITIONS,
     **_NOTES,
 }
 STEPS: Mapping[Step, str] = {

@@ -68,11 +68,13 @@ class InputSet:
         feeds: Inputs by name, one dict per run.
         fed: Each input of the first run.
         counts: Whether a model that fails on them fails; no matter for the first of several sets.
+        longer: Whether they are the first set at a longer sequence.
     """
 
     feeds: list[Feeds]
     fed: tuple[Fed, ...]
     counts: bool = True
+    longer: bool = False
 
 
 def validation_inputs(
@@ -130,7 +132,7 @@ def longer_inputs(read: ReadModel, options: Options, length: int) -> list[InputS
     except CannotRun:
         return []
     same = all(a.shape == b.shape for a, b in zip(short.fed, long.fed, strict=True))
-    return [] if same else [long]
+    return [] if same else [replace(long, longer=True)]
 
 
 def tried(specs: Sequence[InputSpec], said: Said) -> list[InputSpec]:

@@ -107,13 +107,13 @@ def least_cosine(reference: Runs, other: Runs, without: Sequence[str]) -> float:
     Rows of zeros, and rows that are not finite in the reference, have none; 1 where no row has one.
     A row that is not finite in the other has nan.
     """
-    least = 1.0
+    found = [1.0]
     for expected, actual in zip(reference.outputs, other.outputs, strict=False):
         for name, a in expected.items():
             if name in without or not _is_float(a) or not a.ndim or a.shape != actual[name].shape:
                 continue
-            least = min(least, *_cosines(a, actual[name]), key=lambda c: (not math.isnan(c), c))
-    return least
+            found += _cosines(a, actual[name])
+    return float(np.min(found))
 
 
 def _cosines(a: Array, b: Array) -> Iterator[float]:

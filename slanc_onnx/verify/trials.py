@@ -48,7 +48,8 @@ def validate_on(
     for one in others:
         with suppress(CannotRun):  # loops and indices may depend on the values
             found = validate_pair(before, after, options, one.feeds, exact, progress)
-            trials.append(Trial(one.fed, tuple(found.failures), found.observed))
+            why = tuple(found.failures)
+            trials.append(Trial(one.fed, why, found.observed, one.longer))
             failures += [f for f in found.failures if one.counts and f not in failures]
     at_default = None
     if options.to is None:

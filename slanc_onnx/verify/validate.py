@@ -41,11 +41,13 @@ class Trial:
         fed: The inputs.
         failures: Why the validation fails on them; empty if it passes.
         observed: What the rows of each norm did on them, by norm name.
+        longer: Whether they are the first inputs at a longer sequence.
     """
 
     fed: tuple[Fed, ...]
     failures: tuple[Reason, ...]
     observed: Mapping[str, Observed] = field(default_factory=dict)
+    longer: bool = False
 
     @property
     def lost_before(self) -> int:
@@ -143,7 +145,9 @@ class Validation:
         if self.passed:
             return False
         undecided = any(r.kind in _UNDECIDED for r in self.failures)
-        return undecided or not all(trial.failures for trial in self.trials)
+        if any(trial.longer and trial.failures for trial in self.trials):
+            return undecided
+        return undecided or not all(t.failures for t in self.trials if not t.longer)
 
     @property
     def lost_before(self) -> int:

@@ -24,6 +24,7 @@ from slanc_onnx.apply.convert.versions import Versions
 from slanc_onnx.apply.convert.weights import Weights
 from slanc_onnx.apply.convert.wiring import At, Place, Source, Wiring, wire
 from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import NodeAt
 from slanc_onnx.ops import LIKE_INPUT, TYPE_ATTRIBUTES, constant_of, read_bodies
 from slanc_onnx.reasons import Reason
 
@@ -77,7 +78,7 @@ def convert(
     accelerator: Accelerator,
     *,
     keep_io_types: bool = True,
-    kept: Mapping[str, Reason] | None = None,
+    kept: Mapping[NodeAt, Reason] | None = None,
 ) -> Converted:
     """Give a model floats of the accelerator's format, wherever the schemas of its ops take it.
 
@@ -86,7 +87,7 @@ def convert(
         weights: Where its weights lie, and where they go.
         accelerator: Its format, and whether it keeps subnormal numbers.
         keep_io_types: Whether inputs and outputs of the model stay FP32.
-        kept: Nodes of the main graph that stay in FP32 besides, by name, with the reason.
+        kept: Nodes that stay in FP32 besides, with the reason.
 
     Raises:
         SlancError: the opset of the model is older than the format.

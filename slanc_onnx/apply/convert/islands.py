@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from onnx import NodeProto, TensorProto
 
 from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
+from slanc_onnx.graph import NodeAt
 from slanc_onnx.ops import BETWEEN, LIKE_INPUT, STASHING, TYPE_ATTRIBUTES, Body, Formal, runs
 from slanc_onnx.reasons import InFp32, Reason
 
@@ -23,7 +24,7 @@ class Islands:
         wiring: The tensors of the model.
         narrow: The element type that the others get.
         keep_io_types: Whether inputs and outputs of the model stay FP32.
-        kept: Nodes of the main graph that stay in FP32 whatever their schema allows, by name.
+        kept: Nodes that stay in FP32 whatever their schema allows.
     """
 
     def __init__(
@@ -31,14 +32,14 @@ class Islands:
         wiring: Wiring,
         narrow: int,
         keep_io_types: bool,
-        kept: Mapping[str, Reason],
+        kept: Mapping[NodeAt, Reason],
     ) -> None:
         self._wiring, self._narrow, self._keep_io = wiring, narrow, keep_io_types
         self.nodes: dict[At, Reason] = {}
-        for index, node in enumerate(wiring.bodies[0].proto.node):
-            at = At(0, index)
-            if node.name in kept and not wiring.has_bodies(at) and not wiring.is_call(at):
-                self.nodes[at] = kept[node.name]
+        for place, why in kept.items():
+            at = wiring.at(place)
+            if not wiring.has_bodies(at) and not wiring.is_call(at):
+                self.nodes[at] = why
         self._sequences = self._keeps_sequences()
         self._held = self._held_bodies()
         self._whole_numbers()

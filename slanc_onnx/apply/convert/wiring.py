@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from onnx import FunctionProto, NodeProto, TensorProto
 
+from slanc_onnx.graph import NodeAt
 from slanc_onnx.ops import Body, Held, Signature, signature
 
 OUTPUT = -1  # in place of a node: an output of the body
@@ -62,6 +63,13 @@ class Wiring:
         """A node of the model."""
         found: NodeProto = self.bodies[at.body].proto.node[at.node]
         return found
+
+    def at(self, place: NodeAt) -> At:
+        """A node of the main graph, or of a graph in it."""
+        body = self.bodies[0]
+        for step in place.path:
+            body = body.inner[step]
+        return At(self.bodies.index(body), place.node)
 
     def signature(self, at: At) -> Signature | None:
         """The signature of a node's op."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import onnx
 
 from slanc_onnx.apply.convert.convert import Converted, convert
+from slanc_onnx.apply.convert.positions import Positions, positions_of
+from slanc_onnx.apply.convert.tables import Tables, write_tables
 from slanc_onnx.apply.convert.weights import Weights
 from slanc_onnx.apply.fold import Fold, apply_fold
 from slanc_onnx.graph import Draft, Pending
@@ -21,17 +23,23 @@ class Conversion:
 
     Attributes:
         converted: What became of nodes and constants.
-        positions: For how many there are tables of angles, or angles that stay in FP32; 0 where
-            nothing is computed of positions.
+        tables: What became of the Cos and Sin of positions.
+        positions: For how many positions there are tables.
     """
 
     converted: Converted
-    positions: int = 0
+    tables: Tables
+    positions: Positions
 
     @property
     def kept(self) -> frozenset[str]:
         """The names of the nodes that compute in FP32."""
         return frozenset(node.name for node in self.converted.nodes)
+
+    @property
+    def longest(self) -> int:
+        """For how many positions the file is made; 0 where it computes nothing of positions."""
+        return self.positions.count if self.tables.made or self.tables.kept else 0
 
 
 def write_converted(
@@ -51,19 +59,18 @@ def write_converted(
         progress: Called with the share of the data that is copied.
 
     Raises:
-        SlancError: as for `Draft.write` and `convert`.
+        SlancError: as for `Draft.write`, `write_tables` and `convert`.
     """
     folder, pending = draft.source.parent, Pending()
     with draft.written():
         apply_fold(model, folded, folder, pending)
         weights = Weights(folder, draft.new_data(), pending)
-        keeps = options.keep_io_types
-        converted = convert(model, weights, options.accelerator, keep_io_types=keeps)
+        conversion = _converted(model, draft.source, weights, options)
     draft.write(model, progress)
-    return Conversion(converted)
+    return conversion
 
 
-def convert_in_memory(model: onnx.ModelProto, folder: Path | None, options: Options) -> Converted:
+def convert_in_memory(model: onnx.ModelProto, folder: Path | None, options: Options) -> Conversion:
     """Convert a model that was folded, in place.
 
     Args:
@@ -72,7 +79,19 @@ def convert_in_memory(model: onnx.ModelProto, folder: Path | None, options: Opti
         options: The accelerator, and what of the model stays as it is.
 
     Raises:
-        SlancError: as for `convert`.
+        SlancError: as for `write_tables` and `convert`.
     """
+    return _converted(model, None, Weights(folder), options)
+
+
+def _converted(
+    model: onnx.ModelProto, file: Path | None, weights: Weights, options: Options
+) -> Conversion:
+    """Make tables, then convert."""
+    device = options.accelerator
+    positions = positions_of(model, file, options.positions)
+    tables = write_tables(model, weights.folder, device.format, positions.count)
+    kept = {at: each.why for each in tables.kept for at in each.nodes}
     keeps = options.keep_io_types
-    return convert(model, Weights(folder), options.accelerator, keep_io_types=keeps)
+    converted = convert(model, weights, device, keep_io_types=keeps, kept=kept)
+    return Conversion(converted, tables, positions)
