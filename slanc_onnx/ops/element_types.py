@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
+from slanc_onnx.errors import SlancError
 from slanc_onnx.ops.body import UNKNOWN, Body, Held, kind_of, opsets_of, tree, walk
 from slanc_onnx.ops.calls import Calls
 from slanc_onnx.ops.schemas import Signature, signature
@@ -44,6 +45,9 @@ def read_bodies(model: onnx.ModelProto) -> list[Body]:
 
     A function that is called with several types is there once for each of them; the model gets
     these copies. One that is not called is left out.
+
+    Raises:
+        SlancError: a function calls itself.
     """
     calls, main = Calls(model), tree(model.graph, None, opsets_of(model.opset_import))
     _Types(calls).body(main)
@@ -55,6 +59,7 @@ class _Types:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
+        self._open: list[Body] = []  # functions whose calls are being looked into
 
     def body(self, body: Body) -> None:
         for _ in range(_MOST_PASSES):
@@ -83,7 +88,12 @@ class _Types:
             return self._of_inner(node, inner, read)
         called = self._calls.body(node, read)
         if called is not None:
-            return self._of_inner(node, {"": called}, read)
+            if called in self._open:
+                raise SlancError(f"the function {node.op_type!r} calls itself. Repair the model.")
+            self._open.append(called)
+            made = self._of_inner(node, {"": called}, read)
+            self._open.pop()
+            return made
         if node.op_type == "Constant":
             return [_of_constant(node)]
         return made_kinds(node, read, signature(node, body.opsets))

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.ops.body import UNKNOWN, Body, Held
 from slanc_onnx.ops.element_types import read_bodies
@@ -140,3 +141,11 @@ def test_a_function_with_types_of_its_caller_gets_them_or_their_default() -> Non
     assert main.kind("z").element == TensorProto.DOUBLE
     after = run(model, x=np.ones(2, np.float32))
     assert {n: v.dtype for n, v in before.items()} == {n: v.dtype for n, v in after.items()}
+
+
+def test_a_function_that_calls_itself_is_refused() -> None:
+    with pytest.raises(SlancError, match="the function 'f' calls itself"):
+        body_of(
+            "m (float[2] x) => (float[2] y) { y = local.f(x) } "
+            '<domain: "local", opset_import: ["": 18, "local": 1]> f (a) => (b) { b = local.f(a) }'
+        )
