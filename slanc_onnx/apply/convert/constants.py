@@ -96,7 +96,7 @@ def _narrow(x: Array, out: Array, limits: Limits) -> Counts:
         out[over] = np.copysign(np.float32(limits.beyond), x[over]).astype(out.dtype)
     raised, smallest = 0, 0.0
     if limits.least:
-        small = (size < form.smallest_subnormal) & (size > 0)
+        small = (size < limits.least) & (size > 0)
         raised = int(np.count_nonzero(small))
         if raised:
             smallest = float(size[small].min())
