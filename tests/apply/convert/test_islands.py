@@ -1,5 +1,8 @@
 """Islands: what stays in FP32 besides single ops, and why; exact where whole numbers are."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -15,21 +18,26 @@ from tests.oracles.half_file import round_trips
 from tests.oracles.unoptimised import Values, run
 
 Found = dict[str, InFp32]
+Tensors = Mapping[str, np.ndarray[Any, Any] | np.generic]
+AXIS: Tensors = {"ax": np.array(1)}
 
 
-def model_of(text: str, opset: int = 18, **weights: object) -> onnx.ModelProto:
+def model_of(text: str, weights: Tensors | None = None, opset: int = 18) -> onnx.ModelProto:
     head = f'<ir_version: 10, opset_import: ["": {opset}, "com.microsoft": 1]>\n'
     model = onnx.parser.parse_model(head + text)
-    for name, weight in weights.items():
+    for name, weight in (weights or {}).items():
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(weight), name))
     return model
 
 
 def islands(
-    text: str, opset: int = 18, kept: dict[str, Reason] | None = None, **weights: object
+    text: str,
+    weights: Tensors | None = None,
+    opset: int = 18,
+    kept: dict[str, Reason] | None = None,
 ) -> tuple[onnx.ModelProto, Found]:
     """The model in FP16, and what stays in FP32 by the first output of its node."""
-    model = model_of(text, opset, **weights)
+    model = model_of(text, weights, opset)
     at = {}
     for name, why in (kept or {}).items():
         nodes = [node.name for node in model.graph.node]
@@ -53,7 +61,7 @@ m (int64[n] d) => (int64[n] y) {
     i = Cast<to = 7>(c) j = Add(i, count) s = Less(d, count) k = Min(j, last) y = Where(s, d, k)
 }
 """
-CONSTANTS = {
+CONSTANTS: Tensors = {
     "sixteen": np.array(16, np.float32),
     "width": np.array(np.log(8), np.float32),
     "count": np.array(16, np.int64),
@@ -62,10 +70,10 @@ CONSTANTS = {
 
 
 def test_buckets_of_distances_are_exact_at_5000_positions() -> None:
-    model, found = islands(BUCKETS, **CONSTANTS)
+    model, found = islands(BUCKETS, CONSTANTS)
     assert found == dict.fromkeys("falbc", InFp32.WHOLE_NUMBERS)
     feeds: Values = {"d": np.arange(1, 5001)}
-    expected = run(model_of(BUCKETS, **CONSTANTS), **feeds)["y"]
+    expected = run(model_of(BUCKETS, CONSTANTS), **feeds)["y"]
     np.testing.assert_array_equal(run(model, **feeds)["y"], expected)
 
 
@@ -87,8 +95,8 @@ m (float[n] x) => (float[k] y) {{
     ],
 )
 def test_a_length_is_exact_however_its_factor_is_spelled(half: str) -> None:
-    weights = {"half": np.array(0.5, np.float32), "zero": np.array([0], np.int64)}
-    model, found = islands(LENGTH.format(half=half), **weights)
+    weights: Tensors = {"half": np.array(0.5, np.float32), "zero": np.array([0], np.int64)}
+    model, found = islands(LENGTH.format(half=half), weights)
     assert {found["g"], found["r"], found["f"]} == {InFp32.WHOLE_NUMBERS}
     assert run(model, x=floats(5001))["y"].shape == (2500,)
 
@@ -100,10 +108,10 @@ def test_factors_of_a_resize_are_exact_and_its_image_is_narrow() -> None:
         s = Concat<axis = 0>(ones, q) z = Exp(x) y = Resize<mode = "nearest">(z, , s)
     }
     """
-    model, found = islands(text, ones=np.ones(3, np.float32))
+    model, found = islands(text, {"ones": np.ones(3, np.float32)})
     assert found == dict.fromkeys("efqs", InFp32.WHOLE_NUMBERS)
     feeds: Values = {"x": floats(1, 1, 1, 2049), "w": np.array([4097])}
-    before = run(model_of(text, ones=np.ones(3, np.float32)), **feeds)["y"]
+    before = run(model_of(text, {"ones": np.ones(3, np.float32)}), **feeds)["y"]
     assert run(model, **feeds)["y"].shape == before.shape == (1, 1, 1, 4097)
 
 
@@ -114,8 +122,8 @@ def test_embeddings_and_masks_of_integers_are_no_whole_numbers() -> None:
         u = Unsqueeze(h, last) y = Add(e, u) best = ArgMax<axis = 1, keepdims = 0>(y)
     }
     """
-    table = {"table": floats(9, 4), "one": np.float32(1), "low": np.float32(-3.4e38)}
-    model, found = islands(text, **table, last=np.array([1]))
+    table: Tensors = {"table": floats(9, 4), "one": np.float32(1), "low": np.float32(-3.4e38)}
+    model, found = islands(text, {**table, "last": np.array([1])})
     assert found == {}
     feeds: Values = {"ids": np.array([1, 2, 3]), "mask": np.array([1, 1, 0])}
     assert np.isfinite(run(model, **feeds)["y"]).all()
@@ -127,7 +135,7 @@ def test_what_lies_between_two_islands_stays_and_what_lies_beside_does_not() -> 
         h = Exp(x) c = CumSum(h, ax) d = Neg(c) e = CumSum(d, ax) f = Neg(h) y = Add(e, f)
     }
     """
-    _, found = islands(text, 11, ax=np.array(1))
+    _, found = islands(text, AXIS, 11)
     assert found == {"c": InFp32.SCHEMA, "d": InFp32.INSIDE, "e": InFp32.SCHEMA}
 
 
@@ -137,7 +145,7 @@ def test_an_island_whose_result_is_read_in_both_types_is_cast_once() -> None:
         h = Exp(x) c = CumSum(h, ax) y = Neg(c) e = CumSum(c, ax) z = Add(e, y)
     }
     """
-    model, found = islands(text, 11, ax=np.array(1))
+    model, found = islands(text, AXIS, 11)
     assert set(found) == {"c", "e"}
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
     assert len(casts) == 6  # x, two round the islands' ends, y is read inside, y and z
@@ -150,8 +158,8 @@ def test_an_accumulator_stays_until_it_is_scaled_and_no_longer() -> None:
         r = Reshape(f, shape) g = Mul(r, s) y = Add(g, s)
     }
     """
-    weights = {"b": np.full((4, 4), 200, np.uint8), "s": np.float32(1e-4)}
-    model, found = islands(text, **weights, shape=np.array([2, 4]))
+    weights: Tensors = {"b": np.full((4, 4), 200, np.uint8), "s": np.float32(1e-4)}
+    model, found = islands(text, {**weights, "shape": np.array([2, 4])})
     assert found == dict.fromkeys("frg", InFp32.ACCUMULATOR)
     feeds: Values = {"a": np.full((2, 4), 255, np.uint8)}  # sums of 204000
     got = run(model, **feeds)["y"]
@@ -230,14 +238,18 @@ def test_a_constant_is_narrowed_by_who_reads_it_also_behind_what_moves_it() -> N
         m = Mul(a, tiny) y = Clip(m, low, high)
     }
     """
-    weights = {
+    weights: Tensors = {
         "tiny": np.float32(1e-12),
         "low": np.float32(-3.4e38),
         "high": np.float32(3.4e38),
         "zero": np.array([0]),
     }
-    model, _ = islands(text, **weights)
-    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    model, _ = islands(text, weights)
+    values = {
+        t.name: float(numpy_helper.to_array(t).item())
+        for t in model.graph.initializer
+        if t.name != "zero"
+    }
     assert (values["tiny"], values["low"], values["high"]) == (0, -65504, 65504)
     constant = next(node for node in model.graph.node if node.op_type == "Constant")
     assert numpy_helper.to_array(constant.attribute[0].t) == 2.0**-24
