@@ -261,6 +261,7 @@ class InFp32(_Named):
     NO_KERNEL = auto()  # op
     ATTRIBUTE = auto()  # op
     HOLDER = auto()  # op
+    SEQUENCE = auto()
     WHOLE_NUMBERS = auto()
     ACCUMULATOR = auto()
     INSIDE = auto()

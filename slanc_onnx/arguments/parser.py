@@ -200,7 +200,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     add(
         "--keep-io-types",
         action=argparse.BooleanOptionalAction,
-        default=True,
+        default=None,
         help="with --to: whether inputs and outputs of the model stay FP32 (default: they do)",
     )
     add(

@@ -42,6 +42,10 @@ def _check_to(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
     """Take what --to implies."""
     if args.positions is not None and (args.to is None or args.positions < 1):
         parser.error("--positions: a number of at least 1, with --to")
+    if args.to is None and args.keep_io_types is not None:
+        parser.error("--keep-io-types: only goes with --to")
+    if args.keep_io_types is None:
+        args.keep_io_types = True
     if args.to is None:
         return
     if args.apply == "div":

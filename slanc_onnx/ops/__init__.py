@@ -6,7 +6,7 @@ which is safe.
 """
 
 from slanc_onnx.ops.between import BETWEEN, MOVES
-from slanc_onnx.ops.body import Body, Held
+from slanc_onnx.ops.body import Body, Held, constant_of
 from slanc_onnx.ops.degrees import (
     ATTRIBUTES,
     EPSILON,
@@ -18,7 +18,7 @@ from slanc_onnx.ops.degrees import (
     degrees_of_outputs,
     tells_no_size,
 )
-from slanc_onnx.ops.element_types import LIKE_INPUT, TYPE_ATTRIBUTES, read_bodies
+from slanc_onnx.ops.element_types import LIKE_INPUT, STASHING, TYPE_ATTRIBUTES, read_bodies
 from slanc_onnx.ops.elementwise import (
     COMPARISONS,
     ELEMENTWISE,
@@ -66,6 +66,7 @@ __all__ = [
     "MOST_TRACED",
     "MOVES",
     "QUANTISING",
+    "STASHING",
     "TYPE_ATTRIBUTES",
     "UNARY",
     "Body",
@@ -88,6 +89,7 @@ __all__ = [
     "broadcast",
     "common_shape",
     "computed",
+    "constant_of",
     "damage_cannot_be_followed",
     "degrees_of_outputs",
     "moved_by",

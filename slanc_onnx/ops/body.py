@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import onnx
-from onnx import AttributeProto, TensorProto
+from onnx import AttributeProto, TensorProto, helper
 
 
 class Held(NamedTuple):
@@ -15,11 +15,16 @@ class Held(NamedTuple):
 
     Attributes:
         element: The element type.
-        contained: Whether it is a sequence of tensors, or an optional one.
+        containers: What the tensors lie in, from outside: "s" for a sequence, "o" for an optional.
     """
 
     element: int
-    contained: bool = False
+    containers: str = ""
+
+    @property
+    def contained(self) -> bool:
+        """Whether it is a sequence of tensors, or an optional one."""
+        return bool(self.containers)
 
 
 UNKNOWN = Held(TensorProto.UNDEFINED)
@@ -35,7 +40,7 @@ class Body:
         opsets: The versions of the domains.
         kinds: What each tensor holds that it defines.
         inner: The bodies in its nodes, by the index of the node and the name of the attribute.
-        constants: The tensors behind initializers and Constant nodes.
+        constants: The tensors behind initializers and Constant nodes; of sparse ones, their values.
         makers: The node that makes a tensor, and the position of the output.
     """
 
@@ -92,6 +97,7 @@ def tree(
         body.kinds.update((t.name, Held(t.data_type)) for t in proto.initializer)
         for sparse in proto.sparse_initializer:
             body.kinds[sparse.values.name] = Held(sparse.values.data_type)
+            body.constants[sparse.values.name] = sparse.values
         for info in proto.input:
             body.kinds.setdefault(info.name, kind_of(info.type))
     else:
@@ -101,22 +107,36 @@ def tree(
             if name:
                 body.makers[name] = index, position
                 body.kinds[name] = UNKNOWN
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            body.constants[node.output[0]] = node.attribute[0].t
+        if node.op_type == "Constant" and node.attribute:
+            body.constants[node.output[0]] = constant_of(node.attribute[0])
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 body.inner[index, attribute.name] = tree(attribute.g, body, opsets)
     return body
 
 
+def constant_of(attribute: AttributeProto) -> TensorProto:
+    """The tensor that an attribute of a Constant node gives."""
+    tensor: TensorProto = attribute.t
+    if attribute.HasField("sparse_tensor"):
+        tensor = attribute.sparse_tensor.values
+    elif attribute.name == "value_float":
+        tensor = helper.make_tensor("", TensorProto.FLOAT, [], [attribute.f])
+    elif attribute.name == "value_floats":
+        tensor = helper.make_tensor(
+            "", TensorProto.FLOAT, [len(attribute.floats)], attribute.floats
+        )
+    return tensor
+
+
 def kind_of(told: onnx.TypeProto) -> Held:
     """What a tensor of a type holds."""
-    contained = False
+    containers = ""
     while not told.HasField("tensor_type"):
         if told.HasField("sequence_type"):
-            told, contained = told.sequence_type.elem_type, True
+            told, containers = told.sequence_type.elem_type, containers + "s"
         elif told.HasField("optional_type"):
-            told, contained = told.optional_type.elem_type, True
+            told, containers = told.optional_type.elem_type, containers + "o"
         else:
             return UNKNOWN
-    return Held(told.tensor_type.elem_type, contained)
+    return Held(told.tensor_type.elem_type, containers)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
+from slanc_onnx.errors import SlancError
 from slanc_onnx.ops.body import UNKNOWN, Body, Held, kind_of, opsets_of, tree, walk
 from slanc_onnx.ops.calls import Calls
 from slanc_onnx.ops.schemas import Signature, signature
@@ -35,12 +36,18 @@ LIKE_INPUT = {op: "dtype" for op in ("EyeLike", "RandomNormalLike", "RandomUnifo
     "Bernoulli": "dtype"
 }
 
+# Ops whose outputs but the first are of a type of their own, U, whatever they read.
+STASHING = {"LayerNormalization", "SimplifiedLayerNormalization"}
+
 
 def read_bodies(model: onnx.ModelProto) -> list[Body]:
     """The bodies of a model, the main graph first, and each before those in it.
 
     A function that is called with several types is there once for each of them; the model gets
     these copies. One that is not called is left out.
+
+    Raises:
+        SlancError: a function calls itself.
     """
     calls, main = Calls(model), tree(model.graph, None, opsets_of(model.opset_import))
     _Types(calls).body(main)
@@ -52,6 +59,7 @@ class _Types:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
+        self._open: list[Body] = []  # functions whose calls are being looked into
 
     def body(self, body: Body) -> None:
         for _ in range(_MOST_PASSES):
@@ -80,7 +88,12 @@ class _Types:
             return self._of_inner(node, inner, read)
         called = self._calls.body(node, read)
         if called is not None:
-            return self._of_inner(node, {"": called}, read)
+            if called in self._open:
+                raise SlancError(f"the function {node.op_type!r} calls itself. Repair the model.")
+            self._open.append(called)
+            made = self._of_inner(node, {"": called}, read)
+            self._open.pop()
+            return made
         if node.op_type == "Constant":
             return [_of_constant(node)]
         return made_kinds(node, read, signature(node, body.opsets))
@@ -98,7 +111,7 @@ class _Types:
             out = [body.kind(name) for name in body.outputs]
             out = out[1:] if node.op_type == "Loop" else out
             if node.op_type == "SequenceMap":
-                out = [kind._replace(contained=True) for kind in out]
+                out = [kind._replace(containers="s") for kind in out]
             made = [a if a != UNKNOWN else b for a, b in zip(made, out, strict=False)] or out
         return made
 
@@ -127,18 +140,24 @@ def made_kinds(node: NodeProto, read: Sequence[Held], known: Signature | None) -
         return [Held(told["value"].t.data_type) if "value" in told else _FLOAT]
     if node.op_type in TYPE_ATTRIBUTES:
         name, default = TYPE_ATTRIBUTES[node.op_type]
-        made = Held(told[name].i if name in told else default, node.op_type == "SequenceEmpty")
-        return [made]
+        containers = "s" if node.op_type == "SequenceEmpty" else ""
+        return [Held(told[name].i if name in told else default, containers)]
     if node.op_type in LIKE_INPUT and LIKE_INPUT[node.op_type] in told:
         return [Held(told[LIKE_INPUT[node.op_type]].i)]
     if node.op_type == "BitCast" and "to" in told:
         return [Held(told["to"].i)]
-    if node.op_type == "Optional" and "type" in told:
-        return [kind_of(told["type"].tp)._replace(contained=True)]
+    if node.op_type == "Optional":
+        inner = kind_of(told["type"].tp) if "type" in told else next(iter(read), UNKNOWN)
+        return [inner._replace(containers="o" + inner.containers)]
+    if node.op_type == "OptionalGetElement" and read:
+        return [read[0]._replace(containers=read[0].containers.removeprefix("o"))]
     if known is None:  # as most ops do
         floats = (k for k in read if k.element in _FLOATS)
         return [next(floats, UNKNOWN)] * len(node.output)
     bound: dict[str, Held] = {}
+    if node.op_type in STASHING:
+        stash = told["stash_type"].i if "stash_type" in told else TensorProto.FLOAT
+        bound["U"] = Held(stash)
     for position, kind in enumerate(read):
         formal = known.input(position)
         if formal is not None and formal.alike and kind != UNKNOWN:
@@ -159,7 +178,7 @@ def _of_output(
     contained = all("tensor(" in t and not t.startswith("tensor(") for t in formal.types)
     first = next((k for k in read if k != UNKNOWN), UNKNOWN)
     if contained or first.contained:  # a sequence of what it reads, or an element of one
-        return first._replace(contained=contained)
+        return first._replace(containers="s" if contained else "")
     floats = [k for k in read if k.element in _FLOATS and formal.takes(k.element)]
     if floats:
         return floats[0]
@@ -171,6 +190,6 @@ def _written(text: str) -> Held:
     name = text.rpartition("tensor(")[2].rstrip(")")
     known: Callable[[str], int] = TensorProto.DataType.Value
     try:
-        return Held(known(name.upper()), not text.startswith("tensor("))
+        return Held(known(name.upper()), "" if text.startswith("tensor(") else "s")
     except ValueError:
         return UNKNOWN

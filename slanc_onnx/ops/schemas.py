@@ -6,7 +6,7 @@ ONNX knows its own ops, ONNX Runtime those of com.microsoft besides.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ _WRITTEN: Mapping[int, str] = {
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
 }
-# Their kernels say that they take 16 bits, and refuse to reduce them.
-_REDUCING = {"ScatterElements", "ScatterND"}
+# Reductions for which kernels refuse 16 bits, though they say that they take these.
+_REFUSED = {"ScatterElements": {b"add", b"mul"}, "ScatterND": {b"add", b"mul", b"max", b"min"}}
 _NEWEST = 10**6  # a version of a domain that a file does not tell
 
 
@@ -118,13 +118,14 @@ def runs(
     """
     domain = "" if node.domain == "ai.onnx" else node.domain
     version = opsets.get(domain, _NEWEST)
-    if node.op_type in _REDUCING:
-        return not any(a.name == "reduction" and a.s != b"none" for a in node.attribute)
+    refused = _REFUSED.get(node.op_type, set())
+    if any(a.name == "reduction" and a.s in refused for a in node.attribute):
+        return False
     has = _has_kernel(domain, node.op_type, version, variable, element_type)
     if has:
         return True
-    otherwise = casts or has is None
-    return _holds_written_out(domain, node.op_type, version, element_type, otherwise)
+    written_out = _holds_written_out(node, domain, version, element_type)
+    return (casts or has is None) if written_out is None else written_out
 
 
 @functools.cache
@@ -142,28 +143,37 @@ def _has_kernel(
     return any(wanted in text for text in taken) if kernels else None
 
 
-@functools.cache
 def _holds_written_out(
-    domain: str, op: str, version: int, element_type: int, otherwise: bool
-) -> bool:
-    """Whether the types are right in what an op is written out as that has no kernel for them."""
+    node: NodeProto, domain: str, version: int, element_type: int
+) -> bool | None:
+    """Whether types are right in what an op is written out as that has no kernel for them.
+
+    None for an op that is not written out.
+    """
     try:
-        schema = onnx.defs.get_schema(op, version, domain)
+        schema = onnx.defs.get_schema(node.op_type, version, domain)
     except onnx.defs.SchemaError:
-        return otherwise
-    if not getattr(schema, "has_function", False) or not schema.function_body.node:
-        return otherwise
-    types = [
-        helper.make_tensor_type_proto(element_type, None)
-        if any(_WRITTEN[element_type] in text for text in told.types)
-        else onnx.TypeProto()
-        for told in schema.inputs
-    ]
+        return None
+    written_out = schema.function_body
+    if written_out is None or not written_out.node:
+        return None
+    types = [_some_type(told.types, element_type) for told in schema.inputs]
+    given = {name: told.default_value for name, told in schema.attributes.items()}
+    given |= {attribute.name: attribute for attribute in node.attribute}
+    known = [attribute for attribute in given.values() if attribute.type]
     try:
-        onnx.shape_inference.infer_function_output_types(schema.function_body, types, [])
+        onnx.shape_inference.infer_function_output_types(written_out, types, known)
     except onnx.shape_inference.InferenceError:
         return False
     return True
+
+
+def _some_type(written: Set[str], element_type: int) -> onnx.TypeProto:
+    """A tensor of an element type, or where that is not among those written, of one that is."""
+    wanted = f"tensor({_WRITTEN[element_type]})"
+    name = wanted if wanted in written else min(written)
+    element = TensorProto.DataType.Value(name.removeprefix("tensor(").removesuffix(")").upper())
+    return helper.make_tensor_type_proto(element, None)
 
 
 @functools.cache

@@ -86,24 +86,24 @@ def narrowed(values: Array, limits: Limits) -> tuple[Array, Counts]:
 def _narrow(x: Array, out: Array, limits: Limits) -> Counts:
     """Round a part of a constant into `out`."""
     form = limits.format
-    size = np.abs(x)
-    finite, nonzero = np.isfinite(x), int(np.count_nonzero(x))
-    # What would be rounded to infinity is from half a step above the largest number on.
-    over = finite & (size > form.largest)
+    with np.errstate(all="ignore"):
+        out[:] = x.astype(out.dtype)
+    size, zeros = np.abs(x), x.size - int(np.count_nonzero(x))
+    over = np.isinf(out) & np.isfinite(x)
     clipped, largest = int(np.count_nonzero(over)), 0.0
     if clipped:
         largest = float(size[over].max())
-        x = np.where(over, np.copysign(np.float32(limits.beyond), x), x)
-    small = (size < form.smallest_subnormal) & (size > 0) if limits.least else None
-    raised, smallest = 0 if small is None else int(np.count_nonzero(small)), 0.0
-    if small is not None and raised:
-        smallest = float(size[small].min())
-        x = np.where(small, np.copysign(np.float32(limits.least), x), x)
-    with np.errstate(all="ignore"):
-        out[:] = x.astype(out.dtype)
-    subnormal = int(np.count_nonzero(size < form.smallest_normal)) - (x.size - nonzero)
-    zero = x.size - int(np.count_nonzero(out)) - (x.size - nonzero)
-    return Counts(nonzero, clipped, raised, subnormal, zero, largest, smallest)
+        out[over] = np.copysign(np.float32(limits.beyond), x[over]).astype(out.dtype)
+    raised, smallest = 0, 0.0
+    if limits.least:
+        small = (size < limits.least) & (size > 0)
+        raised = int(np.count_nonzero(small))
+        if raised:
+            smallest = float(size[small].min())
+            out[small] = np.copysign(np.float32(limits.least), x[small]).astype(out.dtype)
+    subnormal = int(np.count_nonzero(size < form.smallest_normal)) - zeros
+    zero = x.size - int(np.count_nonzero(out)) - zeros
+    return Counts(x.size - zeros, clipped, raised, subnormal, zero, largest, smallest)
 
 
 def least_kept(form: Format, flushes: bool) -> float:

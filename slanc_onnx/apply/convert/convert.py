@@ -25,7 +25,7 @@ from slanc_onnx.apply.convert.weights import Weights
 from slanc_onnx.apply.convert.wiring import At, Place, Source, Wiring, wire
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import NodeAt
-from slanc_onnx.ops import LIKE_INPUT, TYPE_ATTRIBUTES, Body, read_bodies
+from slanc_onnx.ops import LIKE_INPUT, TYPE_ATTRIBUTES, constant_of, read_bodies
 from slanc_onnx.reasons import Reason
 
 NARROW: Mapping[str, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
@@ -33,6 +33,7 @@ CONVERTED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOA
 # Ops that hold values to limits: these are clamped to the largest number, others to half of it.
 _LIMITING = {"Clip", "Min", "Max"}
 _ADDING = {"Add", "Sub", "Sum", *_LIMITING}  # where a small number keeps another from being zero
+_WITH_CASTS = 13  # the first opset whose Cast knows all types
 _EPSILONS = 8  # elements that a constant with an epsilon has at most
 
 
@@ -89,12 +90,11 @@ def convert(
         kept: Nodes that stay in FP32 besides, with the reason.
 
     Raises:
-        SlancError: an input or output is a sequence of FP32 tensors, which has no Cast.
+        SlancError: the opset of the model is older than the format.
     """
-    narrow = NARROW[accelerator.format.name]
-    wiring = wire(read_bodies(model), CONVERTED - {narrow})
-    if keep_io_types:
-        _refuse_sequences(wiring)
+    bodies, narrow = read_bodies(model), NARROW[accelerator.format.name]
+    _refuse_old(bodies[0].opsets.get("", _WITH_CASTS), accelerator.format)
+    wiring = wire(bodies, CONVERTED - {narrow})
     islands = Islands(wiring, narrow, keep_io_types, kept or {})
     version, form = model.ir_version, accelerator.format.name
     versions = Versions(wiring, islands, keep_io_types, version, form)
@@ -103,6 +103,7 @@ def convert(
     for i in reversed(range(len(wiring.bodies))):  # inner ones are copied with outer ones
         conversion.body(i)
         tell_types(i, wiring, versions, narrow)
+    _import_onnx(model)
     dropped = drop_idle_casts(model, narrow)
     weights.finish(model)
     inserted = conversion.casts.difference(dropped)
@@ -110,16 +111,19 @@ def convert(
     return Converted(accelerator.format, nodes, len(inserted), len(removed), weights.counts)
 
 
-def _refuse_sequences(wiring: Wiring) -> None:
-    """Refuse inputs and outputs that would have to be cast and cannot be."""
-    main = wiring.bodies[0]
-    for name in (*main.inputs, *main.outputs):
-        source = Source(0, name)
-        if source in wiring.reads and wiring.kind(source).contained:
-            raise SlancError(
-                f"{name!r} is a sequence of FP32 tensors, for which there is no Cast. Give "
-                "--no-keep-io-types."
-            )
+def _refuse_old(opset: int, form: Format) -> None:
+    if form.name == "bfloat16" and opset < _WITH_CASTS:
+        raise SlancError(
+            f"opset {opset} knows no BF16. Bring the model to opset {_WITH_CASTS} or later first, "
+            "for example with onnx.version_converter."
+        )
+
+
+def _import_onnx(model: onnx.ModelProto) -> None:
+    """Let a model and functions that know no ops of ONNX know Cast."""
+    for imports in (model.opset_import, *(f.opset_import for f in model.functions)):
+        if not any(each.domain in ("", "ai.onnx") for each in imports):
+            imports.add(domain="", version=_WITH_CASTS)
 
 
 def _listed(wiring: Wiring, islands: Islands, versions: Versions) -> Iterator[InFull]:
@@ -152,7 +156,7 @@ class _Conversion:
         body, made = self._wiring.bodies[i], list[NodeProto]()
         if isinstance(body.proto, onnx.GraphProto):
             self._initializers(i, body.proto)
-        for name in (*body.inputs, *_sparse(body)):
+        for name in body.inputs:
             made += self._cast(Source(i, name))
         for index, node in enumerate(body.proto.node):
             made += self._rewritten(At(i, index), node)
@@ -198,18 +202,38 @@ class _Conversion:
     def _initializers(self, i: int, graph: onnx.GraphProto) -> None:
         for tensor in list(graph.initializer):
             source = Source(i, tensor.name)
-            if source not in self._wiring.reads:
-                continue
-            wanted = self._versions.wanted(source)
-            if not self._versions.is_constant(source):  # a default: of the type that it is given
-                wanted = {self._versions.full[source]}
-            if wanted == {True, False}:
-                twin = graph.initializer.add()
-                twin.CopyFrom(tensor)
-                twin.name = self._versions.name(source, True)
-                tensor.name = self._versions.name(source, False)
-            if wanted != {True}:
-                self._narrow_tensor(source, tensor)
+            twin = graph.initializer.add() if len(self._wanted(source)) == 2 else None
+            self._initializer(source, tensor, twin)
+        for sparse in list(graph.sparse_initializer):
+            source, twin = Source(i, sparse.values.name), None
+            if len(self._wanted(source)) == 2:
+                graph.sparse_initializer.add().CopyFrom(sparse)
+                twin = graph.sparse_initializer[-1].values
+            self._initializer(source, sparse.values, twin)
+
+    def _wanted(self, source: Source) -> set[bool]:
+        """The versions in which an initializer is there."""
+        if source not in self._wiring.reads:
+            return {True}
+        if not self._versions.is_constant(source):  # a default: of the type that it is given
+            return {self._versions.full[source]}
+        return self._versions.wanted(source) or {False}
+
+    def _initializer(self, source: Source, tensor: TensorProto, twin: TensorProto | None) -> None:
+        """Round an initializer; a twin becomes it in FP32."""
+        if self._wanted(source) == {True}:
+            return
+        if twin is not None:
+            graph, own = self._wiring.bodies[source.body].proto, tensor.name
+            twin.CopyFrom(tensor)
+            twin.name = self._versions.name(source, True)
+            tensor.name = self._versions.name(source, False)
+            for info in [info for info in graph.input if info.name == own]:  # before IR 4
+                graph.input.add().CopyFrom(info)
+                graph.input[-1].name = tensor.name if twin.name == own else twin.name
+                if twin.name == own:
+                    set_element(graph.input[-1].type, self._narrow, self._wiring.wide)
+        self._narrow_tensor(source, tensor)
 
     def _constants(self, source: Source, node: NodeProto) -> Iterator[NodeProto]:
         """A Constant node in each of the versions in which it is read."""
@@ -260,13 +284,6 @@ class _Conversion:
                 attribute.f = -half_of_largest(self._form)
 
 
-def _sparse(body: Body) -> list[str]:
-    """The names of sparse initializers, which stay in FP32."""
-    if not isinstance(body.proto, onnx.GraphProto):
-        return []
-    return [sparse.values.name for sparse in body.proto.sparse_initializer]
-
-
 def _copy(node: NodeProto) -> NodeProto:
     twin = NodeProto()
     twin.CopyFrom(node)
@@ -276,13 +293,12 @@ def _copy(node: NodeProto) -> NodeProto:
 def _value(node: NodeProto) -> TensorProto:
     """The tensor of a Constant node; numbers are turned into one in place."""
     attribute = node.attribute[0]
-    if attribute.name != "value":
-        number = helper.get_attribute_value(attribute)
-        shape = [len(number)] if attribute.name == "value_floats" else []
-        values = number if shape else [number]
-        tensor = helper.make_tensor("", TensorProto.FLOAT, shape, values)
-        attribute.CopyFrom(helper.make_attribute("value", tensor))
     value: TensorProto = attribute.t
+    if attribute.HasField("sparse_tensor"):
+        value = attribute.sparse_tensor.values
+    elif attribute.name != "value":
+        attribute.CopyFrom(helper.make_attribute("value", constant_of(attribute)))
+        value = attribute.t
     return value
 
 

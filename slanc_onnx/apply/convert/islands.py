@@ -8,12 +8,12 @@ from onnx import NodeProto, TensorProto
 
 from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
 from slanc_onnx.graph import NodeAt
-from slanc_onnx.ops import BETWEEN, LIKE_INPUT, TYPE_ATTRIBUTES, Body, Formal, runs
+from slanc_onnx.ops import BETWEEN, LIKE_INPUT, STASHING, TYPE_ATTRIBUTES, Body, Formal, runs
 from slanc_onnx.reasons import InFp32, Reason
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _AS_IS = {"Cast", "Shape", "Size"}  # read whatever type there is
-_HOLDERS = {"If", "Loop", "Scan", "SequenceMap"}  # their graphs have the types of what they read
+_HOLDERS = {"If", "Loop", "Scan", "SequenceMap"}  # their graphs take any type
 _INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
 
 
@@ -40,6 +40,7 @@ class Islands:
             at = wiring.at(place)
             if not wiring.has_bodies(at) and not wiring.is_call(at):
                 self.nodes[at] = why
+        self._sequences = self._keeps_sequences()
         self._held = self._held_bodies()
         self._whole_numbers()
         self._accumulators()
@@ -48,9 +49,10 @@ class Islands:
     def in_fp32(self, source: Source) -> bool:
         """Whether a tensor that is no constant is FP32 where it is made."""
         wiring, made = self._wiring, self._wiring.maker(source)
+        if self._sequences and wiring.kind(source).contained:
+            return True
         if made is None:
-            given = self._keep_io if source.body == 0 else source.body in self._held
-            return given or self._is_sparse(source)
+            return self._keep_io if source.body == 0 else source.body in self._held
         at, position = made
         if at in self.nodes or self._fixed_output(at, position) is not None:
             return True
@@ -70,6 +72,8 @@ class Islands:
 
     def needs_fp32(self, place: Place) -> bool:
         """Whether a read has to be of FP32."""
+        if self._sequences and self._wiring.kind(self._wiring.read_at[place]).contained:
+            return True
         if place.node == OUTPUT:
             return self._keep_io if place.body == 0 else place.body in self._held
         if place.at in self.nodes:
@@ -96,6 +100,9 @@ class Islands:
         made = self._fixed_output(at, 0) if node.output else None
         if made is not None:
             return made
+        floats = [p for p, name in enumerate(node.output) if self._is_float(at.body, name)]
+        if any(self._fixed_output(at, position) is None for position in floats):
+            return None
         read = [p for p in range(len(node.input)) if Place(*at, p) in wiring.read_at]
         kept = [self._fixed_input(Place(*at, p)) for p in read]
         return kept[0] if kept and None not in kept else None
@@ -108,6 +115,8 @@ class Islands:
         known = wiring.signature(at)
         if known is None:
             return None if wiring.is_call(at) else InFp32.NO_SCHEMA
+        if position and node.op_type in STASHING:
+            return InFp32.SCHEMA
         return self._of_formal(at, known.output(position))
 
     def _of_formal(self, at: At, formal: Formal | None) -> InFp32 | None:
@@ -134,6 +143,28 @@ class Islands:
             return None if wiring.is_call(place.at) else InFp32.NO_SCHEMA
         return self._of_formal(place.at, known.input(place.position))
 
+    def _keeps_sequences(self) -> bool:
+        """Whether sequences stay in FP32, with all that reads and makes them: none can be cast.
+
+        They do where an input or output of the model has to, or an op knows no other.
+        """
+        wiring, main = self._wiring, self._wiring.bodies[0]
+        ends = {Source(0, name) for name in (*main.inputs, *main.outputs)}
+        touching, keeps = list[At](), False
+        for source in (s for s in wiring.reads if wiring.kind(s).contained):
+            keeps |= self._keep_io and source in ends
+            made = wiring.maker(source)
+            if made is not None and not wiring.passes_on(made[0]):
+                touching.append(made[0])
+                keeps |= self._fixed_output(*made) is not None
+            for place in wiring.reads[source]:
+                if place.node != OUTPUT and not wiring.passes_on(place.at):
+                    touching.append(place.at)
+                    keeps |= self._fixed_input(place) is not None
+        if keeps:
+            self.nodes.update(dict.fromkeys(touching, Reason(InFp32.SEQUENCE)))
+        return keeps
+
     def _held_bodies(self) -> set[int]:
         """The graphs in nodes that keep them in FP32, as no schema tells what these graphs take."""
         bodies, found = self._wiring.bodies, set[int]()
@@ -142,19 +173,17 @@ class Islands:
             for (index, _), inner in body.inner.items():
                 holder = At(i, index)
                 op = self._wiring.node(holder).op_type
-                if i in found or op not in _HOLDERS:
+                kept = holder in self.nodes or op not in _HOLDERS
+                if i in found or kept:
                     found.add(number[id(inner)])
                     self.nodes.setdefault(holder, Reason(InFp32.HOLDER, (op,)))
             if i in found:
                 for index, node in enumerate(body.proto.node):
-                    if node.op_type != "Constant":
-                        self.nodes.setdefault(At(i, index), Reason(InFp32.INSIDE))
+                    at = At(i, index)
+                    floats = self._wiring.floats_read(at) or self._wiring.floats_made(at)
+                    if floats and node.op_type != "Constant":
+                        self.nodes.setdefault(at, Reason(InFp32.INSIDE))
         return found
-
-    def _is_sparse(self, source: Source) -> bool:
-        body = self._wiring.bodies[source.body]
-        sparse = getattr(body.proto, "sparse_initializer", ())
-        return any(s.values.name == source.name for s in sparse)
 
     def _reads_float(self, at: At) -> bool:
         return bool(self._wiring.floats_read(at))
@@ -181,14 +210,28 @@ class Islands:
     def _from_integers(self) -> dict[Source, None]:
         """The tensors that are computed from integers alone, in the order of the file."""
         wiring, found = self._wiring, dict[Source, None]()
+        steady = self._steady()
         for i, body in enumerate(wiring.bodies):
             for index, node in enumerate(body.proto.node):
                 at = At(i, index)
                 if wiring.has_bodies(at):
                     continue
-                read = [s for s in wiring.floats_read(at) if wiring.constant(s) is None]
+                read = [s for s in wiring.floats_read(at) if s not in steady]
                 if self._begins(at, node) or (read and all(s in found for s in read)):
                     found.update(dict.fromkeys(wiring.floats_made(at)))
+        return found
+
+    def _steady(self) -> set[Source]:
+        """The tensors that are constants, or computed from constants alone."""
+        bodies = self._wiring.bodies
+        number = {id(body): i for i, body in enumerate(bodies)}
+        found = {Source(i, name) for i, body in enumerate(bodies) for name in body.constants}
+        for i, body in enumerate(bodies):
+            for node in body.proto.node:
+                defining = [(body.defining(name), name) for name in node.input if name]
+                read = [Source(number[id(b)], name) for b, name in defining if b is not None]
+                if read and found.issuperset(read):
+                    found.update(Source(i, name) for name in node.output)
         return found
 
     def _begins(self, at: At, node: NodeProto) -> bool:
@@ -215,8 +258,10 @@ class Islands:
 
     def _makes_floats(self, at: At) -> bool:
         """Whether a node makes floats of another type than FP32."""
-        body = self._wiring.bodies[at.body]
-        return any(body.kind(n).element in _FLOATS for n in self._wiring.node(at).output if n)
+        return any(self._is_float(at.body, name) for name in self._wiring.node(at).output)
+
+    def _is_float(self, body: int, name: str) -> bool:
+        return self._wiring.bodies[body].kind(name).element in _FLOATS
 
     def _accumulators(self) -> None:
         """Keep integer accumulators until they are multiplied by the scales of their operands."""

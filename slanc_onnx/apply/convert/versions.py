@@ -9,7 +9,7 @@ import onnx
 from slanc_onnx.apply.convert.islands import Islands
 from slanc_onnx.apply.convert.wiring import OUTPUT, Place, Source, Wiring
 from slanc_onnx.graph import unused_name
-from slanc_onnx.ops import Body
+from slanc_onnx.ops import MOVES, Body
 
 SUFFIXES = {"float16": "fp16", "bfloat16": "bf16"}
 
@@ -85,9 +85,17 @@ class Versions:
         return (not self.full[source]) in self.wanted(source)
 
     def readers(self, source: Source) -> set[str]:
-        """The types of the ops that read a tensor."""
-        places = self._wiring.reads[source]
-        return {self._wiring.node(p.at).op_type for p in places if p.node != OUTPUT}
+        """The types of the ops that read a tensor, also after it is moved."""
+        wiring, found, waiting = self._wiring, set[str](), [source]
+        for one in waiting:
+            for place in wiring.reads.get(one, ()):
+                if place.node == OUTPUT:
+                    continue
+                node = wiring.node(place.at)
+                moves = node.op_type in MOVES and place.position == 0
+                found |= set() if moves else {node.op_type}
+                waiting += wiring.floats_made(place.at) if moves else []
+        return found
 
 
 def _names(bodies: Sequence[Body]) -> Iterator[str]:

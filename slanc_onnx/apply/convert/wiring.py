@@ -104,6 +104,11 @@ class Wiring:
         node = self.node(at)
         return (node.domain, node.op_type, node.overload) in self.functions
 
+    def passes_on(self, at: At) -> bool:
+        """Whether a node gives what it reads to graphs or a function as it is."""
+        passes = self.node(at).op_type in ("If", "Loop", "Scan") and self.has_bodies(at)
+        return passes or self.is_call(at)
+
     def has_bodies(self, at: At) -> bool:
         """Whether a node holds graphs."""
         return any(index == at.node for index, _ in self.bodies[at.body].inner)
