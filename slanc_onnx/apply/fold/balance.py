@@ -108,7 +108,10 @@ def _changes(trial: Trial, shifts: Shifts, relations: Collection[int]) -> _Chang
 
 
 def _demands(trial: Trial, index: int, shifts: Shifts) -> list[tuple[Tensor, tuple[int, int]]]:
-    """The constants of a relation, with the exponent that it asks of each and how that changes."""
+    """The constants of a relation, with the exponent that it asks of each and how that changes.
+
+    What is added to a tensor loses no more than the tensor itself may.
+    """
     parts, groups = trial.parts, trial.groups
     tie, made = parts.relations[index], parts.made[index]
     out = parts.of_output[made[0]] if made and tie.kind != "absorb" else None
@@ -116,7 +119,8 @@ def _demands(trial: Trial, index: int, shifts: Shifts) -> list[tuple[Tensor, tup
     terms = [parts.of_use[use] for use in parts.read[index]]
     left = product[0] - sum(groups[g] for g in terms)
     change = product[1] - sum(shifts.get(g, 0) for g in terms)
-    asked = {p: product for p in tie.addends}
+    tables = () if tie.terms or tie.factors else tie.addends
+    asked = dict.fromkeys(tables, product)
     place = next(iter((*tie.factors, *tie.divisors)), None)
     if place is not None and tie.kind != "join":
         sign = 1 if tie.factors else -1
@@ -138,8 +142,7 @@ def _worth(weights: Weights, changes: _Changes, steps: range) -> list[int]:
         after = exponent + step * change
         if after < 0 and weights.overflows(root, after):
             return False
-        now, then = (weights.faint(root, k).elements for k in (exponent, after))
-        return then <= now or not weights.is_vector(root)
+        return not (weights.is_vector(root) and weights.fades(root, after))
 
     now = cost(0)
     better = [step for step in steps if now > bit and cost(step) < now]
