@@ -164,6 +164,8 @@ class _Writer:
 
     def _by_position(self, angles: Angles) -> tuple[Island, Arrangement]:
         """The angles as rows by position, by the positions nearest to the inputs of the graph."""
+        if not angles.integers:
+            raise NoTable(reason(Untabled.NO_POSITIONS, angles.tensor.name))
         chains = [list(chain(self.flow, tensor)) for tensor in angles.integers]
         shared = [t for t in chains[0] if all(t in other for other in chains[1:])]
         if not shared:
