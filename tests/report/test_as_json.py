@@ -42,6 +42,7 @@ REPORT = [
     "suspects",
     "notes",
     "fold",
+    "conversion",
     "audit",
     "first_rows",
     "advice",
