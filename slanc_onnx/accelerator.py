@@ -95,6 +95,8 @@ class Format:
 
     def rounded(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Finite numbers within the format, rounded to nearest, ties to even, once."""
+        if self.name in ("float16", "float32"):  # NumPy's own, a tenth of the time
+            return values.astype(self.name).astype(np.float32)
         smallest = math.frexp(self.smallest_normal)[1] - 1
         binade = np.maximum(np.frexp(values)[1] - 1, smallest)
         spacing = np.ldexp(2 * self.unit_roundoff, binade)

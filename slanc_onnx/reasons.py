@@ -272,6 +272,7 @@ class Untabled(_Named):
 
     FLOAT_INPUT = auto()  # graph input
     NOT_BY_POSITION = auto()  # the op is named by the reason
+    NO_POSITIONS = auto()  # tensor of the angles
     SEVERAL_POSITIONS = auto()  # tensor, another tensor
     NO_ARRANGEMENT = auto()  # tensor of the positions
     SIZES_UNKNOWN = auto()  # tensor of the positions

@@ -1,6 +1,6 @@
 """Tensor ranges: how large each tensor of a model is where it runs on the inputs of the probe.
 
-Only two numbers of a tensor leave the run, so that it takes what a session takes.
+Only four numbers of a tensor leave the run, so that it takes what a session takes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from slanc_onnx.run import (
     session_of,
 )
 
-BEYOND = 1e30  # what is larger masks other values
 SINGLES = 32  # tokens alone, whose rows are the largest of many models
 
 
@@ -38,7 +37,7 @@ class TensorRange(NamedTuple):
     """How large the elements of a tensor were.
 
     Attributes:
-        largest: The largest |x|, without what only masks; 0 for a tensor of zeros.
+        largest: The largest |x|; 0 for a tensor of zeros.
         typical: The mean of |x| in the run where it was least, but for zeros; 0 where all are.
     """
 
@@ -61,6 +60,16 @@ def probe_tensors(
     Raises:
         CannotRun: ONNX Runtime cannot run this model, or not on inputs of our making.
     """
+    try:
+        return _probed(read, options, progress, guarded=False)
+    except CannotRun:  # nothing has no largest element
+        return _probed(read, options, progress, guarded=True)
+
+
+def _probed(
+    read: ReadModel, options: Options, progress: Progress, *, guarded: bool
+) -> dict[Tensor, TensorRange]:
+    """As `probe_tensors`; `guarded` for a model in which tensors may be empty."""
     model = as_float32(read.model, read.folder)
     emitter = Emitter(model)
     shown: dict[Tensor, str] = {}
@@ -68,28 +77,33 @@ def probe_tensors(
     for path, index, name in floats_outside_norms(read_flow(read_graph(model)), norms):
         if emitter.can_show(path, loops=False):
             emitter.place(path, index)
-            shown[Tensor(path, name)] = emitter.shown(path, _two_numbers(emitter, name))
+            shown[Tensor(path, name)] = emitter.shown(path, _sizes(emitter, name, guarded))
     emitter.finish(list(shown.values()))
     session = session_of(emitter.model, read.folder, in_order=True)
     largest: dict[Tensor, float] = {}
     typical: dict[Tensor, float] = {}
     for values in _values(session, read, Said.of(options), progress):
         for tensor, output in shown.items():
-            for most, mean in values[output].reshape(-1, 2).tolist():
-                largest[tensor] = max(largest.get(tensor, 0.0), most)
-                if mean:
-                    typical[tensor] = min(typical.get(tensor, math.inf), mean)
+            for least, most, total, count in values[output].reshape(-1, 4).tolist():
+                largest[tensor] = max(largest.get(tensor, 0.0), most, -least)
+                if total and math.isfinite(total):  # no mask
+                    typical[tensor] = min(typical.get(tensor, math.inf), total / count)
     return {t: TensorRange(most, typical.get(t, 0.0)) for t, most in largest.items()}
 
 
-def _two_numbers(emitter: Emitter, x: str) -> str:
-    """The largest |x| and the mean of |x|, [2], of an FP32 tensor without what is beyond."""
-    size = emitter.node("Abs", x)
-    inside = emitter.node("Less", size, emitter.number(BEYOND))
-    kept = emitter.node("Where", inside, size, emitter.number(0.0))
-    flat = emitter.node("Reshape", kept, emitter.integers(-1))
-    one = emitter.node("Concat", flat, emitter.constant(np.zeros(1, np.float32)), axis=0)
-    return emitter.node("Concat", emitter.largest(one), emitter.mean(one), axis=0)
+def _sizes(emitter: Emitter, x: str, guarded: bool) -> str:
+    """Least and largest x, the sum of |x| and how many there are, [4], of an FP32 tensor.
+
+    None of it takes a copy of the tensor, but for one that may be empty.
+    """
+    one = emitter.integers(1)
+    if guarded:
+        flat = emitter.node("Reshape", x, emitter.integers(-1))
+        x = emitter.node("Concat", flat, emitter.constant(np.zeros(1, np.float32)), axis=0)
+    reduced = [emitter.node(op, x, keepdims=0) for op in ("ReduceMin", "ReduceMax", "ReduceL1")]
+    count = emitter.to_float(emitter.node("Size", x))
+    parts = [emitter.node("Reshape", number, one) for number in (*reduced, count)]
+    return emitter.node("Concat", *parts, axis=0)
 
 
 def _values(

@@ -261,6 +261,7 @@ _IN_FP32: dict[Kind, str] = {
 _UNTABLED: dict[Kind, str] = {
     Untabled.FLOAT_INPUT: "its angles are computed from {0!r}, whose values are no whole numbers",
     Untabled.NOT_BY_POSITION: "stands before the angles and does not work position by position",
+    Untabled.NO_POSITIONS: "{0!r}, its angles, are computed from constants and sizes alone",
     Untabled.SEVERAL_POSITIONS: "its angles are computed from {0!r} and {1!r}, not from one tensor "
     "of positions",
     Untabled.NO_ARRANGEMENT: "its angles are no rows by the positions in {0!r}",

@@ -61,13 +61,15 @@ def as_written(
         without: Outputs to leave out.
 
     Returns:
-        The difference; None where the original is not run there, or inputs are BF16.
+        The difference; None where the original is not run there, or inputs or
+        outputs are BF16.
 
     Raises:
         CannotRun: ONNX Runtime does not run the file.
     """
-    inputs = (info.type.tensor_type.elem_type for info in after.loaded.graph.input)
-    if TensorProto.BFLOAT16 in inputs:  # NumPy has no such type
+    graph = after.loaded.graph
+    types = {info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)}
+    if TensorProto.BFLOAT16 in types:  # NumPy has no such type
         return None
     ran = _run(after.loaded, after, feeds)
     if too_large_at_once(before.model):

@@ -32,7 +32,8 @@ _MOVING = {
     **dict.fromkeys(("Expand", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"), 1),
     "ConstantOfShape": 0,
 }
-_PICKING = _MOVING.keys() | {"Cast", "Gather", "Identity"}
+# Those that give elements of what they read, and no others.
+_PICKING = (_MOVING.keys() - {"ConstantOfShape"}) | {"Cast", "Gather", "Identity"}
 # Products in which an outer product of positions and frequencies may be written.
 _PRODUCTS = frozenset(("Einsum", "Gemm", "MatMul"))
 _BY_POSITION = _ELEMENTWISE | TELLING | _MOVING.keys() | _PRODUCTS

@@ -75,7 +75,11 @@ class Gathers:
 
     def table(self, wanted: str, values: Array) -> str:
         """The name of an initializer with these values; one for all of the same values."""
-        key = (values.shape, values.dtype.str, hashlib.sha256(values.tobytes()).digest())
+        key = (
+            values.shape,
+            values.dtype.str,
+            hashlib.sha256(np.ascontiguousarray(values).data).digest(),
+        )
         if key not in self._made:
             self._made[key] = unused_name(wanted, self._used)
             add_constant(self.model, self._made[key], values)

@@ -96,8 +96,9 @@ def least(flow: Flow, tensor: Tensor) -> Bound:
 
 def _least(flow: Flow, tensor: Tensor) -> Reading[Tensor, Bound]:
     if tensor in flow.data and tensor not in flow.overridable:
-        values = read_tensor(flow.data[tensor], flow.scopes[()].folder)
-        return (int(values.min()) if values.size else 0), True
+        values = read_tensor(flow.data[tensor], flow.scopes[()].folder).astype(np.float64)
+        smallest = np.floor(values.min(initial=np.inf))
+        return (int(smallest) if np.isfinite(smallest) else None), True
     if flow.element_type(tensor) in _UNSIGNED:
         return 0, True
     if tensor not in flow.makers:
@@ -135,5 +136,7 @@ def _combined(flow: Flow, op: str, taken: Tensor | None, bounds: Sequence[int]) 
     if op == "Sub":
         if taken not in flow.data or taken in flow.overridable:
             return None
-        return bounds[0] - int(read_tensor(flow.data[taken], flow.scopes[()].folder).max())
+        values = read_tensor(flow.data[taken], flow.scopes[()].folder).astype(np.float64)
+        largest = np.ceil(values.max(initial=-np.inf))
+        return bounds[0] - int(largest) if np.isfinite(largest) else None
     return min(bounds)

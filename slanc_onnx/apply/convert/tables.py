@@ -4,9 +4,10 @@ FP16 has 11 bits, so an angle of a thousand radians is off by up to a quarter of
 and sines themselves fit well. They are computed in FP64 from the constants of the file and rounded
 once to the narrow format.
 
-A position beyond the table is out of the range of the Gather, which ONNX Runtime's CPU provider
-refuses. A negative one would be taken from the end of the table without a word: where the ops do
-not tell that there is none, the table begins below 0 and anything lower is moved out of range.
+A position beyond the table is out of the range of the Gather. ONNX Runtime's CPU provider refuses
+that; its CUDA provider gives zeros, as its source has it. A negative one would be taken from the
+end of the table without a word: where the ops do not tell that there is none, the table begins
+below 0 and anything lower is moved out of range.
 """
 
 from __future__ import annotations
@@ -164,6 +165,8 @@ class _Writer:
 
     def _by_position(self, angles: Angles) -> tuple[Island, Arrangement]:
         """The angles as rows by position, by the positions nearest to the inputs of the graph."""
+        if not angles.integers:
+            raise NoTable(reason(Untabled.NO_POSITIONS, angles.tensor.name))
         chains = [list(chain(self.flow, tensor)) for tensor in angles.integers]
         shared = [t for t in chains[0] if all(t in other for other in chains[1:])]
         if not shared:
@@ -191,13 +194,11 @@ class _Writer:
         below = max(below, 0 if sure else _PADDING)
         key = (island.written, node.op_type, below)
         if key not in self._tables:
-            starts = range(-below, self.positions, _BLOCK)
-            stops = (min(start + _BLOCK, self.positions) for start in starts)
-            blocks = (
-                self._values(angles, rows_of(island, arrangement, *ends))
-                for ends in zip(starts, stops, strict=True)
-            )
-            table = np.concatenate(list(blocks))
+            table = np.empty((below + self.positions, *arrangement.row), np.float32)
+            for start in range(-below, self.positions, _BLOCK):
+                stop = min(start + _BLOCK, self.positions)
+                rows = rows_of(island, arrangement, start, stop)
+                table[start + below : stop + below] = self._values(angles, rows)
             self._tables[key] = self.gathers.table(f"{node.output[0]}/table", table)
         name = self._tables[key]
         self.gathers.look_up(Lookup(angles.at, name, source, below, not sure, arrangement))

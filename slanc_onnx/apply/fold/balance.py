@@ -8,7 +8,6 @@ bits, and that decides.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
 
 from slanc_onnx.apply.fold.along import Shifts, Ways
 from slanc_onnx.apply.fold.bounds import Bounds, ends
@@ -17,28 +16,14 @@ from slanc_onnx.apply.fold.trial import Trial
 from slanc_onnx.apply.fold.weights import Weights
 from slanc_onnx.graph import Tensor
 
-WORTH = 1 << 10  # of so many elements a move has to save more than one: it takes room from tensors
+# Of so many elements a bit has to save more than one: it takes room from what is between.
+WORTH = 1 << 11
 _FARTHEST = 30  # by which a group is moved
 _ROUNDS = 4  # a weight that changes makes another way worth while
 _MOST_TRIED = 3  # exponents per way, the best first: a weight may not take one
 
-_Changes = dict[
-    Tensor, tuple[int, int]
-]  # weight -> its exponent, and by how much a step changes it
-
-
-class _Move(NamedTuple):
-    """A move, ordered by what it leaves.
-
-    Attributes:
-        faint: Elements that lose bits with it.
-        steps: How far it goes.
-        shifts: The groups that move, by one step.
-    """
-
-    faint: int
-    steps: int
-    shifts: Shifts
+# The exponent of each weight that a move divides otherwise, and by how much a step changes it.
+_Changes = dict[Tensor, tuple[int, int]]
 
 
 def balance(trial: Trial, ways: Ways, bounds: Bounds) -> None:
@@ -68,7 +53,7 @@ def balance(trial: Trial, ways: Ways, bounds: Bounds) -> None:
             if failed.isdisjoint(relations):
                 changes = _changes(trial, shifts, relations)
                 steps = _steps(trial.groups, shifts, low, high)
-                _take_first(trial, _moves(trial.solver.weights, changes, shifts, steps))
+                _take_first(trial, shifts, _worth(trial.solver.weights, changes, steps))
         if trial.groups == before:
             return
 
@@ -83,14 +68,14 @@ def _directions(ways: Ways, known: Mapping[int, int]) -> list[Shifts]:
     return list(found.values())
 
 
-def _take_first(trial: Trial, moves: Sequence[_Move]) -> None:
-    """Make the first move that inserts no node."""
+def _take_first(trial: Trial, shifts: Shifts, steps: Sequence[int]) -> None:
+    """Make the first of some moves that inserts no node."""
     before = trial.cost
-    for found in moves:
-        move(trial, found.shifts, found.steps)
+    for step in steps:
+        move(trial, shifts, step)
         if trial.cost <= before:
             return
-        move(trial, found.shifts, -found.steps)
+        move(trial, shifts, -step)
 
 
 def _steps(
@@ -123,7 +108,10 @@ def _changes(trial: Trial, shifts: Shifts, relations: Collection[int]) -> _Chang
 
 
 def _demands(trial: Trial, index: int, shifts: Shifts) -> list[tuple[Tensor, tuple[int, int]]]:
-    """The constants of a relation, with the exponent that it asks of each and how that changes."""
+    """The constants of a relation, with the exponent that it asks of each and how that changes.
+
+    What is added to a tensor loses no more than the tensor itself may.
+    """
     parts, groups = trial.parts, trial.groups
     tie, made = parts.relations[index], parts.made[index]
     out = parts.of_output[made[0]] if made and tie.kind != "absorb" else None
@@ -131,7 +119,8 @@ def _demands(trial: Trial, index: int, shifts: Shifts) -> list[tuple[Tensor, tup
     terms = [parts.of_use[use] for use in parts.read[index]]
     left = product[0] - sum(groups[g] for g in terms)
     change = product[1] - sum(shifts.get(g, 0) for g in terms)
-    asked = {p: product for p in tie.addends}
+    tables = () if tie.terms or tie.factors else tie.addends
+    asked = dict.fromkeys(tables, product)
     place = next(iter((*tie.factors, *tie.divisors)), None)
     if place is not None and tie.kind != "join":
         sign = 1 if tie.factors else -1
@@ -140,26 +129,22 @@ def _demands(trial: Trial, index: int, shifts: Shifts) -> list[tuple[Tensor, tup
     return [(tensor, demand) for tensor, demand in read if tensor is not None]
 
 
-def _moves(weights: Weights, changes: _Changes, shifts: Shifts, steps: range) -> list[_Move]:
-    """The best moves with which clearly fewer elements lose bits than now."""
-    form = weights.written
-    if form is None or not steps or not changes:
-        return []
+def _worth(weights: Weights, changes: _Changes, steps: range) -> list[int]:
+    """How far to go, the best first: each bit has to save elements that lose bits."""
+    bit = sum(map(weights.elements, changes)) / WORTH
 
-    def faint(step: int) -> int:
-        return sum(weights.faint(root, e + step * c).elements for root, (e, c) in changes.items())
+    def cost(step: int) -> float:
+        each = (weights.faint(root, e + step * c).elements for root, (e, c) in changes.items())
+        return sum(each) + abs(step) * bit
 
     def fits(root: Tensor, exponent: int, change: int, step: int) -> bool:
         """Whether a weight stays in the format; a vector, which scales channels, loses nothing."""
         after = exponent + step * change
         if after < 0 and weights.overflows(root, after):
             return False
-        now, then = (weights.faint(root, k).elements for k in (exponent, after))
-        return then <= now or not weights.is_vector(root)
+        return not (weights.is_vector(root) and weights.fades(root, after))
 
-    now, found = faint(0), list[_Move]()
-    enough = now - sum(map(weights.elements, changes)) / WORTH
-    for step in steps if enough > 0 else ():
-        if faint(step) < enough and all(fits(root, *by, step) for root, by in changes.items()):
-            found.append(_Move(faint(step), step, shifts))
-    return sorted(found, key=lambda m: (m.faint, abs(m.steps)))[:_MOST_TRIED]
+    now = cost(0)
+    better = [step for step in steps if now > bit and cost(step) < now]
+    found = [s for s in better if all(fits(root, *by, s) for root, by in changes.items())]
+    return sorted(found, key=lambda step: (cost(step), abs(step)))[:_MOST_TRIED]

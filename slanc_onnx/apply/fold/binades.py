@@ -95,6 +95,20 @@ class Binades:
         return float(np.sum(self.counts * error))
 
 
+def fades_somewhere(values: Array, exponent: int, form: Format) -> bool:
+    """Whether an element, divided by 2^exponent and written in a format, is off by more than a
+    rounding, and by more than undivided."""
+    exact = values.astype(np.float64)
+    exact = exact[np.isfinite(exact) & (exact != 0)]
+
+    def error(k: int) -> NDArray[np.float64]:
+        with np.errstate(over="ignore", under="ignore"):
+            written = np.ldexp(exact, -k).astype(np.dtype(form.name)).astype(np.float64)
+        return np.asarray(np.abs(np.ldexp(written, k) / exact - 1))
+
+    return bool(np.any(error(exponent) > np.maximum(error(0), form.unit_roundoff)))
+
+
 def _first(number: float) -> int:
     """The position in `Binades.counts` of the binade of a number."""
     return math.frexp(number)[1] - 1 - _LEAST

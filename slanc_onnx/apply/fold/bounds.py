@@ -21,6 +21,7 @@ from slanc_onnx.graph import FLOATS, Array, Tensor, Use, known_op
 from slanc_onnx.ops import JOINS
 from slanc_onnx.reasons import Reason, Unraised
 
+BEYOND = 1e30  # what is larger, or no number, only masks other values
 SPARE = 2  # bits to overflow that are left
 TYPICAL = 8  # a share 1 / TYPICAL of the mean |x| has to stay a normal number
 _MOST_FILLS = 1 << 26  # elements of a constant that may fill a mask
@@ -82,7 +83,7 @@ def bounds_of(
         form: The format to be written.
     """
     masks = _masks(parts, weights, form)
-    kept = {t: found for t, found in ranges.items() if t not in masks}
+    kept = {t: found for t, found in ranges.items() if t not in masks and found.largest < BEYOND}
     limit = form.largest / 2**SPARE
     least = {t: math.ceil(math.log2(r.largest / limit)) for t, r in kept.items() if r.largest}
     normal = TYPICAL * form.smallest_normal

@@ -12,7 +12,7 @@ from slanc_onnx.apply.fold.balance import balance
 from slanc_onnx.apply.fold.borders import promising
 from slanc_onnx.apply.fold.bounds import NO_BOUNDS, Bounds, bounds_of, ends
 from slanc_onnx.apply.fold.group_scale import ANY, FARTHEST, Window, choose
-from slanc_onnx.apply.fold.groups import Partition, Site, parted, partition
+from slanc_onnx.apply.fold.groups import Partition, Site, added, parted, partition
 from slanc_onnx.apply.fold.least import least_exponents
 from slanc_onnx.apply.fold.push import push, pushed
 from slanc_onnx.apply.fold.raising import raise_groups
@@ -85,7 +85,12 @@ def choose_exponents(
         return _exponents(flow, norms, windows, weights, None)
     for _ in range(_TRIES):
         found = _exponents(flow, norms, windows, weights, ranges)
-        faded = {root for root, k in found.solved.divided.items() if weights.fades(root, k)}
+        only_added = added(found.parts)
+        faded = {
+            root
+            for root, k in found.solved.divided.items()
+            if not only_added.issuperset(weights.uses(root)) and weights.fades(root, k)
+        }
         if faded <= weights.kept:
             break
         weights.kept.update(faded)

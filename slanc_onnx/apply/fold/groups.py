@@ -164,6 +164,15 @@ class _Joins:
         return self._sets.add(vertex)
 
 
+def added(parts: Partition) -> set[Use]:
+    """The reads of constants that are added to what depends on the inputs.
+
+    Rounded in a format that such a sum fits, they are off by no more than the sum.
+    """
+    sums = [tie for tie in parts.relations if tie.terms or tie.factors]
+    return {tie.use(p) for tie in sums for p in tie.addends}
+
+
 def _outputs(flow: Flow, tie: Relation) -> list[Tensor]:
     """The tensors that a relation's node makes."""
     names = flow.node(tie.path, tie.node).output

@@ -245,8 +245,10 @@ class _State:
             return "keep"
         if not weights.takes(root, exponent):
             loss = weights.loss(root, exponent).relative
-            why = Reason(Undivided.LOSES_BITS, (exponent, loss))
-            self._refuse(root, why if loss else Reason(Undivided.FADES))
+            if not loss:  # nor would what a node makes of it be more
+                self._refuse(root, Reason(Undivided.FADES))
+                return "fail"
+            self._refuse(root, Reason(Undivided.LOSES_BITS, (exponent, loss)))
             return "cut" if small else "fail"
         if self._wanted(root) == {exponent}:
             return "divide"

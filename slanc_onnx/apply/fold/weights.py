@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from slanc_onnx.accelerator import Format
-from slanc_onnx.apply.fold.binades import Binades, Faint, binades_of
+from slanc_onnx.apply.fold.binades import Binades, Faint, binades_of, fades_somewhere
 from slanc_onnx.graph import (
     FLOATS,
     Array,
@@ -192,10 +192,12 @@ class Weights:
 
     def fades(self, root: Tensor, exponent: int) -> bool:
         """Whether dividing a weight by 2^exponent adds more to the error of writing it than one
-        rounding of all its elements might."""
+        rounding of all its elements might; of any element of a vector, which scales channels."""
         form = self.narrowed(root)
         if form is None or not exponent:
             return False
+        if self.is_vector(root):
+            return fades_somewhere(self.read(root), exponent, form)
         return self.binades_of(root).added(exponent, form) > form.unit_roundoff
 
     def narrowed(self, root: Tensor) -> Format | None:

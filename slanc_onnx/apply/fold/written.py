@@ -94,7 +94,12 @@ def group_ranges(chosen: Exponents, bounds: Bounds) -> tuple[GroupRange, ...]:
 
 
 def _stored(chosen: Exponents, bounds: Bounds, tensor: Tensor) -> float:
-    return bounds.ranges[tensor].largest / 2.0 ** chosen.solved.produced.get(tensor, 0)
+    """The largest |x| as the tensor is made or read: a node may multiply it on the way."""
+    solved, flow = chosen.solved, chosen.parts.flow
+    exponents = [solved.produced.get(tensor, 0)]
+    exponents += [solved.needed.get(use, 0) for use in flow.uses.get(tensor, ())]
+    exponents += [0] * (tensor in flow.pinned)
+    return bounds.ranges[tensor].largest / 2.0 ** min(exponents)
 
 
 def _why(bounds: Bounds, stored: Mapping[Tensor, float], stuck: Reason | None) -> Reason | None:

@@ -320,6 +320,19 @@ def test_one_position_for_a_batch_whose_size_another_tensor_has() -> None:
     assert (got == half(np.cos(angles(np.array([7, 7]))))).all()
 
 
+UNPICKED = {
+    "a filled shape": "f = ConstantOfShape<value = float[1] {0.5}>(all) y = Cos(f)",
+    "more than picking": "f = Expand(half, all) m = Mul(f, half) y = Cos(m)",
+}
+
+
+@pytest.mark.parametrize("way", UNPICKED)
+def test_angles_of_constants_and_sizes_that_are_not_picked_stay_in_fp32(way: str) -> None:
+    before = model_of(f"all = Shape(positions) {UNPICKED[way]}", POSITIONS, "float[a, b] y")
+    after, found = tabled(before)
+    assert only_kept(found).why.kind is Untabled.NO_POSITIONS and after == before
+
+
 def test_constant_angles() -> None:
     nodes = "k = Cos(freq) c = Cast<to = 1>(positions) y = Add(c, k)"
     model, found = tabled(model_of(nodes, "int64[s] positions", "float[s] y"))

@@ -355,6 +355,16 @@ def test_tables_are_rounded_once_to_the_format(form: Format) -> None:
     assert (values[:300] == nearest(exact[:300])).all()
 
 
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_a_number_just_above_a_tie_is_rounded_up(form: Format) -> None:
+    step = 2 * form.unit_roundoff  # by way of FP32, which has no such number, it would go down
+    above = 1 + step / 2 + 2.0**-40
+    assert form.rounded(np.array([above, -above, 1 + step / 2, 0])).tolist() == [
+        *(1 + step, -1 - step),
+        *(1, 0),
+    ]
+
+
 def test_the_tables_that_are_told_are_those_of_the_file() -> None:
     model, found = tabled(ASKED, 64)
     (table,) = found.made

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from onnx import TensorProto, numpy_helper
 from sample_models import llama_like
 from slanc_onnx.apply.fold import Fold, apply_fold, fold
 from slanc_onnx.estimate import probe_tensors
-from slanc_onnx.job import decide
+from slanc_onnx.job import decide, protect_file
 from slanc_onnx.norms import read_model
 from slanc_onnx.options import Options
-from slanc_onnx.reasons import Undivided, Unraised
+from slanc_onnx.reasons import Note, Undivided, Unraised
 from tests.models.fold_models import RMS, ops, weights
 from tests.models.small_graphs import IDS, D, graph, normal
 from tests.oracles.unoptimised import Values, different, run
@@ -292,3 +293,23 @@ def test_a_weight_that_others_read_costs_a_node_and_the_tensor_fits() -> None:
     after, found = range_folded(model)
     assert different(run(model, **SMALL), run(after, **SMALL)) == []
     assert all(group.reason is None for group in found.ranges)
+
+
+def test_a_file_is_folded_by_what_its_tensors_are(llama: onnx.ModelProto, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(planted(llama, PLANTED), source)
+    done = protect_file(source, output, replace(TO_FP16, validate=False))
+    assert done.fold is not None and done.fold.inserted == inserted_by_norms(llama)
+    assert any(group.raised for group in done.fold.ranges)
+    assert Note.RANGES_UNKNOWN not in {note.kind for note in done.notes}
+
+
+def test_a_file_that_does_not_run_is_folded_by_its_norms_and_says_so(tmp_path: Path) -> None:
+    source, output = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    model = graph(f"e = Gather(table, ids) [n] x = {RMS}(e, g1) y = custom.Op(x)", weights())
+    model.opset_import.add(domain="custom", version=1)
+    onnx.save(model, source)
+    done = protect_file(source, output, replace(TO_FP16, validate=False))
+    (note,) = [note for note in done.notes if note.kind is Note.RANGES_UNKNOWN]
+    assert note.behind is not None and "cannot load" in str(note.behind.facts[0])
+    assert done.fold is not None and (done.fold.ranges, done.fold.faint) == ((), ())
