@@ -1,6 +1,6 @@
 """Reasons: why something is not done, not proved or worth knowing, as values without words.
 
-`report/wording.py` puts them in words, and no other code reads those.
+`report/texts.py` has the words, and no other code reads those.
 """
 
 from __future__ import annotations
