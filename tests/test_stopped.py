@@ -33,6 +33,7 @@ TEXT = f"""
 QUICK = ["--no-validate", "--estimate", "weights", "--certify", "off", "--jobs", "1", "-qq"]
 DIV, FOLD, OTHER_FOLD = ["--apply", "div"], ["--apply", "fold"], ["--apply", "fold", "--target"]
 OTHER_FOLD = [*OTHER_FOLD, "fp8-e4m3"]
+FP16 = ["--to", "fp16"]
 REPORTS = ("r.json", "r.html")
 Files = dict[str, bytes]
 
@@ -85,6 +86,8 @@ SCENARIOS = {
     "inline, fold over another fold, elsewhere": Scenario(
         FOLD, OTHER_FOLD, "new/out.onnx", inline=True
     ),
+    "FP16 over fold, elsewhere": Scenario(FP16, FOLD, "new/out.onnx"),
+    "inline, FP16 over div": Scenario(FP16, DIV, inline=True),
     "div, elsewhere, with reports": Scenario(DIV, output="new/out.onnx", reports=True),
 }
 
@@ -157,6 +160,7 @@ MOST = (
     "fold over another fold, elsewhere",
     "fold over another, with reports",
     "inline, fold over div",
+    "FP16 over fold, elsewhere",
 )
 CASES = [(title, "kill") for title in SCENARIOS]
 CASES += [(title, how) for title in MOST for how in ("interrupt", "full")]
