@@ -10,7 +10,8 @@ from slanc_onnx.prove import Condition
 from slanc_onnx.reasons import Decision, Kind, Note, Reason, Undivided, Unproved, Unread
 from slanc_onnx.report.terms import rule_text
 from slanc_onnx.report.terms import short_rule_text as short
-from slanc_onnx.report.wording import TEXTS, condition_text, reason_text, reasons_text
+from slanc_onnx.report.texts import TEXTS
+from slanc_onnx.report.wording import condition_text, reason_text, reasons_text
 from slanc_onnx.trace import Term
 
 ROOT = Path(__file__).resolve().parents[2] / "slanc_onnx"
