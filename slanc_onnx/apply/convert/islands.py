@@ -14,6 +14,7 @@ from slanc_onnx.reasons import InFp32, Reason
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _AS_IS = {"Cast", "Shape", "Size"}  # read whatever type there is
 _HOLDERS = {"If", "Loop", "Scan", "SequenceMap"}  # their graphs take any type
+_SCALING = {"Mul", "Div"}
 _INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
 
 
@@ -44,6 +45,7 @@ class Islands:
         self._held = self._held_bodies()
         self._whole_numbers()
         self._accumulators()
+        self._scales()
         self._inside()
 
     def in_fp32(self, source: Source) -> bool:
@@ -272,6 +274,7 @@ class Islands:
                     self._until_scaled(At(i, index))
 
     def _until_scaled(self, at: At) -> None:
+        """Keep what multiplies an accumulator, one scale after the other, and what moves it."""
         waiting = [at]
         while waiting:
             here = waiting.pop()
@@ -279,10 +282,64 @@ class Islands:
             for source in self._wiring.floats_made(here):
                 for place in self._wiring.reads[source]:
                     op = self._wiring.node(place.at).op_type if place.node != OUTPUT else ""
-                    if op in ("Mul", "Div"):
-                        self.nodes.setdefault(place.at, Reason(InFp32.ACCUMULATOR))
-                    elif op in BETWEEN and BETWEEN[op].exact and place.at not in self.nodes:
+                    if place.at in self.nodes:
+                        continue
+                    if op in _SCALING:
+                        others = [s for s in self._wiring.floats_read(place.at) if s != source]
+                        if all(self._is_scale(other) for other in others):
+                            waiting.append(place.at)
+                        elif here == at:
+                            self.nodes[place.at] = Reason(InFp32.ACCUMULATOR)
+                    elif _moves(op):
                         waiting.append(place.at)
+
+    def _is_scale(self, source: Source) -> bool:
+        """Whether a tensor is a scale of a quantised one, or a product of such."""
+        wiring, made = self._wiring, self._wiring.maker(source)
+        if wiring.constant(source) is not None:
+            return True
+        if made is None:
+            return False
+        op = wiring.node(made[0]).op_type
+        read = wiring.floats_read(made[0])
+        if op in _SCALING or _moves(op):
+            return bool(read) and all(self._is_scale(one) for one in read)
+        return op == "DynamicQuantizeLinear"
+
+    def _scales(self) -> None:
+        """Keep what moves and multiplies values in FP32 between nodes that stay.
+
+        A scale or a product of scales may be too small for fewer bits.
+        """
+        wiring = self._wiring
+        found = {
+            at
+            for i, body in enumerate(wiring.bodies)
+            for index, node in enumerate(body.proto.node)
+            if (at := At(i, index)) not in self.nodes
+            and (node.op_type in _SCALING or _moves(node.op_type))
+            and wiring.floats_made(at)
+        }
+        while apart := {at for at in found if not self._lies_between(at, found)}:
+            found -= apart
+        self.nodes.update(dict.fromkeys(found, Reason(InFp32.INSIDE)))
+
+    def _lies_between(self, at: At, others: set[At]) -> bool:
+        """Whether all that a node reads and makes is in FP32, where others are."""
+        wiring = self._wiring
+        read = [s for s in wiring.floats_read(at) if wiring.constant(s) is None]
+        makers = [wiring.maker(source) for source in read]
+        inner = [made[0] for made in makers if made is not None]
+        places = [p for source in wiring.floats_made(at) for p in wiring.reads[source]]
+        return (
+            bool(inner)
+            and all(
+                self.in_fp32(s) or (made is not None and made[0] in others)
+                for s, made in zip(read, makers, strict=True)
+            )
+            and bool(places)
+            and all(p.node != OUTPUT and (p.at in others or self.needs_fp32(p)) for p in places)
+        )
 
     def _inside(self) -> None:
         """Keep nodes between those that stay: no FP32 value passes through fewer bits there."""
@@ -299,15 +356,9 @@ class Islands:
 
     def _is_inside(self, at: At) -> bool:
         wiring = self._wiring
-        made = wiring.floats_made(at)
-        if not made or wiring.has_bodies(at) or wiring.node(at).op_type == "Constant":
+        if wiring.has_bodies(at) or wiring.node(at).op_type == "Constant":
             return False
-        read = [s for s in wiring.floats_read(at) if wiring.constant(s) is None]
-        inner = [s for s in read if wiring.maker(s) is not None]
-        if not inner or not all(self.in_fp32(s) for s in read):
-            return False
-        places = [place for source in made for place in wiring.reads[source]]
-        return bool(places) and all(p.node != OUTPUT and self.needs_fp32(p) for p in places)
+        return bool(wiring.floats_made(at)) and self._lies_between(at, set())
 
 
 def _chooses(node: NodeProto, reads_float: bool) -> bool:
@@ -329,13 +380,23 @@ def _has_floats(node: NodeProto) -> bool:
 
 
 def _is_accumulator(body: Body, node: NodeProto) -> bool:
-    """Whether a node reads an integer accumulator, also after it is moved."""
-    name = node.input[0]
-    while name in body.makers:
+    """Whether a node reads an integer accumulator, also after it is moved or added to."""
+    waiting, seen = [node.input[0]], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in body.makers:
+            continue
+        seen.add(name)
         maker = body.proto.node[body.makers[name][0]]
         if maker.op_type in _INTEGER_PRODUCTS:
             return True
-        if maker.op_type not in BETWEEN or not BETWEEN[maker.op_type].exact:
-            return False
-        name = maker.input[0]
+        if _moves(maker.op_type):
+            waiting.append(maker.input[0])
+        elif maker.op_type in ("Add", "Sub"):
+            waiting.extend(maker.input)
     return False
+
+
+def _moves(op: str) -> bool:
+    """Whether an op gives elements that it reads, as they are."""
+    return op in BETWEEN and BETWEEN[op].exact
