@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from onnx import NodeProto, TensorProto
 
+from slanc_onnx.apply.convert.whole_numbers import whole_numbers
 from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
 from slanc_onnx.graph import NodeAt
 from slanc_onnx.ops import BETWEEN, LIKE_INPUT, STASHING, TYPE_ATTRIBUTES, Body, Formal, runs
 from slanc_onnx.reasons import InFp32, Reason
 
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _AS_IS = {"Cast", "Shape", "Size"}  # read whatever type there is
 _HOLDERS = {"If", "Loop", "Scan", "SequenceMap"}  # their graphs take any type
 _SCALING = {"Mul", "Div"}
@@ -102,7 +102,7 @@ class Islands:
         made = self._fixed_output(at, 0) if node.output else None
         if made is not None:
             return made
-        floats = [p for p, name in enumerate(node.output) if self._is_float(at.body, name)]
+        floats = [p for p, name in enumerate(node.output) if wiring.is_float(at.body, name)]
         if any(self._fixed_output(at, position) is None for position in floats):
             return None
         read = [p for p in range(len(node.input)) if Place(*at, p) in wiring.read_at]
@@ -191,16 +191,8 @@ class Islands:
         return bool(self._wiring.floats_read(at))
 
     def _whole_numbers(self) -> None:
-        """Keep what is computed from integers and becomes integers again, or is read in FP32.
-
-        These are lengths, indices and factors.
-        FP16 holds whole numbers up to 2048 alone.
-        """
-        whole = self._from_integers()
-        back: dict[Source, bool] = {}
-        for source in reversed(list(whole)):
-            back[source] = self._becomes_integers(source, back)
-        for source in (s for s, found in back.items() if found):
+        """Keep what is computed from integers and becomes integers again, or is read in FP32."""
+        for source in whole_numbers(self._wiring, lambda p: self._fixed_input(p) is not None):
             made = self._wiring.maker(source)
             if made is not None:
                 self.nodes.setdefault(made[0], Reason(InFp32.WHOLE_NUMBERS))
@@ -208,62 +200,6 @@ class Islands:
                 op = self._wiring.node(place.at).op_type
                 if op not in _AS_IS and self._fixed_input(place) is None:
                     self.nodes.setdefault(place.at, Reason(InFp32.WHOLE_NUMBERS))
-
-    def _from_integers(self) -> dict[Source, None]:
-        """The tensors that are computed from integers alone, in the order of the file."""
-        wiring, found = self._wiring, dict[Source, None]()
-        steady = self._steady()
-        for i, body in enumerate(wiring.bodies):
-            for index, node in enumerate(body.proto.node):
-                at = At(i, index)
-                if wiring.has_bodies(at):
-                    continue
-                read = [s for s in wiring.floats_read(at) if s not in steady]
-                if self._begins(at, node) or (read and all(s in found for s in read)):
-                    found.update(dict.fromkeys(wiring.floats_made(at)))
-        return found
-
-    def _steady(self) -> set[Source]:
-        """The tensors that are constants, or computed from constants alone."""
-        bodies = self._wiring.bodies
-        number = {id(body): i for i, body in enumerate(bodies)}
-        found = {Source(i, name) for i, body in enumerate(bodies) for name in body.constants}
-        for i, body in enumerate(bodies):
-            for node in body.proto.node:
-                defining = [(body.defining(name), name) for name in node.input if name]
-                read = [Source(number[id(b)], name) for b, name in defining if b is not None]
-                if read and found.issuperset(read):
-                    found.update(Source(i, name) for name in node.output)
-        return found
-
-    def _begins(self, at: At, node: NodeProto) -> bool:
-        """Whether a node makes FP32 of integers."""
-        if node.op_type == "Range":
-            return True
-        if node.op_type != "Cast" or self._reads_float(at):
-            return False
-        element = self._wiring.bodies[at.body].kind(node.input[0]).element
-        return element not in (*_FLOATS, TensorProto.BOOL, TensorProto.UNDEFINED)
-
-    def _becomes_integers(self, source: Source, back: Mapping[Source, bool]) -> bool:
-        wiring = self._wiring
-        places = wiring.reads[source]
-        if not places or any(p.node == OUTPUT or p.body != source.body for p in places):
-            return False
-        for place in (p for p in places if self._fixed_input(p) is None):
-            made = wiring.floats_made(place.at)
-            if wiring.has_bodies(place.at) or not all(back.get(s, False) for s in made):
-                return False
-            if not made and self._makes_floats(place.at):
-                return False
-        return True
-
-    def _makes_floats(self, at: At) -> bool:
-        """Whether a node makes floats of another type than FP32."""
-        return any(self._is_float(at.body, name) for name in self._wiring.node(at).output)
-
-    def _is_float(self, body: int, name: str) -> bool:
-        return self._wiring.bodies[body].kind(name).element in _FLOATS
 
     def _accumulators(self) -> None:
         """Keep integer accumulators until they are multiplied by the scales of their operands."""
