@@ -264,7 +264,7 @@ class InFp32(_Named):
     SEQUENCE = auto()
     WHOLE_NUMBERS = auto()
     ACCUMULATOR = auto()
-    INSIDE = auto()
+    BETWEEN_OTHERS = auto()
 
 
 class Untabled(_Named):

@@ -150,7 +150,8 @@ def made_kinds(node: NodeProto, read: Sequence[Held], known: Signature | None) -
         inner = kind_of(told["type"].tp) if "type" in told else next(iter(read), UNKNOWN)
         return [inner._replace(containers="o" + inner.containers)]
     if node.op_type == "OptionalGetElement" and read:
-        return [read[0]._replace(containers=read[0].containers.removeprefix("o"))]
+        held = read[0].containers
+        return [read[0]._replace(containers=held[1:] if held[:1] == "o" else held)]
     if known is None:  # as most ops do
         floats = (k for k in read if k.element in _FLOATS)
         return [next(floats, UNKNOWN)] * len(node.output)

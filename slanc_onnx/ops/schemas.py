@@ -172,7 +172,7 @@ def _some_type(written: Set[str], element_type: int) -> onnx.TypeProto:
     """A tensor of an element type, or where that is not among those written, of one that is."""
     wanted = f"tensor({_WRITTEN[element_type]})"
     name = wanted if wanted in written else min(written)
-    element = TensorProto.DataType.Value(name.removeprefix("tensor(").removesuffix(")").upper())
+    element = TensorProto.DataType.Value(name.rpartition("(")[2].rstrip(")").upper())
     return helper.make_tensor_type_proto(element, None)
 
 

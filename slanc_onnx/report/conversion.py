@@ -47,7 +47,7 @@ def _tables_lines(conversion: Conversion) -> Iterator[str]:
         line = f"angles of {len(tables.made)} Cos and Sin are {len(names)} tables now"
         if sources:
             line += f", by {sources}, for {positions.count} positions "
-            line += reason_text(positions.told_by) + "; a longer input is refused"
+            line += f"{reason_text(positions.told_by)}; later ones are out of their range"
         yield line
     yield from (f"angles in FP32: {kept.tensor}: {reason_text(kept.why)}" for kept in tables.kept)
     if tables.inlined:

@@ -252,7 +252,7 @@ _IN_FP32: dict[Kind, str] = {
     InFp32.HOLDER: "no schema tells what the graph in {0} takes",
     InFp32.WHOLE_NUMBERS: "computes with whole numbers from integers: indices, lengths, positions",
     InFp32.ACCUMULATOR: "an integer accumulator, until it is multiplied by its scales",
-    InFp32.INSIDE: "lies between nodes that stay in FP32",
+    InFp32.BETWEEN_OTHERS: "lies between nodes that stay in FP32",
 }
 _UNTABLED: dict[Kind, str] = {
     Untabled.FLOAT_INPUT: "its angles are computed from {0!r}, whose values are no whole numbers",

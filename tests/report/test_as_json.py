@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -42,6 +43,7 @@ REPORT = [
     "suspects",
     "notes",
     "fold",
+    "conversion",
     "audit",
     "first_rows",
     "advice",
@@ -389,10 +391,7 @@ def test_an_interrupted_write_leaves_the_older_report(
     outcome = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
     path = tmp_path / "report.json"
     path.write_text("{}")
-
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
+    fail = Mock(side_effect=KeyboardInterrupt)
     monkeypatch.setattr("slanc_onnx.graph.save.os.replace", fail)
     with pytest.raises(KeyboardInterrupt):
         write_report(outcome.report, path)

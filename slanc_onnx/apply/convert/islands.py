@@ -184,7 +184,7 @@ class Islands:
                     at = At(i, index)
                     floats = self._wiring.floats_read(at) or self._wiring.floats_made(at)
                     if floats and node.op_type != "Constant":
-                        self.nodes.setdefault(at, Reason(InFp32.INSIDE))
+                        self.nodes.setdefault(at, Reason(InFp32.BETWEEN_OTHERS))
         return found
 
     def _reads_float(self, at: At) -> bool:
@@ -287,7 +287,7 @@ class Islands:
                 for index in range(len(body.proto.node)):
                     at = At(i, index)
                     if at not in self.nodes and self._is_inside(at):
-                        self.nodes[at] = Reason(InFp32.INSIDE)
+                        self.nodes[at] = Reason(InFp32.BETWEEN_OTHERS)
                         going = True
 
     def _is_inside(self, at: At) -> bool:

@@ -136,7 +136,7 @@ def test_what_lies_between_two_islands_stays_and_what_lies_beside_does_not() -> 
     }
     """
     _, found = islands(text, AXIS, 11)
-    assert found == {"c": InFp32.SCHEMA, "d": InFp32.INSIDE, "e": InFp32.SCHEMA}
+    assert found == {"c": InFp32.SCHEMA, "d": InFp32.BETWEEN_OTHERS, "e": InFp32.SCHEMA}
 
 
 def test_an_island_whose_result_is_read_in_both_types_is_cast_once() -> None:
@@ -253,7 +253,7 @@ def test_a_graph_in_an_op_of_which_nothing_is_known_stays_with_all_in_it() -> No
     done = convert(model, Weights(), Accelerator())
     assert {node.op: node.why.kind for node in done.nodes} == {
         "Foo": InFp32.HOLDER,
-        "Neg": InFp32.INSIDE,
+        "Neg": InFp32.BETWEEN_OTHERS,
     }
     body = next(node for node in model.graph.node if node.name == "f").attribute[0].g
     assert body.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT

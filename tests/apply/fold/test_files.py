@@ -13,7 +13,6 @@ from slanc_onnx import (
     Options,
     apply_scales,
     compute_scales,
-    job,
     protect,
     protect_file,
 )
@@ -209,7 +208,7 @@ def test_the_audit_is_of_the_scales_that_norms_have_after_folding(
         audited.extend(norms)
         return []
 
-    monkeypatch.setattr(job, "audit_scales", audit_scales)
+    monkeypatch.setattr("slanc_onnx.job.files.audit_scales", audit_scales)
     ids = {"ids": np.array([[3, 1, 4]])}
     outcome = protect_file(
         tmp_path / "m.onnx", tmp_path / "o.onnx", Options(apply="fold", observe=ids)

@@ -14,11 +14,12 @@ from onnx import TensorProto, numpy_helper
 from sample_models import llama_like
 from slanc_onnx.apply.fold import Fold, apply_fold, fold
 from slanc_onnx.estimate import probe_tensors
+from slanc_onnx.graph import Tensor
 from slanc_onnx.job import decide, protect_file
 from slanc_onnx.norms import read_model
 from slanc_onnx.options import Options
 from slanc_onnx.reasons import Note, Undivided, Unraised
-from tests.models.fold_models import RMS, ops, weights
+from tests.models.fold_models import RMS, decided, ops, weights
 from tests.models.small_graphs import IDS, D, graph, normal
 from tests.oracles.unoptimised import Values, different, run
 
@@ -122,13 +123,13 @@ def test_a_second_fold_changes_nothing(llama: onnx.ModelProto) -> None:
 
 def test_without_the_type_or_the_ranges_only_norms_are_asked(llama: onnx.ModelProto) -> None:
     read = read_model(planted(llama, PLANTED))
-    decided, ranges = decide(read, TO_FP16), probe_tensors(read, TO_FP16)
-    plain, _ = fold(read, decided, replace(TO_FP16, to=None))
+    norms, ranges = decide(read, TO_FP16), probe_tensors(read, TO_FP16)
+    plain, _ = fold(read, norms, replace(TO_FP16, to=None))
     for other in (replace(TO_FP16, to=None), replace(TO_FP16, to="bf16")):
-        found, _ = fold(read, decided, other, ranges)
+        found, _ = fold(read, norms, other, ranges)
         assert (found.weights, found.inserted) == (plain.weights, plain.inserted)
         assert (found.ranges, found.faint) == ((), ())
-    found, _ = fold(read, decided, TO_FP16)
+    found, _ = fold(read, norms, TO_FP16)
     assert found.ranges == ()
     assert found.weights == {} and "div" in found.applied.values()  # as weights would fade
     assert any(n.behind and n.behind.kind is Undivided.FADES for n in found.notes)
@@ -313,3 +314,49 @@ def test_a_file_that_does_not_run_is_folded_by_its_norms_and_says_so(tmp_path: P
     (note,) = [note for note in done.notes if note.kind is Note.RANGES_UNKNOWN]
     assert note.behind is not None and "cannot load" in str(note.behind.facts[0])
     assert done.fold is not None and (done.fold.ranges, done.fold.faint) == ((), ())
+
+
+def test_what_is_added_in_front_of_a_norm_fits_though_the_norm_would_not_ask() -> None:
+    nodes = f"""
+        r0 = Gather(table, ids)
+        [n1] x = {RMS}(r0, g1)
+        m = MatMul(x, w1)
+        r1 = Add(r0, m)
+        r2 = Sub(r1, m)
+        [n2] y = {RMS}(r2, g2)
+    """
+    model = graph(nodes, weights(w1=normal(1, D, D, spread=2.0**18)))
+    read = read_model(model)
+    norms = decided(model, {"n1": (0, 1), "n2": (0, 1)})
+    found, after = fold(read, norms, TO_FP16, probe_tensors(read, TO_FP16))
+    sizes = {name: group for group in found.ranges for name in group.tensors}
+    assert sizes["m"] is sizes["r0"] is sizes["r2"]
+    assert sizes["m"].largest > 4 * FP16 and sizes["m"].stored <= FP16 / 4
+    assert (sizes["m"].norms, sizes["m"].raised, sizes["m"].reason) == (2, False, None)
+    assert {norm.scale for norm in after} <= {1.0, 2.0}  # their windows hold: each has a node
+    assert found.inserted == 2 and set(found.applied.values()) == {"div"}
+    apply_fold(model, found, None)
+    assert max(outside_norms(largest(model, SMALL), model).values()) < FP16
+
+
+def test_two_groups_of_one_product_share_what_is_asked_in_the_way_with_fewest_nodes() -> None:
+    nodes = f"""
+        r0 = Gather(table, ids)
+        [n1] x = {RMS}(r0, g1)
+        a = MatMul(x, w1)
+        b = MatMul(x, w2)
+        s = Sigmoid(a)
+        h = Mul(a, b)
+        hs = Mul(h, s)
+        d = MatMul(hs, w3)
+        r1 = Add(r0, d)
+        [n2] y = {RMS}(r1, g2)
+    """
+    wide = {"w1": normal(1, D, D, spread=512.0), "w2": normal(2, D, D, spread=512.0)}
+    model = graph(nodes, weights(**wide, w3=normal(3, D, D, spread=2.0**-18)))
+    after, found = range_folded(model)
+    assert found.inserted == inserted_by_norms(model)
+    assert found.weights[Tensor((), "w2")] >= 4  # not w1, which a sigmoid reads
+    assert Tensor((), "w1") not in found.weights
+    assert max(outside_norms(largest(after, SMALL), after).values()) < FP16
+    assert different(run(model, **SMALL), run(after, **SMALL)) == []
