@@ -6,14 +6,15 @@ from collections.abc import Mapping
 
 from onnx import NodeProto, TensorProto
 
+from slanc_onnx.apply.convert.whole_numbers import whole_numbers
 from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
 from slanc_onnx.graph import NodeAt
 from slanc_onnx.ops import BETWEEN, LIKE_INPUT, STASHING, TYPE_ATTRIBUTES, Body, Formal, runs
 from slanc_onnx.reasons import InFp32, Reason
 
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _AS_IS = {"Cast", "Shape", "Size"}  # read whatever type there is
 _HOLDERS = {"If", "Loop", "Scan", "SequenceMap"}  # their graphs take any type
+_SCALING = {"Mul", "Div"}
 _INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
 
 
@@ -44,6 +45,7 @@ class Islands:
         self._held = self._held_bodies()
         self._whole_numbers()
         self._accumulators()
+        self._scales()
         self._inside()
 
     def in_fp32(self, source: Source) -> bool:
@@ -100,7 +102,7 @@ class Islands:
         made = self._fixed_output(at, 0) if node.output else None
         if made is not None:
             return made
-        floats = [p for p, name in enumerate(node.output) if self._is_float(at.body, name)]
+        floats = [p for p, name in enumerate(node.output) if wiring.is_float(at.body, name)]
         if any(self._fixed_output(at, position) is None for position in floats):
             return None
         read = [p for p in range(len(node.input)) if Place(*at, p) in wiring.read_at]
@@ -189,16 +191,8 @@ class Islands:
         return bool(self._wiring.floats_read(at))
 
     def _whole_numbers(self) -> None:
-        """Keep what is computed from integers and becomes integers again, or is read in FP32.
-
-        These are lengths, indices and factors.
-        FP16 holds whole numbers up to 2048 alone.
-        """
-        whole = self._from_integers()
-        back: dict[Source, bool] = {}
-        for source in reversed(list(whole)):
-            back[source] = self._becomes_integers(source, back)
-        for source in (s for s, found in back.items() if found):
+        """Keep what is computed from integers and becomes integers again, or is read in FP32."""
+        for source in whole_numbers(self._wiring, lambda p: self._fixed_input(p) is not None):
             made = self._wiring.maker(source)
             if made is not None:
                 self.nodes.setdefault(made[0], Reason(InFp32.WHOLE_NUMBERS))
@@ -206,62 +200,6 @@ class Islands:
                 op = self._wiring.node(place.at).op_type
                 if op not in _AS_IS and self._fixed_input(place) is None:
                     self.nodes.setdefault(place.at, Reason(InFp32.WHOLE_NUMBERS))
-
-    def _from_integers(self) -> dict[Source, None]:
-        """The tensors that are computed from integers alone, in the order of the file."""
-        wiring, found = self._wiring, dict[Source, None]()
-        steady = self._steady()
-        for i, body in enumerate(wiring.bodies):
-            for index, node in enumerate(body.proto.node):
-                at = At(i, index)
-                if wiring.has_bodies(at):
-                    continue
-                read = [s for s in wiring.floats_read(at) if s not in steady]
-                if self._begins(at, node) or (read and all(s in found for s in read)):
-                    found.update(dict.fromkeys(wiring.floats_made(at)))
-        return found
-
-    def _steady(self) -> set[Source]:
-        """The tensors that are constants, or computed from constants alone."""
-        bodies = self._wiring.bodies
-        number = {id(body): i for i, body in enumerate(bodies)}
-        found = {Source(i, name) for i, body in enumerate(bodies) for name in body.constants}
-        for i, body in enumerate(bodies):
-            for node in body.proto.node:
-                defining = [(body.defining(name), name) for name in node.input if name]
-                read = [Source(number[id(b)], name) for b, name in defining if b is not None]
-                if read and found.issuperset(read):
-                    found.update(Source(i, name) for name in node.output)
-        return found
-
-    def _begins(self, at: At, node: NodeProto) -> bool:
-        """Whether a node makes FP32 of integers."""
-        if node.op_type == "Range":
-            return True
-        if node.op_type != "Cast" or self._reads_float(at):
-            return False
-        element = self._wiring.bodies[at.body].kind(node.input[0]).element
-        return element not in (*_FLOATS, TensorProto.BOOL, TensorProto.UNDEFINED)
-
-    def _becomes_integers(self, source: Source, back: Mapping[Source, bool]) -> bool:
-        wiring = self._wiring
-        places = wiring.reads[source]
-        if not places or any(p.node == OUTPUT or p.body != source.body for p in places):
-            return False
-        for place in (p for p in places if self._fixed_input(p) is None):
-            made = wiring.floats_made(place.at)
-            if wiring.has_bodies(place.at) or not all(back.get(s, False) for s in made):
-                return False
-            if not made and self._makes_floats(place.at):
-                return False
-        return True
-
-    def _makes_floats(self, at: At) -> bool:
-        """Whether a node makes floats of another type than FP32."""
-        return any(self._is_float(at.body, name) for name in self._wiring.node(at).output)
-
-    def _is_float(self, body: int, name: str) -> bool:
-        return self._wiring.bodies[body].kind(name).element in _FLOATS
 
     def _accumulators(self) -> None:
         """Keep integer accumulators until they are multiplied by the scales of their operands."""
@@ -272,6 +210,7 @@ class Islands:
                     self._until_scaled(At(i, index))
 
     def _until_scaled(self, at: At) -> None:
+        """Keep what multiplies an accumulator, one scale after the other, and what moves it."""
         waiting = [at]
         while waiting:
             here = waiting.pop()
@@ -279,10 +218,64 @@ class Islands:
             for source in self._wiring.floats_made(here):
                 for place in self._wiring.reads[source]:
                     op = self._wiring.node(place.at).op_type if place.node != OUTPUT else ""
-                    if op in ("Mul", "Div"):
-                        self.nodes.setdefault(place.at, Reason(InFp32.ACCUMULATOR))
-                    elif op in BETWEEN and BETWEEN[op].exact and place.at not in self.nodes:
+                    if place.at in self.nodes:
+                        continue
+                    if op in _SCALING:
+                        others = [s for s in self._wiring.floats_read(place.at) if s != source]
+                        if all(self._is_scale(other) for other in others):
+                            waiting.append(place.at)
+                        elif here == at:
+                            self.nodes[place.at] = Reason(InFp32.ACCUMULATOR)
+                    elif _moves(op):
                         waiting.append(place.at)
+
+    def _is_scale(self, source: Source) -> bool:
+        """Whether a tensor is a scale of a quantised one, or a product of such."""
+        wiring, made = self._wiring, self._wiring.maker(source)
+        if wiring.constant(source) is not None:
+            return True
+        if made is None:
+            return False
+        op = wiring.node(made[0]).op_type
+        read = wiring.floats_read(made[0])
+        if op in _SCALING or _moves(op):
+            return bool(read) and all(self._is_scale(one) for one in read)
+        return op == "DynamicQuantizeLinear"
+
+    def _scales(self) -> None:
+        """Keep what moves and multiplies values in FP32 between nodes that stay.
+
+        A scale or a product of scales may be too small for fewer bits.
+        """
+        wiring = self._wiring
+        found = {
+            at
+            for i, body in enumerate(wiring.bodies)
+            for index, node in enumerate(body.proto.node)
+            if (at := At(i, index)) not in self.nodes
+            and (node.op_type in _SCALING or _moves(node.op_type))
+            and wiring.floats_made(at)
+        }
+        while apart := {at for at in found if not self._lies_between(at, found)}:
+            found -= apart
+        self.nodes.update(dict.fromkeys(found, Reason(InFp32.INSIDE)))
+
+    def _lies_between(self, at: At, others: set[At]) -> bool:
+        """Whether all that a node reads and makes is in FP32, where others are."""
+        wiring = self._wiring
+        read = [s for s in wiring.floats_read(at) if wiring.constant(s) is None]
+        makers = [wiring.maker(source) for source in read]
+        inner = [made[0] for made in makers if made is not None]
+        places = [p for source in wiring.floats_made(at) for p in wiring.reads[source]]
+        return (
+            bool(inner)
+            and all(
+                self.in_fp32(s) or (made is not None and made[0] in others)
+                for s, made in zip(read, makers, strict=True)
+            )
+            and bool(places)
+            and all(p.node != OUTPUT and (p.at in others or self.needs_fp32(p)) for p in places)
+        )
 
     def _inside(self) -> None:
         """Keep nodes between those that stay: no FP32 value passes through fewer bits there."""
@@ -299,15 +292,9 @@ class Islands:
 
     def _is_inside(self, at: At) -> bool:
         wiring = self._wiring
-        made = wiring.floats_made(at)
-        if not made or wiring.has_bodies(at) or wiring.node(at).op_type == "Constant":
+        if wiring.has_bodies(at) or wiring.node(at).op_type == "Constant":
             return False
-        read = [s for s in wiring.floats_read(at) if wiring.constant(s) is None]
-        inner = [s for s in read if wiring.maker(s) is not None]
-        if not inner or not all(self.in_fp32(s) for s in read):
-            return False
-        places = [place for source in made for place in wiring.reads[source]]
-        return bool(places) and all(p.node != OUTPUT and self.needs_fp32(p) for p in places)
+        return bool(wiring.floats_made(at)) and self._lies_between(at, set())
 
 
 def _chooses(node: NodeProto, reads_float: bool) -> bool:
@@ -329,13 +316,23 @@ def _has_floats(node: NodeProto) -> bool:
 
 
 def _is_accumulator(body: Body, node: NodeProto) -> bool:
-    """Whether a node reads an integer accumulator, also after it is moved."""
-    name = node.input[0]
-    while name in body.makers:
+    """Whether a node reads an integer accumulator, also after it is moved or added to."""
+    waiting, seen = [node.input[0]], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in body.makers:
+            continue
+        seen.add(name)
         maker = body.proto.node[body.makers[name][0]]
         if maker.op_type in _INTEGER_PRODUCTS:
             return True
-        if maker.op_type not in BETWEEN or not BETWEEN[maker.op_type].exact:
-            return False
-        name = maker.input[0]
+        if _moves(maker.op_type):
+            waiting.append(maker.input[0])
+        elif maker.op_type in ("Add", "Sub"):
+            waiting.extend(maker.input)
     return False
+
+
+def _moves(op: str) -> bool:
+    """Whether an op gives elements that it reads, as they are."""
+    return op in BETWEEN and BETWEEN[op].exact

@@ -11,6 +11,7 @@ from onnx import FunctionProto, NodeProto, TensorProto
 from slanc_onnx.graph import NodeAt
 from slanc_onnx.ops import Body, Held, Signature, signature
 
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 OUTPUT = -1  # in place of a node: an output of the body
 
 
@@ -98,6 +99,10 @@ class Wiring:
         """The floats that a node makes."""
         made = (Source(at.body, name) for name in self.node(at).output if name)
         return [source for source in made if source in self.reads]
+
+    def is_float(self, body: int, name: str) -> bool:
+        """Whether a tensor that is read or made in a body holds floats of any type."""
+        return self.bodies[body].kind(name).element in FLOATS
 
     def is_call(self, at: At) -> bool:
         """Whether a node calls a function of the file."""

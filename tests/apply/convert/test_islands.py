@@ -166,6 +166,60 @@ def test_an_accumulator_stays_until_it_is_scaled_and_no_longer() -> None:
     np.testing.assert_allclose(got, 20.4, rtol=1e-3)
 
 
+ONE_BY_ONE = """
+m (float[2, 64] x) => (float[2, 4] y) {
+    a, s, z = DynamicQuantizeLinear(x) n = MatMulInteger(a, b, z) i = Add(n, bias)
+    f = Cast<to = 1>(i) g = Mul(f, s) h = Mul(g, t) e = Exp(h) y = Mul(h, e)
+}
+"""
+
+
+def test_scales_that_multiply_an_accumulator_one_by_one_are_all_in_fp32() -> None:
+    weights: Tensors = {
+        "b": np.full((64, 4), 127, np.int8),
+        "t": np.float32(1e-6),
+        "bias": np.full(4, 70000, np.int32),
+    }
+    model, found = islands(ONE_BY_ONE, weights)
+    assert found == {"a": InFp32.SCHEMA, **dict.fromkeys("fgh", InFp32.ACCUMULATOR)}
+    feeds: Values = {"x": np.full((2, 64), 1000, np.float32)}
+    expected = run(model_of(ONE_BY_ONE, weights), **feeds)["y"]
+    np.testing.assert_allclose(run(model, **feeds)["y"], expected, rtol=2e-3)
+
+
+def test_a_product_of_scales_that_fewer_bits_do_not_hold_stays_wherever_it_is_moved() -> None:
+    text = """
+    m (float[2, 64] x) => (float[2, 4] y) {
+        a, s, z = DynamicQuantizeLinear(x) n = MatMulInteger(a, b, z) f = Cast<to = 1>(n)
+        p = Mul(s, t) q = Unsqueeze(p, zero) r = Reshape(q, minus) g = Mul(f, r) y = Exp(g)
+    }
+    """
+    weights: Tensors = {
+        "b": np.full((64, 4), 1, np.int8),
+        "t": np.float32(1e-6),
+        "zero": np.array([0]),
+        "minus": np.array([-1]),
+    }
+    model, found = islands(text, weights)
+    assert dict.fromkeys("pqr", InFp32.INSIDE).items() <= found.items()
+    feeds: Values = {"x": floats(2, 64, spread=1e-2)}
+    expected = run(model_of(text, weights), **feeds)["y"]
+    np.testing.assert_allclose(run(model, **feeds)["y"], expected, rtol=2e-3)
+
+
+def test_products_of_what_is_no_scale_are_not_kept() -> None:
+    """Between what is dequantised and quantised again a product of activations is computed."""
+    text = """
+    m (float[2, 4] x) => (float[2, 4] y) {
+        q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) e = Exp(d) g = Mul(d, e)
+        r = QuantizeLinear(g, s, z) w = DequantizeLinear(r, s, z) y = Neg(w)
+    }
+    """
+    weights: Tensors = {"s": np.float32(0.05), "z": np.int8(0)}
+    _, found = islands(text, weights, 13)
+    assert set(found) == set("qdrw")
+
+
 def test_nodes_that_are_kept_are_kept_for_that_reason() -> None:
     text = "m (float[2, 4] x) => (float[2, 4] y) { [a] h = Exp(x) [b] g = Neg(h) [c] y = Abs(g) }"
     why = Reason(InFp32.WHOLE_NUMBERS)
