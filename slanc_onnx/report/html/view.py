@@ -57,6 +57,7 @@ def page_view(outcome: Outcome) -> PageView:
     done = outcome.conversion
     converted = [] if done is None else list(conversion_lines(done, fold))
     folded = [] if fold is None else [fold_line(len(norms), fold), *map(reason_text, fold.notes)]
+    folded += converted
     passed = None if validation is None and outcome.not_validated is None else outcome.passed
     line = final_parts(outcome) if norms else []
     said = filter(None, (outcome.epsilon_line, outcome.first_rows_line, outcome.advice_line))
@@ -77,7 +78,7 @@ def page_view(outcome: Outcome) -> PageView:
         tensors=sorted(sizes, key=lambda size: -size.largest),
         tensors_said=tensors_text(sizes, str(device.format)),
         perplexity=None if validation is None else validation.perplexity,
-        notes=[*folded, *converted, *map(reason_text, outcome.notes), *suspect_lines(outcome), *said],
+        notes=[*folded, *map(reason_text, outcome.notes), *suspect_lines(outcome), *said],
     )
 
 
