@@ -258,7 +258,7 @@ class Islands:
         }
         while apart := {at for at in found if not self._lies_between(at, found)}:
             found -= apart
-        self.nodes.update(dict.fromkeys(found, Reason(InFp32.INSIDE)))
+        self.nodes.update(dict.fromkeys(found, Reason(InFp32.BETWEEN_OTHERS)))
 
     def _lies_between(self, at: At, others: set[At]) -> bool:
         """Whether all that a node reads and makes is in FP32, where others are."""
