@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import onnx
-from onnx import AttributeProto, TensorProto, helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.ops.between import BETWEEN
 
 
 class Held(NamedTuple):
@@ -90,7 +93,11 @@ def walk(body: Body) -> Iterator[Body]:
 def tree(
     proto: onnx.GraphProto | onnx.FunctionProto, outer: Body | None, opsets: Mapping[str, int]
 ) -> Body:
-    """The body of a graph or function, of which no more is known than it tells."""
+    """The body of a graph or function, of which no more is known than it tells.
+
+    Raises:
+        SlancError: a node lacks its input or output.
+    """
     body = Body(proto, outer, opsets)
     if isinstance(proto, onnx.GraphProto):
         body.constants.update((tensor.name, tensor) for tensor in proto.initializer)
@@ -103,6 +110,7 @@ def tree(
     else:
         body.kinds.update(dict.fromkeys(proto.input, UNKNOWN))
     for index, node in enumerate(proto.node):
+        _refuse_incomplete(node)
         for position, name in enumerate(node.output):
             if name:
                 body.makers[name] = index, position
@@ -113,6 +121,16 @@ def tree(
             if attribute.type == AttributeProto.GRAPH:
                 body.inner[index, attribute.name] = tree(attribute.g, body, opsets)
     return body
+
+
+def _refuse_incomplete(node: NodeProto) -> None:
+    moves = node.op_type in BETWEEN
+    if (moves and not node.input) or ((moves or node.op_type == "Constant") and not node.output):
+        name = node.name or next(iter(node.output), "")
+        raise SlancError(
+            f"the {node.op_type} {name!r} has no {'output' if node.input else 'input or output'}. "
+            "Repair the model."
+        )
 
 
 def constant_of(attribute: AttributeProto) -> TensorProto:
