@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 import onnx
@@ -96,7 +97,7 @@ def tree(
     """The body of a graph or function, of which no more is known than it tells.
 
     Raises:
-        SlancError: a node lacks its input or output.
+        SlancError: a node lacks its input or output, or the nodes of a function cannot be ordered.
     """
     body = Body(proto, outer, opsets)
     if isinstance(proto, onnx.GraphProto):
@@ -120,7 +121,24 @@ def tree(
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 body.inner[index, attribute.name] = tree(attribute.g, body, opsets)
+    if isinstance(proto, onnx.FunctionProto):
+        _refuse_circles(body, proto.name)
     return body
+
+
+def _refuse_circles(body: Body, function: str) -> None:
+    """Refuse what no runtime can order; of graphs that is done where a file is read."""
+    before = {
+        index: {body.makers[name][0] for name in node.input if name in body.makers}
+        for index, node in enumerate(body.proto.node)
+    }
+    try:
+        TopologicalSorter(before).prepare()
+    except CycleError:
+        raise SlancError(
+            f"the function {function!r} has a circle: nodes in it read each other's outputs. "
+            "Export the model again."
+        ) from None
 
 
 def _refuse_incomplete(node: NodeProto) -> None:
@@ -128,8 +146,7 @@ def _refuse_incomplete(node: NodeProto) -> None:
     if (moves and not node.input) or ((moves or node.op_type == "Constant") and not node.output):
         name = node.name or next(iter(node.output), "")
         raise SlancError(
-            f"the {node.op_type} {name!r} has no {'output' if node.input else 'input or output'}. "
-            "Repair the model."
+            f"the {node.op_type} {name!r} lacks its input or output. Repair the model."
         )
 
 

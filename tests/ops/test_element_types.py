@@ -165,3 +165,12 @@ def test_a_node_without_what_it_reads_or_makes_is_refused(node: int, what: str) 
     del getattr(model.graph.node[node], what)[:]
     with pytest.raises(SlancError, match="Repair the model"):
         read_bodies(model)
+
+
+def test_a_function_whose_nodes_cannot_be_ordered_is_refused() -> None:
+    with pytest.raises(SlancError, match="the function 'f' has a circle"):
+        body_of(
+            "m (float[2] x) => (float[2] y) { y = local.f(x) } "
+            '<domain: "local", opset_import: ["": 18]> f (x) => (y) '
+            "{ a = Cast<to = 10>(b) b = Cast<to = 1>(a) y = Add(b, x) }"
+        )
