@@ -52,6 +52,8 @@ def _check_to(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         parser.error(f"--to {args.to}: folds, which --apply div does not")
     if args.scale == "paper":
         parser.error(f"--to {args.to}: needs powers of two, which --scale paper does not give")
+    if args.fp32_nodes is not None:
+        parser.error(f"--fp32-nodes: not with --to {args.to}, which decides that and writes it")
     args.apply = "fold"
 
 

@@ -43,7 +43,7 @@ from slanc_onnx.graph.load import (
     read_tensor,
     stored_bytes,
 )
-from slanc_onnx.graph.new_data import ExternalData, NewData, Pending
+from slanc_onnx.graph.new_data import ExternalData, NewData, Pending, without_data
 from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.save import Draft, check_output, refuse_what_is_no_file
 from slanc_onnx.graph.scope import (
@@ -120,5 +120,6 @@ __all__ = [
     "stored_bytes",
     "told_type",
     "unused_name",
+    "without_data",
     "write_atomically",
 ]

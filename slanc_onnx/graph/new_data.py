@@ -33,6 +33,15 @@ def _bytes(place: tuple[Path, int, int]) -> Array:
     return np.frombuffer(bytes_at(*place), np.uint8)
 
 
+def without_data(tensor: TensorProto) -> TensorProto:
+    """A tensor of the same name, type and shape, with what the file says of it."""
+    bare = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    if tensor.HasField("doc_string"):
+        bare.doc_string = tensor.doc_string
+    bare.metadata_props.extend(tensor.metadata_props)
+    return bare
+
+
 class Pending:
     """Takes changed tensors as `NewData` does, and keeps how they are made, for another change."""
 
@@ -106,8 +115,8 @@ class NewData:
             _, _, length = external_range(tensor, self._source.parent)
             if kind != tensor.data_type:
                 length = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(kind).itemsize
-            new = TensorProto(name=tensor.name, data_type=kind, dims=tensor.dims)
-            new.doc_string = tensor.doc_string
+            new = without_data(tensor)
+            new.data_type = kind
             refer(new, Span(self.name, len(self._made), length))
             tensor.CopyFrom(new)
             self._made.append(values)
@@ -125,8 +134,8 @@ class NewData:
 
     def _add(self, tensor: TensorProto, values: Array) -> None:
         """Put the values of a tensor into the output's own data file."""
-        new = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        new.doc_string, new.data_location = tensor.doc_string, TensorProto.EXTERNAL
+        new = without_data(tensor)
+        new.data_location = TensorProto.EXTERNAL
         data = self._own()
         offset, length = data.add(values)
         for key, text in (("location", data.name), ("offset", offset), ("length", length)):

@@ -238,8 +238,9 @@ def _fp32(validation: Validation) -> str:
     if validation.fp32_identical:
         told = "FP32 outputs bit-identical with optimisation off"
     else:
+        what = "FP32" if validation.cosine is None else "its weights in FP32 arithmetic:"
         told = (
-            f"FP32 max abs error {validation.fp32_max_abs_error:.3g}, relative "
+            f"{what} max abs error {validation.fp32_max_abs_error:.3g}, relative "
             f"{validation.fp32_max_relative_error:.3g} (tolerance {validation.fp32_tolerance:g})"
         )
         if validation.rounded_epsilons:

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from slanc_onnx.apply.convert.constants import Counts, Limits, narrowed
-from slanc_onnx.graph import Array, NewData, Pending, all_tensors, read_tensor
+from slanc_onnx.graph import Array, NewData, Pending, all_tensors, read_tensor, without_data
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +49,8 @@ class Weights:
             return found
 
         if self.data is None or not self.data.put(tensor, values, element_type):
-            after = TensorProto(name=tensor.name, data_type=element_type, dims=before.dims)
-            after.raw_data = values().tobytes()
-            after.doc_string = before.doc_string
+            after = without_data(tensor)
+            after.data_type, after.raw_data = element_type, values().tobytes()
             tensor.CopyFrom(after)
 
     def finish(self, model: onnx.ModelProto) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.report.compared import tensors_text
+from slanc_onnx.report.conversion import conversion_lines
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
@@ -31,7 +32,7 @@ class PageView:
         tensors: The largest first, where everything is emulated.
         tensors_said: What they say in a sentence.
         perplexity: As in the validation; None without tokens.
-        notes: What was folded, and the notes of the outcome.
+        notes: What was folded and converted, and the notes of the outcome.
     """
 
     model: str
@@ -53,7 +54,10 @@ def page_view(outcome: Outcome) -> PageView:
     validation, device = outcome.validation, outcome.accelerator
     seen = validation is not None and bool(validation.observed)
     norms, fold = outcome.rows, outcome.fold
+    done = outcome.conversion
+    converted = [] if done is None else list(conversion_lines(done, fold))
     folded = [] if fold is None else [fold_line(len(norms), fold), *map(reason_text, fold.notes)]
+    folded += converted
     passed = None if validation is None and outcome.not_validated is None else outcome.passed
     line = final_parts(outcome) if norms else []
     said = filter(None, (outcome.epsilon_line, outcome.first_rows_line, outcome.advice_line))
