@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 import onnx
-from onnx import AttributeProto, TensorProto, helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper
+
+from slanc_onnx.errors import SlancError
+from slanc_onnx.ops.between import BETWEEN
 
 
 class Held(NamedTuple):
@@ -90,7 +94,11 @@ def walk(body: Body) -> Iterator[Body]:
 def tree(
     proto: onnx.GraphProto | onnx.FunctionProto, outer: Body | None, opsets: Mapping[str, int]
 ) -> Body:
-    """The body of a graph or function, of which no more is known than it tells."""
+    """The body of a graph or function, of which no more is known than it tells.
+
+    Raises:
+        SlancError: a node lacks its input or output, or the nodes of a function cannot be ordered.
+    """
     body = Body(proto, outer, opsets)
     if isinstance(proto, onnx.GraphProto):
         body.constants.update((tensor.name, tensor) for tensor in proto.initializer)
@@ -103,6 +111,7 @@ def tree(
     else:
         body.kinds.update(dict.fromkeys(proto.input, UNKNOWN))
     for index, node in enumerate(proto.node):
+        _refuse_incomplete(node)
         for position, name in enumerate(node.output):
             if name:
                 body.makers[name] = index, position
@@ -112,7 +121,33 @@ def tree(
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 body.inner[index, attribute.name] = tree(attribute.g, body, opsets)
+    if isinstance(proto, onnx.FunctionProto):
+        _refuse_circles(body, proto.name)
     return body
+
+
+def _refuse_circles(body: Body, function: str) -> None:
+    """Refuse what no runtime can order; of graphs that is done where a file is read."""
+    before = {
+        index: {body.makers[name][0] for name in node.input if name in body.makers}
+        for index, node in enumerate(body.proto.node)
+    }
+    try:
+        TopologicalSorter(before).prepare()
+    except CycleError:
+        raise SlancError(
+            f"the function {function!r} has a circle: nodes in it read each other's outputs. "
+            "Export the model again."
+        ) from None
+
+
+def _refuse_incomplete(node: NodeProto) -> None:
+    moves = node.op_type in BETWEEN
+    if (moves and not node.input) or ((moves or node.op_type == "Constant") and not node.output):
+        name = node.name or next(iter(node.output), "")
+        raise SlancError(
+            f"the {node.op_type} {name!r} lacks its input or output. Repair the model."
+        )
 
 
 def constant_of(attribute: AttributeProto) -> TensorProto:

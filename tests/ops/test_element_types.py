@@ -149,3 +149,28 @@ def test_a_function_that_calls_itself_is_refused() -> None:
             "m (float[2] x) => (float[2] y) { y = local.f(x) } "
             '<domain: "local", opset_import: ["": 18, "local": 1]> f (a) => (b) { b = local.f(a) }'
         )
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+@pytest.mark.parametrize("node", [0, 1, 2])
+def test_a_node_without_what_it_reads_or_makes_is_refused(node: int, what: str) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 18]>\n'
+        "m (int64[2] i) => (float[2] y) "
+        "{ k = Constant<value_float = 1.0>() c = Cast<to = 1>(i) y = Add(c, k) }"
+    )
+    if node == 0 and what == "input":
+        read_bodies(model)  # a Constant has none
+        return
+    del getattr(model.graph.node[node], what)[:]
+    with pytest.raises(SlancError, match="Repair the model"):
+        read_bodies(model)
+
+
+def test_a_function_whose_nodes_cannot_be_ordered_is_refused() -> None:
+    with pytest.raises(SlancError, match="the function 'f' has a circle"):
+        body_of(
+            "m (float[2] x) => (float[2] y) { y = local.f(x) } "
+            '<domain: "local", opset_import: ["": 18]> f (x) => (y) '
+            "{ a = Cast<to = 10>(b) b = Cast<to = 1>(a) y = Add(b, x) }"
+        )

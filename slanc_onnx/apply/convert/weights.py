@@ -10,7 +10,15 @@ import onnx
 from onnx import TensorProto
 
 from slanc_onnx.apply.convert.constants import Counts, Limits, narrowed
-from slanc_onnx.graph import Array, NewData, Pending, all_tensors, read_tensor, without_data
+from slanc_onnx.graph import (
+    Array,
+    NewData,
+    Pending,
+    all_tensors,
+    read_tensor,
+    unused_name,
+    without_data,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +29,15 @@ class Weights:
         folder: Where the external data of the model lies.
         data: Where tensors go whose data is not in the message; None to take them into it.
         pending: Those that a fold changed.
-        counts: What became of each, by the name that it has in the file; those of `data` that are
-            made when it is written are there then.
+        counts: What became of each, by the name that it has in the file, which others in other
+            graphs may have; those of `data` that are made when it is written are there then.
     """
 
     folder: Path | None = None
     data: NewData | None = None
     pending: Pending = field(default_factory=Pending)
     counts: dict[str, Counts] = field(default_factory=dict)
+    _counted: set[str] = field(default_factory=set)
 
     def narrow(self, tensor: TensorProto, name: str, limits: Limits, element_type: int) -> None:
         """Let a tensor have its values in a narrower format, under the name that it has now.
@@ -39,6 +48,7 @@ class Weights:
             limits: The format.
             element_type: ONNX's for that.
         """
+        name = unused_name(name, self._counted)
         made = self.pending.give(tensor)
         before = TensorProto()
         before.CopyFrom(tensor)

@@ -170,3 +170,17 @@ def test_a_model_in_memory_takes_its_weights_into_it() -> None:
     done = convert(found, Weights(), Accelerator())
     assert all(t.data_location != TensorProto.EXTERNAL for t in found.graph.initializer)
     assert done.weights["s"] == Counts(elements=64)
+
+
+def test_constants_of_one_name_in_two_graphs_are_told_apart() -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["": 18]>\n'
+        "m (float[2] x, bool c) => (float[2] y) { y = If (c) <"
+        "then_branch = t () => (float[2] p) <float[2] k = {70000, 1}> { p = Add(x, k) }, "
+        "else_branch = e () => (float[2] q) <float[2] k = {1, 1}> { q = Add(x, k) }> }"
+    )
+    found = onnx.parser.parse_model(text)
+    onnx.checker.check_model(found, full_check=True)
+    done = convert(found, Weights(), Accelerator())
+    assert sorted(done.weights) == ["k", "k_2"]
+    assert sum(counts.clipped for counts in done.weights.values()) == 1
