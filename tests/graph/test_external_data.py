@@ -84,3 +84,21 @@ def test_integers_of_another_file_come_along(tmp_path: Path) -> None:
     (name,) = data_files(output)
     assert name != "w.data", "the FP32 weights are not copied"
     assert constants(output)["ids"] == np.arange(4096, dtype=np.int64).tobytes()
+
+
+@pytest.mark.parametrize("to", [None, "fp16"])
+@pytest.mark.parametrize("how", ["auto", "yes", "no"])
+def test_what_the_file_says_of_a_tensor_stays(
+    tmp_path: Path, how: ExternalData, to: To | None
+) -> None:
+    model = onnx.load(SAMPLE)
+    for tensor in model.graph.initializer:
+        tensor.doc_string = f"about {tensor.name}"
+        tensor.metadata_props.add(key="of", value=tensor.name)
+    (tmp_path / "in").mkdir()
+    source = tmp_path / "in" / "m.onnx"
+    onnx.save(model, source)
+    names = {tensor.name for tensor in model.graph.initializer}
+    found = onnx.load(written(source, tmp_path / "out", how, to)).graph.initializer
+    kept = {t.name: (t.doc_string, t.metadata_props[0].value) for t in found if t.name in names}
+    assert kept and kept == {name: (f"about {name}", name) for name in kept}
