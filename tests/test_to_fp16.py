@@ -217,6 +217,19 @@ def test_bf16_is_written_and_told(run: Run) -> None:
     assert conversion("r.json")["format"] == "BF16"
 
 
+def test_a_file_that_does_not_run_as_it_is_is_not_said_to_run(run: Run) -> None:
+    """ONNX Runtime's CPU provider has few kernels for BF16."""
+    status, out, _ = run("model.onnx", "--to", "bf16", "-o", "out.onnx")
+    last = out.splitlines()[-1]
+    try:
+        ort.InferenceSession("out.onnx", providers=["CPUExecutionProvider"])
+        runs = True
+    except Exception:
+        runs = False
+    assert ("as it is on ONNX Runtime: runs" in last) == runs
+    assert ("does not run as it is" in last) == (not runs) and (status == 0) == runs
+
+
 def test_a_dry_run_writes_nothing(run: Run) -> None:
     before = files()
     status, out, _ = run("model.onnx", "--to", "fp16", "--dry-run", "-o", "out.onnx")
