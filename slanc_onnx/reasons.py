@@ -304,6 +304,7 @@ class Note(_Named):
     NOT_FOLDED_INTO = auto()  # weights; behind: why
     WOULD_LOSE_BITS = auto()  # (weight, elements) of each weight
     RANGES_UNKNOWN = auto()  # behind: why
+    RANGES_NOT_MEASURED = auto()
 
 
 Kind = (

@@ -262,3 +262,13 @@ def test_samples_pass_with_no_node_in_fp32(run: Run, path: Path) -> None:
     status, out, _ = run(str(path), "--to", "fp16", "-o", "out.onnx", "--report", "r.json")
     assert status == 0, out
     assert conversion("r.json")["fp32_nodes"] == []
+
+
+def test_what_runs_nothing_measures_nothing_and_says_so(run: Run) -> None:
+    told = "no tensor but the inputs of norms is known to fit the type that is written"
+    asked = ("model.onnx", "--to", "fp16", "--no-validate", "--report", "r.json", "-o", "out.onnx")
+    _, out, _ = run(*asked, "--estimate", "weights")
+    assert f"note: {told}" in out and conversion("r.json")["groups"] == []
+    assert "measure" not in json.loads(Path("r.json").read_text())["seconds"]
+    _, out, _ = run(*asked)
+    assert told not in out and conversion("r.json")["groups"] != []

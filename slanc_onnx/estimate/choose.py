@@ -35,6 +35,13 @@ class Estimates:
     reasons: dict[str, tuple[Reason, ...]] = field(default_factory=dict)
 
 
+def runs_probe(read: ReadModel, options: Options) -> bool:
+    """Whether a model is run to see how large its tensors are."""
+    fits = not too_large_at_once(read.model)
+    faulty = any(scope.faults for scope in read.scopes)  # nothing that could run
+    return options.estimate == "probe" or (options.estimate == "auto" and fits and not faulty)
+
+
 def estimate_norms(
     read: ReadModel,
     traced: Trace,
@@ -61,9 +68,7 @@ def estimate_norms(
     """
     model, folder, norms = read.model, read.folder, read.norms
     todo = [n for n in norms if n.skip_reason is None and n.scaled_by is None]
-    fits = not too_large_at_once(model)
-    faulty = any(scope.faults for scope in read.scopes)  # nothing that could run
-    probes = options.estimate == "probe" or (options.estimate == "auto" and fits and not faulty)
+    probes = runs_probe(read, options)
     if norms:
         from_rows = options.scale == "window" and not probes
         check_weights(model, folder, stored_matrices(traced, todo) if from_rows else ())

@@ -13,7 +13,7 @@ import onnx
 from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.convert import Conversion, write_converted
 from slanc_onnx.apply.fold import Fold, fold, write_folded
-from slanc_onnx.estimate import TensorRange, probe_tensors
+from slanc_onnx.estimate import TensorRange, probe_tensors, runs_probe
 from slanc_onnx.graph import Draft, Tensor, check_output, load_model, name_nodes
 from slanc_onnx.job.in_memory import decide
 from slanc_onnx.job.refusals import refuse_broken
@@ -276,7 +276,11 @@ def _plan(job: _Job, done: _Done) -> None:
 
 
 def _measure(job: _Job, done: _Done) -> None:
-    """Measure all tensors, which have to fit the type of the file."""
+    """Measure all tensors, which have to fit the type of the file, where anything is run."""
+    if not runs_probe(job.read, job.options):
+        done.ranges = {}
+        done.notes.append(Reason(Note.RANGES_NOT_MEASURED))
+        return
     found, why = job.tried(lambda told: probe_tensors(job.read, job.options, told))
     done.ranges = found or {}
     if why is not None:

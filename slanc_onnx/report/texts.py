@@ -282,6 +282,9 @@ _NOTES: dict[Kind, str] = {
     Note.INLINED: "inlined the functions that hold norms: {names}",
     Note.RANGES_UNKNOWN: "no tensor but the inputs of norms is known to fit the type that is "
     "written, and no weight is balanced for it, as the model was not run: {behind}",
+    Note.RANGES_NOT_MEASURED: "no tensor but the inputs of norms is known to fit the type that is "
+    "written, and no weight is balanced for it: only --estimate probe, or auto for a model of up "
+    "to 4 GiB in FP32, runs the model for that",
     Note.SCALED_ANEW: "{count} norms had scales of another target, or without their note: these "
     "were taken out and placed anew ({names})",
     Note.WRITTEN_OUT: "wrote out the norms inside attention ops: {names}",
