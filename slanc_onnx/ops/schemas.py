@@ -12,7 +12,6 @@ from typing import Any
 
 import onnx
 from onnx import NodeProto, TensorProto, helper
-from onnxruntime.capi import _pybind_state as runtime
 
 # How schemas write an element type.
 _WRITTEN: Mapping[int, str] = {
@@ -95,11 +94,18 @@ def _signature(domain: str, op: str, version: int) -> Signature | None:
     return _read(schema, "type_str")
 
 
+def _runtime() -> Any:
+    """ONNX Runtime, which is slow to import; --help and --version do without."""
+    from onnxruntime.capi import _pybind_state
+
+    return _pybind_state
+
+
 @functools.cache
 def _of_runtime() -> dict[tuple[str, str], list[Any]]:
     """ONNX Runtime's schemas, by domain and op."""
     found: dict[tuple[str, str], list[Any]] = {}
-    for schema in runtime.get_all_operator_schema():
+    for schema in _runtime().get_all_operator_schema():
         found.setdefault((schema.domain, schema.name), []).append(schema)
     return found
 
@@ -180,7 +186,7 @@ def _some_type(written: Set[str], element_type: int) -> onnx.TypeProto:
 def _kernels() -> dict[tuple[str, str], list[Any]]:
     """ONNX Runtime's kernels for a CPU, by domain and op."""
     found: dict[tuple[str, str], list[Any]] = {}
-    for kernel in runtime.get_all_opkernel_def():
+    for kernel in _runtime().get_all_opkernel_def():
         if kernel.provider == "CPUExecutionProvider":
             found.setdefault((kernel.domain, kernel.op_name), []).append(kernel)
     return found
