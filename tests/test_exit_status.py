@@ -198,7 +198,9 @@ def test_a_bug_gives_4_and_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -
         protect_file(Path("model.onnx"), Path("other.onnx"))
 
 
-@pytest.mark.parametrize("stage", ["job.files._validate", "job.files.write_folded", "job.files.fold"])
+@pytest.mark.parametrize(
+    "stage", ["job.files._validate", "job.files.write_folded", "job.files.fold"]
+)
 def test_a_bug_at_any_stage_writes_nothing(
     run: Run, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -243,7 +245,9 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @posix
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("patch", ["job.files._validate", "cli.write_report"], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "patch", ["job.files._validate", "cli.write_report"], ids=["before", "after"]
+)
 def test_a_signal_ends_it_without_left_overs(
     tmp_path: Path, number: signal.Signals, status: int, patch: str
 ) -> None:
