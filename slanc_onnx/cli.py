@@ -171,8 +171,9 @@ def _tell(args: argparse.Namespace, outcome: Outcome) -> int:
             _silence(sys.stdout)
             raise
     if lost:
-        written = outcome.norms or outcome.conversion is not None
-        model = f"{outcome.output} is written" if written else "No norm, so no model either"
+        model = f"{outcome.output} is written"
+        if outcome.nothing_to_do:
+            model = "No norm, so no model either"
         if outcome.dry_run:
             model = "No model is written either, as --dry-run asks"
         failed = "" if outcome.passed else ", but FAILED"
@@ -318,8 +319,7 @@ def _print_to_stdout(args: argparse.Namespace, outcome: Outcome, lost: Sequence[
         sys.stdout.write(report_text(outcome.report))
         sys.stdout.flush()
         if args.quiet < 2 and sys.stderr is not None:
-            nothing = not outcome.norms and outcome.conversion is None
-            last = [_no_norm(outcome)] if nothing else final_parts(outcome)
+            last = [_no_norm(outcome)] if outcome.nothing_to_do else final_parts(outcome)
             print(printable(" | ".join([*last, *lost])), file=sys.stderr)
     else:
         _print(args, outcome, lost)
@@ -336,7 +336,7 @@ def _print(args: argparse.Namespace, outcome: Outcome, lost: Sequence[str]) -> N
     """The results, on stdout; the last line says what was lost too."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names and Γ on a terminal without them
-    if not outcome.norms and outcome.conversion is None:
+    if outcome.nothing_to_do:
         print(printable(" | ".join([_no_norm(outcome), *lost])))
         return
     # No markup and emoji: brackets and colons in names are just that.

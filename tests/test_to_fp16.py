@@ -272,3 +272,21 @@ def test_what_runs_nothing_measures_nothing_and_says_so(run: Run) -> None:
     assert "measure" not in json.loads(Path("r.json").read_text())["seconds"]
     _, out, _ = run(*asked)
     assert told not in out and conversion("r.json")["groups"] != []
+
+
+def test_the_page_of_a_model_without_norms_has_the_verdict(run: Run) -> None:
+    save(NO_NORM, "plain.onnx", w=np.ones((4, 4), np.float32))
+    assert run("plain.onnx", "--to", "fp16", "-o", "out.onnx", "--html", "page.html")[0] == 0
+    assert "<b>PASSED</b>" in Path("page.html").read_text(encoding="utf-8")
+
+
+def test_the_verdict_does_not_say_everything_where_nodes_stay_in_fp32(run: Run) -> None:
+    text = f"{PLAIN} m (float[2, 4] x) => (float[2, 4] y) {{ s = CumSum(x, ax) y = MatMul(s, w) }}"
+    text = text.replace('["": 18]', '["": 11]')
+    save(text, "sums.onnx", w=np.ones((4, 4), np.float32), ax=np.array(1, np.int64))
+    status, out, _ = run("sums.onnx", "--to", "fp16", "-o", "out.onnx")
+    last = out.splitlines()[-1]
+    assert status == 0 and "all but 1 nodes in FP16: " in last and "everything" not in last
+    save(NO_NORM, "plain.onnx", w=np.ones((4, 4), np.float32))
+    _, out, _ = run("plain.onnx", "--to", "fp16", "-o", "out.onnx")
+    assert "everything in FP16: " in out.splitlines()[-1]

@@ -100,6 +100,16 @@ class Outcome:
         )
 
     @property
+    def in_fp32(self) -> int:
+        """How many nodes compute in FP32 in a file of 16 bits; 0 for other files."""
+        return 0 if self.conversion is None else len(self.conversion.converted.nodes)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether no norm was found, and no conversion done: then no model is written."""
+        return not self.norms and self.conversion is None
+
+    @property
     def not_as_required(self) -> list[Reason]:
         """What was required and does not hold."""
         kept = [norm for norm in self.norms if not norm.excluded]

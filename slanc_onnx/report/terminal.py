@@ -95,7 +95,8 @@ def _summary(outcome: Outcome) -> Iterator[str]:
     )
     if validation is not None and validation.perplexity is not None:
         what = rounded_text(validation.format, validation.everything)
-        words = {"fp32": "FP32", "fp16": what, "fp16_slanc": f"{what} + SLaNC"}
+        after = rounded_text(validation.format, validation.everything, outcome.in_fp32)
+        words = {"fp32": "FP32", "fp16": what, "fp16_slanc": f"{after} + SLaNC"}
         figures = (f"{words[k]} {v:.4f}" for k, v in validation.perplexity.items())
         yield "perplexity: " + ", ".join(figures)
     conditions = {
@@ -125,7 +126,7 @@ def final_parts(outcome: Outcome) -> list[str]:
     else:
         scaled = any(norm.status == "unchanged" for norm in outcome.norms)
         healed_by = outcome.fp32_nodes if outcome.healed else None
-        last = verdict(outcome.validation, healed_by, scaled)
+        last = verdict(outcome.validation, healed_by, scaled, outcome.in_fp32)
         last += fp32_nodes_line(outcome)
     missing = shortfalls(outcome)
     if missing:
@@ -194,7 +195,10 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
 
 
 def verdict(
-    validation: Validation, healed_by: Fp32Nodes | None = None, scaled: bool = False
+    validation: Validation,
+    healed_by: Fp32Nodes | None = None,
+    scaled: bool = False,
+    kept: int = 0,
 ) -> list[str]:
     """The word, the inputs, the measured errors and the tolerances.
 
@@ -202,8 +206,9 @@ def verdict(
         validation: Of the model with all of its nodes alike.
         healed_by: The nodes in FP32 with which it passes; None where it does or does not without.
         scaled: Whether an earlier run scaled the file that was given.
+        kept: Nodes that the file that was written has in FP32.
     """
-    what = rounded_text(validation.format, validation.everything)
+    what = rounded_text(validation.format, validation.everything, kept)
     shape = "another shape"
     error = f"{validation.rounded_error_after:.3g}, RMS {validation.rounded_rms_error:.3g}"
     after = shape if validation.reshaped else error

@@ -84,7 +84,7 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.ROWS_DIFFER: "combines rows of {0} and {1} channels",
     Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: --feed '{0}=range(LO,HI)'",
     Unproved.WEIGHTS_NOT_FINITE: "its weights are not finite",
-    Unproved.WEIGHTS_ROUNDED: "weights were rounded that the proof had read (--weight-loss)",
+    Unproved.WEIGHTS_ROUNDED: "weights were rounded that the proof had read (--weight-loss, --to)",
     Unproved.BOUND_NOT_FINITE: "its bound is not finite",
     Unproved.STEP_OVERFLOWS: "{0} may overflow: up to {1:.3g}",
     Unproved.SUM_OVERFLOWS: "a row within its bound may overflow the sum of squares by {0:.1f} "

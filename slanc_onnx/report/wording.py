@@ -61,8 +61,10 @@ def need_text(rows: int, form: str, inputs: str = "", scaled: bool = False) -> s
     return f"this model needs it{where}: {rows} {lose} norm in {form} as exported"
 
 
-def rounded_text(form: str, everything: bool) -> str:
-    """What was rounded to a format."""
+def rounded_text(form: str, everything: bool, kept: int = 0) -> str:
+    """What is rounded to a format: everything, all but so many nodes in FP32, or norms."""
+    if everything and kept:
+        return f"all but {kept} nodes in {form}"
     return f"everything in {form}" if everything else f"{form} norms"
 
 

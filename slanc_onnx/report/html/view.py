@@ -54,12 +54,11 @@ def page_view(outcome: Outcome) -> PageView:
     validation, device = outcome.validation, outcome.accelerator
     seen = validation is not None and bool(validation.observed)
     norms, fold = outcome.rows, outcome.fold
-    done = outcome.conversion
-    converted = [] if done is None else list(conversion_lines(done, fold))
     folded = [] if fold is None else [fold_line(len(norms), fold), *map(reason_text, fold.notes)]
-    folded += converted
+    if outcome.conversion is not None:
+        folded += conversion_lines(outcome.conversion, fold)
     passed = None if validation is None and outcome.not_validated is None else outcome.passed
-    line = final_parts(outcome) if norms else []
+    line = [] if outcome.nothing_to_do else final_parts(outcome)
     said = filter(None, (outcome.epsilon_line, outcome.first_rows_line, outcome.advice_line))
     if not outcome.passed:
         passed, line = False, line or [no_norm_line(outcome)]
