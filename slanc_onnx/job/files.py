@@ -215,7 +215,7 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
                 break
         done.norms = decided = better
 
-    done.heals = _what_heals(job, done.validation, decided)
+    done.heals = _what_heals(job, done, decided)
 
 
 def _search_fp32_nodes(job: _Job, done: _Done, draft: Path) -> None:
@@ -229,28 +229,29 @@ def _search_fp32_nodes(job: _Job, done: _Done, draft: Path) -> None:
     job.clock.lap("fp32_nodes")
 
 
-def _what_heals(job: _Job, validation: Validation | None, decided: list[ScaledNorm]) -> Next | None:
+def _what_heals(job: _Job, done: _Done, decided: list[ScaledNorm]) -> Next | None:
     """With what a model passes that failed; that is tried.
 
     What left the format may stay in it where the scales are folded, and outputs that are off may be
     right where sums are in FP32.
     """
+    validation = done.validation
     if validation is None:
         return None
+    tried = _Done(decided, ranges=done.ranges)
     options, kinds = job.options, {reason.kind for reason in validation.failures}
     if LEFT & kinds and options.apply == "div" and options.scale != "paper":
-        return Next.FOLD if _passes(job, decided, replace(options, apply="fold")) else None
+        return Next.FOLD if _passes(job, tried, replace(options, apply="fold")) else None
     wider = options.accelerator.summing("fp32")
     if kinds and kinds <= OFF and wider != options.accelerator:
-        tried = replace(options, accelerator=wider)
-        return Next.WIDER_SUMS if _passes(job, decided, tried) else None
+        options = replace(options, accelerator=wider)
+        return Next.WIDER_SUMS if _passes(job, tried, options) else None
     return None
 
 
-def _passes(job: _Job, decided: list[ScaledNorm], options: Options) -> bool:
-    """Whether the decisions pass with other options, in a file that nobody keeps."""
+def _passes(job: _Job, tried: _Done, options: Options) -> bool:
+    """Whether decisions pass with other options, in a file that nobody keeps."""
     other = replace(job, watched=[], options=replace(options, certify="off"))
-    tried = _Done(decided)
     _plan(other, tried)
     with job.draft() as draft:
         _write_and_validate(other, tried, draft)
@@ -338,7 +339,7 @@ def _validate(job: _Job, done: _Done, draft: Path, progress: Progress) -> Valida
         after = replace(after, kept=done.conversion.kept)
         if done.conversion.longest:
             length = min(LONG_SEQUENCE, done.conversion.longest)
-            inputs += longer_inputs(job.read, options, length)
+            inputs += longer_inputs(job.read, options, inputs[0], length)
     return validate_on(job.read, after, options, inputs, exact, progress)
 
 
@@ -346,8 +347,8 @@ def _run_as_written(job: _Job, found: Validation, draft: Path) -> Validation:
     """The validation of a file of 16 bits, with what ONNX Runtime makes of the file itself."""
 
     def run(told: Progress) -> Difference | None:
-        after, _, inputs = _rewritten(job, draft)
-        return as_written(job.read, after, inputs[0].feeds, found.unstable)
+        feeds = validation_inputs(job.read, job.options)[0].feeds
+        return as_written(job.read, load_model(draft), draft.parent, feeds, found.unstable)
 
     ran, why = job.tried(run, Failure.NOT_RUN_AS_WRITTEN)
     failures = [*found.failures, *([] if why is None else [why])]

@@ -116,18 +116,20 @@ def validation_inputs(
     raise _refused(specs, said, failure)
 
 
-def longer_inputs(read: ReadModel, options: Options, length: int) -> list[InputSet]:
+def longer_inputs(
+    read: ReadModel, options: Options, short: InputSet, length: int
+) -> list[InputSet]:
     """Made inputs with a longer sequence; none where inputs are given, or have no such axis.
 
     Args:
         read: The model.
         options: What is given or said of inputs.
+        short: The made inputs, from `validation_inputs`.
         length: Of the sequence.
     """
     if given_feeds(read.specs, options):
         return []
     try:
-        short = validation_inputs(read, options)[0]
         long = validation_inputs(read, options, (length,))[0]
     except CannotRun:
         return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import onnx
 from onnx import TensorProto
@@ -40,14 +41,18 @@ def at_default_level(
     if too_large_at_once(before.model):
         return None
     try:
-        found = [_run(as_float32(r.loaded, r.folder), r, feeds) for r in (before, after)]
+        found = [_run(as_float32(r.loaded, r.folder), r.folder, feeds) for r in (before, after)]
     except CannotRun:
         return None
     return compare(found[0], found[1], without)
 
 
 def as_written(
-    before: ReadModel, after: ReadModel, feeds: Sequence[Feeds], without: Sequence[str]
+    before: ReadModel,
+    after: onnx.ModelProto,
+    folder: Path,
+    feeds: Sequence[Feeds],
+    without: Sequence[str],
 ) -> Difference | None:
     """How far a file of 16 bits, run as it is, is from the original in FP32, at the default level.
 
@@ -57,33 +62,33 @@ def as_written(
     Args:
         before: The original.
         after: The file of 16 bits.
+        folder: Where that lies.
         feeds: Inputs by name, one dict per run.
         without: Outputs to leave out.
 
     Returns:
-        The difference; None where the original is not run there, or inputs or
-        outputs are BF16.
+        The difference; None where the original is not run there, or inputs or outputs are BF16.
 
     Raises:
         CannotRun: ONNX Runtime does not run the file.
     """
-    graph = after.loaded.graph
-    types = {info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)}
+    ends = (*after.graph.input, *after.graph.output)
+    types = {info.type.tensor_type.elem_type for info in ends}
     if TensorProto.BFLOAT16 in types:  # NumPy has no such type
         return None
-    ran = _run(after.loaded, after, feeds)
+    ran = _run(after, folder, feeds)
     if too_large_at_once(before.model):
         return None
     try:
-        plain = _run(as_float32(before.loaded, before.folder), before, feeds)
+        plain = _run(as_float32(before.loaded, before.folder), before.folder, feeds)
     except CannotRun:
         return None
     return compare(plain, ran, without, floats_only=True)
 
 
-def _run(model: onnx.ModelProto, read: ReadModel, feeds: Sequence[Feeds]) -> Runs:
+def _run(model: onnx.ModelProto, folder: Path | None, feeds: Sequence[Feeds]) -> Runs:
     """The outputs of a model, and nothing else of it."""
-    session = Session(model, read.folder, packs=True, optimised=True)
+    session = Session(model, folder, packs=True, optimised=True)
     found = Runs(list(_kept(session, feeds)), {}, [])
     del session  # it holds the weights
     gc.collect()
