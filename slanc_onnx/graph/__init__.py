@@ -35,6 +35,7 @@ from slanc_onnx.graph.load import (
     PACKED,
     Array,
     all_tensors,
+    constant_value,
     every_graph,
     every_node,
     external_range,
@@ -42,6 +43,7 @@ from slanc_onnx.graph.load import (
     load_model,
     read_tensor,
     stored_bytes,
+    with_tensor,
 )
 from slanc_onnx.graph.new_data import ExternalData, NewData, Pending, without_data
 from slanc_onnx.graph.reading import Reading, read_through
@@ -90,6 +92,7 @@ __all__ = [
     "check_output",
     "concrete_shapes",
     "constant_made",
+    "constant_value",
     "dims",
     "element_count",
     "element_type",
@@ -120,6 +123,7 @@ __all__ = [
     "stored_bytes",
     "told_type",
     "unused_name",
+    "with_tensor",
     "without_data",
     "write_atomically",
 ]

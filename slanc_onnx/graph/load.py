@@ -243,12 +243,22 @@ def constant_value(node: NodeProto) -> TensorProto | None:
         value: TensorProto = attribute.t
         return value
     if attribute.name in ("value_float", "value_floats"):
-        values = np.array(attribute.floats or attribute.f, dtype=np.float32)
+        several = attribute.name == "value_floats"
+        values = np.array(attribute.floats if several else attribute.f, dtype=np.float32)
         return numpy_helper.from_array(values)
     if attribute.name in ("value_int", "value_ints"):
         whole = np.array(attribute.ints or attribute.i, dtype=np.int64)
         return numpy_helper.from_array(whole)
     return None
+
+
+def with_tensor(node: NodeProto) -> TensorProto:
+    """The tensor of a Constant node of numbers; those in another attribute become one in place."""
+    attribute = node.attribute[0]
+    if attribute.name != "value":
+        attribute.CopyFrom(onnx.helper.make_attribute("value", constant_value(node)))
+    value: TensorProto = attribute.t
+    return value
 
 
 def bytes_at(file: Path, offset: int, length: int) -> memoryview:

@@ -6,7 +6,7 @@ which is safe.
 """
 
 from slanc_onnx.ops.between import BETWEEN, MOVES
-from slanc_onnx.ops.body import Body, Held, constant_of
+from slanc_onnx.ops.body import Body, Held
 from slanc_onnx.ops.degrees import (
     ATTRIBUTES,
     EPSILON,
@@ -89,7 +89,6 @@ __all__ = [
     "broadcast",
     "common_shape",
     "computed",
-    "constant_of",
     "damage_cannot_be_followed",
     "degrees_of_outputs",
     "moved_by",

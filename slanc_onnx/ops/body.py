@@ -8,9 +8,10 @@ from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 import onnx
-from onnx import AttributeProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, NodeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import constant_value
 from slanc_onnx.ops.between import BETWEEN
 
 
@@ -117,7 +118,7 @@ def tree(
                 body.makers[name] = index, position
                 body.kinds[name] = UNKNOWN
         if node.op_type == "Constant" and node.attribute:
-            body.constants[node.output[0]] = constant_of(node.attribute[0])
+            body.constants[node.output[0]] = _constant_of(node)
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 body.inner[index, attribute.name] = tree(attribute.g, body, opsets)
@@ -150,18 +151,11 @@ def _refuse_incomplete(node: NodeProto) -> None:
         )
 
 
-def constant_of(attribute: AttributeProto) -> TensorProto:
-    """The tensor that an attribute of a Constant node gives."""
-    tensor: TensorProto = attribute.t
-    if attribute.HasField("sparse_tensor"):
-        tensor = attribute.sparse_tensor.values
-    elif attribute.name == "value_float":
-        tensor = helper.make_tensor("", TensorProto.FLOAT, [], [attribute.f])
-    elif attribute.name == "value_floats":
-        tensor = helper.make_tensor(
-            "", TensorProto.FLOAT, [len(attribute.floats)], attribute.floats
-        )
-    return tensor
+def _constant_of(node: NodeProto) -> TensorProto:
+    """What a Constant node gives; of a sparse one, the values."""
+    attribute, found = node.attribute[0], constant_value(node)
+    tensor: TensorProto = attribute.t if found is None else found
+    return attribute.sparse_tensor.values if attribute.HasField("sparse_tensor") else tensor
 
 
 def kind_of(told: onnx.TypeProto) -> Held:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto
 
+from slanc_onnx.graph import every_node
 from slanc_onnx.ops.body import UNKNOWN, Body, Held, opsets_of, tree
 
 _Key = tuple[str, str, str]
@@ -100,7 +101,7 @@ class Calls:
 
     def _decided_outside(self, function: FunctionProto) -> Iterator[AttributeProto]:
         """The attributes in a function that its caller gives, as far as a type may follow."""
-        for node in _every(function.node):
+        for node in every_node(function.node):
             inner = _key_of_call(node) in self._protos
             for attribute in node.attribute:
                 name = attribute.name
@@ -117,17 +118,9 @@ def _key_of_call(node: NodeProto) -> _Key:
     return node.domain, node.op_type, node.overload
 
 
-def _every(nodes: Sequence[NodeProto]) -> Iterator[NodeProto]:
-    """Nodes, and those in them."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            yield from _every(attribute.g.node)
-
-
 def _bind(nodes: Sequence[NodeProto], given: Mapping[str, AttributeProto]) -> None:
     """Let nodes have the attributes that a caller gives."""
-    for node in _every(nodes):
+    for node in every_node(nodes):
         bound = list[AttributeProto]()
         for attribute in node.attribute:
             if not attribute.ref_attr_name:

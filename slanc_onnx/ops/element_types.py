@@ -31,10 +31,8 @@ TYPE_ATTRIBUTES: Mapping[str, tuple[str, int]] = {
     "BlackmanWindow": ("output_datatype", TensorProto.FLOAT),
     "MelWeightMatrix": ("output_datatype", TensorProto.FLOAT),
 }
-# The same for ops that take the type of their first input where they do not say.
-LIKE_INPUT = {op: "dtype" for op in ("EyeLike", "RandomNormalLike", "RandomUniformLike")} | {
-    "Bernoulli": "dtype"
-}
+# Ops that say it by "dtype", and take the type of their first input where they do not.
+LIKE_INPUT = frozenset(("Bernoulli", "EyeLike", "RandomNormalLike", "RandomUniformLike"))
 
 # Ops whose outputs but the first are of a type of their own, U, whatever they read.
 STASHING = {"LayerNormalization", "SimplifiedLayerNormalization"}
@@ -142,8 +140,8 @@ def made_kinds(node: NodeProto, read: Sequence[Held], known: Signature | None) -
         name, default = TYPE_ATTRIBUTES[node.op_type]
         containers = "s" if node.op_type == "SequenceEmpty" else ""
         return [Held(told[name].i if name in told else default, containers)]
-    if node.op_type in LIKE_INPUT and LIKE_INPUT[node.op_type] in told:
-        return [Held(told[LIKE_INPUT[node.op_type]].i)]
+    if node.op_type in LIKE_INPUT and "dtype" in told:
+        return [Held(told["dtype"].i)]
     if node.op_type == "BitCast" and "to" in told:
         return [Held(told["to"].i)]
     if node.op_type == "Optional":

@@ -24,8 +24,8 @@ from slanc_onnx.apply.convert.versions import Versions
 from slanc_onnx.apply.convert.weights import Weights
 from slanc_onnx.apply.convert.wiring import At, Place, Source, Wiring, wire
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import NodeAt
-from slanc_onnx.ops import LIKE_INPUT, TYPE_ATTRIBUTES, constant_of, read_bodies
+from slanc_onnx.graph import NodeAt, with_tensor
+from slanc_onnx.ops import LIKE_INPUT, TYPE_ATTRIBUTES, read_bodies
 from slanc_onnx.reasons import Reason
 
 NARROW: Mapping[str, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
@@ -272,7 +272,7 @@ class _Conversion:
         if node.op_type in TYPE_ATTRIBUTES:
             _set_type(node, TYPE_ATTRIBUTES[node.op_type][0], self._narrow, add=True)
         elif node.op_type in LIKE_INPUT:
-            _set_type(node, LIKE_INPUT[node.op_type], self._narrow)
+            _set_type(node, "dtype", self._narrow)
         _set_type(node, "output_dtype", self._narrow)
 
     def _clamp(self, node: NodeProto) -> None:
@@ -291,15 +291,12 @@ def _copy(node: NodeProto) -> NodeProto:
 
 
 def _value(node: NodeProto) -> TensorProto:
-    """The tensor of a Constant node; numbers are turned into one in place."""
+    """The values of a Constant node; numbers are turned into a tensor in place."""
     attribute = node.attribute[0]
-    value: TensorProto = attribute.t
     if attribute.HasField("sparse_tensor"):
-        value = attribute.sparse_tensor.values
-    elif attribute.name != "value":
-        attribute.CopyFrom(helper.make_attribute("value", constant_of(attribute)))
-        value = attribute.t
-    return value
+        values: TensorProto = attribute.sparse_tensor.values
+        return values
+    return with_tensor(node)
 
 
 def _set_type(node: NodeProto, name: str, narrow: int, add: bool = False) -> None:

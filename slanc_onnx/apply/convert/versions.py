@@ -10,8 +10,9 @@ from slanc_onnx.apply.convert.islands import Islands
 from slanc_onnx.apply.convert.wiring import OUTPUT, Place, Source, Wiring
 from slanc_onnx.graph import unused_name
 from slanc_onnx.ops import MOVES, Body
+from slanc_onnx.options import WRITTEN
 
-SUFFIXES = {"float16": "fp16", "bfloat16": "bf16"}
+SUFFIXES = {form: to for to, form in WRITTEN.items()}
 
 
 class Versions:
@@ -35,7 +36,7 @@ class Versions:
         self, wiring: Wiring, islands: Islands, keep_io_types: bool, ir_version: int, form: str
     ) -> None:
         self._wiring, self._keep_io, self._ir_version = wiring, keep_io_types, ir_version
-        self._suffixes = {True: "fp32", False: SUFFIXES[form]}
+        self._suffixes: dict[bool, str] = {True: "fp32", False: SUFFIXES[form]}
         self._used = set(_names(wiring.bodies))
         self._named: dict[tuple[Source, bool], str] = {}
         self.full = {source: islands.in_fp32(source) for source in wiring.reads}

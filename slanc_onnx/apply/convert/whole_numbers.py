@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from onnx import NodeProto, TensorProto
 
-from slanc_onnx.apply.convert.wiring import FLOATS, OUTPUT, At, Place, Source, Wiring
+from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
+from slanc_onnx.graph import FLOATS
 
 
 def whole_numbers(wiring: Wiring, fixed: Callable[[Place], bool]) -> Iterator[Source]:

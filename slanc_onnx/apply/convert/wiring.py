@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from onnx import FunctionProto, NodeProto, TensorProto
 
-from slanc_onnx.graph import NodeAt
+from slanc_onnx.graph import FLOATS, NodeAt
 from slanc_onnx.ops import Body, Held, Signature, signature
 
-FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 OUTPUT = -1  # in place of a node: an output of the body
 
 

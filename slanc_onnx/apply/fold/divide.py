@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from slanc_onnx.apply.fold.weights import divided
-from slanc_onnx.graph import Array, NewData, Pending, Tensor, graph_at, read_tensor
+from slanc_onnx.graph import Array, NewData, Pending, Tensor, graph_at, read_tensor, with_tensor
 
 
 def divide_weights(
@@ -30,7 +30,7 @@ def divide_weights(
         found = {t.name: t for t in graph.initializer if t.name in names}
         for node in graph.node:
             if node.op_type == "Constant":
-                found |= {name: _value(node) for name in node.output if name in names}
+                found |= {name: with_tensor(node) for name in node.output if name in names}
         for name, exponent in names.items():
             _divide(found[name], exponent, folder, data)
 
@@ -44,18 +44,6 @@ def _by_graph(
             by_path[tensor.path] = (graph_at(model, tensor.path), {})
         by_path[tensor.path][1][tensor.name] = exponent
     return list(by_path.values())
-
-
-def _value(node: onnx.NodeProto) -> TensorProto:
-    """The tensor of a Constant node; a number or a list is turned into one in place."""
-    attribute = node.attribute[0]
-    if attribute.name != "value":
-        number = helper.get_attribute_value(attribute)
-        shape = [len(number)] if attribute.name == "value_floats" else []
-        tensor = helper.make_tensor("", TensorProto.FLOAT, shape, number if shape else [number])
-        attribute.CopyFrom(helper.make_attribute("value", tensor))
-    value: TensorProto = attribute.t
-    return value
 
 
 def _divide(
