@@ -19,15 +19,16 @@ from slanc_onnx.report import BY_SUFFIX, FORMATS, targets_table
 
 # As README's table has it.
 EXIT_STATUS = {
-    0: "what was asked for holds; the model is written, if it has norms",
+    0: "what was asked for holds; the model is written, if it has norms or with --to",
     1: "validation failed or could not be done, something that looks like a norm was not "
     "understood, every norm was skipped, or what --require names does not hold: the last line says "
-    "which, and what else could not be written; the model is written if it has norms, whole",
+    "which, and what else could not be written; the model is written if it has norms or with --to, "
+    "whole",
     2: "bad usage or bad input; nothing is written",
     3: "as 0, but a report, the page, the sidecar, the list of FP32 nodes or standard output could "
     "not be written: the message names it",
     4: "a bug in slanc-onnx; nothing is written, --traceback shows where it happened",
-    130: "Ctrl-C; the output is the old one or the new one, whole",
+    130: "Ctrl-C; the output is the old or the new one, whole",
     143: "SIGTERM; the same",
 }
 

@@ -27,12 +27,15 @@ def protect(
     """Scale the norms of a model in place, without validation.
 
     Args:
-        model: The model; only norms, epsilons and new initializers and nodes change.
-        options: How.
+        model: The model; only norms, epsilons and new initializers and nodes change, and with
+            `Options.to` its floats.
+        options: How. Nothing is measured for `Options.to`: what lies between norms is not made to
+            fit.
         folder: Where its external data lies, if it has any.
 
     Returns:
-        Every norm with its decision. The model was modified if one has the status "scaled".
+        Every norm with its decision. The model was modified if one has the status "scaled", and
+        with `Options.to`.
 
     Raises:
         SlancError: bad input; the model is unchanged.

@@ -49,7 +49,7 @@ def write_converted(
     options: Options,
     progress: Progress = no_progress,
 ) -> Conversion:
-    """Fold, convert and write; no more than one weight is in memory at a time.
+    """Fold, convert and write; weights are in memory one at a time, tables as a whole.
 
     Args:
         model: The model as it was read; it is changed in place.
