@@ -109,6 +109,11 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
         ("--estimate", "weights"),
         "weight 'gamma' holds nan. The checkpoint or its conversion is damaged",
     ),
+    "nan in an embedding that a proof reads": (
+        lambda: saved_with("table", one_nan((50, 32))),
+        ("--estimate", "weights", "--certify", "exact"),
+        "weight 'table' holds nan",
+    ),
     "zero width": (zero_width, (), "rows of width 0"),
     "inputs: no file": (lambda: None, WITH_INPUTS, "--inputs inputs.npz: no such file"),
     "inputs: a member that is no array": (

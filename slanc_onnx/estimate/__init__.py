@@ -5,9 +5,8 @@ squares and an upper one. They come from a run on random ids, from sample rows t
 from the paper's equations, or from the user's data. None of them is a bound.
 """
 
-from slanc_onnx.estimate.choose import Estimates, estimate_norms, runs_probe
+from slanc_onnx.estimate.choose import Estimates, estimating, runs_probe
 from slanc_onnx.estimate.estimate import TYPICAL_QUANTILE, Estimate
-from slanc_onnx.estimate.multiply import checked_product_of
 from slanc_onnx.estimate.tensor_ranges import TensorRange, probe_tensors
 
 __all__ = [
@@ -15,8 +14,7 @@ __all__ = [
     "Estimate",
     "Estimates",
     "TensorRange",
-    "checked_product_of",
-    "estimate_norms",
+    "estimating",
     "probe_tensors",
     "runs_probe",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -357,6 +359,8 @@ def _run_as_written(job: _Job, found: Validation, draft: Path) -> Validation:
 
 def _rewritten(job: _Job, draft: Path) -> tuple[ReadModel, Options, list[InputSet]]:
     """The file that was written, and how and on what it is judged."""
-    inputs = validation_inputs(job.read, job.options)
-    after = read_model(load_model(draft), draft.parent, isolate=job.options.isolate)
-    return after, job.options, inputs
+    with ThreadPoolExecutor(1) as beside:
+        inputs = beside.submit(copy_context().run, validation_inputs, job.read, job.options)
+        # This process may die of it, if it is one of its own; it cannot fork beside a thread.
+        after = read_model(load_model(draft), draft.parent, isolate=False)
+    return after, job.options, inputs.result()

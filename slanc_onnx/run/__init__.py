@@ -28,7 +28,7 @@ from slanc_onnx.run.float32 import (
 from slanc_onnx.run.floats import floats_outside_norms, is_float, nodes_of
 from slanc_onnx.run.inputs import dtype_of, first_run, make_feeds, random_ids, ways_to_say
 from slanc_onnx.run.instrumented import Instrumented, instrument
-from slanc_onnx.run.isolation import CannotRun, isolated, run_apart
+from slanc_onnx.run.isolation import CannotRun, begun, isolated, run_apart, running_apart
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.segments import SegmentedSession, session_of
 from slanc_onnx.run.session import Feeds, Session
@@ -52,6 +52,7 @@ __all__ = [
     "Session",
     "Sizes",
     "as_float32",
+    "begun",
     "broken_rule",
     "check_norms",
     "dtype_of",
@@ -71,6 +72,7 @@ __all__ = [
     "read_in_float32",
     "run_apart",
     "run_showing",
+    "running_apart",
     "session_of",
     "shapes_of",
     "too_large_at_once",

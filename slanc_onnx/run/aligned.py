@@ -56,7 +56,9 @@ def weights_kept() -> Iterator[None]:
         _KEPT.reset(token)
 
 
-def with_weights_in_place(model: onnx.ModelProto, folder: Path | None) -> InPlace:
+def with_weights_in_place(
+    model: onnx.ModelProto, folder: Path | None, *, at_odd_bytes: bool = False
+) -> InPlace:
     """A model with those of its weights in memory that lie at odd bytes of a model file.
 
     Weights without a name of their own are taken into a copy of the model. ONNX Runtime follows no
@@ -66,6 +68,8 @@ def with_weights_in_place(model: onnx.ModelProto, folder: Path | None) -> InPlac
     Args:
         model: The model; it is not changed.
         folder: Where its external data lies.
+        at_odd_bytes: Whether they are mapped there too, which costs no memory, for outputs of which
+            the last bits do not matter.
     """
     inside = [tensor for tensor in all_tensors(model) if is_inside(tensor)]
     if folder is None or not inside:
@@ -80,7 +84,8 @@ def with_weights_in_place(model: onnx.ModelProto, folder: Path | None) -> InPlac
     if whole:
         given = {}
     taken_in = whole or sum(map(_is_odd, inside)) > len(given)
-    weights = {name: _read(tensor, folder) for name, tensor in given.items()}
+    here = {} if at_odd_bytes else given
+    weights = {name: _read(tensor, folder) for name, tensor in here.items()}
     if not linked and not taken_in:
         return InPlace(model, folder, weights)
     copy = onnx.ModelProto()

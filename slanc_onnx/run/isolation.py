@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,15 +63,29 @@ def run_apart(
     folder: Path | None,
 ) -> T:
     """What work that runs a model gives, as `isolated` says, within the limits of the options."""
+    with running_apart(work, progress, options, model, folder) as done:
+        return done()
+
+
+@contextlib.contextmanager
+def running_apart(
+    work: Callable[[Progress], T],
+    progress: Progress,
+    options: Options,
+    model: onnx.ModelProto,
+    folder: Path | None,
+) -> Iterator[Callable[[], T]]:
+    """Work that runs a model, as `begun` says, within the limits of the options."""
     memory = memory_of_a_run(model, folder, options.memory_limit)
 
     def on_kept_weights(progress: Progress) -> T:
         with weights_kept():
             return work(progress)
 
-    return isolated(
+    with begun(
         on_kept_weights, progress, options.time_limit, apart=options.isolate, memory=memory
-    )
+    ) as done:
+        yield done
 
 
 def isolated(
@@ -81,7 +96,23 @@ def isolated(
     apart: bool,
     memory: int | None = None,
 ) -> T:
-    """What `work` gives.
+    """What `work` gives; see `begun`."""
+    with begun(work, progress, limit, apart=apart, memory=memory) as done:
+        return done()
+
+
+@contextlib.contextmanager
+def begun(
+    work: Callable[[Progress], T],
+    progress: Progress,
+    limit: float | None,
+    *,
+    apart: bool,
+    memory: int | None = None,
+) -> Iterator[Callable[[], T]]:
+    """Work that goes on beside the caller's, in a process of its own, until the block is left.
+
+    Without such a process it is done when it is asked for.
 
     Args:
         work: Takes the progress; in a process of its own, its result has to be picklable.
@@ -90,15 +121,16 @@ def isolated(
         apart: Whether it has a process of its own, where the system has `fork`.
         memory: Bytes that this process may take; None for what the machine has.
 
-    Raises:
-        CannotRun: the time is over, the process died or needs more memory.
-        MemoryError: the machine has not enough.
+    Returns:
+        What waits for the work and gives what it gave. It raises `CannotRun` where the time is
+        over, or the process died or needs more memory, and `MemoryError` where the machine has not
+        enough.
     """
     if limit is not None and limit > MOST:
         limit = None
     if not apart or not can_fork():
-        with _until(limit):
-            return work(progress)
+        yield partial(_at_once, work, progress, limit)
+        return
     receive, send = multiprocessing.Pipe(duplex=False)
     watched, alive = os.pipe()  # the child ends when the parent's end is closed
     for stream in (sys.stdout, sys.stderr):
@@ -114,9 +146,9 @@ def isolated(
         _in_child(work, send, watched, limit, memory)
     send.close()
     os.close(watched)
+    end = None if limit is None else time.monotonic() + limit + GRACE
     try:
-        done: T = _result(receive, child, progress, limit)
-        return done
+        yield partial(_result, receive, child, progress, (limit, end))
     finally:
         receive.close()
         os.close(alive)
@@ -124,6 +156,11 @@ def isolated(
             os.kill(child, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(child, 0)
+
+
+def _at_once(work: Callable[[Progress], T], progress: Progress, limit: float | None) -> T:
+    with _until(limit):
+        return work(progress)
 
 
 def _in_child(
@@ -195,8 +232,11 @@ def _picklable(error: BaseException) -> bytes:
     return data
 
 
-def _result(receive: Connection, child: int, progress: Progress, limit: float | None) -> Any:
-    end = None if limit is None else time.monotonic() + limit + GRACE
+def _result(
+    receive: Connection, child: int, progress: Progress, until: tuple[float | None, float | None]
+) -> Any:
+    """What a child sends; `until` has its seconds and the moment at which they are over."""
+    limit, end = until
     while receive.poll(None if end is None else max(0.0, end - time.monotonic())):
         try:
             word, value = receive.recv()

@@ -110,6 +110,7 @@ def session_of(
     *,
     packs: bool = False,
     in_order: bool = False,
+    at_odd_bytes: bool = False,
 ) -> Session | SegmentedSession:
     """A session on a model as it is written, in segments where it is too large at once.
 
@@ -119,13 +120,14 @@ def session_of(
         cuts: See `SegmentedSession`.
         packs: See `Session`.
         in_order: See `Session`.
+        at_odd_bytes: See `Session`.
 
     Raises:
         CannotRun: ONNX Runtime's CPU provider does not take the model.
     """
     if too_large_at_once(model):
         return SegmentedSession(model, folder, cuts)
-    return Session(model, folder, packs=packs, in_order=in_order)
+    return Session(model, folder, packs=packs, in_order=in_order, at_odd_bytes=at_odd_bytes)
 
 
 def segments_of(model: onnx.ModelProto, cuts: Sequence[str] | None, limit: int) -> list[Segment]:

@@ -31,6 +31,7 @@ class Session:
         optimised: Whether graph optimisation is at ONNX Runtime's default level.
         in_order: Whether nodes run in the order of the file where they can, so that a tensor that
             is only shown as a number does not stay in memory; not in segments.
+        at_odd_bytes: See `with_weights_in_place`; not in segments.
 
     Attributes:
         outputs: The names of the outputs.
@@ -48,6 +49,7 @@ class Session:
         packs: bool = False,
         optimised: bool = False,
         in_order: bool = False,
+        at_odd_bytes: bool = False,
     ) -> None:
         import onnxruntime as ort  # slow to import; --help and --version do without
 
@@ -57,9 +59,12 @@ class Session:
         if in_order:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         options.log_severity_level = 4
+        options.enable_cpu_mem_arena = False
+        # A run is short, and other work waits for the processors.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not packs:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        placed = with_weights_in_place(model, folder)
+        placed = with_weights_in_place(model, folder, at_odd_bytes=at_odd_bytes)
         if placed.folder is not None:
             key = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(key, str(placed.folder))

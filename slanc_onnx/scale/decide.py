@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import ml_dtypes
@@ -13,7 +12,7 @@ import numpy as np
 from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.estimate import Estimate, Estimates, checked_product_of, estimate_norms
+from slanc_onnx.estimate import Estimate, Estimates, estimating
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm, ReadModel, as_computed, lost_limit, rounded, scaled_epsilon
 from slanc_onnx.options import Options
@@ -142,13 +141,13 @@ def compute_scales_in(
     device, executor = options.accelerator, options.executor
     read = replace(read, norms=as_computed(read.norms, device.variance == "one-pass"))
     traced = trace(read.scopes, read.norms, read.specs)
-    multiply = partial(checked_product_of, executor=executor)
-    estimates = estimate_norms(read, traced, options, multiply, calibration, progress)
-    rules = _rules(traced, read.norms)
     proved: dict[str, Proof] = {}
-    if options.certify != "off":
-        exact = options.certify == "exact"
-        proved = proofs(read, Assumed(device, options.limits, exact, executor), progress)
+    with estimating(read, traced, options, calibration, progress) as estimated:
+        if options.certify != "off":
+            exact = options.certify == "exact"
+            proved = proofs(read, Assumed(device, options.limits, exact, executor), progress)
+        estimates = estimated()
+    rules = _rules(traced, read.norms)
     if options.certify == "exact":
         proved = with_joint_bounds(proved, read.scopes[0], read.norms, device)
 

@@ -22,9 +22,9 @@ from slanc_onnx.verify.runs import COMPARED_RUNS, keeps
 
 
 def at_default_level(
-    before: ReadModel, after: ReadModel, feeds: Sequence[Feeds], without: Sequence[str]
-) -> Difference | None:
-    """How far the outputs of both files, in FP32, are apart at the default level.
+    before: ReadModel, after: ReadModel, feeds: Sequence[Feeds]
+) -> tuple[Runs, Runs] | None:
+    """The outputs of both files, in FP32, at the default level.
 
     Costs two more sessions, and two runs on each of the first `COMPARED_RUNS` inputs at most.
 
@@ -32,19 +32,20 @@ def at_default_level(
         before: The original, of which the file as it was given is run.
         after: The rewritten model.
         feeds: Inputs by name, one dict per run.
-        without: Outputs to leave out.
 
     Returns:
-        The difference; None where ONNX Runtime does not run one of them there, or where they are
+        Those of each; None where ONNX Runtime does not run one of them there, or where they are
         too large to be run as a whole.
     """
     if too_large_at_once(before.model):
         return None
     try:
-        found = [_run(as_float32(r.loaded, r.folder), r.folder, feeds) for r in (before, after)]
+        one, other = (
+            _run(as_float32(r.loaded, r.folder), r.folder, feeds) for r in (before, after)
+        )
     except CannotRun:
         return None
-    return compare(found[0], found[1], without)
+    return one, other
 
 
 def as_written(
@@ -80,10 +81,14 @@ def as_written(
     if too_large_at_once(before.model):
         return None
     try:
-        plain = _run(as_float32(before.loaded, before.folder), before.folder, feeds)
+        plain = _in_float32(before, feeds)
     except CannotRun:
         return None
     return compare(plain, ran, without, floats_only=True)
+
+
+def _in_float32(read: ReadModel, feeds: Sequence[Feeds]) -> Runs:
+    return _run(as_float32(read.loaded, read.folder), read.folder, feeds)
 
 
 def _run(model: onnx.ModelProto, folder: Path | None, feeds: Sequence[Feeds]) -> Runs:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -18,6 +20,8 @@ from slanc_onnx.run import (
     PREFIX,
     CannotRun,
     Feeds,
+    SegmentedSession,
+    Session,
     as_float32,
     instrument,
     read_in_float32,
@@ -30,6 +34,7 @@ from slanc_onnx.verify.emulate import Everything, OfConstants, Watched, emulate
 from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.perplexity import negative_log_likelihood
 
+T = TypeVar("T")
 # Outputs of so many runs are kept for comparison, or of the first alone where they are larger.
 ORIGINAL_REWRITTEN = ("original", "rewritten")
 COMPARED_RUNS, MOST_KEPT = 4, 1 << 30
@@ -62,25 +67,28 @@ def run_four(
     before: ReadModel,
     after: ReadModel,
     options: Options,
-    feeds: Sequence[Feeds],
+    sets: Sequence[Sequence[Feeds]],
     progress: Progress,
-) -> FourRuns:
+) -> list[FourRuns | CannotRun]:
     """Run both models, with their FP16 and BF16 tensors in FP32.
 
     Args:
         before: The original.
         after: The rewritten model.
-        options: The accelerator, what is emulated of it, and the ids behind `feeds`.
-        feeds: Inputs by name, one dict per run.
+        options: The accelerator, what is emulated of it, and the ids behind the inputs.
+        sets: Of inputs by name, one dict per run in each.
         progress: Called with what is being run and the finished share.
 
-    Raises:
-        CannotRun: ONNX Runtime cannot run the original on these inputs.
+    Returns:
+        What came of each set; where ONNX Runtime cannot run the original on it, the reason.
     """
     device = options.accelerator
     models, norms = zip(*(read_in_float32(read, device) for read in (before, after)), strict=True)
+    if any(norm.path for norm in norms[0]) and len(sets) > 1:
+        # Whether rows in a loop can be read off depends on the inputs.
+        return [run_four(before, after, options, [one], progress)[0] for one in sets]
     folders = before.folder, after.folder
-    loops = _shows_loops(models[0], norms[0], feeds[0], folders[0])
+    loops = _shows_loops(models[0], norms[0], sets[0][0], folders[0])
     versions: list[tuple[str, onnx.ModelProto, _Taps]] = []
     for model, found, which in zip(models, norms, ORIGINAL_REWRITTEN, strict=True):
         shown = instrument(model, found, loops=loops)
@@ -91,16 +99,48 @@ def run_four(
         rounded = emulate(model, found, device, loops, everything)
         taps = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
         versions.append((f"{device.format} norms, {which}", rounded.model, taps))
-    results = []
+    results: list[list[Runs | CannotRun]] = []
     for index, (what, model, taps) in enumerate(versions):
 
         def step(done: float, what: str = what, index: int = index) -> None:
             progress(f"validating: {what}", (index + done) / len(versions))
 
-        results.append(_run(model, taps, feeds, folders[index % 2], options.tokens, step))
+        step(0.0)
+        session = session_of(model, folders[index % 2], packs=packs(sets[0]))
+        run = partial(_run, session, taps, tokens=options.tokens, progress=step)
+        results.append([unless_refused(partial(run, feeds)) for feeds in sets])
+        del session, run
         gc.collect()  # a session holds the weights
-    plain, scaled, naive, protected = results
-    unstable = _unstable(models[0], folders[0], feeds, plain, scaled)
+    ran = zip(sets, zip(*results, strict=True), strict=True)
+    return [unless_refused(partial(_four, before, models[0], *given)) for given in ran]
+
+
+def unless_refused(run: Callable[[], T]) -> T | CannotRun:
+    """What a run gives; or why ONNX Runtime cannot run the model."""
+    try:
+        return run()
+    except CannotRun as error:
+        return error
+
+
+def _four(
+    before: ReadModel,
+    original: onnx.ModelProto,
+    feeds: Sequence[Feeds],
+    results: Sequence[Runs | CannotRun],
+) -> FourRuns:
+    """What each version gave on one set.
+
+    Raises:
+        CannotRun: one of them gave nothing, or another run fails.
+    """
+    ran = []
+    for one in results:
+        if isinstance(one, CannotRun):
+            raise one
+        ran.append(one)
+    plain, scaled, naive, protected = ran
+    unstable = _unstable(original, before.folder, feeds, plain, scaled)
     loaded = None
     if before.loaded is not before.model and not before.written_out:
         model = as_float32(before.loaded, before.folder)
@@ -114,7 +154,8 @@ def run_in_float32(read: ReadModel, options: Options, feeds: Sequence[Feeds]) ->
     model, norms = read_in_float32(read, options.accelerator)
     loops = _shows_loops(model, norms, feeds[0], read.folder)
     shown = instrument(model, norms, loops=loops)
-    return _run(shown.model, _Taps(shown.sums), feeds, read.folder, options.tokens, _unwatched)
+    session = session_of(shown.model, read.folder, packs=packs(feeds))
+    return _run(session, _Taps(shown.sums), feeds, options.tokens, _unwatched)
 
 
 class Roundable:
@@ -150,8 +191,8 @@ class Roundable:
         everything = Everything(kept=kept, beyond=constants)
         rounded = emulate(self._model, self._norms, device, self._loops, everything)
         taps = _Taps(rounded.mean_squares, rounded.arrived)
-        tokens = self._options.tokens
-        return _run(rounded.model, taps, feeds, self._folder, tokens, _unwatched)
+        session = session_of(rounded.model, self._folder, packs=packs(feeds))
+        return _run(session, taps, feeds, self._options.tokens, _unwatched)
 
 
 def _unwatched(done: float) -> None:
@@ -180,15 +221,12 @@ class _Taps:
 
 
 def _run(
-    model: onnx.ModelProto,
+    session: Session | SegmentedSession,
     taps: _Taps,
     feeds: Sequence[Feeds],
-    folder: Path | None,
     tokens: Tokens | None,
     progress: Callable[[float], None],
 ) -> Runs:
-    progress(0.0)
-    session = session_of(model, folder, packs=packs(feeds))
     hidden = {*taps.rows.values(), *taps.arrived.values()}
     hidden |= {n for n in session.outputs if n.startswith(PREFIX)}
     kept: list[dict[str, Array]] = []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.run import CannotRun, InputSet
+from slanc_onnx.verify.compare import compare
 from slanc_onnx.verify.default_level import at_default_level
 from slanc_onnx.verify.tensor_sizes import tensor_sizes
 from slanc_onnx.verify.validate import Trial, Validation, validate_pair, without_excluded
@@ -42,22 +44,26 @@ def validate_on(
         CannotRun: ONNX Runtime cannot run the original on the first set.
     """
     first, *others = inputs
-    result = validate_pair(before, after, options, first.feeds, exact, progress)
+    with ThreadPoolExecutor(1) as beside:
+        ran = None
+        if options.to is None:
+            ran = beside.submit(copy_context().run, at_default_level, before, after, first.feeds)
+        sets = [one.feeds for one in inputs]
+        result, *found = validate_pair(before, after, options, sets, exact, progress)
+    if isinstance(result, CannotRun):
+        raise result
     trials = [Trial(first.fed, tuple(result.failures), result.observed)]
     failures = list(result.failures)
-    for one in others:
-        with suppress(CannotRun):  # loops and indices may depend on the values
-            found = validate_pair(before, after, options, one.feeds, exact, progress)
-            why = tuple(found.failures)
-            trials.append(Trial(one.fed, why, found.observed, one.longer))
-            failures += [f for f in found.failures if one.counts and f not in failures]
-    at_default = None
-    if options.to is None:
-        at_default = at_default_level(before, after, first.feeds, result.unstable)
+    for one, says in zip(others, found, strict=True):
+        if isinstance(says, CannotRun):  # loops and indices may depend on the values
+            continue
+        trials.append(Trial(one.fed, tuple(says.failures), says.observed, one.longer))
+        failures += [f for f in says.failures if one.counts and f not in failures]
+    default = None if ran is None else ran.result()
     return replace(
         result,
         trials=tuple(trials),
         failures=failures,
         tensors=tensor_sizes(without_excluded(after, options), options, first.feeds, result.left),
-        at_default=at_default,
+        at_default=None if default is None else compare(*default, result.unstable),
     )

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
-from slanc_onnx.run import Fed, Feeds
+from slanc_onnx.run import CannotRun, Fed, Feeds
 from slanc_onnx.verify.beyond import Beyond, as_infinite
 from slanc_onnx.verify.compare import Difference, Reshaped, all_zero, compare, least_cosine
 from slanc_onnx.verify.epsilons import rounded_epsilons
 from slanc_onnx.verify.left import Left, all_left, first_of, largest_of
 from slanc_onnx.verify.observed import Observed, lost_before, observe
 from slanc_onnx.verify.perplexity import perplexity
-from slanc_onnx.verify.runs import FourRuns, run_four
+from slanc_onnx.verify.runs import FourRuns, run_four, unless_refused
 from slanc_onnx.verify.sensitivity import sensitivity
 from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.tolerance import (
@@ -171,25 +172,40 @@ def validate_pair(
     before: ReadModel,
     after: ReadModel,
     options: Options,
-    feeds: Sequence[Feeds],
+    sets: Sequence[Sequence[Feeds]],
     exact: bool = True,
     progress: Progress = no_progress,
-) -> Validation:
-    """Run both models on `feeds` and compare, with their FP16 and BF16 tensors in FP32.
+) -> list[Validation | CannotRun]:
+    """Run both models on each set of inputs and compare, with their FP16 and BF16 tensors in FP32.
 
     Args:
         before: The original.
         after: The rewritten model, whose norms have the same names.
-        options: The accelerator, what is rounded, and the ids behind `feeds` for the perplexities.
-        feeds: Inputs by name, one dict per run.
+        options: The accelerator, what is rounded, and the ids behind the inputs.
+        sets: Of inputs by name, one dict per run in each.
         exact: Whether scales are powers of two and weights lost no bit: FP32 outputs are identical.
         progress: Called with what is being run and the finished share.
 
-    Raises:
-        CannotRun: ONNX Runtime cannot run the original on these inputs.
+    Returns:
+        What each set says; where ONNX Runtime cannot run the original on it, the reason.
     """
     before, after = (without_excluded(read, options) for read in (before, after))
-    runs = run_four(before, after, options, feeds, progress)
+    ran = run_four(before, after, options, sets, progress)
+    found: list[Validation | CannotRun] = []
+    for feeds, runs in zip(sets, ran, strict=True):
+        judged = partial(_judged, before, after, options, feeds, exact)
+        found.append(unless_refused(partial(judged, runs)) if isinstance(runs, FourRuns) else runs)
+    return found
+
+
+def _judged(
+    before: ReadModel,
+    after: ReadModel,
+    options: Options,
+    feeds: Sequence[Feeds],
+    exact: bool,
+    runs: FourRuns,
+) -> Validation:
     plain, scaled, unstable = runs.plain, runs.scaled, runs.unstable
     fp32 = _in_fp32(runs)
     naive = compare(plain, runs.naive, unstable, floats_only=True)

@@ -129,6 +129,18 @@ def test_outputs_are_those_of_the_model_in_memory(
 
 
 @pytest.mark.parametrize("title", MODELS)
+def test_weights_at_odd_bytes_give_the_same_but_for_the_last_bits(
+    title: str, tmp_path: Path
+) -> None:
+    wanted = Session(MODELS[title], None).run(FED)["y"]
+    for shift in (0, 1, 2, 4, 7):
+        found = taken_in(MODELS[title], shift, tmp_path)
+        assert not with_weights_in_place(found, tmp_path, at_odd_bytes=True).weights
+        made = Session(found, tmp_path, at_odd_bytes=True).run(FED)["y"]
+        np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("title", MODELS)
 def test_an_old_runtime_gets_the_whole_model(
     title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from slanc_onnx import SlancError
 from slanc_onnx.graph import can_fork
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.run.isolation import CannotRun, isolated, memory_of_a_run
+from slanc_onnx.run.isolation import CannotRun, begun, isolated, memory_of_a_run
 from slanc_onnx.run.session import Session
 
 ENDLESS = """
@@ -54,6 +54,38 @@ def test_its_errors_are_raised_here(error: Exception, apart: bool) -> None:
 
     with pytest.raises(type(error), match=str(error)):
         isolated(work, no_progress, 60.0, apart=apart)
+
+
+@forks
+def test_it_goes_on_beside_ours_and_ends_with_the_block() -> None:
+    receive, send = os.pipe()
+
+    def work(_: Progress) -> str:
+        os.write(send, b"begun")
+        return "done"
+
+    with begun(work, no_progress, None, apart=True) as done:
+        assert os.read(receive, 5) == b"begun"  # before anybody waits for it
+        assert done() == "done"
+
+    def endless(_: Progress) -> None:
+        os.write(send, str(os.getpid()).encode().ljust(10))
+        time.sleep(1000)
+
+    with begun(endless, no_progress, None, apart=True):
+        child = int(os.read(receive, 10))
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    os.close(receive)
+    os.close(send)
+
+
+def test_without_a_process_of_its_own_it_is_done_when_it_is_asked_for() -> None:
+    seen = []
+    with begun(lambda _: seen.append(1), no_progress, None, apart=False) as done:
+        assert not seen
+        done()
+        assert seen == [1]
 
 
 @forks
