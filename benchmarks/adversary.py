@@ -122,7 +122,8 @@ def batches(scaled: ScaledNorm, count: int) -> Iterator[Double]:
 
 def counterexamples(scaled: ScaledNorm, device: Accelerator, rows: Double) -> int:
     """How many rows give a mean square or an output that is not finite, emulated."""
-    norm, scale = scaled.norm, scaled.scale or 1.0
+    assert scaled.certificate is not None
+    norm, scale = scaled.norm, scaled.certificate.scale  # 1 where the file divides it already
     op = "LayerNormalization" if norm.centred else "SimplifiedLayerNormalization"
     width = rows.shape[1]
     model = onnx.parser.parse_model(f"""

@@ -1,7 +1,8 @@
 """Damaged models through the whole job: what each ends as, and every traceback by its place.
 
     python -m benchmarks.fuzz [--count 2000] [--seed 1] [--first 0] [--models WORD ...]
-        [--zoo FOLDER] [--seconds 20] [--megabytes 2000] [--keep FOLDER] [--results FILE]
+        [--usage WORD] [--zoo FOLDER] [--seconds 20] [--megabytes 2000] [--keep FOLDER]
+        [--results FILE]
 
 Mutant N of a seed is always the same: a model (a shipped one, one that the tests build, one of the
 zoo; small ones more often), a damage of its structure or of its bytes, and options of the command.
@@ -64,6 +65,10 @@ USAGES: tuple[tuple[str, ...], ...] = (
     ("--scale", "paper", "--report", "r.json", "--html", "r.html"),
     ("protect",),
     ("protect", "fold"),
+    ("--to", "fp16", "--no-validate", "--report", "r.json"),
+    ("--to", "fp16", "--no-validate", "--estimate", "weights", "--no-keep-io-types"),
+    ("--to", "fp16", "--report", "r.json", "--html", "r.html"),
+    ("--to", "bf16", "--no-validate"),
 )
 _HTML = 0.1  # of those that would draw pictures; the others leave --html out
 _GUARD = 6000  # MB of address space, for the sake of the machine
@@ -106,7 +111,9 @@ class Result:
 Make = Callable[[int], Mutant]
 
 
-def make_mutants(seed: int, models: dict[str, Path | bytes]) -> Make:
+def make_mutants(
+    seed: int, models: dict[str, Path | bytes], usages: Sequence[tuple[str, ...]] = USAGES
+) -> Make:
     """The mutants of a seed, by number."""
     names = sorted(models)
     sizes = [
@@ -121,7 +128,7 @@ def make_mutants(seed: int, models: dict[str, Path | bytes]) -> Make:
         if name not in loaded:
             source = models[name]
             loaded[name] = source if isinstance(source, bytes) else source.read_bytes()
-        usage = rng.choice(USAGES)
+        usage = rng.choice(usages)
         if rng.random() >= _HTML and "--html" in usage:
             usage = usage[:-2]
         if rng.random() < 0.3:
@@ -344,6 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="the number of the first")
     parser.add_argument("--models", nargs="+", metavar="WORD", help="only those named so")
+    parser.add_argument("--usage", help="only calls that have this word: --usage=--to")
     parser.add_argument("--zoo", type=Path, help="further models: FOLDER/*/model.onnx")
     parser.add_argument("--seconds", type=float, default=20.0, help="of one mutant")
     parser.add_argument("--megabytes", type=int, default=2000, help="of one mutant")
@@ -353,7 +361,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     models = seeds(options.zoo)
     if options.models:
         models = {n: m for n, m in models.items() if any(w in n for w in options.models)}
-    make = make_mutants(options.seed, models)
+    usages = [each for each in USAGES if options.usage in (None, *each)]
+    if not usages:
+        parser.error(f"--usage {options.usage}: no call has that word")
+    make = make_mutants(options.seed, models, usages)
     numbers = range(options.first, options.first + options.count)
     if options.keep is not None and options.count == 1:
         _tell(Result(numbers[0], "", "kept"), make(numbers[0]), options.keep)

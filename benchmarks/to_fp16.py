@@ -25,7 +25,7 @@ import onnxruntime as ort
 from benchmarks.markdown import table
 from benchmarks.zoo_rows import exports_in, stored_inputs
 from slanc_onnx import Options, SlancError, protect_file
-from slanc_onnx.reasons import Failure
+from slanc_onnx.reasons import NOT_RUN_ITSELF
 from slanc_onnx.report.wording import reason_text
 
 TOLERANCE = 0.01  # of the outputs' root mean square
@@ -95,7 +95,7 @@ def _row(export: Path) -> Row:
     checked = done.validation
     told = "" if checked is not None else f"not validated: {done.not_validated}"
     for why in checked.failures if checked is not None else ():
-        if why.kind is Failure.NOT_RUN_AS_WRITTEN:
+        if why.kind in NOT_RUN_ITSELF:
             told = reason_text(why)
     rms = float("inf") if checked is None else checked.rounded_rms_error
     return Row(export.name, told, rms, Counter(nodes), seconds, runs)

@@ -85,6 +85,7 @@ class Unproved(_Named):
     INPUT_UNLIMITED = auto()  # graph input
     WEIGHTS_NOT_FINITE = auto()
     WEIGHTS_ROUNDED = auto()
+    NOT_AS_WRITTEN = auto()
     BOUND_NOT_FINITE = auto()
     STEP_OVERFLOWS = auto()  # step, magnitude
     SUM_OVERFLOWS = auto()  # bits
@@ -221,12 +222,15 @@ class Failure(_Named):
     CERTIFICATES_WITHDRAWN = auto()  # number of norms, name of the first; behind: why
     NOT_RUN = auto()  # what ONNX Runtime said
     NOT_RUN_AS_WRITTEN = auto()  # what ONNX Runtime said
+    NOT_RUN_OPTIMISED = auto()  # the same; without graph optimisation the file runs
     NO_MEMORY = auto()
     TOKENS_NOT_RUN = auto()  # what ONNX Runtime said
     NOT_AS_REQUIRED = auto()  # what was required, number of norms, of how many, name of the first
     NOT_VALIDATED = auto()
 
 
+# That ONNX Runtime does not run the file that was written as it is, whatever the inputs.
+NOT_RUN_ITSELF = frozenset({Failure.NOT_RUN_AS_WRITTEN, Failure.NOT_RUN_OPTIMISED})
 # That all there is to say is how far outputs are from those in FP32.
 OFF = frozenset({Failure.OUTPUTS_OFF, Failure.OUTPUTS_OFF_IN, Failure.PERPLEXITY_OFF})
 

@@ -15,7 +15,7 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')}: only goes with --tokens or --observe")
     _check_to(parser, args)
-    if args.apply == "fold" and args.scale == "paper":
+    if args.apply == "fold" and args.scale == "paper" and args.to is None:
         parser.error("--apply fold: needs powers of two, which --scale paper does not give")
     if args.explain_groups and args.apply != "fold":
         parser.error("--explain-groups: only goes with --apply fold")
@@ -50,8 +50,6 @@ def _check_to(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         return
     if args.apply == "div":
         parser.error(f"--to {args.to}: folds, which --apply div does not")
-    if args.scale == "paper":
-        parser.error(f"--to {args.to}: needs powers of two, which --scale paper does not give")
     if args.fp32_nodes is not None:
         parser.error(f"--fp32-nodes: not with --to {args.to}, which decides that and writes it")
     args.apply = "fold"

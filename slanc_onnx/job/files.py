@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,7 +36,12 @@ from slanc_onnx.run import (
     validation_inputs,
     with_checked_inputs,
 )
-from slanc_onnx.scale import ScaledNorm, scales_to_apply, with_conditions
+from slanc_onnx.scale import (
+    ScaledNorm,
+    certified_as_written,
+    scales_to_apply,
+    with_conditions,
+)
 from slanc_onnx.verify import (
     Audit,
     Difference,
@@ -51,6 +57,7 @@ from slanc_onnx.verify import (
     validate_on,
     vocabulary,
 )
+from slanc_onnx.weights import workers
 
 T = TypeVar("T")
 LEFT = {Failure.LEFT_FORMAT, Failure.INPUT_LEFT_FORMAT, Failure.ROWS_OVERFLOW}
@@ -190,7 +197,8 @@ def _carry_out(job: _Job, done: _Done) -> None:
 def _hold(job: _Job, done: _Done) -> None:
     """Hold the certificates, with all that they ask, against the rows that were seen."""
     norms = with_conditions(done.norms, job.options)
-    done.norms = held_against_rows(norms, done.validation, done.audits, done.first_rows)
+    seen = done.validation, done.audits, done.first_rows
+    done.norms = held_against_rows(norms, *seen, as_written=done.conversion is not None)
 
 
 def _carry_out_in_file(job: _Job, done: _Done) -> None:
@@ -211,6 +219,7 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
                 done.notes.append(Reason(Note.EPSILON_RAISED))
                 better = better or list(decided)
             if better is None:
+                _certify_as_written(job, done, draft.path)
                 _hold(job, done)
                 _search_fp32_nodes(job, done, draft.path)
                 draft.keep()
@@ -218,6 +227,18 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
         done.norms = decided = better
 
     done.heals = _what_heals(job, done, decided)
+
+
+def _certify_as_written(job: _Job, done: _Done, draft: Path) -> None:
+    """Prove the norms of a file of 16 bits in the file itself."""
+    if done.conversion is None or job.options.certify == "off":
+        return
+    with workers(job.options.executor, job.options.jobs) as executor:
+        options = replace(job.options, executor=executor)
+        done.norms = certified_as_written(
+            done.norms, _written(draft, options.isolate), options, job.progress
+        )
+    job.clock.lap("certify")
 
 
 def _search_fp32_nodes(job: _Job, done: _Done, draft: Path) -> None:
@@ -348,11 +369,15 @@ def _validate(job: _Job, done: _Done, draft: Path, progress: Progress) -> Valida
 def _run_as_written(job: _Job, found: Validation, draft: Path) -> Validation:
     """The validation of a file of 16 bits, with what ONNX Runtime makes of the file itself."""
 
-    def run(told: Progress) -> Difference | None:
-        feeds = validation_inputs(job.read, job.options)[0].feeds
-        return as_written(job.read, load_model(draft), draft.parent, feeds, found.unstable)
+    def run(told: Progress, optimised: bool = True) -> Difference | None:
+        feeds, file = validation_inputs(job.read, job.options)[0].feeds, load_model(draft)
+        given = job.read, file, draft.parent, feeds, found.unstable
+        return as_written(*given, optimised=optimised)
 
     ran, why = job.tried(run, Failure.NOT_RUN_AS_WRITTEN)
+    if why is not None and why.kind is Failure.NOT_RUN_AS_WRITTEN:
+        _, without = job.tried(partial(run, optimised=False))
+        why = replace(why, kind=Failure.NOT_RUN_OPTIMISED) if without is None else why
     failures = [*found.failures, *([] if why is None else [why])]
     return replace(found, as_written=ran, failures=failures)
 
@@ -362,5 +387,10 @@ def _rewritten(job: _Job, draft: Path) -> tuple[ReadModel, Options, list[InputSe
     with ThreadPoolExecutor(1) as beside:
         inputs = beside.submit(copy_context().run, validation_inputs, job.read, job.options)
         # This process may die of it, if it is one of its own; it cannot fork beside a thread.
-        after = read_model(load_model(draft), draft.parent, isolate=False)
+        after = _written(draft, isolate=False)
     return after, job.options, inputs.result()
+
+
+def _written(draft: Path, isolate: bool) -> ReadModel:
+    """The file that was written, as it is read again."""
+    return read_model(load_model(draft), draft.parent, isolate=isolate)

@@ -17,7 +17,12 @@ from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.run import Feeds, check_norms, given_feeds, with_checked_inputs
-from slanc_onnx.scale import ScaledNorm, compute_scales_in, scales_to_apply
+from slanc_onnx.scale import (
+    ScaledNorm,
+    certified_as_written,
+    compute_scales_in,
+    scales_to_apply,
+)
 from slanc_onnx.weights import workers
 
 
@@ -46,7 +51,11 @@ def protect(
     read, _ = without_scales_of_others(read, options.accelerator.stamp)
     decided = decide(read, options)
     _, decided = carry_out(read, decided, options)
-    return decided
+    if options.to is None or options.certify == "off":
+        return decided
+    with workers(options.executor, options.jobs) as executor:
+        after = read_model(model, folder, isolate=options.isolate)
+        return certified_as_written(decided, after, replace(options, executor=executor))
 
 
 def carry_out(

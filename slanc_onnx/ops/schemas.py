@@ -21,7 +21,7 @@ _WRITTEN: Mapping[int, str] = {
 }
 # Reductions for which kernels refuse 16 bits, though they say that they take these.
 _REFUSED = {"ScatterElements": {b"add", b"mul"}, "ScatterND": {b"add", b"mul", b"max", b"min"}}
-_NEWEST = 10**6  # a version of a domain that a file does not tell
+_NEWEST = 10**6  # a version of a domain that a file does not tell, and what any later one counts as
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,14 @@ def signature(node: NodeProto, opsets: Mapping[str, int]) -> Signature | None:
         node: The node.
         opsets: The version of each domain, by its name; "" for ONNX's own.
     """
+    domain, version = _version(node, opsets)
+    return _signature(domain, node.op_type, version)
+
+
+def _version(node: NodeProto, opsets: Mapping[str, int]) -> tuple[str, int]:
+    """The domain of a node's op, and its version as far as schemas can tell versions apart."""
     domain = "" if node.domain == "ai.onnx" else node.domain
-    return _signature(domain, node.op_type, opsets.get(domain, _NEWEST))
+    return domain, min(max(opsets.get(domain, _NEWEST), 0), _NEWEST)  # onnx takes 32 bits
 
 
 @functools.cache
@@ -122,8 +128,7 @@ def runs(
         element_type: What that should be.
         casts: Whether ONNX Runtime may put Casts round the node, as it does by what a node reads.
     """
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    version = opsets.get(domain, _NEWEST)
+    domain, version = _version(node, opsets)
     refused = _REFUSED.get(node.op_type, set())
     if any(a.name == "reduction" and a.s in refused for a in node.attribute):
         return False

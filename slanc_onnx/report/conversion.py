@@ -25,6 +25,8 @@ def conversion_lines(conversion: Conversion, fold: Fold | None) -> Iterator[str]
     casts = f"{done.casts} Casts inserted"
     if done.removed:
         casts += f", {done.removed} of the file gone"
+    if done.turned:
+        casts += f"; {done.turned} Transposes moved behind the MatMul that they were before"
     yield f"{form}: {len(done.nodes)} nodes in FP32; {casts}; {_weights_text(weights)}"
     by_reason = Counter((node.op, node.why) for node in done.nodes)
     for (op, why), count in by_reason.items():
@@ -95,6 +97,7 @@ def conversion_entry(conversion: Conversion | None, fold: Fold | None) -> dict[s
         ],
         "casts_inserted": done.casts,
         "casts_removed": done.removed,
+        "turned_products": done.turned,
         "elements": total.elements,
         "subnormal_elements": total.subnormal,
         "zeroed_elements": total.zero,

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slanc_onnx.norms import Suspect
-from slanc_onnx.reasons import Failure, Note
+from slanc_onnx.reasons import NOT_RUN_ITSELF, Failure, Note
 from slanc_onnx.report.columns import COLUMNS
 from slanc_onnx.report.compared import as_written_text, beyond_text, default_level_text
 from slanc_onnx.report.conversion import conversion_lines
@@ -250,7 +250,7 @@ def _fp32(validation: Validation) -> str:
         )
         if validation.rounded_epsilons:
             told += f", {validation.rounded_epsilons} epsilons rounded or raised"
-    if any(f.kind in (Failure.NOT_RUN_AS_WRITTEN, Failure.NO_MEMORY) for f in validation.failures):
+    if any(f.kind in {*NOT_RUN_ITSELF, Failure.NO_MEMORY} for f in validation.failures):
         return told
     if validation.cosine is not None:
         return f"{told}; as it is on ONNX Runtime: {as_written_text(validation.as_written)}"

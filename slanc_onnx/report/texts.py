@@ -84,7 +84,9 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.ROWS_DIFFER: "combines rows of {0} and {1} channels",
     Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: --feed '{0}=range(LO,HI)'",
     Unproved.WEIGHTS_NOT_FINITE: "its weights are not finite",
-    Unproved.WEIGHTS_ROUNDED: "weights were rounded that the proof had read (--weight-loss, --to)",
+    Unproved.WEIGHTS_ROUNDED: "weights are rounded that the proof had read (--weight-loss, or --to "
+    "with --dry-run: what is proved is proved of the file that is written)",
+    Unproved.NOT_AS_WRITTEN: "it was not found in the file that was written",
     Unproved.BOUND_NOT_FINITE: "its bound is not finite",
     Unproved.STEP_OVERFLOWS: "{0} may overflow: up to {1:.3g}",
     Unproved.SUM_OVERFLOWS: "a row within its bound may overflow the sum of squares by {0:.1f} "
@@ -217,7 +219,12 @@ _FAILURES: dict[Kind, str] = {
     Failure.TOKENS_NOT_RUN: "not every token was run: {0}",
     Failure.NOT_AS_REQUIRED: "--require {0}: {1} of {2} norms are not, first {3!r}",
     Failure.NOT_VALIDATED: "--require validated: no validation passed",
-    Failure.NOT_RUN_AS_WRITTEN: "the file that was written does not run as it is: {0}",
+    Failure.NOT_RUN_AS_WRITTEN: "the file that was written does not run as it is: {0}; nor does it "
+    "without graph optimisation: use another version of ONNX Runtime, or the runtime that it is "
+    "for",
+    Failure.NOT_RUN_OPTIMISED: "the file that was written does not run as it is: {0}; without "
+    "graph optimisation it does: use another version of ONNX Runtime, or disable the optimizer at "
+    "fault (disabled_optimizers, docs/fp16.md)",
     Failure.NO_MEMORY: "not enough memory to run the models",
 }
 _NEXT: dict[Kind, str] = {

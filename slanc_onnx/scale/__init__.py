@@ -5,6 +5,7 @@ underflow, or the reason why there is none. A decision is a `ScaledNorm`; nothin
 The other rules, the paper's and calibration, end in the same value.
 """
 
+from slanc_onnx.scale.as_written import certified_as_written
 from slanc_onnx.scale.assumed import Assumption
 from slanc_onnx.scale.decide import (
     ScaledNorm,
@@ -19,6 +20,7 @@ __all__ = [
     "ELEMENT_BITS",
     "Assumption",
     "ScaledNorm",
+    "certified_as_written",
     "compute_scales_in",
     "faintest",
     "least_exponent",

@@ -138,18 +138,13 @@ def compute_scales_in(
         CannotRun: the estimate "probe" or the rule "calibrated" is asked for, and ONNX Runtime
             cannot run the model.
     """
-    device, executor = options.accelerator, options.executor
+    device = options.accelerator
     read = replace(read, norms=as_computed(read.norms, device.variance == "one-pass"))
     traced = trace(read.scopes, read.norms, read.specs)
-    proved: dict[str, Proof] = {}
     with estimating(read, traced, options, calibration, progress) as estimated:
-        if options.certify != "off":
-            exact = options.certify == "exact"
-            proved = proofs(read, Assumed(device, options.limits, exact, executor), progress)
+        proved = premises(read, options, progress)
         estimates = estimated()
     rules = _rules(traced, read.norms)
-    if options.certify == "exact":
-        proved = with_joint_bounds(proved, read.scopes[0], read.norms, device)
 
     def found_for(other: Options) -> list[ScaledNorm]:
         placed = [_decide(norm, estimates, rules[norm.name], other) for norm in read.norms]
@@ -170,6 +165,23 @@ def compute_scales_in(
     behind = assumptions(read, Said.of(options), {d.norm.name: d.estimate for d in held})
     told = [replace(d, assumed=behind.get(d.norm.name, ())) for d in held]
     return with_conditions([with_safe_radius(d, device) for d in told], options)
+
+
+def premises(
+    read: ReadModel, options: Options, progress: Progress = no_progress
+) -> dict[str, Proof]:
+    """What is proved of each norm at whatever scale, by name; nothing where no proof is asked for.
+
+    Args:
+        read: The model, its norms as the accelerator computes them.
+        options: How tight bounds are, for which accelerator.
+        progress: Called with what is being done and the finished share.
+    """
+    if options.certify == "off":
+        return {}
+    device, exact = options.accelerator, options.certify == "exact"
+    proved = proofs(read, Assumed(device, options.limits, exact, options.executor), progress)
+    return with_joint_bounds(proved, read.scopes[0], read.norms, device) if exact else proved
 
 
 def _affine(norm: Norm, proof: Proof | None, traced: Trace) -> tuple[float, float] | None:

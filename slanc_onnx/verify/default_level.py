@@ -54,6 +54,8 @@ def as_written(
     folder: Path,
     feeds: Sequence[Feeds],
     without: Sequence[str],
+    *,
+    optimised: bool = True,
 ) -> Difference | None:
     """How far a file of 16 bits, run as it is, is from the original in FP32, at the default level.
 
@@ -66,6 +68,7 @@ def as_written(
         folder: Where that lies.
         feeds: Inputs by name, one dict per run.
         without: Outputs to leave out.
+        optimised: Whether the file is run at that level too, not with graph optimisation off.
 
     Returns:
         The difference; None where the original is not run there, or inputs or outputs are BF16.
@@ -77,7 +80,7 @@ def as_written(
     types = {info.type.tensor_type.elem_type for info in ends}
     if TensorProto.BFLOAT16 in types:  # NumPy has no such type
         return None
-    ran = _run(after, folder, feeds)
+    ran = _run(after, folder, feeds, optimised)
     if too_large_at_once(before.model):
         return None
     try:
@@ -91,9 +94,11 @@ def _in_float32(read: ReadModel, feeds: Sequence[Feeds]) -> Runs:
     return _run(as_float32(read.loaded, read.folder), read.folder, feeds)
 
 
-def _run(model: onnx.ModelProto, folder: Path | None, feeds: Sequence[Feeds]) -> Runs:
+def _run(
+    model: onnx.ModelProto, folder: Path | None, feeds: Sequence[Feeds], optimised: bool = True
+) -> Runs:
     """The outputs of a model, and nothing else of it."""
-    session = Session(model, folder, packs=True, optimised=True)
+    session = Session(model, folder, packs=True, optimised=optimised)
     found = Runs(list(_kept(session, feeds)), {}, [])
     del session  # it holds the weights
     gc.collect()

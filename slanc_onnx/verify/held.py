@@ -20,6 +20,8 @@ def held_against_rows(
     validation: Validation | None,
     audits: Sequence[Audit],
     first_rows: FirstRows | None,
+    *,
+    as_written: bool = False,
 ) -> list[ScaledNorm]:
     """The norms, whose certificates are withdrawn where a row contradicts them.
 
@@ -28,10 +30,12 @@ def held_against_rows(
         validation: The rows that it saw; None where nothing was run.
         audits: The largest rows of the user's data.
         first_rows: The longest row of each token alone; None where that was not run.
+        as_written: Whether the certificates are of the file that was written, whose weights are
+            others: then its rows count, which the validation alone saw.
     """
     tried = [] if validation is None else validation.observed_on_each
-    audited = {audit.name: audit for audit in audits}
-    alone = {} if first_rows is None else first_rows.longest
+    audited = {} if as_written else {audit.name: audit for audit in audits}
+    alone = {} if as_written or first_rows is None else first_rows.longest
     held = []
     for decided in norms:
         certificate, name = decided.certificate, decided.norm.name
@@ -39,7 +43,9 @@ def held_against_rows(
             if certificate is not None:
                 certificate = held_against(
                     certificate,
-                    seen.sum_of_squares,
+                    seen.scaled * (decided.scale or 1.0) ** 2
+                    if as_written
+                    else seen.sum_of_squares,
                     lambda row: Reason(Seen.IN_VALIDATION, (row,)),
                     seen.overflowed - seen.arrived,
                 )

@@ -11,7 +11,7 @@ from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.reasons import Failure, Reason
+from slanc_onnx.reasons import NOT_RUN_ITSELF, Failure, Reason
 from slanc_onnx.run import CannotRun, Fed, Feeds
 from slanc_onnx.verify.beyond import Beyond, as_infinite
 from slanc_onnx.verify.compare import Difference, Reshaped, all_zero, compare, least_cosine
@@ -143,7 +143,7 @@ class Validation:
     def inconclusive(self) -> bool:
         """Whether it fails on some inputs alone, and nobody says which count; or noise alone moves
         the model as far; or it holds for one way alone to store constants beyond the format."""
-        if self.passed:
+        if self.passed or any(reason.kind in NOT_RUN_ITSELF for reason in self.failures):
             return False
         undecided = any(r.kind in _UNDECIDED for r in self.failures)
         if any(trial.longer and trial.failures for trial in self.trials):

@@ -1,6 +1,9 @@
 """A file of 16 bits is run as it is, its outputs are held against FP32, row by row."""
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -8,9 +11,11 @@ import onnxruntime as ort
 import pytest
 
 from slanc_onnx import Options, SlancError, protect_file
+from slanc_onnx.cli import main
 from slanc_onnx.reasons import Failure
 from slanc_onnx.run.isolation import CannotRun
-from slanc_onnx.verify.compare import Runs, least_cosine
+from slanc_onnx.verify.compare import Difference, Runs, least_cosine
+from slanc_onnx.verify.default_level import as_written
 from tests.places import SAMPLES
 
 SAMPLE = SAMPLES / "bert_like.onnx"
@@ -50,14 +55,30 @@ def test_the_difference_is_that_of_a_plain_session(tmp_path: Path) -> None:
 
 
 def test_a_file_that_does_not_run_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies(*_: object) -> None:
+    def dies(*_: object, **__: object) -> None:
         raise CannotRun("ONNX Runtime died (SIGSEGV)")
 
     monkeypatch.setattr("slanc_onnx.job.files.as_written", dies)
     done = protect_file(SAMPLE, tmp_path / "out.onnx", Options(to="fp16"))
     assert done.validation is not None and not done.passed
     assert [f.kind for f in done.validation.failures] == [Failure.NOT_RUN_AS_WRITTEN]
+    assert not done.validation.inconclusive, "no other inputs change that"
     assert (tmp_path / "out.onnx").exists()
+
+
+def test_a_fusion_that_kills_it_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dies(*given: Any, optimised: bool) -> Difference | None:
+        if optimised:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return as_written(*given, optimised=optimised)
+
+    monkeypatch.setattr("slanc_onnx.job.files.as_written", dies)
+    assert main([str(SAMPLE), "--to", "fp16", "-o", str(tmp_path / "out.onnx"), "-q"]) == 1
+    told = capsys.readouterr().out
+    assert "FAILED" in told and "PASSED" not in told
+    assert "ONNX Runtime died (SIGSEGV); without graph optimisation it does" in told
 
 
 def test_other_files_are_not_run_so(tmp_path: Path) -> None:

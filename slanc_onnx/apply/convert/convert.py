@@ -20,6 +20,7 @@ from slanc_onnx.apply.convert.constants import (
 from slanc_onnx.apply.convert.idle_casts import drop_idle_casts
 from slanc_onnx.apply.convert.islands import Islands
 from slanc_onnx.apply.convert.told import set_element, tell_types
+from slanc_onnx.apply.convert.turned_products import turn_behind_products
 from slanc_onnx.apply.convert.versions import Versions
 from slanc_onnx.apply.convert.weights import Weights
 from slanc_onnx.apply.convert.wiring import At, Place, Source, Wiring, wire
@@ -63,6 +64,7 @@ class Converted:
         removed: Casts of the file that had nothing left to do.
         weights: What became of each constant, by name; those of large ones are there once the
             model is written.
+        turned: Transposes that stand behind the product by a weight now; see `turned_products`.
     """
 
     format: Format
@@ -70,6 +72,7 @@ class Converted:
     casts: int
     removed: int
     weights: Mapping[str, Counts]
+    turned: int = 0
 
 
 def convert(
@@ -105,10 +108,11 @@ def convert(
         tell_types(i, wiring, versions, narrow)
     _import_onnx(model)
     dropped = drop_idle_casts(model, narrow)
+    turned = turn_behind_products(model)
     weights.finish(model)
     inserted = conversion.casts.difference(dropped)
     removed = [name for name in dropped if name not in conversion.casts]
-    return Converted(accelerator.format, nodes, len(inserted), len(removed), weights.counts)
+    return Converted(accelerator.format, nodes, len(inserted), len(removed), weights.counts, turned)
 
 
 def _refuse_old(opset: int, form: Format) -> None:
