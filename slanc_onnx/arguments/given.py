@@ -1,4 +1,4 @@
-"""What arguments name, read into values: inputs, token ids, the target."""
+"""What arguments name, read into values: inputs, token ids, the target, and `Options` in all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,55 @@ from slanc_onnx import targets, tokens
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import Array
+from slanc_onnx.options import Options
 from slanc_onnx.tokens import Tokens
+
+
+def read_options(args: argparse.Namespace) -> Options:
+    """How the job is done.
+
+    Raises:
+        SlancError: a file that is named cannot be read.
+    """
+    return Options(
+        scale=args.scale,
+        estimate=args.estimate,
+        accelerator=read_accelerator(args),
+        inputs=read_inputs(args.inputs),
+        tokens=read_tokens(args.tokens, args),
+        observe=read_observed(args),
+        validate=not args.no_validate,
+        certify=args.certify,
+        feeds=dict(args.feed),
+        dims=dict(args.dim),
+        input_ranges=dict(args.input_range),
+        apply=args.apply or "div",
+        to=args.to,
+        keep_io_types=args.keep_io_types,
+        positions=args.positions,
+        external_data=args.external_data,
+        emulate=args.emulate,
+        epsilon=args.epsilon,
+        weight_loss=args.weight_loss,
+        fp32_nodes=args.fp32_nodes is not None,
+        exclude=args.exclude,
+        only=args.only,
+        set_scale=dict(args.set_scale),
+        dry_run=args.dry_run,
+        require=tuple(args.require),
+        jobs=args.jobs,
+        time_limit=args.time_limit,
+        memory_limit=args.memory_limit,
+        isolate=True,
+    )
+
+
+def shown_options(args: argparse.Namespace, options: Options) -> dict[str, object]:
+    """What the report shows as options."""
+    shown = {k: v for k, v in vars(args).items() if k not in ("models", "output")}
+    shown["set_scale"] = dict(args.set_scale)
+    shown["feed"] = [f"{name}={feed}" for name, feed in args.feed]
+    return {**shown, "accelerator": options.accelerator.as_dict()}
 
 
 def read_accelerator(args: argparse.Namespace) -> Accelerator:

@@ -64,7 +64,13 @@ def make_parser() -> argparse.ArgumentParser:
         + " ".join(f"{status}: {text}." for status, text in EXIT_STATUS.items()),
     )
     add = parser.add_argument
-    add("model", metavar="MODEL.onnx", help="the model; external data stays where it is")
+    add(
+        "models",
+        metavar="MODEL.onnx",
+        nargs="+",
+        help="the model; external data stays where it is. With several, each is a job of its own, "
+        "and -o, --report, --html, --sidecar and --fp32-nodes name folders",
+    )
     add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
     _add_inputs(parser)
     _add_choice(parser)

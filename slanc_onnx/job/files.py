@@ -14,9 +14,9 @@ from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.convert import Conversion, write_converted
 from slanc_onnx.apply.fold import Fold, fold, write_folded
 from slanc_onnx.estimate import TensorRange, probe_tensors, runs_probe
-from slanc_onnx.graph import Draft, Tensor, check_output, load_model, name_nodes
+from slanc_onnx.graph import Draft, Tensor, load_model, name_nodes
+from slanc_onnx.job.begin import begin
 from slanc_onnx.job.in_memory import decide
-from slanc_onnx.job.refusals import refuse_broken
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Clock, Progress, no_progress
@@ -28,10 +28,8 @@ from slanc_onnx.run import (
     Feeds,
     InputSet,
     longer_inputs,
-    observed_feeds,
     run_apart,
     validation_inputs,
-    with_checked_inputs,
 )
 from slanc_onnx.scale import ScaledNorm, scales_to_apply, with_conditions
 from slanc_onnx.verify import (
@@ -47,7 +45,6 @@ from slanc_onnx.verify import (
     kept_at_one,
     run_every_token,
     validate_on,
-    vocabulary,
 )
 
 T = TypeVar("T")
@@ -75,23 +72,15 @@ def protect_file(
     Raises:
         SlancError: bad input; nothing was written. Nor is it with any other exception.
     """
-    clock, options = Clock(), (options or Options()).implied()
-    source, output = Path(source), Path(output)
-    loaded = load_model(source)
-    check_output(source, output)
-    read = read_model(loaded, source.parent, isolate=options.isolate)
-    if options.validate:
-        refuse_broken(read)
-    options = with_checked_inputs(options, read.specs)
-    watched = observed_feeds(read.specs, options)
-    if options.certify == "tokens":
-        vocabulary(read.specs)
-    read, rescaled = without_scales_of_others(read, options.accelerator.stamp)
+    clock, source, output = Clock(), Path(source), Path(output)
+    begun = begin(source, output, options or Options())
+    options = begun.options
+    read, rescaled = without_scales_of_others(begun.read, options.accelerator.stamp)
     clock.lap("find")
     done = _Done(decide(read, options, progress))
     clock.lap("scale")
     done.notes += make_notes(read, options, rescaled)
-    job = _Job(read, source, output, options, watched, progress, clock)
+    job = _Job(read, source, output, options, begun.watched, progress, clock)
     if read.norms or options.to is not None:
         _carry_out(job, done)
     return _outcome(job, done, shown_options or {})

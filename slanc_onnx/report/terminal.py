@@ -58,16 +58,19 @@ def no_norm_line(outcome: Outcome) -> str:
     return next(told, "no norm found")
 
 
-def print_summary(console: Console, outcome: Outcome, lost: Sequence[str] = ()) -> None:
+def print_summary(
+    console: Console, outcome: Outcome, lost: Sequence[str] = (), of: str = ""
+) -> None:
     """Counts, notes, limits, the perplexity table, and the verdict in the last line.
 
     Args:
         console: Where to.
         outcome: What the job did.
         lost: What could not be written beside the model, for the last line.
+        of: What the last line begins with.
     """
     *lines, last = _summary(outcome)
-    for line in [*lines, " | ".join([last, *lost])]:
+    for line in [*lines, of + " | ".join([last, *lost])]:
         console.print(
             printable(line), soft_wrap=True
         )  # scripts read the last line: it stays one line
