@@ -5,6 +5,7 @@ What makes no sense together ends the command as argparse does. What a run is to
 take the place of what an earlier run wrote.
 """
 
+from slanc_onnx.arguments.configured import parse
 from slanc_onnx.arguments.given import read_options, shown_options
 from slanc_onnx.arguments.jobs import STDOUT, JobFiles, jobs_of
 from slanc_onnx.arguments.parser import Terminal, make_parser
@@ -19,6 +20,7 @@ __all__ = [
     "check_usage",
     "jobs_of",
     "make_parser",
+    "parse",
     "read_options",
     "shown_options",
 ]

@@ -40,10 +40,11 @@ def check_places(args: argparse.Namespace, jobs: Sequence[JobFiles]) -> None:
             there = places.setdefault(path.resolve(), option)
             if there != option:
                 raise SlancError(f"{option} {path}: is the file of {there}. Give another name.")
-    for file in (args.inputs, args.tokens, args.observe, args.target_file):
+    whats = {args.target_file: "the target", args.config: "options"}
+    for file in (args.inputs, args.tokens, args.observe, *whats):
         for job in jobs:
             if file is not None and Path(file).resolve() == job.output.resolve():
-                what = "the target" if file == args.target_file else "inputs"
+                what = whats.get(file, "inputs")
                 raise SlancError(f"-o {job.output}: is the file of {what}. Give another -o.")
 
 

@@ -20,6 +20,8 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     _check_to(parser, args)
     if args.apply == "fold" and args.scale == "paper":
         parser.error("--apply fold: needs powers of two, which --scale paper does not give")
+    if args.minimal and args.scale == "paper":
+        parser.error("--minimal: needs the limits of a window, which --scale paper does not have")
     if args.explain_groups and args.apply != "fold":
         parser.error("--explain-groups: only goes with --apply fold")
     if args.scale == "calibrated" and args.tokens is None and args.inputs is None:
@@ -55,7 +57,7 @@ def _check_to(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         parser.error(f"--to {args.to}: folds, which --apply div does not")
     if args.scale == "paper":
         parser.error(f"--to {args.to}: needs powers of two, which --scale paper does not give")
-    if args.fp32_nodes is not None:
+    if args.fp32_nodes is not None or args.search_fp32_nodes:
         parser.error(f"--fp32-nodes: not with --to {args.to}, which decides that and writes it")
     args.apply = "fold"
 
@@ -66,7 +68,7 @@ def _check_fp32_nodes(parser: argparse.ArgumentParser, args: argparse.Namespace)
     if file is None and form is not None:
         parser.error("--fp32-nodes-format: only goes with --fp32-nodes")
     for option in ("no_validate", "dry_run"):
-        if file is not None and getattr(args, option):
+        if (file is not None or args.search_fp32_nodes) and getattr(args, option):
             given = f"--{option.replace('_', '-')}"
             parser.error(f"--fp32-nodes: not allowed with {given}, which runs nothing")
     if file is not None and form is None and len(args.models) > 1:

@@ -13,6 +13,7 @@ from slanc_onnx.arguments import (
     check_usage,
     jobs_of,
     make_parser,
+    parse,
     read_options,
     shown_options,
 )
@@ -53,12 +54,14 @@ def _main(arguments: Sequence[str] | None) -> int:
     open_standard_files()
     parser = make_parser()
     try:
-        args = parser.parse_intermixed_args(arguments)
+        args = parse(parser, arguments)
         check_usage(parser, args)
     except SystemExit as stopped:  # --help and the like, or bad usage
         if stopped.code or (lost := lost_on_stdout()) is None:
             raise
         return fail(NOT_WRITTEN, f"standard output: not written ({reason(lost)}).")
+    except SlancError as error:  # of --config
+        return fail(BAD_INPUT, str(error))
     except BrokenPipeError:
         silence(sys.stdout)
         return PASSED

@@ -31,7 +31,7 @@ from slanc_onnx.run import (
     run_apart,
     validation_inputs,
 )
-from slanc_onnx.scale import ScaledNorm, scales_to_apply, with_conditions
+from slanc_onnx.scale import ScaledNorm, scales_to_apply, with_conditions, without_one
 from slanc_onnx.verify import (
     Audit,
     Difference,
@@ -45,6 +45,7 @@ from slanc_onnx.verify import (
     kept_at_one,
     run_every_token,
     validate_on,
+    with_scales_again,
 )
 
 T = TypeVar("T")
@@ -184,7 +185,8 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
     """Fold, audit, write, validate and put in place; `done` takes what each step gives.
 
     A scale with which more rows overflow than with 1 is not kept: all is done again with 1. And
-    where rows of zeros are seen that would be nan, with epsilons that the target keeps.
+    where rows of zeros are seen that would be nan, with epsilons that the target keeps. Nor is a 1
+    of `Options.minimal` kept with which rows overflow, or without which the model passes.
     """
     decided = done.norms
     for tries_left in reversed(range(MOST_TRIES)):
@@ -197,6 +199,8 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
                 job = replace(job, options=replace(job.options, epsilon="representable"))
                 done.notes.append(Reason(Note.EPSILON_RAISED))
                 better = better or list(decided)
+            if tries_left and job.options.minimal:
+                better = _with_scales_again(job, done, decided, better)
             if better is None:
                 _hold(job, done)
                 _search_fp32_nodes(job, done, draft.path)
@@ -205,6 +209,21 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
         done.norms = decided = better
 
     done.heals = _what_heals(job, done, decided)
+
+
+def _with_scales_again(
+    job: _Job, done: _Done, decided: list[ScaledNorm], better: list[ScaledNorm] | None
+) -> list[ScaledNorm] | None:
+    """The better decisions, those that `Options.minimal` made taken back where they do not serve:
+    one by one, or all where the model fails with them and passes without, which is tried."""
+    again = with_scales_again(better or decided, done.validation, job.options)
+    if again is not None or better is not None:
+        return again or better
+    if done.validation is None or done.validation.passed:
+        return None
+    scaled = [without_one(norm, job.options.accelerator) for norm in decided]
+    tried = _Done(scaled, ranges=done.ranges)
+    return scaled if scaled != decided and _passes(job, tried, job.options) else None
 
 
 def _search_fp32_nodes(job: _Job, done: _Done, draft: Path) -> None:
