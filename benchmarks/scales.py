@@ -21,7 +21,8 @@ from slanc_onnx.norms.model import ReadModel, read_model
 from slanc_onnx.norms.norm import Norm
 from slanc_onnx.options import Options
 from slanc_onnx.run.session import Feeds
-from slanc_onnx.scale.decide import ScaledNorm, compute_scales_in, scales_to_apply
+from slanc_onnx.scale import ScaledNorm, scales_to_apply
+from slanc_onnx.scale.decide import compute_scales_in
 
 Scales = Literal["none", "paper", "weights", "probe", "folded", "calibrated", "dmx"]
 SCALES: tuple[Scales, ...] = get_args(Scales)

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.markdown import table
 from benchmarks.rounded import every_op_rounded
 from slanc_onnx import Options, Outcome, SlancError, protect_file
-from slanc_onnx.arguments import read_inputs
+from slanc_onnx.arguments.given import read_inputs
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.norms import read_model
 from slanc_onnx.run.feeds import validation_inputs

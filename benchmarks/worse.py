@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.markdown import count, table
 from benchmarks.verdicts import models_in
 from slanc_onnx import Options, SlancError, protect_file
-from slanc_onnx.arguments import read_inputs
+from slanc_onnx.arguments.given import read_inputs
 
 MODES: Mapping[str, Options] = {
     "window": Options(),

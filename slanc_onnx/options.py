@@ -6,9 +6,11 @@ import re
 from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_type_hints
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.config import options_of, read_table
 from slanc_onnx.errors import SlancError
 from slanc_onnx.feed import Feed
 from slanc_onnx.graph import Array, ExternalData
@@ -63,6 +65,9 @@ class Options:
         only: The same for all in whose name it is not found.
         set_scale: Scales that are set by hand, powers of two by norm name. With "fold" a group
             takes that of its norm.
+        minimal: Whether a norm has the scale 1 wherever that is safe on the evidence that its scale
+            has; where certificates are required, not at the price of one. A scale that an earlier
+            run placed for the same target stays.
         dry_run: Whether `protect_file` writes no model, and so runs none: it decides and reports.
         require: What has to hold of the result of `protect_file`: that the validation passed, that
             all norms are scaled, or certified, of those that are not left out.
@@ -106,6 +111,7 @@ class Options:
     exclude: str | None = None
     only: str | None = None
     set_scale: Mapping[str, float] = field(default_factory=dict)
+    minimal: bool = False
     dry_run: bool = False
     require: Collection[Required] = ()
     to: To | None = None
@@ -119,12 +125,49 @@ class Options:
     memory_limit: float | None = None
     isolate: bool = False
 
+    @classmethod
+    def from_mapping(cls, table: Mapping[str, object], folder: str | Path = "") -> Options:
+        """The options that a table states, as a TOML or JSON file gives it.
+
+        Its keys are the fields, without `executor` and `isolate`. `accelerator` is the name of a
+        target or a table as in a target file, a feed a SPEC, a scale a number or "2^K"; `inputs`,
+        `tokens` and `observe` name files, and token ids may be a table with "file",
+        "sequence_length", "max_sequences" and "bos".
+
+        Args:
+            table: The table.
+            folder: What the names of files are relative to.
+
+        Raises:
+            SlancError: a key is not known, a value is of another type, or a file cannot be read.
+        """
+        return cls(**options_of(table, get_type_hints(cls), Path(folder)))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Options:
+        """The options in a TOML or JSON file; see `from_mapping`.
+
+        Names of files in it are relative to its folder.
+
+        Raises:
+            SlancError: it cannot be read, or states something else.
+        """
+        path = Path(path)
+        try:
+            return cls.from_mapping(read_table(path), path.parent)
+        except SlancError as error:
+            raise SlancError(f"{path}: {error}") from error
+
     def implied(self) -> Options:
-        """The options with all that `to` implies.
+        """The options with all that they imply.
 
         Raises:
             SlancError: something else was asked for, or the accelerator has another format.
         """
+        if self.minimal and self.scale == "paper":
+            raise SlancError(
+                "--minimal: needs the limits of a window, which --scale paper has not."
+            )
         if self.to is None:
             return self
         form = WRITTEN[self.to]

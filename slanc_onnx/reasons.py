@@ -161,6 +161,7 @@ class Decision(_Named):
     """What a user should know of the scale of a norm, or why it has none."""
 
     ONE_IS_BEST = auto()
+    ONE_IS_SAFE = auto()  # the scale in whose place it is, and the source of the estimate
     SCALED_BEFORE = auto()
     NO_ROW_KNOWN = auto()
     EPSILON_UNKNOWN = auto()
@@ -301,6 +302,7 @@ class Note(_Named):
     EPSILON_GONE = auto()  # norms
     EPSILON_RAISED = auto()
     INLINED = auto()  # functions
+    SCALES_STAY = auto()  # norms
     SCALED_ANEW = auto()  # norms
     WRITTEN_OUT = auto()  # attention ops
     MEANS_UNMATCHED = auto()  # outputs of means

@@ -89,7 +89,7 @@ def read_target(path: Path) -> Accelerator:
     except (ValueError, RecursionError) as error:  # numbers of many digits, and lists in lists
         raise SlancError(f"target file {path}: no TOML: {error}.") from error
     try:
-        return _profile(table, path.stem)
+        return profile_of(table, path.stem)
     except SlancError as error:
         raise SlancError(f"target file {path}: {error}") from error
 
@@ -131,7 +131,12 @@ def changes(device: Accelerator) -> dict[Change, Accelerator]:
     return {change: other for change, other in found.items() if other != device}
 
 
-def _profile(table: Mapping[str, object], name: str) -> Accelerator:
+def profile_of(table: Mapping[str, object], name: str) -> Accelerator:
+    """The profile that a table states, as that of a target file does; see `read_target`.
+
+    Raises:
+        SlancError: it has an unknown key or value.
+    """
     unknown = [key for key in table if key not in _KEYS]
     if unknown:
         raise SlancError(f"key {unknown[0]!r} is not known. Known are: {', '.join(_KEYS)}.")

@@ -170,7 +170,6 @@ def test_brackets_and_colons_in_names_are_no_markup(run: Run) -> None:
         ("model.onnx", "--accumulate", "fp16"),
         ("model.onnx", "--target", "bf16", "--target-file", "model.onnx"),
         ("--target", "bf16"),
-        ("model.onnx", "other.onnx"),
         ("model.onnx", "--no-such-option"),
         ("model.onnx", "--sequence-length", "8"),
         ("model.onnx", "--max-sequences", "8"),
@@ -199,7 +198,7 @@ def test_as_a_process(tmp_path: Path) -> None:
     done = as_a_process("-m", "slanc_onnx", str(tmp_path / "model.onnx"), "-v")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("FAILED | ")
-    assert "INFO slanc_onnx.cli: validating: FP32, original 0 %" in done.stderr
+    assert "INFO slanc_onnx.cli.tell: validating: FP32, original 0 %" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
     bad = as_a_process("-m", "slanc_onnx", str(tmp_path / "no.onnx"))
     assert (bad.returncode, bad.stdout) == (2, "")
@@ -256,7 +255,7 @@ def test_ctrl_c_while_arguments_are_read(run: Run, monkeypatch: pytest.MonkeyPat
     def stop() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("slanc_onnx.cli.make_parser", stop)
+    monkeypatch.setattr("slanc_onnx.cli.command.make_parser", stop)
     assert run("model.onnx") == (130, "", "ERROR: interrupted\n")
 
 

@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 from slanc_onnx import Options, SlancError, compute_scales, protect, protect_file
-from slanc_onnx.cli import BAD_INPUT, FAILED, PASSED, main
+from slanc_onnx.cli import main
+from slanc_onnx.cli.process import BAD_INPUT, FAILED, PASSED
 from slanc_onnx.options import ApplyRule, Required
 from slanc_onnx.report.sidecar import schema
 from tests.models.small_graphs import between, graph

@@ -246,7 +246,7 @@ sys.exit(cli.main(sys.argv[1:]))
 @posix
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize(
-    "patch", ["job.files._validate", "cli.write_report"], ids=["before", "after"]
+    "patch", ["job.files._validate", "cli.tell.write_report"], ids=["before", "after"]
 )
 def test_a_signal_ends_it_without_left_overs(
     tmp_path: Path, number: signal.Signals, status: int, patch: str

@@ -16,7 +16,7 @@ from slanc_onnx import Options, job
 from slanc_onnx.cli import main
 from slanc_onnx.graph.temporary import left_over
 from slanc_onnx.norms.model import ReadModel
-from slanc_onnx.scale.decide import ScaledNorm
+from slanc_onnx.scale import ScaledNorm
 from tests.models.fold_models import RMS, weights
 from tests.models.small_graphs import D, graph, normal
 from tests.oracles.stopped_writes import How, at_once, in_a_child, stopped

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from slanc_onnx._version import __version__
 from slanc_onnx.accelerator import ACCUMULATE
+from slanc_onnx.config import power_of_two
 from slanc_onnx.errors import SlancError
 from slanc_onnx.feed import SPECS, Feed, read_feed
 from slanc_onnx.options import TIME_LIMIT
@@ -64,8 +65,21 @@ def make_parser() -> argparse.ArgumentParser:
         + " ".join(f"{status}: {text}." for status, text in EXIT_STATUS.items()),
     )
     add = parser.add_argument
-    add("model", metavar="MODEL.onnx", help="the model; external data stays where it is")
+    add(
+        "models",
+        metavar="MODEL.onnx",
+        nargs="+",
+        help="the model; external data stays where it is. With several, each is a job of its own, "
+        "and -o, --report, --html, --sidecar and --fp32-nodes name folders",
+    )
     add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
+    add(
+        "--config",
+        metavar="FILE.toml|FILE.json",
+        help="options from a file, by the names of the fields of slanc_onnx.Options; what the "
+        "command says itself counts more",
+    )
+    parser.set_defaults(accelerator=None, search_fp32_nodes=False)
     _add_inputs(parser)
     _add_choice(parser)
     _add_scales(parser)
@@ -124,6 +138,12 @@ def _add_scales(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where the window comes from: random token ids through the model, the weights "
         "alone, or the first of these that works here (default)",
+    )
+    add(
+        "--minimal",
+        action="store_true",
+        help="1, so nothing, wherever that is safe on the evidence that the scale has; with "
+        "--require certified not where it would cost a certificate",
     )
 
 
@@ -320,12 +340,8 @@ def _feed(text: str) -> tuple[str, Feed]:
 def _scale(text: str) -> tuple[str, float]:
     """NAME=2^K, or a power of two in figures, as the name and the scale."""
     name, _, number = text.rpartition("=")
-    base, power, exponent = number.partition("^")
-    try:
-        scale = math.ldexp(1.0, int(exponent)) if power and base == "2" else float(number)
-    except (ValueError, OverflowError):
-        scale = 0.0
-    if not (name and 0 < scale < math.inf and math.frexp(scale)[0] == 0.5):
+    scale = power_of_two(number)
+    if not (name and scale):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=2^K with a whole number K")
     return name, scale
 

@@ -5,51 +5,91 @@ from __future__ import annotations
 import argparse
 import glob
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from slanc_onnx.arguments.jobs import JobFiles
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import refuse_what_is_no_file
 from slanc_onnx.report import LIST_STARTS, REPORT_START, SIDECAR_START
 from slanc_onnx.report.html import START, check_matplotlib
 
-STDOUT = "-"  # of --report
+# How those begin that may be replaced.
+_BEGINNINGS = {
+    "--report": (REPORT_START,),
+    "--html": (START,),
+    "--sidecar": (SIDECAR_START,),
+    "--fp32-nodes": LIST_STARTS,
+}
 
 
-def check_places(args: argparse.Namespace, source: Path, output: Path) -> None:
+def check_places(args: argparse.Namespace, jobs: Sequence[JobFiles]) -> None:
     """Whether all that is to be written can be, and takes the place of nothing else.
 
     Raises:
         SlancError: it cannot.
     """
-    beginnings = {
-        "--report": (REPORT_START,),
-        "--html": (START,),
-        "--sidecar": (SIDECAR_START,),
-        "--fp32-nodes": LIST_STARTS,
-    }
+    if args.html is not None:
+        check_matplotlib()
+    _check_outputs(jobs)
     places: dict[Path, str] = {}
-    for option, starts in beginnings.items():
-        given = getattr(args, option[2:].replace("-", "_"))
-        if given is None or (option == "--report" and given == STDOUT):
-            continue
-        if option == "--html":
-            check_matplotlib()
-        _check_report(option, Path(given), source, output, *starts)
-        other = places.setdefault(Path(given).resolve(), option)
-        if other != option:
-            raise SlancError(f"{option} {given}: is the file of {other}. Give another name.")
-    for other in (args.inputs, args.tokens, args.observe, args.target_file):
-        if other is not None and Path(other).resolve() == output.resolve():
-            what = "the target" if other == args.target_file else "inputs"
-            raise SlancError(f"-o {output}: is the file of {what}. Give another -o.")
+    for job in jobs:
+        for option, path in job.reports.items():
+            for other in jobs:
+                _check_report(option, path, other)
+            there = places.setdefault(path.resolve(), option)
+            if there != option:
+                raise SlancError(f"{option} {path}: is the file of {there}. Give another name.")
+    whats = {args.target_file: "the target", args.config: "options"}
+    for file in (args.inputs, args.tokens, args.observe, *whats):
+        for job in jobs:
+            if file is not None and Path(file).resolve() == job.output.resolve():
+                what = whats.get(file, "inputs")
+                raise SlancError(f"-o {job.output}: is the file of {what}. Give another -o.")
 
 
-def _check_report(option: str, path: Path, source: Path, output: Path, *starts: str) -> None:
-    """Whether a report can be written there; `starts` are how one that may be replaced begins."""
-    if path.is_dir() or not path.resolve().parent.is_dir():
+def _check_outputs(jobs: Sequence[JobFiles]) -> None:
+    """Whether each of several outputs has a place of its own, which is that of no other's model.
+
+    Raises:
+        SlancError: two share one.
+    """
+    sources = {job.source.resolve(): job.source for job in reversed(jobs)}
+    outputs: dict[Path, JobFiles] = {}
+    for job in jobs:
+        place = job.output.resolve()
+        other = outputs.setdefault(place, job)
+        if other is not job:
+            raise SlancError(
+                f"{other.source} and {job.source} would both be written to {job.output}, as they "
+                "have the same name. Run once for each, with an -o of its own."
+            )
+        if place in sources and place != job.source.resolve():
+            raise SlancError(
+                f"{job.output}: {job.source} would be written there, and {sources[place]} is to be "
+                "read from there. Give another -o."
+            )
+    reports: dict[Path, JobFiles] = {}
+    for job in jobs:
+        for option, path in job.reports.items():
+            other = reports.setdefault(path.resolve(), job)
+            if other is not job:
+                raise SlancError(
+                    f"{option} {path}: would be written for {other.source} and for {job.source}. "
+                    "Run once for each."
+                )
+
+
+def _check_report(option: str, path: Path, job: JobFiles) -> None:
+    """Whether a report can be written there beside the files of a job."""
+    source, output, starts = job.source, job.output, _BEGINNINGS[option]
+    above = path.resolve().parent
+    while not job.alone and not above.exists():  # it is made
+        above = above.parent
+    if path.is_dir() or not above.is_dir():
         raise SlancError(f"{option} {path}: not a file in an existing folder.")
     refuse_what_is_no_file(option, path)
-    if not os.access(path.parent, os.W_OK):
+    if not os.access(path.parent if job.alone else above, os.W_OK):
         raise SlancError(f"{option} {path}: its folder is not writable.")
     place, folder = path.resolve(), output.resolve().parent
     taken = place in (source.resolve(), output.resolve())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from slanc_onnx.arguments.jobs import STDOUT
 from slanc_onnx.report import BY_SUFFIX
 
 
@@ -14,9 +15,13 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         for name in ("sequence_length", "max_sequences", "bos"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')}: only goes with --tokens or --observe")
+    if len(args.models) > 1 and args.report == STDOUT:
+        parser.error(f"--report {STDOUT}: one model has one report; name a folder")
     _check_to(parser, args)
     if args.apply == "fold" and args.scale == "paper" and args.to is None:
         parser.error("--apply fold: needs powers of two, which --scale paper does not give")
+    if args.minimal and args.scale == "paper":
+        parser.error("--minimal: needs the limits of a window, which --scale paper does not have")
     if args.explain_groups and args.apply != "fold":
         parser.error("--explain-groups: only goes with --apply fold")
     if args.scale == "calibrated" and args.tokens is None and args.inputs is None:
@@ -50,7 +55,7 @@ def _check_to(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         return
     if args.apply == "div":
         parser.error(f"--to {args.to}: folds, which --apply div does not")
-    if args.fp32_nodes is not None:
+    if args.fp32_nodes is not None or args.search_fp32_nodes:
         parser.error(f"--fp32-nodes: not with --to {args.to}, which decides that and writes it")
     args.apply = "fold"
 
@@ -61,9 +66,11 @@ def _check_fp32_nodes(parser: argparse.ArgumentParser, args: argparse.Namespace)
     if file is None and form is not None:
         parser.error("--fp32-nodes-format: only goes with --fp32-nodes")
     for option in ("no_validate", "dry_run"):
-        if file is not None and getattr(args, option):
+        if (file is not None or args.search_fp32_nodes) and getattr(args, option):
             given = f"--{option.replace('_', '-')}"
             parser.error(f"--fp32-nodes: not allowed with {given}, which runs nothing")
+    if file is not None and form is None and len(args.models) > 1:
+        parser.error("--fp32-nodes: a folder of several lists needs --fp32-nodes-format")
     if file is not None and form is None:
         args.fp32_nodes_format = BY_SUFFIX.get(Path(file).suffix.lower())
         if args.fp32_nodes_format is None:

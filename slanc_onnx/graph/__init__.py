@@ -47,7 +47,7 @@ from slanc_onnx.graph.load import (
 )
 from slanc_onnx.graph.new_data import ExternalData, NewData, Pending, without_data
 from slanc_onnx.graph.reading import Reading, read_through
-from slanc_onnx.graph.save import Draft, check_output, refuse_what_is_no_file
+from slanc_onnx.graph.save import Draft, check_data, check_output, refuse_what_is_no_file
 from slanc_onnx.graph.scope import (
     SEE_THROUGH,
     Dims,
@@ -88,6 +88,7 @@ __all__ = [
     "apply_edits",
     "begin_child",
     "can_fork",
+    "check_data",
     "check_model",
     "check_output",
     "concrete_shapes",

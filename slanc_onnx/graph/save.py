@@ -310,6 +310,38 @@ def check_output(source: Path, output: Path, locations: set[str] | None = None) 
                 raise SlancError(f"{output}: is the model's data file. Give another -o.")
 
 
+def check_data(
+    source: Path, output: Path, model: onnx.ModelProto, copies: dict[Path, Path]
+) -> dict[Path, Path]:
+    """Refuse to take the name of another data file in the output's folder.
+
+    Args:
+        source: The input.
+        output: The file to write.
+        model: The model as it was loaded.
+        copies: The data files, by where they are copied to, of outputs that are written before
+            this one; those of this one are added.
+
+    Returns:
+        The data files of the model, by where they lie beside the output.
+
+    Raises:
+        SlancError: a different one is there, or will be.
+    """
+    found = {output.parent / n: source.parent / n for n in _data_locations(model) - {source.name}}
+    if output.parent.resolve() == source.parent.resolve():
+        return found
+    for target, data in found.items():
+        earlier = copies.setdefault(target.resolve(), data)
+        for there in (target, earlier):
+            if (
+                data.resolve() != there.resolve()
+                and (same := same_content(data, there)) is not None
+            ):
+                _refuse_unless(same, target)
+    return found
+
+
 def _spliced(model: onnx.ModelProto, inside: set[str]) -> list[bytes | Span]:
     """What the file of a model holds: bytes, and ranges of the files that become part of it.
 

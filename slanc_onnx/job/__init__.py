@@ -5,7 +5,8 @@ validate. A file is written under a temporary name, validated from there, and th
 What cannot be done is refused before anything is written.
 """
 
+from slanc_onnx.job.begin import check_files
 from slanc_onnx.job.files import protect_file
 from slanc_onnx.job.in_memory import carry_out, decide, protect
 
-__all__ = ["carry_out", "decide", "protect", "protect_file"]
+__all__ = ["carry_out", "check_files", "decide", "protect", "protect_file"]

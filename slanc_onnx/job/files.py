@@ -17,9 +17,9 @@ from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.convert import Conversion, write_converted
 from slanc_onnx.apply.fold import Fold, fold, write_folded
 from slanc_onnx.estimate import TensorRange, probe_tensors, runs_probe
-from slanc_onnx.graph import Draft, Tensor, check_output, load_model, name_nodes
+from slanc_onnx.graph import Draft, Tensor, load_model, name_nodes
+from slanc_onnx.job.begin import begin
 from slanc_onnx.job.in_memory import decide
-from slanc_onnx.job.refusals import refuse_broken
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Clock, Progress, no_progress
@@ -31,16 +31,15 @@ from slanc_onnx.run import (
     Feeds,
     InputSet,
     longer_inputs,
-    observed_feeds,
     run_apart,
     validation_inputs,
-    with_checked_inputs,
 )
 from slanc_onnx.scale import (
     ScaledNorm,
     certified_as_written,
     scales_to_apply,
     with_conditions,
+    without_one,
 )
 from slanc_onnx.verify import (
     Audit,
@@ -55,7 +54,7 @@ from slanc_onnx.verify import (
     kept_at_one,
     run_every_token,
     validate_on,
-    vocabulary,
+    with_scales_again,
 )
 from slanc_onnx.weights import workers
 
@@ -84,23 +83,15 @@ def protect_file(
     Raises:
         SlancError: bad input; nothing was written. Nor is it with any other exception.
     """
-    clock, options = Clock(), (options or Options()).implied()
-    source, output = Path(source), Path(output)
-    loaded = load_model(source)
-    check_output(source, output)
-    read = read_model(loaded, source.parent, isolate=options.isolate)
-    if options.validate:
-        refuse_broken(read)
-    options = with_checked_inputs(options, read.specs)
-    watched = observed_feeds(read.specs, options)
-    if options.certify == "tokens":
-        vocabulary(read.specs)
-    read, rescaled = without_scales_of_others(read, options.accelerator.stamp)
+    clock, source, output = Clock(), Path(source), Path(output)
+    begun = begin(source, output, options or Options())
+    options = begun.options
+    read, rescaled = without_scales_of_others(begun.read, options.accelerator.stamp)
     clock.lap("find")
     done = _Done(decide(read, options, progress))
     clock.lap("scale")
     done.notes += make_notes(read, options, rescaled)
-    job = _Job(read, source, output, options, watched, progress, clock)
+    job = _Job(read, source, output, options, begun.watched, progress, clock)
     if read.norms or options.to is not None:
         _carry_out(job, done)
     return _outcome(job, done, shown_options or {})
@@ -205,7 +196,8 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
     """Fold, audit, write, validate and put in place; `done` takes what each step gives.
 
     A scale with which more rows overflow than with 1 is not kept: all is done again with 1. And
-    where rows of zeros are seen that would be nan, with epsilons that the target keeps.
+    where rows of zeros are seen that would be nan, with epsilons that the target keeps. Nor is a 1
+    of `Options.minimal` kept with which rows overflow, or without which the model passes.
     """
     decided = done.norms
     for tries_left in reversed(range(MOST_TRIES)):
@@ -218,6 +210,8 @@ def _carry_out_in_file(job: _Job, done: _Done) -> None:
                 job = replace(job, options=replace(job.options, epsilon="representable"))
                 done.notes.append(Reason(Note.EPSILON_RAISED))
                 better = better or list(decided)
+            if tries_left and job.options.minimal:
+                better = _with_scales_again(job, done, decided, better)
             if better is None:
                 _certify_as_written(job, done, draft.path)
                 _hold(job, done)
@@ -239,6 +233,21 @@ def _certify_as_written(job: _Job, done: _Done, draft: Path) -> None:
             done.norms, _written(draft, options.isolate), options, job.progress
         )
     job.clock.lap("certify")
+
+
+def _with_scales_again(
+    job: _Job, done: _Done, decided: list[ScaledNorm], better: list[ScaledNorm] | None
+) -> list[ScaledNorm] | None:
+    """The better decisions, those that `Options.minimal` made taken back where they do not serve:
+    one by one, or all where the model fails with them and passes without, which is tried."""
+    again = with_scales_again(better or decided, done.validation, job.options)
+    if again is not None or better is not None:
+        return again or better
+    if done.validation is None or done.validation.passed:
+        return None
+    scaled = [without_one(norm, job.options.accelerator) for norm in decided]
+    tried = _Done(scaled, ranges=done.ranges)
+    return scaled if scaled != decided and _passes(job, tried, job.options) else None
 
 
 def _search_fp32_nodes(job: _Job, done: _Done, draft: Path) -> None:

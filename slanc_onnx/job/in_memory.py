@@ -11,12 +11,11 @@ import onnx
 from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.convert import convert_in_memory
 from slanc_onnx.apply.fold import apply_fold, fold
-from slanc_onnx.errors import SlancError
-from slanc_onnx.job.refusals import check_set
+from slanc_onnx.job.refusals import check_set, given_data
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.run import Feeds, check_norms, given_feeds, with_checked_inputs
+from slanc_onnx.run import check_norms, with_checked_inputs
 from slanc_onnx.scale import (
     ScaledNorm,
     certified_as_written,
@@ -97,13 +96,7 @@ def decide(read: ReadModel, options: Options, progress: Progress = no_progress) 
         SlancError: bad input.
     """
     check_norms(read.norms)
-    data: list[Feeds] = []
-    if options.scale == "calibrated":
-        data = given_feeds(read.specs, options)
-        if not data:
-            raise SlancError(
-                'scale "calibrated" takes its scales from data. Give it with inputs or tokens.'
-            )
+    data = given_data(read, options)
     with workers(options.executor, options.jobs) as executor:
         found = compute_scales_in(read, replace(options, executor=executor), data, progress)
     check_set(found, options)

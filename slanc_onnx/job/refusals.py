@@ -9,7 +9,7 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.report import reasons_text
-from slanc_onnx.run import broken_rule
+from slanc_onnx.run import Feeds, broken_rule, given_feeds
 from slanc_onnx.scale import ScaledNorm
 
 
@@ -28,6 +28,35 @@ def refuse_broken(read: ReadModel) -> None:
         )
 
 
+def given_data(read: ReadModel, options: Options) -> list[Feeds]:
+    """The data from which scales are taken, one dict of inputs per run; none for the other rules.
+
+    Raises:
+        SlancError: there is none.
+    """
+    if options.scale != "calibrated":
+        return []
+    data = given_feeds(read.specs, options)
+    if not data:
+        raise SlancError(
+            'scale "calibrated" takes its scales from data. Give it with inputs or tokens.'
+        )
+    return data
+
+
+def check_set_names(names: Sequence[str], options: Options) -> None:
+    """Whether there are the norms whose scales are set by hand.
+
+    Raises:
+        SlancError: there is none of that name.
+    """
+    for name in options.set_scale:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1, 0.0)
+            like = f" The most similar name is {near[0]!r}." if near else ""
+            raise SlancError(f"--set-scale: no norm is named {name!r}.{like}")
+
+
 def check_set(decided: Sequence[ScaledNorm], options: Options) -> None:
     """Whether norms have the scales that were set by hand.
 
@@ -35,11 +64,8 @@ def check_set(decided: Sequence[ScaledNorm], options: Options) -> None:
         SlancError: there is no such norm, or it cannot have that scale.
     """
     by_name = {d.norm.name: d for d in decided}
+    check_set_names(list(by_name), options)
     for name, scale in options.set_scale.items():
-        if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, 1, 0.0)
-            like = f" The most similar name is {near[0]!r}." if near else ""
-            raise SlancError(f"--set-scale: no norm is named {name!r}.{like}")
         found = by_name[name]
         if not found.set_by_hand or found.scale != scale:
             why = reasons_text(found.reasons)

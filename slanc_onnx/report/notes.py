@@ -38,4 +38,7 @@ def make_notes(read: ReadModel, options: Options, rescaled: Sequence[str] = ()) 
         notes.append(Reason(Note.READ_AS_DEFAULTS, tuple(overridable)))
     if rescaled:
         notes.append(Reason(Note.SCALED_ANEW, tuple(rescaled)))
+    stay = [norm.name for norm in read.norms if norm.scaled_by not in (None, 1.0)]
+    if options.minimal and stay:
+        notes.append(Reason(Note.SCALES_STAY, tuple(stay)))
     return notes

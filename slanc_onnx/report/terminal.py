@@ -24,7 +24,7 @@ from slanc_onnx.report.wording import (
     reason_text,
     rounded_text,
 )
-from slanc_onnx.scale import ScaledNorm
+from slanc_onnx.scale import ScaledNorm, evidence, instead_of_one
 from slanc_onnx.verify import Fp32Nodes, Validation
 
 
@@ -58,16 +58,19 @@ def no_norm_line(outcome: Outcome) -> str:
     return next(told, "no norm found")
 
 
-def print_summary(console: Console, outcome: Outcome, lost: Sequence[str] = ()) -> None:
+def print_summary(
+    console: Console, outcome: Outcome, lost: Sequence[str] = (), of: str = ""
+) -> None:
     """Counts, notes, limits, the perplexity table, and the verdict in the last line.
 
     Args:
         console: Where to.
         outcome: What the job did.
         lost: What could not be written beside the model, for the last line.
+        of: What the last line begins with.
     """
     *lines, last = _summary(outcome)
-    for line in [*lines, " | ".join([last, *lost])]:
+    for line in [*lines, of + " | ".join([last, *lost])]:
         console.print(
             printable(line), soft_wrap=True
         )  # scripts read the last line: it stays one line
@@ -134,6 +137,7 @@ def final_parts(outcome: Outcome) -> list[str]:
     withdrawn = outcome.withdrawn
     if withdrawn is not None:
         last = ["FAILED", *last[1:], reason_text(withdrawn)]
+    last += minimal_of(outcome.norms)
     last += [*grown_of(outcome.norms), *assumed_of(outcome.norms), *counted(outcome.norms)]
     step = next_step(outcome)
     return last if step is None else [*last, reason_text(step)]
@@ -192,6 +196,16 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
     text = f"certified {len(proved)} of {len(norms)} norms"
     conditional = sum(c.conditional for c in proved)
     return [f"{text}, {conditional} of them on a condition" if conditional else text]
+
+
+def minimal_of(norms: Sequence[ScaledNorm]) -> list[str]:
+    """At how many norms 1 was safe, on which evidence; nothing where that was not asked for."""
+    found = evidence(norms)
+    by = " and ".join(f"{count} by {source}" for source, count in sorted(found.items()))
+    here = [norm for norm in norms if norm.scale == 1 and instead_of_one(norm) is not None]
+    proved = sum(norm.certificate is not None and norm.certificate.certified for norm in here)
+    kept = f"{proved} of them certified with it" if proved else "none of them certified with it"
+    return [f"1 is safe at {len(here)} norms by the estimate ({by}), {kept}"] if here else []
 
 
 def verdict(

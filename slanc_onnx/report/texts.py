@@ -148,6 +148,7 @@ _UNTAKEN: dict[Kind, str] = {
 }
 _DECISIONS: dict[Kind, str] = {
     Decision.ONE_IS_BEST: "1 is the best scale: nothing to insert",
+    Decision.ONE_IS_SAFE: "1 is safe on the estimate by {1}: without --minimal {0:g}",
     Decision.SCALED_BEFORE: "scaled by an earlier run",
     Decision.NO_ROW_KNOWN: "no row of its input is known; try --inputs with real inputs",
     Decision.EPSILON_UNKNOWN: "its epsilon is not a constant",
@@ -292,6 +293,8 @@ _NOTES: dict[Kind, str] = {
     Note.RANGES_NOT_MEASURED: "no tensor but the inputs of norms is known to fit the type that is "
     "written, and no weight is balanced for it: only --estimate probe, or auto for a model of up "
     "to 4 GiB in FP32, runs the model for that",
+    Note.SCALES_STAY: "{count} norms keep the scale of an earlier run ({names}): --minimal decides "
+    "only where there is none yet",
     Note.SCALED_ANEW: "{count} norms had scales of another target, or without their note: these "
     "were taken out and placed anew ({names})",
     Note.WRITTEN_OUT: "wrote out the norms inside attention ops: {names}",

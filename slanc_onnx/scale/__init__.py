@@ -8,12 +8,12 @@ The other rules, the paper's and calibration, end in the same value.
 from slanc_onnx.scale.as_written import certified_as_written
 from slanc_onnx.scale.assumed import Assumption
 from slanc_onnx.scale.decide import (
-    ScaledNorm,
     compute_scales_in,
-    scales_to_apply,
     with_conditions,
     with_safe_radius,
 )
+from slanc_onnx.scale.minimal import evidence, instead_of_one, keeps_epsilon, without_one
+from slanc_onnx.scale.scaled_norm import ScaledNorm, scales_to_apply
 from slanc_onnx.scale.window import ELEMENT_BITS, faintest, least_exponent
 
 __all__ = [
@@ -22,9 +22,13 @@ __all__ = [
     "ScaledNorm",
     "certified_as_written",
     "compute_scales_in",
+    "evidence",
     "faintest",
+    "instead_of_one",
+    "keeps_epsilon",
     "least_exponent",
     "scales_to_apply",
     "with_conditions",
     "with_safe_radius",
+    "without_one",
 ]

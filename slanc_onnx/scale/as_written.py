@@ -16,7 +16,8 @@ from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import Certificate, Proof, certify_at, safe_radius
 from slanc_onnx.reasons import Reason, Unproved
-from slanc_onnx.scale.decide import ScaledNorm, premises, with_conditions
+from slanc_onnx.scale.decide import premises, with_conditions
+from slanc_onnx.scale.scaled_norm import ScaledNorm
 
 
 def certified_as_written(

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 from onnx import helper
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.estimate import Estimate, Estimates, estimating
+from slanc_onnx.estimate import Estimates, estimating
 from slanc_onnx.graph import Array
-from slanc_onnx.norms import Norm, ReadModel, as_computed, lost_limit, rounded, scaled_epsilon
+from slanc_onnx.norms import Norm, ReadModel, as_computed, lost_limit, rounded
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import (
     Assumed,
-    Certificate,
     Proof,
     affine_of,
     certify_at,
@@ -32,11 +30,12 @@ from slanc_onnx.prove import (
 from slanc_onnx.reasons import Decision, Reason, Seen
 from slanc_onnx.run import Feeds, Said
 from slanc_onnx.scale.advice import certifying_changes
-from slanc_onnx.scale.assumed import Assumption, assumptions
+from slanc_onnx.scale.assumed import assumptions
 from slanc_onnx.scale.certified import certified_scale
 from slanc_onnx.scale.extents import most_elements
+from slanc_onnx.scale.minimal import with_one
+from slanc_onnx.scale.scaled_norm import ScaledNorm, Status, scales_to_apply
 from slanc_onnx.scale.window import place
-from slanc_onnx.targets import Change
 from slanc_onnx.trace import (
     Const,
     Term,
@@ -46,76 +45,6 @@ from slanc_onnx.trace import (
     terms_of,
     trace,
 )
-
-Status = Literal["scaled", "unchanged", "skipped"]
-
-
-@dataclass(frozen=True)
-class ScaledNorm:
-    """What is decided for one norm.
-
-    Attributes:
-        norm: The norm.
-        scale: What its input is divided by; None where it is skipped.
-        estimate: From what the scale was placed; None where nothing is known.
-        rule: The terms of its input: what the trace read between it and the norms before.
-        sources: What that starts from: norms, tables, graph inputs.
-        status: "scaled", "unchanged" (an earlier run did it) or "skipped".
-        reasons: Why it is not scaled, or what a user should know.
-        certificate: What is proved of it at its scale; None where that was not asked for.
-        affine: Largest |gamma| and largest |beta|; None where one is no constant.
-        assumed: What is assumed of the graph inputs behind its rows.
-        certified_with: The single changes of the device with each of which it would be certified.
-        safe_radius: No input row of this length or less gives inf or nan inside the norm; None
-            where nothing tells it. See `prove.safe_radius`.
-        most_elements: The most elements of a row for which its estimate and its scale hold, where
-            the file does not tell how many a row has; None where it does.
-    """
-
-    norm: Norm
-    scale: float | None
-    estimate: Estimate | None
-    rule: tuple[Term, ...]
-    sources: list[str]
-    status: Status
-    reasons: tuple[Reason, ...]
-    certificate: Certificate | None = None
-    affine: tuple[float, float] | None = None
-    safe_radius: float | None = None
-    most_elements: int | None = None
-    assumed: tuple[Assumption, ...] = ()
-    certified_with: tuple[Change, ...] = ()
-
-    @property
-    def excluded(self) -> bool:
-        """Whether the user left it out."""
-        return any(reason.kind is Decision.EXCLUDED for reason in self.reasons)
-
-    def __post_init__(self) -> None:
-        """Drop what does not hold at the scale: it was given another, as by `replace`."""
-        scaled = self.status == "scaled" and self.scale is not None
-        if self.certificate is not None and self.certificate.scale != (self.scale if scaled else 1):
-            object.__setattr__(self, "certificate", None)
-            object.__setattr__(self, "safe_radius", None)
-            object.__setattr__(self, "certified_with", ())
-
-    @property
-    def set_by_hand(self) -> bool:
-        """Whether the user gave its scale."""
-        return any(reason.kind is Decision.SET for reason in self.reasons)
-
-    @property
-    def scaled_epsilon(self) -> float | None:
-        """Epsilon as the scaled norm has it."""
-        if self.scale is None or self.status == "skipped":
-            return None
-        already = self.norm.scaled_by is not None
-        return self.norm.epsilon if already else scaled_epsilon(self.norm, self.scale)
-
-
-def scales_to_apply(decided: Sequence[ScaledNorm]) -> dict[str, float]:
-    """The scales of the norms with the status "scaled", by norm name."""
-    return {d.norm.name: d.scale for d in decided if d.status == "scaled" and d.scale is not None}
 
 
 def compute_scales_in(
@@ -148,7 +77,8 @@ def compute_scales_in(
 
     def found_for(other: Options) -> list[ScaledNorm]:
         placed = [_decide(norm, estimates, rules[norm.name], other) for norm in read.norms]
-        return [_certified(d, proved.get(d.norm.name), other) for d in placed]
+        found = [_certified(d, proved.get(d.norm.name), other) for d in placed]
+        return [with_one(d, other) for d in found] if other.minimal else found
 
     def certified_on(other: Accelerator) -> list[str]:
         found = found_for(replace(options, accelerator=other))

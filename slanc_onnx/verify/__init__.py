@@ -17,7 +17,7 @@ from slanc_onnx.verify.observed import Observed
 from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.trials import validate_on
 from slanc_onnx.verify.validate import Trial, Validation
-from slanc_onnx.verify.worse import kept_at_one
+from slanc_onnx.verify.worse import kept_at_one, with_scales_again
 
 __all__ = [
     "HEALED",
@@ -39,4 +39,5 @@ __all__ = [
     "run_every_token",
     "validate_on",
     "vocabulary",
+    "with_scales_again",
 ]

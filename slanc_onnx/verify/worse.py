@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from slanc_onnx.options import Options
 from slanc_onnx.reasons import Decision, Reason
-from slanc_onnx.scale import ScaledNorm
+from slanc_onnx.scale import ScaledNorm, keeps_epsilon, without_one
 from slanc_onnx.verify.validate import Validation
 
 
@@ -44,6 +45,33 @@ def kept_at_one(
             return None
         worse = scales
     return [_at_one(d, worse[d.norm.name]) if d.norm.name in worse else d for d in decided]
+
+
+def with_scales_again(
+    decided: Sequence[ScaledNorm], validation: Validation | None, options: Options
+) -> list[ScaledNorm] | None:
+    """The decisions with their scales again where `Options.minimal` put 1, and rows show that it
+    does not serve: they overflow with it, or are zeros whose epsilon has to be raised beside a
+    scale. None where none do.
+
+    Args:
+        decided: The decisions.
+        validation: What the rows did; None where nothing was run.
+        options: How, epsilons that were raised since included.
+    """
+    if validation is None or not options.minimal:
+        return None
+    device = options.accelerator
+    needed = {
+        name
+        for observed in validation.observed_on_each
+        for name, seen in observed.items()
+        if seen.overflowed > seen.arrived
+    }
+    if options.epsilon == "representable":
+        needed |= {d.norm.name for d in decided if not keeps_epsilon(d.norm, device)}
+    again = [without_one(d, device) if d.norm.name in needed else d for d in decided]
+    return None if again == list(decided) else again
 
 
 def _at_one(decided: ScaledNorm, scale: float) -> ScaledNorm:

@@ -14,7 +14,7 @@ from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms import read_model
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.options import Options
-from slanc_onnx.scale.decide import ScaledNorm
+from slanc_onnx.scale import ScaledNorm
 from tests.models.small_graphs import D, normal
 from tests.oracles.unoptimised import Values, different, run
 

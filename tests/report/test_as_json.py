@@ -22,7 +22,7 @@ from slanc_onnx.reasons import Failure, Reason, Unproved
 from slanc_onnx.report.as_json import REPORT_START, norm_entry, validation_entry, write_report
 from slanc_onnx.report.rows import norm_rows
 from slanc_onnx.report.wording import reason_text
-from slanc_onnx.scale.decide import ScaledNorm
+from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify.beyond import Beyond
 from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.left import Left

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from slanc_onnx import Accelerator, Options, compute_scales, protect_file
 from slanc_onnx.report.audit import audit_lines
 from slanc_onnx.report.terminal import final_parts
-from slanc_onnx.scale.decide import ScaledNorm
+from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify.audit import WORST, audit, largest_rows
 from tests.conftest import Run
 from tests.places import SAMPLES

@@ -37,6 +37,7 @@ from slanc_onnx.prove import Certificate, Proof, certify_at
 from slanc_onnx.reasons import Decision, Note, Reason, Undivided, Unproved
 from slanc_onnx.scale import ScaledNorm, with_conditions, with_safe_radius
 
+_OF_ONE = (Decision.ONE_IS_BEST, Decision.ONE_IS_SAFE)
 # The formats of `Options.to` that hold fewer sizes than FP32; BF16 holds as many.
 FORMATS = {"fp16": FLOAT16}
 
@@ -236,7 +237,7 @@ def _with_scale(found: ScaledNorm, chosen: Exponents) -> ScaledNorm:
         return replace(found, scale=scale, status="scaled", reasons=reasons)
     if scale == found.scale and chosen.applied[found.norm.name] == "fold":
         return found
-    kept = [reason for reason in found.reasons if reason.kind is not Decision.ONE_IS_BEST]
+    kept = [reason for reason in found.reasons if reason.kind not in _OF_ONE]
     if scale != found.scale:
         kept.append(Reason(Decision.ALONE, (found.scale,)))
     return replace(found, scale=scale, reasons=tuple(kept))

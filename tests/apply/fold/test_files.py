@@ -25,7 +25,7 @@ from slanc_onnx.graph.own_data import OwnData, holds_what_it_says
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.norms.model import ReadModel, read_model
-from slanc_onnx.scale.decide import ScaledNorm
+from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify.audit import Audit
 from tests.models.fold_models import RMS, decided, same_bits, weights
 from tests.models.small_graphs import D, graph, normal

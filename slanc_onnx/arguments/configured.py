@@ -1,0 +1,62 @@
+"""Configured: the options of --config, as what the parser takes where the command says nothing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from slanc_onnx.config import data_file, read_table
+from slanc_onnx.errors import SlancError
+from slanc_onnx.options import Options
+
+_DATA = ("inputs", "tokens", "observe")  # read once, when the command is known
+# The options that the command line calls otherwise.
+_NAMES = {
+    "feeds": "feed",
+    "dims": "dim",
+    "input_ranges": "input_range",
+    "fp32_nodes": "search_fp32_nodes",
+}
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
+    """The words of a command, with the options of the file that --config names.
+
+    An option that the command has counts more than the file. Of options that may be repeated those
+    of both hold, and for one name that of the command.
+
+    Raises:
+        SlancError: the file states what is no option.
+    """
+    args = parser.parse_intermixed_args(words)
+    if args.config is None:
+        return args
+    path = Path(args.config)
+    try:
+        parser.set_defaults(**_defaults(read_table(path), path.parent))
+    except SlancError as error:
+        raise SlancError(f"--config {path}: {error}") from error
+    return parser.parse_intermixed_args(words)
+
+
+def _defaults(table: dict[str, object], folder: Path) -> dict[str, object]:
+    """The values of a table, by the names that the parser has for them."""
+    stated = {key: value for key, value in table.items() if key not in _DATA}
+    options = Options.from_mapping(stated, folder)
+    found: dict[str, object] = {}
+    for key in stated:
+        value = getattr(options, key)
+        if key == "validate":
+            found["no_validate"] = not value
+        elif isinstance(value, dict):
+            found[_NAMES.get(key, key)] = list(value.items())
+        elif key == "require":
+            found[key] = list(value)
+        else:
+            found[_NAMES.get(key, key)] = value
+    for key in _DATA:
+        if key in table:
+            found[key], cut = data_file(key, table[key], folder)
+            found.update(cut)
+    return found

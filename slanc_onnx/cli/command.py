@@ -1,0 +1,129 @@
+"""The command: its words, its jobs one after the other, and its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from slanc_onnx.arguments import (
+    JobFiles,
+    check_places,
+    check_usage,
+    jobs_of,
+    make_parser,
+    parse,
+    read_options,
+    shown_options,
+)
+from slanc_onnx.cli.process import (
+    BAD_INPUT,
+    BUG,
+    FAILED,
+    INTERRUPTED,
+    NOT_WRITTEN,
+    PASSED,
+    TERMINATED,
+    Terminated,
+    bug,
+    fail,
+    lost_on_stdout,
+    no_stop_passed_over,
+    open_standard_files,
+    reason,
+    sigterm_raised,
+    silence,
+)
+from slanc_onnx.cli.tell import progress, tell, tell_all
+from slanc_onnx.errors import SlancError
+from slanc_onnx.job import check_files, protect_file
+
+_LESS_MEMORY = "Try --estimate weights --no-validate, which run no model."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; `EXIT_STATUS` says what each means."""
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:
+        return fail(INTERRUPTED, "interrupted")
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    open_standard_files()
+    parser = make_parser()
+    try:
+        args = parse(parser, arguments)
+        check_usage(parser, args)
+    except SystemExit as stopped:  # --help and the like, or bad usage
+        if stopped.code or (lost := lost_on_stdout()) is None:
+            raise
+        return fail(NOT_WRITTEN, f"standard output: not written ({reason(lost)}).")
+    except SlancError as error:  # of --config
+        return fail(BAD_INPUT, str(error))
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return PASSED
+    except OSError as error:  # of what these print; files are not read yet
+        silence(sys.stdout)
+        return fail(NOT_WRITTEN, f"standard output: not written ({reason(error)}).")
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=[logging.WARNING, logging.INFO, logging.DEBUG][min(args.verbose, 2)],
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        with sigterm_raised(), no_stop_passed_over():
+            return _run(args)
+    except SlancError as error:
+        return fail(BAD_INPUT, str(error))
+    except OSError as error:
+        return fail(BAD_INPUT, f"{error.filename or 'file'}: {error.strerror or error}")
+    except MemoryError:
+        return fail(BAD_INPUT, f"not enough memory. {_LESS_MEMORY}")
+    except Terminated:
+        return fail(TERMINATED, "terminated")
+    except Exception as error:
+        return fail(BUG, f"{bug(error, args.traceback)}. Nothing was written.")
+
+
+def _run(args: argparse.Namespace) -> int:
+    """The jobs; whatever fails in one, no output of it was changed."""
+    jobs = jobs_of(args)
+    check_places(args, jobs)
+    options = read_options(args)
+    shown = shown_options(args, options)
+
+    def do(job: JobFiles) -> int:
+        files = job.source, job.output
+        with progress(quiet=args.quiet > 0) as told:
+            outcome = protect_file(*files, options, shown_options=shown, progress=told)
+        return tell(args, job, outcome)
+
+    if len(jobs) == 1:
+        return do(jobs[0])
+    check_files([(job.source, job.output) for job in jobs], options)
+    return tell_all(args, [(job, _status_of(job, do, args.traceback)) for job in jobs])
+
+
+def _status_of(job: JobFiles, do: Callable[[JobFiles], int], traceback_too: bool) -> int:
+    """How one of several jobs ended, whatever happened in it; the others are done all the same.
+
+    Its input was seen to be good, and it is not the only job: what is found in the work itself, a
+    full disk say, is a model that is not as it was asked for.
+    """
+    try:
+        return do(job)
+    except SlancError as error:
+        told = str(error).removeprefix(f"{job.source}: ")
+        return fail(FAILED, f"{job.source}: {told} Nothing was written for this model.")
+    except OSError as error:
+        told = f"{error.filename or 'file'}: {error.strerror or error}"
+        return fail(FAILED, f"{job.source}: {told}. Nothing was written for this model.")
+    except MemoryError:
+        told = f"not enough memory. {_LESS_MEMORY}"
+        return fail(FAILED, f"{job.source}: {told} Nothing was written for this model.")
+    except Exception as error:
+        told = f"{bug(error, traceback_too)}. Nothing was written for this model."
+        return fail(BUG, f"{job.source}: {told}")

@@ -1,0 +1,191 @@
+"""Telling what a job did: its reports are written and its results printed."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from slanc_onnx.arguments import STDOUT, JobFiles, Terminal
+from slanc_onnx.cli.process import BUG, FAILED, NOT_WRITTEN, PASSED, bug, fail, on_stdout, reason
+from slanc_onnx.errors import SlancError
+from slanc_onnx.progress import Progress
+from slanc_onnx.report import (
+    Outcome,
+    audit_lines,
+    explain_groups,
+    final_parts,
+    no_norm_line,
+    print_audit,
+    print_summary,
+    print_table,
+    printable,
+    report_text,
+    write_fp32_nodes,
+    write_report,
+    write_sidecar,
+)
+from slanc_onnx.report.html import write_html
+
+
+def tell(args: argparse.Namespace, job: JobFiles, outcome: Outcome) -> int:
+    """Write the reports of a job and print; its model is in its place, so nothing here is `BUG`.
+
+    Returns:
+        The exit status.
+    """
+    lost: dict[str, str] = {}  # what was not written and why, and what to do about it
+    for option, path in job.reports.items():
+        with _named_if_lost(f"{option} {path}", args, lost):
+            if not job.alone:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            _write(option, path, args, outcome)
+    with _named_if_lost("standard output", args, lost), on_stdout():
+        _print_to_stdout(args, job, outcome, list(lost))
+    if lost:
+        model = f"{outcome.output} is written"
+        if outcome.nothing_to_do:
+            model = "No norm, so no model either"
+        if outcome.dry_run:
+            model = "No model is written either, as --dry-run asks"
+        failed = "" if outcome.passed else ", but FAILED"
+        if not outcome.validated:
+            failed = ", but validation FAILED"
+        advice = " ".join(dict.fromkeys(filter(None, lost.values())))
+        fail(NOT_WRITTEN, f"{'; '.join(lost)}. {model}{failed}. {advice}".rstrip())
+    return FAILED if not outcome.passed else NOT_WRITTEN if lost else PASSED
+
+
+def tell_all(args: argparse.Namespace, ended: Sequence[tuple[JobFiles, int]]) -> int:
+    """Count how the jobs of a command ended, in one line.
+
+    Returns:
+        The exit status: that of the worst job.
+    """
+    worst = max((status for _, status in ended), key=_WORSE.index)
+    counts = [f"{len(ended)} models"]
+    for status, words in _ENDINGS.items():
+        named = [str(job.source) for job, its in ended if its == status]
+        names = "" if status == PASSED else f" ({', '.join(named)})"
+        counts += [f"{len(named)} {words}{names}"] if named else []
+    lost: dict[str, str] = {}
+    with _named_if_lost("standard output", args, lost), on_stdout():
+        if args.quiet < 2:
+            print(printable(" | ".join(counts)))
+            sys.stdout.flush()
+    return NOT_WRITTEN if lost and worst == PASSED else worst
+
+
+_WORSE = (PASSED, NOT_WRITTEN, FAILED, BUG)
+_ENDINGS = {
+    PASSED: "as asked for",
+    NOT_WRITTEN: "with a report that is not written",
+    FAILED: "FAILED",
+    BUG: "not done for a bug",
+}
+
+
+def _write(option: str, path: Path, args: argparse.Namespace, outcome: Outcome) -> None:
+    """Write one report."""
+    if option == "--report":
+        write_report(outcome.report, path)
+    elif option == "--html":
+        write_html(outcome, path)
+    elif option == "--sidecar":
+        write_sidecar(outcome, path)
+    else:
+        write_fp32_nodes(outcome, path, args.fp32_nodes_format)
+
+
+@contextmanager
+def _named_if_lost(what: str, args: argparse.Namespace, lost: dict[str, str]) -> Iterator[None]:
+    """What fails inside is added to `lost`, with the reason."""
+    advice = "Make room there or name another place, and run again."
+    try:
+        yield
+    except OSError as error:
+        lost[f"{what}: not written ({reason(error)})"] = advice
+    except SlancError as error:
+        lost[f"{what}: not written ({error})"] = ""  # the reason or the last line says it
+    except MemoryError:
+        lost[f"{what}: not written (not enough memory)"] = advice
+    except Exception as error:
+        lost[f"{what}: not written ({bug(error, args.traceback)})"] = advice
+
+
+def _print_to_stdout(
+    args: argparse.Namespace, job: JobFiles, outcome: Outcome, lost: Sequence[str]
+) -> None:
+    """The report alone, where it goes there, and the last line to stderr; else what people read."""
+    if args.report != STDOUT and args.quiet >= 2:
+        return
+    if sys.stdout is None:
+        raise OSError("it is closed")
+    if args.report == STDOUT:
+        sys.stdout.write(report_text(outcome.report))
+        sys.stdout.flush()
+        if args.quiet < 2 and sys.stderr is not None:
+            last = [_no_norm(outcome)] if outcome.nothing_to_do else final_parts(outcome)
+            print(printable(" | ".join([*last, *lost])), file=sys.stderr)
+    else:
+        _print(args, job, outcome, lost)
+        sys.stdout.flush()
+
+
+def _no_norm(outcome: Outcome) -> str:
+    """All that there is to say where there is no norm."""
+    ending = "nothing to do, nothing written" if outcome.passed else "nothing written"
+    return f"{outcome.source}: {no_norm_line(outcome)}; {ending}."
+
+
+def _print(args: argparse.Namespace, job: JobFiles, outcome: Outcome, lost: Sequence[str]) -> None:
+    """The results, on stdout; the last line says what was lost too."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # names and Γ on a terminal without them
+    if outcome.nothing_to_do:
+        print(printable(" | ".join([_no_norm(outcome), *lost])))
+        return
+    # No markup and emoji: brackets and colons in names are just that.
+    width = None if sys.stdout.isatty() else 200
+    console = Terminal(width=width, highlight=False, markup=False, emoji=False)
+    if args.explain_groups and outcome.fold is not None:
+        print(printable("\n".join(explain_groups(outcome.fold.groups))))
+    if not args.quiet:
+        print_table(console, outcome, args.verbose > 0)
+        if outcome.audits:
+            print_audit(console, outcome.audits)
+        print("nothing written" if outcome.dry_run else f"written: {outcome.output}")
+    for line in audit_lines(outcome.audits):
+        console.print(printable(line), soft_wrap=True)
+    print_summary(console, outcome, lost, "" if job.alone else f"{job.source}: ")
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Progress]:
+    """A bar on stderr for work longer than a second, if somebody is there to see it."""
+    from rich.progress import Progress as Bar  # of no use to --help and to whoever pipes stderr
+
+    started = time.monotonic()
+    console = Terminal(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda what, done: logging.getLogger(__name__).info("%s %.0f %%", what, 100 * done)
+        return
+    bar = Bar(console=console, transient=True)
+    task = bar.add_task("", total=1.0)
+
+    def show(what: str, done: float) -> None:
+        with suppress(OSError):  # whoever watches may leave
+            if time.monotonic() - started > 1.0:
+                bar.start()
+            bar.update(task, description=what, completed=done)
+
+    try:
+        yield show
+    finally:
+        with suppress(OSError):
+            bar.stop()
