@@ -130,7 +130,7 @@ def _with_makers(scopes: Sequence[Scope]) -> Flow:
             for position, name in enumerate(node.output):
                 if name:
                     makers[Tensor(path, name)] = (path, index, position)
-        for name, tensor in scope.graph.tensors().items():
+        for name, tensor in scope.tensors.items():
             here = Tensor(path, name)
             told = told_type(tensor)
             if told is not None and (here in makers or here in types):

@@ -99,6 +99,12 @@ class Scope:
         return None
 
     @cached_property
+    def tensors(self) -> Mapping[str, gs.Tensor]:
+        """The tensors that nodes of the scope read and make, by name."""
+        found: dict[str, gs.Tensor] = self.graph.tensors()
+        return found
+
+    @cached_property
     def sorted_nodes(self) -> list[gs.Node]:
         """The scope's nodes in topological order, which a file need not keep.
 

@@ -146,6 +146,7 @@ class _Done:
     heals: Next | None = None
     conversion: Conversion | None = None
     ranges: dict[Tensor, TensorRange] | None = None
+    written: ReadModel | None = None
 
 
 def _outcome(job: _Job, done: _Done, shown_options: Mapping[str, object]) -> Outcome:
@@ -230,7 +231,7 @@ def _certify_as_written(job: _Job, done: _Done, draft: Path) -> None:
     with workers(job.options.executor, job.options.jobs) as executor:
         options = replace(job.options, executor=executor)
         done.norms = certified_as_written(
-            done.norms, _written(draft, options.isolate), options, job.progress
+            done.norms, _written(done, draft, options.isolate), options, job.progress
         )
     job.clock.lap("certify")
 
@@ -256,7 +257,7 @@ def _search_fp32_nodes(job: _Job, done: _Done, draft: Path) -> None:
     if not job.options.fp32_nodes or validation is None:
         return
     done.fp32_nodes, done.not_searched = job.tried(
-        lambda told: find_fp32_nodes(job.read, *_rewritten(job, draft), validation, told)
+        lambda told: find_fp32_nodes(job.read, *_rewritten(job, done, draft), validation, told)
     )
     job.clock.lap("fp32_nodes")
 
@@ -326,6 +327,8 @@ def _write_and_validate(job: _Job, done: _Done, draft: Draft) -> None:
     job.clock.lap("write")
     if not job.options.validate:
         return
+    if done.conversion is not None:  # a norm's certificate is of that file too
+        _written(done, draft.path, job.options.isolate)
     found, why = job.tried(lambda told: _validate(job, done, draft.path, told))
     done.validation, done.not_validated = found or done.validation, why or done.not_validated
     if found is not None and done.conversion is not None:
@@ -343,6 +346,7 @@ def _enumerate(job: _Job, done: _Done) -> None:
 
 def _write(job: _Job, done: _Done, draft: Draft) -> None:
     """Rewrite the model into the draft; with validation `job.read` is still needed as it is."""
+    done.written = None
     rewritten = job.read.model
     if job.options.validate:
         rewritten = onnx.ModelProto()
@@ -366,7 +370,7 @@ def _validate(job: _Job, done: _Done, draft: Path, progress: Progress) -> Valida
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(done.norms).values())
     exact = exact and not (done.fold is not None and done.fold.lost)
     exact = exact and done.conversion is None
-    after, options, inputs = _rewritten(job, draft)
+    after, options, inputs = _rewritten(job, done, draft)
     if done.conversion is not None:
         after = replace(after, kept=done.conversion.kept)
         if done.conversion.longest:
@@ -391,15 +395,17 @@ def _run_as_written(job: _Job, found: Validation, draft: Path) -> Validation:
     return replace(found, as_written=ran, failures=failures)
 
 
-def _rewritten(job: _Job, draft: Path) -> tuple[ReadModel, Options, list[InputSet]]:
+def _rewritten(job: _Job, done: _Done, draft: Path) -> tuple[ReadModel, Options, list[InputSet]]:
     """The file that was written, and how and on what it is judged."""
     with ThreadPoolExecutor(1) as beside:
         inputs = beside.submit(copy_context().run, validation_inputs, job.read, job.options)
         # This process may die of it, if it is one of its own; it cannot fork beside a thread.
-        after = _written(draft, isolate=False)
+        after = _written(done, draft, isolate=False)
     return after, job.options, inputs.result()
 
 
-def _written(draft: Path, isolate: bool) -> ReadModel:
-    """The file that was written, as it is read again."""
-    return read_model(load_model(draft), draft.parent, isolate=isolate)
+def _written(done: _Done, draft: Path, isolate: bool) -> ReadModel:
+    """The file that was written, as it is read again, once."""
+    if done.written is None:
+        done.written = read_model(load_model(draft), draft.parent, isolate=isolate)
+    return done.written

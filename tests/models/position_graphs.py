@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from slanc_onnx.accelerator import FLOAT16, Format
+from slanc_onnx.apply.convert.angles import read_circular
 from slanc_onnx.apply.convert.tables import Tables, write_tables
 from slanc_onnx.graph import every_node
 from tests.models.small_graphs import graph
@@ -55,7 +56,7 @@ def tabled(
 ) -> tuple[onnx.ModelProto, Tables]:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    found = write_tables(copy, None, form, positions)
+    found = write_tables(copy, read_circular(copy, None), form, positions)
     onnx.checker.check_model(copy, full_check=True)
     return copy, found
 

@@ -222,7 +222,7 @@ def _told(flow: Flow, tensor: Tensor) -> Dims | None:
     """The shape that the file tells of a tensor; axes without a name get one."""
     if tensor in flow.data:
         return tuple(int(d) for d in flow.data[tensor].dims)
-    found = flow.scopes[tensor.path].graph.tensors().get(tensor.name)
+    found = flow.scopes[tensor.path].tensors.get(tensor.name)
     if found is None or found.shape is None:
         return None
     return tuple(

@@ -9,27 +9,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import onnx
 from onnx import AttributeProto
 
 from slanc_onnx.apply.convert.integers import TELLING, whole_range
-from slanc_onnx.graph import FLOATS, Flow, NodeAt, Tensor, Use
+from slanc_onnx.graph import (
+    FLOATS,
+    Flow,
+    NodeAt,
+    Tensor,
+    Use,
+    every_node,
+    read_flow,
+    read_graph,
+)
+from slanc_onnx.norms import inline_functions_with
+from slanc_onnx.ops import MOVES
 from slanc_onnx.reasons import Reason, Untabled, reason
 
 CIRCULAR = ("Cos", "Sin")
 
-# Ops that give each element of the output from one element of each input.
+# Ops that give each element of the output from one element of each input; no activation, of which
+# a Cos would be one of features.
 _ELEMENTWISE = frozenset(
     (
-        *("Abs", "Add", "Cast", "CastLike", "Ceil", "Clip", "Div", "Dropout", "Exp", "Floor"),
-        *("Identity", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Pow", "Reciprocal", "Round"),
-        *("Sign", "Sqrt", "Sub", "Sum", "Where"),
+        *("Abs", "Clip", "Exp", "Log", "Neg", "Pow", "Reciprocal", "Sqrt"),
+        *(op for op, moves in MOVES.items() if moves.kind in ("keeps", "drops", "casts")),
+        *("Add", "Ceil", "Div", "Floor", "Max", "Min", "Mod", "Mul", "Round", "Sign", "Sub", "Sum"),
+        "Where",
     )
 )
+_BY_SIZES = ("reshapes", "turns", "inserts", "repeats", "slices", "splits")
 # Ops that move elements, with the position of the first input that they read as sizes or axes.
 _MOVING = {
-    **dict.fromkeys(("Concat", "Flatten", "Transpose"), 99),
-    **dict.fromkeys(("Expand", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"), 1),
+    **{op: 1 for op, moves in MOVES.items() if moves.kind in _BY_SIZES},
+    "Concat": 99,
     "ConstantOfShape": 0,
 }
 # Those that give elements of what they read, and no others.
@@ -73,8 +89,40 @@ class Angles:
         return self.strange
 
 
-def find_angles(flow: Flow) -> Iterator[Angles]:
-    """The angles of every Cos and Sin, in the order of the nodes."""
+@dataclass(frozen=True, eq=False)
+class Circular:
+    """The Cos and Sin of a model.
+
+    Attributes:
+        flow: Of the model; None where it has none of them.
+        angles: What each is computed from, in the order of the file.
+        inlined: The functions of the model that held some, and are inlined.
+    """
+
+    flow: Flow | None
+    angles: tuple[Angles, ...]
+    inlined: tuple[str, ...]
+
+
+def read_circular(model: onnx.ModelProto, folder: Path | None) -> Circular:
+    """The Cos and Sin of a model, whose functions that hold some are inlined in place.
+
+    Args:
+        model: The model.
+        folder: Where its external data lies, if it has any.
+
+    Raises:
+        SlancError: a function cannot be inlined.
+    """
+    inlined = tuple(inline_functions_with(model, CIRCULAR))
+    if not any(node.op_type in CIRCULAR for node in every_node(model.graph.node)):
+        return Circular(None, (), inlined)
+    flow = read_flow(read_graph(model, folder))
+    angles = sorted(_find_angles(flow), key=lambda angles: angles.at)
+    return Circular(flow, tuple(angles), inlined)
+
+
+def _find_angles(flow: Flow) -> Iterator[Angles]:
     for path, index in flow.order:
         angles = flow.read(Use(path, index, 0)) if flow.op(path, index) in CIRCULAR else None
         if angles is not None:

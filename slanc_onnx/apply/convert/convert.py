@@ -93,8 +93,13 @@ def convert(
         kept: Nodes that stay in FP32 besides, with the reason.
 
     Raises:
-        SlancError: the opset of the model is older than the format.
+        SlancError: the opset of the model is older than the format, or the model can be trained.
     """
+    if model.training_info:
+        raise SlancError(
+            "the model has training_info, graphs that train its weights in FP32 and that are not "
+            "converted. Take it out first, for example with del model.training_info[:]."
+        )
     bodies, narrow = read_bodies(model), NARROW[accelerator.format.name]
     _refuse_old(bodies[0].opsets.get("", _WITH_CASTS), accelerator.format)
     wiring = wire(bodies, CONVERTED - {narrow})

@@ -17,26 +17,18 @@ from slanc_onnx.graph import (
     read_tensor,
     read_through,
 )
+from slanc_onnx.ops import COMPARISONS, MOVES
 
 # Ops that tell true from false.
-TELLING = frozenset(
-    (
-        *("And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN"),
-        *("Less", "LessOrEqual", "Not", "Or", "Xor"),
-    )
-)
+TELLING = frozenset((*COMPARISONS, "And", "Equal", "IsInf", "IsNaN", "Not", "Or", "Xor"))
 # Ops through which the positions in an integer tensor are those in their first input.
-_MOVING = frozenset(
-    (
-        *("Cast", "CastLike", "Expand", "Flatten", "Identity"),
-        *("Reshape", "Squeeze", "Transpose", "Unsqueeze"),
-    )
-)
+_KEEPING = ("keeps", "casts", "reshapes", "turns", "inserts", "repeats")
+_MOVING = frozenset(op for op, moves in MOVES.items() if moves.kind in _KEEPING)
 # Ops that give no integer below 0, and those of whose inputs the least element follows, with how
 # many of their inputs count.
 _COUNTING = TELLING | {"ArgMax", "ArgMin", "NonZero", "Shape", "Size"}
 _LEAST = {
-    **dict.fromkeys(_MOVING | {"CumSum", "Gather", "ReduceSum", "Slice", "Sub", "Tile"}, 1),
+    **dict.fromkeys(_MOVING | {"CumSum", "Gather", "ReduceSum", "Slice", "Sub"}, 1),
     **dict.fromkeys(("Add", "Concat", "Max", "Min", "Mul", "Range", "Where"), 99),
 }
 _UNSIGNED = (

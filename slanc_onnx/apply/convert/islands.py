@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from onnx import NodeProto, TensorProto
 
-from slanc_onnx.apply.convert.whole_numbers import whole_numbers
+from slanc_onnx.apply.convert.whole_numbers import SIZES, whole_numbers
 from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
 from slanc_onnx.graph import NodeAt
 from slanc_onnx.ops import BETWEEN, LIKE_INPUT, STASHING, TYPE_ATTRIBUTES, Body, Formal, runs
 from slanc_onnx.reasons import InFp32, Reason
 
-_AS_IS = {"Cast", "Shape", "Size"}  # read whatever type there is
+_AS_IS = SIZES | {"Cast"}  # read whatever type there is
 _HOLDERS = {"If", "Loop", "Scan", "SequenceMap"}  # their graphs take any type
 _SCALING = {"Mul", "Div"}
 _INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
@@ -192,11 +192,12 @@ class Islands:
 
     def _whole_numbers(self) -> None:
         """Keep what is computed from integers and becomes integers again, or is read in FP32."""
-        for source in whole_numbers(self._wiring, lambda p: self._fixed_input(p) is not None):
+        found = whole_numbers(self._wiring, lambda p: self._fixed_input(p) is not None)
+        for source, places in found.items():
             made = self._wiring.maker(source)
             if made is not None:
                 self.nodes.setdefault(made[0], Reason(InFp32.WHOLE_NUMBERS))
-            for place in self._wiring.reads[source]:
+            for place in places:
                 op = self._wiring.node(place.at).op_type
                 if op not in _AS_IS and self._fixed_input(place) is None:
                     self.nodes.setdefault(place.at, Reason(InFp32.WHOLE_NUMBERS))

@@ -10,10 +10,10 @@ from typing import Any
 
 import onnx
 
-from slanc_onnx.apply.convert.angles import CIRCULAR, find_angles
+from slanc_onnx.apply.convert.angles import Circular
 from slanc_onnx.apply.convert.integers import chain
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import FLOATS, Use, every_graph, every_node, read_flow, read_graph
+from slanc_onnx.graph import FLOATS, Use, every_graph, every_node
 from slanc_onnx.reasons import PositionsFrom, Reason, reason
 
 DEFAULT = 8192
@@ -40,13 +40,16 @@ class Positions:
     told_by: Reason
 
 
-def positions_of(model: onnx.ModelProto, path: Path | None, asked: int | None) -> Positions:
+def positions_of(
+    model: onnx.ModelProto, path: Path | None, asked: int | None, circular: Circular
+) -> Positions:
     """For how many positions a model is to have tables.
 
     Args:
         model: The model.
         path: Its file, beside which its configuration may lie, or above a folder named "onnx".
         asked: What the user asks for.
+        circular: Its Cos and Sin.
 
     Raises:
         SlancError: less than one is asked for.
@@ -60,7 +63,7 @@ def positions_of(model: onnx.ModelProto, path: Path | None, asked: int | None) -
         if found is not None:
             key, count = found
             return Positions(count, reason(PositionsFrom.CONFIG, file.name, key))
-    rows = [*_caches(model), *_embeddings(model)]
+    rows = [*_caches(model), *_embeddings(circular)]
     if rows:
         count, name = min(rows)
         return Positions(count, reason(PositionsFrom.TABLE, name))
@@ -108,12 +111,12 @@ def _caches(model: onnx.ModelProto) -> Iterator[tuple[int, str]]:
                 yield int(rows[0]), node.input[place]
 
 
-def _embeddings(model: onnx.ModelProto) -> Iterator[tuple[int, str]]:
+def _embeddings(circular: Circular) -> Iterator[tuple[int, str]]:
     """The rows and the names of tables that the model looks up by the positions of its angles."""
-    if not any(node.op_type in CIRCULAR for node in every_node(model.graph.node)):
+    flow = circular.flow
+    if flow is None:
         return
-    flow = read_flow(read_graph(model))
-    sources = {t for angles in find_angles(flow) for t in angles.integers}
+    sources = {t for angles in circular.angles for t in angles.integers}
     for tensor in {moved for source in sources for moved in chain(flow, source)}:
         for use in flow.uses.get(tensor, ()):
             table = flow.read(Use(use.path, use.node, 0))

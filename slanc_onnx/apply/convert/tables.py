@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -22,21 +21,11 @@ from onnx import helper
 
 from slanc_onnx.accelerator import Format
 from slanc_onnx.apply.convert.angle_islands import Island, NoTable
-from slanc_onnx.apply.convert.angles import CIRCULAR, Angles, find_angles, kept_nodes
+from slanc_onnx.apply.convert.angles import Angles, Circular, kept_nodes
 from slanc_onnx.apply.convert.arrangement import Arrangement, arranged, rows_of
 from slanc_onnx.apply.convert.gathers import Gathers, Lookup
 from slanc_onnx.apply.convert.integers import chain, least
-from slanc_onnx.graph import (
-    Array,
-    Dims,
-    Flow,
-    NodeAt,
-    Tensor,
-    every_node,
-    read_flow,
-    read_graph,
-)
-from slanc_onnx.norms import inline_functions_with
+from slanc_onnx.graph import Array, Dims, Flow, NodeAt, Tensor
 from slanc_onnx.reasons import Reason, Untabled, reason
 
 _COMPUTED = {"Cos": np.cos, "Sin": np.sin}
@@ -99,7 +88,7 @@ class Tables:
 
 
 def write_tables(
-    model: onnx.ModelProto, folder: Path | None, form: Format, positions: int
+    model: onnx.ModelProto, circular: Circular, form: Format, positions: int
 ) -> Tables:
     """Put tables in the place of Cos and Sin whose angles follow from integers alone.
 
@@ -107,7 +96,7 @@ def write_tables(
 
     Args:
         model: The model in FP32; it is changed in place.
-        folder: Where its external data lies, if it has any.
+        circular: Its Cos and Sin, as they were read.
         form: What the tables are rounded to; they are stored in FP32.
         positions: For how many positions, from 0 on.
 
@@ -115,16 +104,15 @@ def write_tables(
         What was made, and what has to stay in FP32.
 
     Raises:
-        SlancError: a function that holds a Cos or Sin cannot be inlined, or weights are damaged.
+        SlancError: weights are damaged.
     """
-    inlined = tuple(inline_functions_with(model, CIRCULAR))
-    if not any(node.op_type in CIRCULAR for node in every_node(model.graph.node)):
+    flow = circular.flow
+    if flow is None:
         return Tables()
-    flow = read_flow(read_graph(model, folder))
     writer = _Writer(flow, Gathers(model, flow), form, positions)
     made: list[Table] = []
     kept: list[Kept] = []
-    for angles in sorted(find_angles(flow), key=lambda angles: angles.at):
+    for angles in circular.angles:
         if angles.features:
             continue
         try:
@@ -134,7 +122,7 @@ def write_tables(
             kept.append(Kept(result, tuple(kept_nodes(flow, angles)), error.args[0]))
     moved = writer.gathers.carry_out()
     there = (replace(each, nodes=tuple(sorted(moved[at] for at in each.nodes))) for each in kept)
-    return Tables(tuple(made), tuple(there), inlined)
+    return Tables(tuple(made), tuple(there), circular.inlined)
 
 
 @dataclass

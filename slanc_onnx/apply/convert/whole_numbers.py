@@ -1,29 +1,39 @@
 """Whole numbers: lengths, indices and factors that pass through floats on their way.
 
-FP16 holds whole numbers up to 2048 alone, BF16 up to 256.
+FP16 holds whole numbers up to 2048 alone, BF16 up to 256. What becomes integers again stays in FP32
+up to there, in branches and loops too; who reads the same floats otherwise has them rounded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from onnx import NodeProto, TensorProto
 
 from slanc_onnx.apply.convert.wiring import OUTPUT, At, Place, Source, Wiring
 from slanc_onnx.graph import FLOATS
 
+SIZES = {"Shape", "Size"}  # ops that read no values
 
-def whole_numbers(wiring: Wiring, fixed: Callable[[Place], bool]) -> Iterator[Source]:
+
+def whole_numbers(
+    wiring: Wiring, fixed: Callable[[Place], bool]
+) -> Mapping[Source, Sequence[Place]]:
     """The tensors that are computed from integers alone, and become integers or are read in FP32.
 
     Args:
         wiring: The tensors of the model.
         fixed: Whether a read is of FP32 alone.
+
+    Returns:
+        Each with the reads through which it does.
     """
-    back: dict[Source, bool] = {}
+    found: dict[Source, Sequence[Place]] = {}
     for source in reversed(list(_from_integers(wiring))):
-        back[source] = _becomes_integers(wiring, source, back, fixed)
-    return (source for source, found in back.items() if found)
+        places = [p for p in wiring.reads[source] if _becomes_integers(wiring, p, found, fixed)]
+        if places:
+            found[source] = places
+    return found
 
 
 def _from_integers(wiring: Wiring) -> dict[Source, None]:
@@ -65,16 +75,17 @@ def _begins(wiring: Wiring, at: At, node: NodeProto) -> bool:
 
 
 def _becomes_integers(
-    wiring: Wiring, source: Source, back: Mapping[Source, bool], fixed: Callable[[Place], bool]
+    wiring: Wiring,
+    place: Place,
+    known: Container[Source],
+    fixed: Callable[[Place], bool],
 ) -> bool:
-    places = wiring.reads[source]
-    if not places or any(p.node == OUTPUT or p.body != source.body for p in places):
+    """Whether a read gives integers, or floats that are known to become some."""
+    if place.node == OUTPUT or wiring.has_bodies(place.at):
         return False
-    for place in (p for p in places if not fixed(p)):
-        made = wiring.floats_made(place.at)
-        if wiring.has_bodies(place.at) or not all(back.get(s, False) for s in made):
-            return False
-        outputs = wiring.node(place.at).output
-        if not made and any(wiring.is_float(place.body, name) for name in outputs):
-            return False
-    return True
+    node = wiring.node(place.at)
+    if node.op_type in SIZES:
+        return False
+    if fixed(place) or any(source in known for source in wiring.floats_made(place.at)):
+        return True
+    return not any(wiring.is_float(place.body, name) for name in node.output)

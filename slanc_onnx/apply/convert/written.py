@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from slanc_onnx.apply.convert.angles import read_circular
 from slanc_onnx.apply.convert.convert import Converted, convert
 from slanc_onnx.apply.convert.positions import Positions, positions_of
 from slanc_onnx.apply.convert.tables import Tables, write_tables
@@ -59,7 +60,7 @@ def write_converted(
         progress: Called with the share of the data that is copied.
 
     Raises:
-        SlancError: as for `Draft.write`, `write_tables` and `convert`.
+        SlancError: as for `Draft.write`, `read_circular`, `write_tables` and `convert`.
     """
     folder, pending = draft.source.parent, Pending()
     with draft.written():
@@ -79,7 +80,7 @@ def convert_in_memory(model: onnx.ModelProto, folder: Path | None, options: Opti
         options: The accelerator, and what of the model stays as it is.
 
     Raises:
-        SlancError: as for `write_tables` and `convert`.
+        SlancError: as for `read_circular`, `write_tables` and `convert`.
     """
     return _converted(model, None, Weights(folder), options)
 
@@ -89,8 +90,9 @@ def _converted(
 ) -> Conversion:
     """Make tables, then convert."""
     device = options.accelerator
-    positions = positions_of(model, file, options.positions)
-    tables = write_tables(model, weights.folder, device.format, positions.count)
+    circular = read_circular(model, weights.folder)
+    positions = positions_of(model, file, options.positions, circular)
+    tables = write_tables(model, circular, device.format, positions.count)
     kept = {at: each.why for each in tables.kept for at in each.nodes}
     keeps = options.keep_io_types
     converted = convert(model, weights, device, keep_io_types=keeps, kept=kept)

@@ -145,6 +145,7 @@ def _worth(weights: Weights, changes: _Changes, steps: range) -> list[int]:
         return not (weights.is_vector(root) and weights.fades(root, after))
 
     now = cost(0)
-    better = [step for step in steps if now > bit and cost(step) < now]
+    costs = {step: cost(step) for step in steps} if now > bit else {}
+    better = [step for step, found in costs.items() if found < now]
     found = [s for s in better if all(fits(root, *by, s) for root, by in changes.items())]
-    return sorted(found, key=lambda step: (cost(step), abs(step)))[:_MOST_TRIED]
+    return sorted(found, key=lambda step: (costs[step], abs(step)))[:_MOST_TRIED]

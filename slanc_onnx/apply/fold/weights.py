@@ -91,6 +91,7 @@ class Weights:
         ranges: Known results of `range_of`.
         histograms: Known results of `histogram_of`, for weights of 16 bits.
         binades: Known results of `binades_of`, for weights that are written in another format.
+        faints: Known results of `faint`, by weight and exponent.
         roots: Known results of `root`.
         readers: Known results of `uses`.
     """
@@ -105,6 +106,7 @@ class Weights:
     ranges: dict[Tensor, tuple[float, float]] = field(default_factory=dict)
     histograms: dict[Tensor, Histogram] = field(default_factory=dict)
     binades: dict[Tensor, Binades] = field(default_factory=dict)
+    faints: dict[tuple[Tensor, int], Faint] = field(default_factory=dict)
     roots: dict[Tensor, Tensor | None] = field(default_factory=dict)
     readers: dict[Tensor, tuple[Use | None, ...]] = field(default_factory=dict)
 
@@ -161,7 +163,7 @@ class Weights:
         if tensor in flow.data:
             shape = tuple(flow.data[tensor].dims)
         elif tensor in flow.makers:
-            known = flow.scopes[tensor.path].graph.tensors()[tensor.name].shape
+            known = flow.scopes[tensor.path].tensors[tensor.name].shape
             if known is not None and all(isinstance(d, int) and d >= 0 for d in known):
                 shape = tuple(known)
             elif (root := self.root(tensor)) is not None:
@@ -213,8 +215,12 @@ class Weights:
     def faint(self, root: Tensor, exponent: int) -> Faint:
         """The elements of a weight, divided by 2^exponent, that the written format does not hold
         in full."""
-        form = self.narrowed(root)
-        return Faint() if form is None else self.binades_of(root).faint(exponent, form)
+        form, key = self.narrowed(root), (root, exponent)
+        if form is None:
+            return Faint()
+        if key not in self.faints:
+            self.faints[key] = self.binades_of(root).faint(exponent, form)
+        return self.faints[key]
 
     def overflows(self, root: Tensor, exponent: int) -> bool:
         """Whether an element of a weight, divided by 2^exponent, may leave the written format."""

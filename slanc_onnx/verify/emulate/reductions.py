@@ -66,7 +66,7 @@ def shapes_of(flow: Flow) -> Shapes:
     return {
         Tensor(path, name): tuple(d if isinstance(d, int) and d >= 0 else str(d) for d in t.shape)
         for path, scope in flow.scopes.items()
-        for name, t in scope.graph.tensors().items()
+        for name, t in scope.tensors.items()
         if t.shape is not None
     }
 

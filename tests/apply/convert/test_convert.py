@@ -285,3 +285,12 @@ def test_onnx_runtimes_own_converter_comes_to_the_same_numbers() -> None:
     theirs = half.convert_float_to_float16(model, keep_io_types=True)
     expected, got = run(theirs, **X)["y"], run(after, **X)["y"]
     np.testing.assert_array_equal(got, expected)
+
+
+def test_a_file_that_can_be_trained_is_refused() -> None:
+    model = PLAIN[0].model
+    trained = onnx.ModelProto()
+    trained.CopyFrom(model)
+    trained.training_info.add().algorithm.name = "step"
+    with pytest.raises(SlancError, match="training_info"):
+        converted(trained)

@@ -115,6 +115,46 @@ def test_factors_of_a_resize_are_exact_and_its_image_is_narrow() -> None:
     assert run(model, **feeds)["y"].shape == before.shape == (1, 1, 1, 4097)
 
 
+HALF: Tensors = {"half": np.array(0.5, np.float32), "zero": np.array([0], np.int64)}
+
+
+def test_a_length_that_is_also_a_factor_is_exact_as_a_length() -> None:
+    text = """
+    m (float[n] x, float[4] z) => (float[k] y, float[4] t) {
+        s = Shape(x) f = Cast<to = 1>(s) g = Mul(f, half) r = Floor(g) i = Cast<to = 7>(r)
+        y = Slice(x, zero, i) u = Shape(g) v = Identity(g) t = Mul(z, v)
+    }
+    """
+    model, found = islands(text, HALF)
+    assert found == dict.fromkeys("fgr", InFp32.WHOLE_NUMBERS)
+    got = run(model, x=floats(5001), z=floats(4))
+    assert got["y"].shape == (2500,)
+    np.testing.assert_allclose(got["t"], floats(4) * 2500.5, rtol=2**-9)
+
+
+def test_a_length_that_becomes_an_integer_in_a_branch_is_exact() -> None:
+    text = """
+    m (float[n] x) => (float[k] y) {
+        s = Shape(x) f = Cast<to = 1>(s) g = Mul(f, half) c = Constant<value = bool {1}>()
+        y = If(c)<then_branch = a () => (float[k] y1) {
+            r = Floor(g) i = Cast<to = 7>(r) y1 = Slice(x, zero, i)
+        }, else_branch = b () => (float[k] y2) { y2 = Identity(x) }>
+    }
+    """
+    model, found = islands(text, HALF)
+    assert found == dict.fromkeys(("f", "g", "r_2"), InFp32.WHOLE_NUMBERS), "r is a tensor's name"
+    assert run(model, x=floats(5001))["y"].shape == (2500,)
+
+
+def test_a_float_of_integers_of_which_only_the_shape_is_read_is_narrow() -> None:
+    text = """
+    m (int64[n] ids, float[n] z) => (float[n] y, int64[k] t) {
+        f = Cast<to = 1>(ids) y = Mul(f, z) t = Shape(f)
+    }
+    """
+    assert islands(text, {})[1] == {}
+
+
 def test_embeddings_and_masks_of_integers_are_no_whole_numbers() -> None:
     text = """
     m (int64[n] ids, int64[n] mask) => (float[n, 4] y, int64[n] best) {

@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from slanc_onnx.apply.convert.positions import DEFAULT, positions_of
+from slanc_onnx.apply.convert.angles import read_circular
+from slanc_onnx.apply.convert.positions import DEFAULT, Positions, positions_of
 from slanc_onnx.errors import SlancError
 from slanc_onnx.reasons import PositionsFrom
 from slanc_onnx.report.wording import reason_text
@@ -48,13 +49,17 @@ CONFIGS: list[tuple[str, Any, tuple[str, int]]] = [
 ]
 
 
+def told_of(model: onnx.ModelProto, path: Path | None, asked: int | None) -> Positions:
+    return positions_of(model, path, asked, read_circular(model, None))
+
+
 @pytest.mark.parametrize(("name", "config", "told"), CONFIGS)
 @pytest.mark.parametrize("folder", [".", "onnx"])
 def test_the_configuration_beside_the_file_or_above_its_folder(
     name: str, config: Any, told: tuple[str, int], folder: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(json.dumps(config))
-    found = positions_of(EMBEDDED, tmp_path / folder / "model.onnx", None)
+    found = told_of(EMBEDDED, tmp_path / folder / "model.onnx", None)
     assert (found.told_by.kind, found.told_by.facts) == (PositionsFrom.CONFIG, (name, told[0]))
     assert found.count == told[1]
     assert reason_text(found.told_by) == f"as {name} says by {told[0]}"
@@ -62,7 +67,7 @@ def test_the_configuration_beside_the_file_or_above_its_folder(
 
 def test_what_is_asked_for_comes_first(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"n_positions": 5}')
-    found = positions_of(EMBEDDED, tmp_path / "model.onnx", 12)
+    found = told_of(EMBEDDED, tmp_path / "model.onnx", 12)
     assert (found.count, found.told_by.kind) == (12, PositionsFrom.ASKED)
 
 
@@ -72,17 +77,17 @@ def test_what_is_asked_for_comes_first(tmp_path: Path) -> None:
 def test_the_tables_of_the_model_come_after_its_configuration(
     model: onnx.ModelProto, rows: int
 ) -> None:
-    found = positions_of(model, None, None)
+    found = told_of(model, None, None)
     assert (found.count, found.told_by.facts) == (rows, ("table",))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"n_positions": true}', '{"n_positions": -1}', "7"])
 def test_where_nothing_tells(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
-    found = positions_of(PLAIN, tmp_path / "model.onnx", None)
+    found = told_of(PLAIN, tmp_path / "model.onnx", None)
     assert (found.count, found.told_by.kind) == (DEFAULT, PositionsFrom.NOTHING)
 
 
 def test_less_than_one_is_refused() -> None:
     with pytest.raises(SlancError, match="give 1 or more"):
-        positions_of(PLAIN, None, 0)
+        told_of(PLAIN, None, 0)

@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 from slanc_onnx.accelerator import FLOAT16, FLOAT32
+from slanc_onnx.apply.convert.angles import read_circular
 from slanc_onnx.apply.convert.tables import write_tables
 from slanc_onnx.reasons import Untabled
 from tests.oracles.unoptimised import Values, run
@@ -42,7 +43,7 @@ def test_an_export_with_tables(name: str) -> None:
     count = circular(model)
     before = onnx.ModelProto()
     before.CopyFrom(model)
-    found = write_tables(model, None, FLOAT32, 512)
+    found = write_tables(model, read_circular(model, None), FLOAT32, 512)
     assert len(found.made) + len(found.kept) == count
     assert len(found.kept) == circular(model) == (count if name in BY_MASK else 0)
     assert {kept.why.kind for kept in found.kept} <= {Untabled.NOT_BY_POSITION}
@@ -55,5 +56,5 @@ def test_an_export_with_tables(name: str) -> None:
     assert off(outputs(model, name), expected) < 2e-6
     narrow = onnx.ModelProto()
     narrow.CopyFrom(before)
-    write_tables(narrow, None, FLOAT16, 512)
+    write_tables(narrow, read_circular(narrow, None), FLOAT16, 512)
     assert off(outputs(narrow, name), expected) < 5e-4
