@@ -264,3 +264,36 @@ def test_a_report_to_stdout_is_json_alone(
     assert to_stdout == to_file
     assert said.err.startswith("NOT VALIDATED")
     assert sorted(tmp_path.iterdir()) == [out, file]
+
+
+NO_NORM = graph("y = Relu(x)", {}, "float[2, 4] x", "float[2, 4] y")
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "status"),
+    [
+        (None, (), PASSED),  # nothing is written that could be validated
+        (None, ("--to", "fp16"), FAILED),
+        (LLAMA, (), FAILED),
+        (LLAMA, ("--exclude", "."), FAILED),
+    ],
+)
+def test_what_is_written_unvalidated_is_not_as_required(
+    path: Path | None,
+    given: tuple[str, ...],
+    status: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out.onnx"
+    if path is None:
+        path = tmp_path / "m.onnx"
+        onnx.save(NO_NORM, path)
+    asked = ("--no-validate", "-q", "-o", out, "--require", "validated")
+    assert command(path, *given, *asked) == status
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert ("--require validated: no validation passed" in last) == (status == FAILED)
+    assert out.exists() == (status == FAILED)
+    assert command(path, *given, *asked[:4]) == PASSED
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("NOT VALIDATED") == (status == FAILED)

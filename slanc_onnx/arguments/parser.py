@@ -20,11 +20,11 @@ from slanc_onnx.report import BY_SUFFIX, FORMATS, targets_table
 
 # As README's table has it.
 EXIT_STATUS = {
-    0: "what was asked for holds; the model is written, if it has norms or with --to",
+    0: "what was asked for holds (--no-validate and --dry-run ask for no validation); the model is "
+    "written, if it has norms or with --to, and not with --dry-run",
     1: "validation failed or could not be done, something that looks like a norm was not "
     "understood, every norm was skipped, or what --require names does not hold: the last line says "
-    "which, and what else could not be written; the model is written if it has norms or with --to, "
-    "whole",
+    "which, and what else could not be written; the model is written as with 0, whole",
     2: "bad usage or bad input; nothing is written",
     3: "as 0, but a report, the page, the sidecar, the list of FP32 nodes or standard output could "
     "not be written: the message names it",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from slanc_onnx.report.wording import (
     reason_text,
     reasons_text,
 )
+from slanc_onnx.scale import to_json
 from slanc_onnx.verify import Observed
 
 MOST_TERMS = 4  # of a rule, on a terminal
@@ -124,13 +125,8 @@ def certified(certificate: Certificate) -> bool | str:
 
 def reason_entry(reason: Reason) -> dict[str, Any]:
     """A reason for programs: its kind and facts, the op that it is about, the reason behind it."""
-    return {
-        "kind": reason.kind.value,
-        "facts": list(reason.facts),
-        "op": reason.op,
-        "tensor": reason.tensor,
-        "behind": None if reason.behind is None else reason_entry(reason.behind),
-    }
+    form: dict[str, Any] = to_json(reason, finite)
+    return form
 
 
 def _predicted(row: NormRow) -> dict[str, float] | None:
@@ -149,7 +145,7 @@ def _certificate(row: NormRow) -> dict[str, Any] | None:
     return {
         "certified": certified(certificate),
         "bound": bound.length,
-        "conditions": [asdict(condition) for condition in certificate.conditions],
+        "conditions": to_json(certificate.conditions, finite),
         "epsilon_at_least": certificate.epsilon_at_least,
         "overflow_bits": certificate.overflow_bits,
         "underflow_bits": certificate.underflow_bits,

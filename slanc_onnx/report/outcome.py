@@ -122,7 +122,8 @@ class Outcome:
             for what, norms in missing.items()
             if norms and what in self.require
         ]
-        if "validated" in self.require and kept and (self.validation is None or not self.validated):
+        validated = self.validation is not None and self.validated
+        if "validated" in self.require and not (validated or self.nothing_to_do):
             found.append(Reason(Failure.NOT_VALIDATED))
         return found
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from slanc_onnx.report.as_json import write_report
+from slanc_onnx.report.columns import finite
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
+from slanc_onnx.scale import to_json
 
 SIDECAR_VERSION = "1"
 SIDECAR_START = '{\n "sidecar": "'  # by which one is known again
@@ -43,24 +44,24 @@ def schema() -> dict[str, Any]:
 
 
 def _norm(row: NormRow) -> dict[str, Any]:
-    decided, norm, proof = row.decided, row.decided.norm, row.decided.certificate
-    scale = None if decided.status == "skipped" else decided.scale
+    form = to_json(row.decided, finite)
+    norm, certificate = form["norm"], form["certificate"]
+    scale = None if form["status"] == "skipped" else form["scale"]
     mantissa, exponent = math.frexp(scale or 0.0)
-    proved = proof is not None and proof.certified
-    conditions = proof.conditions if proof is not None and proved else ()
+    proved = certificate is not None and certificate["certified"]
     return {
-        "name": norm.name,
-        "path": [{"node": index, "graph": attribute} for index, attribute in norm.path],
-        "tensor": norm.input,
-        "kind": norm.kind,
-        "width": norm.width,
-        "status": decided.status,
+        "name": norm["name"],
+        "path": [{"node": index, "graph": attribute} for index, attribute in norm["path"]],
+        "tensor": norm["input"],
+        "kind": norm["kind"],
+        "width": norm["width"],
+        "status": form["status"],
         "applied": row.applied,
         "scale": scale,
         "exponent": exponent - 1 if mantissa == 0.5 else None,
-        "epsilon": norm.epsilon,
-        "scaled_epsilon": decided.scaled_epsilon,
-        "safe_radius": decided.safe_radius,
+        "epsilon": norm["epsilon"],
+        "scaled_epsilon": row.decided.scaled_epsilon,
+        "safe_radius": form["safe_radius"],
         "certified": proved,
-        "conditions": [asdict(condition) for condition in conditions],
+        "conditions": certificate["conditions"] if proved else [],
     }

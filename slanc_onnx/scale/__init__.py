@@ -12,6 +12,7 @@ from slanc_onnx.scale.decide import (
     with_conditions,
     with_safe_radius,
 )
+from slanc_onnx.scale.json_form import to_json
 from slanc_onnx.scale.minimal import evidence, instead_of_one, keeps_epsilon, without_one
 from slanc_onnx.scale.scaled_norm import ScaledNorm, scales_to_apply
 from slanc_onnx.scale.window import ELEMENT_BITS, faintest, least_exponent
@@ -28,6 +29,7 @@ __all__ = [
     "keeps_epsilon",
     "least_exponent",
     "scales_to_apply",
+    "to_json",
     "with_conditions",
     "with_safe_radius",
     "without_one",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.norms import Norm, scaled_epsilon
 from slanc_onnx.prove import Certificate
 from slanc_onnx.reasons import Decision, Reason
 from slanc_onnx.scale.assumed import Assumption
+from slanc_onnx.scale.json_form import from_json, to_json
 from slanc_onnx.targets import Change
 from slanc_onnx.trace import Term
 
@@ -52,6 +53,21 @@ class ScaledNorm:
     most_elements: int | None = None
     assumed: tuple[Assumption, ...] = ()
     certified_with: tuple[Change, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The decision as values of JSON, from which `from_json` makes it again."""
+        form: dict[str, Any] = to_json(self)
+        return form
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any]) -> ScaledNorm:
+        """The decision that `to_json` gave. Given another scale since, it has no certificate.
+
+        Raises:
+            SlancError: it is the form of no decision.
+        """
+        found: ScaledNorm = from_json(cls, form)
+        return found
 
     @property
     def excluded(self) -> bool:
