@@ -9,7 +9,7 @@ import numpy as np
 
 from slanc_onnx import targets, tokens
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.errors import SlancError
+from slanc_onnx.errors import SlancError, no_file
 from slanc_onnx.graph import Array
 from slanc_onnx.tokens import Tokens
 
@@ -29,7 +29,7 @@ def read_inputs(name: str | None, option: str = "--inputs") -> dict[str, Array] 
     if name is None:
         return None
     if not Path(name).is_file():
-        raise SlancError(f"{option} {name}: no such file.")
+        raise no_file(f"{option} {name}", Path(name), ".npz")
     try:
         with open(name, "rb") as opened:
             file = np.load(opened, allow_pickle=False)

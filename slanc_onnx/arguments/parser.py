@@ -57,29 +57,28 @@ def make_parser() -> argparse.ArgumentParser:
     """All options of the command."""
     parser = _Parser(
         prog="slanc-onnx",
-        description="Make the LayerNorms and RMSNorms of an ONNX model safe in FP16: insert a "
-        "static scale before each, computed from the weights, and prove that the model stays the "
-        "same.",
+        usage="%(prog)s MODEL.onnx [-o OUT.onnx] [option ...]",
+        description="Make the LayerNorms, RMSNorms, GroupNorms and L2 normalisations of an ONNX "
+        "model safe in FP16: insert a static scale before each, computed from the weights, and "
+        "show that the model stays the same.",
+        allow_abbrev=False,  # a script that says --rep breaks with the next option
         epilog="Exit status: "
         + " ".join(f"{status}: {text}." for status, text in EXIT_STATUS.items()),
     )
-    add = parser.add_argument
-    add("model", metavar="MODEL.onnx", help="the model; external data stays where it is")
-    add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
     _add_inputs(parser)
-    _add_choice(parser)
     _add_scales(parser)
     _add_target(parser)
     _add_certificates(parser)
-    _add_places(parser)
+    _add_output(parser)
     _add_validation(parser)
     _add_reports(parser)
-    add("--version", action="version", version=f"slanc-onnx {__version__}")
+    parser.add_argument("--version", action="version", version=f"slanc-onnx {__version__}")
     return parser
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what the inputs hold").add_argument
+    add = parser.add_argument_group("input").add_argument
+    add("model", metavar="MODEL.onnx", help="the model; external data stays where it is")
     add(
         "--feed",
         type=_feed,
@@ -112,24 +111,6 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 def _add_scales(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("scales").add_argument
     add(
-        "--scale",
-        choices=("window", "paper", "calibrated"),
-        default="window",
-        help="a power of two between overflow and underflow (default), the paper's equations, or "
-        "the same window by median and maximum over --inputs or --tokens",
-    )
-    add(
-        "--estimate",
-        choices=("auto", "probe", "weights"),
-        default="auto",
-        help="where the window comes from: random token ids through the model, the weights "
-        "alone, or the first of these that works here (default)",
-    )
-
-
-def _add_choice(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("which norms").add_argument
-    add(
         "--exclude",
         metavar="REGEX",
         help="leave norms alone in whose name it is found, and accept them, and suspects likewise",
@@ -143,6 +124,20 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=2^K",
         help="the scale of a norm, by its name, instead of the one that would be chosen; with "
         "--apply fold that of its group (repeatable)",
+    )
+    add(
+        "--scale",
+        choices=("window", "paper", "calibrated"),
+        default="window",
+        help="a power of two between overflow and underflow (default), the paper's equations, or "
+        "the same window by median and maximum over --inputs or --tokens",
+    )
+    add(
+        "--estimate",
+        choices=("auto", "probe", "weights"),
+        default="auto",
+        help="where the window comes from: random token ids through the model, the weights "
+        "alone, or the first of these that works here (default)",
     )
 
 
@@ -168,7 +163,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_certificates(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("certificates").add_argument
+    add = parser.add_argument_group("proof").add_argument
     add(
         "--certify",
         choices=("auto", "exact", "tokens", "off"),
@@ -178,8 +173,10 @@ def _add_certificates(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("where the scales go").add_argument
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("output").add_argument
+    add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
+    add("--dry-run", action="store_true", help="decide and report, but write no model")
     add(
         "--apply",
         choices=("div", "fold"),
@@ -229,7 +226,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_validation(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("data and validation").add_argument
+    add = parser.add_argument_group("validation").add_argument
     add(
         "--emulate",
         choices=("norms", "all"),
@@ -260,7 +257,6 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
     add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
     add("--jobs", type=int, metavar="N", help="threads that read weights (default: all processors)")
     add("--no-validate", action="store_true", help="do not run the models")
-    add("--dry-run", action="store_true", help="decide and report, but write no model")
     add(
         "--require",
         choices=("validated", "scaled", "certified"),
@@ -285,13 +281,25 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reports(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("reports").add_argument
+    add = parser.add_argument_group("report").add_argument
     add("--report", metavar="FILE.json", help="write the machine-readable report; -: to stdout")
     add("--sidecar", metavar="FILE.json", help="write what a kernel or a compiler has to know")
     add("--html", metavar="FILE.html", help="write the report to look at; needs matplotlib")
-    add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
+    add(
+        "-q",
+        "--quiet",
+        action="count",
+        default=0,
+        help="no table, no progress; twice: nothing on stdout",
+    )
     add("--traceback", action="store_true", help="with exit status 4: show where it happened")
-    add("-v", "--verbose", action="count", default=0, help="log; twice: more")
+    add(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="list every norm, with all columns that fit, and log each stage; twice: log more",
+    )
 
 
 def _range(text: str) -> tuple[str, tuple[float, float]]:

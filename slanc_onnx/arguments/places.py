@@ -13,6 +13,12 @@ from slanc_onnx.report import LIST_STARTS, REPORT_START, SIDECAR_START
 from slanc_onnx.report.html import START, check_matplotlib
 
 STDOUT = "-"  # of --report
+SUFFIXES = {  # of a file that is named in a message
+    "--report": ".report.json",
+    "--html": ".html",
+    "--sidecar": ".sidecar.json",
+    "--fp32-nodes": ".json",
+}
 
 
 def check_places(args: argparse.Namespace, source: Path, output: Path) -> None:
@@ -21,6 +27,8 @@ def check_places(args: argparse.Namespace, source: Path, output: Path) -> None:
     Raises:
         SlancError: it cannot.
     """
+    if output.name == STDOUT or args.output == STDOUT:
+        raise SlancError("-o -: a model does not go to standard output. Give the name of a file.")
     beginnings = {
         "--report": (REPORT_START,),
         "--html": (START,),
@@ -46,8 +54,16 @@ def check_places(args: argparse.Namespace, source: Path, output: Path) -> None:
 
 def _check_report(option: str, path: Path, source: Path, output: Path, *starts: str) -> None:
     """Whether a report can be written there; `starts` are how one that may be replaced begins."""
-    if path.is_dir() or not path.resolve().parent.is_dir():
-        raise SlancError(f"{option} {path}: not a file in an existing folder.")
+    if str(path) == STDOUT:
+        raise SlancError(f"{option} -: only --report goes to standard output. Name a file.")
+    if path.is_dir():
+        named = path / f"{source.stem}{SUFFIXES[option]}"
+        raise SlancError(f"{option} {path}: is a folder. Name a file in it, such as {named}.")
+    if not path.resolve().parent.is_dir():
+        folder = path.parent
+        raise SlancError(
+            f"{option} {path}: there is no folder {folder}. Make it: mkdir -p {folder}"
+        )
     refuse_what_is_no_file(option, path)
     if not os.access(path.parent, os.W_OK):
         raise SlancError(f"{option} {path}: its folder is not writable.")

@@ -40,6 +40,7 @@ class Shown:
         sort: By what the page sorts; None for the text.
         first: Whether it stands before the columns that do not.
         verbose: Whether a terminal shows it with --verbose alone.
+        leave: Which column a narrow terminal leaves out first: the highest; 0 for never.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Shown:
     sort: Callable[[NormRow], object] | None = None
     first: bool = False
     verbose: bool = False
+    leave: int = 0
 
     def key(self, row: NormRow) -> object:
         """What the page sorts a norm by."""
@@ -222,30 +224,36 @@ def _sums(row: NormRow, after: bool) -> str:
     """Least and largest sum of squares that was seen, or "~" and what is predicted."""
     if row.seen is not None:
         values = row.seen.scaled if after else row.seen.sum_of_squares
-        return f"{np.min(values):.2g}..{np.max(values):.2g}" if len(values) else ""
+        return f"{_short(np.min(values))}..{_short(np.max(values))}" if len(values) else ""
     estimate, scale = row.decided.estimate, row.decided.scale
     if estimate is None or scale is None:
         return ""
     factor = scale**2 if after else 1.0
-    return f"~{estimate.typical / factor:.2g}..{estimate.upper / factor:.2g}"
+    return f"~{_short(estimate.typical / factor)}..{_short(estimate.upper / factor)}"
+
+
+def _lost(row: NormRow) -> str:
+    """Rows that overflowed before and after, in ASCII; "" where none did."""
+    return f"{row.lost_before} -> {row.lost_after}" if row.lost_before or row.lost_after else ""
 
 
 def _events(row: NormRow) -> str:
-    """The status, what happened to rows, and the reasons."""
+    """The status, and what is wrong with rows now."""
     words: list[str] = [row.decided.status]
-    if row.lost_before:
-        words.append(f"{row.lost_before} rows overflowed before")
     if row.lost_after:
         words.append(f"{row.lost_after} STILL OVERFLOW")
     if row.underflowed:
         words.append(f"{row.underflowed} underflow")
-    if row.decided.reasons:
-        words.append(reasons_text(row.decided.reasons))
     return ", ".join(words)
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("number", None, None, Shown("#", lambda r: str(r.number), "", lambda r: r.number, True)),
+    Column(
+        "number",
+        None,
+        Shown("#", lambda r: str(r.number)),
+        Shown("#", lambda r: str(r.number), "", lambda r: r.number, True),
+    ),
     Column(
         "name",
         lambda r: r.decided.norm.name,
@@ -256,14 +264,14 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "form",
         lambda r: r.decided.norm.form,
-        Shown("form", lambda r: r.decided.norm.form, "text"),
+        Shown("form", lambda r: r.decided.norm.form, "text", leave=5),
     ),
     Column("input", lambda r: r.decided.norm.input),
     Column("width", lambda r: r.decided.norm.width),
     Column(
         "rule",
         lambda r: rule_text(r.decided.rule),
-        Shown("rule", lambda r: short_rule_text(r.decided.rule, MOST_TERMS), "text"),
+        Shown("rule", lambda r: short_rule_text(r.decided.rule, MOST_TERMS), "text", leave=4),
     ),
     Column("sources", lambda r: list(r.decided.sources)),
     Column(
@@ -281,7 +289,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "observed",
         lambda r: _observed(r.seen),
-        None,
+        Shown("rows lost", _lost),
         Shown("rows lost", lost_text, "", lambda r: r.lost_before if len(r.rows_before) else None),
     ),
     Column(
@@ -299,7 +307,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "before",
         None,
-        Shown("sum of squares", lambda r: _sums(r, False)),
+        Shown("sum of squares", lambda r: _sums(r, False), leave=2),
         Shown(
             "before: least · median · most",
             lambda r: spread_text(r.before),
@@ -310,19 +318,19 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "after",
         None,
-        Shown("after", lambda r: _sums(r, True)),
+        Shown("after", lambda r: _sums(r, True), leave=3),
         Shown("after", lambda r: spread_text(r.after), "more", lambda r: r.after and r.after.high),
     ),
     Column(
         "certificate",
         _certificate,
-        Shown("certified", _margin),
+        Shown("certified", _margin, leave=1),
         Shown("certified", lambda r: certified_text(r.decided.certificate)),
     ),
     Column(
         "safe_radius",
         lambda r: r.decided.safe_radius,
-        Shown("safe radius", lambda r: below(r.decided.safe_radius), verbose=True),
+        Shown("safe radius", lambda r: below(r.decided.safe_radius), verbose=True, leave=6),
         Shown(
             "safe radius",
             lambda r: below(r.decided.safe_radius),
@@ -333,19 +341,19 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "most_elements",
         lambda r: r.decided.most_elements,
-        Shown("holds up to", lambda r: number(r.decided.most_elements, 6), verbose=True),
+        Shown("holds up to", lambda r: number(r.decided.most_elements, 6), verbose=True, leave=7),
         Shown("holds up to (elements per row)", lambda r: number(r.decided.most_elements, 6)),
     ),
     Column(
         "assumed_inputs",
         lambda r: assumed_entries(r.decided.assumed),
-        Shown("assumed", lambda r: assumed_text(r.decided.assumed), "text", verbose=True),
+        Shown("assumed", lambda r: assumed_text(r.decided.assumed), "text", verbose=True, leave=8),
         Shown("assumed of inputs", lambda r: assumed_text(r.decided.assumed), "text"),
     ),
     Column(
         "first_row",
         _first_row,
-        Shown("longest first row", _first_text, verbose=True),
+        Shown("longest first row", _first_text, verbose=True, leave=9),
         Shown("longest first row", _first_text, "more", lambda r: r.first and r.first.length),
     ),
     Column("applied", lambda r: r.applied),
