@@ -36,7 +36,8 @@ class Shown:
     Attributes:
         title: Its heading.
         text: What it shows of a norm.
-        style: "text" for words, "more" for what a narrow page leaves out, "" for numbers.
+        style: "text" for names and sentences, "words" for a few words, "more" for what a narrow
+            page leaves out, "less" for what a phone does, "" for numbers.
         sort: By what the page sorts; None for the text.
         first: Whether it stands before the columns that do not.
         verbose: Whether a terminal shows it with --verbose alone.
@@ -115,6 +116,13 @@ def certified_text(certificate: Certificate | None) -> str:
         return ""
     words = certified(certificate)
     return words if isinstance(words, str) else "yes" if words else "no"
+
+
+def proved_text(certificate: Certificate | None) -> str:
+    """The same in few words, without the condition."""
+    if certificate is not None and certificate.conditional:
+        return "on a condition"
+    return certified_text(certificate)
 
 
 def certified(certificate: Certificate) -> bool | str:
@@ -296,13 +304,9 @@ COLUMNS: tuple[Column, ...] = (
         "overflow_bits",
         None,
         None,
-        Shown("bits to overflow", lambda r: bits(r.overflow_bits), "", lambda r: r.overflow_bits),
-    ),
-    Column(
-        "underflow_bits",
-        None,
-        None,
-        Shown("to underflow", lambda r: bits(r.underflow_bits), "more", lambda r: r.underflow_bits),
+        Shown(
+            "bits to overflow", lambda r: bits(r.overflow_bits), "less", lambda r: r.overflow_bits
+        ),
     ),
     Column(
         "before",
@@ -325,7 +329,7 @@ COLUMNS: tuple[Column, ...] = (
         "certificate",
         _certificate,
         Shown("certified", _margin, leave=1),
-        Shown("certified", lambda r: certified_text(r.decided.certificate)),
+        Shown("certified", lambda r: proved_text(r.decided.certificate), "words"),
     ),
     Column(
         "safe_radius",
