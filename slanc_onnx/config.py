@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import numpy as np
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.errors import SlancError
+from slanc_onnx.errors import SlancError, no_file
 from slanc_onnx.feed import Feed, read_feed
 from slanc_onnx.graph import Array
 from slanc_onnx.targets import profile_of, target
@@ -197,7 +197,7 @@ def read_arrays(name: str, option: str) -> dict[str, Array]:
         SlancError: it is none.
     """
     if not Path(name).is_file():
-        raise SlancError(f"{option} {name}: no such file.")
+        raise no_file(f"{option} {name}", Path(name), ".npz")
     try:
         with open(name, "rb") as opened:
             file = np.load(opened, allow_pickle=False)

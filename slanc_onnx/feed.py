@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from slanc_onnx.errors import SlancError
+from slanc_onnx.errors import SlancError, no_file
 from slanc_onnx.graph import Array
 
 _AT_ONCE = 2**20  # elements that are drawn: they are doubles at first
@@ -172,7 +172,7 @@ def _read_values(text: str) -> Feed:
     if path.suffix != ".npy":
         raise SlancError(f"{text}: is not {SPECS}.")
     if not path.is_file():
-        raise SlancError(f"{text}: no such file.")
+        raise no_file(text, path, ".npy")
     try:
         with path.open("rb") as file:
             array = np.load(file, allow_pickle=False)

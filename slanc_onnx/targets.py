@@ -21,7 +21,7 @@ from slanc_onnx.accelerator import (
     SumOrder,
     Variance,
 )
-from slanc_onnx.errors import SlancError
+from slanc_onnx.errors import SlancError, no_file
 
 _T = TypeVar("_T")
 
@@ -82,6 +82,8 @@ def read_target(path: Path) -> Accelerator:
     """
     if path.is_fifo():  # to which nobody may ever write
         raise SlancError(f"target file {path}: is a pipe. Give the name of a file.")
+    if not path.exists() or path.is_dir():
+        raise no_file(f"target file {path}", path, ".toml")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slanc_onnx.errors import SlancError
+from slanc_onnx.errors import SlancError, no_file
 from slanc_onnx.graph import Array
 
 
@@ -43,7 +43,7 @@ def read_tokens(
         SlancError: not an .npy of integers, or too short for one sequence.
     """
     if not path.is_file():
-        raise SlancError(f"{option} {path}: no such file.")
+        raise no_file(f"{option} {path}", path, ".npy")
     try:
         with path.open("rb") as file:
             ids = np.load(file, allow_pickle=False)

@@ -1,5 +1,6 @@
 """The command line's contract: files, exit status, what goes to stdout and what to stderr."""
 
+import io
 import json
 import os
 import re
@@ -11,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 
 from slanc_onnx import __version__
 from slanc_onnx.accelerator import ACCUMULATE
 from slanc_onnx.cli import main
+from slanc_onnx.report import targets_table
 from slanc_onnx.targets import TARGETS
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
@@ -46,9 +49,9 @@ def test_the_result_stands_beside_the_input_and_passes(run: Run) -> None:
     assert sorted(os.listdir()) == ["model.onnx", "model.slanc.onnx"]
     assert list(scaled("model.slanc.onnx")) == ["hot", "plain"]  # and "inner", in a branch
     lines = out.splitlines()
-    assert lines[0].split()[:4] == ["norm", "form", "rule", "scale"]
+    assert lines[0].split()[:5] == ["#", "norm", "form", "rule", "scale"]
     for line, name in zip(lines[1:5], ("hot", "mild", "plain", "inner"), strict=True):
-        assert line.startswith(name)
+        assert line.split()[1] == name
     assert "written: model.slanc.onnx" in lines
     assert lines[-1].startswith(
         "NORMS PASSED | this model needs it: 64 rows lose their norm in FP16 as exported | FP32 "
@@ -198,7 +201,9 @@ def test_as_a_process(tmp_path: Path) -> None:
     done = as_a_process("-m", "slanc_onnx", str(tmp_path / "model.onnx"), "-v")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("FAILED | ")
-    assert "INFO slanc_onnx.cli.tell: validating: FP32, original 0 %" in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("INFO ")]
+    assert told.count("INFO slanc_onnx.report.watching: validating: FP32, original") == 1
+    assert len(set(told)) == len(told)
     assert "\x1b" not in done.stdout + done.stderr
     bad = as_a_process("-m", "slanc_onnx", str(tmp_path / "no.onnx"))
     assert (bad.returncode, bad.stdout) == (2, "")
@@ -291,8 +296,19 @@ def test_the_targets_are_listed_without_a_model(capsys: pytest.CaptureFixture[st
     assert exit_info.value.code == 0
     out, err = capsys.readouterr()
     assert err == ""
-    named = [line.split()[1] for line in out.splitlines() if line.startswith("│")]
-    assert named == list(TARGETS)
+    table, _, below = out.partition(" leaves in FP32: ")
+    assert [line.split()[0] for line in table.splitlines()[:-1]] == ["target", *TARGETS]
+    assert below
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_targets_are_whole_on_a_narrow_terminal(width: int) -> None:
+    text = io.StringIO()
+    Console(file=text, width=width, color_system=None).print(targets_table())
+    lines = text.getvalue().splitlines()
+    words = {word.strip(",") for line in lines for word in line.split()}
+    assert max(map(len, lines)) <= width
+    assert words >= set(TARGETS) | {step for t in TARGETS.values() for step in t.steps_in_fp32}
 
 
 @pytest.mark.parametrize("name", ["fp16-pairwise-flush", "bf16", "fp8-e4m3", "fp8-e5m2-flush"])

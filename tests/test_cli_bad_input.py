@@ -1,6 +1,7 @@
 """Bad input: exit status 2, one sentence that says the fix, and nothing written."""
 
 import os
+import re
 import socket
 import stat
 import sys
@@ -15,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 
+from slanc_onnx.cli import main
 from slanc_onnx.report.as_json import REPORT_START
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
@@ -37,6 +39,11 @@ def one_nan(shape: tuple[int, ...]) -> NDArray[np.float32]:
 def a_folder() -> None:
     os.remove("model.onnx")
     os.mkdir("model.onnx")
+
+
+def folder_of_ids() -> None:
+    os.mkdir("d")
+    np.save("d/ids.npy", np.zeros(9, int))
 
 
 def not_onnx() -> None:
@@ -93,7 +100,7 @@ WITH_INPUTS, WITH_TOKENS = ("--inputs", "inputs.npz"), ("--tokens", "ids.npy")
 WITH_TARGET = ("--target-file", "npu.toml")
 BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
     "no file": (lambda: os.remove("model.onnx"), (), "no such file. Give the path of"),
-    "a folder": (a_folder, (), "no such file"),
+    "a folder": (a_folder, (), "model.onnx: is a folder. Give the path of an .onnx file."),
     "not ONNX": (not_onnx, (), "not an ONNX model, or cut short"),
     "empty": (lambda: Path("model.onnx").write_bytes(b""), (), "holds no graph"),
     "truncated": (truncated, (), "copy it again"),
@@ -208,8 +215,12 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
         WITH_TARGET,
         "target file npu.toml: no TOML",
     ),
-    "target file: none": (lambda: None, WITH_TARGET, "target file npu.toml: No such file"),
-    "target file: a folder": (lambda: os.mkdir("npu.toml"), WITH_TARGET, "Is a directory"),
+    "target file: none": (
+        lambda: None,
+        WITH_TARGET,
+        "target file npu.toml: no such file. Give the path of a .toml file",
+    ),
+    "target file: a folder": (lambda: os.mkdir("npu.toml"), WITH_TARGET, "is a folder. Give"),
     "target file: no TOML": (lambda: target_file("format: float16"), WITH_TARGET, "no TOML: "),
     "target file: no key": (
         lambda: target_file("formt = 'float16'"),
@@ -221,7 +232,33 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
         WITH_TARGET,
         "format = 'half' is not allowed",
     ),
-    "report in no folder": (lambda: None, ("--report", "no/r.json"), "not a file in an existing"),
+    "report in no folder": (
+        lambda: None,
+        ("--report", "no/r.json"),
+        "--report no/r.json: there is no folder no. Make it: mkdir -p no",
+    ),
+    "sidecar is a folder": (
+        lambda: os.mkdir("d"),
+        ("--sidecar", "d"),
+        "--sidecar d: is a folder. Name a file in it, such as d/model.sidecar.json",
+    ),
+    "sidecar to stdout": (lambda: None, ("--sidecar", "-"), "only --report goes to standard"),
+    "model to stdout": (lambda: None, ("-o", "-"), "a model does not go to standard output"),
+    "tokens from stdin": (
+        lambda: None,
+        ("--tokens", "-"),
+        "--tokens -: standard input is not read",
+    ),
+    "tokens are a folder": (
+        folder_of_ids,
+        ("--tokens", "d"),
+        "--tokens d: is a folder. Give the path of an .npy file. It has d/ids.npy.",
+    ),
+    "inputs in no folder": (
+        lambda: None,
+        ("--inputs", "no/in.npz"),
+        "no such file, nor is there a folder no. Give the path of an .npz file",
+    ),
     "report on the model": (
         lambda: None,
         ("--report", "model.onnx"),
@@ -255,6 +292,35 @@ def test_bad_input_gives_2_and_the_fix_and_no_file(run: Run, title: str) -> None
     assert message in err
     after = {name: Path(name).is_dir() or Path(name).read_bytes() for name in os.listdir()}
     assert after == before
+
+
+def test_a_model_from_stdin_or_no_folder_is_answered_with_the_fix(run: Run) -> None:
+    for name, message in (
+        ("-", "-: standard input is not read. Give the path of an .onnx file."),
+        ("no/m.onnx", "no/m.onnx: no such file, nor is there a folder no. Give the path"),
+    ):
+        status, out, err = run(name)
+        assert (status, out) == (2, "") and err.startswith(f"ERROR: {message}")
+
+
+def test_options_are_not_abbreviated(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run("model.onnx", "--rep", "r.json")
+    assert stopped.value.code == 2
+    assert "unrecognized arguments: --rep" in capsys.readouterr().err
+    assert os.listdir() == ["model.onnx"]
+
+
+def test_help_has_a_part_for_each_step_and_names_every_kind(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    parts = re.findall(r"^(\w+):$", out, re.MULTILINE)
+    order = ["options", "input", "scales", "target", "proof", "output", "validation", "report"]
+    assert parts == order
+    assert all(kind in out for kind in ("LayerNorms", "RMSNorms", "GroupNorms", "L2"))
 
 
 def a_pipe(path: str) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+import slanc_onnx.public
 from tests.places import ROOT
 
 # Pages of docs/ whose commands are not run here, and why.
@@ -90,7 +91,23 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 def test_readme_is_short_and_leads_to_every_guide() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.encode()) <= 12_000
-    assert all(f"(docs/{page.name})" in text for page in GUIDES)
+    pages = {page.name for page in GUIDES} - {"index.md"}  # which is to the site what this is here
+    assert all(f"(docs/{name})" in text for name in pages)
+
+
+def test_the_site_leads_to_every_guide() -> None:
+    """mkdocs.yml names each page, and docs/index.md links to each but for the site's own."""
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    start = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for page in GUIDES:
+        assert f": {page.name}\n" in navigation, page.name
+        assert page.name == "index.md" or f"({page.name})" in start, page.name
+
+
+def test_the_page_of_the_library_has_every_public_name() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^::: slanc_onnx\.public\.(\w+)$", text, re.MULTILINE)
+    assert sorted(shown) == sorted(set(slanc_onnx.public.__all__) - {"__version__"})
 
 
 def last_line(arguments: list[str], folder: Path) -> str:

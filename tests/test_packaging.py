@@ -48,4 +48,6 @@ def test_every_module_is_inside(wheel: list[str], source: str, target: str) -> N
 
 def test_types_template_and_licence_are_inside(wheel: list[str]) -> None:
     assert {"slanc_onnx/py.typed", "slanc_onnx/report/html/page.html"} <= set(wheel)
+    schemas = {f"slanc_onnx/report/{name}.schema.json" for name in ("report", "sidecar")}
+    assert schemas <= set(wheel)
     assert [name for name in wheel if name.endswith("/licenses/LICENSE")]

@@ -12,7 +12,7 @@ from slanc_onnx.report import BY_SUFFIX
 STDOUT = "-"  # of --report
 REPORTS = ("--report", "--html", "--sidecar", "--fp32-nodes")
 # How the files of several models end, in the folder that the option names.
-_ENDS = {"--report": ".json", "--html": ".html", "--sidecar": ".norms.json"}
+ENDS = {"--report": ".json", "--html": ".html", "--sidecar": ".norms.json"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def jobs_of(args: argparse.Namespace) -> list[JobFiles]:
         (source,) = sources
         output = _beside(source) if args.output is None else Path(args.output)
         return [JobFiles(source, output, given)]
-    ends = dict(_ENDS)
+    ends = dict(ENDS)
     if args.fp32_nodes is not None:
         by_format = {form: suffix for suffix, form in BY_SUFFIX.items()}
         ends["--fp32-nodes"] = f".fp32-nodes{by_format[args.fp32_nodes_format]}"

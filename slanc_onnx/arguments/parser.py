@@ -58,13 +58,28 @@ def make_parser() -> argparse.ArgumentParser:
     """All options of the command."""
     parser = _Parser(
         prog="slanc-onnx",
-        description="Make the LayerNorms and RMSNorms of an ONNX model safe in FP16: insert a "
-        "static scale before each, computed from the weights, and prove that the model stays the "
-        "same.",
+        usage="%(prog)s MODEL.onnx [-o OUT.onnx] [option ...]",
+        description="Make the LayerNorms, RMSNorms, GroupNorms and L2 normalisations of an ONNX "
+        "model safe in FP16: insert a static scale before each, computed from the weights, and "
+        "show that the model stays the same.",
+        allow_abbrev=False,  # a script that says --rep breaks with the next option
         epilog="Exit status: "
         + " ".join(f"{status}: {text}." for status, text in EXIT_STATUS.items()),
     )
-    add = parser.add_argument
+    parser.set_defaults(accelerator=None, search_fp32_nodes=False)
+    _add_inputs(parser)
+    _add_scales(parser)
+    _add_target(parser)
+    _add_certificates(parser)
+    _add_output(parser)
+    _add_validation(parser)
+    _add_reports(parser)
+    parser.add_argument("--version", action="version", version=f"slanc-onnx {__version__}")
+    return parser
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("input").add_argument
     add(
         "models",
         metavar="MODEL.onnx",
@@ -72,28 +87,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="the model; external data stays where it is. With several, each is a job of its own, "
         "and -o, --report, --html, --sidecar and --fp32-nodes name folders",
     )
-    add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
     add(
         "--config",
         metavar="FILE.toml|FILE.json",
         help="options from a file, by the names of the fields of slanc_onnx.Options; what the "
         "command says itself counts more",
     )
-    parser.set_defaults(accelerator=None, search_fp32_nodes=False)
-    _add_inputs(parser)
-    _add_choice(parser)
-    _add_scales(parser)
-    _add_target(parser)
-    _add_certificates(parser)
-    _add_places(parser)
-    _add_validation(parser)
-    _add_reports(parser)
-    add("--version", action="version", version=f"slanc-onnx {__version__}")
-    return parser
-
-
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what the inputs hold").add_argument
     add(
         "--feed",
         type=_feed,
@@ -126,6 +125,21 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 def _add_scales(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("scales").add_argument
     add(
+        "--exclude",
+        metavar="REGEX",
+        help="leave norms alone in whose name it is found, and accept them, and suspects likewise",
+    )
+    add("--only", metavar="REGEX", help="leave all others alone, and accept them")
+    add(
+        "--set-scale",
+        type=_scale,
+        action="append",
+        default=[],
+        metavar="NAME=2^K",
+        help="the scale of a norm, by its name, instead of the one that would be chosen; with "
+        "--apply fold that of its group (repeatable)",
+    )
+    add(
         "--scale",
         choices=("window", "paper", "calibrated"),
         default="window",
@@ -144,25 +158,6 @@ def _add_scales(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="1, so nothing, wherever that is safe on the evidence that the scale has; with "
         "--require certified not where it would cost a certificate",
-    )
-
-
-def _add_choice(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("which norms").add_argument
-    add(
-        "--exclude",
-        metavar="REGEX",
-        help="leave norms alone in whose name it is found, and accept them, and suspects likewise",
-    )
-    add("--only", metavar="REGEX", help="leave all others alone, and accept them")
-    add(
-        "--set-scale",
-        type=_scale,
-        action="append",
-        default=[],
-        metavar="NAME=2^K",
-        help="the scale of a norm, by its name, instead of the one that would be chosen; with "
-        "--apply fold that of its group (repeatable)",
     )
 
 
@@ -188,7 +183,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_certificates(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("certificates").add_argument
+    add = parser.add_argument_group("proof").add_argument
     add(
         "--certify",
         choices=("auto", "exact", "tokens", "off"),
@@ -198,8 +193,10 @@ def _add_certificates(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("where the scales go").add_argument
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("output").add_argument
+    add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
+    add("--dry-run", action="store_true", help="decide and report, but write no model")
     add(
         "--apply",
         choices=("div", "fold"),
@@ -249,7 +246,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_validation(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("data and validation").add_argument
+    add = parser.add_argument_group("validation").add_argument
     add(
         "--emulate",
         choices=("norms", "all"),
@@ -280,7 +277,6 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
     add("--bos", type=int, metavar="ID", help="id to put at the head of each sequence")
     add("--jobs", type=int, metavar="N", help="threads that read weights (default: all processors)")
     add("--no-validate", action="store_true", help="do not run the models")
-    add("--dry-run", action="store_true", help="decide and report, but write no model")
     add(
         "--require",
         choices=("validated", "scaled", "certified"),
@@ -305,13 +301,25 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reports(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("reports").add_argument
+    add = parser.add_argument_group("report").add_argument
     add("--report", metavar="FILE.json", help="write the machine-readable report; -: to stdout")
     add("--sidecar", metavar="FILE.json", help="write what a kernel or a compiler has to know")
     add("--html", metavar="FILE.html", help="write the report to look at; needs matplotlib")
-    add("-q", "--quiet", action="count", default=0, help="no table; twice: nothing on stdout")
+    add(
+        "-q",
+        "--quiet",
+        action="count",
+        default=0,
+        help="no table, no progress; twice: nothing on stdout",
+    )
     add("--traceback", action="store_true", help="with exit status 4: show where it happened")
-    add("-v", "--verbose", action="count", default=0, help="log; twice: more")
+    add(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="list every norm, with all columns that fit, and log each stage; twice: log more",
+    )
 
 
 def _range(text: str) -> tuple[str, tuple[float, float]]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from slanc_onnx.arguments.jobs import JobFiles
+from slanc_onnx.arguments.jobs import ENDS, STDOUT, JobFiles
 from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import refuse_what_is_no_file
 from slanc_onnx.report import LIST_STARTS, REPORT_START, SIDECAR_START
@@ -29,6 +29,8 @@ def check_places(args: argparse.Namespace, jobs: Sequence[JobFiles]) -> None:
     Raises:
         SlancError: it cannot.
     """
+    if any(job.output.name == STDOUT for job in jobs) or args.output == STDOUT:
+        raise SlancError("-o -: a model does not go to standard output. Give the name of a file.")
     if args.html is not None:
         check_matplotlib()
     _check_outputs(jobs)
@@ -86,8 +88,16 @@ def _check_report(option: str, path: Path, job: JobFiles) -> None:
     above = path.resolve().parent
     while not job.alone and not above.exists():  # it is made
         above = above.parent
-    if path.is_dir() or not above.is_dir():
-        raise SlancError(f"{option} {path}: not a file in an existing folder.")
+    if str(path) == STDOUT:
+        raise SlancError(f"{option} -: only --report goes to standard output. Name a file.")
+    if path.is_dir():
+        named = path / f"{source.stem}{ENDS.get(option, ".json")}"
+        raise SlancError(f"{option} {path}: is a folder. Name a file in it, such as {named}.")
+    if not above.is_dir():
+        folder = path.parent
+        raise SlancError(
+            f"{option} {path}: there is no folder {folder}. Make it: mkdir -p {folder}"
+        )
     refuse_what_is_no_file(option, path)
     if not os.access(path.parent if job.alone else above, os.W_OK):
         raise SlancError(f"{option} {path}: its folder is not writable.")

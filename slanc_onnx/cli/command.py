@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from slanc_onnx.arguments import (
     JobFiles,
+    Terminal,
     check_places,
     check_usage,
     jobs_of,
@@ -35,9 +36,10 @@ from slanc_onnx.cli.process import (
     sigterm_raised,
     silence,
 )
-from slanc_onnx.cli.tell import progress, tell, tell_all
+from slanc_onnx.cli.tell import say, tell, tell_all
 from slanc_onnx.errors import SlancError
 from slanc_onnx.job import check_files, protect_file
+from slanc_onnx.report import watched
 
 _LESS_MEMORY = "Try --estimate weights --no-validate, which run no model."
 
@@ -97,7 +99,7 @@ def _run(args: argparse.Namespace) -> int:
 
     def do(job: JobFiles) -> int:
         files = job.source, job.output
-        with progress(quiet=args.quiet > 0) as told:
+        with watched(Terminal(stderr=True), say, quiet=args.quiet > 0) as told:
             outcome = protect_file(*files, options, shown_options=shown, progress=told)
         return tell(args, job, outcome)
 

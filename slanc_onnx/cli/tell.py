@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +12,6 @@ from pathlib import Path
 from slanc_onnx.arguments import STDOUT, JobFiles, Terminal
 from slanc_onnx.cli.process import BUG, FAILED, NOT_WRITTEN, PASSED, bug, fail, on_stdout, reason
 from slanc_onnx.errors import SlancError
-from slanc_onnx.progress import Progress
 from slanc_onnx.report import (
     Outcome,
     audit_lines,
@@ -22,6 +19,7 @@ from slanc_onnx.report import (
     final_parts,
     no_norm_line,
     print_audit,
+    print_lines,
     print_summary,
     print_table,
     printable,
@@ -150,42 +148,23 @@ def _print(args: argparse.Namespace, job: JobFiles, outcome: Outcome, lost: Sequ
     if outcome.nothing_to_do:
         print(printable(" | ".join([_no_norm(outcome), *lost])))
         return
-    # No markup and emoji: brackets and colons in names are just that.
-    width = None if sys.stdout.isatty() else 200
-    console = Terminal(width=width, highlight=False, markup=False, emoji=False)
+    # No markup and emoji: brackets and colons in names are just that. Lines are broken for eyes
+    # alone, scripts read the last one.
+    seen = sys.stdout.isatty()
+    console = Terminal(width=None if seen else 200, highlight=False, markup=False, emoji=False)
     if args.explain_groups and outcome.fold is not None:
-        print(printable("\n".join(explain_groups(outcome.fold.groups))))
+        print_lines(console, list(explain_groups(outcome.fold.groups)), seen)
     if not args.quiet:
-        print_table(console, outcome, args.verbose > 0)
+        print_table(console, outcome, args.verbose > 0, seen)
         if outcome.audits:
-            print_audit(console, outcome.audits)
+            print_audit(console, outcome.audits, args.verbose > 0)
         print("nothing written" if outcome.dry_run else f"written: {outcome.output}")
-    for line in audit_lines(outcome.audits):
-        console.print(printable(line), soft_wrap=True)
-    print_summary(console, outcome, lost, "" if job.alone else f"{job.source}: ")
+    print_lines(console, list(audit_lines(outcome.audits)), seen)
+    print_summary(console, outcome, lost, "" if job.alone else f"{job.source}: ", seen)
 
 
-@contextmanager
-def progress(quiet: bool) -> Iterator[Progress]:
-    """A bar on stderr for work longer than a second, if somebody is there to see it."""
-    from rich.progress import Progress as Bar  # of no use to --help and to whoever pipes stderr
-
-    started = time.monotonic()
-    console = Terminal(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda what, done: logging.getLogger(__name__).info("%s %.0f %%", what, 100 * done)
-        return
-    bar = Bar(console=console, transient=True)
-    task = bar.add_task("", total=1.0)
-
-    def show(what: str, done: float) -> None:
-        with suppress(OSError):  # whoever watches may leave
-            if time.monotonic() - started > 1.0:
-                bar.start()
-            bar.update(task, description=what, completed=done)
-
-    try:
-        yield show
-    finally:
+def say(line: str) -> None:
+    """A line on stderr, if it is there."""
+    if sys.stderr is not None:
         with suppress(OSError):
-            bar.stop()
+            print(line, file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
-from slanc_onnx.errors import SlancError
+from slanc_onnx.errors import SlancError, no_file
 from slanc_onnx.graph.inline import read_skeleton
 
 # Any element type: weights come in all of ONNX's.
@@ -44,7 +44,7 @@ def load_model(path: Path) -> onnx.ModelProto:
             too short or outside the model's folder.
     """
     if not path.is_file():
-        raise SlancError(f"{path}: no such file. Give the path of an .onnx file.")
+        raise no_file(str(path), path, ".onnx")
     try:
         skeleton = read_skeleton(path)
         model = _parsed(path) if skeleton is None else skeleton.model

@@ -12,9 +12,11 @@ from slanc_onnx.report.notes import make_notes
 from slanc_onnx.report.outcome import Outcome, write_fp32_nodes
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.sidecar import SIDECAR_START, write_sidecar
+from slanc_onnx.report.table import print_lines, print_table
 from slanc_onnx.report.target_list import targets_table
-from slanc_onnx.report.terminal import final_parts, no_norm_line, print_summary, print_table
+from slanc_onnx.report.terminal import final_parts, no_norm_line, print_summary
 from slanc_onnx.report.terms import rule_text
+from slanc_onnx.report.watching import watched
 from slanc_onnx.report.wording import reasons_text
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "make_notes",
     "no_norm_line",
     "print_audit",
+    "print_lines",
     "print_summary",
     "print_table",
     "printable",
@@ -37,6 +40,7 @@ __all__ = [
     "report_text",
     "rule_text",
     "targets_table",
+    "watched",
     "write_fp32_nodes",
     "write_report",
     "write_sidecar",

@@ -1,4 +1,4 @@
-"""Report: the machine-readable file."""
+"""Report: the machine-readable file. `report.schema.json` beside this file is its JSON Schema."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ def write_report(report: Mapping[str, Any], path: Path) -> None:
 def report_text(report: Mapping[str, Any]) -> str:
     """A report as JSON; numbers that are not finite are null."""
     return json.dumps(_strict(report), indent=1, allow_nan=False) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a report."""
+    text = Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def _strict(value: Any) -> Any:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from slanc_onnx.report.shown import printable
+from slanc_onnx.report.fitting import MOST_LISTED, Fitted, print_fitted
 from slanc_onnx.verify import Audit
 
 
@@ -43,25 +42,28 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def print_audit(console: Console, audits: Sequence[Audit]) -> None:
-    """One row per norm."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("norm", overflow="fold")
-    for name in ("rows", "inside", "above", "below", "typical", "upper"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("largest row", overflow="fold")
-    for audit in audits:
-        table.add_row(
-            printable(audit.name),
-            str(audit.rows),
-            f"{100 * audit.coverage:.4g} %",
-            str(audit.above),
-            str(audit.below),
-            _ratio(audit.typical_ratio),
-            _ratio(audit.upper_ratio),
-            str(audit.worst[0]) if audit.worst else "",
-        )
-    console.print(table)
+def print_audit(console: Console, audits: Sequence[Audit], verbose: bool = False) -> None:
+    """One row per norm, those with rows outside first; of many norms those alone."""
+    ordered = sorted(audits, key=lambda audit: not (audit.above or audit.below))
+    if len(audits) > MOST_LISTED and not verbose:
+        ordered = [audit for audit in ordered if audit.above or audit.below][:MOST_LISTED]
+    if not ordered:
+        return
+    shown: tuple[tuple[str, str, int, Callable[[Audit], str]], ...] = (
+        ("norm", "name", 0, lambda a: a.name),
+        ("rows", "", 3, lambda a: str(a.rows)),
+        ("inside", "", 0, lambda a: f"{100 * a.coverage:.4g} %"),
+        ("above", "", 0, lambda a: str(a.above)),
+        ("below", "", 0, lambda a: str(a.below)),
+        ("typical", "", 2, lambda a: _ratio(a.typical_ratio)),
+        ("upper", "", 1, lambda a: _ratio(a.upper_ratio)),
+        ("largest row", "text", 4, lambda a: str(a.worst[0]) if a.worst else ""),
+    )
+    columns = [
+        Fitted(title, [text(audit) for audit in ordered], style, leave)
+        for title, style, leave, text in shown
+    ]
+    print_fitted(console, columns)
 
 
 def _ratio(value: float | None) -> str:

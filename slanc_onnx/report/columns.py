@@ -37,10 +37,12 @@ class Shown:
     Attributes:
         title: Its heading.
         text: What it shows of a norm.
-        style: "text" for words, "more" for what a narrow page leaves out, "" for numbers.
+        style: "text" for names and sentences, "words" for a few words, "more" for what a narrow
+            page leaves out, "less" for what a phone does, "" for numbers.
         sort: By what the page sorts; None for the text.
         first: Whether it stands before the columns that do not.
         verbose: Whether a terminal shows it with --verbose alone.
+        leave: Which column a narrow terminal leaves out first: the highest; 0 for never.
     """
 
     title: str
@@ -49,6 +51,7 @@ class Shown:
     sort: Callable[[NormRow], object] | None = None
     first: bool = False
     verbose: bool = False
+    leave: int = 0
 
     def key(self, row: NormRow) -> object:
         """What the page sorts a norm by."""
@@ -114,6 +117,13 @@ def certified_text(certificate: Certificate | None) -> str:
         return ""
     words = certified(certificate)
     return words if isinstance(words, str) else "yes" if words else "no"
+
+
+def proved_text(certificate: Certificate | None) -> str:
+    """The same in few words, without the condition."""
+    if certificate is not None and certificate.conditional:
+        return "on a condition"
+    return certified_text(certificate)
 
 
 def certified(certificate: Certificate) -> bool | str:
@@ -218,30 +228,36 @@ def _sums(row: NormRow, after: bool) -> str:
     """Least and largest sum of squares that was seen, or "~" and what is predicted."""
     if row.seen is not None:
         values = row.seen.scaled if after else row.seen.sum_of_squares
-        return f"{np.min(values):.2g}..{np.max(values):.2g}" if len(values) else ""
+        return f"{_short(np.min(values))}..{_short(np.max(values))}" if len(values) else ""
     estimate, scale = row.decided.estimate, row.decided.scale
     if estimate is None or scale is None:
         return ""
     factor = scale**2 if after else 1.0
-    return f"~{estimate.typical / factor:.2g}..{estimate.upper / factor:.2g}"
+    return f"~{_short(estimate.typical / factor)}..{_short(estimate.upper / factor)}"
+
+
+def _lost(row: NormRow) -> str:
+    """Rows that overflowed before and after, in ASCII; "" where none did."""
+    return f"{row.lost_before} -> {row.lost_after}" if row.lost_before or row.lost_after else ""
 
 
 def _events(row: NormRow) -> str:
-    """The status, what happened to rows, and the reasons."""
+    """The status, and what is wrong with rows now."""
     words: list[str] = [row.decided.status]
-    if row.lost_before:
-        words.append(f"{row.lost_before} rows overflowed before")
     if row.lost_after:
         words.append(f"{row.lost_after} STILL OVERFLOW")
     if row.underflowed:
         words.append(f"{row.underflowed} underflow")
-    if row.decided.reasons:
-        words.append(reasons_text(row.decided.reasons))
     return ", ".join(words)
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("number", None, None, Shown("#", lambda r: str(r.number), "", lambda r: r.number, True)),
+    Column(
+        "number",
+        None,
+        Shown("#", lambda r: str(r.number)),
+        Shown("#", lambda r: str(r.number), "", lambda r: r.number, True),
+    ),
     Column(
         "name",
         lambda r: r.decided.norm.name,
@@ -252,14 +268,14 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "form",
         lambda r: r.decided.norm.form,
-        Shown("form", lambda r: r.decided.norm.form, "text"),
+        Shown("form", lambda r: r.decided.norm.form, "text", leave=5),
     ),
     Column("input", lambda r: r.decided.norm.input),
     Column("width", lambda r: r.decided.norm.width),
     Column(
         "rule",
         lambda r: rule_text(r.decided.rule),
-        Shown("rule", lambda r: short_rule_text(r.decided.rule, MOST_TERMS), "text"),
+        Shown("rule", lambda r: short_rule_text(r.decided.rule, MOST_TERMS), "text", leave=4),
     ),
     Column("sources", lambda r: list(r.decided.sources)),
     Column(
@@ -277,25 +293,21 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "observed",
         lambda r: _observed(r.seen),
-        None,
+        Shown("rows lost", _lost),
         Shown("rows lost", lost_text, "", lambda r: r.lost_before if len(r.rows_before) else None),
     ),
     Column(
         "overflow_bits",
         None,
         None,
-        Shown("bits to overflow", lambda r: bits(r.overflow_bits), "", lambda r: r.overflow_bits),
-    ),
-    Column(
-        "underflow_bits",
-        None,
-        None,
-        Shown("to underflow", lambda r: bits(r.underflow_bits), "more", lambda r: r.underflow_bits),
+        Shown(
+            "bits to overflow", lambda r: bits(r.overflow_bits), "less", lambda r: r.overflow_bits
+        ),
     ),
     Column(
         "before",
         None,
-        Shown("sum of squares", lambda r: _sums(r, False)),
+        Shown("sum of squares", lambda r: _sums(r, False), leave=2),
         Shown(
             "before: least · median · most",
             lambda r: spread_text(r.before),
@@ -306,19 +318,19 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "after",
         None,
-        Shown("after", lambda r: _sums(r, True)),
+        Shown("after", lambda r: _sums(r, True), leave=3),
         Shown("after", lambda r: spread_text(r.after), "more", lambda r: r.after and r.after.high),
     ),
     Column(
         "certificate",
         _certificate,
-        Shown("certified", _margin),
-        Shown("certified", lambda r: certified_text(r.decided.certificate)),
+        Shown("certified", _margin, leave=1),
+        Shown("certified", lambda r: proved_text(r.decided.certificate), "words"),
     ),
     Column(
         "safe_radius",
         lambda r: r.decided.safe_radius,
-        Shown("safe radius", lambda r: below(r.decided.safe_radius), verbose=True),
+        Shown("safe radius", lambda r: below(r.decided.safe_radius), verbose=True, leave=6),
         Shown(
             "safe radius",
             lambda r: below(r.decided.safe_radius),
@@ -329,19 +341,19 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "most_elements",
         lambda r: r.decided.most_elements,
-        Shown("holds up to", lambda r: number(r.decided.most_elements, 6), verbose=True),
+        Shown("holds up to", lambda r: number(r.decided.most_elements, 6), verbose=True, leave=7),
         Shown("holds up to (elements per row)", lambda r: number(r.decided.most_elements, 6)),
     ),
     Column(
         "assumed_inputs",
         lambda r: assumed_entries(r.decided.assumed),
-        Shown("assumed", lambda r: assumed_text(r.decided.assumed), "text", verbose=True),
+        Shown("assumed", lambda r: assumed_text(r.decided.assumed), "text", verbose=True, leave=8),
         Shown("assumed of inputs", lambda r: assumed_text(r.decided.assumed), "text"),
     ),
     Column(
         "first_row",
         _first_row,
-        Shown("longest first row", _first_text, verbose=True),
+        Shown("longest first row", _first_text, verbose=True, leave=9),
         Shown("longest first row", _first_text, "more", lambda r: r.first and r.first.length),
     ),
     Column("applied", lambda r: r.applied),

@@ -1,15 +1,14 @@
-"""What a person reads on a terminal: the table, the counts and the verdict."""
+"""What a person reads on a terminal below the table: the counts, the notes and the verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from slanc_onnx.norms import Suspect
 from slanc_onnx.reasons import NOT_RUN_ITSELF, Failure, Note
-from slanc_onnx.report.columns import COLUMNS
+from slanc_onnx.report.attention import MOST_NAMES, reason_lines
 from slanc_onnx.report.compared import as_written_text, beyond_text, default_level_text
 from slanc_onnx.report.conversion import conversion_lines
 from slanc_onnx.report.fold import fold_line
@@ -17,7 +16,8 @@ from slanc_onnx.report.fp32_nodes import fp32_nodes_text
 from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on, needed_by
 from slanc_onnx.report.next_step import next_step
 from slanc_onnx.report.outcome import Outcome
-from slanc_onnx.report.shown import printable
+from slanc_onnx.report.shown import some
+from slanc_onnx.report.table import print_lines
 from slanc_onnx.report.wording import (
     condition_text,
     need_text,
@@ -27,26 +27,7 @@ from slanc_onnx.report.wording import (
 from slanc_onnx.scale import ScaledNorm, evidence, instead_of_one
 from slanc_onnx.verify import Fp32Nodes, Validation
 
-
-def print_table(console: Console, outcome: Outcome, verbose: bool = False) -> None:
-    """One row per norm: what was read, the scale, and the sums of squares before and after."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    proved = any(row.decided.certificate is not None for row in outcome.rows)
-    columns = [
-        column.terminal
-        for column in COLUMNS
-        if column.terminal is not None
-        and (proved or column.name != "certificate")
-        and (verbose or not column.terminal.verbose)
-    ]
-    for column in columns:
-        if column.style == "text":
-            table.add_column(column.title, overflow="fold")
-        else:
-            table.add_column(column.title, justify="right", no_wrap=True)
-    for row in outcome.rows:
-        table.add_row(*(printable(column.text(row)) for column in columns))
-    console.print(table)
+MOST_CONDITIONS = 3  # of a kind, on a terminal
 
 
 def no_norm_line(outcome: Outcome) -> str:
@@ -59,7 +40,11 @@ def no_norm_line(outcome: Outcome) -> str:
 
 
 def print_summary(
-    console: Console, outcome: Outcome, lost: Sequence[str] = (), of: str = ""
+    console: Console,
+    outcome: Outcome,
+    lost: Sequence[str] = (),
+    of: str = "",
+    wrap: bool = False,
 ) -> None:
     """Counts, notes, limits, the perplexity table, and the verdict in the last line.
 
@@ -68,12 +53,10 @@ def print_summary(
         outcome: What the job did.
         lost: What could not be written beside the model, for the last line.
         of: What the last line begins with.
+        wrap: Whether lines are broken to fit; scripts read the last one, where they are not.
     """
     *lines, last = _summary(outcome)
-    for line in [*lines, of + " | ".join([last, *lost])]:
-        console.print(
-            printable(line), soft_wrap=True
-        )  # scripts read the last line: it stays one line
+    print_lines(console, [*lines, of + " | ".join([last, *lost])], wrap)
 
 
 def _summary(outcome: Outcome) -> Iterator[str]:
@@ -85,6 +68,7 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         + ", ".join(f"{count} {status}" for status, count in counts.items())
         + (f"; estimated by {' and '.join(by)}" if by else "")
     )
+    yield from reason_lines(norms, skipped=True)
     if outcome.fold is not None:
         yield fold_line(len(norms), outcome.fold)
         yield from (f"note: {reason_text(note)}" for note in outcome.fold.notes)
@@ -102,16 +86,23 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         words = {"fp32": "FP32", "fp16": what, "fp16_slanc": f"{after} + SLaNC"}
         figures = (f"{words[k]} {v:.4f}" for k, v in validation.perplexity.items())
         yield "perplexity: " + ", ".join(figures)
-    conditions = {
-        c
-        for n in norms
-        if n.certificate and n.certificate.certified
-        for c in n.certificate.conditions
-    }
-    yield from (f"certified if {condition_text(c)}" for c in sorted(conditions))
+    yield from _condition_lines(norms)
     said = (outcome.epsilon_line, outcome.first_rows_line, outcome.advice_line)
     yield from filter(None, said)
     yield final_line(outcome)
+
+
+def _condition_lines(norms: Sequence[ScaledNorm]) -> Iterator[str]:
+    """What certificates rest on: of each kind the first few conditions, and how many more."""
+    proofs = [n.certificate for n in norms if n.certificate is not None and n.certificate.certified]
+    kinds: dict[str, list[str]] = {}
+    for condition in sorted({c for proof in proofs for c in proof.conditions}):
+        kinds.setdefault(condition.kind, []).append(condition_text(condition))
+    for texts in kinds.values():
+        yield from (f"certified if {text}" for text in texts[:MOST_CONDITIONS])
+        if len(texts) > MOST_CONDITIONS:
+            more = len(texts) - MOST_CONDITIONS
+            yield f"certified on {more} more conditions like the last one, see --report"
 
 
 def final_line(outcome: Outcome) -> str:
@@ -153,13 +144,20 @@ def fp32_nodes_line(outcome: Outcome) -> list[str]:
 
 
 def suspect_lines(outcome: Outcome) -> list[str]:
-    """What looks like a norm and was not taken, each with the reason."""
+    """What looks like a norm and was not taken, with the reason: a line per reason."""
     open_ones = {suspect.name for suspect in outcome.not_understood}
-    return [
-        f"{s.name} ({s.op}) looks like a norm and was "
-        + (f"not understood: {reason_text(s.reason)}" if s.name in open_ones else "left out")
-        for s in outcome.suspects
-    ]
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for s in outcome.suspects:
+        told = s.name in open_ones
+        why = reason_text(s.reason) if told else ""
+        groups.setdefault((told, why), []).append(f"{s.name} ({s.op})")
+    lines = []
+    for (told, why), names in groups.items():
+        one = len(names) == 1
+        look = "looks like a norm and was" if one else "look like norms and were"
+        ending = f"not understood: {why}" if told else "left out"
+        lines.append(f"{some(names, MOST_NAMES)} {look} {ending}")
+    return lines
 
 
 def shortfalls(outcome: Outcome) -> list[str]:

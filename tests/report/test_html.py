@@ -3,8 +3,6 @@
 import dataclasses
 import html
 import re
-import shutil
-import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
@@ -24,13 +22,12 @@ from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.wording import reasons_text
 from slanc_onnx.verify.observed import Observed
 from slanc_onnx.verify.tensor_sizes import TensorSize
+from tests.browser import browser, in_browser
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
 from tests.places import SAMPLES
 
 LLAMA = SAMPLES / "llama_like.onnx"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -210,26 +207,6 @@ def test_without_matplotlib_it_says_what_to_install(
     assert not Path("model.slanc.onnx").exists()
 
 
-def in_browser(page: str, folder: Path, script: str = "") -> tuple[str, list[str]]:
-    """The document after its scripts, and what they wrote to the console."""
-    assert CHROMIUM is not None
-    path = folder / "page.html"
-    path.write_text(page.replace("</html>", f"<script>{script}</script></html>"), "utf-8")
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        f"--user-data-dir={folder}/profile",
-        "--dump-dom",
-        path.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
 @browser
 def test_a_browser_runs_it_in_silence(written: str, tmp_path: Path) -> None:
     # A request of any kind would be refused by the page's own policy, and that is logged.
@@ -272,7 +249,7 @@ def test_the_table_sorts_filters_and_opens_details(
 def test_a_picture_fits_the_screen(written: str, tmp_path: Path, width: int, shown: str) -> None:
     """Inside a frame of that width: headless windows are at least 500 pixels wide."""
     inner = tmp_path / "inner.html"
-    report = "for (const s of document.querySelectorAll('body > svg'))"
+    report = "for (const s of document.querySelectorAll('main > svg'))"
     report += " if (s.getBoundingClientRect().width) parent.postMessage("
     report += "s.classList + ' ' + (document.documentElement.scrollWidth <= innerWidth), '*')"
     inner.write_text(written.replace("</html>", f"<script>{report}</script></html>"), "utf-8")
@@ -297,6 +274,55 @@ def test_the_page_tells_what_was_folded(tmp_path: Path) -> None:
     assert html.escape(fold_line(len(applied), made.fold)) in written
     for way in ("fold", "div"):
         assert written.count(f"<dt>applied</dt><dd>{way}</dd>") == applied.count(way)
+
+
+class _Outline(HTMLParser):
+    """Headings in order, and what a reader without eyes or a mouse has to be told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headings: list[str] = []
+        self.faults: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(tag)
+        unnamed = tag in ("input", "select") and not given.get("aria-label")
+        unscoped = tag == "th" and given.get("scope") not in ("col", "row")
+        unreachable = given.get("class") == "scroll" and given.get("tabindex") != "0"
+        silent = tag == "svg" and not (given.get("role") == "img" and given.get("aria-label"))
+        if unnamed or unscoped or unreachable or silent:
+            self.faults.append(tag)
+
+
+def test_headings_tables_and_pictures_can_be_read_without_eyes_or_a_mouse(written: str) -> None:
+    outline = _Outline()
+    outline.feed(written)
+    assert outline.faults == []
+    assert outline.headings[0] == "h1" and set(outline.headings[1:]) == {"h2"}
+    assert "<main>" in written
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark", "print"])
+def test_words_stand_out_from_the_paper(written: str, scheme: str) -> None:
+    """By WCAG 2.2: 4.5 for text, 3 for what is drawn."""
+    blocks = re.findall(r":root \{(.*?)\}", written, re.DOTALL)
+    colours = dict(re.findall(r"--(\w+): (#\w+)", blocks[("light", "dark", "print").index(scheme)]))
+
+    def luminance(colour: str) -> float:
+        digits = "".join(2 * c for c in colour[1:]) if len(colour) == 4 else colour[1:]
+        channels = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(one: str, other: str) -> float:
+        low, high = sorted((luminance(colours[one]), luminance(colours[other])))
+        return (high + 0.05) / (low + 0.05)
+
+    for paper in ("paper", "panel"):
+        assert all(contrast(ink, paper) >= 4.5 for ink in ("ink", "faint", "good", "bad"))
+    assert all(contrast(drawn, "paper") >= 3 for drawn in ("before", "after", "limit"))
 
 
 def test_the_page_and_the_report_are_two_files(run: Run) -> None:

@@ -96,9 +96,15 @@ def test_inputs_by_name_are_audited_too(run: Run) -> None:
     np.savez("in.npz", input_ids=IDS)
     assert run(str(LLAMA), "-o", "out.onnx", "--observe", "in.npz", "-q")[0] == 0
     status, _, err = run(str(LLAMA), "-o", "out.onnx", "--observe", "none.npz")
-    assert (status, err) == (2, "ERROR: --observe none.npz: no such file.\n")
+    assert (status, err) == (
+        2,
+        "ERROR: --observe none.npz: no such file. Give the path of an .npz file.\n",
+    )
     status, _, err = run(str(LLAMA), "-o", "out.onnx", "--observe", "none.npy")
-    assert (status, err) == (2, "ERROR: --observe none.npy: no such file.\n")
+    assert (status, err) == (
+        2,
+        "ERROR: --observe none.npy: no such file. Give the path of an .npy file.\n",
+    )
     np.save("large.npy", IDS + 1000)
     status, _, err = run(str(LLAMA), "-o", "new.onnx", "--observe", "large.npy")
     assert status == 2 and err.startswith("ERROR: --observe: id ") and "outside the model's" in err

@@ -19,7 +19,8 @@ from slanc_onnx.report.columns import (
     spread_text,
     status_text,
 )
-from slanc_onnx.report.digits import above, bits_below
+from slanc_onnx.report.digits import above, below, bits_below
+from slanc_onnx.report.html.parts import name_text, scrolled
 from slanc_onnx.report.html.plots import histograms, overview
 from slanc_onnx.report.html.tensors import tensor_section
 from slanc_onnx.report.html.view import PageView, page_view
@@ -43,32 +44,54 @@ def page(view: PageView) -> str:
         resources.files("slanc_onnx.report.html").joinpath("page.html").read_text(encoding="utf-8")
     )
     form, norms = str(view.accelerator.format), view.norms
-    word, rest = "".join(view.line[:1]), " | ".join(view.line[1:])
     states = {None: "", True: "passed", False: "failed"}
     wide, narrow = (overview(norms, form, view.seen, small) for small in (False, True))
-    kinds = {kind for norm in norms for kind in _kinds(norm)}
+    urgent = {number: place for place, number in enumerate(view.urgent)}
+    listed = sorted(norms, key=lambda norm: urgent.get(norm.number, len(norms)))
+    kinds = {kind for norm in norms for kind in _kinds(norm)} | ({"urgent"} if urgent else set())
     choices = [("", "all norms"), *((k, words) for k, words in _CHOICES.items() if k in kinds)]
     pictures = histograms(norms)
+    shown = [column for column in SHOWN if any(column.text(norm) for norm in norms)]
     return Template(text).substitute(
-        title=html.escape(f"{Path(view.model).name}: norms in {form}"),
-        heading=html.escape(f"{Path(view.model).name} → {Path(view.output).name}"),
+        title=html.escape(f"{view.heading}: norms in {form}"),
+        heading=name_text(view.heading),
+        paths=name_text(f"{view.model} → {view.output}" if view.output else view.model),
         sentence=html.escape(view.sentence),
         state=states[view.passed],
-        line=f"<b>{html.escape(word)}</b>" + (f" | {html.escape(rest)}" if rest else ""),
+        line=_line(view.line),
+        scrolled=scrolled("Norms"),
+        folded="" if norms else "folded",
+        facts="".join(f"<div><dt>{t}</dt><dd>{name_text(v)}</dd></div>" for t, v in view.facts),
+        suspects=view.sections.suspects,
+        conversion=view.sections.conversion,
+        conditions=view.sections.conditions,
         wide=wide,
         narrow=narrow,
         reading=html.escape(_reading(view)),
         perplexity=_perplexity(view),
         tensors=tensor_section(view.tensors, view.tensors_said),
-        notes="".join(f'<p class="quiet">Note: {html.escape(note)}</p>' for note in view.notes),
+        notes=_notes(view.notes),
         choices="".join(f'<option value="{k}">{words}</option>' for k, words in choices),
         columns="".join(
             f'<th scope="col" class="{c.style}"><button type="button">{c.title}</button></th>'
-            for c in SHOWN
+            for c in shown
         ),
-        rows="\n".join(_row(norm) for norm in norms),
+        rows="\n".join(_row(norm, shown, norm.number in urgent) for norm in listed),
         details="\n".join(_details(n, p) for n, p in zip(norms, pictures, strict=True)),
     )
+
+
+def _line(parts: Sequence[str]) -> str:
+    """The word, and below it what that rests on; "" where nothing was done."""
+    if not parts:
+        return ""
+    rests = "".join(f"<li>{html.escape(part)}</li>" for part in parts[1:])
+    return f"<p><strong>{html.escape(parts[0])}</strong></p>" + (rests and f"<ul>{rests}</ul>")
+
+
+def _notes(notes: Sequence[str]) -> str:
+    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    return items and f"<h2>Notes</h2>\n<ul>{items}</ul>"
 
 
 def _reading(view: PageView) -> str:
@@ -93,6 +116,7 @@ def _perplexity(view: PageView) -> str:
 
 
 _CHOICES = {
+    "urgent": "need attention",
     "overflowed": "overflowed as exported",
     "bad": "overflow or underflow now",
     "skipped": "skipped",
@@ -118,36 +142,41 @@ _SHOWN = [column.page for column in COLUMNS if column.page is not None]
 SHOWN = [shown for first in (True, False) for shown in _SHOWN if shown.first is first]
 
 
-def _row(norm: NormRow) -> str:
+def _row(norm: NormRow, columns: Sequence[Shown], urgent: bool) -> str:
     text = " ".join(
         (norm.name, norm.decided.norm.form, status_text(norm), rule_text(norm.decided.rule))
     ).lower()
     cells = []
-    for column in SHOWN:
+    for column in columns:
         key = column.key(norm)
         shown = "" if key is None else html.escape(str(key))
-        cells.append(f'<td class="{column.style}" data-key="{shown}">{_cell(column, norm)}</td>')
+        style = "text name" if column.title == "norm" else column.style
+        cells.append(f'<td class="{style}" data-key="{shown}">{_cell(column, norm)}</td>')
+    kinds = [*_kinds(norm), *["urgent"] * urgent]
     return (
-        f'<tr class="{" ".join(_kinds(norm))}" data-norm="norm-{norm.number}" '
+        f'<tr class="{" ".join(kinds)}" data-norm="norm-{norm.number}" '
         f'data-text="{html.escape(text)}">{"".join(cells)}</tr>'
     )
 
 
 def _cell(column: Shown, norm: NormRow) -> str:
-    text = html.escape(column.text(norm))
+    text = (
+        name_text(column.text(norm)) if column.style == "text" else html.escape(column.text(norm))
+    )
     return f'<a href="#norm-{norm.number}">{text}</a>' if column.title == "norm" else text
 
 
 def _details(norm: NormRow, picture: str) -> str:
     rows = "".join(f"<dt>{t}</dt><dd>{html.escape(v)}</dd>" for t, v in _facts(norm) if v)
-    summary = f"{norm.number}. {html.escape(norm.name)}"
+    summary = f"{norm.number}. {name_text(norm.name)}"
     word = norm.decided.status if norm.decided.scale is None else f"/ {norm.decided.scale:.6g}"
-    if not picture and len(norm.rows_before):
+    if picture:
+        picture = f"{scrolled(f'Histogram of {norm.name}')}{picture}</div>"
+    elif len(norm.rows_before):
         picture = '<p class="quiet">Left out to keep the page small: its histogram.</p>'
     return (
         f'<details id="norm-{norm.number}"><summary>{summary} <span class="quiet">'
-        f'{html.escape(word)}</span></summary><div class="scroll">{picture}</div>'
-        f"<dl>{rows}</dl></details>"
+        f"{html.escape(word)}</span></summary>{picture}<dl>{rows}</dl></details>"
     )
 
 
@@ -196,6 +225,7 @@ def _facts(norm: NormRow) -> Sequence[tuple[str, str]]:
         ("predicted sums", predicted),
         ("before", spread_text(norm.before)),
         ("after", spread_text(norm.after)),
+        ("safe radius", below(decided.safe_radius)),
         ("bits to overflow", bits(norm.overflow_bits)),
         ("bits to underflow", bits(norm.underflow_bits)),
         ("rows lost", lost_text(norm)),

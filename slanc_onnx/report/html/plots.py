@@ -86,7 +86,8 @@ def overview(norms: Sequence[NormRow], form: str, seen: bool, narrow: bool = Fal
         axes.set_ylim(*_range(norms))
         _ticks(axes, norms, 6 if narrow else 16)
         columns = 1 if narrow else 3
-        figure.legend(loc="outside upper left", ncols=columns, frameon=False)
+        place: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "frameon": False}
+        figure.legend(**place, markerscale=1 / _mark_size(norms))
         words = "Sums of squares of every norm before and after scaling, against the limits"
         return _inline(figure, "narrow" if narrow else "wide", words)
 
@@ -137,12 +138,18 @@ def _range(norms: Sequence[NormRow]) -> tuple[float, float]:
     return min(usable) / 4, max(usable) * 4
 
 
+def _mark_size(norms: Sequence[NormRow]) -> float:
+    """How large marks are, so that those of many norms stay apart; 1 for a few."""
+    return max(0.25, min(1.0, 120 / len(norms)))
+
+
 def _marks(axes: Any, norms: Sequence[NormRow]) -> None:
     kinds = (
         ("typical", "_", INK, "predicted typical row, scaled"),
         ("upper", "^", "none", "predicted largest row, scaled"),
         ("bound", "D", AFTER, "certified: no input exceeds it"),
     )
+    size = _mark_size(norms)
     for key, marker, face, label in kinds:
         values = [getattr(n, key) for n in norms]
         if any(v is not None for v in values):
@@ -154,10 +161,10 @@ def _marks(axes: Any, norms: Sequence[NormRow]) -> None:
                 linestyle="none",
                 marker=marker,
                 label=label,
-                markersize=4.5,
+                markersize=4.5 * size,
                 markerfacecolor=face,
                 markeredgecolor=INK,
-                markeredgewidth=0.8,
+                markeredgewidth=0.8 * size,
             )
 
 

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.report.attention import in_order
 from slanc_onnx.report.compared import tensors_text
-from slanc_onnx.report.conversion import conversion_lines
+from slanc_onnx.report.digits import below
 from slanc_onnx.report.fold import fold_line
+from slanc_onnx.report.html.conversion import conversion_section
+from slanc_onnx.report.html.open_points import condition_section, suspect_section
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
-from slanc_onnx.report.terminal import final_parts, no_norm_line, suspect_lines
+from slanc_onnx.report.terminal import final_parts, no_norm_line
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.verify import TensorSize
+
+
+@dataclass(frozen=True)
+class Sections:
+    """Parts of the page, as HTML."""
+
+    suspects: str
+    conversion: str
+    conditions: str
 
 
 @dataclass(frozen=True)
@@ -22,30 +36,38 @@ class PageView:
 
     Attributes:
         model: The input file.
-        output: The written file.
+        output: The written file; "" where nothing was written.
+        heading: The model with its folder, and the written file.
+        facts: Titles and figures that sum the page up.
         sentence: The verdict in a sentence.
         line: The parts of the last line that the command prints; none where nothing was done.
         passed: None where nothing was validated.
         seen: Whether rows are observed, not predicted.
         accelerator: Whose arithmetic it is.
         norms: In topological order.
+        urgent: The numbers of those that need attention, the worst first.
         tensors: The largest first, where everything is emulated.
         tensors_said: What they say in a sentence.
         perplexity: As in the validation; None without tokens.
-        notes: What was folded and converted, and the notes of the outcome.
+        sections: The parts on suspects, the conversion and conditions, as HTML; "" without them.
+        notes: What was folded, and the notes of the outcome.
     """
 
     model: str
     output: str
+    heading: str
+    facts: list[tuple[str, str]]
     sentence: str
     line: list[str]
     passed: bool | None
     seen: bool
     accelerator: Accelerator
     norms: list[NormRow]
+    urgent: list[int]
     tensors: list[TensorSize]
     tensors_said: str
     perplexity: dict[str, float] | None
+    sections: Sections
     notes: list[str]
 
 
@@ -55,11 +77,9 @@ def page_view(outcome: Outcome) -> PageView:
     seen = validation is not None and bool(validation.observed)
     norms, fold = outcome.rows, outcome.fold
     folded = [] if fold is None else [fold_line(len(norms), fold), *map(reason_text, fold.notes)]
-    if outcome.conversion is not None:
-        folded += conversion_lines(outcome.conversion, fold)
     passed = None if validation is None and outcome.not_validated is None else outcome.passed
     line = [] if outcome.nothing_to_do else final_parts(outcome)
-    said = filter(None, (outcome.epsilon_line, outcome.first_rows_line, outcome.advice_line))
+    said = filter(None, (outcome.first_rows_line, outcome.advice_line))
     if not outcome.passed:
         passed, line = False, line or [no_norm_line(outcome)]
     found = outcome.fp32_nodes
@@ -67,18 +87,73 @@ def page_view(outcome: Outcome) -> PageView:
     sizes = () if validation is None else validation.tensors
     return PageView(
         model=str(outcome.source),
-        output=str(outcome.output),
+        output="" if outcome.dry_run or outcome.nothing_to_do else str(outcome.output),
+        heading=_heading(outcome),
+        facts=_facts(outcome),
         sentence=_sentence(norms, str(device.format), seen, healed_by),
         line=line,
         passed=passed,
         seen=seen,
         accelerator=device,
         norms=norms,
+        urgent=[row.number for row in in_order(norms, outcome.require)[0]],
         tensors=sorted(sizes, key=lambda size: -size.largest),
         tensors_said=tensors_text(sizes, str(device.format)),
         perplexity=None if validation is None else validation.perplexity,
-        notes=[*folded, *map(reason_text, outcome.notes), *suspect_lines(outcome), *said],
+        sections=Sections(
+            suspect_section(outcome),
+            conversion_section(outcome.conversion, fold),
+            condition_section(outcome),
+        ),
+        notes=[*folded, *map(reason_text, outcome.notes), *said],
     )
+
+
+def _heading(outcome: Outcome) -> str:
+    """The file with its folder, since many are called model.onnx, and what was written."""
+    heading = _in_folder(outcome.source)
+    if outcome.dry_run or outcome.nothing_to_do:
+        return heading
+    beside = outcome.output.resolve().parent == outcome.source.resolve().parent
+    return f"{heading} → {outcome.output.name if beside else _in_folder(outcome.output)}"
+
+
+def _in_folder(path: Path) -> str:
+    return "/".join(part for part in (path.resolve().parent.name, path.name) if part)
+
+
+def _facts(outcome: Outcome) -> list[tuple[str, str]]:
+    """What sums the page up."""
+    norms, rows = outcome.norms, outcome.rows
+    count = Counter(norm.status for norm in norms)
+    facts = [("norms", ", ".join(f"{n} {status}" for status, n in count.items()) or "none")]
+    if outcome.suspects:
+        facts.append(("suspects", f"{len(outcome.not_understood)} not understood"))
+    if any(row.seen is not None for row in rows):
+        before, after = sum(r.lost_before for r in rows), sum(r.lost_after for r in rows)
+        facts.append(("rows lost", f"{before:,} → {after:,}"))
+    proved = [n.certificate for n in norms if n.certificate is not None]
+    if proved:
+        on = sum(proof.conditional for proof in proved)
+        words = f"{sum(proof.certified for proof in proved)} of {len(norms)}"
+        facts.append(("certified", f"{words}, {on} on a condition" if on else words))
+    radii = [norm.safe_radius for norm in norms if norm.safe_radius is not None]
+    if radii:
+        facts.append(("least safe radius", below(min(radii))))
+    return [*facts, *_largest(outcome)]
+
+
+def _largest(outcome: Outcome) -> list[tuple[str, str]]:
+    """The largest tensor that was measured, against the limit; nothing where none was."""
+    sizes = () if outcome.validation is None else outcome.validation.tensors
+    ranges = () if outcome.fold is None else outcome.fold.ranges
+    if sizes:
+        size = max(sizes, key=lambda each: each.largest)
+        return [("largest tensor", f"{size.largest:.4g} of {size.limit:g}: {size.tensor}")]
+    if ranges:
+        group = max(ranges, key=lambda each: each.stored)
+        return [("largest tensor", f"{group.stored:.4g} of {group.limit:g}: {group.holds}")]
+    return []
 
 
 def _sentence(norms: Sequence[NormRow], form: str, seen: bool, healed_by: int) -> str:
