@@ -244,6 +244,6 @@ def _constant(name: str, value: Array) -> ir.Value:
     return ir.Value(
         name=name,
         type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(value.shape),
         const_value=tensor,
     )

@@ -14,10 +14,10 @@ import slanc_onnx
 from passes.graphsurgeon import protect
 from slanc_onnx import Accelerator, Options, SlancError
 from slanc_onnx.options import ApplyRule
+from tests.models.every_edit import IDS, every_edit
 from tests.norms.test_heads import written
 from tests.oracles.proto_diff import differences
 from tests.oracles.unoptimised import different, run
-from tests.passes.test_onnx_ir import IDS, every_edit
 from tests.places import SAMPLES
 
 BOTH = pytest.mark.parametrize("apply", ["div", "fold"])

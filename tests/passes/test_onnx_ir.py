@@ -1,6 +1,5 @@
 """The onnx_ir pass edits a model as the library edits the same ModelProto, and says so truly."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,63 +7,20 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from slanc_onnx import Accelerator, Options, SlancError, protect
+from slanc_onnx import Options, SlancError, protect
 from slanc_onnx.options import ApplyRule
-from tests.norms.test_heads import written
+from tests.models.every_edit import IDS, every_edit
 from tests.oracles.proto_diff import differences
 from tests.oracles.unoptimised import different, run
 from tests.places import SAMPLES
 
 ir: Any = pytest.importorskip("onnx_ir")
-common: Any = pytest.importorskip("onnx_ir.passes.common")
 
 from passes.onnx_ir import SlancPass, scale_model  # noqa: E402
 
 WEIGHTS = Options(estimate="weights")
 FOLD = Options(estimate="weights", apply="fold")
 BOTH = pytest.mark.parametrize("apply", ["div", "fold"])
-
-# Every kind of edit: an epsilon attribute and an epsilon input, a Skip op whose sum of addends is
-# read, is a graph output and goes on into a branch, and a norm inside that branch.
-EVERY_EDIT = """
-<
-    ir_version: 10, opset_import: ["": 17, "com.microsoft": 1], producer_name: "exporter",
-    doc_string: "a model", metadata_props: ["author": "someone"]
->
-main (int64[1, rows] ids, bool deep)
-    => (float[1, rows, 4] y, float[1, rows, 4] sum, float[1, rows, 4] z)
-<
-    float[4] g = {1, 2, 3, 4}, float[4] b = {4, 3, 2, 1}, float[4] bias = {500, 6, 7, -800},
-    float eps = {1e-5}, float[1, rows, 4] h
->
-{
-    h = Gather(table, ids)
-    [first] a = LayerNormalization<axis = -1, epsilon = 1e-5>(h, g, b)
-    [second] z, mean, inv, sum = com.microsoft.SkipLayerNormalization(h, a, g, b, bias)
-    q = Mul(sum, sum)
-    m = ReduceMean<axes = [-1]>(q)
-    v = Add(m, eps)
-    s = Sqrt(v)
-    [third] n = Div(sum, s)
-    [choice] c = If (deep) <
-        then_branch = deeper () => (float[1, rows, 4] o) {
-            [fourth] o = LayerNormalization<axis = -1>(sum, g)
-        },
-        else_branch = as_it_is () => (float[1, rows, 4] o) { o = Identity(sum) }
-    >
-    y = Add(c, n)
-}
-"""
-IDS = np.array([[0, 3, 5, 2, 7]])
-
-
-def every_edit() -> onnx.ModelProto:
-    model = onnx.parser.parse_model(EVERY_EDIT)
-    table = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32) * 3000
-    model.graph.initializer.append(numpy_helper.from_array(table, "table"))
-    for node in model.graph.node:
-        node.doc_string = f"makes {node.output[0]}"
-    return model
 
 
 def in_ir(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -181,100 +137,6 @@ def test_a_second_run_changes_nothing(options: Options) -> None:
     assert {d.status for d in scale_model(model, options)} == {"unchanged"}
 
 
-def test_a_fold_divides_weights_and_keeps_all_others() -> None:
-    model = ir.from_proto(every_edit())
-    nodes = list(model.graph)
-    before = {name: value.const_value for name, value in model.graph.initializers.items()}
-    scale_model(model, FOLD)
-    now = model.graph.initializers
-    assert {name for name, held in before.items() if now[name].const_value is not held} == {
-        "table",
-        "bias",
-    }
-    half = now["table"].const_value.numpy() * np.float32(1024)
-    assert (half == before["table"].numpy()).all()
-    assert all(any(node is kept for kept in model.graph) for node in nodes)
-
-
-CONSTANT = """
-<ir_version: 10, opset_import: ["": 17]>
-main (float[3, 2] x) => (float[3, 4] y) <float[4] g = {1, 2, 3, 4}>
-{
-    w = Constant<value = float[2, 4] {900, 1, 2, 3, 4, 5, 6, -900}>()
-    b = Constant<value_floats = [500.0, 1.0, 2.0, 3.0]>()
-    h = MatMul(x, w) s = Add(h, b)
-    [n] y = LayerNormalization<axis = -1>(s, g)
-}
-"""
-
-
-def test_weights_in_constant_nodes_are_folded_into() -> None:
-    model = read(CONSTANT)
-    before = run(ir.to_proto(model), x=np.ones((3, 2), np.float32))
-    scale_model(model, FOLD)
-    assert [node.op_type for node in model.graph] == [
-        *("Constant", "Constant", "MatMul", "Add", "LayerNormalization")
-    ]
-    assert different(before, run(ir.to_proto(model), x=np.ones((3, 2), np.float32))) == []
-
-
-@BOTH
-def test_norms_inside_an_attention_op_are_written_out(apply: ApplyRule) -> None:
-    proto, model = written(), ir.from_proto(written())
-    options = Options(estimate="weights", apply=apply)
-    decided = protect(proto, options)
-    assert scale_model(model, options) == decided
-    assert [n.op_type for n in model.graph] == [n.op_type for n in proto.graph.node]
-
-
-FUNCTIONS = """
-<ir_version: 10, opset_import: ["": 17, "local": 1], metadata_props: ["author": "someone"]>
-main (float[2, 4] x, bool deep) => (float[2, 4] y)
-<float[4, 4] w = {900,1,2,3, 4,-900,6,7, 8,9,900,5, 4,3,2,-900}, float[4] g = {1, 2, 3, 4}>
-{
-    h = MatMul(x, w)
-    n = local.norm (h, g)
-    c = If (deep) <
-        then_branch = a () => (float[2, 4] o) { p = MatMul(n, w) o = local.norm (p, g) },
-        else_branch = b () => (float[2, 4] o) { o = Add(n, g) }
-    >
-    y = local.twice (c)
-}
-<domain: "local", opset_import: ["": 17]>
-norm (a, g) => (b) { b = LayerNormalization<axis = -1>(a, g) }
-<domain: "local", opset_import: ["": 17]>
-twice (a) => (b) { b = Add(a, a) }
-"""
-
-
-@BOTH
-@pytest.mark.parametrize("deep", [True, False])
-def test_functions_with_norms_are_inlined_and_others_stay(apply: ApplyRule, deep: bool) -> None:
-    model, options = read(FUNCTIONS), Options(estimate="weights", apply=apply)
-    weights = model.graph.initializers
-    before = ir.to_proto(model)
-    held = {name: weights[name].const_value for name in ("w", "g")}
-    assert [d.status for d in scale_model(model, options)] == ["scaled", "scaled"]
-    assert [key[1] for key in model.functions] == ["twice"]
-    assert model.metadata_props == {"author": "someone"}
-    assert model.graph.initializers["g"].const_value is held["g"]
-    x = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
-    feeds = {"x": x, "deep": np.array(deep)}
-    assert different(run(before, **feeds), run(ir.to_proto(model), **feeds)) == []
-    assert {d.status for d in scale_model(model, options)} == {"unchanged"}
-
-
-def test_scales_for_another_target_are_taken_out() -> None:
-    other = Options(estimate="weights", accelerator=Accelerator("pairwise"))
-    model, proto = ir.from_proto(every_edit()), every_edit()
-    scale_model(model, WEIGHTS)
-    assert {d.status for d in scale_model(model, other)} == {"scaled"}
-    protect(proto, other)
-    assert [n.name for n in model.graph] == [n.name for n in proto.graph.node]
-    feeds = {"ids": IDS, "deep": np.array(True)}
-    assert different(run(proto, **feeds), run(ir.to_proto(model), **feeds)) == []
-
-
 NOT_SCALED = {
     "no norm": "y = Relu(x)",
     "its inverse deviation is read": (
@@ -311,17 +173,6 @@ def test_a_norm_whose_best_scale_is_1_gets_a_note_and_no_node() -> None:
     assert not SlancPass()(model).modified
 
 
-def test_a_model_with_functions_is_not_inlined_where_its_input_is_bad() -> None:
-    model = read(FUNCTIONS)
-    model.graph.initializers["w"].const_value = ir.tensor(np.full((4, 4), np.nan, np.float32))
-    before = ir.to_proto(model).SerializeToString()
-    with pytest.raises(SlancError, match="holds nan"):
-        scale_model(model, WEIGHTS)
-    with pytest.raises(SlancError, match="to 'fp16' is not done on a model of onnx_ir"):
-        scale_model(model, Options(to="fp16"))
-    assert ir.to_proto(model).SerializeToString() == before
-
-
 def test_bad_input_leaves_the_model_as_it_is() -> None:
     proto = every_edit()
     table = np.full((8, 4), np.nan, np.float32)
@@ -331,126 +182,3 @@ def test_bad_input_leaves_the_model_as_it_is() -> None:
     with pytest.raises(SlancError, match="weight 'table' holds nan"):
         scale_model(model, WEIGHTS)
     assert ir.to_proto(model).SerializeToString() == before
-
-
-def test_it_works_among_other_passes() -> None:
-    model = ir.from_proto(every_edit())
-    # Merges the Divs of norms with one input and one scale, and drops the epsilon that is unused.
-    others = [
-        common.CommonSubexpressionEliminationPass(),
-        common.RemoveUnusedNodesPass(),
-        common.TopologicalSortPass(),
-    ]
-    manager = ir.passes.PassManager([SlancPass(WEIGHTS), *others])
-    assert manager(model).modified
-    assert [node.name for node in model.graph if node.op_type == "Div"] == [
-        "first/slanc_Div",
-        "second/slanc_Div_2",
-        "second/slanc_Div_3",
-        "third/slanc_Div",
-        "third",
-    ]
-    assert "eps" not in model.graph.initializers
-    assert not ir.passes.Sequential(SlancPass(WEIGHTS), SlancPass(WEIGHTS))(model).modified
-    feeds = {"ids": IDS, "deep": np.array(True)}
-    assert different(run(every_edit(), **feeds), run(ir.to_proto(model), **feeds)) == []
-
-
-def test_a_fold_takes_external_weights_that_it_divides_into_the_model(tmp_path: Path) -> None:
-    save_in_two_files(tmp_path)
-    data = (tmp_path / "w.bin").read_bytes()
-    model = ir.load(tmp_path / "model.onnx")
-    assert SlancPass(FOLD)(model).modified
-    assert not isinstance(model.graph.initializers["table"].const_value, ir.ExternalTensor)
-    assert (tmp_path / "w.bin").read_bytes() == data
-    feeds = {"ids": IDS, "deep": np.array(True)}
-    assert different(run(every_edit(), **feeds), run(ir.to_proto(model), **feeds)) == []
-
-
-def save_in_two_files(folder: Path) -> None:
-    onnx.save(
-        every_edit(),
-        folder / "model.onnx",
-        save_as_external_data=True,
-        location="w.bin",
-        size_threshold=100,
-    )
-
-
-def test_external_weights_are_read_from_their_folder_and_stay_there(tmp_path: Path) -> None:
-    save_in_two_files(tmp_path)
-    model = ir.load(tmp_path / "model.onnx")
-    assert SlancPass(WEIGHTS)(model).modified
-    table = model.graph.initializers["table"].const_value
-    assert isinstance(table, ir.ExternalTensor)
-    assert table.location == "w.bin"
-    other = ir.load(tmp_path / "model.onnx").graph.initializers["table"].const_value
-    other.base_dir = "elsewhere"
-    model.graph.register_initializer(ir.Value(name="other", const_value=other))
-    with pytest.raises(SlancError, match="several folders"):
-        SlancPass().call(model)
-
-
-@BOTH
-@pytest.mark.parametrize("opset", [18, 23])
-@pytest.mark.filterwarnings("ignore")
-def test_a_model_from_torch_export(opset: int, apply: ApplyRule) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch makes the model")
-    pytest.importorskip("onnxscript", reason="torch.onnx.export(dynamo=True) needs it")
-
-    class Block(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.table = torch.nn.Embedding(50, 32)
-            self.first, self.second = torch.nn.RMSNorm(32), torch.nn.LayerNorm(32)
-            self.linear = torch.nn.Linear(32, 32)
-
-        def forward(self, ids: Any) -> Any:
-            x = self.table(ids) * 100
-            return self.second(x + self.linear(self.first(x)))
-
-    torch.manual_seed(0)
-    ids = torch.arange(7)[None]
-    shapes = ({1: torch.export.Dim("sequence")},)
-    program = torch.onnx.export(
-        Block().eval(), (ids,), dynamo=True, opset_version=opset, dynamic_shapes=shapes
-    )
-    feeds = {program.model.graph.inputs[0].name: ids.numpy()}
-    before = run(ir.to_proto(program.model), **feeds)
-    slanc = SlancPass(Options(apply=apply))
-    assert slanc(program.model).modified
-    noted = [node for node in program.model.graph if "slanc.scale" in node.metadata_props]
-    assert all(float(node.metadata_props["slanc.scale"]) in (128, 256) for node in noted)
-    assert len(noted) == 2
-    divs = [node for node in noted if node.op_type == "Div"]
-    assert len(divs) == (2 if apply == "div" else 0)
-    assert different(before, run(ir.to_proto(program.model), **feeds)) == []
-    assert not slanc(program.model).modified
-
-
-@BOTH
-def test_it_works_in_a_pipeline_of_onnxscripts_optimizer(apply: ApplyRule) -> None:
-    optimizer = pytest.importorskip("onnxscript.optimizer", reason="onnxscript has the passes")
-    rewriter = pytest.importorskip("onnxscript.rewriter")
-    folding, rules = optimizer.constant_folding.FoldConstantsPass, rewriter.rules.common
-    options = Options(estimate="weights", apply=apply)
-    model = ir.from_proto(every_edit())
-    optimizer.optimize(model)
-    plain = ir.to_proto(model)
-    manager = ir.passes.PassManager(
-        [
-            folding(shape_inference=True, input_size_limit=8192, output_size_limit=1 << 18),
-            SlancPass(options),
-            rewriter.RewritePass([rules.no_op_cast_rule, rules.mul_by_1_rule, rules.div_by_1_rule]),
-            common.RemoveUnusedNodesPass(),
-        ],
-        steps=2,
-    )
-    assert manager(model).modified
-    once = len(model.graph)
-    optimizer.optimize(model)  # and all of it behind the pass
-    assert {d.status for d in scale_model(model, options)} == {"unchanged"}
-    assert len(model.graph) <= once
-    for deep in (True, False):
-        feeds = {"ids": IDS, "deep": np.array(deep)}
-        assert different(run(plain, **feeds), run(ir.to_proto(model), **feeds)) == []
