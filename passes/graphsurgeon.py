@@ -72,11 +72,16 @@ def _with_notes(node: NodeProto) -> str:
 
 def _read_notes(node: NodeProto) -> None:
     """Take the notes out of the name of a node, as its metadata."""
-    name, begin, notes = node.name.rpartition(_NOTES)
+    _, begin, notes = node.name.rpartition(_NOTES)
     if begin:
-        node.name = name
+        node.name = _without_notes(node.name)
         for key, value in parse_qsl(begin[1:] + notes):
             node.metadata_props.add(key=key, value=value)
+
+
+def _without_notes(name: str) -> str:
+    before, begin, _ = name.rpartition(_NOTES)
+    return before if begin else name
 
 
 class _Pair(NamedTuple):
@@ -177,7 +182,7 @@ class _Merge:
                 else:
                     own[tensor.name] = gs.Constant(tensor.name, LazyValues(_copied(tensor)))
         infos = {info.name: info for info in proto.value_info}
-        visible = {**outer, **own}
+        visible = {**graph.tensors(), **outer, **own}
 
         def tensors(names: list[str], like: gs.Tensor | None = None) -> list[gs.Tensor]:
             for name in names:
@@ -227,14 +232,18 @@ class _Merge:
 def _matched(pairs: list[_Pair], nodes: list[NodeProto]) -> list[_Pair | None]:
     """The node that each node of the model was: of its op, with its first output or its name."""
     by_output = {_first_output(pair.proto): pair for pair in pairs}
-    names = Counter(pair.proto.name for pair in pairs)
-    by_name = {pair.proto.name.partition(_NOTES)[0]: pair for pair in pairs}
+    names = Counter(_without_notes(pair.proto.name) for pair in pairs)
+    by_name = {_without_notes(pair.proto.name): pair for pair in pairs}
     found: list[_Pair | None] = []
+    taken: set[int] = set()
     for node in nodes:
         pair = by_output.get(_first_output(node))
         if pair is None or not _same_op(pair.proto, node):
-            pair = by_name.get(node.name) if node.name and names[node.name] == 1 else None
-        found.append(pair if pair is not None and _same_op(pair.proto, node) else None)
+            pair = by_name[node.name] if node.name and names[node.name] == 1 else None
+        if pair is not None and (id(pair) in taken or not _same_op(pair.proto, node)):
+            pair = None
+        taken.add(id(pair))
+        found.append(pair)
     return found
 
 
@@ -301,5 +310,5 @@ def _described(constant: gs.Constant) -> TensorProto:
     if isinstance(constant._values, LazyValues):
         tensor = constant._values.tensor
         return TensorProto(name=constant.name, data_type=tensor.data_type, dims=tensor.dims)
-    kind = dtype_to_onnx(constant.export_dtype)
+    kind = dtype_to_onnx(getattr(constant, "export_dtype", constant.dtype))  # older ones have none
     return TensorProto(name=constant.name, data_type=kind, dims=constant.shape)

@@ -290,8 +290,8 @@ def test_graphs_built_in_memory(apply: ApplyRule, kind: type) -> None:
         [x],
         [y],
         opset=17,
-        ir_version=10,
     )
+    graph.ir_version = 10  # no parameter of older releases
     before = exported(graph)
     (decided,) = protect(graph, by_weights(apply))
     assert (decided.status, decided.norm.name) == ("scaled", "y")
@@ -304,6 +304,23 @@ def test_graphs_built_in_memory(apply: ApplyRule, kind: type) -> None:
         assert different(run(before, x=values), run(after, x=values)) == []
     seen = protect(gs.import_onnx(after), by_weights(apply))
     assert [(d.status, d.norm.name) for d in seen] == [("unchanged", "y")]
+
+
+def test_a_sparse_constant_beside_a_scaled_norm_stays() -> None:
+    model = every_edit()
+    values = onnx.helper.make_tensor("k", TensorProto.FLOAT, [2], [1.0, 2.0])
+    places = onnx.helper.make_tensor("k.at", TensorProto.INT64, [2], [0, 3])
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, [4]))
+    model.graph.node[-1].input[1] = "third"
+    model.graph.node.insert(
+        len(model.graph.node) - 1, onnx.helper.make_node("Add", ["n", "k"], ["third"])
+    )
+    graph = imported(model)
+    sparse = graph.tensors()["k"]
+    protect(graph, by_weights("fold"))
+    assert graph.tensors()["k"] is sparse
+    feeds = {"ids": IDS, "deep": np.array(True)}
+    assert different(run(model, **feeds), run(exported(graph), **feeds)) == []
 
 
 def test_surgery_between_two_runs_keeps_the_notes() -> None:
