@@ -6,7 +6,7 @@ On what PyTorch exports:
     SlancPass()(program.model)
     program.save("model.slanc.onnx")
 
-With other passes:
+With other passes, those of onnxscript.optimizer too:
 
     model = onnx_ir.load("model.onnx")
     onnx_ir.passes.PassManager([onnx_ir.passes.common.InlinePass(), SlancPass()])(model)
@@ -19,13 +19,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common
+from onnx import TensorProto
 
-from slanc_onnx import Options, ScaledNorm, SlancError, compute_scales
-from slanc_onnx.apply import plan_edits
-from slanc_onnx.graph import Array, Edits, GraphPath, NewNode, NodeAt
-from slanc_onnx.norms import inline_norm_functions
+from slanc_onnx import Options, ScaledNorm, SlancError
+from slanc_onnx.apply import plan_edits, without_scales_of_others
+from slanc_onnx.apply.fold import apply_fold, fold
+from slanc_onnx.graph import (
+    Array,
+    Edits,
+    GraphPath,
+    NewNode,
+    NodeAt,
+    Tensor,
+    graph_at,
+    with_tensor,
+)
+from slanc_onnx.job import decide
+from slanc_onnx.norms import read_model
+from slanc_onnx.run import with_checked_inputs
 from slanc_onnx.scale import scales_to_apply
 
 
@@ -50,8 +64,11 @@ def scale_model(model: ir.Model, options: Options | None = None) -> list[ScaledN
     """Scale the norms of a model in place, without validation.
 
     Args:
-        model: The model; only norms, epsilons and new initializers and nodes change.
-        options: How.
+        model: The model; only norms, epsilons and new initializers and nodes change, and with
+            `Options.apply` "fold" the weights that are divided. Where functions that hold norms
+            are inlined, norms inside an attention op written out, or scales for another target
+            taken out, `model.graph` is a new object.
+        options: How. `Options.to` is refused: it makes a file of 16 bits, with slanc_onnx.protect.
 
     Returns:
         Every norm with its decision. The model was modified if one has the status "scaled".
@@ -60,20 +77,59 @@ def scale_model(model: ir.Model, options: Options | None = None) -> list[ScaledN
         SlancError: bad input; the model is unchanged.
     """
     options = options or Options()
-    if options.apply != "div":
-        raise SlancError("this pass inserts Divs; fold scales with slanc_onnx.protect instead.")
+    if options.to is not None:
+        raise SlancError(
+            f"to {options.to!r} is not done on a model of onnx_ir. Save it, and give the file to "
+            "slanc-onnx, or the ModelProto to slanc_onnx.protect."
+        )
     # Found and decided on a copy; node i of its graphs is node i of the model's.
     proto, folder = ir.to_proto(model), _external_folder(model)
-    _, functions = inline_norm_functions(proto, folder)
-    if functions:
-        ir.passes.common.InlinePass(lambda function: function.name in functions)(model)
-        proto = ir.to_proto(model)
-    decided = compute_scales(proto, options, folder=folder)
-    norms = [d.norm for d in decided]
-    scales, target = scales_to_apply(decided), options.accelerator.stamp
-    edits = plan_edits(proto, norms, scales, target, options.least_epsilon)
-    _Editor(model, edits).apply()
+    read = read_model(proto, folder, isolate=options.isolate)
+    options = with_checked_inputs(options, read.specs)
+    read, _ = without_scales_of_others(read, options.accelerator.stamp)
+    decided = decide(read, options)
+    folded = None
+    if options.apply == "fold":
+        folded, decided = fold(read, decided, options)
+        edits = folded.edits
+    else:
+        norms, scales = [d.norm for d in decided], scales_to_apply(decided)
+        target, least = options.accelerator.stamp, options.least_epsilon
+        edits = plan_edits(read.model, norms, scales, target, least)
+    if read.model is not proto and edits:
+        _take_nodes(model, read.model, folder)
+    editor = _Editor(model, edits)
+    if folded is not None:
+        tensors = {tensor: _tensor_at(read.model, tensor) for tensor in folded.weights}
+        apply_fold(read.model, folded, folder)
+        for tensor, divided in tensors.items():
+            editor.replace(tensor, divided)
+    editor.apply()
     return decided
+
+
+def _take_nodes(model: ir.Model, changed: onnx.ModelProto, folder: Path | None) -> None:
+    """Give a model the nodes and functions of a changed copy, with the weights that it has."""
+    taken = ir.from_proto(changed)
+    if folder is not None:
+        ir.external_data.set_base_dir(taken.graph, folder)
+    for name, value in taken.graph.initializers.items():
+        if name in model.graph.initializers:
+            value.const_value = model.graph.initializers[name].const_value
+    model.graph = taken.graph
+    for key in set(model.functions) - set(taken.functions):
+        del model.functions[key]
+
+
+def _tensor_at(model: onnx.ModelProto, tensor: Tensor) -> TensorProto:
+    """The tensor of an initializer or of a Constant node."""
+    graph = graph_at(model, tensor.path)
+    stored = [t for t in graph.initializer if t.name == tensor.name]
+    return (
+        stored[0]
+        if stored
+        else next(with_tensor(node) for node in graph.node if tensor.name in node.output)
+    )
 
 
 def _external_folder(model: ir.Model) -> Path | None:
@@ -94,32 +150,37 @@ class _Editor:
     """Carries out edits on an `ir.Model`, as `slanc_onnx.graph.apply_edits` on a ModelProto."""
 
     def __init__(self, model: ir.Model, edits: Edits) -> None:
-        self.edits = edits
+        self.model, self.edits = model, edits
         self.constants = {name: _constant(name, v) for name, v in edits.constants.items()}
-        self.scaled: dict[str, ir.Value] = {}  # outputs of the new Divs, by name
         # As they were when the edits were planned, with places by index.
         paths = {at.path for at, _ in (*edits.inputs, *edits.outputs, *edits.attributes)}
-        paths |= {at.path for at in edits.stamps}
+        paths |= {at.path for at in edits.stamps} | {new.before.path for new in edits.nodes}
+        paths |= {path[:end] for path in paths for end in range(len(path) + 1)}
         self.graphs = {path: _graph_at(model, path) for path in paths}
         self.nodes = {path: list(graph) for path, graph in self.graphs.items()}
-        for constant in self.constants.values():
-            model.graph.register_initializer(constant)
+        self.values = {path: _values(graph) for path, graph in self.graphs.items()}
+
+    def replace(self, tensor: Tensor, divided: TensorProto) -> None:
+        """Give an initializer or a Constant node other numbers."""
+        value = _values(_graph_at(self.model, tensor.path))[tensor.name]
+        copy = TensorProto()
+        copy.CopyFrom(divided)  # the other holds the memory of the whole copy
+        numbers, node = ir.serde.deserialize_tensor(copy), value.producer()
+        if node is not None:
+            node.attributes.clear()
+            node.attributes.add(ir.AttrTensor("value", numbers))
+        if node is None or value.const_value is not None:
+            value.const_value = numbers
 
     def apply(self) -> None:
-        reads = {name: place for place, name in self.edits.inputs.items()}
-        outputs = {name: place for place, name in self.edits.outputs.items()}
+        for constant in self.constants.values():
+            self.model.graph.register_initializer(constant)
+        for (at, position), name in self.edits.outputs.items():
+            self.restore(at.path, self.node(at).outputs[position], name)
         for new in self.edits.nodes:
-            if new.op == "Div":
-                at, position = reads[new.output]
-                tensor = self.node(at).inputs[position]
-                assert tensor is not None
-                self.scaled[new.output] = self.insert(new, tensor)
-            else:
-                at, position = outputs[new.inputs[0]]
-                self.restore(new, self.node(at).outputs[position])
+            self.insert(new)
         for (at, position), name in self.edits.inputs.items():
-            value = self.scaled[name] if name in self.scaled else self.constants[name]
-            self.node(at).replace_input_with(position, value)
+            self.node(at).replace_input_with(position, self.value(at.path, name))
         for (at, attribute), number in self.edits.attributes.items():
             self.node(at).attributes.add(ir.AttrFloat32(attribute, number))
         for at, metadata in self.edits.stamps.items():
@@ -128,10 +189,19 @@ class _Editor:
     def node(self, at: NodeAt) -> ir.Node:
         return self.nodes[at.path][at.node]
 
-    def insert(self, new: NewNode, tensor: ir.Value) -> ir.Value:
-        """Insert a node that reads `tensor`; its output has the name and type that it needs."""
-        constant = self.constants[new.inputs[1]]
-        output = ir.Value(name=new.output, type=constant.type, shape=tensor.shape)
+    def value(self, path: GraphPath, name: str) -> ir.Value:
+        """The value of that name that a graph sees: its own, or one of a graph around it."""
+        if name in self.constants:
+            return self.constants[name]
+        around = (path[:end] for end in range(len(path), -1, -1))
+        return next(self.values[p][name] for p in around if name in self.values[p])
+
+    def insert(self, new: NewNode) -> None:
+        """Insert a node; its output has the name and type that it needs."""
+        path, index = new.before
+        tensor, constant = (self.value(path, name) for name in new.inputs)
+        output = self.values[path].setdefault(new.output, ir.Value(name=new.output))
+        output.type, output.shape = constant.type, tensor.shape
         node = ir.Node(
             "",
             new.op,
@@ -140,23 +210,26 @@ class _Editor:
             name=new.name,
             metadata_props=new.metadata,
         )
-        path, index = new.before
         if index < len(self.nodes[path]):
             self.graphs[path].insert_before(self.nodes[path][index], node)
         else:
             self.graphs[path].append(node)
-        return output
 
-    def restore(self, new: NewNode, inner: ir.Value) -> None:
-        """Multiply an output by its scale again, and let all its readers read that."""
-        inner.name = new.inputs[0]
-        output = self.insert(new, inner)
-        output.doc_string = inner.doc_string
+    def restore(self, path: GraphPath, inner: ir.Value, name: str) -> None:
+        """Rename an output, and let all its readers read one of the old name, to be made of it."""
+        assert inner.name is not None
+        output = ir.Value(name=inner.name, doc_string=inner.doc_string)
         output.metadata_props.update(inner.metadata_props)
-        node = output.producer()
-        assert node is not None
+        inner.name = name
+        self.values[path] |= {name: inner, str(output.name): output}
         inner.replace_all_uses_with(output, replace_graph_outputs=True)
-        node.replace_input_with(0, inner)
+
+
+def _values(graph: ir.Graph) -> dict[str, ir.Value]:
+    """The values of a graph by name, without those around it."""
+    made = (value for node in graph for value in node.outputs)
+    values = (*graph.inputs, *graph.initializers.values(), *made)
+    return {value.name: value for value in values if value.name}
 
 
 def _graph_at(model: ir.Model, path: GraphPath) -> ir.Graph:
@@ -169,5 +242,8 @@ def _graph_at(model: ir.Model, path: GraphPath) -> ir.Graph:
 def _constant(name: str, value: Array) -> ir.Value:
     tensor = ir.tensor(value, name=name)
     return ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(()), const_value=tensor
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(value.shape),
+        const_value=tensor,
     )

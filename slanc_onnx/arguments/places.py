@@ -91,7 +91,7 @@ def _check_report(option: str, path: Path, job: JobFiles) -> None:
     if str(path) == STDOUT:
         raise SlancError(f"{option} -: only --report goes to standard output. Name a file.")
     if path.is_dir():
-        named = path / f"{source.stem}{ENDS.get(option, ".json")}"
+        named = path / (source.stem + ENDS.get(option, ".json"))
         raise SlancError(f"{option} {path}: is a folder. Name a file in it, such as {named}.")
     if not above.is_dir():
         folder = path.parent

@@ -6,7 +6,7 @@ norms are inlined first. Norms that cannot be scaled have the reason with them.
 """
 
 from slanc_onnx.norms.find import unmatched_means
-from slanc_onnx.norms.functions import inline_functions_with, inline_norm_functions
+from slanc_onnx.norms.functions import inline_functions_with
 from slanc_onnx.norms.model import ReadModel, read_model
 from slanc_onnx.norms.norm import (
     APPLIED_KEY,
@@ -35,7 +35,6 @@ __all__ = [
     "Suspect",
     "as_computed",
     "inline_functions_with",
-    "inline_norm_functions",
     "lost_limit",
     "read_model",
     "residual_name",

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from benchmarks.interactions import TRANSFORMATIONS, row
 from benchmarks.minilm import spearman
+from benchmarks.order import cells
 from benchmarks.scales import MODES, Version, read_source, scales_by, version_by
 from benchmarks.table1 import Column, State, feeds_of, measure
+from slanc_onnx.run.session import Feeds
 from tests.places import SAMPLES
 
 IDS = np.random.default_rng(2).integers(0, 200, (3, 1, 12))
@@ -81,3 +84,24 @@ def test_scaling_before_and_after_a_transformation_is_the_same(name: str) -> Non
     assert (norms, scaled, same) == ("5, 5", "5, 5", "yes, yes")
     assert int(alone) > 0
     assert (after, before) == ("0", "0")
+
+
+def test_a_tool_before_and_after_scaling_as_cells() -> None:
+    model = onnx.load(SAMPLES / "llama_like.onnx")
+    feeds = {"input_ids": IDS[0]}
+
+    def without_notes(given: onnx.ModelProto, _: Feeds) -> onnx.ModelProto:
+        for node in given.graph.node:
+            del node.metadata_props[:]
+        return given
+
+    plain = cells(model, lambda given, _: given, feeds, "div")
+    assert (plain[0], plain[2:]) == ("7, 7", ["0", "0", "the same", "the same", "7 of 7"])
+    assert int(plain[1]) > 0
+    assert cells(model, without_notes, feeds, "div")[-1] == "0 of 7"
+
+    def missing(given: onnx.ModelProto, _: Feeds) -> onnx.ModelProto:
+        raise ImportError("No module named 'tool'")
+
+    told = cells(model, missing, feeds, "div")
+    assert told[0] == "not run: No module named 'tool'" and len(told) == len(plain)

@@ -1,6 +1,5 @@
 """The onnx_ir pass edits a model as the library edits the same ModelProto, and says so truly."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,58 +8,19 @@ import pytest
 from onnx import numpy_helper
 
 from slanc_onnx import Options, SlancError, protect
+from slanc_onnx.options import ApplyRule
+from tests.models.every_edit import IDS, every_edit
 from tests.oracles.proto_diff import differences
 from tests.oracles.unoptimised import different, run
 from tests.places import SAMPLES
 
 ir: Any = pytest.importorskip("onnx_ir")
-common: Any = pytest.importorskip("onnx_ir.passes.common")
 
 from passes.onnx_ir import SlancPass, scale_model  # noqa: E402
 
 WEIGHTS = Options(estimate="weights")
-
-# Every kind of edit: an epsilon attribute and an epsilon input, a Skip op whose sum of addends is
-# read, is a graph output and goes on into a branch, and a norm inside that branch.
-EVERY_EDIT = """
-<
-    ir_version: 10, opset_import: ["": 17, "com.microsoft": 1], producer_name: "exporter",
-    doc_string: "a model", metadata_props: ["author": "someone"]
->
-main (int64[1, rows] ids, bool deep)
-    => (float[1, rows, 4] y, float[1, rows, 4] sum, float[1, rows, 4] z)
-<
-    float[4] g = {1, 2, 3, 4}, float[4] b = {4, 3, 2, 1}, float[4] bias = {500, 6, 7, -800},
-    float eps = {1e-5}, float[1, rows, 4] h
->
-{
-    h = Gather(table, ids)
-    [first] a = LayerNormalization<axis = -1, epsilon = 1e-5>(h, g, b)
-    [second] z, mean, inv, sum = com.microsoft.SkipLayerNormalization(h, a, g, b, bias)
-    q = Mul(sum, sum)
-    m = ReduceMean<axes = [-1]>(q)
-    v = Add(m, eps)
-    s = Sqrt(v)
-    [third] n = Div(sum, s)
-    [choice] c = If (deep) <
-        then_branch = deeper () => (float[1, rows, 4] o) {
-            [fourth] o = LayerNormalization<axis = -1>(sum, g)
-        },
-        else_branch = as_it_is () => (float[1, rows, 4] o) { o = Identity(sum) }
-    >
-    y = Add(c, n)
-}
-"""
-IDS = np.array([[0, 3, 5, 2, 7]])
-
-
-def every_edit() -> onnx.ModelProto:
-    model = onnx.parser.parse_model(EVERY_EDIT)
-    table = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32) * 3000
-    model.graph.initializer.append(numpy_helper.from_array(table, "table"))
-    for node in model.graph.node:
-        node.doc_string = f"makes {node.output[0]}"
-    return model
+FOLD = Options(estimate="weights", apply="fold")
+BOTH = pytest.mark.parametrize("apply", ["div", "fold"])
 
 
 def in_ir(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -73,19 +33,23 @@ def read(text: str) -> Any:
     return ir.from_proto(onnx.parser.parse_model(text))
 
 
+@BOTH
 @pytest.mark.parametrize("name", ["bert_like", "llama_like", "sandwich_like"])
-def test_a_sample_model_becomes_what_the_library_makes_of_it(name: str) -> None:
+def test_a_sample_model_becomes_what_the_library_makes_of_it(name: str, apply: ApplyRule) -> None:
     proto, model = onnx.load(SAMPLES / f"{name}.onnx"), ir.load(SAMPLES / f"{name}.onnx")
-    decided = protect(proto)
-    assert scale_model(model) == decided
+    options = Options(apply=apply, certify="off")
+    decided = protect(proto, options)
+    assert scale_model(model, options) == decided
     added = [f for f in differences(in_ir(proto), ir.to_proto(model)) if "value_info" not in f]
     assert added == []
 
 
+@BOTH
 @pytest.mark.parametrize("deep", [True, False])
-def test_every_edit_gives_the_same_bits(deep: bool) -> None:
+def test_every_edit_gives_the_same_bits(deep: bool, apply: ApplyRule) -> None:
     proto, model = every_edit(), ir.from_proto(every_edit())
-    decided = scale_model(model, WEIGHTS)
+    options = Options(estimate="weights", apply=apply)
+    decided = scale_model(model, options)
     assert [(d.norm.name, d.status) for d in decided] == [
         ("first", "scaled"),
         ("second", "scaled"),
@@ -94,7 +58,7 @@ def test_every_edit_gives_the_same_bits(deep: bool) -> None:
     ]
     feeds = {"ids": IDS, "deep": np.array(deep)}
     before = run(proto, **feeds)
-    protect(proto, WEIGHTS)
+    protect(proto, options)
     scaled = ir.to_proto(model)
     onnx.shape_inference.infer_shapes(scaled, check_type=True, strict_mode=True)
     assert different(before, run(scaled, **feeds)) == []
@@ -161,15 +125,16 @@ def test_new_values_have_the_type_and_shape_of_what_they_scale() -> None:
     assert total.outputs[0].shape == ir.Shape([1, "rows", 4])
 
 
-def test_a_second_run_changes_nothing() -> None:
+@pytest.mark.parametrize("options", [WEIGHTS, FOLD], ids=["div", "fold"])
+def test_a_second_run_changes_nothing(options: Options) -> None:
     model = ir.from_proto(every_edit())
-    assert SlancPass(WEIGHTS)(model).modified
+    assert SlancPass(options)(model).modified
     once = ir.to_proto(model).SerializeToString()
-    again = SlancPass(WEIGHTS)(model)
+    again = SlancPass(options)(model)
     assert again.model is model
     assert not again.modified
     assert ir.to_proto(model).SerializeToString() == once
-    assert {d.status for d in scale_model(model, WEIGHTS)} == {"unchanged"}
+    assert {d.status for d in scale_model(model, options)} == {"unchanged"}
 
 
 NOT_SCALED = {
@@ -217,77 +182,3 @@ def test_bad_input_leaves_the_model_as_it_is() -> None:
     with pytest.raises(SlancError, match="weight 'table' holds nan"):
         scale_model(model, WEIGHTS)
     assert ir.to_proto(model).SerializeToString() == before
-
-
-def test_it_works_among_other_passes() -> None:
-    model = ir.from_proto(every_edit())
-    # Merges the Divs of norms with one input and one scale, and drops the epsilon that is unused.
-    others = [
-        common.CommonSubexpressionEliminationPass(),
-        common.RemoveUnusedNodesPass(),
-        common.TopologicalSortPass(),
-    ]
-    manager = ir.passes.PassManager([SlancPass(WEIGHTS), *others])
-    assert manager(model).modified
-    assert [node.name for node in model.graph if node.op_type == "Div"] == [
-        "first/slanc_Div",
-        "second/slanc_Div_2",
-        "second/slanc_Div_3",
-        "third/slanc_Div",
-        "third",
-    ]
-    assert "eps" not in model.graph.initializers
-    assert not ir.passes.Sequential(SlancPass(WEIGHTS), SlancPass(WEIGHTS))(model).modified
-    feeds = {"ids": IDS, "deep": np.array(True)}
-    assert different(run(every_edit(), **feeds), run(ir.to_proto(model), **feeds)) == []
-
-
-def test_external_weights_are_read_from_their_folder_and_stay_there(tmp_path: Path) -> None:
-    onnx.save(
-        every_edit(),
-        tmp_path / "model.onnx",
-        save_as_external_data=True,
-        location="w.bin",
-        size_threshold=100,
-    )
-    model = ir.load(tmp_path / "model.onnx")
-    assert SlancPass(WEIGHTS)(model).modified
-    table = model.graph.initializers["table"].const_value
-    assert isinstance(table, ir.ExternalTensor)
-    assert table.location == "w.bin"
-    other = ir.load(tmp_path / "model.onnx").graph.initializers["table"].const_value
-    other.base_dir = "elsewhere"
-    model.graph.register_initializer(ir.Value(name="other", const_value=other))
-    with pytest.raises(SlancError, match="several folders"):
-        SlancPass().call(model)
-
-
-@pytest.mark.parametrize("opset", [18, 23])
-@pytest.mark.filterwarnings("ignore")
-def test_a_model_from_torch_export(opset: int) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch makes the model")
-    pytest.importorskip("onnxscript", reason="torch.onnx.export(dynamo=True) needs it")
-
-    class Block(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.table = torch.nn.Embedding(50, 32)
-            self.first, self.second = torch.nn.RMSNorm(32), torch.nn.LayerNorm(32)
-            self.linear = torch.nn.Linear(32, 32)
-
-        def forward(self, ids: Any) -> Any:
-            x = self.table(ids) * 100
-            return self.second(x + self.linear(self.first(x)))
-
-    ids = torch.arange(7)[None]
-    shapes = ({1: torch.export.Dim("sequence")},)
-    program = torch.onnx.export(
-        Block().eval(), (ids,), dynamo=True, opset_version=opset, dynamic_shapes=shapes
-    )
-    feeds = {program.model.graph.inputs[0].name: ids.numpy()}
-    before = run(ir.to_proto(program.model), **feeds)
-    assert SlancPass()(program.model).modified
-    divs = [node for node in program.model.graph if "slanc.scale" in node.metadata_props]
-    assert [float(div.metadata_props["slanc.scale"]) for div in divs] == [128.0, 128.0]
-    assert different(before, run(ir.to_proto(program.model), **feeds)) == []
-    assert not SlancPass()(program.model).modified
