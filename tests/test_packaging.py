@@ -1,9 +1,11 @@
 """The wheel: one top-level package, with the adapters of passes/ inside it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
@@ -51,3 +53,29 @@ def test_types_template_and_licence_are_inside(wheel: list[str]) -> None:
     schemas = {f"slanc_onnx/report/{name}.schema.json" for name in ("report", "sidecar")}
     assert schemas <= set(wheel)
     assert [name for name in wheel if name.endswith("/licenses/LICENSE")]
+
+
+def test_the_least_versions_are_those_that_are_tested() -> None:
+    """The floors of pyproject.toml are the pins of .ci/lowest.txt, one by one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["ir"], *extras["dask"], *extras["plots"]]
+    floors = dict(
+        requirement.split(">=")
+        for requirement in (*asked, *extras["test"])
+        if not requirement.startswith("slanc-onnx[")
+    )
+    pinned = (ROOT / ".ci" / "lowest.txt").read_text(encoding="utf-8")
+    pins = dict(re.findall(r"^(\S+)==(\S+)$", pinned, re.M))
+    assert floors.keys() == pins.keys() - {"pyparsing"}
+    assert {name: _version(pins[name]) for name in floors} == {
+        name: _version(least) for name, least in floors.items()
+    }
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Without zeros at the end: `>=1.20` is 1.20.0."""
+    numbers = [*map(int, text.split("."))]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)

@@ -15,6 +15,7 @@ from slanc_onnx.prove.trusted import computed
 from slanc_onnx.prove.trusted.computed import computer, evaluated, of_one_node, run
 from slanc_onnx.reasons import Unread
 from slanc_onnx.run import CannotRun
+from tests.versions import ONNX
 
 Array = NDArray[Any]
 RANDOM = np.random.default_rng(3)
@@ -57,6 +58,8 @@ def model_of(
 def test_where_both_can_they_agree_bit_for_bit(
     op: str, inputs: list[Any], attributes: dict[str, Any]
 ) -> None:
+    if op not in computed.AGREED:
+        pytest.skip(f"onnx {onnx.__version__} makes something else, and is not believed alone")
     model = model_of(op, inputs, attributes)
     (one,), (other,) = evaluated(model), run(model, apart=False)
     assert one.dtype == other.dtype and one.shape == other.shape
@@ -78,7 +81,7 @@ def test_old_versions_are_computed_by_onnx_runtime(opset: int) -> None:
 def test_types_that_numpy_lacks_are_not_taken_for_bytes() -> None:
     """ONNX Runtime gives FP8 as uint8."""
     model = model_of("Cast", [W], {"to": TensorProto.FLOAT8E4M3FN})
-    with pytest.raises(CannotRun, match="float8"):
+    with pytest.raises(CannotRun, match=r"float8|No corresponding Numpy type"):
         run(model, apart=False)
 
 
@@ -208,10 +211,10 @@ AGREE: list[tuple[str, list[Any], dict[str, Any], int]] = [
     ),
     ("Pad", [ROWS, np.array([1, 2]), F(9), np.array([-1])], {}, 19),
     *((op, [ROWS], {"axes": [-1, 0], "keepdims": 0}, 11) for op in ("ReduceMean", "ReduceSum")),
-    *((op, [ROWS], {}, 11) for op in ("ReduceL2", "ReduceMax", "ReduceMin", "ReduceProd")),
+    *((op, [ROWS], {}, 11) for op in ("ReduceMax", "ReduceMin", "ReduceProd")),
     *(
         (op, [ROWS, np.zeros(0, np.int64)], {"noop_with_empty_axes": 1}, 18)
-        for op in ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
+        for op in ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
     ),
     ("ScatterElements", [ROWS, np.zeros((1, 1, 4), np.int64), ROWS[:1, :1]], {"axis": 1}, 13),
     *(
@@ -235,6 +238,8 @@ def test_the_evaluator_agrees_with_onnx_runtime(
     op: str, inputs: list[Any], attributes: dict[str, Any], opset: int
 ) -> None:
     """Odd attributes and old versions of the ops whose constants the evaluator alone computes."""
+    if op not in computed.AGREED:
+        pytest.skip(f"onnx {onnx.__version__} makes something else, and is not believed alone")
     model = model_of(op, inputs, attributes, opset)
     if op in ("Split", "TopK"):
         model.graph.node[0].output.append("second")
@@ -278,6 +283,8 @@ def test_what_the_two_do_not_agree_on_is_unknown(name: str) -> None:
     """ONNX Runtime alone is not believed either: another runtime may do as the evaluator does."""
     op, inputs, attributes, opset = DIFFERENT[name]
     node = helper.make_node(op, [f"in{i}" for i in range(len(inputs))], ["out"], **attributes)
+    if name == "Resize" and ONNX < (1, 22):
+        pytest.skip(f"the evaluator of onnx {onnx.__version__} makes what ONNX Runtime does")
     with pytest.raises(NoBound) as caught:
         computer(node, {"": opset})([np.asarray(array) for array in inputs])
     assert caught.value.reason.kind == Unread.COMPUTED_TWICE

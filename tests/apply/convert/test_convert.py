@@ -16,6 +16,7 @@ from tests.models.float_kinds import Kind, W, X, floats
 from tests.models.float_ops import FUSED, ISLANDS, MIXED, QUANTISED
 from tests.oracles.half_file import apart, narrowed_feeds, round_trips
 from tests.oracles.unoptimised import Values, run
+from tests.versions import needs_onnx_runtime
 
 KINDS = [*PLAIN, *CONSTANTS, *BODIES, *FUNCTIONS, *ISLANDS, *QUANTISED, *FUSED, *MIXED]
 FP16_ERROR = 0.01  # of an output's largest element, after the few ops that these models have
@@ -37,8 +38,17 @@ def checked(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
+def needs_its_onnx_runtime(kind: Kind) -> None:
+    """Skip where ONNX Runtime computes FP16 graphs of a kind in another way than ONNX's text."""
+    if kind.name == "QuantizeLinear and DequantizeLinear, 21":
+        needs_onnx_runtime(1, 30, for_what="quantising in FP16")
+    if kind.name == "an input that is an output and read inside":
+        needs_onnx_runtime(1, 26, for_what="an input of FP16 that is an output")
+
+
 @each_kind
 def test_it_loads_and_computes_the_same_with_fp32_inputs_and_outputs(kind: Kind) -> None:
+    needs_its_onnx_runtime(kind)
     after, _ = converted(kind.model)
     checked(after)
     assert round_trips(after) == []
@@ -55,6 +65,7 @@ def test_no_node_stays_in_fp32_but_for_its_schema_and_no_cast_is_wasted(kind: Ki
 
 @each_kind
 def test_it_loads_and_computes_the_same_all_in_fp16(kind: Kind) -> None:
+    needs_its_onnx_runtime(kind)
     after, _ = converted(kind.model, keep_io_types=False)
     checked(after)
     for info in (*after.graph.input, *after.graph.output):

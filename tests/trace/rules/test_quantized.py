@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from slanc_onnx.trace.expression import Embedding, Linear, Normalised, walk
 from tests.models.small_graphs import D, Weights, graph, normal, paper, read
 from tests.oracles.unoptimised import run
+from tests.versions import needs_onnx_runtime
 
 RANDOM = np.random.default_rng(0)
 K, N, BLOCK = 40, 12, 16  # the last block of a row is not full
@@ -78,6 +79,8 @@ BITS = {
 
 @pytest.mark.parametrize(("bits", "zero"), BITS.values(), ids=BITS)
 def test_matmul_nbits(bits: int, zero: int | None) -> None:
+    if bits == 2:
+        needs_onnx_runtime(1, 24, for_what="2 bits")
     attributes = f"K = {K}, N = {N}, bits = {bits}, block_size = {BLOCK}"
     inputs = "x, w, scales" if zero is None else "x, w, scales, zero"
     matmul = f"com.microsoft.MatMulNBits<{attributes}>({inputs})"
