@@ -85,7 +85,8 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL.onnx",
         nargs="+",
         help="the model; external data stays where it is. With several, each is a job of its own, "
-        "and -o, --report, --html, --sidecar and --fp32-nodes name folders",
+        "and -o, --report, --html, --sidecar and --fp32-nodes name folders. Or a folder of "
+        "onnxruntime-genai, with all models that its genai_config.json names",
     )
     add(
         "--config",
@@ -195,7 +196,12 @@ def _add_certificates(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
-    add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
+    add(
+        "-o",
+        "--output",
+        metavar="OUT.onnx",
+        help="default: MODEL.slanc.onnx, or FOLDER.slanc, beside the input",
+    )
     add("--dry-run", action="store_true", help="decide and report, but write no model")
     add(
         "--apply",
