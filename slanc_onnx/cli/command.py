@@ -75,6 +75,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     except OSError as error:  # of what these print; files are not read yet
         silence(sys.stdout)
         return fail(NOT_WRITTEN, f"standard output: not written ({reason(error)}).")
+    except Exception as error:
+        return fail(BUG, f"{bug(error, traceback_too=True)}. Nothing was written.")
     logging.basicConfig(
         stream=sys.stderr,
         level=[logging.WARNING, logging.INFO, logging.DEBUG][min(args.verbose, 2)],

@@ -10,8 +10,8 @@ from slanc_onnx.scale.assumed import Assumption
 from slanc_onnx.scale.decide import (
     compute_scales_in,
     with_conditions,
-    with_safe_radius,
 )
+from slanc_onnx.scale.extents import with_safe_radius
 from slanc_onnx.scale.json_form import to_json
 from slanc_onnx.scale.minimal import evidence, instead_of_one, keeps_epsilon, without_one
 from slanc_onnx.scale.scaled_norm import ScaledNorm, scales_to_apply

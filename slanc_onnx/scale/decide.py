@@ -24,7 +24,6 @@ from slanc_onnx.prove import (
     composed,
     held_against,
     proofs,
-    safe_radius,
     with_joint_bounds,
 )
 from slanc_onnx.reasons import Decision, Reason, Seen
@@ -32,7 +31,7 @@ from slanc_onnx.run import Feeds, Said
 from slanc_onnx.scale.advice import certifying_changes
 from slanc_onnx.scale.assumed import assumptions
 from slanc_onnx.scale.certified import certified_scale
-from slanc_onnx.scale.extents import most_elements
+from slanc_onnx.scale.extents import with_safe_radius
 from slanc_onnx.scale.minimal import with_one
 from slanc_onnx.scale.scaled_norm import ScaledNorm, Status, scales_to_apply
 from slanc_onnx.scale.window import place
@@ -152,21 +151,6 @@ def _summands(norm: Norm) -> tuple[str, ...]:
     if norm.addends and norm.axes.grouped:  # which need not have all positions
         return ()
     return tuple(filter(None, norm.addends or (norm.input,)))
-
-
-def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
-    """The decision with the radius, and the longest rows, that its scale serves."""
-    scale = decided.scale if decided.status == "scaled" and decided.scale is not None else 1.0
-    width = decided.norm.width
-    if width is None and decided.certificate is not None:  # what the proof knows of all rows
-        width = decided.certificate.bound.width or None
-    if width is None and decided.estimate is not None:
-        width = decided.estimate.width
-    radius = safe_radius(decided.norm, width, scale, device, decided.affine)
-    most = None
-    if decided.norm.width is None and decided.estimate is not None and decided.status == "scaled":
-        most = most_elements(decided.estimate, scale, device) or None
-    return replace(decided, safe_radius=radius, most_elements=most)
 
 
 def _held_against_probe(decided: ScaledNorm) -> ScaledNorm:

@@ -6,8 +6,12 @@ them. So an estimate of rows of n elements tells those of any other number.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.estimate import Estimate
+from slanc_onnx.prove import safe_radius
+from slanc_onnx.scale.scaled_norm import ScaledNorm
 
 _MOST = 2**40  # elements; no row is longer
 
@@ -34,3 +38,18 @@ def most_elements(estimate: Estimate, scale: float, device: Accelerator) -> int:
         plain = estimate.magnitudes * growth <= device.largest_sum * scale
         fits, too_many = (elements, too_many) if squares and plain else (fits, elements)
     return fits
+
+
+def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
+    """The decision with the radius, and the longest rows, that its scale serves."""
+    scale = decided.scale if decided.status == "scaled" and decided.scale is not None else 1.0
+    width = decided.norm.width
+    if width is None and decided.certificate is not None:  # what the proof knows of all rows
+        width = decided.certificate.bound.width or None
+    if width is None and decided.estimate is not None:
+        width = decided.estimate.width
+    radius = safe_radius(decided.norm, width, scale, device, decided.affine)
+    most = None
+    if decided.norm.width is None and decided.estimate is not None and decided.status == "scaled":
+        most = most_elements(decided.estimate, scale, device) or None
+    return replace(decided, safe_radius=radius, most_elements=most)

@@ -19,6 +19,7 @@ from slanc_onnx.norms import Norm
 from slanc_onnx.options import Options
 from slanc_onnx.prove import Proof, certify_at
 from slanc_onnx.reasons import Decision, Reason
+from slanc_onnx.scale.extents import with_safe_radius
 from slanc_onnx.scale.scaled_norm import ScaledNorm
 from slanc_onnx.scale.window import ELEMENT_BITS, least_exponent
 
@@ -48,7 +49,7 @@ def with_one(decided: ScaledNorm, options: Options) -> ScaledNorm:
 def without_one(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
     """The decision with the scale that it had before `with_one`, if it had one."""
     instead = instead_of_one(decided)
-    return decided if instead is None else _at(decided, instead, device)
+    return decided if instead is None else with_safe_radius(_at(decided, instead, device), device)
 
 
 def instead_of_one(decided: ScaledNorm) -> float | None:

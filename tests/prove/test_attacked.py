@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from slanc_onnx import Options, compute_scales
 from slanc_onnx.feed import Range
 from slanc_onnx.prove import Certificate, Condition
-from slanc_onnx.scale.decide import with_safe_radius
+from slanc_onnx.scale import with_safe_radius
 from slanc_onnx.targets import TARGETS
 from tests.models.small_graphs import D, between, graph, normal
 from tests.oracles.unoptimised import run

@@ -181,7 +181,19 @@ def test_1_is_not_kept_where_rows_overflow_with_it(tmp_path: Path, apply: ApplyR
     (found,) = outcome.norms
     assert outcome.passed, outcome.validation
     assert found.scale == usual.norms[0].scale != 1
+    assert found.safe_radius == usual.norms[0].safe_radius
+    assert found.certificate == usual.norms[0].certificate
     assert Decision.ONE_IS_SAFE not in {reason.kind for reason in found.reasons}
+
+
+def test_1_is_not_kept_where_the_model_passes_only_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever shows that: here nothing says which norm it is."""
+    monkeypatch.setattr("slanc_onnx.job.files.with_scales_again", lambda *_: None)
+    outcome = job(tmp_path, 60.0)
+    assert outcome.passed and outcome.norms[0].scale != 1
+    assert at_one(job(tmp_path, 1.0).norms[0])
 
 
 def test_rows_of_zeros_get_a_scale_and_an_epsilon_that_is_kept(tmp_path: Path) -> None:
