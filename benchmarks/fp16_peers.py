@@ -30,6 +30,7 @@ from slanc_onnx.ops import read_bodies
 from slanc_onnx.options import Options
 from slanc_onnx.run import Feeds, validation_inputs
 from slanc_onnx.tokens import read_tokens
+from slanc_onnx.verify.tolerance import ROUNDED
 from slanc_onnx.verify.validate import Validation, validate_pair
 
 OURS = "slanc-onnx --to fp16, no validation"
@@ -107,7 +108,7 @@ def _cells(command: list[str], out: Path, before: ReadModel, options: Options) -
     cells.append("no" if loads.returncode else "yes")
     try:
         after = _read(out)
-        found = validate_pair(before, after, options, _feeds(before, options), exact=False)
+        found = validate_pair(before, after, options, _feeds(before, options), exact=ROUNDED)
     except Exception as error:
         return [*cells, "", f"{type(error).__name__}: {str(error)[:80]}"]
     return [*cells, str(len(after.kept)), f"{found.rounded_rms_error:.3g}", _perplexity(found)]

@@ -127,6 +127,7 @@ def _run(args: argparse.Namespace) -> int:
         emulate=args.emulate,
         epsilon=args.epsilon,
         weight_loss=args.weight_loss,
+        merge=tuple(args.merge),
         fp32_nodes=args.fp32_nodes is not None,
         exclude=args.exclude,
         only=args.only,

@@ -17,6 +17,8 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     _check_to(parser, args)
     if args.apply == "fold" and args.scale == "paper":
         parser.error("--apply fold: needs powers of two, which --scale paper does not give")
+    if args.merge and args.apply != "fold":
+        parser.error("--merge: only goes with --apply fold or --to, which it continues")
     if args.explain_groups and args.apply != "fold":
         parser.error("--explain-groups: only goes with --apply fold")
     if args.scale == "calibrated" and args.tokens is None and args.inputs is None:

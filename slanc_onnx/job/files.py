@@ -13,6 +13,7 @@ import onnx
 from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.convert import Conversion, write_converted
 from slanc_onnx.apply.fold import Fold, fold, write_folded
+from slanc_onnx.apply.merge import Merges, plan_merges, without_proofs, write_merged
 from slanc_onnx.estimate import TensorRange, probe_tensors, runs_probe
 from slanc_onnx.graph import Draft, Tensor, check_output, load_model, name_nodes
 from slanc_onnx.job.in_memory import decide
@@ -37,6 +38,7 @@ from slanc_onnx.scale import ScaledNorm, scales_to_apply, with_conditions
 from slanc_onnx.verify import (
     Audit,
     Difference,
+    Exactness,
     FirstRows,
     Fp32Nodes,
     Validation,
@@ -145,6 +147,7 @@ class _Done:
     notes: list[Reason] = field(default_factory=list)
     heals: Next | None = None
     conversion: Conversion | None = None
+    merges: Merges | None = None
     ranges: dict[Tensor, TensorRange] | None = None
 
 
@@ -173,6 +176,7 @@ def _outcome(job: _Job, done: _Done, shown_options: Mapping[str, object]) -> Out
         dry_run=options.dry_run,
         require=options.require,
         conversion=done.conversion,
+        merges=done.merges,
     )
 
 
@@ -266,6 +270,10 @@ def _plan(job: _Job, done: _Done) -> None:
             _measure(job, done)
         done.fold, done.norms = fold(read, done.norms, options, done.ranges)
         clock.lap("fold")
+        if options.merge:
+            done.merges = plan_merges(read.model, done.fold, read.folder, options)
+            done.norms = without_proofs(done.norms, done.merges, options.accelerator)
+            clock.lap("merge")
     if job.watched:
         done.audits = job.isolated(
             lambda told: audit_scales(read, done.norms, job.watched, options.accelerator, told)
@@ -319,7 +327,9 @@ def _write(job: _Job, done: _Done, draft: Draft) -> None:
         name_nodes(rewritten)
     if job.options.to is not None and done.fold is not None:
         given = rewritten, done.fold, draft, job.options
-        done.conversion = write_converted(*given, job.progress)
+        done.conversion = write_converted(*given, done.merges, job.progress)
+    elif done.fold is not None and done.merges is not None:
+        write_merged(rewritten, done.fold, done.merges, draft, job.progress)
     elif done.fold is not None:
         write_folded(rewritten, done.fold, draft, job.progress)
     else:
@@ -334,13 +344,15 @@ def _validate(job: _Job, done: _Done, draft: Path, progress: Progress) -> Valida
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(done.norms).values())
     exact = exact and not (done.fold is not None and done.fold.lost)
     exact = exact and done.conversion is None
+    merged = done.merges.error if done.merges is not None and done.merges.changes else None
+    given = Exactness(exact and merged is None, merged)
     after, options, inputs = _rewritten(job, draft)
     if done.conversion is not None:
         after = replace(after, kept=done.conversion.kept)
         if done.conversion.longest:
             length = min(LONG_SEQUENCE, done.conversion.longest)
             inputs += longer_inputs(job.read, options, inputs[0], length)
-    return validate_on(job.read, after, options, inputs, exact, progress)
+    return validate_on(job.read, after, options, inputs, given, progress)
 
 
 def _run_as_written(job: _Job, found: Validation, draft: Path) -> Validation:

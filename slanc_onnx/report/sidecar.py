@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from slanc_onnx.apply.merge import Merges
 from slanc_onnx.report.as_json import write_report
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
@@ -31,7 +32,7 @@ def sidecar(outcome: Outcome) -> dict[str, Any]:
         "model": str(outcome.source),
         "output": None if outcome.dry_run or not outcome.norms else str(outcome.output),
         "target": outcome.accelerator.as_dict(),
-        "norms": [_norm(row) for row in outcome.rows],
+        "norms": [_norm(row, outcome.merges) for row in outcome.rows],
     }
 
 
@@ -42,7 +43,7 @@ def schema() -> dict[str, Any]:
     return found
 
 
-def _norm(row: NormRow) -> dict[str, Any]:
+def _norm(row: NormRow, merges: Merges | None) -> dict[str, Any]:
     decided, norm, proof = row.decided, row.decided.norm, row.decided.certificate
     scale = None if decided.status == "skipped" else decided.scale
     mantissa, exponent = math.frexp(scale or 0.0)
@@ -52,7 +53,7 @@ def _norm(row: NormRow) -> dict[str, Any]:
         "name": norm.name,
         "path": [{"node": index, "graph": attribute} for index, attribute in norm.path],
         "tensor": norm.input,
-        "kind": norm.kind,
+        "kind": "rms" if merges is not None and norm.name in merges.mean_free else norm.kind,
         "width": norm.width,
         "status": decided.status,
         "applied": row.applied,

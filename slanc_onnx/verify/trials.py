@@ -12,6 +12,7 @@ from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.run import CannotRun, InputSet
 from slanc_onnx.verify.default_level import at_default_level
 from slanc_onnx.verify.tensor_sizes import tensor_sizes
+from slanc_onnx.verify.tolerance import EXACT, Exactness
 from slanc_onnx.verify.validate import Trial, Validation, validate_pair, without_excluded
 
 
@@ -20,7 +21,7 @@ def validate_on(
     after: ReadModel,
     options: Options,
     inputs: Sequence[InputSet],
-    exact: bool = True,
+    exact: Exactness = EXACT,
     progress: Progress = no_progress,
 ) -> Validation:
     """The validation on the first set of inputs, with what the others say.
