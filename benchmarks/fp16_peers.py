@@ -30,6 +30,7 @@ from slanc_onnx.ops import read_bodies
 from slanc_onnx.options import Options
 from slanc_onnx.run import CannotRun, Feeds, validation_inputs
 from slanc_onnx.tokens import read_tokens
+from slanc_onnx.verify.tolerance import ROUNDED
 from slanc_onnx.verify.validate import Validation, validate_pair
 
 OURS = "slanc-onnx --to fp16, no validation"
@@ -108,7 +109,7 @@ def _cells(command: list[str], out: Path, before: ReadModel, options: Options) -
     try:
         after = _read(out)
         sets = [_feeds(before, options)]
-        found = validate_pair(before, after, options, sets, exact=False)[0]
+        found = validate_pair(before, after, options, sets, exact=ROUNDED)[0]
         if isinstance(found, CannotRun):
             raise found
     except Exception as error:

@@ -15,7 +15,7 @@ from slanc_onnx.norms import Norm, read_model
 from slanc_onnx.options import ApplyRule, Options
 from slanc_onnx.run import validation_inputs, with_checked_inputs
 from slanc_onnx.scale import ScaledNorm
-from slanc_onnx.verify import Validation, validate_on
+from slanc_onnx.verify import Exactness, Validation, validate_on
 
 
 def find_norms(model: onnx.ModelProto, folder: Path | None = None) -> list[Norm]:
@@ -115,4 +115,5 @@ def validate(
     options = with_checked_inputs(options or Options(), before.specs)
     inputs = validation_inputs(before, options)
     exact = options.scale != "paper" and not options.weight_loss
-    return validate_on(before, after, options, inputs, exact)
+    merged = 0.0 if options.merge else None
+    return validate_on(before, after, options, inputs, Exactness(exact and merged is None, merged))

@@ -24,6 +24,7 @@ EmulateRule = Literal["norms", "all"]
 EpsilonRule = Literal["exact", "representable"]
 Required = Literal["validated", "scaled", "certified"]
 To = Literal["fp16", "bf16"]
+Merge = Literal["gamma", "mean", "all"]
 
 
 TIME_LIMIT = 1800.0  # seconds
@@ -81,6 +82,8 @@ class Options:
         weight_loss: With "fold", the relative loss up to which a 16-bit weight is divided though
             elements become subnormal: the Frobenius norm of the error, over that of the weight.
             0 divides it only where that is exact.
+        merge: With "fold", what else of the norms goes into the weights around them: "gamma" (with
+            beta, into the next weights), "mean" (out of those before), or "all".
         executor: What works on blocks of large matrices, for example a
             `concurrent.futures.ProcessPoolExecutor` or that of a Dask client; None for a thread on
             every processor. The result does not depend on it.
@@ -119,6 +122,7 @@ class Options:
     positions: int | None = None
     external_data: ExternalData = "auto"
     weight_loss: float = 0.0
+    merge: Collection[Merge] = ()
     executor: Executor | None = None
     jobs: int | None = None
     time_limit: float | None = TIME_LIMIT
@@ -162,11 +166,16 @@ class Options:
         """The options with all that they imply.
 
         Raises:
-            SlancError: something else was asked for, or the accelerator has another format.
+            SlancError: something else was asked for, or the accelerator has another format; or
+                `merge` without "fold".
         """
         if self.minimal and self.scale == "paper":
             raise SlancError(
                 "--minimal: needs the limits of a window, which --scale paper has not."
+            )
+        if self.merge and self.apply != "fold" and self.to is None:
+            raise SlancError(
+                f"--merge {self.merged_parts[0]}: only goes with --apply fold, which it continues."
             )
         if self.to is None:
             return self
@@ -180,6 +189,12 @@ class Options:
             raise SlancError(f"--to {self.to}: folds, and --scale paper gives no powers of two.")
         epsilon = self.epsilon or "representable"
         return replace(self, apply="fold", emulate="all", epsilon=epsilon)
+
+    @property
+    def merged_parts(self) -> tuple[Literal["gamma", "mean"], ...]:
+        """The parts of norms that are merged."""
+        parts: tuple[Literal["gamma", "mean"], ...] = ("gamma", "mean")
+        return tuple(part for part in parts if part in self.merge or "all" in self.merge)
 
     @property
     def everything(self) -> bool:

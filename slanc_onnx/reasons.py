@@ -86,6 +86,7 @@ class Unproved(_Named):
     WEIGHTS_NOT_FINITE = auto()
     WEIGHTS_ROUNDED = auto()
     NOT_AS_WRITTEN = auto()
+    WEIGHTS_MERGED = auto()
     BOUND_NOT_FINITE = auto()
     STEP_OVERFLOWS = auto()  # step, magnitude
     SUM_OVERFLOWS = auto()  # bits
@@ -189,6 +190,32 @@ class Undivided(_Named):
     FADES = auto()
     COMPUTED = auto()
     SHARED = auto()
+
+
+class Unmerged(_Named):
+    """Why a gamma, a beta or a mean of a norm is left where it is."""
+
+    OUTPUT = auto()
+    NO_READER = auto()
+    READ_BY = auto()  # the op is named by the reason
+    INTEGER_WEIGHT = auto()  # the same
+    WEIGHT_COMPUTED = auto()  # the same
+    PADDED = auto()  # the same
+    SHARED = auto()  # weight
+    NO_BIAS = auto()  # number of Adds
+    NO_ROW = auto()  # bias
+    NOT_CONSTANT = auto()
+    INSIDE = auto()
+    ROWS = auto()
+    EXCLUDED = auto()
+    OVERFLOWS = auto()  # weight, its largest element
+    LOSES = auto()  # weight, relative loss
+    WRITTEN_BY = auto()  # the op is named by the reason
+    SEEN_BY = auto()  # the same
+    MEAN_OUTPUT = auto()
+    SPELLING = auto()
+    NOT_READ = auto()  # behind: why
+    NO_FORM = auto()
 
 
 class Unraised(_Named):
@@ -322,6 +349,7 @@ Kind = (
     | Untaken
     | Decision
     | Undivided
+    | Unmerged
     | Unraised
     | Failure
     | Next

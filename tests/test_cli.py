@@ -270,7 +270,7 @@ def test_a_validation_that_cannot_be_done_gives_1_and_the_file(
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("slanc_onnx.job.files.validate_on", fail)
+    monkeypatch.setattr("slanc_onnx.job.draft.validate_on", fail)
     status, out, _ = run("model.onnx", "-q")
     assert status == 1
     assert scaled("model.slanc.onnx")
@@ -364,7 +364,7 @@ def test_the_death_of_onnx_runtime_is_not_ours(run: Run, monkeypatch: pytest.Mon
         assert os.getpid() != parent
         os.kill(os.getpid(), signal.SIGSEGV)
 
-    monkeypatch.setattr("slanc_onnx.job.files.validate_on", dies)
+    monkeypatch.setattr("slanc_onnx.job.draft.validate_on", dies)
     status, out, _ = run("model.onnx", "-q")
     assert status == 1
     assert "not validated: ONNX Runtime died (SIGSEGV)" in out.splitlines()[-1]

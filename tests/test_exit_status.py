@@ -199,7 +199,7 @@ def test_a_bug_gives_4_and_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "stage", ["job.files._validate", "job.files.write_folded", "job.files.fold"]
+    "stage", ["job.draft._validate", "job.draft.write_folded", "job.files.fold"]
 )
 def test_a_bug_at_any_stage_writes_nothing(
     run: Run, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -246,7 +246,7 @@ sys.exit(cli.main(sys.argv[1:]))
 @posix
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize(
-    "patch", ["job.files._validate", "cli.tell.write_report"], ids=["before", "after"]
+    "patch", ["job.draft._validate", "cli.tell.write_report"], ids=["before", "after"]
 )
 def test_a_signal_ends_it_without_left_overs(
     tmp_path: Path, number: signal.Signals, status: int, patch: str
@@ -270,7 +270,7 @@ def test_a_signal_ends_it_without_left_overs(
     out, err = process.communicate(timeout=60)
     word = "terminated" if number == signal.SIGTERM else "interrupted"
     assert (process.returncode, out, err) == (status, "", f"ERROR: {word}\n")
-    new = [] if patch == "job.files._validate" else ["new"]
+    new = [] if patch == "job.draft._validate" else ["new"]
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", *new, "ready"]
     assert not new or os.listdir(tmp_path / "new" / "folder") == ["out.onnx"]
 

@@ -39,6 +39,7 @@ def read_options(args: argparse.Namespace) -> Options:
         emulate=args.emulate,
         epsilon=args.epsilon,
         weight_loss=args.weight_loss,
+        merge=tuple(args.merge),
         fp32_nodes=args.fp32_nodes is not None or args.search_fp32_nodes,
         exclude=args.exclude,
         only=args.only,

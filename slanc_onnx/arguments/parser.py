@@ -240,6 +240,15 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="whether the weights of the output lie in a file of their own (default: as in MODEL)",
     )
+    add(
+        "--merge",
+        choices=("gamma", "mean", "all"),
+        action="append",
+        default=[],
+        help="with --apply fold or --to: also merge gamma and beta into the next weights, or take "
+        "the mean out of the weights before, so that a LayerNorm is an RMSNorm; weights are "
+        "rounded once (repeatable)",
+    )
     add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
     add(
         "--weight-loss",

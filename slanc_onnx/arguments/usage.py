@@ -22,6 +22,8 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--apply fold: needs powers of two, which --scale paper does not give")
     if args.minimal and args.scale == "paper":
         parser.error("--minimal: needs the limits of a window, which --scale paper does not have")
+    if args.merge and args.apply != "fold":
+        parser.error("--merge: only goes with --apply fold or --to, which it continues")
     if args.explain_groups and args.apply != "fold":
         parser.error("--explain-groups: only goes with --apply fold")
     if args.scale == "calibrated" and args.tokens is None and args.inputs is None:

@@ -11,6 +11,7 @@ import onnx
 from slanc_onnx.apply import apply_scales_in, without_scales_of_others
 from slanc_onnx.apply.convert import convert_in_memory
 from slanc_onnx.apply.fold import apply_fold, fold
+from slanc_onnx.apply.merge import merge_in_memory, without_proofs
 from slanc_onnx.job.refusals import check_set, given_data
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
@@ -76,13 +77,18 @@ def carry_out(
     folded, now = None, list(decided)
     if options.apply == "fold":
         folded, now = fold(read, decided, options)
-    if read.model is not read.loaded and scales_to_apply(decided):
+    if read.model is not read.loaded and (scales_to_apply(decided) or options.merge):
         read.loaded.CopyFrom(read.model)
     if folded is not None:
         apply_fold(read.loaded, folded, read.folder)
+        merged = False
+        if options.merge:
+            merges = merge_in_memory(read.loaded, read.folder, options)
+            now = without_proofs(now, merges, options.accelerator)
+            merged = bool(merges.changes)
         if options.to is not None:
             convert_in_memory(read.loaded, read.folder, options)
-        return bool(folded.edits) or options.to is not None, now
+        return bool(folded.edits) or merged or options.to is not None, now
     norms = [d.norm for d in decided]
     scales = scales_to_apply(decided)
     target, least = options.accelerator.stamp, options.least_epsilon

@@ -5,6 +5,7 @@ normalisation, by indices and names; what only looks like one is a `Suspect`. Fu
 norms are inlined first. Norms that cannot be scaled have the reason with them.
 """
 
+from slanc_onnx.norms.constants import sizes_in
 from slanc_onnx.norms.find import unmatched_means
 from slanc_onnx.norms.functions import inline_functions_with
 from slanc_onnx.norms.model import ReadModel, read_model
@@ -40,5 +41,6 @@ __all__ = [
     "residual_name",
     "rounded",
     "scaled_epsilon",
+    "sizes_in",
     "unmatched_means",
 ]

@@ -33,6 +33,7 @@ class Report(TypedDict):
     suspects: list[dict[str, Any]]
     notes: list[str]
     fold: dict[str, Any] | None
+    merge: dict[str, Any] | None
     conversion: dict[str, Any] | None
     audit: list[dict[str, Any]]
     first_rows: dict[str, Any] | None
@@ -103,6 +104,7 @@ def validation_entry(
     return {
         "fp32_identical": validation.fp32_identical,
         "fp32_max_abs_error": finite(validation.fp32_max_abs_error),
+        "fp32_rms_error": finite(validation.fp32_rms_error),
         "fp32_default_level": _default_level(validation),
         "fp16": {
             "lost_before": validation.lost_before,
@@ -190,6 +192,7 @@ def _not_validated(reason: Reason) -> dict[str, Any]:
     return {
         "fp32_identical": None,
         "fp32_max_abs_error": None,
+        "fp32_rms_error": None,
         "fp32_default_level": None,
         "fp16": dict.fromkeys(counts + errors),
         "tensors": [],

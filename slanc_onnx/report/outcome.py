@@ -11,6 +11,7 @@ from pathlib import Path
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.convert import Conversion
 from slanc_onnx.apply.fold import Fold
+from slanc_onnx.apply.merge import Merges
 from slanc_onnx.norms import Suspect
 from slanc_onnx.options import Required
 from slanc_onnx.prove import WITHDRAWN, Certificate
@@ -27,6 +28,7 @@ from slanc_onnx.report.audit import audit_entries
 from slanc_onnx.report.conversion import conversion_entry
 from slanc_onnx.report.fold import fold_entry
 from slanc_onnx.report.fp32_nodes import fp32_nodes_entry, write_list
+from slanc_onnx.report.merge import merge_entry
 from slanc_onnx.report.proof_lines import EPSILON, advice_text, first_rows_text
 from slanc_onnx.report.rows import NormRow, norm_rows
 from slanc_onnx.report.wording import reason_text
@@ -63,6 +65,7 @@ class Outcome:
         require: What had to hold.
         conversion: How floats became ones of 16 bits; None where that was not asked for.
         comes_along: Whether the output is the model as it was, as a part of a folder.
+        merges: What of the norms was merged into weights; None where that was not asked for.
     """
 
     source: Path
@@ -87,6 +90,7 @@ class Outcome:
     require: Collection[Required] = ()
     conversion: Conversion | None = None
     comes_along: bool = False
+    merges: Merges | None = None
 
     @property
     def passed(self) -> bool:
@@ -237,6 +241,7 @@ class Outcome:
             suspects=[suspect_entry(s, s.name in self.accepted) for s in self.suspects],
             notes=[reason_text(note) for note in self.notes],
             fold=None if self.fold is None else fold_entry(self.fold),
+            merge=merge_entry(self.merges),
             conversion=conversion_entry(self.conversion, self.fold),
             audit=audit_entries(self.audits),
             first_rows=first_rows_entry(self.first_rows),

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from slanc_onnx.apply.merge import Merges
 from slanc_onnx.report.as_json import write_report
 from slanc_onnx.report.columns import finite
 from slanc_onnx.report.outcome import Outcome
@@ -32,7 +33,7 @@ def sidecar(outcome: Outcome) -> dict[str, Any]:
         "model": str(outcome.source),
         "output": None if outcome.dry_run or not outcome.norms else str(outcome.output),
         "target": outcome.accelerator.as_dict(),
-        "norms": [_norm(row) for row in outcome.rows],
+        "norms": [_norm(row, outcome.merges) for row in outcome.rows],
     }
 
 
@@ -43,7 +44,7 @@ def schema() -> dict[str, Any]:
     return found
 
 
-def _norm(row: NormRow) -> dict[str, Any]:
+def _norm(row: NormRow, merges: Merges | None) -> dict[str, Any]:
     form = to_json(row.decided, finite)
     norm, certificate = form["norm"], form["certificate"]
     scale = None if form["status"] == "skipped" else form["scale"]
@@ -53,7 +54,7 @@ def _norm(row: NormRow) -> dict[str, Any]:
         "name": norm["name"],
         "path": [{"node": index, "graph": attribute} for index, attribute in norm["path"]],
         "tensor": norm["input"],
-        "kind": norm["kind"],
+        "kind": "rms" if merges is not None and norm["name"] in merges.mean_free else norm["kind"],
         "width": norm["width"],
         "status": form["status"],
         "applied": row.applied,

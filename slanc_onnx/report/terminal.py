@@ -14,6 +14,7 @@ from slanc_onnx.report.conversion import conversion_lines
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.fp32_nodes import fp32_nodes_text
 from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on, needed_by
+from slanc_onnx.report.merge import merge_lines
 from slanc_onnx.report.next_step import next_step
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.shown import some
@@ -72,6 +73,8 @@ def _summary(outcome: Outcome) -> Iterator[str]:
     if outcome.fold is not None:
         yield fold_line(len(norms), outcome.fold)
         yield from (f"note: {reason_text(note)}" for note in outcome.fold.notes)
+    if outcome.merges is not None:
+        yield from merge_lines(outcome.merges)
     if outcome.conversion is not None:
         yield from conversion_lines(outcome.conversion, outcome.fold)
     yield from (f"note: {reason_text(note)}" for note in outcome.notes)
@@ -254,6 +257,11 @@ def _fp32(validation: Validation) -> str:
     """How the FP32 outputs compare, with ONNX Runtime's optimisation off and at its default."""
     if validation.fp32_identical:
         told = "FP32 outputs bit-identical with optimisation off"
+    elif validation.fp32_rms_tolerance is not None:
+        told = (
+            f"FP32 RMS error {validation.fp32_rms_error:.3g} of the outputs' RMS, as merged "
+            f"weights are rounded (tolerance {validation.fp32_rms_tolerance:g})"
+        )
     else:
         what = "FP32" if validation.cosine is None else "its weights in FP32 arithmetic:"
         told = (

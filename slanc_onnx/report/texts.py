@@ -17,6 +17,7 @@ from slanc_onnx.reasons import (
     PositionsFrom,
     Seen,
     Undivided,
+    Unmerged,
     Unproved,
     Unraised,
     Unread,
@@ -87,6 +88,8 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.WEIGHTS_ROUNDED: "weights are rounded that the proof had read (--weight-loss, or --to "
     "with --dry-run: what is proved is proved of the file that is written)",
     Unproved.NOT_AS_WRITTEN: "it was not found in the file that was written",
+    Unproved.WEIGHTS_MERGED: "weights were merged that the proof had read (--merge); a run over "
+    "the written file proves it anew",
     Unproved.BOUND_NOT_FINITE: "its bound is not finite",
     Unproved.STEP_OVERFLOWS: "{0} may overflow: up to {1:.3g}",
     Unproved.SUM_OVERFLOWS: "a row within its bound may overflow the sum of squares by {0:.1f} "
@@ -110,6 +113,30 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.LEANS_ON: "its bound leans on {0}, which has no safe radius",
     Unproved.ANOTHER_SPELLING: "its ops come to a norm by other steps, which have no bounds yet",
     Unproved.OTHER_STEPS: "its ops compute more than a norm, and have no bounds yet",
+}
+_UNMERGED: dict[Kind, str] = {
+    Unmerged.OUTPUT: "its output is a graph output",
+    Unmerged.NO_READER: "no weight reads it",
+    Unmerged.READ_BY: "it is read otherwise than by a product with a weight",
+    Unmerged.INTEGER_WEIGHT: "the weight that reads it is quantised",
+    Unmerged.WEIGHT_COMPUTED: "the weight that reads it is no stored constant",
+    Unmerged.PADDED: "its beta does not commute with zeros that are put around it",
+    Unmerged.SHARED: "the weight {0!r} is also read otherwise",
+    Unmerged.NO_BIAS: "its beta would need {0} new Adds, as the weights that read it have no bias",
+    Unmerged.NO_ROW: "the bias {0!r} that would take its beta is no row",
+    Unmerged.NOT_CONSTANT: "its gamma or beta is no constant that is finite",
+    Unmerged.INSIDE: "its gamma stands inside the norm's ops",
+    Unmerged.ROWS: "its rows are not the channels of one axis",
+    Unmerged.EXCLUDED: "left out, as asked",
+    Unmerged.OVERFLOWS: "the weight {0!r} would reach {1:.3g}, which its type does not hold",
+    Unmerged.LOSES: "the weight {0!r} would lose {1:.2g} of its norm in its type",
+    Unmerged.WRITTEN_BY: "what it writes into the stream is not linear in a weight",
+    Unmerged.SEEN_BY: "it reads the stream, and would see the mean gone",
+    Unmerged.MEAN_OUTPUT: "the stream is a graph output",
+    Unmerged.SPELLING: "its mean is subtracted in another way than by ReduceMean and Sub",
+    Unmerged.NOT_READ: "it {behind}",
+    Unmerged.NO_FORM: "the file's opset has no RMSNormalization, and its 16 bits may not hold the "
+    "epsilon of a decomposed one",
 }
 _UNSCALABLE: dict[Kind, str] = {
     Unscalable.INNER_VALUE_READ: "its inner value {0!r} is also read by {1} {2!r}",
@@ -324,6 +351,7 @@ TEXTS: Mapping[Kind, str] = {
     **_UNTAKEN,
     **_DECISIONS,
     **_UNDIVIDED,
+    **_UNMERGED,
     **_UNRAISED,
     **_SEEN,
     **_FAILURES,

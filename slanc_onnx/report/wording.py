@@ -32,7 +32,7 @@ def reason_text(reason: Reason) -> str:
     told = text.format(*facts, **named)
     if not reason.op:
         return told
-    here = f"{reason.op} ({reason.tensor})"
+    here = f"{reason.op} ({reason.tensor})" if reason.tensor else reason.op
     return f"{here}: {told}" if told else here
 
 

@@ -15,6 +15,7 @@ from slanc_onnx.verify.fp32_nodes import HEALED, Fp32Nodes, find_fp32_nodes
 from slanc_onnx.verify.held import held_against_rows
 from slanc_onnx.verify.observed import Observed
 from slanc_onnx.verify.tensor_sizes import TensorSize
+from slanc_onnx.verify.tolerance import Exactness
 from slanc_onnx.verify.trials import validate_on
 from slanc_onnx.verify.validate import Trial, Validation
 from slanc_onnx.verify.worse import kept_at_one, with_scales_again
@@ -24,6 +25,7 @@ __all__ = [
     "Audit",
     "Beyond",
     "Difference",
+    "Exactness",
     "FirstRow",
     "FirstRows",
     "Fp32Nodes",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from slanc_onnx.accelerator import Accelerator
 
 # Of the largest absolute output: scales that are no powers of two round once per element.
 FP32_TOLERANCE = 1e-4
+# Of the outputs' root mean square: gammas and means that are merged round each weight once.
+MERGED_TOLERANCE = 1e-5
 # Of the outputs' root mean square. FP16 has 11 bits, a chain of norms adds their errors, and a
 # single logit may be off by more.
 FP16_TOLERANCE = 0.1
@@ -17,6 +20,35 @@ PERPLEXITY_TOLERANCE = 0.01
 # A norm rounds so many times between its input and its output, roughly: what noise of one rounding
 # does to a model, times that, is what the rounded norms may do to it whatever their scales are.
 ROUNDINGS = 4
+
+
+class Exactness(NamedTuple):
+    """How exact a rewriting is in FP32.
+
+    Attributes:
+        bits: Whether scales are powers of two and weights lost no bit: FP32 outputs are identical.
+        merged: The largest relative error of a weight into which a part of a norm was merged; None
+            where nothing was.
+    """
+
+    bits: bool = True
+    merged: float | None = None
+
+
+EXACT, ROUNDED = Exactness(), Exactness(bits=False)
+
+
+def merged_tolerance(error: float, norms: int) -> float:
+    """The relative RMS error of FP32 outputs where so many norms are merged into weights.
+
+    Weights of 32 bits are rounded by 2^-24, and what that does to outputs is 1e-5 at most. Those of
+    16 bits are rounded further, and the errors of norms add up as in `rounding_tolerance`.
+
+    Args:
+        error: The largest relative error of a merged weight, in the Frobenius norm.
+        norms: The number of norms.
+    """
+    return min(max(MERGED_TOLERANCE, 2 * error * math.sqrt(norms)), FP16_TOLERANCE)
 
 
 def fp32_tolerance(loss: float, norms: int) -> float:

@@ -14,6 +14,7 @@ from slanc_onnx.run import CannotRun, InputSet
 from slanc_onnx.verify.compare import compare
 from slanc_onnx.verify.default_level import at_default_level
 from slanc_onnx.verify.tensor_sizes import tensor_sizes
+from slanc_onnx.verify.tolerance import EXACT, Exactness
 from slanc_onnx.verify.validate import Trial, Validation, validate_pair, without_excluded
 
 
@@ -22,7 +23,7 @@ def validate_on(
     after: ReadModel,
     options: Options,
     inputs: Sequence[InputSet],
-    exact: bool = True,
+    exact: Exactness = EXACT,
     progress: Progress = no_progress,
 ) -> Validation:
     """The validation on the first set of inputs, with what the others say.

@@ -23,9 +23,12 @@ from slanc_onnx.verify.runs import FourRuns, run_four, unless_refused
 from slanc_onnx.verify.sensitivity import sensitivity
 from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.tolerance import (
+    EXACT,
     FP16_TOLERANCE,
     ROUNDINGS,
+    Exactness,
     fp32_tolerance,
+    merged_tolerance,
     perplexity_tolerance,
     rounding_tolerance,
 )
@@ -100,6 +103,10 @@ class Validation:
         left: All of the rewritten model that leaves the format where everything is rounded; None
             where it was not looked for, as the outputs are finite.
         all_zero: Whether all outputs are zero in FP32, so that none tells right from wrong.
+        fp32_rms_error: Root mean square difference of FP32 outputs, relative to their root mean
+            square; the largest.
+        fp32_rms_tolerance: What is demanded of that where norms are merged into weights, which
+            rounds these; None for other files, of which `fp32_tolerance` is demanded.
     """
 
     fp32_tolerance: float
@@ -129,6 +136,8 @@ class Validation:
     beyond: Beyond | None = None
     all_zero: bool = False
     left: Sequence[Left] | None = None
+    fp32_rms_error: float = 0.0
+    fp32_rms_tolerance: float | None = None
 
     @property
     def observed_on_each(self) -> list[Mapping[str, Observed]]:
@@ -173,7 +182,7 @@ def validate_pair(
     after: ReadModel,
     options: Options,
     sets: Sequence[Sequence[Feeds]],
-    exact: bool = True,
+    exact: Exactness = EXACT,
     progress: Progress = no_progress,
 ) -> list[Validation | CannotRun]:
     """Run both models on each set of inputs and compare, with their FP16 and BF16 tensors in FP32.
@@ -183,7 +192,7 @@ def validate_pair(
         after: The rewritten model, whose norms have the same names.
         options: The accelerator, what is rounded, and the ids behind the inputs.
         sets: Of inputs by name, one dict per run in each.
-        exact: Whether scales are powers of two and weights lost no bit: FP32 outputs are identical.
+        exact: What the rewriting rounds.
         progress: Called with what is being run and the finished share.
 
     Returns:
@@ -203,14 +212,14 @@ def _judged(
     after: ReadModel,
     options: Options,
     feeds: Sequence[Feeds],
-    exact: bool,
+    exact: Exactness,
     runs: FourRuns,
 ) -> Validation:
     plain, scaled, unstable = runs.plain, runs.scaled, runs.unstable
     fp32 = _in_fp32(runs)
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
-    inexact = rounded_epsilons(before, after, options.accelerator) if exact else 0
+    inexact = rounded_epsilons(before, after, options.accelerator) if exact.bits else 0
     observed = observe(before.norms, after.norms, runs, options.accelerator)
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
@@ -218,7 +227,9 @@ def _judged(
     left = all_left(after, options, feeds) if lost else None
     first_out = first_of(left or (), _lost_sums(observed)) or first_out
     result = Validation(
-        fp32_tolerance=_allowed(options, exact, inexact, len(before.norms)),
+        fp32_tolerance=_allowed(options, exact.bits, inexact, len(before.norms)),
+        fp32_rms_error=fp32.rms,
+        fp32_rms_tolerance=_allowed_rms(options, exact, len(before.norms)),
         rounded_epsilons=inexact,
         fp32_identical=fp32.identical and plain.losses == scaled.losses,
         fp32_max_abs_error=fp32.absolute,
@@ -252,6 +263,13 @@ def _allowed(options: Options, exact: bool, inexact: int, norms: int) -> float:
     if exact and not inexact:
         return 0.0
     return fp32_tolerance(0.0 if exact else options.weight_loss, norms)
+
+
+def _allowed_rms(options: Options, exact: Exactness, norms: int) -> float | None:
+    """What is demanded of the RMS error of FP32 outputs where norms are merged; else None."""
+    if exact.merged is None or options.to is not None:
+        return None
+    return merged_tolerance(max(exact.merged, options.weight_loss), norms)
 
 
 def _lost_sums(observed: Mapping[str, Observed]) -> dict[str, Array]:
@@ -342,7 +360,10 @@ def _first_norm_out(
 
 def _failures(result: Validation, compared: bool) -> list[Reason]:
     failures, form = [], result.format
-    if not result.fp32_identical and result.fp32_tolerance == 0:
+    if result.fp32_rms_tolerance is not None:
+        if not result.fp32_rms_error <= result.fp32_rms_tolerance:
+            failures.append(Reason(Failure.FP32_BEYOND_TOLERANCE))
+    elif not result.fp32_identical and result.fp32_tolerance == 0:
         failures.append(Reason(Failure.FP32_DIFFERS))
     elif not result.fp32_max_relative_error <= result.fp32_tolerance:
         failures.append(Reason(Failure.FP32_BEYOND_TOLERANCE))

@@ -58,7 +58,7 @@ def test_a_file_that_does_not_run_fails(tmp_path: Path, monkeypatch: pytest.Monk
     def dies(*_: object, **__: object) -> None:
         raise CannotRun("ONNX Runtime died (SIGSEGV)")
 
-    monkeypatch.setattr("slanc_onnx.job.files.as_written", dies)
+    monkeypatch.setattr("slanc_onnx.job.draft.as_written", dies)
     done = protect_file(SAMPLE, tmp_path / "out.onnx", Options(to="fp16"))
     assert done.validation is not None and not done.passed
     assert [f.kind for f in done.validation.failures] == [Failure.NOT_RUN_AS_WRITTEN]
@@ -74,7 +74,7 @@ def test_a_fusion_that_kills_it_is_told_with_what_to_do(
             os.kill(os.getpid(), signal.SIGSEGV)
         return as_written(*given, optimised=optimised)
 
-    monkeypatch.setattr("slanc_onnx.job.files.as_written", dies)
+    monkeypatch.setattr("slanc_onnx.job.draft.as_written", dies)
     assert main([str(SAMPLE), "--to", "fp16", "-o", str(tmp_path / "out.onnx"), "-q"]) == 1
     told = capsys.readouterr().out
     assert "FAILED" in told and "PASSED" not in told

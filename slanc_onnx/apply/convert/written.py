@@ -13,6 +13,7 @@ from slanc_onnx.apply.convert.positions import Positions, positions_of
 from slanc_onnx.apply.convert.tables import Tables, write_tables
 from slanc_onnx.apply.convert.weights import Weights
 from slanc_onnx.apply.fold import Fold, apply_fold
+from slanc_onnx.apply.merge import Merges, write_changes
 from slanc_onnx.graph import Draft, Pending
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
@@ -48,15 +49,17 @@ def write_converted(
     folded: Fold,
     draft: Draft,
     options: Options,
+    merges: Merges | None = None,
     progress: Progress = no_progress,
 ) -> Conversion:
-    """Fold, convert and write; weights are in memory one at a time, tables as a whole.
+    """Fold, merge, convert and write; weights are in memory one at a time, tables as a whole.
 
     Args:
         model: The model as it was read; it is changed in place.
         folded: The fold that was decided for it.
         draft: The output that it becomes.
         options: The accelerator, and what of the file stays as it is.
+        merges: What is merged, if anything.
         progress: Called with the share of the data that is copied.
 
     Raises:
@@ -65,6 +68,8 @@ def write_converted(
     folder, pending = draft.source.parent, Pending()
     with draft.written():
         apply_fold(model, folded, folder, pending)
+        if merges is not None:
+            write_changes(model, merges.changes, pending, folder)
         weights = Weights(folder, draft.new_data(), pending)
         conversion = _converted(model, draft.source, weights, options)
     draft.write(model, progress)

@@ -5,10 +5,17 @@ nodes to insert where no weight can be divided. Tensors that are added or rearra
 form a group with one power of two. All of it is exact.
 """
 
-from slanc_onnx.apply.fold.folding import Fold, apply_fold, fold, write_folded
+from slanc_onnx.apply.fold.folding import (
+    FORMATS,
+    Fold,
+    apply_fold,
+    fold,
+    write_folded,
+)
 from slanc_onnx.apply.fold.words import FoldedGroup
 
 __all__ = [
+    "FORMATS",
     "Fold",
     "FoldedGroup",
     "apply_fold",

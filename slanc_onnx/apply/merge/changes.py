@@ -1,0 +1,190 @@
+"""Changes: what merging does to a folded model, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from slanc_onnx.apply.merge.held import Rounding, Step, Steps
+from slanc_onnx.graph import Array, NodeAt, Tensor, Use
+from slanc_onnx.reasons import Reason
+
+State = Literal["merged", "before", "left"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for.
+
+    Attributes:
+        parts: "gamma" and "mean", or one of them.
+        excluded: The names of norms that the user left out.
+        loss: The relative loss that a 16-bit weight may have beyond that of one rounding.
+        opset: The version of ONNX's own ops in the file.
+    """
+
+    parts: Collection[str]
+    excluded: Collection[str]
+    loss: float
+    opset: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What became of one part of a norm.
+
+    Attributes:
+        state: "merged", "before" where the norm had no such part, or "left".
+        reason: Why it is left.
+    """
+
+    state: State
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
+class MergedNorm:
+    """What became of one norm; None for a part that nobody asked for, or that its kind lacks.
+
+    Attributes:
+        name: Its name.
+        gamma: Of its gamma and beta.
+        mean: Of its mean.
+        form: What it is now: a fused op's type, or "decomposed".
+    """
+
+    name: str
+    gamma: Part | None
+    mean: Part | None
+    form: str
+
+
+@dataclass(frozen=True)
+class NewBias:
+    """A row that is added to what a node makes, by an Add of its own or by the node.
+
+    Attributes:
+        at: The node.
+        position: Where it takes the row; None for an Add behind it.
+        steps: What makes the row of zeros.
+        size: Its number of elements.
+        element_type: Of the row.
+    """
+
+    at: NodeAt
+    position: int | None
+    steps: Steps
+    size: int
+    element_type: int
+
+
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """A changed copy of a constant row, for one read of it.
+
+    Attributes:
+        row: The row as it is, FP64.
+        element_type: Of the copy.
+        steps: What becomes of it.
+    """
+
+    row: Array
+    element_type: int
+    steps: Steps
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """A fused LayerNormalization that is written out as the ops of an RMS norm.
+
+    Attributes:
+        at: The node.
+        name: The norm's name.
+        width: The number of elements of a row.
+        epsilon: Its epsilon.
+        element_type: Of its input.
+        gamma: The constant that multiplies; None for none.
+        beta: The constant that is added; None for none.
+    """
+
+    at: NodeAt
+    name: str
+    width: int
+    epsilon: float
+    element_type: int
+    gamma: str | None
+    beta: str | None
+
+
+@dataclass
+class Changes:
+    """All changes to a model.
+
+    Attributes:
+        steps: What becomes of stored weights in place.
+        biases: Rows that are added where there was no bias.
+        copies: Reads of a constant that take a changed copy of it.
+        skipped: Tensors whose readers read another one.
+        removed: Nodes that are not needed.
+        ones: Norms whose gamma becomes ones, with its position, length and type.
+        dropped: Inputs that are left out.
+        ops: New types and domains of nodes.
+        betas: Fused norms that lose their beta to an Add behind them, with the beta.
+        decomposed: Fused norms that are written out.
+        centred: Nodes of which an output is centred by nodes behind them, with the position of
+            that, the axis and the element type.
+        names: New names of nodes.
+        rounding: What rounding did to each changed weight, by name.
+    """
+
+    steps: dict[Tensor, Steps] = field(default_factory=dict)
+    biases: dict[NodeAt, NewBias] = field(default_factory=dict)
+    copies: dict[Use, Copy] = field(default_factory=dict)
+    skipped: dict[Tensor, str] = field(default_factory=dict)
+    removed: set[NodeAt] = field(default_factory=set)
+    ones: dict[Use, Array] = field(default_factory=dict)
+    dropped: set[Use] = field(default_factory=set)
+    ops: dict[NodeAt, tuple[str, str]] = field(default_factory=dict)
+    betas: dict[NodeAt, str] = field(default_factory=dict)
+    decomposed: dict[NodeAt, Decomposition] = field(default_factory=dict)
+    centred: dict[NodeAt, tuple[int, int, int]] = field(default_factory=dict)
+    names: dict[NodeAt, str] = field(default_factory=dict)
+    rounding: dict[str, Rounding] = field(default_factory=dict)
+
+    def add(self, root: Tensor, step: Step) -> None:
+        """Add a step to what becomes of a weight."""
+        self.steps[root] = (*self.steps.get(root, ()), step)
+
+    def __bool__(self) -> bool:
+        return bool(self.skipped or self.ones or self.ops or self.decomposed or self.removed)
+
+
+@dataclass(frozen=True)
+class Merges:
+    """What merging does to a model.
+
+    Attributes:
+        norms: What becomes of each norm, in topological order.
+        changes: The changes.
+        nodes: The nodes of the file before and after, by type, where their number differs.
+    """
+
+    norms: tuple[MergedNorm, ...]
+    changes: Changes
+    nodes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def count(self, part: Literal["gamma", "mean"], state: State) -> int:
+        """How many norms have a part in a state."""
+        found = (norm.gamma if part == "gamma" else norm.mean for norm in self.norms)
+        return sum(one is not None and one.state == state for one in found)
+
+    @property
+    def mean_free(self) -> frozenset[str]:
+        """The names of the norms that lost their mean."""
+        return frozenset(norm.name for norm in self.norms if norm.mean == Part("merged"))
+
+    @property
+    def error(self) -> float:
+        """The largest relative error of a weight that was rounded."""
+        return max((one.relative for one in self.changes.rounding.values()), default=0.0)

@@ -1,0 +1,142 @@
+"""Merge the gammas and means of norms into the weights around them.
+
+The model is one whose scales are folded: a merge multiplies weights after a power of two has
+divided them, and rounds once, from FP64.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.apply.fold import FORMATS
+from slanc_onnx.apply.merge.changes import Asked, Changes, MergedNorm, Merges, Part
+from slanc_onnx.apply.merge.gamma import merge_gamma
+from slanc_onnx.apply.merge.held import Held
+from slanc_onnx.apply.merge.mean import merge_means
+from slanc_onnx.apply.merge.write import write_changes
+from slanc_onnx.graph import Pending, all_tensors, every_node, read_flow
+from slanc_onnx.norms import Norm, ReadModel, read_model
+from slanc_onnx.ops import FUSED
+from slanc_onnx.options import Options
+from slanc_onnx.reasons import Reason, Unmerged, Unproved
+from slanc_onnx.scale import ScaledNorm, with_safe_radius
+
+_SMALL = 64  # elements of a tensor that is read to find norms
+
+
+def merge(
+    folded: onnx.ModelProto,
+    folder: Path | None,
+    pending: Pending,
+    options: Options,
+) -> Merges:
+    """Decide what is merged; the model is not changed.
+
+    Args:
+        folded: The model, folded.
+        folder: Where its external data lies.
+        pending: The tensors that the fold divided and that are not written yet.
+        options: What to merge, what to leave out, what a weight may lose, and in which type it is
+            written.
+    """
+    read = read_model(_readable(folded, pending), folder, isolate=options.isolate)
+    held = Held(read_flow(read.scopes), folded, folder, pending, FORMATS.get(options.to or ""))
+    excluded = {norm.name for norm in read.norms if options.leaves_out(norm.name)}
+    opset = next((o.version for o in folded.opset_import if o.domain in ("", "ai.onnx")), 1)
+    asked = Asked(options.merged_parts, excluded, options.weight_loss, opset)
+    changes = Changes()
+    gammas = dict[str, Part]()
+    if "gamma" in asked.parts:
+        gammas = {n.name: _gamma(held, n, asked, changes) for n in read.norms}
+    means = merge_means(held, read.norms, asked, changes) if "mean" in asked.parts else {}
+    norms = [
+        MergedNorm(n.name, gammas.get(n.name), means.get(n.name), _form(n, changes))
+        for n in read.norms
+    ]
+    return Merges(tuple(norms), changes, _nodes(read, changes))
+
+
+def without_proofs(
+    decided: Sequence[ScaledNorm], merges: Merges, device: Accelerator
+) -> list[ScaledNorm]:
+    """The norms without certificates where weights were merged that these had read.
+
+    What was merged is rounded, and a norm that has no mean takes other steps than were proved: its
+    safe radius is that of an RMS norm.
+    """
+    if not merges.changes:
+        return list(decided)
+    found = []
+    for one in map(_unproved, decided):
+        if one.norm.name in merges.mean_free:
+            rms = with_safe_radius(replace(one, norm=replace(one.norm, kind="rms")), device)
+            one = replace(one, safe_radius=rms.safe_radius)
+        found.append(one)
+    return found
+
+
+def _unproved(found: ScaledNorm) -> ScaledNorm:
+    certificate = found.certificate
+    if certificate is None or not certificate.certified:
+        return found
+    why = Reason(Unproved.WEIGHTS_MERGED)
+    return replace(found, certificate=replace(certificate, certified=False, reason=why))
+
+
+def _gamma(held: Held, norm: Norm, asked: Asked, changes: Changes) -> Part:
+    if norm.gamma is None and norm.beta is None:
+        return Part("before")
+    if norm.name in asked.excluded:
+        return Part("left", Reason(Unmerged.EXCLUDED))
+    if norm.broken or (norm.form not in FUSED and norm.form != "decomposed"):
+        return Part("left", Reason(Unmerged.INSIDE))
+    return merge_gamma(held, norm, asked.loss, changes)
+
+
+def _form(norm: Norm, changes: Changes) -> str:
+    """What a norm is now."""
+    for at, (op, _) in changes.ops.items():
+        if at == (norm.path, norm.nodes[-1]):
+            return op
+    written_out = any(at == (norm.path, norm.nodes[-1]) for at in changes.decomposed)
+    return "decomposed" if written_out else norm.form
+
+
+def _readable(folded: onnx.ModelProto, pending: Pending) -> onnx.ModelProto:
+    """A copy in which small tensors have their divided values, and large ones their old data.
+
+    Norms are found by small values, and shapes.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(folded)
+    for tensor in all_tensors(copy):
+        made = pending.give(tensor)
+        if made is not None and _elements(tensor) <= _SMALL:
+            tensor.CopyFrom(numpy_helper.from_array(made(), tensor.name))
+    return copy
+
+
+def _elements(tensor: TensorProto) -> int:
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    return count
+
+
+def _nodes(read: ReadModel, changes: Changes) -> dict[str, tuple[int, int]]:
+    """The nodes before and after, by type, where their number differs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(read.model)
+    before = Counter(node.op_type for node in every_node(copy.graph.node))
+    write_changes(copy, changes, None, read.folder)
+    after = Counter(node.op_type for node in every_node(copy.graph.node))
+    return {
+        op: (before[op], after[op]) for op in sorted({*before, *after}) if before[op] != after[op]
+    }

@@ -1,0 +1,301 @@
+"""Write: carry out the changes of a merge on a folded model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from slanc_onnx.apply.merge.changes import Changes, Decomposition
+from slanc_onnx.apply.merge.held import changed
+from slanc_onnx.graph import (
+    Array,
+    NodeAt,
+    Pending,
+    Tensor,
+    add_constant,
+    every_graph,
+    every_node,
+    graph_at,
+    node_at,
+    read_tensor,
+    unused_name,
+    with_tensor,
+)
+from slanc_onnx.norms import APPLIED_KEY
+
+_AXES_AS_INPUT = 18  # the opset from which ReduceMean reads its axes
+
+
+class Writer:
+    """Changes a model in place.
+
+    Args:
+        model: The folded model.
+        changes: What was decided for it.
+        pending: The tensors that the fold divided; None to leave all weights as they are.
+        folder: Where its external data lies.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        changes: Changes,
+        pending: Pending | None,
+        folder: Path | None,
+    ) -> None:
+        self._model, self._changes = model, changes
+        self._pending, self._folder = pending, folder
+        graphs = list(every_graph(model.graph))
+        self._used = {t.name for g in graphs for t in (*g.input, *g.initializer)}
+        for node in every_node(model.graph.node):
+            self._used.update((node.name, *node.output))
+        self._nodes: dict[NodeAt, NodeProto] = {}
+        self._inserted: dict[NodeAt, list[NodeProto]] = {}  # behind a node
+        self._constants: dict[tuple[bytes, tuple[int, ...], str], str] = {}
+        self._candidates: set[str] = set()  # what may be read by nothing now
+        self._opset = next((o.version for o in model.opset_import if not o.domain), 1)
+
+    def write(self) -> None:
+        """Carry out all changes."""
+        changes = self._changes
+        for root, steps in changes.steps.items():
+            self._weight(root, partial(changed, steps=steps))
+        for use, copy in changes.copies.items():
+            node = self._node(NodeAt(use.path, use.node))
+            values = _rounded(changed(copy.row, copy.steps), copy.element_type)
+            self._candidates.add(node.input[use.position])
+            node.input[use.position] = self._constant("bias", values)
+        for bias in changes.biases.values():
+            values = _rounded(changed(np.zeros(bias.size), bias.steps), bias.element_type)
+            self._bias(bias.at, bias.position, self._constant("bias", values))
+        for use, ones in changes.ones.items():
+            node = self._node(NodeAt(use.path, use.node))
+            self._candidates.add(node.input[use.position])
+            what = "ones" if ones.reshape(-1)[0] == 1 else "zeros"
+            node.input[use.position] = self._constant(what, ones)
+        for use in changes.dropped:
+            node = self._node(NodeAt(use.path, use.node))
+            self._candidates.add(node.input[use.position])
+            node.input[use.position] = ""
+            while not node.input[-1]:
+                del node.input[-1]
+        for at, (op, domain) in changes.ops.items():
+            self._become(self._node(at), op, domain)
+        for at, beta in changes.betas.items():
+            self._add_behind(at, beta)
+        for at, (position, axis, _) in changes.centred.items():
+            self._centre_behind(at, position, axis)
+        for at, how in changes.decomposed.items():
+            self._write_out(at, how)
+        for at, name in changes.names.items():
+            node = self._node(at)
+            if at not in changes.removed and at not in changes.decomposed and node.name != name:
+                node.name = name
+        self._place()
+        self._skip()
+        self._prune()
+
+    def _node(self, at: NodeAt) -> NodeProto:
+        if at not in self._nodes:
+            self._nodes[at] = node_at(self._model, at)
+        return self._nodes[at]
+
+    def _weight(self, root: Tensor, change: Callable[[Array], Array]) -> None:
+        """Let a stored weight have other values."""
+        if self._pending is None:
+            return
+        tensor = self._stored(root)
+        made = self._pending.give(tensor)
+        before = TensorProto()
+        before.CopyFrom(tensor)
+
+        def values() -> Array:
+            return change(read_tensor(before, self._folder) if made is None else made())
+
+        if not self._pending.put(tensor, values):
+            tensor.CopyFrom(numpy_helper.from_array(values(), tensor.name))
+
+    def _stored(self, root: Tensor) -> TensorProto:
+        graph = graph_at(self._model, root.path)
+        stored = [tensor for tensor in graph.initializer if tensor.name == root.name]
+        return stored[0] if stored else with_tensor(_maker(graph, root.name))
+
+    def _constant(self, what: str, values: Array) -> str:
+        """The name of the initializer with values; there is one for the same."""
+        key = (values.tobytes(), values.shape, str(values.dtype))
+        if key not in self._constants:
+            name = unused_name(f"slanc.{what}_{values.size}", self._used)
+            self._constants[key] = name
+            add_constant(self._model, name, values)
+        return self._constants[key]
+
+    def _bias(self, at: NodeAt, position: int | None, name: str) -> None:
+        """Let a node take a bias, or an Add behind it."""
+        if position is None:
+            self._add_behind(at, name)
+            return
+        node = self._node(at)
+        node.input.extend([""] * (position + 1 - len(node.input)))
+        node.input[position] = name
+
+    def _add_behind(self, at: NodeAt, constant: str) -> None:
+        """Add a constant to the first output of a node, which keeps its name."""
+        node = self._node(at)
+        output = node.output[0]
+        node.output[0] = unused_name(f"{output}/slanc", self._used)
+        name = unused_name(f"{node.name or output}/slanc_Add", self._used)
+        made = helper.make_node("Add", [node.output[0], constant], [output], name=name)
+        self._inserted.setdefault(at, []).append(made)
+
+    def _centre_behind(self, at: NodeAt, position: int, axis: int) -> None:
+        """Subtract the mean of an output of a node, which keeps its name."""
+        node = self._node(at)
+        output = node.output[position]
+        inner, mean = (unused_name(f"{output}/slanc{w}", self._used) for w in ("", "_mean"))
+        node.output[position] = inner
+        average = self._average(inner, mean, f"{output}/slanc_ReduceMean", axis)
+        average.metadata_props.add(key=APPLIED_KEY, value="merge")
+        name = unused_name(f"{output}/slanc_Sub", self._used)
+        less = helper.make_node("Sub", [inner, mean], [output], name=name)
+        self._inserted.setdefault(at, []).extend((average, less))
+
+    def _average(self, source: str, made: str, name: str, axis: int) -> NodeProto:
+        """A mean along an axis, which is kept."""
+        name, read = unused_name(name, self._used), [source]
+        if self._opset >= _AXES_AS_INPUT:
+            read.append(self._constant("axes", np.array([axis], np.int64)))
+            return helper.make_node("ReduceMean", read, [made], name=name)
+        return helper.make_node("ReduceMean", read, [made], name=name, axes=[axis])
+
+    def _become(self, node: NodeProto, op: str, domain: str) -> None:
+        """Let a fused LayerNorm be the RMS norm of the same attributes."""
+        given = list(node.input)
+        beta = {"LayerNormalization": 2, "SkipLayerNormalization": 3}[node.op_type]
+        if len(given) > beta:
+            self._candidates.add(given.pop(beta))
+        while given and not given[-1]:
+            given.pop()
+        del node.input[:]
+        node.input.extend(given)
+        node.op_type, node.domain = op, domain
+
+    def _write_out(self, at: NodeAt, how: Decomposition) -> None:
+        """Replace a LayerNormalization by the ops of an RMS norm; its last node is the division."""
+        node = self._node(at)
+        x, output, base = node.input[0], node.output[0], how.name
+        self._candidates.update(node.input[1:])
+        dtype = helper.tensor_dtype_to_np_dtype(how.element_type)
+        epsilon = self._constant("epsilon", np.array(how.epsilon, dtype))
+        tail = [c for c in (how.gamma, how.beta) if c is not None]
+
+        def named(what: str) -> str:
+            return unused_name(f"{base}/slanc_{what}", self._used)
+
+        square, mean, shifted, root = (named(w) for w in ("square", "mean", "sum", "root"))
+        ends = [*[named("normalised"), named("scaled")][: len(tail)], output]
+        average = self._average(square, mean, f"{base}/slanc_ReduceMean", -1)
+        made = [
+            helper.make_node("Mul", [x, x], [square], name=named("Mul")),
+            average,
+            helper.make_node("Add", [mean, epsilon], [shifted], name=named("Add")),
+            helper.make_node("Sqrt", [shifted], [root], name=named("Sqrt")),
+            helper.make_node("Div", [x, root], ends[:1], name=how.name),
+        ]
+        made[-1].metadata_props.extend(node.metadata_props)
+        for i, constant in enumerate(tail):
+            op = "Mul" if constant == how.gamma else "Add"
+            made.append(helper.make_node(op, [ends[i], constant], [ends[i + 1]], name=named(op)))
+        self._inserted.setdefault(at, []).extend(made)
+
+    def _place(self) -> None:
+        """Put new nodes behind theirs, and take out those that are not needed."""
+        gone = {*self._changes.removed, *self._changes.decomposed}
+        graphs = {at.path: graph_at(self._model, at.path) for at in (*gone, *self._inserted)}
+        for at in sorted({*gone, *self._inserted}, key=lambda at: -at.node):
+            graph = graphs[at.path]
+            if at in gone:
+                self._candidates.update(graph.node[at.node].input)
+                del graph.node[at.node]
+            for i, node in enumerate(self._inserted.get(at, ())):
+                graph.node.insert(at.node + i + (at not in gone), node)
+
+    def _skip(self) -> None:
+        """Let the readers of skipped tensors read what is behind these."""
+        behind = {tensor.name: name for tensor, name in self._changes.skipped.items()}
+        if not behind:
+            return
+
+        def end(name: str) -> str:
+            while name in behind:
+                name = behind[name]
+            return name
+
+        for node in every_node(self._model.graph.node):
+            for i, name in enumerate(node.input):
+                if name in behind:
+                    node.input[i] = end(name)
+
+    def _prune(self) -> None:
+        """Take out constants that nothing reads any more, and what computes them."""
+        graphs = list(every_graph(self._model.graph))
+        inputs = {info.name for graph in graphs for info in graph.input}
+        waiting = self._candidates - inputs - {""}
+        made = {name for g in graphs for n in g.node for name in n.output}
+        while waiting:
+            read = _read(self._model)
+            dead = {name for name in waiting if name not in read}
+            waiting = set()
+            for graph in graphs:
+                for i in range(len(graph.initializer) - 1, -1, -1):
+                    if graph.initializer[i].name in dead:
+                        del graph.initializer[i]
+                for i in range(len(graph.node) - 1, -1, -1):
+                    outputs = [name for name in graph.node[i].output if name]
+                    if outputs and dead.issuperset(outputs):
+                        waiting.update(graph.node[i].input)
+                        del graph.node[i]
+            waiting -= {*inputs, ""}
+        left = {name for g in graphs for n in g.node for name in n.output}
+        for graph in graphs:
+            for i in range(len(graph.value_info) - 1, -1, -1):
+                if graph.value_info[i].name in made - left:
+                    del graph.value_info[i]
+
+
+def write_changes(
+    model: onnx.ModelProto, changes: Changes, pending: Pending | None, folder: Path | None
+) -> None:
+    """Carry out changes in place, on the model that they were decided for.
+
+    Args:
+        model: The folded model.
+        changes: The changes.
+        pending: Takes the changed weights, and has those that the fold divided; None to leave all
+            weights as they are.
+        folder: Where its external data lies.
+    """
+    Writer(model, changes, pending, folder).write()
+
+
+def _maker(graph: onnx.GraphProto, name: str) -> NodeProto:
+    """The node of a graph that makes a tensor."""
+    found: list[NodeProto] = [node for node in graph.node if name in node.output]
+    return found[0]
+
+
+def _rounded(values: Array, element_type: int) -> Array:
+    with np.errstate(over="ignore", under="ignore"):
+        return values.astype(helper.tensor_dtype_to_np_dtype(element_type))
+
+
+def _read(model: onnx.ModelProto) -> set[str]:
+    """The names of all tensors that are read or given out."""
+    found = {info.name for graph in every_graph(model.graph) for info in graph.output}
+    for node in every_node(model.graph.node):
+        found.update(node.input)
+    return found

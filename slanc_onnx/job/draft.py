@@ -1,0 +1,124 @@
+"""The draft: the rewritten model in a file that is not in its place yet, read again and judged."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import onnx
+
+from slanc_onnx.apply import apply_scales_in
+from slanc_onnx.apply.convert import write_converted
+from slanc_onnx.apply.fold import write_folded
+from slanc_onnx.apply.merge import write_merged
+from slanc_onnx.graph import Draft, load_model, name_nodes
+from slanc_onnx.job.work import Done, Job
+from slanc_onnx.norms import ReadModel, read_model
+from slanc_onnx.options import Options
+from slanc_onnx.progress import Progress
+from slanc_onnx.reasons import Failure
+from slanc_onnx.run import LONG_SEQUENCE, InputSet, longer_inputs, validation_inputs
+from slanc_onnx.scale import certified_as_written, scales_to_apply
+from slanc_onnx.verify import Difference, Exactness, Validation, as_written, validate_on
+from slanc_onnx.weights import workers
+
+
+def write_and_validate(job: Job, done: Done, draft: Draft) -> None:
+    _write(job, done, draft)
+    job.clock.lap("write")
+    if not job.options.validate:
+        return
+    if done.conversion is not None:  # a norm's certificate is of that file too
+        _written(done, draft.path, job.options.isolate)
+    found, why = job.tried(lambda told: _validate(job, done, draft.path, told))
+    done.validation, done.not_validated = found or done.validation, why or done.not_validated
+    if found is not None and done.conversion is not None:
+        done.validation = _run_as_written(job, found, draft.path)
+    job.clock.lap("validate")
+
+
+def _write(job: Job, done: Done, draft: Draft) -> None:
+    """Rewrite the model into the draft; with validation `job.read` is still needed as it is."""
+    done.written = None
+    model = job.read.model
+    if job.options.validate:
+        model = onnx.ModelProto()
+        model.CopyFrom(job.read.model)
+    if job.options.fp32_nodes:
+        name_nodes(model)
+    if job.options.to is not None and done.fold is not None:
+        given = model, done.fold, draft, job.options
+        done.conversion = write_converted(*given, done.merges, job.progress)
+    elif done.fold is not None and done.merges is not None:
+        write_merged(model, done.fold, done.merges, draft, job.progress)
+    elif done.fold is not None:
+        write_folded(model, done.fold, draft, job.progress)
+    else:
+        scales, target = scales_to_apply(done.norms), job.options.accelerator.stamp
+        least = job.options.least_epsilon
+        apply_scales_in(model, job.read.norms, scales, target, least)
+        draft.write(model, job.progress)
+
+
+def _validate(job: Job, done: Done, draft: Path, progress: Progress) -> Validation:
+    """Compare the file that was written with the original."""
+    exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(done.norms).values())
+    exact = exact and not (done.fold is not None and done.fold.lost)
+    exact = exact and done.conversion is None
+    merged = done.merges.error if done.merges is not None and done.merges.changes else None
+    given = Exactness(exact and merged is None, merged)
+    after, options, inputs = rewritten(job, done, draft)
+    if done.conversion is not None:
+        after = replace(after, kept=done.conversion.kept)
+        if done.conversion.longest:
+            length = min(LONG_SEQUENCE, done.conversion.longest)
+            inputs += longer_inputs(job.read, options, inputs[0], length)
+    return validate_on(job.read, after, options, inputs, given, progress)
+
+
+def _run_as_written(job: Job, found: Validation, draft: Path) -> Validation:
+    """The validation of a file of 16 bits, with what ONNX Runtime makes of the file itself."""
+
+    def run(told: Progress, optimised: bool = True) -> Difference | None:
+        feeds, file = validation_inputs(job.read, job.options)[0].feeds, load_model(draft)
+        given = job.read, file, draft.parent, feeds, found.unstable
+        return as_written(*given, optimised=optimised)
+
+    ran, why = job.tried(run, Failure.NOT_RUN_AS_WRITTEN)
+    if why is not None and why.kind is Failure.NOT_RUN_AS_WRITTEN:
+        _, without = job.tried(partial(run, optimised=False))
+        why = replace(why, kind=Failure.NOT_RUN_OPTIMISED) if without is None else why
+    failures = [*found.failures, *([] if why is None else [why])]
+    return replace(found, as_written=ran, failures=failures)
+
+
+def certify_draft(job: Job, done: Done, draft: Path) -> None:
+    """Prove the norms of a file of 16 bits in the file itself."""
+    if done.conversion is None or job.options.certify == "off":
+        return
+    with workers(job.options.executor, job.options.jobs) as executor:
+        options = replace(job.options, executor=executor)
+        done.norms = certified_as_written(
+            done.norms, _written(done, draft, options.isolate), options, job.progress
+        )
+    job.clock.lap("certify")
+
+
+def rewritten(job: Job, done: Done, draft: Path) -> tuple[ReadModel, Options, list[InputSet]]:
+    """The file that was written, and how and on what it is judged."""
+    with ThreadPoolExecutor(1) as beside:
+        inputs = beside.submit(copy_context().run, validation_inputs, job.read, job.options)
+        # This process may die of it, if it is one of its own; it cannot fork beside a thread.
+        after = _written(done, draft, isolate=False)
+    return after, job.options, inputs.result()
+
+
+def _written(done: Done, draft: Path, isolate: bool) -> ReadModel:
+    """The file that was written, as it is read again, once."""
+    if done.written is None:
+        done.written = read_model(load_model(draft), draft.parent, isolate=isolate)
+    return done.written

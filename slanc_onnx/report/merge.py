@@ -1,0 +1,95 @@
+"""What was merged of the norms into the weights around them, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+from slanc_onnx.apply.merge import Merges, Part
+from slanc_onnx.report.columns import reason_entry
+from slanc_onnx.report.wording import reason_text
+
+_PARTS: tuple[Literal["gamma", "mean"], ...] = ("gamma", "mean")
+_WORDS = {
+    "gamma": ("weightless", "without gamma before"),
+    "mean": ("mean-free", "without mean before"),
+}
+# Ops that compute one number per element, or move none.
+_BY_ELEMENT = ("Add", "Sub", "Mul", "Div", "Sqrt", "Pow", "Neg", "Reciprocal")
+
+
+def merge_lines(merges: Merges) -> Iterator[str]:
+    """How many norms are cheaper now, how many are left and why, and what that saves to run."""
+    for part in _PARTS:
+        found = [one for one in _of(merges, part) if one is not None]
+        if not found:
+            continue
+        counts = Counter(one.state for one in found)
+        merged, before = _WORDS[part]
+        line = f"{part} of {len(found)} norms: {counts['merged']} {merged}, {counts['left']} left"
+        if counts["before"]:
+            line += f", {counts['before']} {before}"
+        yield line
+        for why, count in _reasons(merges, part).most_common():
+            yield f"  {count} left: {why}"
+    if merges.nodes:
+        changed = (f"{op} {old} -> {new}" for op, (old, new) in merges.nodes.items())
+        saved = _saved(merges)
+        told = f"{abs(saved)} {'fewer' if saved >= 0 else 'more'} elementwise"
+        yield f"nodes: {', '.join(changed)}; {told}"
+    if merges.changes.rounding:
+        yield (
+            f"{len(merges.changes.rounding)} weights merged, each rounded once from FP64: largest "
+            f"relative error {merges.error:.2g}"
+        )
+
+
+def merge_entry(merges: Merges | None) -> dict[str, Any] | None:
+    """The `merge` object of the report."""
+    if merges is None:
+        return None
+    return {
+        "weightless": merges.count("gamma", "merged"),
+        "mean_free": merges.count("mean", "merged"),
+        "left": {part: dict(_reasons(merges, part)) for part in _PARTS},
+        "elementwise_removed": _saved(merges),
+        "nodes": {op: list(counts) for op, counts in merges.nodes.items()},
+        "largest_relative_error": merges.error,
+        "norms": [
+            {
+                "name": norm.name,
+                "form": norm.form,
+                "gamma": _part(norm.gamma),
+                "mean": _part(norm.mean),
+            }
+            for norm in merges.norms
+        ],
+    }
+
+
+def _of(merges: Merges, part: Literal["gamma", "mean"]) -> list[Part | None]:
+    return [norm.gamma if part == "gamma" else norm.mean for norm in merges.norms]
+
+
+def _part(part: Part | None) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    why = None if part.reason is None else reason_entry(part.reason)
+    return {"state": part.state, "reason": why}
+
+
+def _reasons(merges: Merges, part: Literal["gamma", "mean"]) -> Counter[str]:
+    """How many norms are left for each reason; those of ops are counted by the op's type."""
+    found = (one.reason for one in _of(merges, part) if one is not None)
+    texts = Counter[str]()
+    for why in found:
+        if why is not None:
+            texts[reason_text(replace(why, tensor=""))] += 1
+    return texts
+
+
+def _saved(merges: Merges) -> int:
+    counts = (merges.nodes.get(op, (0, 0)) for op in _BY_ELEMENT)
+    return sum(old - new for old, new in counts)

@@ -1,0 +1,162 @@
+"""Merging from file to file: what is written, what the report says, and a second run."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from slanc_onnx import Options, protect_file
+from slanc_onnx.cli import main
+from slanc_onnx.errors import SlancError
+from slanc_onnx.norms import read_model
+from slanc_onnx.options import Merge
+from tests.models.merge_models import LAYER, model, norm
+from tests.models.small_graphs import D, normal
+from tests.oracles.unoptimised import run
+
+SAMPLES = Path(__file__).parent.parent / "sample_models"
+IDS = np.array([[3, 1, 4, 1, 5]])
+ALL: tuple[Merge, ...] = ("all",)
+GAMMA: tuple[Merge, ...] = ("gamma",)
+
+
+def blocks() -> onnx.ModelProto:
+    """Two pre-norm blocks and a last norm; the rows are large, so that the fold divides them."""
+    text, source = "", "rows"
+    weights: dict[str, Any] = {"table": normal(1, 11, D) * 300 + 90}
+    for i in range(2):
+        weights |= {
+            f"up{i}": normal(40 + i, D, 12),
+            f"ub{i}": normal(50 + i, 12),
+            f"down{i}": normal(60 + i, 12, D) * 40,
+            f"db{i}": normal(70 + i, D) * 30,
+        }
+        text += norm(LAYER, f"n{i}", source, beta=True) + (
+            f"h{i} = MatMul(n{i}_y, up{i}) hb{i} = Add(h{i}, ub{i}) f{i} = Relu(hb{i})"
+            f"d{i} = MatMul(f{i}, down{i}) db_{i} = Add(d{i}, db{i}) r{i} = Add(db_{i}, {source})"
+        )
+        source = f"r{i}"
+    return model(text + norm(LAYER, "m", source) + "y = MatMul(m_y, w)", weights)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The model with its weights in a file beside it."""
+    path = tmp_path / "model.onnx"
+    onnx.save(blocks(), path, save_as_external_data=True, location="model.data", size_threshold=0)
+    return path
+
+
+def far(before: Path, after: Path) -> float:
+    """The RMS difference of the outputs, relative to their RMS, in float64."""
+    one, other = (run(onnx.load(path), ids=IDS)["y"].astype(np.float64) for path in (before, after))
+    return float(np.sqrt(np.mean((one - other) ** 2) / np.mean(one**2)))
+
+
+@pytest.mark.parametrize("external", ["auto", "yes", "no"])
+def test_weights_in_a_file_of_their_own(file: Path, external: Any) -> None:
+    data = (file.parent / "model.data").read_bytes()
+    output = file.parent / "out.onnx"
+    options = Options(apply="fold", merge=ALL, external_data=external)
+    outcome = protect_file(file, output, options)
+    assert outcome.passed and 0 < far(file, output) < 1e-6
+    found = outcome.report["merge"]
+    assert found is not None and (found["weightless"], found["mean_free"]) == (3, 3)
+    assert (file.parent / "model.data").read_bytes() == data
+    norms = read_model(onnx.load(output)).norms
+    assert [n.kind for n in norms] == ["rms"] * 3
+    assert {n.gamma for n in norms} == {n.beta for n in norms} == {None}
+    assert any(n.scaled_by not in (None, 1.0) for n in norms)  # the fold is there as well
+
+
+def test_merged_weights_are_those_of_numpy_times_a_power_of_two(file: Path) -> None:
+    output = file.parent / "out.onnx"
+    protect_file(file, output, Options(apply="fold", merge=ALL))
+    before, after = (
+        {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+        for path in (file, output)
+    )
+    gamma, beta = (before[name].astype(np.float64) for name in ("gamma", "beta"))
+    up = gamma[:, None] * before["up0"]
+    down = before["down0"].astype(np.float64)
+    down = down - down.mean(axis=1, keepdims=True)
+    bias = before["ub0"].astype(np.float64) + beta @ before["up0"].astype(np.float64)
+    for name, exact in (("up0", up), ("down0", down), ("ub0", bias)):
+        power = np.abs(exact).max() / np.abs(after[name]).max()
+        power = 2.0 ** np.round(np.log2(power))
+        np.testing.assert_array_equal(after[name], (exact / power).astype(np.float32))
+
+
+def test_a_second_run_changes_nothing_and_proves_it_anew(file: Path) -> None:
+    first, second = file.parent / "first.onnx", file.parent / "second.onnx"
+    options = Options(apply="fold", merge=ALL)
+    outcome = protect_file(file, first, options)
+    assert outcome.passed
+    proofs = [n.certificate for n in outcome.norms]
+    assert all(p is not None and not p.certified for p in proofs)
+    again = protect_file(first, second, options)
+    assert again.passed and [n.norm.name for n in again.norms] == ["n0", "n1", "m"]
+    found = again.report["merge"]
+    assert found is not None and found["weightless"] == found["mean_free"] == 0
+    assert found["nodes"] == {}
+    assert again.validation is not None and again.validation.fp32_identical
+    assert {t.name for t in onnx.load(second).graph.initializer} == {
+        t.name for t in onnx.load(first).graph.initializer
+    }
+
+
+@pytest.mark.parametrize("name", ["bert_like", "llama_like", "sandwich_like"])
+@pytest.mark.parametrize("merge", get_args(Merge))
+def test_sample_models(name: str, merge: Merge, tmp_path: Path) -> None:
+    source, output = SAMPLES / f"{name}.onnx", tmp_path / "out.onnx"
+    outcome = protect_file(source, output, Options(apply="fold", merge=(merge,), certify="off"))
+    found = outcome.validation
+    assert found is not None and found.passed and found.overflowed_after == 0
+    if outcome.merges is not None and outcome.merges.changes:
+        assert found.fp32_rms_tolerance == 1e-5 and found.fp32_rms_error < 1e-5
+    else:
+        assert found.fp32_identical
+
+
+def test_all_in_fp16(tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    options = Options(to="fp16", merge=ALL, certify="off")
+    outcome = protect_file(SAMPLES / "llama_like.onnx", output, options)
+    assert outcome.passed
+    found = outcome.report["merge"]
+    assert found is not None and found["weightless"] == 7
+
+
+def test_the_command(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, report = file.parent / "out.onnx", file.parent / "report.json"
+    arguments = [str(file), "-o", str(output), "--apply", "fold", "--report", str(report)]
+    assert main([*arguments, "--merge", "gamma", "--merge", "mean", "-q"]) == 0
+    said = capsys.readouterr().out
+    assert "gamma of 3 norms: 3 weightless, 0 left" in said
+    assert "mean of 3 norms: 3 mean-free, 0 left" in said
+    assert "fewer elementwise" in said
+    last = said.strip().splitlines()[-1]
+    assert "as merged weights are rounded (tolerance 1e-05)" in last and "PASSED" in last
+    assert json.loads(report.read_text())["merge"]["elementwise_removed"] == 8
+
+
+def test_a_dry_run_decides_the_same(file: Path) -> None:
+    output = file.parent / "out.onnx"
+    outcome = protect_file(file, output, Options(apply="fold", merge=ALL, dry_run=True))
+    found = outcome.report["merge"]
+    assert found is not None and (found["weightless"], found["mean_free"]) == (3, 3)
+    assert not output.exists()
+
+
+def test_merging_needs_a_fold(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = file.parent / "out.onnx"
+    with pytest.raises(SystemExit) as stopped:
+        main([str(file), "-o", str(output), "--merge", "gamma"])
+    assert stopped.value.code == 2 and "--merge" in capsys.readouterr().err
+    with pytest.raises(SlancError, match="--merge gamma: only goes with --apply fold"):
+        protect_file(file, output, Options(merge=GAMMA))
+    assert not output.exists()
