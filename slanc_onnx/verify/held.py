@@ -43,9 +43,7 @@ def held_against_rows(
             if certificate is not None:
                 certificate = held_against(
                     certificate,
-                    seen.scaled * (decided.scale or 1.0) ** 2
-                    if as_written
-                    else seen.sum_of_squares,
+                    seen.scaled * certificate.scale**2 if as_written else seen.sum_of_squares,
                     lambda row: Reason(Seen.IN_VALIDATION, (row,)),
                     seen.overflowed - seen.arrived,
                 )
