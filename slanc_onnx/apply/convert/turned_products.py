@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto
 
 from slanc_onnx.graph import every_graph, every_node, unused_name
 from slanc_onnx.ops import MOVES, Body, read_bodies
@@ -88,7 +88,7 @@ def _moves_batch(node: NodeProto) -> bool:
     """Whether a node moves the first axis to before the last, which stays."""
     if node.op_type != "Transpose" or node.domain not in ("", "ai.onnx"):
         return False
-    perm = next((list(helper.get_attribute_value(a)) for a in node.attribute), [])
+    perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
     return len(perm) > 2 and perm == [*range(1, len(perm) - 1), 0, len(perm) - 1]
 
 

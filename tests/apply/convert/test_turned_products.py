@@ -88,6 +88,12 @@ def test_others_stay(nodes: str) -> None:
     run(made)
 
 
+def test_a_damaged_permutation_is_none() -> None:
+    made = model(TURNED)
+    made.graph.node[0].attribute[0].CopyFrom(onnx.helper.make_attribute("perm", 1.0))
+    assert turn_behind_products(made) == 0
+
+
 def test_a_weight_in_fp32_is_no_such_product() -> None:
     made = model(TURNED)
     for info in (*made.graph.input, *made.graph.output):
