@@ -1,0 +1,82 @@
+"""Greedy tokens of model folders, as onnxruntime-genai generates them.
+
+    python -m benchmarks.genai_tokens FOLDER OTHER ... [--tokens 64]
+
+Each OTHER is held against FOLDER: of how many tokens behind each prompt the first ones are the
+same. Behind the first token that differs two texts are no longer comparable, so later tokens that
+happen to be alike do not count. Needs onnxruntime-genai (sample_models/genai_smollm2.py makes such
+folders). It runs on the CPU, where FP16 does not overflow as on a device: it shows that a folder
+works, not that FP16 does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.markdown import table
+from sample_models.weights import MissingPackageError, require
+
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time",
+    "def fibonacci(n):",
+    "Water boils at",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("others", nargs="+", type=Path)
+    parser.add_argument("--tokens", type=int, default=64)
+    args = parser.parse_args(arguments)
+    try:
+        expected = [generate(args.folder, prompt, args.tokens) for prompt in PROMPTS]
+        rows = [
+            (
+                str(other),
+                *(_same(other, *each, args.tokens) for each in zip(PROMPTS, expected, strict=True)),
+            )
+            for other in args.others
+        ]
+    except MissingPackageError as error:
+        sys.exit(f"ERROR {error}")
+    print(table((f"the first tokens as {args.folder}", *PROMPTS), rows))
+    return 0
+
+
+def generate(folder: Path, prompt: str, count: int) -> list[int]:
+    """The ids of the tokens that follow on a prompt, always the likeliest; the end is not one.
+
+    Args:
+        folder: It holds genai_config.json.
+        prompt: Text.
+        count: How many.
+    """
+    genai = require("onnxruntime_genai", "onnxruntime-genai")
+    model = genai.Model(str(folder))
+    ids = genai.Tokenizer(model).encode(prompt)
+    length = len(ids) + count
+    params = genai.GeneratorParams(model)
+    params.set_search_options(min_length=length, max_length=length, do_sample=False)
+    generator = genai.Generator(model, params)
+    generator.append_tokens(ids)
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [int(token) for token in generator.get_sequence(0)][len(ids) :]
+
+
+def _same(folder: Path, prompt: str, expected: Sequence[int], count: int) -> str:
+    """How many of the first tokens a folder gives like another."""
+    found = generate(folder, prompt, count)
+    pairs = zip(expected, found, strict=True)
+    same = next((i for i, (one, other) in enumerate(pairs) if one != other), count)
+    return f"{same} of {count}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
