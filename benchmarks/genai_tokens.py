@@ -35,47 +35,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=64)
     args = parser.parse_args(arguments)
     try:
-        expected = [generate(args.folder, prompt, args.tokens) for prompt in PROMPTS]
-        rows = [
-            (
-                str(other),
-                *(_same(other, *each, args.tokens) for each in zip(PROMPTS, expected, strict=True)),
-            )
-            for other in args.others
-        ]
+        expected = generate(args.folder, PROMPTS, args.tokens)
+        found = {other: generate(other, PROMPTS, args.tokens) for other in args.others}
     except MissingPackageError as error:
         sys.exit(f"ERROR {error}")
+    rows = [
+        (str(other), *(_same(*pair) for pair in zip(expected, ids, strict=True)))
+        for other, ids in found.items()
+    ]
     print(table((f"the first tokens as {args.folder}", *PROMPTS), rows))
     return 0
 
 
-def generate(folder: Path, prompt: str, count: int) -> list[int]:
-    """The ids of the tokens that follow on a prompt, always the likeliest; the end is not one.
+def generate(folder: Path, prompts: Sequence[str], count: int) -> list[list[int]]:
+    """The ids of the tokens that follow on each prompt, always the likeliest; the end is not one.
 
     Args:
         folder: It holds genai_config.json.
-        prompt: Text.
-        count: How many.
+        prompts: Texts.
+        count: How many tokens.
     """
     genai = require("onnxruntime_genai", "onnxruntime-genai")
     model = genai.Model(str(folder))
-    ids = genai.Tokenizer(model).encode(prompt)
-    length = len(ids) + count
-    params = genai.GeneratorParams(model)
-    params.set_search_options(min_length=length, max_length=length, do_sample=False)
-    generator = genai.Generator(model, params)
-    generator.append_tokens(ids)
-    while not generator.is_done():
-        generator.generate_next_token()
-    return [int(token) for token in generator.get_sequence(0)][len(ids) :]
+    tokenizer, found = genai.Tokenizer(model), []
+    for prompt in prompts:
+        ids = tokenizer.encode(prompt)
+        length = len(ids) + count
+        params = genai.GeneratorParams(model)
+        params.set_search_options(min_length=length, max_length=length, do_sample=False)
+        generator = genai.Generator(model, params)
+        generator.append_tokens(ids)
+        while not generator.is_done():
+            generator.generate_next_token()
+        found.append([int(token) for token in generator.get_sequence(0)][len(ids) :])
+    return found
 
 
-def _same(folder: Path, prompt: str, expected: Sequence[int], count: int) -> str:
-    """How many of the first tokens a folder gives like another."""
-    found = generate(folder, prompt, count)
-    pairs = zip(expected, found, strict=True)
-    same = next((i for i, (one, other) in enumerate(pairs) if one != other), count)
-    return f"{same} of {count}"
+def _same(expected: Sequence[int], found: Sequence[int]) -> str:
+    """How many tokens are the same before the first that differs."""
+    pairs = enumerate(zip(expected, found, strict=True))
+    same = next((i for i, (one, other) in pairs if one != other), len(expected))
+    return f"{same} of {len(expected)}"
 
 
 if __name__ == "__main__":

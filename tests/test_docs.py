@@ -17,6 +17,7 @@ from tests.places import ROOT
 # Pages of docs/ whose commands are not run here, and why.
 NOT_RUN = {
     "results.md": "hours, on real models; test_tables.py holds its commands against --help",
+    "genai.md": "on onnxruntime-genai and a real model; test_genai.py runs them where it has both",
     "mutation.md": "an hour, and mutmut is no dependency of the tests",
 }
 GUIDES = sorted((ROOT / "docs").glob("*.md"))

@@ -7,7 +7,7 @@ take the place of what an earlier run wrote.
 
 from slanc_onnx.arguments.configured import parse
 from slanc_onnx.arguments.given import read_options, shown_options
-from slanc_onnx.arguments.jobs import STDOUT, JobFiles, jobs_of
+from slanc_onnx.arguments.jobs import STDOUT, JobFiles, folder_of, jobs_of
 from slanc_onnx.arguments.parser import Terminal, make_parser
 from slanc_onnx.arguments.places import check_places
 from slanc_onnx.arguments.usage import check_usage
@@ -18,6 +18,7 @@ __all__ = [
     "Terminal",
     "check_places",
     "check_usage",
+    "folder_of",
     "jobs_of",
     "make_parser",
     "parse",

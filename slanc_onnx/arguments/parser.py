@@ -70,9 +70,15 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="MODEL.onnx",
         nargs="+",
         help="the model; external data stays where it is. With several, each is a job of its own, "
-        "and -o, --report, --html, --sidecar and --fp32-nodes name folders",
+        "and -o, --report, --html, --sidecar and --fp32-nodes name folders. Or a folder of "
+        "onnxruntime-genai, with all models that its genai_config.json names",
     )
-    add("-o", "--output", metavar="OUT.onnx", help="default: MODEL.slanc.onnx beside the input")
+    add(
+        "-o",
+        "--output",
+        metavar="OUT.onnx",
+        help="default: MODEL.slanc.onnx, or FOLDER.slanc, beside the input",
+    )
     add(
         "--config",
         metavar="FILE.toml|FILE.json",

@@ -23,8 +23,15 @@ _BEGINNINGS = {
 }
 
 
-def check_places(args: argparse.Namespace, jobs: Sequence[JobFiles]) -> None:
+def check_places(
+    args: argparse.Namespace, jobs: Sequence[JobFiles], whole: Path | None = None
+) -> None:
     """Whether all that is to be written can be, and takes the place of nothing else.
+
+    Args:
+        args: The options that name files.
+        jobs: The jobs.
+        whole: The folder that is written as a whole, if one is.
 
     Raises:
         SlancError: it cannot.
@@ -35,6 +42,11 @@ def check_places(args: argparse.Namespace, jobs: Sequence[JobFiles]) -> None:
     places: dict[Path, str] = {}
     for job in jobs:
         for option, path in job.reports.items():
+            if whole is not None and path.resolve().is_relative_to(whole.resolve()):
+                raise SlancError(
+                    f"{option} {path}: lies in -o {whole}, which is replaced as a whole. Give "
+                    "another folder."
+                )
             for other in jobs:
                 _check_report(option, path, other)
             there = places.setdefault(path.resolve(), option)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from slanc_onnx.arguments.jobs import STDOUT
+from slanc_onnx.arguments.jobs import STDOUT, names_folders
 from slanc_onnx.report import BY_SUFFIX
 
 
@@ -15,7 +15,7 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         for name in ("sequence_length", "max_sequences", "bos"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')}: only goes with --tokens or --observe")
-    if len(args.models) > 1 and args.report == STDOUT:
+    if names_folders(args) and args.report == STDOUT:
         parser.error(f"--report {STDOUT}: one model has one report; name a folder")
     _check_to(parser, args)
     if args.apply == "fold" and args.scale == "paper":
@@ -71,7 +71,7 @@ def _check_fp32_nodes(parser: argparse.ArgumentParser, args: argparse.Namespace)
         if (file is not None or args.search_fp32_nodes) and getattr(args, option):
             given = f"--{option.replace('_', '-')}"
             parser.error(f"--fp32-nodes: not allowed with {given}, which runs nothing")
-    if file is not None and form is None and len(args.models) > 1:
+    if file is not None and form is None and names_folders(args):
         parser.error("--fp32-nodes: a folder of several lists needs --fp32-nodes-format")
     if file is not None and form is None:
         args.fp32_nodes_format = BY_SUFFIX.get(Path(file).suffix.lower())

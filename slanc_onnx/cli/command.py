@@ -6,11 +6,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from slanc_onnx.arguments import (
     JobFiles,
     check_places,
     check_usage,
+    folder_of,
     jobs_of,
     make_parser,
     parse,
@@ -37,7 +40,10 @@ from slanc_onnx.cli.process import (
 )
 from slanc_onnx.cli.tell import progress, tell, tell_all
 from slanc_onnx.errors import SlancError
-from slanc_onnx.job import check_files, protect_file
+from slanc_onnx.graph import FolderDraft
+from slanc_onnx.job import ModelFolder, check_files, protect_file
+from slanc_onnx.options import Options
+from slanc_onnx.report import Outcome
 
 _LESS_MEMORY = "Try --estimate weights --no-validate, which run no model."
 
@@ -90,21 +96,55 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     """The jobs; whatever fails in one, no output of it was changed."""
-    jobs = jobs_of(args)
-    check_places(args, jobs)
+    folder = folder_of(args)
+    jobs = jobs_of(args, folder)
+    check_places(args, jobs, None if folder is None else folder[1])
     options = read_options(args)
     shown = shown_options(args, options)
 
-    def do(job: JobFiles) -> int:
-        files = job.source, job.output
+    def done(job: JobFiles, output: Path) -> Outcome:
         with progress(quiet=args.quiet > 0) as told:
-            outcome = protect_file(*files, options, shown_options=shown, progress=told)
-        return tell(args, job, outcome)
+            return protect_file(job.source, output, options, shown_options=shown, progress=told)
 
+    def do(job: JobFiles) -> int:
+        return tell(args, job, done(job, job.output))
+
+    if folder is not None:
+        outcomes = _fill(*folder, jobs, done, options)
+        ended = [(job, tell(args, job, it)) for job, it in zip(jobs, outcomes, strict=True)]
+        return ended[0][1] if len(ended) == 1 else tell_all(args, ended)
     if len(jobs) == 1:
         return do(jobs[0])
     check_files([(job.source, job.output) for job in jobs], options)
     return tell_all(args, [(job, _status_of(job, do, args.traceback)) for job in jobs])
+
+
+def _fill(
+    folder: ModelFolder,
+    output: Path,
+    jobs: Sequence[JobFiles],
+    done: Callable[[JobFiles, Path], Outcome],
+    options: Options,
+) -> list[Outcome]:
+    """Do all jobs of a folder, then put what they give in place, with what comes along.
+
+    A model without a norm comes along as it is; if none has any, there is nothing to do.
+    """
+    with FolderDraft(folder.path, output) as draft:
+        places = [draft.place(job.output) for job in jobs]
+        if len(jobs) > 1:
+            check_files([(job.source, at) for job, at in zip(jobs, places, strict=True)], options)
+        found = [
+            replace(done(job, at), output=job.output) for job, at in zip(jobs, places, strict=True)
+        ]
+        if options.dry_run or all(outcome.nothing_to_do for outcome in found):
+            return found
+        for model, outcome in zip(folder.models, found, strict=True):
+            if outcome.nothing_to_do:
+                draft.bring(folder.untouched(model), watched=False)
+        draft.bring(folder.along)
+        draft.keep()
+    return [replace(outcome, comes_along=outcome.nothing_to_do) for outcome in found]
 
 
 def _status_of(job: JobFiles, do: Callable[[JobFiles], int], traceback_too: bool) -> int:

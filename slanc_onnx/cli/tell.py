@@ -49,7 +49,7 @@ def tell(args: argparse.Namespace, job: JobFiles, outcome: Outcome) -> int:
         _print_to_stdout(args, job, outcome, list(lost))
     if lost:
         model = f"{outcome.output} is written"
-        if outcome.nothing_to_do:
+        if outcome.nothing_to_do and not outcome.comes_along:
             model = "No norm, so no model either"
         if outcome.dry_run:
             model = "No model is written either, as --dry-run asks"
@@ -140,6 +140,8 @@ def _print_to_stdout(
 def _no_norm(outcome: Outcome) -> str:
     """All that there is to say where there is no norm."""
     ending = "nothing to do, nothing written" if outcome.passed else "nothing written"
+    if outcome.comes_along:
+        ending = f"comes along as it is: {outcome.output}"
     return f"{outcome.source}: {no_norm_line(outcome)}; {ending}."
 
 

@@ -29,6 +29,7 @@ from slanc_onnx.graph.facts import (
     told_type,
 )
 from slanc_onnx.graph.flow import FLOATS, Flow, Tensor, Use, known_op, read_flow, runtime_inputs
+from slanc_onnx.graph.folder_draft import FolderDraft, is_of_a_draft
 from slanc_onnx.graph.inline import is_inside
 from slanc_onnx.graph.inputs import InputSpec, input_specs
 from slanc_onnx.graph.load import (
@@ -73,6 +74,7 @@ __all__ = [
     "Edits",
     "ExternalData",
     "Flow",
+    "FolderDraft",
     "GraphPath",
     "InputSpec",
     "NewData",
@@ -104,6 +106,7 @@ __all__ = [
     "graph_at",
     "input_specs",
     "is_inside",
+    "is_of_a_draft",
     "kilobytes",
     "known_op",
     "last_dim",

@@ -12,7 +12,7 @@ import platform
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,7 +22,7 @@ except ImportError:  # as on Windows, where folders cannot be locked
     fcntl = None  # type: ignore[assignment]
 
 # Host, process, number; "onnx" so that whoever looks for models finds a model that is being made.
-_NAME = re.compile(r"\.slanc-([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.(onnx|data|journal|tmp)")
+_NAME = re.compile(r"\.slanc-([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.(onnx|data|journal|tmp|folder)")
 _HOST = hashlib.sha256(platform.node().encode(errors="replace")).hexdigest()[:8]
 _in_use: set[str] = set()  # names that this process gave
 _AT_ONCE = 1 << 24  # bytes that are compared
@@ -50,17 +50,26 @@ def is_temporary(path: Path) -> bool:
 
 def left_over(folder: Path) -> list[Path]:
     """Temporary files in a folder whose process on this host is dead."""
-    found = []
+    return sorted(Path(e.path) for e in _nobodys(folder) if e.is_file(follow_symlinks=False))
+
+
+def left_over_folders(folder: Path) -> list[Path]:
+    """Temporary folders in a folder whose process on this host is dead."""
+    return sorted(Path(e.path) for e in _nobodys(folder) if e.is_dir(follow_symlinks=False))
+
+
+def _nobodys(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What has a temporary name and belongs to no process any more."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _NAME.fullmatch(entry.name)
             if match is None or match[1] != _HOST or entry.name in _in_use:
                 continue
-            if _runs(int(match[2])) or not entry.is_file(follow_symlinks=False):
+            if _runs(int(match[2])):
                 continue
-            if not hasattr(os, "geteuid") or entry.stat().st_uid == os.geteuid():
-                found.append(Path(entry.path))
-    return sorted(found)
+            owner = entry.stat(follow_symlinks=False).st_uid
+            if not hasattr(os, "geteuid") or owner == os.geteuid():
+                yield entry
 
 
 def _runs(process: int) -> bool:
@@ -95,13 +104,26 @@ def locked(folder: Path) -> Iterator[None]:
 
 def not_a_file(path: Path) -> str:
     """What stands at a path that must not be replaced; "" where a file or nothing does."""
+    return _other_than(path, stat.S_ISREG)
+
+
+def not_a_folder(path: Path) -> str:
+    """What stands at a path that must not be replaced; "" where a folder or nothing does."""
+    return _other_than(path, stat.S_ISDIR)
+
+
+def _other_than(path: Path, right: Callable[[int], bool]) -> str:
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return ""
+    if right(mode):
+        return ""
     if stat.S_ISLNK(mode):
         return f"a link to {os.readlink(path)}"
-    return "" if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "no regular file"
+    return (
+        "a file" if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "no regular file"
+    )
 
 
 def new_file(path: Path, mode: int = 0o666) -> int:

@@ -8,5 +8,14 @@ What cannot be done is refused before anything is written.
 from slanc_onnx.job.begin import check_files
 from slanc_onnx.job.files import protect_file
 from slanc_onnx.job.in_memory import carry_out, decide, protect
+from slanc_onnx.job.model_folder import ModelFolder, read_model_folder
 
-__all__ = ["carry_out", "check_files", "decide", "protect", "protect_file"]
+__all__ = [
+    "ModelFolder",
+    "carry_out",
+    "check_files",
+    "decide",
+    "protect",
+    "protect_file",
+    "read_model_folder",
+]

@@ -62,6 +62,7 @@ class Outcome:
         dry_run: Whether nothing was to be written.
         require: What had to hold.
         conversion: How floats became ones of 16 bits; None where that was not asked for.
+        comes_along: Whether the output is the model as it was, as a part of a folder.
     """
 
     source: Path
@@ -85,6 +86,7 @@ class Outcome:
     dry_run: bool = False
     require: Collection[Required] = ()
     conversion: Conversion | None = None
+    comes_along: bool = False
 
     @property
     def passed(self) -> bool:
