@@ -27,7 +27,7 @@ def check_places(args: argparse.Namespace, source: Path, output: Path) -> None:
     Raises:
         SlancError: it cannot.
     """
-    if output.name == STDOUT or args.output == STDOUT:
+    if args.output == STDOUT:
         raise SlancError("-o -: a model does not go to standard output. Give the name of a file.")
     beginnings = {
         "--report": (REPORT_START,),
