@@ -36,7 +36,7 @@ def check_places(
     Raises:
         SlancError: it cannot.
     """
-    if any(job.output.name == STDOUT for job in jobs) or args.output == STDOUT:
+    if args.output == STDOUT:
         raise SlancError("-o -: a model does not go to standard output. Give the name of a file.")
     if args.html is not None:
         check_matplotlib()

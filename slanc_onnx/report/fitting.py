@@ -44,7 +44,7 @@ def print_fitted(console: Console, columns: Sequence[Fitted]) -> list[str]:
         The titles of what was left out.
     """
     columns = [_shown(column, None) for column in columns if any(column.cells)]
-    if _least(columns) > console.width:
+    if sum(c.width for c in columns) + GAP * (len(columns) - 1) > console.width:
         columns = [_shown(column, MOST_WORDS) for column in columns]
     kept = list(columns)
     while _least(kept) > console.width and any(column.leave for column in kept):

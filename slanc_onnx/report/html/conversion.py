@@ -36,7 +36,7 @@ def conversion_section(conversion: Conversion | None, fold: Fold | None) -> str:
             ),
             listing(
                 f"Constants that {form} does not hold",
-                ("constant", "", "elements", "furthest before"),
+                ("constant", "what was done", "elements", "furthest before"),
                 _changed(done.weights),
                 2,
             ),

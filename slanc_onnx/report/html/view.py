@@ -149,10 +149,12 @@ def _largest(outcome: Outcome) -> list[tuple[str, str]]:
     ranges = () if outcome.fold is None else outcome.fold.ranges
     if sizes:
         size = max(sizes, key=lambda each: each.largest)
-        return [("largest tensor", f"{size.largest:.4g} of {size.limit:g}: {size.tensor}")]
+        return [
+            ("largest tensor, validation", f"{size.largest:.4g} of {size.limit:g}: {size.tensor}")
+        ]
     if ranges:
         group = max(ranges, key=lambda each: each.stored)
-        return [("largest tensor", f"{group.stored:.4g} of {group.limit:g}: {group.holds}")]
+        return [("largest tensor, probe", f"{group.stored:.4g} of {group.limit:g}: {group.holds}")]
     return []
 
 
