@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import refuse_what_is_no_file
+from slanc_onnx.graph import refuse_what_is_no_file, same_place
 from slanc_onnx.report import LIST_STARTS, REPORT_START, SIDECAR_START
 from slanc_onnx.report.html import START, check_matplotlib
 
@@ -27,7 +27,7 @@ def check_places(args: argparse.Namespace, source: Path, output: Path) -> None:
         "--sidecar": (SIDECAR_START,),
         "--fp32-nodes": LIST_STARTS,
     }
-    places: dict[Path, str] = {}
+    places: dict[str, str] = {}
     for option, starts in beginnings.items():
         given = getattr(args, option[2:].replace("-", "_"))
         if given is None or (option == "--report" and given == STDOUT):
@@ -35,11 +35,12 @@ def check_places(args: argparse.Namespace, source: Path, output: Path) -> None:
         if option == "--html":
             check_matplotlib()
         _check_report(option, Path(given), source, output, *starts)
-        other = places.setdefault(Path(given).resolve(), option)
-        if other != option:
-            raise SlancError(f"{option} {given}: is the file of {other}. Give another name.")
+        for other, place in places.items():
+            if same_place(Path(given), Path(place)):
+                raise SlancError(f"{option} {given}: is the file of {other}. Give another name.")
+        places[option] = given
     for other in (args.inputs, args.tokens, args.observe, args.target_file):
-        if other is not None and Path(other).resolve() == output.resolve():
+        if other is not None and same_place(Path(other), output):
             what = "the target" if other == args.target_file else "inputs"
             raise SlancError(f"-o {output}: is the file of {what}. Give another -o.")
 
@@ -52,7 +53,7 @@ def _check_report(option: str, path: Path, source: Path, output: Path, *starts: 
     if not os.access(path.parent, os.W_OK):
         raise SlancError(f"{option} {path}: its folder is not writable.")
     place, folder = path.resolve(), output.resolve().parent
-    taken = place in (source.resolve(), output.resolve())
+    taken = place == source.resolve() or same_place(place, output)
     there = [path]
     if place.is_relative_to(folder):  # where the output's data will lie
         taken |= place.parent == folder and place.match(f"{glob.escape(output.stem)}.fold*.data")
