@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slanc_onnx.arguments.jobs import ENDS, STDOUT, JobFiles
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import refuse_what_is_no_file
+from slanc_onnx.graph import refuse_what_is_no_file, same_place
 from slanc_onnx.report import LIST_STARTS, REPORT_START, SIDECAR_START
 from slanc_onnx.report.html import START, check_matplotlib
 
@@ -41,7 +41,7 @@ def check_places(
     if args.html is not None:
         check_matplotlib()
     _check_outputs(jobs)
-    places: dict[Path, str] = {}
+    places: list[tuple[Path, str]] = []
     for job in jobs:
         for option, path in job.reports.items():
             if whole is not None and path.resolve().is_relative_to(whole.resolve()):
@@ -51,13 +51,14 @@ def check_places(
                 )
             for other in jobs:
                 _check_report(option, path, other)
-            there = places.setdefault(path.resolve(), option)
-            if there != option:
-                raise SlancError(f"{option} {path}: is the file of {there}. Give another name.")
+            for place, there in places:
+                if there != option and same_place(path, place):
+                    raise SlancError(f"{option} {path}: is the file of {there}. Give another name.")
+            places.append((path, option))
     whats = {args.target_file: "the target", args.config: "options"}
     for file in (args.inputs, args.tokens, args.observe, *whats):
         for job in jobs:
-            if file is not None and Path(file).resolve() == job.output.resolve():
+            if file is not None and same_place(Path(file), job.output):
                 what = whats.get(file, "inputs")
                 raise SlancError(f"-o {job.output}: is the file of {what}. Give another -o.")
 
@@ -114,7 +115,7 @@ def _check_report(option: str, path: Path, job: JobFiles) -> None:
     if not os.access(path.parent if job.alone else above, os.W_OK):
         raise SlancError(f"{option} {path}: its folder is not writable.")
     place, folder = path.resolve(), output.resolve().parent
-    taken = place in (source.resolve(), output.resolve())
+    taken = place == source.resolve() or same_place(place, output)
     there = [path]
     if place.is_relative_to(folder):  # where the output's data will lie
         taken |= place.parent == folder and place.match(f"{glob.escape(output.stem)}.fold*.data")

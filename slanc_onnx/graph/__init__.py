@@ -59,7 +59,7 @@ from slanc_onnx.graph.scope import (
     reads_value,
 )
 from slanc_onnx.graph.shapes import concrete_shapes
-from slanc_onnx.graph.temporary import write_atomically
+from slanc_onnx.graph.temporary import same_place, write_atomically
 
 __all__ = [
     "DOMAINS",
@@ -124,6 +124,7 @@ __all__ = [
     "reads_value",
     "refuse_what_is_no_file",
     "runtime_inputs",
+    "same_place",
     "stored_bytes",
     "told_type",
     "unused_name",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -59,6 +60,8 @@ def _by_range(source: int, target: int, most: int) -> int:
 
 
 def _by_sending(source: int, target: int, most: int) -> int:
+    if sys.platform != "linux":  # elsewhere to sockets alone, and with other arguments
+        raise NotImplementedError
     return os.sendfile(target, source, None, most)
 
 

@@ -11,8 +11,9 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 
+from slanc_onnx.graph.load import stays_inside
 from slanc_onnx.graph.temporary import (
     is_temporary,
     left_over,
@@ -130,5 +131,4 @@ def _read(journal: Path) -> tuple[dict[str, list[int]], list[str]]:
 
 
 def _is_inside(name: object) -> bool:
-    path = PurePosixPath(str(name))
-    return not path.is_absolute() and ".." not in path.parts
+    return ".." not in PurePath(str(name)).parts and stays_inside(str(name))

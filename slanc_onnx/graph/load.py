@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -166,6 +165,21 @@ def external_location(tensor: TensorProto) -> str:
     return next((e.value for e in tensor.external_data if e.key == "location"), "")
 
 
+def stays_inside(location: str, kind: type[PurePath] = PurePath) -> bool:
+    """Whether a location leads nowhere but into its folder, by name.
+
+    Args:
+        location: As a model has it.
+        kind: Of the system's paths: on Windows a drive or a root alone leads elsewhere.
+    """
+    path, depth = kind(location), 0
+    for part in path.parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0:
+            return False
+    return not path.anchor
+
+
 def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
     """File, offset and length in bytes of an external tensor.
 
@@ -176,8 +190,7 @@ def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
     location = entries.get("location", "")
     file = folder / location
     # By name, not by resolved path: download caches keep model and data as links to elsewhere.
-    inside = not os.path.isabs(location) and Path(os.path.normpath(location)).parts[:1] != ("..",)
-    if not location or not inside:
+    if not location or not stays_inside(location):
         raise SlancError(
             f"initializer {tensor.name!r}: external data location {location!r} leaves the model's "
             f"folder. Move the data file beside the model and export again."

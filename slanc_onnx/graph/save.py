@@ -25,10 +25,14 @@ from slanc_onnx.graph.temporary import (
     not_a_file,
     remove,
     same_content,
+    same_place,
     sync_folder,
     temporary,
 )
 from slanc_onnx.progress import Meter, Progress, no_progress
+
+# Windows replaces no file that is open, and none that is mapped: access denied, sharing, mapped.
+_HELD_BY_OTHERS = (5, 32, 1224)
 
 
 class Draft:
@@ -92,7 +96,10 @@ class Draft:
         try:
             yield
         except OSError as error:
-            message = f"{self.output}: cannot be written ({error}). Give another -o."
+            advice = "Give another -o."
+            if getattr(error, "winerror", None) in _HELD_BY_OTHERS:
+                advice = "Close what has it open, or give another -o."
+            message = f"{self.output}: cannot be written ({error}). {advice}"
             raise SlancError(message) from error
 
     def own_data(self) -> OwnData:
@@ -306,7 +313,7 @@ def check_output(source: Path, output: Path, locations: set[str] | None = None) 
         raise SlancError(f"{output}: its folder cannot be written to. Give another -o.")
     for location in locations or ():
         for folder in (source.parent, output.parent):
-            if output.resolve() == (folder / location).resolve():
+            if same_place(output, folder / location):
                 raise SlancError(f"{output}: is the model's data file. Give another -o.")
 
 

@@ -184,7 +184,16 @@ def same_content(one: Path, other: Path) -> bool | None:
 def remove(path: Path) -> None:
     """Remove a file if it is there and can be."""
     with suppress(OSError):
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except PermissionError:  # Windows keeps files that may not be written to
+            path.chmod(0o600)
+            path.unlink(missing_ok=True)
+
+
+def same_place(one: Path, other: Path) -> bool:
+    """Whether two files that need not be there have one name, where case does not count either."""
+    return str(one.resolve()).casefold() == str(other.resolve()).casefold()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

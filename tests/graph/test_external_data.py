@@ -1,6 +1,6 @@
 """--external-data: the weights of an output lie where they were asked for, bit for bit."""
 
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import onnx
@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from slanc_onnx import Options, SlancError, protect_file
 from slanc_onnx.graph import new_data
-from slanc_onnx.graph.load import all_tensors
+from slanc_onnx.graph.load import all_tensors, stays_inside
 from slanc_onnx.graph.new_data import ExternalData
 from slanc_onnx.options import To
 from tests.places import SAMPLES
@@ -102,3 +102,13 @@ def test_what_the_file_says_of_a_tensor_stays(
     found = onnx.load(written(source, tmp_path / "out", how, to)).graph.initializer
     kept = {t.name: (t.doc_string, t.metadata_props[0].value) for t in found if t.name in names}
     assert kept and kept == {name: (f"about {name}", name) for name in kept}
+
+
+@pytest.mark.parametrize("kind", [PurePosixPath, PureWindowsPath])
+def test_where_a_location_leads_is_told_by_its_name(kind: type[PurePath]) -> None:
+    for inside in ("a.data", "sub/a.data", "sub/../a.data", "./a.data"):
+        assert stays_inside(inside, kind)
+    for outside in ("/a.data", "../a.data", "sub/../../a.data", "sub/../../in/a.data"):
+        assert not stays_inside(outside, kind)
+    for on_windows in (r"C:\a.data", "C:a.data", r"\a.data", r"..\a.data", r"sub\..\..\a.data"):
+        assert stays_inside(on_windows, kind) == (kind is PurePosixPath)

@@ -40,7 +40,7 @@ _WITHOUT_LOOPS = {
     *("Gemm", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"),
 }
 # Ops that the evaluator of an onnx before 1.23 lacks or gets wrong: there both are asked.
-_RIGHT_SINCE_1_23 = {"Div", "Gelu", "OneHot", "ScatterND", "Softplus"}
+RIGHT_SINCE_1_23 = {"Div", "Gelu", "OneHot", "ScatterND", "Softplus"}
 _VERSION = tuple(map(int, onnx.__version__.split(".")[:2]))
 # Ops of which both make the same numbers: `tests/prove/test_computed.py` asks both.
 AGREED = frozenset(
@@ -56,7 +56,7 @@ AGREED = frozenset(
         *("Slice", "Softplus", "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh"),
         *("Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor"),
     )
-) - (_RIGHT_SINCE_1_23 if _VERSION < (1, 23) else set())
+) - (RIGHT_SINCE_1_23 if _VERSION < (1, 23) else set())
 _CLOSE = 2.0**-20  # relative to the largest number, where both round
 
 Compute = Callable[[Sequence[Array | None]], list[Array]]
