@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from slanc_onnx import Options, job
+from slanc_onnx.arguments import places
 from slanc_onnx.cli import main
 from slanc_onnx.graph.temporary import left_over
 from slanc_onnx.norms.model import ReadModel
@@ -108,7 +109,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr("slanc_onnx.graph.inline.LEAST", 64)  # bytes of a weight that is not read
     monkeypatch.setattr("slanc_onnx.report.html.page.page", lambda _: "<!doctype html>\n")
-    monkeypatch.setattr("slanc_onnx.arguments.places.START", "<!doctype html>\n")
+    monkeypatch.setitem(places._BEGINNINGS, "--html", ("<!doctype html>\n",))
     monkeypatch.setattr("slanc_onnx.progress.Clock.lap", lambda *_: None)  # in the report
 
 
