@@ -34,12 +34,12 @@ def check_places(args: argparse.Namespace, jobs: Sequence[JobFiles]) -> None:
     _check_outputs(jobs)
     places: dict[Path, str] = {}
     for job in jobs:
-        for option, path in job.reports.items():
+        for option, name in job.reports.items():
             for other in jobs:
-                _check_report(option, path, other)
-            there = places.setdefault(path.resolve(), option)
+                _check_report(option, Path(name), other)
+            there = places.setdefault(Path(name).resolve(), option)
             if there != option:
-                raise SlancError(f"{option} {path}: is the file of {there}. Give another name.")
+                raise SlancError(f"{option} {name}: is the file of {there}. Give another name.")
     whats = {args.target_file: "the target", args.config: "options"}
     for file in (args.inputs, args.tokens, args.observe, *whats):
         for job in jobs:
@@ -71,11 +71,11 @@ def _check_outputs(jobs: Sequence[JobFiles]) -> None:
             )
     reports: dict[Path, JobFiles] = {}
     for job in jobs:
-        for option, path in job.reports.items():
-            other = reports.setdefault(path.resolve(), job)
+        for option, name in job.reports.items():
+            other = reports.setdefault(Path(name).resolve(), job)
             if other is not job:
                 raise SlancError(
-                    f"{option} {path}: would be written for {other.source} and for {job.source}. "
+                    f"{option} {name}: would be written for {other.source} and for {job.source}. "
                     "Run once for each."
                 )
 
