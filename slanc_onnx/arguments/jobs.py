@@ -24,14 +24,15 @@ class JobFiles:
     Attributes:
         source: The model.
         output: What is written.
-        reports: What is written beside it, by option; nothing for what goes to standard output.
+        reports: What is written beside it, by option, as it was named; nothing for what goes to
+            standard output.
         alone: Whether it is the only job of the command. The folders of its reports are made where
             it is not.
     """
 
     source: Path
     output: Path
-    reports: Mapping[str, Path] = field(default_factory=dict)
+    reports: Mapping[str, str] = field(default_factory=dict)
     alone: bool = True
 
 
@@ -67,9 +68,7 @@ def jobs_of(
     """
     sources = [Path(model) for model in args.models]
     named = {option: getattr(args, option[2:].replace("-", "_")) for option in REPORTS}
-    given = {
-        o: Path(n) for o, n in named.items() if n is not None and (o, n) != (REPORTS[0], STDOUT)
-    }
+    given = {o: n for o, n in named.items() if n is not None and (o, n) != (REPORTS[0], STDOUT)}
     if folder is None and len(sources) == 1:
         (source,) = sources
         output = _beside(source) if args.output is None else Path(args.output)
@@ -90,7 +89,7 @@ def jobs_of(
         JobFiles(
             source,
             output,
-            {o: path / name.with_name(f"{name.stem}{ends[o]}") for o, path in given.items()},
+            {o: str(Path(n) / name.with_name(f"{name.stem}{ends[o]}")) for o, n in given.items()},
             alone=False,
         )
         for (source, output), name in zip(files, below, strict=True)

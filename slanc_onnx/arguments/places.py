@@ -43,17 +43,18 @@ def check_places(
     _check_outputs(jobs)
     places: list[tuple[Path, str]] = []
     for job in jobs:
-        for option, path in job.reports.items():
+        for option, name in job.reports.items():
+            path = Path(name)
             if whole is not None and path.resolve().is_relative_to(whole.resolve()):
                 raise SlancError(
-                    f"{option} {path}: lies in -o {whole}, which is replaced as a whole. Give "
+                    f"{option} {name}: lies in -o {whole}, which is replaced as a whole. Give "
                     "another folder."
                 )
             for other in jobs:
                 _check_report(option, path, other)
             for place, there in places:
                 if there != option and same_place(path, place):
-                    raise SlancError(f"{option} {path}: is the file of {there}. Give another name.")
+                    raise SlancError(f"{option} {name}: is the file of {there}. Give another name.")
             places.append((path, option))
     whats = {args.target_file: "the target", args.config: "options"}
     for file in (args.inputs, args.tokens, args.observe, *whats):
@@ -86,11 +87,11 @@ def _check_outputs(jobs: Sequence[JobFiles]) -> None:
             )
     reports: dict[Path, JobFiles] = {}
     for job in jobs:
-        for option, path in job.reports.items():
-            other = reports.setdefault(path.resolve(), job)
+        for option, name in job.reports.items():
+            other = reports.setdefault(Path(name).resolve(), job)
             if other is not job:
                 raise SlancError(
-                    f"{option} {path}: would be written for {other.source} and for {job.source}. "
+                    f"{option} {name}: would be written for {other.source} and for {job.source}. "
                     "Run once for each."
                 )
 

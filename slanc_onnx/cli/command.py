@@ -159,8 +159,8 @@ def _status_of(job: JobFiles, do: Callable[[JobFiles], int], traceback_too: bool
     try:
         return do(job)
     except SlancError as error:
-        told = str(error).removeprefix(f"{job.source}: ")
-        return fail(FAILED, f"{job.source}: {told} Nothing was written for this model.")
+        where = "" if str(job.source) in str(error) else f"{job.source}: "
+        return fail(FAILED, f"{where}{error} Nothing was written for this model.")
     except OSError as error:
         told = f"{error.filename or 'file'}: {error.strerror or error}"
         return fail(FAILED, f"{job.source}: {told}. Nothing was written for this model.")

@@ -38,8 +38,9 @@ def tell(args: argparse.Namespace, job: JobFiles, outcome: Outcome) -> int:
         The exit status.
     """
     lost: dict[str, str] = {}  # what was not written and why, and what to do about it
-    for option, path in job.reports.items():
-        with _named_if_lost(f"{option} {path}", args, lost):
+    for option, name in job.reports.items():
+        with _named_if_lost(f"{option} {name}", args, lost):
+            path = Path(name)
             if not job.alone:
                 path.parent.mkdir(parents=True, exist_ok=True)
             _write(option, path, args, outcome)
