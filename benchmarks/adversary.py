@@ -21,6 +21,7 @@ import onnx
 from onnx import numpy_helper
 
 from benchmarks.markdown import count, span, table
+from benchmarks.missing import told
 from slanc_onnx import Options, ScaledNorm, compute_scales
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.div import apply_scales_in
@@ -145,4 +146,4 @@ def counterexamples(scaled: ScaledNorm, device: Accelerator, rows: Double) -> in
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.missing import told
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_in
 from tests.oracles import wild_norms
@@ -49,4 +50,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

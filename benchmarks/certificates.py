@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.markdown import number, table
+from benchmarks.missing import told
 from slanc_onnx import ScaledNorm
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model
@@ -216,4 +217,4 @@ def _bits(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sample_models.real_smollm2 import gguf_path
+from benchmarks.missing import told
+from benchmarks.token_ids import tokenizer_of
 
 
 def main() -> int:
@@ -20,19 +21,7 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("files", type=Path, nargs="+")
     args = parser.parse_args()
-    from gguf import GGUFReader
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    fields = GGUFReader(gguf_path()).fields
-    words = [str(w) for w in fields["tokenizer.ggml.tokens"].contents()]
-    pairs = [str(m).partition(" ") for m in fields["tokenizer.ggml.merges"].contents()]
-    merges = [(left, right) for left, _, right in pairs]
-    vocabulary = {word: i for i, word in enumerate(words)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = tokenizer_of("smollm2")
     text = "\n".join(file.read_text(encoding="utf-8") for file in args.files)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     if tokenizer.decode(ids) != text:
@@ -43,4 +32,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

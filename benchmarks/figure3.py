@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.missing import told
 from benchmarks.scales import SCALES, read_source, scales_by
 from benchmarks.table1 import feeds_of
 from slanc_onnx.accelerator import Accelerator
@@ -81,4 +82,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

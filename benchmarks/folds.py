@@ -20,6 +20,7 @@ from pathlib import Path
 import onnx
 
 from benchmarks.markdown import of, size, table
+from benchmarks.missing import told
 from benchmarks.size import weight_bytes
 from benchmarks.zoo_rows import exports_in, ranges_of, stored_inputs
 from slanc_onnx import Options, SlancError, protect_file
@@ -143,4 +144,4 @@ def _cells(foldings: Sequence[Folding]) -> tuple[object, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -22,6 +22,7 @@ from onnx import TensorProto
 
 from benchmarks.converters import CONVERTERS
 from benchmarks.markdown import size, table
+from benchmarks.missing import told
 from benchmarks.peers import OWN, command_of
 from benchmarks.size import measure
 from slanc_onnx.graph import load_model, name_nodes
@@ -141,4 +142,4 @@ def _read(out: Path) -> ReadModel:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -47,6 +47,7 @@ from pathlib import Path
 import onnx
 
 from benchmarks.markdown import count, table
+from benchmarks.missing import told
 from benchmarks.mutants import damaged_bytes, damaged_structure
 from benchmarks.seeds import seeds
 from slanc_onnx import Options, SlancError, protect
@@ -391,4 +392,4 @@ def _results_in(file: Path) -> Iterator[Result]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import onnx
 
 from benchmarks.markdown import table
+from benchmarks.missing import told
 from slanc_onnx import Options, compute_scales
 from slanc_onnx.apply.fold import fold
 from slanc_onnx.norms import read_model
@@ -58,4 +59,4 @@ def seconds_of_folding(model: onnx.ModelProto) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -23,6 +23,7 @@ import onnxruntime as ort
 from onnx import TensorProto, numpy_helper
 
 from benchmarks.markdown import heading, line
+from benchmarks.missing import told
 from slanc_onnx import Accelerator, Options, find_norms, protect
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.scope import read_graph
@@ -182,4 +183,4 @@ def rms(exact: Arrays, found: Arrays) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

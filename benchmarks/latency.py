@@ -24,6 +24,7 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.markdown import table
+from benchmarks.missing import told
 from slanc_onnx import Options, protect_file
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model
@@ -122,4 +123,4 @@ def _measure(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx
 
 from benchmarks.markdown import heading, line
+from benchmarks.missing import told
 from benchmarks.scales import MODES, SCALES, read_source, version_by
 from sample_models.real_minilm import model_directory
 from slanc_onnx import Options, compute_scales
@@ -140,4 +141,4 @@ def paper_error(model: onnx.ModelProto, folder: Path | None) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

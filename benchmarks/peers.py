@@ -23,6 +23,7 @@ import onnx
 
 from benchmarks.converters import CONVERTERS
 from benchmarks.markdown import size, table
+from benchmarks.missing import told
 from benchmarks.size import Cost, measure
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model, stored_bytes
@@ -148,4 +149,4 @@ def _row(label: str, name: str, cost: Cost, floor: Cost, written: int) -> tuple[
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

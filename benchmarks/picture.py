@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.missing import told
+
 OVERFLOW, SMALLEST_NORMAL = 65504.0, 2.0**-14
 BEFORE, AFTER = "#c4553b", "#2b6cb0"
 
@@ -94,4 +96,4 @@ def _limits(axes: Any, floor: NDArray[np.float64]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -26,6 +26,7 @@ import numpy as np
 from onnx import TensorProto
 
 from benchmarks.markdown import size, table
+from benchmarks.missing import told
 from slanc_onnx.graph.load import all_tensors, external_range, load_model, read_tensor
 
 BLOCK, PERIOD = 1 << 20, 0.01
@@ -154,4 +155,4 @@ def _row(model: Path, options: Sequence[str]) -> tuple[tuple[str, ...], int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.markdown import heading, line
+from benchmarks.missing import told
 from benchmarks.scales import MODES, SCALES, Version, read_source, version_by
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph.temporary import write_atomically
@@ -172,4 +173,4 @@ def _cell(column: Column, exact: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

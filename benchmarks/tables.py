@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.missing import told
 from slanc_onnx.graph import write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +94,29 @@ def run(command: str, folder: Path) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+# What a user has to bring, and how it is had.
+BROUGHT = {
+    "wikitext2.txt": "the test text of WikiText-2",
+    "wikitext2.smollm2.npy": "python -m benchmarks.token_ids wikitext2.txt smollm2 OUT.npy",
+    "wikitext2.gemma3.npy": "python -m benchmarks.token_ids wikitext2.txt gemma3 OUT.npy",
+    "zoo": "a folder of exports with ground truth: see benchmarks/zoo_rows.py",
+    "reports": "a folder of small models of public reports",
+    "files": "a folder of small models of public reports",
+    "minilm": "a folder of the model as model.onnx with its ids in inputs.npz",
+    "smollm2": "a folder of the model as model.onnx with its ids in inputs.npz",
+}
+
+
+def lacking(folder: Path, commands: Sequence[str]) -> list[str]:
+    """What commands read that is not in the folder, each with how it is had."""
+    words = {word for command in commands for word in re.findall(r"[\w./]+", command)}
+    return [
+        f"{name}: {how}"
+        for name, how in BROUGHT.items()
+        if name in words and not (folder / name).exists()
+    ]
+
+
 def prepare(folder: Path, commands: Sequence[str]) -> None:
     """Make the real models that commands read, and a way to the shipped ones and to docs/."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +155,12 @@ def main() -> int:
             known = "kept " if command in kept and not args.again else "to do"
             print(f"{known} {page.relative_to(ROOT)}: {command.strip()}")
         return 0
+    todo = [c for _, c in asked if args.again or c not in kept]
+    if missing := lacking(args.folder, todo):
+        lines = "\n".join(f"  {line}" for line in missing)
+        print(f"ERROR: {args.folder} lacks\n{lines}", file=sys.stderr)
+        print("--only WORD runs the commands that need less: see --list", file=sys.stderr)
+        return 2
     prepare(args.folder, [command for _, command in asked])
     failed = 0
     for number, (page, command) in enumerate(asked, 1):
@@ -158,4 +188,4 @@ def _tell(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -23,6 +23,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from benchmarks.markdown import table
+from benchmarks.missing import told
 from benchmarks.zoo_rows import exports_in, stored_inputs
 from slanc_onnx import Options, SlancError, protect_file
 from slanc_onnx.reasons import NOT_RUN_ITSELF
@@ -113,4 +114,4 @@ def _loads(model: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

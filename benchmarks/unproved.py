@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.markdown import of, table
+from benchmarks.missing import told
 from benchmarks.zoo_rows import DEVICE, exports_in, ranges_of, stored_inputs
 from slanc_onnx import Options, ScaledNorm, SlancError, compute_scales
 from slanc_onnx.feed import Range
@@ -86,4 +87,4 @@ def by_reason(lost: Iterable[Unproved]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

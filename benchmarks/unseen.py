@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.markdown import heading, line
+from benchmarks.missing import told
 from benchmarks.scales import MODES, Scales, Version, read_source, version_by
 from benchmarks.table1 import State, feeds_of, measure
 from slanc_onnx.accelerator import Accelerator
@@ -101,4 +102,4 @@ def lost_singles(source: ReadModel, version: Version, device: Accelerator) -> in
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

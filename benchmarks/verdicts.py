@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.markdown import table
+from benchmarks.missing import told
 from benchmarks.rounded import every_op_rounded
 from slanc_onnx import Options, Outcome, SlancError, protect_file
 from slanc_onnx.arguments.given import read_inputs
@@ -123,4 +124,4 @@ def _near(expected: Feeds, actual: Feeds, tolerance: float) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

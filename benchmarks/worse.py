@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.markdown import count, table
+from benchmarks.missing import told
 from benchmarks.verdicts import models_in
 from slanc_onnx import Options, SlancError, protect_file
 from slanc_onnx.arguments.given import read_inputs
@@ -81,4 +82,4 @@ def _counted(model: Path, options: Options, counts: Counts) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.markdown import of, table
+from benchmarks.missing import told
 from benchmarks.zoo_rows import Row, Setting, exports_in, run_export
 from slanc_onnx.report.wording import reason_text
 
@@ -191,4 +192,4 @@ def _text(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))
