@@ -205,6 +205,7 @@ class Unmerged(_Named):
     NOT_CONSTANT = auto()
     INSIDE = auto()
     ROWS = auto()
+    NO_DATA = auto()
     EXCLUDED = auto()
     OVERFLOWS = auto()  # weight, its largest element
     LOSES = auto()  # weight, relative loss

@@ -125,6 +125,7 @@ _UNMERGED: dict[Kind, str] = {
     Unmerged.NOT_CONSTANT: "its gamma or beta is no constant that is finite",
     Unmerged.INSIDE: "its gamma stands inside the norm's ops",
     Unmerged.ROWS: "its rows are not the channels of one axis",
+    Unmerged.NO_DATA: "it normalises a constant",
     Unmerged.EXCLUDED: "left out, as asked",
     Unmerged.OVERFLOWS: "the weight {0!r} would reach {1:.3g}, which its type does not hold",
     Unmerged.LOSES: "the weight {0!r} would lose {1:.2g} of its norm in its type",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slanc_onnx.apply.merge.changes import Changes, Copy, NewBias, Part
+from slanc_onnx.apply.merge.changes import Asked, Changes, Copy, NewBias, Part
 from slanc_onnx.apply.merge.channels import along
 from slanc_onnx.apply.merge.fitting import refusal
 from slanc_onnx.apply.merge.held import Added, Held, Scaled
@@ -24,7 +24,6 @@ from slanc_onnx.ops import FUSED
 from slanc_onnx.reasons import Reason, Unmerged
 
 _MOST_AFTER = 8  # nodes between the division and beta
-_ADDS_SAVED = 2  # passes over the row: gamma's and beta's
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,13 @@ class _Affine:
     nodes: tuple[NodeAt, ...]
 
 
-def merge_gamma(held: Held, norm: Norm, accepted: float, changes: Changes) -> Part:
+def merge_gamma(held: Held, norm: Norm, asked: Asked, changes: Changes) -> Part:
     """Merge gamma and beta of a norm into what reads it, where that can be.
 
     Args:
         held: The constants of the folded model.
         norm: The norm.
-        accepted: The relative loss that a 16-bit weight may have beyond that of one rounding.
+        asked: What the file and the user allow.
         changes: Takes the changes.
     """
     if norm.gamma is None and norm.beta is None:
@@ -66,7 +65,9 @@ def merge_gamma(held: Held, norm: Norm, accepted: float, changes: Changes) -> Pa
     output = Tensor(norm.path, norm.output)
     readers, why = readers_of(held, output, axis, len(found.gamma))
     if why is None:
-        why = _obstacle(held, readers, found) or _refusal(held, readers, found, accepted, changes)
+        adds = int(found.source is not None or norm.name in asked.freed)
+        why = _obstacle(held, readers, found, adds)
+        why = why or _refusal(held, readers, found, asked.loss, changes)
     if why is not None:
         return Part("left", why)
     for reader in _each_once(readers):
@@ -148,8 +149,8 @@ def _each_once(readers: Sequence[Reader]) -> list[Reader]:
     return list({reader.weight: reader for reader in readers}.values())
 
 
-def _obstacle(held: Held, readers: Sequence[Reader], found: _Affine) -> Reason | None:
-    """Why not all weights can take gamma, or not all biases beta."""
+def _obstacle(held: Held, readers: Sequence[Reader], found: _Affine, most: int) -> Reason | None:
+    """Why not all weights can take gamma, or not all biases beta, with so many Adds at most."""
     here = {reader.at for reader in readers}
     for reader in readers:
         same = {(r.axis, r.groups) for r in readers if r.weight == reader.weight}
@@ -168,8 +169,7 @@ def _obstacle(held: Held, readers: Sequence[Reader], found: _Affine) -> Reason |
         if reader.bias is not None and not _is_row(held, reader, reader.bias):
             return Reason(Unmerged.NO_ROW, (reader.bias.name,))
     adds = sum(reader.bias is None and reader.bias_at is None for reader in readers)
-    fused = found.source is None
-    return Reason(Unmerged.NO_BIAS, (adds,)) if adds > (0 if fused else _ADDS_SAVED - 1) else None
+    return Reason(Unmerged.NO_BIAS, (adds,)) if adds > most else None
 
 
 def _is_row(held: Held, reader: Reader, bias: Tensor) -> bool:

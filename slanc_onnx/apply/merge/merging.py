@@ -51,6 +51,9 @@ def merge(
     excluded = {norm.name for norm in read.norms if options.leaves_out(norm.name)}
     opset = next((o.version for o in folded.opset_import if o.domain in ("", "ai.onnx")), 1)
     asked = Asked(options.merged_parts, excluded, options.weight_loss, opset)
+    if len(asked.parts) == 2:
+        found = merge_means(held, read.norms, asked, Changes(), tried=True)
+        asked = replace(asked, freed={n for n, part in found.items() if part.state == "merged"})
     changes = Changes()
     gammas = dict[str, Part]()
     if "gamma" in asked.parts:
@@ -95,9 +98,11 @@ def _gamma(held: Held, norm: Norm, asked: Asked, changes: Changes) -> Part:
         return Part("before")
     if norm.name in asked.excluded:
         return Part("left", Reason(Unmerged.EXCLUDED))
+    if held.flow.tensor(norm.path, norm.input) in held.flow.constants:
+        return Part("left", Reason(Unmerged.NO_DATA))
     if norm.broken or (norm.form not in FUSED and norm.form != "decomposed"):
         return Part("left", Reason(Unmerged.INSIDE))
-    return merge_gamma(held, norm, asked.loss, changes)
+    return merge_gamma(held, norm, asked, changes)
 
 
 def _form(norm: Norm, changes: Changes) -> str:
