@@ -104,9 +104,7 @@ VALIDATION = [
     "passed",
 ]
 FP16 = [
-    "lost_before",
-    "overflowed_before",
-    "overflowed_after",
+    *("lost_before", "overflowed_before", "overflowed_after"),
     "max_relative_error_before",
     "max_relative_error_after",
     "rms_relative_error_after",
@@ -272,8 +270,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
     )
     assert validation_entry(validation, None) == {
         "fp32_identical": False,
-        "fp32_max_abs_error": 2.0,
-        "fp32_rms_error": 0.0,
+        **{"fp32_max_abs_error": 2.0, "fp32_rms_error": 0.0},
         "fp32_default_level": {
             "identical": False,
             "max_abs_error": 10.0,

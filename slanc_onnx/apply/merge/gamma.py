@@ -101,7 +101,7 @@ def _affine(held: Held, norm: Norm) -> _Affine | Reason:
     for name in (norm.gamma, norm.beta):
         value = None if name is None else held.vector(flow.tensor(norm.path, name))
         if name is not None and (value is None or not np.isfinite(value).all()):
-            return Reason(Unmerged.NOT_CONSTANT)
+            return Reason(Unmerged.AFFINE_COMPUTED)
         values.append(value)
     gamma, beta = values
     width = max(v.size for v in values if v is not None)
@@ -112,7 +112,7 @@ def _affine(held: Held, norm: Norm) -> _Affine | Reason:
         return _Affine(gamma, beta, None, ())
     found = _between(held, norm)
     if found is None:
-        return Reason(Unmerged.INSIDE)
+        return Reason(Unmerged.GAMMA_INSIDE)
     return _Affine(gamma, beta, *found)
 
 
@@ -156,7 +156,7 @@ def _obstacle(held: Held, readers: Sequence[Reader], found: _Affine, most: int) 
         same = {(r.axis, r.groups) for r in readers if r.weight == reader.weight}
         uses = held.weights.uses(reader.weight)
         if len(same) > 1 or any(u is None or NodeAt(u.path, u.node) not in here for u in uses):
-            return Reason(Unmerged.SHARED, (reader.weight.name,))
+            return Reason(Unmerged.TIED, (reader.weight.name,))
     if found.beta is None or not found.beta.any():
         return None
     for reader in readers:
@@ -165,7 +165,7 @@ def _obstacle(held: Held, readers: Sequence[Reader], found: _Affine, most: int) 
         if reader.padded:
             return Reason(Unmerged.PADDED, op=node.op_type, tensor=node.output[0])
         if reader.bias_factor == 0 or (rank > 2 and reader.op != "Conv"):
-            return Reason(Unmerged.READ_BY, op=node.op_type, tensor=node.output[0])
+            return Reason(Unmerged.READ_OTHERWISE, op=node.op_type, tensor=node.output[0])
         if reader.bias is not None and not _is_row(held, reader, reader.bias):
             return Reason(Unmerged.NO_ROW, (reader.bias.name,))
     adds = sum(reader.bias is None and reader.bias_at is None for reader in readers)

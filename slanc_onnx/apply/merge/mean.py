@@ -45,7 +45,7 @@ def merge_means(
             continue
         why = _obstacle(held, norm, opset, simplified)
         if norm.name in asked.excluded:
-            why = Reason(Unmerged.EXCLUDED)
+            why = Reason(Unmerged.LEFT_OUT)
         stream = None if norm.axes.grouped or len(norm.axes.axes) != 1 else streams.of(norm)
         if stream is None:
             why = why or Reason(Unmerged.ROWS)

@@ -97,11 +97,11 @@ def _gamma(held: Held, norm: Norm, asked: Asked, changes: Changes) -> Part:
     if norm.gamma is None and norm.beta is None:
         return Part("before")
     if norm.name in asked.excluded:
-        return Part("left", Reason(Unmerged.EXCLUDED))
+        return Part("left", Reason(Unmerged.LEFT_OUT))
     if held.flow.tensor(norm.path, norm.input) in held.flow.constants:
         return Part("left", Reason(Unmerged.NO_DATA))
     if norm.broken or (norm.form not in FUSED and norm.form != "decomposed"):
-        return Part("left", Reason(Unmerged.INSIDE))
+        return Part("left", Reason(Unmerged.GAMMA_INSIDE))
     return merge_gamma(held, norm, asked, changes)
 
 
@@ -136,12 +136,12 @@ def _elements(tensor: TensorProto) -> int:
 
 
 def _nodes(read: ReadModel, changes: Changes) -> dict[str, tuple[int, int]]:
-    """The nodes before and after, by type, where their number differs."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(read.model)
-    before = Counter(node.op_type for node in every_node(copy.graph.node))
-    write_changes(copy, changes, None, read.folder)
-    after = Counter(node.op_type for node in every_node(copy.graph.node))
+    """The nodes before and after, by type, where their number differs; the copy that was read is
+    changed, and not read again."""
+    graph = read.model.graph
+    before = Counter(node.op_type for node in every_node(graph.node))
+    write_changes(read.model, changes, None, read.folder)
+    after = Counter(node.op_type for node in every_node(graph.node))
     return {
         op: (before[op], after[op]) for op in sorted({*before, *after}) if before[op] != after[op]
     }

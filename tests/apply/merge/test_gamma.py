@@ -98,14 +98,14 @@ def test_a_weight_that_another_norm_reads_is_left() -> None:
         + norm(RMS, "m", "more")
         + "p = MatMul(n_y, w) q = MatMul(m_y, w) y = Mul(p, q)"
     )
-    assert reason(before) is Unmerged.SHARED
+    assert reason(before) is Unmerged.TIED
 
 
 def test_a_tied_embedding_is_left_and_not_copied() -> None:
     before = model(
         norm(RMS, "n", "rows") + "e = Transpose<perm = [1, 0]>(table) y = MatMul(n_y, e)"
     )
-    assert reason(before) is Unmerged.SHARED
+    assert reason(before) is Unmerged.TIED
 
 
 def test_movements_before_the_weight_and_of_the_weight() -> None:
@@ -135,7 +135,7 @@ def test_a_reshape_that_cuts_the_channels_is_no_way() -> None:
         norm(RMS, "n", "rows") + "h = Reshape(n_y, shape) y = MatMul(h, half)",
         {"shape": np.array([0, -1, D // 2]), "half": normal(8, D // 2, 3)},
     )
-    assert reason(before) is Unmerged.READ_BY
+    assert reason(before) is Unmerged.READ_OTHERWISE
 
 
 def test_a_transposition_of_the_channels_is_no_way() -> None:
@@ -143,14 +143,14 @@ def test_a_transposition_of_the_channels_is_no_way() -> None:
         norm(RMS, "n", "rows") + "h = Transpose<perm = [0, 2, 1]>(n_y) y = MatMul(h, three)",
         {"three": normal(8, 3, 3)},
     )
-    assert reason(before) is Unmerged.READ_BY
+    assert reason(before) is Unmerged.READ_OTHERWISE
 
 
 def test_another_reader_keeps_gamma() -> None:
     before = model(
         norm(RMS, "n", "rows") + "p = MatMul(n_y, w8) y = Add(p, n_y)", {"w8": normal(9, D, D)}
     )
-    assert reason(before) is Unmerged.READ_BY
+    assert reason(before) is Unmerged.READ_OTHERWISE
 
 
 def test_a_graph_output_keeps_gamma() -> None:
@@ -185,7 +185,7 @@ def branches() -> onnx.ModelProto:
 
 
 def test_a_branch_that_reads_it_otherwise_keeps_gamma() -> None:
-    assert reason(branches()) is Unmerged.READ_BY
+    assert reason(branches()) is Unmerged.READ_OTHERWISE
 
 
 def test_products_in_both_branches_take_it() -> None:

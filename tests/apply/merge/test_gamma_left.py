@@ -39,7 +39,7 @@ def test_rotary_keeps_the_gamma_of_a_head() -> None:
         {"shape": np.array([0, -1, 1, D]), "cos": normal(15, D)},
         "float[a, s, h, c] y",
     )
-    assert reason(before) is Unmerged.READ_BY
+    assert reason(before) is Unmerged.READ_OTHERWISE
 
 
 def test_quantised_weights_are_left() -> None:
@@ -59,12 +59,12 @@ def test_a_weight_that_a_caller_may_give_is_left() -> None:
 def test_gamma_that_a_caller_may_give_is_left() -> None:
     before = model(norm(RMS, "n", "rows") + "y = MatMul(n_y, w)")
     before.graph.input.append(helper.make_tensor_value_info("gamma", TensorProto.FLOAT, [D]))
-    assert reason(before) is Unmerged.NOT_CONSTANT
+    assert reason(before) is Unmerged.AFFINE_COMPUTED
 
 
 def test_a_norm_that_is_left_out_keeps_gamma() -> None:
     before = model(norm(RMS, "n", "rows") + "y = MatMul(n_y, w)")
-    assert reason(before, exclude="^n$") is Unmerged.EXCLUDED
+    assert reason(before, exclude="^n$") is Unmerged.LEFT_OUT
 
 
 def halves(factor: float, gamma: float = 1.0) -> onnx.ModelProto:

@@ -192,7 +192,7 @@ def test_a_tied_table_of_one_norm_is_left() -> None:
     before = model(
         norm(LAYER, "n", "rows") + "e = Transpose<perm = [1, 0]>(table) y = MatMul(n_y, e)"
     )
-    assert reason(before) is Unmerged.SHARED
+    assert reason(before) is Unmerged.TIED
 
 
 def test_a_post_norm_keeps_its_mean() -> None:
@@ -212,7 +212,7 @@ def test_a_post_norm_keeps_its_mean() -> None:
 
 def test_a_stream_that_is_an_output_is_left() -> None:
     before = model(PRE + LAST, BLOCK, outputs="float[a, s, c] y, float[a, s, d] r")
-    assert reason(before) is reason(before, "m") is Unmerged.MEAN_OUTPUT
+    assert reason(before) is reason(before, "m") is Unmerged.STREAM_OUTPUT
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_what_rounds_16_bits_is_one_rounding() -> None:
 
 def test_a_norm_that_is_left_out_keeps_its_mean_and_others_do_not() -> None:
     before = model(PRE + LAST, BLOCK)
-    assert reason(before, exclude="^n$") is Unmerged.EXCLUDED
+    assert reason(before, exclude="^n$") is Unmerged.LEFT_OUT
     after, merges = merged(before, "mean", exclude="^n$")
     assert part(merges, "m", "mean").state == "merged"
     assert kinds_of_norms(after) == {"n": "layer", "m": "rms"}
