@@ -1,10 +1,10 @@
-"""Latency of original, scaled and folded models on ONNX Runtime, in turns, one process.
+"""Latency of original, scaled, folded and merged models on ONNX Runtime, in turns.
 
     python -m benchmarks.latency MODEL.onnx ... [--sequence-length N] [--runs N] [--threads N]
                                  [--fuse bert]
 
-Each round runs the three once, in changing order; of the ratios of a round the median is taken, so
-that whatever else the machine does meets all three. `--fuse` first lets onnxruntime.transformers
+Each round runs the five once, in changing order; of the ratios of a round the median is taken, so
+that whatever else the machine does meets all five. `--fuse` first lets onnxruntime.transformers
 fuse the models, which gives Skip norms; what the weights were folded for is found again there.
 """
 
@@ -29,11 +29,15 @@ from slanc_onnx import Options, protect_file
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.graph.scope import read_graph
-from slanc_onnx.options import ApplyRule
 from slanc_onnx.run.inputs import make_feeds
 from slanc_onnx.run.sizes import Sizes
 
-APPLIED: tuple[ApplyRule, ...] = ("div", "fold")
+VERSIONS = {
+    "div": Options(validate=False),
+    "fold": Options(validate=False, apply="fold"),
+    "fold, merge gamma": Options(validate=False, apply="fold", merge=["gamma"]),
+    "fold, merge all": Options(validate=False, apply="fold", merge=["all"]),
+}
 HEADER = ("", "version", "nodes in the file", "nodes as run", "median", "ratio to the original")
 
 
@@ -61,9 +65,9 @@ def _rows(
     with tempfile.TemporaryDirectory() as scratch:
         source = _fused(model, fuse, Path(scratch)) if fuse else model
         paths = {"original": source}
-        for apply in APPLIED:
-            paths[apply] = Path(scratch) / apply / "model.onnx"
-            protect_file(source, paths[apply], Options(validate=False, apply=apply))
+        for version, options in VERSIONS.items():
+            paths[version] = Path(scratch) / version / "model.onnx"
+            protect_file(source, paths[version], options)
         sessions = {name: _session(path, threads) for name, path in paths.items()}
         specs = input_specs(read_graph(load_model(source), source.parent)[0])
         feeds = make_feeds(specs, np.random.default_rng(0), Sizes(sequence=length))

@@ -19,6 +19,7 @@ from slanc_onnx.graph.load import load_model
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.norms.norm import Norm
+from slanc_onnx.options import Merge
 from slanc_onnx.run.float32 import as_float32
 from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.session import Session
@@ -96,6 +97,41 @@ def test_folding_changes_no_bit(name: str, tmp_path: Path) -> None:
         pytest.skip(CANNOT_RUN[name])
     feeds = feeds_of(name)
     assert different(outputs(source, feeds), outputs(once, feeds)) == []
+
+
+def far(expected: Values, actual: Values) -> float:
+    """The largest RMS difference of an output, relative to its RMS, in float64."""
+    assert expected.keys() == actual.keys()
+    worst = 0.0
+    for name, value in expected.items():
+        assert value.shape == actual[name].shape and value.dtype == actual[name].dtype
+        x, y = value.astype(np.float64), actual[name].astype(np.float64)
+        there = np.isfinite(x)
+        size = float(np.sqrt(np.mean(x[there] ** 2))) or 1.0
+        worst = max(worst, float(np.sqrt(np.mean((x[there] - y[there]) ** 2))) / size)
+    return worst
+
+
+@each_model
+def test_merging_rounds_and_a_second_run_changes_nothing(name: str, tmp_path: Path) -> None:
+    source, once, twice = ZOO / name / "model.onnx", tmp_path / "1.onnx", tmp_path / "2.onnx"
+    parts: tuple[Merge, ...] = ("all",)
+    options = Options(apply="fold", merge=parts, validate=False, certify="off")
+    outcome = protect_file(source, once, options)
+    again = protect_file(once, twice, options)
+    assert twice.read_bytes() == once.read_bytes()
+    assert [n.norm.name for n in again.norms] == [n.norm.name for n in outcome.norms]
+    assert again.merges is not None and not again.merges.changes
+    if name in CANNOT_RUN:
+        pytest.skip(CANNOT_RUN[name])
+    feeds = feeds_of(name)
+    types = {t.data_type for t in onnx.load(source, load_external_data=False).graph.initializer}
+    half = types & {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    error = 0.0 if outcome.merges is None else outcome.merges.error
+    allowed = 2 * error * len(outcome.norms) ** 0.5 if half else 0.0
+    assert error < 2.0**-8 and far(outputs(source, feeds), outputs(once, feeds)) < max(
+        1e-5, allowed
+    )
 
 
 # What scaling may change: a Div or Mul, a number, what a norm reads, its epsilon, and notes.

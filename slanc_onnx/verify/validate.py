@@ -223,9 +223,7 @@ def _judged(
     observed = observe(before.norms, after.norms, runs, options.accelerator)
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
-    lost = options.everything and (first_out is not None or broken)
-    left = all_left(after, options, feeds) if lost else None
-    first_out = first_of(left or (), _lost_sums(observed)) or first_out
+    left = _all_left(after, options, feeds, first_out is not None or broken)
     result = Validation(
         fp32_tolerance=_allowed(options, exact.bits, inexact, len(before.norms)),
         fp32_rms_error=fp32.rms,
@@ -238,7 +236,7 @@ def _judged(
         rounded_error_after=protected.relative,
         rounded_rms_error=protected.rms,
         observed=observed,
-        first_out=first_out,
+        first_out=first_of(left or (), _lost_sums(observed)) or first_out,
         left=left,
         perplexity=_perplexities(runs) if options.tokens else None,
         unstable=unstable,
@@ -270,6 +268,13 @@ def _allowed_rms(options: Options, exact: Exactness, norms: int) -> float | None
     if exact.merged is None or options.to is not None:
         return None
     return merged_tolerance(max(exact.merged, options.weight_loss), norms)
+
+
+def _all_left(
+    after: ReadModel, options: Options, feeds: Sequence[Feeds], lost: bool
+) -> list[Left] | None:
+    """All that leaves the format where something is lost and everything rounded; else None."""
+    return all_left(after, options, feeds) if options.everything and lost else None
 
 
 def _lost_sums(observed: Mapping[str, Observed]) -> dict[str, Array]:

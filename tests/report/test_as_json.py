@@ -43,6 +43,7 @@ REPORT = [
     "suspects",
     "notes",
     "fold",
+    "merge",
     "conversion",
     "audit",
     "first_rows",
@@ -91,6 +92,7 @@ OBSERVED = ["sum_of_squares", "scaled", "overflowed", "underflowed", "overflowed
 VALIDATION = [
     "fp32_identical",
     "fp32_max_abs_error",
+    "fp32_rms_error",
     "fp32_default_level",
     "fp16",
     "tensors",
@@ -102,9 +104,7 @@ VALIDATION = [
     "passed",
 ]
 FP16 = [
-    "lost_before",
-    "overflowed_before",
-    "overflowed_after",
+    *("lost_before", "overflowed_before", "overflowed_after"),
     "max_relative_error_before",
     "max_relative_error_after",
     "rms_relative_error_after",
@@ -270,7 +270,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
     )
     assert validation_entry(validation, None) == {
         "fp32_identical": False,
-        "fp32_max_abs_error": 2.0,
+        **{"fp32_max_abs_error": 2.0, "fp32_rms_error": 0.0},
         "fp32_default_level": {
             "identical": False,
             "max_abs_error": 10.0,

@@ -12,12 +12,15 @@ from slanc_onnx.apply.fold.folding import (
     fold,
     write_folded,
 )
+from slanc_onnx.apply.fold.weights import HALF, Weights
 from slanc_onnx.apply.fold.words import FoldedGroup
 
 __all__ = [
     "FORMATS",
+    "HALF",
     "Fold",
     "FoldedGroup",
+    "Weights",
     "apply_fold",
     "fold",
     "write_folded",

@@ -22,12 +22,14 @@ class Asked:
         excluded: The names of norms that the user left out.
         loss: The relative loss that a 16-bit weight may have beyond that of one rounding.
         opset: The version of ONNX's own ops in the file.
+        freed: The norms that lose their mean, so that no fused op adds their beta.
     """
 
     parts: Collection[str]
     excluded: Collection[str]
     loss: float
     opset: int
+    freed: Collection[str] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slanc_onnx.apply.merge.changes import Changes, Copy, NewBias, Part
+from slanc_onnx.apply.merge.changes import Asked, Changes, Copy, NewBias, Part
 from slanc_onnx.apply.merge.channels import along
 from slanc_onnx.apply.merge.fitting import refusal
 from slanc_onnx.apply.merge.held import Added, Held, Scaled
@@ -24,7 +24,6 @@ from slanc_onnx.ops import FUSED
 from slanc_onnx.reasons import Reason, Unmerged
 
 _MOST_AFTER = 8  # nodes between the division and beta
-_ADDS_SAVED = 2  # passes over the row: gamma's and beta's
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,13 @@ class _Affine:
     nodes: tuple[NodeAt, ...]
 
 
-def merge_gamma(held: Held, norm: Norm, accepted: float, changes: Changes) -> Part:
+def merge_gamma(held: Held, norm: Norm, asked: Asked, changes: Changes) -> Part:
     """Merge gamma and beta of a norm into what reads it, where that can be.
 
     Args:
         held: The constants of the folded model.
         norm: The norm.
-        accepted: The relative loss that a 16-bit weight may have beyond that of one rounding.
+        asked: What the file and the user allow.
         changes: Takes the changes.
     """
     if norm.gamma is None and norm.beta is None:
@@ -66,7 +65,9 @@ def merge_gamma(held: Held, norm: Norm, accepted: float, changes: Changes) -> Pa
     output = Tensor(norm.path, norm.output)
     readers, why = readers_of(held, output, axis, len(found.gamma))
     if why is None:
-        why = _obstacle(held, readers, found) or _refusal(held, readers, found, accepted, changes)
+        adds = int(found.source is not None or norm.name in asked.freed)
+        why = _obstacle(held, readers, found, adds)
+        why = why or _refusal(held, readers, found, asked.loss, changes)
     if why is not None:
         return Part("left", why)
     for reader in _each_once(readers):
@@ -100,7 +101,7 @@ def _affine(held: Held, norm: Norm) -> _Affine | Reason:
     for name in (norm.gamma, norm.beta):
         value = None if name is None else held.vector(flow.tensor(norm.path, name))
         if name is not None and (value is None or not np.isfinite(value).all()):
-            return Reason(Unmerged.NOT_CONSTANT)
+            return Reason(Unmerged.AFFINE_COMPUTED)
         values.append(value)
     gamma, beta = values
     width = max(v.size for v in values if v is not None)
@@ -111,7 +112,7 @@ def _affine(held: Held, norm: Norm) -> _Affine | Reason:
         return _Affine(gamma, beta, None, ())
     found = _between(held, norm)
     if found is None:
-        return Reason(Unmerged.INSIDE)
+        return Reason(Unmerged.GAMMA_INSIDE)
     return _Affine(gamma, beta, *found)
 
 
@@ -148,14 +149,14 @@ def _each_once(readers: Sequence[Reader]) -> list[Reader]:
     return list({reader.weight: reader for reader in readers}.values())
 
 
-def _obstacle(held: Held, readers: Sequence[Reader], found: _Affine) -> Reason | None:
-    """Why not all weights can take gamma, or not all biases beta."""
+def _obstacle(held: Held, readers: Sequence[Reader], found: _Affine, most: int) -> Reason | None:
+    """Why not all weights can take gamma, or not all biases beta, with so many Adds at most."""
     here = {reader.at for reader in readers}
     for reader in readers:
         same = {(r.axis, r.groups) for r in readers if r.weight == reader.weight}
         uses = held.weights.uses(reader.weight)
         if len(same) > 1 or any(u is None or NodeAt(u.path, u.node) not in here for u in uses):
-            return Reason(Unmerged.SHARED, (reader.weight.name,))
+            return Reason(Unmerged.TIED, (reader.weight.name,))
     if found.beta is None or not found.beta.any():
         return None
     for reader in readers:
@@ -164,12 +165,11 @@ def _obstacle(held: Held, readers: Sequence[Reader], found: _Affine) -> Reason |
         if reader.padded:
             return Reason(Unmerged.PADDED, op=node.op_type, tensor=node.output[0])
         if reader.bias_factor == 0 or (rank > 2 and reader.op != "Conv"):
-            return Reason(Unmerged.READ_BY, op=node.op_type, tensor=node.output[0])
+            return Reason(Unmerged.READ_OTHERWISE, op=node.op_type, tensor=node.output[0])
         if reader.bias is not None and not _is_row(held, reader, reader.bias):
             return Reason(Unmerged.NO_ROW, (reader.bias.name,))
     adds = sum(reader.bias is None and reader.bias_at is None for reader in readers)
-    fused = found.source is None
-    return Reason(Unmerged.NO_BIAS, (adds,)) if adds > (0 if fused else _ADDS_SAVED - 1) else None
+    return Reason(Unmerged.NO_BIAS, (adds,)) if adds > most else None
 
 
 def _is_row(held: Held, reader: Reader, bias: Tensor) -> bool:

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from slanc_onnx.accelerator import Format
-from slanc_onnx.apply.fold.weights import HALF, Weights
+from slanc_onnx.apply.fold import HALF, Weights
 from slanc_onnx.apply.merge.channels import Channels
 from slanc_onnx.graph import (
     FLOATS,

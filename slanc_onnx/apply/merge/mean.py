@@ -22,7 +22,7 @@ _SIMPLIFIED = "SimplifiedLayerNormalization"
 
 
 def merge_means(
-    held: Held, norms: Sequence[Norm], asked: Asked, changes: Changes
+    held: Held, norms: Sequence[Norm], asked: Asked, changes: Changes, *, tried: bool = False
 ) -> dict[str, Part]:
     """Centre what writes into the streams of LayerNorms, where all of it can be.
 
@@ -31,6 +31,7 @@ def merge_means(
         norms: Its norms; what is merged of their gammas is in `changes`.
         asked: What the file and the user allow.
         changes: Takes the changes.
+        tried: Whether no weight is read, to see which means could go.
 
     Returns:
         What became of each LayerNorm's mean, by its name.
@@ -44,13 +45,15 @@ def merge_means(
             continue
         why = _obstacle(held, norm, opset, simplified)
         if norm.name in asked.excluded:
-            why = Reason(Unmerged.EXCLUDED)
+            why = Reason(Unmerged.LEFT_OUT)
         stream = None if norm.axes.grouped or len(norm.axes.axes) != 1 else streams.of(norm)
         if stream is None:
             why = why or Reason(Unmerged.ROWS)
         elif why is None:
             if id(stream) not in centred:
-                centred[id(stream)] = stream.reason or _centre(held, stream, asked.loss, changes)
+                centred[id(stream)] = stream.reason
+                if not tried and stream.reason is None:
+                    centred[id(stream)] = _centre(held, stream, asked.loss, changes)
             why = centred[id(stream)]
         if why is None:
             _take_away(held, norm, opset, simplified, changes)
@@ -60,6 +63,8 @@ def merge_means(
 
 def _obstacle(held: Held, norm: Norm, opset: int, simplified: bool) -> Reason | None:
     """Why a norm itself cannot do without its mean."""
+    if held.flow.tensor(norm.path, norm.input) in held.flow.constants:
+        return Reason(Unmerged.NO_DATA)
     rebuilt = norm.form in ("LayerNormalization", "SkipLayerNormalization")
     if norm.form in FUSED and not rebuilt and _centring(held, norm) is None:
         return Reason(Unmerged.SPELLING)

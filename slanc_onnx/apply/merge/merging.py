@@ -51,6 +51,9 @@ def merge(
     excluded = {norm.name for norm in read.norms if options.leaves_out(norm.name)}
     opset = next((o.version for o in folded.opset_import if o.domain in ("", "ai.onnx")), 1)
     asked = Asked(options.merged_parts, excluded, options.weight_loss, opset)
+    if len(asked.parts) == 2:
+        found = merge_means(held, read.norms, asked, Changes(), tried=True)
+        asked = replace(asked, freed={n for n, part in found.items() if part.state == "merged"})
     changes = Changes()
     gammas = dict[str, Part]()
     if "gamma" in asked.parts:
@@ -94,10 +97,12 @@ def _gamma(held: Held, norm: Norm, asked: Asked, changes: Changes) -> Part:
     if norm.gamma is None and norm.beta is None:
         return Part("before")
     if norm.name in asked.excluded:
-        return Part("left", Reason(Unmerged.EXCLUDED))
+        return Part("left", Reason(Unmerged.LEFT_OUT))
+    if held.flow.tensor(norm.path, norm.input) in held.flow.constants:
+        return Part("left", Reason(Unmerged.NO_DATA))
     if norm.broken or (norm.form not in FUSED and norm.form != "decomposed"):
-        return Part("left", Reason(Unmerged.INSIDE))
-    return merge_gamma(held, norm, asked.loss, changes)
+        return Part("left", Reason(Unmerged.GAMMA_INSIDE))
+    return merge_gamma(held, norm, asked, changes)
 
 
 def _form(norm: Norm, changes: Changes) -> str:
@@ -131,12 +136,12 @@ def _elements(tensor: TensorProto) -> int:
 
 
 def _nodes(read: ReadModel, changes: Changes) -> dict[str, tuple[int, int]]:
-    """The nodes before and after, by type, where their number differs."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(read.model)
-    before = Counter(node.op_type for node in every_node(copy.graph.node))
-    write_changes(copy, changes, None, read.folder)
-    after = Counter(node.op_type for node in every_node(copy.graph.node))
+    """The nodes before and after, by type, where their number differs; the copy that was read is
+    changed, and not read again."""
+    graph = read.model.graph
+    before = Counter(node.op_type for node in every_node(graph.node))
+    write_changes(read.model, changes, None, read.folder)
+    after = Counter(node.op_type for node in every_node(graph.node))
     return {
         op: (before[op], after[op]) for op in sorted({*before, *after}) if before[op] != after[op]
     }

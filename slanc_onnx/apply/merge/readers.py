@@ -115,7 +115,7 @@ def graph_outputs(flow: Flow) -> set[Tensor]:
     }
 
 
-def read_by(flow: Flow, use: Use, kind: Unmerged = Unmerged.READ_BY) -> Reason:
+def read_by(flow: Flow, use: Use, kind: Unmerged = Unmerged.READ_OTHERWISE) -> Reason:
     """A reason about a node that reads a tensor."""
     node = flow.node(use.path, use.node)
     return Reason(kind, op=node.op_type, tensor=next(filter(None, node.output), ""))

@@ -137,7 +137,7 @@ class Streams:
             for use in flow.uses.get(here, ()):
                 made, after = self._made(use, where, width)
                 if not made:
-                    raise _Stop(Reason(Unmerged.SHARED, (tensor.name,)))
+                    raise _Stop(Reason(Unmerged.TIED, (tensor.name,)))
                 waiting += [(one, after) for one in made if one in flow.constants]
 
     def _written_by(self, tensor: Tensor) -> Reason:
@@ -196,7 +196,7 @@ class Streams:
         """
         flow, axis = self._flow, stream.axes[tensor]
         if tensor in self._outputs:
-            raise _Stop(Reason(Unmerged.MEAN_OUTPUT))
+            raise _Stop(Reason(Unmerged.STREAM_OUTPUT))
         for use in flow.uses.get(tensor, ()):
             norm = self._norms.get((use.path, use.node))
             if norm is not None:

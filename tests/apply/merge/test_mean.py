@@ -90,6 +90,17 @@ def test_the_stream_has_no_mean_left() -> None:
     assert np.abs(stream.mean(-1)).min() > 0.1
 
 
+@pytest.mark.parametrize("opset", [17, 23])
+def test_beta_goes_where_a_fused_op_has_no_place_for_it(opset: int) -> None:
+    """Into a new Add behind the product, as it would have one behind the norm."""
+    before = model(FUSED, BLOCK, opset=opset)
+    after, merges = merged(before, "all")
+    assert [part(merges, n).state for n in "nm"] == ["merged", "merged"]
+    assert relative(before, after) < CLOSE
+    again, more = merged(after, "all")
+    assert again == after and not more.changes
+
+
 def test_gamma_and_mean_together_leave_no_more_than_a_root() -> None:
     before = model(PRE + LAST, BLOCK)
     after, merges = merged(before, "all")
@@ -181,7 +192,7 @@ def test_a_tied_table_of_one_norm_is_left() -> None:
     before = model(
         norm(LAYER, "n", "rows") + "e = Transpose<perm = [1, 0]>(table) y = MatMul(n_y, e)"
     )
-    assert reason(before) is Unmerged.SHARED
+    assert reason(before) is Unmerged.TIED
 
 
 def test_a_post_norm_keeps_its_mean() -> None:
@@ -201,7 +212,7 @@ def test_a_post_norm_keeps_its_mean() -> None:
 
 def test_a_stream_that_is_an_output_is_left() -> None:
     before = model(PRE + LAST, BLOCK, outputs="float[a, s, c] y, float[a, s, d] r")
-    assert reason(before) is reason(before, "m") is Unmerged.MEAN_OUTPUT
+    assert reason(before) is reason(before, "m") is Unmerged.STREAM_OUTPUT
 
 
 @pytest.mark.parametrize(
@@ -336,10 +347,22 @@ def test_what_rounds_16_bits_is_one_rounding() -> None:
 
 def test_a_norm_that_is_left_out_keeps_its_mean_and_others_do_not() -> None:
     before = model(PRE + LAST, BLOCK)
-    assert reason(before, exclude="^n$") is Unmerged.EXCLUDED
+    assert reason(before, exclude="^n$") is Unmerged.LEFT_OUT
     after, merges = merged(before, "mean", exclude="^n$")
     assert part(merges, "m", "mean").state == "merged"
     assert kinds_of_norms(after) == {"n": "layer", "m": "rms"}
+
+
+def test_a_norm_of_a_constant_is_left() -> None:
+    """As DeBERTa normalises its relative positions; a decomposed one would be no norm."""
+    before = model(
+        "[n] n_y = LayerNormalization<axis = -1>(table, gamma, beta)"
+        "p = Transpose<perm = [1, 0]>(n_y) y = MatMul(rows, p)"
+    )
+    _, merges = merged(before, "all")
+    for what in ("gamma", "mean"):
+        found = part(merges, "n", what)
+        assert found.reason is not None and found.reason.kind is Unmerged.NO_DATA
 
 
 def test_an_rms_norm_has_no_mean_to_merge() -> None:

@@ -1,0 +1,111 @@
+"""Weights that cannot take gamma, or lose too much: it is left, with the reason."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from slanc_onnx.reasons import Unmerged
+from tests.models.merge_models import (
+    GAMMA,
+    RMS,
+    merged,
+    model,
+    norm,
+    part,
+    stored,
+)
+from tests.models.small_graphs import D, normal
+
+
+def reason(before: onnx.ModelProto, name: str = "n", **options: Any) -> Unmerged:
+    """Why a gamma is left; the model has not changed then."""
+    after, merges = merged(before, "gamma", **options)
+    found = part(merges, name)
+    assert found.state == "left" and found.reason is not None
+    assert after == before
+    assert isinstance(found.reason.kind, Unmerged)
+    return found.reason.kind
+
+
+def test_rotary_keeps_the_gamma_of_a_head() -> None:
+    before = model(
+        "heads = Reshape(rows, shape)"
+        + norm(RMS, "n", "heads")
+        + "turned = Mul(n_y, cos) y = MatMul(turned, w)",
+        {"shape": np.array([0, -1, 1, D]), "cos": normal(15, D)},
+        "float[a, s, h, c] y",
+    )
+    assert reason(before) is Unmerged.READ_OTHERWISE
+
+
+def test_quantised_weights_are_left() -> None:
+    before = model(
+        norm(RMS, "n", "rows") + "d = DequantizeLinear(q, s) y = MatMul(n_y, d)",
+        {"q": np.arange(D * 6, dtype=np.int8).reshape(D, 6), "s": np.array(0.1, np.float32)},
+    )
+    assert reason(before) is Unmerged.INTEGER_WEIGHT
+
+
+def test_a_weight_that_a_caller_may_give_is_left() -> None:
+    before = model(norm(RMS, "n", "rows") + "y = MatMul(n_y, w)")
+    before.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [D, 6]))
+    assert reason(before) is Unmerged.WEIGHT_COMPUTED
+
+
+def test_gamma_that_a_caller_may_give_is_left() -> None:
+    before = model(norm(RMS, "n", "rows") + "y = MatMul(n_y, w)")
+    before.graph.input.append(helper.make_tensor_value_info("gamma", TensorProto.FLOAT, [D]))
+    assert reason(before) is Unmerged.AFFINE_COMPUTED
+
+
+def test_a_norm_that_is_left_out_keeps_gamma() -> None:
+    before = model(norm(RMS, "n", "rows") + "y = MatMul(n_y, w)")
+    assert reason(before, exclude="^n$") is Unmerged.LEFT_OUT
+
+
+def halves(factor: float, gamma: float = 1.0) -> onnx.ModelProto:
+    """An FP16 model with a weight and a gamma of this size."""
+    made = model(norm(RMS, "n", "rows") + "y = MatMul(n_y, w)", outputs="float16[a, s, c] y")
+    for tensor in made.graph.initializer:
+        value = numpy_helper.to_array(tensor).astype(np.float64)
+        value = value * {"w": factor, "gamma": gamma}.get(tensor.name, 1.0)
+        tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), tensor.name))
+    return made
+
+
+def test_a_weight_of_16_bits_is_rounded_once() -> None:
+    before = halves(1.0)
+    after, merges = merged(before, "gamma")
+    was, gamma = stored(before)["w"], stored(before)["gamma"]
+    exact = was.astype(np.float64) * gamma.astype(np.float64)[:, None]
+    np.testing.assert_array_equal(stored(after)["w"], exact.astype(np.float16))
+    error = np.linalg.norm(stored(after)["w"].astype(np.float64) - exact) / np.linalg.norm(exact)
+    assert merges.error == pytest.approx(error) and 0 < error < 2.0**-11
+
+
+def test_a_weight_that_would_overflow_is_left() -> None:
+    assert reason(halves(1e4, 100.0)) is Unmerged.OVERFLOWS
+
+
+def test_a_weight_that_would_vanish_is_left_but_where_that_is_accepted() -> None:
+    before = halves(1e-3, 1e-3)
+    assert reason(before) is Unmerged.LOSES
+    _, merges = merged(before, "gamma", weight_loss=0.1)
+    assert part(merges, "n").state == "merged"
+
+
+def test_bfloat16_weights_are_rounded_in_their_type() -> None:
+    before = model(
+        norm(RMS, "n", "rows") + "wide = Cast<to = 1>(w_b) y = MatMul(n_y, wide)",
+        {"w_b": normal(16, D, 6)},
+    )
+    (tensor,) = (t for t in before.graph.initializer if t.name == "w_b")
+    kept = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
+    tensor.CopyFrom(numpy_helper.from_array(kept, "w_b"))
+    after, _ = merged(before, "gamma")
+    exact = kept.astype(np.float64) * GAMMA.astype(np.float64)[:, None]
+    np.testing.assert_array_equal(stored(after)["w_b"], exact.astype(ml_dtypes.bfloat16))

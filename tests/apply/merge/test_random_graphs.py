@@ -1,0 +1,93 @@
+"""Random graphs, merged: the outputs are those of the original, as far as these are told apart.
+
+Some graphs amplify what the last bit of a weight is, as those that round to whole numbers: there
+the outputs may move as far as they do with noise of that size in the weights of the original.
+"""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from benchmarks.random_graphs.building import BOOL
+from benchmarks.random_graphs.make import Made, random_graph
+from slanc_onnx import Options
+from slanc_onnx.apply.merge import merge_in_memory
+from slanc_onnx.options import Merge
+from tests.oracles.unoptimised import Values, run
+
+SEED, GRAPHS = 5, 90
+PARTS: tuple[Merge, ...] = ("all",)
+
+
+def feed(made: Made) -> Values:
+    rng, sizes = np.random.default_rng(made.number), {"b": 2, "s": 5}
+    found: Values = {}
+    for each in made.inputs:
+        shape = tuple(sizes[d] if isinstance(d, str) else d for d in each.dims)
+        dtype = helper.tensor_dtype_to_np_dtype(each.element_type)
+        if each.kind == "mask" or each.element_type == BOOL:
+            found[each.name] = np.ones(shape, dtype)
+        elif each.kind == "ids":
+            found[each.name] = rng.integers(0, made.rows, shape).astype(dtype)
+        else:
+            found[each.name] = rng.standard_normal(shape).astype(dtype)
+    return found
+
+
+def noisy(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
+    copy, rng = onnx.ModelProto(), np.random.default_rng(seed)
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype in (np.float16, np.float32) and value.size > 1:
+            noise = float(np.finfo(value.dtype).eps) * rng.choice((-1.0, 1.0), value.shape)
+            moved = value.astype(np.float64) * (1 + noise)
+            tensor.CopyFrom(numpy_helper.from_array(moved.astype(value.dtype), tensor.name))
+    return copy
+
+
+def far(expected: Values, actual: Values) -> float:
+    """The largest RMS difference of an output of floats, relative to its RMS."""
+    worst = 0.0
+    for name, value in expected.items():
+        assert value.shape == actual[name].shape and value.dtype == actual[name].dtype
+        x, y = value.astype(np.float64), actual[name].astype(np.float64)
+        if value.dtype.kind == "f" and value.size and np.isfinite(x).all():
+            size = float(np.sqrt(np.mean(x**2))) or 1.0
+            worst = max(worst, float(np.sqrt(np.mean((x - y) ** 2))) / size)
+    return worst
+
+
+@pytest.mark.parametrize("number", range(GRAPHS))
+def test_outputs_are_those_of_the_original(number: int) -> None:
+    made = random_graph(SEED, number)
+    after = onnx.ModelProto()
+    after.CopyFrom(made.model)
+    merges = merge_in_memory(after, None, Options(apply="fold", merge=PARTS))
+    if not merges.changes:
+        assert after == made.model
+        return
+    given = feed(made)
+    if "random_like_a_constant" in made.constructs:
+        pytest.skip("it draws random numbers")
+    expected = run(made.model, **given)
+    off = far(expected, run(after, **given))
+    if off > 1e-5:
+        noise = [far(expected, run(noisy(made.model, seed), **given)) for seed in range(3)]
+        assert off <= 4 * max(noise)
+    again = onnx.ModelProto()
+    again.CopyFrom(after)
+    assert not merge_in_memory(again, None, Options(apply="fold", merge=PARTS)).changes
+    assert again == after
+
+
+def test_many_of_them_are_merged() -> None:
+    """So that the test above tests something."""
+    counts = [0, 0]
+    for number in range(GRAPHS):
+        made = random_graph(SEED, number)
+        merges = merge_in_memory(made.model, None, Options(apply="fold", merge=PARTS))
+        counts[0] += merges.count("gamma", "merged")
+        counts[1] += merges.count("mean", "merged")
+    assert counts[0] > 5 and counts[1] > 15
