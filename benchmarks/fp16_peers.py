@@ -32,7 +32,8 @@ from slanc_onnx.options import Options
 from slanc_onnx.run import CannotRun, Feeds, validation_inputs
 from slanc_onnx.tokens import read_tokens
 from slanc_onnx.verify.tolerance import ROUNDED
-from slanc_onnx.verify.validate import Validation, validate_pair
+from slanc_onnx.verify.validate import validate_pair
+from slanc_onnx.verify.validation import Validation
 
 OURS = "slanc-onnx --to fp16, no validation"
 CONVERTING = tuple(name for name in CONVERTERS if name not in ("load + save", "onnxslim"))

@@ -240,6 +240,11 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="whether the weights of the output lie in a file of their own (default: as in MODEL)",
     )
+    _add_fold(add)
+
+
+def _add_fold(add: Callable[..., argparse.Action]) -> None:
+    """What goes on after a fold, in the same group."""
     add(
         "--merge",
         choices=("gamma", "mean", "all"),

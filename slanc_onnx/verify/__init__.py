@@ -17,7 +17,7 @@ from slanc_onnx.verify.observed import Observed
 from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.tolerance import Exactness
 from slanc_onnx.verify.trials import validate_on
-from slanc_onnx.verify.validate import Trial, Validation
+from slanc_onnx.verify.validation import Trial, Validation
 from slanc_onnx.verify.worse import kept_at_one, with_scales_again
 
 __all__ = [

@@ -29,7 +29,8 @@ from slanc_onnx.verify.left import each_left
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import Roundable, run_in_float32
 from slanc_onnx.verify.tolerance import perplexity_tolerance
-from slanc_onnx.verify.validate import Validation, without_excluded
+from slanc_onnx.verify.validate import without_excluded
+from slanc_onnx.verify.validation import Validation
 
 # What keeping nodes in FP32 may heal of a validation; where noise moves a model as far it may not,
 # as a list that was chosen by a comparison which cannot tell is chosen by chance.

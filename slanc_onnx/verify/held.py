@@ -12,7 +12,7 @@ from slanc_onnx.reasons import Reason, Seen
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify.audit import Audit
 from slanc_onnx.verify.first_rows import FirstRows
-from slanc_onnx.verify.validate import Validation
+from slanc_onnx.verify.validation import Validation
 
 
 def held_against_rows(

@@ -15,7 +15,8 @@ from slanc_onnx.verify.compare import compare
 from slanc_onnx.verify.default_level import at_default_level
 from slanc_onnx.verify.tensor_sizes import tensor_sizes
 from slanc_onnx.verify.tolerance import EXACT, Exactness
-from slanc_onnx.verify.validate import Trial, Validation, validate_pair, without_excluded
+from slanc_onnx.verify.validate import validate_pair, without_excluded
+from slanc_onnx.verify.validation import Trial, Validation
 
 
 def validate_on(

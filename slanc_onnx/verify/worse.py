@@ -9,7 +9,7 @@ from dataclasses import replace
 from slanc_onnx.options import Options
 from slanc_onnx.reasons import Decision, Reason
 from slanc_onnx.scale import ScaledNorm, keeps_epsilon, without_one
-from slanc_onnx.verify.validate import Validation
+from slanc_onnx.verify.validation import Validation
 
 
 def kept_at_one(

@@ -28,7 +28,7 @@ from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.observed import Observed
 from slanc_onnx.verify.tensor_sizes import TensorSize
-from slanc_onnx.verify.validate import Validation
+from slanc_onnx.verify.validation import Validation
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
 from tests.models.growing import decoder

@@ -15,7 +15,7 @@ from slanc_onnx.norms.model import ReadModel, read_model
 from slanc_onnx.run.feeds import InputSet, validation_inputs
 from slanc_onnx.verify.fp32_nodes import Fp32Nodes, find_fp32_nodes, shrink
 from slanc_onnx.verify.trials import validate_on
-from slanc_onnx.verify.validate import Validation
+from slanc_onnx.verify.validation import Validation
 from tests.models.fold_models import RMS, weights
 from tests.models.small_graphs import D, graph, normal
 from tests.oracles.half_ops import half_run
