@@ -1,6 +1,6 @@
 """The tables of docs/results.md and benchmarks/README.md, by the commands in front of them.
 
-    python -m benchmarks.tables FOLDER [--only WORD ...] [--again] [--list]
+    python -m benchmarks.tables FOLDER [--only WORD ...] [--again] [--list] [--quick]
 
 A bash block in front of `<!-- output -->` is run in FOLDER, and what it prints takes the place of
 what stands between that and `<!-- end of output -->`, as Markdown, or as plain text after
@@ -10,6 +10,9 @@ wikitext2.gemma3.npy (token ids of WikiText-2's test text), wikitext2.txt (the t
 there where they are missing, and pictures go into its docs/, which is that of this checkout. What a
 command printed is kept in FOLDER/outputs.json: a run that was stopped goes on with the next one.
 `--again` forgets that, and what the commands keep by --state.
+
+`--quick` prints the paper's table 1 and figure 3 of SmolLM2 from few tokens instead: the layout and
+the order of things, not the figures. It needs wikitext2.smollm2.npy alone and changes no page.
 """
 
 from __future__ import annotations
@@ -33,6 +36,11 @@ PAGES = (ROOT / "docs" / "results.md", ROOT / "benchmarks" / "README.md")
 MODELS = ("smollm2", "gemma3", "minilm")
 LINKED = ("sample_models", "docs")  # what commands read from the checkout and write into it
 KEPT = "outputs.json"
+QUICK = (
+    "python -m benchmarks.table1 smollm2.onnx wikitext2.smollm2.npy --sequences 1 "
+    "--sequence-length 512 --all-modes --scales none paper probe",
+    "python -m benchmarks.figure3 smollm2.onnx wikitext2.smollm2.npy figure3.svg --sequences 1",
+)
 _BLOCK = re.compile(
     r"^```bash\n(?P<command>(?:(?!```).*\n)+)```\n\n<!-- output(?P<text> as text)? -->\n"
     r"(?P<output>(?:(?!<!--|```bash).*\n)*)<!-- end of output -->$",
@@ -141,7 +149,10 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="WORD", help="commands that hold one of these")
     parser.add_argument("--again", action="store_true", help="also those that were run before")
     parser.add_argument("--list", action="store_true", help="what would be run; runs nothing")
+    parser.add_argument("--quick", action="store_true", help="table 1 and figure 3 of few tokens")
     args = parser.parse_args()
+    if args.quick:
+        return _quick(args.folder)
     kept_in: Path = args.folder / KEPT
     kept: dict[str, str] = json.loads(kept_in.read_text()) if kept_in.exists() else {}
     asked = [
@@ -156,9 +167,7 @@ def main() -> int:
             print(f"{known} {page.relative_to(ROOT)}: {command.strip()}")
         return 0
     todo = [c for _, c in asked if args.again or c not in kept]
-    if missing := lacking(args.folder, todo):
-        lines = "\n".join(f"  {line}" for line in missing)
-        print(f"ERROR: {args.folder} lacks\n{lines}", file=sys.stderr)
+    if _lacks(args.folder, todo):
         print("--only WORD runs the commands that need less: see --list", file=sys.stderr)
         return 2
     prepare(args.folder, [command for _, command in asked])
@@ -181,6 +190,29 @@ def main() -> int:
         write_atomically(page, text.encode())
     print(f"{'FAILED' if failed else 'PASSED'} | {len(asked) - failed} of {len(asked)} commands")
     return int(failed > 0)
+
+
+def _lacks(folder: Path, commands: Sequence[str]) -> bool:
+    """Say what is missing, if anything is."""
+    missing = lacking(folder, commands)
+    if missing:
+        lines = "\n".join(f"  {line}" for line in missing)
+        print(f"ERROR: {folder} lacks\n{lines}", file=sys.stderr)
+    return bool(missing)
+
+
+def _quick(folder: Path) -> int:
+    """Run and print what stands in for table 1 and figure 3."""
+    if _lacks(folder, QUICK):
+        return 2
+    prepare(folder, QUICK)
+    for command in QUICK:
+        _tell(command)
+        output = run(command, folder.resolve())
+        if output is None:
+            return 1
+        print(output, flush=True)
+    return 0
 
 
 def _tell(text: str) -> None:

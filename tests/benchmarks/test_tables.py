@@ -112,6 +112,22 @@ def test_a_failed_command_leaves_its_table_and_is_counted(
     assert capsys.readouterr().out.splitlines()[-1] == "FAILED | 1 of 2 commands"
 
 
+def test_quick_says_what_it_lacks_and_prints_without_a_change_of_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tables, "PAGES", ())  # nothing of them is read
+    monkeypatch.setattr(sys, "argv", ["tables", str(tmp_path), "--quick"])
+    assert tables.main() == 2
+    assert "wikitext2.smollm2.npy: python -m benchmarks.token_ids" in capsys.readouterr().err
+    (tmp_path / "wikitext2.smollm2.npy").touch()
+    (tmp_path / "smollm2.onnx").touch()
+    monkeypatch.setattr(tables, "run", lambda command, _: command)
+    assert tables.main() == 0
+    assert tuple(capsys.readouterr().out.splitlines()) == tables.QUICK
+    monkeypatch.setattr(tables, "run", lambda *_: None)
+    assert tables.main() == 1
+
+
 def test_models_are_made_where_a_command_reads_them_and_links_lead_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
