@@ -9,6 +9,7 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.report.compared import tensors_text
 from slanc_onnx.report.conversion import conversion_lines
 from slanc_onnx.report.fold import fold_line
+from slanc_onnx.report.merge import merge_lines
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.terminal import final_parts, no_norm_line, suspect_lines
@@ -55,6 +56,7 @@ def page_view(outcome: Outcome) -> PageView:
     seen = validation is not None and bool(validation.observed)
     norms, fold = outcome.rows, outcome.fold
     folded = [] if fold is None else [fold_line(len(norms), fold), *map(reason_text, fold.notes)]
+    folded += [] if outcome.merges is None else map(str.strip, merge_lines(outcome.merges))
     if outcome.conversion is not None:
         folded += conversion_lines(outcome.conversion, fold)
     passed = None if validation is None and outcome.not_validated is None else outcome.passed
