@@ -41,8 +41,8 @@ def merge_lines(merges: Merges) -> Iterator[str]:
         yield f"nodes: {', '.join(changed)}; {told}"
     if merges.changes.rounding:
         yield (
-            f"{len(merges.changes.rounding)} weights merged, each rounded once from FP64: largest "
-            f"relative error {merges.error:.2g}"
+            f"{len(merges.changes.rounding)} weights merged in FP64 and rounded: largest relative "
+            f"error {merges.error:.2g}"
         )
 
 

@@ -20,7 +20,7 @@ from slanc_onnx.apply.merge.changes import Asked, Changes, MergedNorm, Merges, P
 from slanc_onnx.apply.merge.gamma import merge_gamma
 from slanc_onnx.apply.merge.held import Held
 from slanc_onnx.apply.merge.mean import merge_means
-from slanc_onnx.apply.merge.write import write_changes
+from slanc_onnx.apply.merge.write import opset_of, write_changes
 from slanc_onnx.graph import Pending, all_tensors, every_node, read_flow
 from slanc_onnx.norms import Norm, ReadModel, read_model
 from slanc_onnx.ops import FUSED
@@ -49,8 +49,8 @@ def merge(
     read = read_model(_readable(folded, pending), folder, isolate=options.isolate)
     held = Held(read_flow(read.scopes), folded, folder, pending, FORMATS.get(options.to or ""))
     excluded = {norm.name for norm in read.norms if options.leaves_out(norm.name)}
-    opset = next((o.version for o in folded.opset_import if o.domain in ("", "ai.onnx")), 1)
-    asked = Asked(options.merged_parts, excluded, options.weight_loss, opset)
+    parts, opset = options.merged_parts, opset_of(folded)
+    asked = Asked(parts, excluded, options.weight_loss, opset)
     if len(asked.parts) == 2:
         found = merge_means(held, read.norms, asked, Changes(), tried=True)
         asked = replace(asked, freed={n for n, part in found.items() if part.state == "merged"})

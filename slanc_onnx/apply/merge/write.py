@@ -31,6 +31,11 @@ from slanc_onnx.norms import APPLIED_KEY
 _AXES_AS_INPUT = 18  # the opset from which ReduceMean reads its axes
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own ops in a model."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+
 class Writer:
     """Changes a model in place.
 
@@ -58,7 +63,7 @@ class Writer:
         self._inserted: dict[NodeAt, list[NodeProto]] = {}  # behind a node
         self._constants: dict[tuple[bytes, tuple[int, ...], str], str] = {}
         self._candidates: set[str] = set()  # what may be read by nothing now
-        self._opset = next((o.version for o in model.opset_import if not o.domain), 1)
+        self._opset = opset_of(model)
 
     def write(self) -> None:
         """Carry out all changes."""

@@ -14,6 +14,7 @@ from slanc_onnx.report.digits import below
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.html.conversion import conversion_section
 from slanc_onnx.report.html.open_points import condition_section, suspect_section
+from slanc_onnx.report.merge import merge_lines
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.terminal import final_parts, no_norm_line
@@ -77,6 +78,7 @@ def page_view(outcome: Outcome) -> PageView:
     seen = validation is not None and bool(validation.observed)
     norms, fold = outcome.rows, outcome.fold
     folded = [] if fold is None else [fold_line(len(norms), fold), *map(reason_text, fold.notes)]
+    folded += [] if outcome.merges is None else map(str.strip, merge_lines(outcome.merges))
     passed = None if validation is None and outcome.not_validated is None else outcome.passed
     line = [] if outcome.nothing_to_do else final_parts(outcome)
     said = filter(None, (outcome.first_rows_line, outcome.advice_line))
