@@ -33,6 +33,7 @@ MODES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ("--scale", "calibrated", "--tokens", "ids.npy", "--sequence-length", "16"),
         ("validation", "perplexity"),
     ),
+    "merged": (("--apply", "fold", "--merge", "all"), ("merge", "norms")),
     "paper": (("--scale", "paper", "--no-validate"), ("norms",)),
     "dry run": (("--dry-run",), ("norms",)),
     "tokens alone": (("--certify", "tokens", "--no-validate"), ("first_rows", "tokens")),
