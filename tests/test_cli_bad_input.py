@@ -100,7 +100,7 @@ WITH_INPUTS, WITH_TOKENS = ("--inputs", "inputs.npz"), ("--tokens", "ids.npy")
 WITH_TARGET = ("--target-file", "npu.toml")
 BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
     "no file": (lambda: os.remove("model.onnx"), (), "no such file. Give the path of"),
-    "a folder": (a_folder, (), "model.onnx: is a folder. Give the path of an .onnx file."),
+    "a folder": (a_folder, (), "model.onnx: is a folder without genai_config.json"),
     "not ONNX": (not_onnx, (), "not an ONNX model, or cut short"),
     "empty": (lambda: Path("model.onnx").write_bytes(b""), (), "holds no graph"),
     "truncated": (truncated, (), "copy it again"),
@@ -240,7 +240,7 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
     "sidecar is a folder": (
         lambda: os.mkdir("d"),
         ("--sidecar", "d"),
-        "--sidecar d: is a folder. Name a file in it, such as d/model.sidecar.json",
+        "--sidecar d: is a folder. Name a file in it, such as d/model.norms.json",
     ),
     "sidecar to stdout": (lambda: None, ("--sidecar", "-"), "only --report goes to standard"),
     "model to stdout": (lambda: None, ("-o", "-"), "a model does not go to standard output"),

@@ -33,6 +33,7 @@ fp32_nodes = false
 exclude = "head"
 only = "layer"
 minimal = true
+merge = ["gamma"]
 dry_run = true
 require = ["scaled", "certified"]
 keep_io_types = true
@@ -65,6 +66,7 @@ SAME: dict[str, Any] = {
     "exclude": "head",
     "only": "layer",
     "minimal": True,
+    "merge": ("gamma",),
     "dry_run": True,
     "require": ("scaled", "certified"),
     "external_data": "yes",
