@@ -247,6 +247,6 @@ def test_a_stop_that_python_passes_over_is_raised_later(
         def __del__(self) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "check_places", lambda *_: Cleaned() and None)
+    monkeypatch.setattr(cli.command, "check_places", lambda *_: Cleaned() and None)
     status, _, err = run("model.onnx", "--no-validate")
     assert (status, err) == (130, "ERROR: interrupted\n")

@@ -163,7 +163,7 @@ BAD: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
     "--report is a file": (
         nothing,
         ("a.onnx", "c.onnx", *OUT, "--report", "b.onnx"),
-        "not a file in an existing folder",
+        "--report b.onnx/a.json: b.onnx is no folder",
     ),
     "the second is no model": (no_model, ("a.onnx", "c.onnx", *OUT), "c.onnx: not an ONNX model"),
     "the second holds nan": (

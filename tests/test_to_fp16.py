@@ -277,7 +277,7 @@ def test_what_runs_nothing_measures_nothing_and_says_so(run: Run) -> None:
 def test_the_page_of_a_model_without_norms_has_the_verdict(run: Run) -> None:
     save(NO_NORM, "plain.onnx", w=np.ones((4, 4), np.float32))
     assert run("plain.onnx", "--to", "fp16", "-o", "out.onnx", "--html", "page.html")[0] == 0
-    assert "<b>PASSED</b>" in Path("page.html").read_text(encoding="utf-8")
+    assert "<strong>PASSED</strong>" in Path("page.html").read_text(encoding="utf-8")
 
 
 def test_the_verdict_does_not_say_everything_where_nodes_stay_in_fp32(run: Run) -> None:

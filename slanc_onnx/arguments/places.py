@@ -107,6 +107,8 @@ def _check_report(option: str, path: Path, job: JobFiles) -> None:
     if path.is_dir():
         named = path / (source.stem + ENDS.get(option, ".json"))
         raise SlancError(f"{option} {path}: is a folder. Name a file in it, such as {named}.")
+    if above.exists() and not above.is_dir():
+        raise SlancError(f"{option} {path}: {above.name} is no folder. Name another place.")
     if not above.is_dir():
         folder = path.parent
         raise SlancError(

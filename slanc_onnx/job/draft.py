@@ -32,7 +32,7 @@ def write_and_validate(job: Job, done: Done, draft: Draft) -> None:
     job.clock.lap("write")
     if not job.options.validate:
         return
-    if done.conversion is not None:  # a norm's certificate is of that file too
+    if done.proved_in_file:
         _written(done, draft.path, job.options.isolate)
     found, why = job.tried(lambda told: _validate(job, done, draft.path, told))
     done.validation, done.not_validated = found or done.validation, why or done.not_validated
@@ -97,8 +97,8 @@ def _run_as_written(job: Job, found: Validation, draft: Path) -> Validation:
 
 
 def certify_draft(job: Job, done: Done, draft: Path) -> None:
-    """Prove the norms of a file of 16 bits in the file itself."""
-    if done.conversion is None or job.options.certify == "off":
+    """Prove the norms of a file with other weights in the file itself."""
+    if not done.proved_in_file or job.options.certify == "off":
         return
     with workers(job.options.executor, job.options.jobs) as executor:
         options = replace(job.options, executor=executor)

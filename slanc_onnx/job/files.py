@@ -112,7 +112,7 @@ def _hold(job: Job, done: Done) -> None:
     """Hold the certificates, with all that they ask, against the rows that were seen."""
     norms = with_conditions(done.norms, job.options)
     seen = done.validation, done.audits, done.first_rows
-    done.norms = held_against_rows(norms, *seen, as_written=done.conversion is not None)
+    done.norms = held_against_rows(norms, *seen, as_written=done.proved_in_file)
 
 
 def _carry_out_in_file(job: Job, done: Done) -> None:

@@ -51,7 +51,7 @@ def protect(
     read, _ = without_scales_of_others(read, options.accelerator.stamp)
     decided = decide(read, options)
     _, decided = carry_out(read, decided, options)
-    if options.to is None or options.certify == "off":
+    if options.certify == "off" or not (options.to or options.merge):
         return decided
     with workers(options.executor, options.jobs) as executor:
         after = read_model(model, folder, isolate=options.isolate)

@@ -74,3 +74,9 @@ class Done:
     merges: Merges | None = None
     ranges: dict[Tensor, TensorRange] | None = None
     written: ReadModel | None = None
+
+    @property
+    def proved_in_file(self) -> bool:
+        """Whether what was proved has to be proved of the file: its weights are not those read."""
+        merged = self.merges is not None and bool(self.merges.changes)
+        return merged or self.conversion is not None

@@ -88,8 +88,8 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.WEIGHTS_ROUNDED: "weights are rounded that the proof had read (--weight-loss, or --to "
     "with --dry-run: what is proved is proved of the file that is written)",
     Unproved.NOT_AS_WRITTEN: "it was not found in the file that was written",
-    Unproved.WEIGHTS_MERGED: "weights were merged that the proof had read (--merge); a run over "
-    "the written file proves it anew",
+    Unproved.WEIGHTS_MERGED: "weights are merged that the proof had read (--merge with --dry-run: "
+    "what is proved is proved of the file that is written)",
     Unproved.BOUND_NOT_FINITE: "its bound is not finite",
     Unproved.STEP_OVERFLOWS: "{0} may overflow: up to {1:.3g}",
     Unproved.SUM_OVERFLOWS: "a row within its bound may overflow the sum of squares by {0:.1f} "
