@@ -144,7 +144,7 @@ def test_a_bad_file_is_named_with_what_is_allowed(text: str, message: str, tmp_p
 
 def test_no_file_a_folder_and_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
-    for name, message in (("no.toml", "No such file"), ("", "directory"), ("bytes.toml", "TOML")):
+    for name, message in (("no.toml", "no such file"), ("", "is a folder"), ("bytes.toml", "TOML")):
         with pytest.raises(SlancError, match=message):
             read_target(tmp_path / name)
 
