@@ -71,7 +71,7 @@ class Rounding:
     Attributes:
         relative: Frobenius norm of the error, over that of the exact weight.
         largest: The largest element, before it is rounded.
-        finite: Whether all elements are finite that were.
+        finite: Whether all elements are finite.
     """
 
     relative: float = 0.0
@@ -138,7 +138,8 @@ class Held:
         values = [None if t is None else self.vector(t) for t in parts[: 1 if op in _KEPT else 2]]
         known = [v for v in values if v is not None]
         if op in _KEPT and known:
-            return known[0]
+            kind = flow.element_type(tensor)
+            return known[0].astype(_dtype(kind)).astype(np.float64) if kind in FLOATS else None
         if op not in _VECTOR_OPS or len(known) != 2:
             return None
         if len(known[0]) != len(known[1]) and 1 not in map(len, known):
@@ -193,7 +194,7 @@ class Held:
             there = np.isfinite(old)
             with np.errstate(over="ignore", under="ignore"):
                 kept = new.astype(dtype).astype(np.float64)
-            finite = finite and bool(np.isfinite(kept[there]).all())
+            finite = finite and bool(np.isfinite(kept).all())
             exact = new[there]
             largest = max(largest, float(np.abs(exact).max(initial=0.0)))
             with np.errstate(over="ignore", invalid="ignore"):
