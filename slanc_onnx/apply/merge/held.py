@@ -181,10 +181,22 @@ class Held:
             axes = [axes[a] for a in (turn or range(len(axes))[::-1])]
         return tensor, tuple(axes)
 
+    def read_as(self, root: Tensor) -> int:
+        """The element type of a weight: one of 16 bits where a cast behind it makes it that."""
+        flow, waiting, kind = self.flow, [root], self.flow.data[root].data_type
+        while waiting and kind not in HALF:
+            here = waiting.pop()
+            kinds = {flow.element_type(here)} & HALF
+            kind = kinds.pop() if kinds else kind
+            for use in flow.uses.get(here, ()):
+                made = (Tensor(use.path, name) for name in flow.node(use.path, use.node).output)
+                waiting += [one for one in made if one in flow.constants]
+        return kind
+
     def rounding(self, root: Tensor, steps: Steps) -> Rounding:
         """What rounding a changed weight once, from FP64, does in the format that is written."""
         values = self.read(root)
-        kind = self.flow.data[root].data_type
+        kind = self.read_as(root)
         dtype = _dtype(kind)
         if self.written is not None and kind not in HALF:
             dtype = np.dtype(getattr(ml_dtypes, self.written.name, self.written.name))
