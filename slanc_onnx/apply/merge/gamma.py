@@ -17,7 +17,14 @@ from slanc_onnx.apply.merge.changes import Asked, Changes, Copy, NewBias, Part
 from slanc_onnx.apply.merge.channels import along
 from slanc_onnx.apply.merge.fitting import refusal
 from slanc_onnx.apply.merge.held import Added, Held, Scaled
-from slanc_onnx.apply.merge.readers import Reader, factors, graph_outputs, readers_of, shifted
+from slanc_onnx.apply.merge.readers import (
+    Reader,
+    factors,
+    graph_outputs,
+    read_by,
+    readers_of,
+    shifted,
+)
 from slanc_onnx.graph import Array, NodeAt, Tensor, Use
 from slanc_onnx.norms import Norm
 from slanc_onnx.ops import FUSED
@@ -183,6 +190,8 @@ def _obstacle(held: Held, readers: Sequence[Reader], found: _Affine, most: int) 
     for reader in readers:
         rank = len(held.flow.data[reader.weight].dims)
         node = held.flow.node(*reader.at)
+        if reader.scaled is not None:  # beta would need the factor
+            return read_by(held.flow, Use(*reader.scaled, 0))
         if reader.padded:
             return Reason(Unmerged.PADDED, op=node.op_type, tensor=node.output[0])
         if reader.bias_factor == 0 or (rank > 2 and reader.op != "Conv"):

@@ -93,6 +93,16 @@ def test_a_gamma_that_a_cast_rounds_is_what_it_makes_or_left(kind: int) -> None:
     assert why(before) is (None if kind == 10 else Unmerged.AFFINE_COMPUTED)
 
 
+@pytest.mark.parametrize("beta", [False, True])
+@pytest.mark.parametrize(
+    "scaling", ["Mul(n_y, half)", "Div(n_y, half)", "Neg(n_y)", "Mul(per_row, n_y)"]
+)
+def test_beta_does_not_pass_what_multiplies(scaling: str, beta: bool) -> None:
+    nodes = norm(LAYER, "n", "rows", beta=beta) + f"z = {scaling} p = MatMul(z, w) y = Add(p, b)"
+    weights = {"half": np.array(0.5, np.float32), "per_row": normal(8, 3, 1)}
+    assert why(model(nodes, weights)) is (Unmerged.READ_OTHERWISE if beta else None)
+
+
 def test_an_infinite_weight_is_left() -> None:
     """It makes an infinity of gamma and beta together, and a NaN of each by itself."""
     weight = EVERY["w"].copy()
