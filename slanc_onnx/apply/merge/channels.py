@@ -25,6 +25,7 @@ from slanc_onnx.norms import sizes_in
 _MOST_AXES = 8
 _MOST_READ = 64  # elements of a shape, of axes or of a factor
 _SAME = ("Identity", "Cast", "CastLike", "Dropout", "Neg")
+SCALING = ("Mul", "Div", "Neg")  # of the ops that `moved` knows, those that multiply
 _RESHAPED = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand")
 
 

@@ -33,7 +33,7 @@ def refusal(
     found = held.rounding(root, steps)
     if not found.finite:
         return Reason(Unmerged.OVERFLOWS, (root.name, found.largest)), found
-    kind = held.flow.data[root].data_type
+    kind = held.read_as(root)
     form = _OF_16_BITS.get(kind, held.written)
     if form is None or found.relative <= max(form.unit_roundoff, accepted):
         return None, found

@@ -17,7 +17,14 @@ from slanc_onnx.apply.merge.changes import Asked, Changes, Copy, NewBias, Part
 from slanc_onnx.apply.merge.channels import along
 from slanc_onnx.apply.merge.fitting import refusal
 from slanc_onnx.apply.merge.held import Added, Held, Scaled
-from slanc_onnx.apply.merge.readers import Reader, factors, readers_of, shifted
+from slanc_onnx.apply.merge.readers import (
+    Reader,
+    factors,
+    graph_outputs,
+    read_by,
+    readers_of,
+    shifted,
+)
 from slanc_onnx.graph import Array, NodeAt, Tensor, Use
 from slanc_onnx.norms import Norm
 from slanc_onnx.ops import FUSED
@@ -60,7 +67,7 @@ def merge_gamma(held: Held, norm: Norm, asked: Asked, changes: Changes) -> Part:
     if np.all(found.gamma == 1) and (found.beta is None or not found.beta.any()):
         return Part("before")
     axis = _axis(held, norm)
-    if axis is None:
+    if axis is None or not _along(held, norm, axis):
         return Part("left", Reason(Unmerged.ROWS))
     output = Tensor(norm.path, norm.output)
     readers, why = readers_of(held, output, axis, len(found.gamma))
@@ -120,6 +127,7 @@ def _between(held: Held, norm: Norm) -> tuple[str, tuple[NodeAt, ...]] | None:
     """What the Mul by gamma of a decomposed norm reads, and the nodes from there to the output."""
     flow, wanted = held.flow, {n for n in (norm.gamma, norm.beta) if n is not None}
     tensor, nodes = Tensor(norm.path, norm.output), list[NodeAt]()
+    outputs = graph_outputs(flow)
     for _ in range(_MOST_AFTER):
         if not wanted:
             return tensor.name, tuple(nodes)
@@ -132,16 +140,36 @@ def _between(held: Held, norm: Norm) -> tuple[str, tuple[NodeAt, ...]] | None:
             ours = next(name for name in read if name in wanted)
             wanted.discard(ours)
             (other,) = (name for name in read if name != ours)
+            if _adds_axes(held, norm, ours, other):
+                return None
         elif op in ("Cast", "Identity", "Dropout"):
             other = read[0]
         else:
             return None
         users = flow.uses.get(tensor, ())
-        if nodes and len(users) != 1:
+        if nodes and (len(users) != 1 or tensor in outputs):
             return None
         nodes.append(NodeAt(path, index))
         tensor = Tensor(path, other)
     return None
+
+
+def _adds_axes(held: Held, norm: Norm, ours: str, other: str) -> bool:
+    """Whether gamma or beta has more axes than what it meets, so that the result has them too."""
+    of = [held.channels.dims(held.flow.tensor(norm.path, name)) for name in (ours, other)]
+    rank = norm.axes.rank if of[1] is None else len(of[1])
+    return of[0] is None or len(of[0]) > max(1, rank or 0)
+
+
+def _along(held: Held, norm: Norm, axis: int) -> bool:
+    """Whether gamma and beta lie along the axis of the rows, and along no other."""
+    for name in filter(None, (norm.gamma, norm.beta)):
+        sizes = held.channels.dims(held.flow.tensor(norm.path, name))
+        if sizes is None:
+            return False
+        if any(d != 1 and place - len(sizes) != axis for place, d in enumerate(sizes)):
+            return False
+    return True
 
 
 def _each_once(readers: Sequence[Reader]) -> list[Reader]:
@@ -162,6 +190,8 @@ def _obstacle(held: Held, readers: Sequence[Reader], found: _Affine, most: int) 
     for reader in readers:
         rank = len(held.flow.data[reader.weight].dims)
         node = held.flow.node(*reader.at)
+        if reader.scaled is not None:  # beta would need the factor
+            return read_by(held.flow, Use(*reader.scaled, 0))
         if reader.padded:
             return Reason(Unmerged.PADDED, op=node.op_type, tensor=node.output[0])
         if reader.bias_factor == 0 or (rank > 2 and reader.op != "Conv"):
@@ -177,7 +207,9 @@ def _is_row(held: Held, reader: Reader, bias: Tensor) -> bool:
     value = held.vector(bias)
     out = held.flow.data[reader.weight].dims[reader.out]
     sizes = held.channels.dims(bias)
-    return value is not None and value.size in (1, out) and (not sizes or sizes[-1] == value.size)
+    if value is None or value.size not in (1, out):
+        return False
+    return not sizes or (sizes[-1] == value.size and all(d == 1 for d in sizes[:-1]))
 
 
 def _refusal(
@@ -207,7 +239,7 @@ def _shift(held: Held, reader: Reader, beta: Array, changes: Changes) -> None:
     assert reader.bias_at is not None
     data = held.flow.data.get(reader.bias)
     uses = held.weights.uses(reader.bias) if data is not None else ()
-    if data is not None and len(uses) == 1 and math.prod(data.dims) == len(row):
+    if data is not None and data.dims and len(uses) == 1 and math.prod(data.dims) == len(row):
         where = int(np.argmax(np.array(data.dims)))
         changes.add(reader.bias, Added(along(row, where, len(data.dims))))
         return

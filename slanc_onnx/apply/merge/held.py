@@ -71,7 +71,7 @@ class Rounding:
     Attributes:
         relative: Frobenius norm of the error, over that of the exact weight.
         largest: The largest element, before it is rounded.
-        finite: Whether all elements are finite that were.
+        finite: Whether all elements are finite.
     """
 
     relative: float = 0.0
@@ -138,7 +138,8 @@ class Held:
         values = [None if t is None else self.vector(t) for t in parts[: 1 if op in _KEPT else 2]]
         known = [v for v in values if v is not None]
         if op in _KEPT and known:
-            return known[0]
+            kind = flow.element_type(tensor)
+            return known[0].astype(_dtype(kind)).astype(np.float64) if kind in FLOATS else None
         if op not in _VECTOR_OPS or len(known) != 2:
             return None
         if len(known[0]) != len(known[1]) and 1 not in map(len, known):
@@ -180,10 +181,22 @@ class Held:
             axes = [axes[a] for a in (turn or range(len(axes))[::-1])]
         return tensor, tuple(axes)
 
+    def read_as(self, root: Tensor) -> int:
+        """The element type of a weight: one of 16 bits where a cast behind it makes it that."""
+        flow, waiting, kind = self.flow, [root], self.flow.data[root].data_type
+        while waiting and kind not in HALF:
+            here = waiting.pop()
+            kinds = {flow.element_type(here)} & HALF
+            kind = kinds.pop() if kinds else kind
+            for use in flow.uses.get(here, ()):
+                made = (Tensor(use.path, name) for name in flow.node(use.path, use.node).output)
+                waiting += [one for one in made if one in flow.constants]
+        return kind
+
     def rounding(self, root: Tensor, steps: Steps) -> Rounding:
         """What rounding a changed weight once, from FP64, does in the format that is written."""
         values = self.read(root)
-        kind = self.flow.data[root].data_type
+        kind = self.read_as(root)
         dtype = _dtype(kind)
         if self.written is not None and kind not in HALF:
             dtype = np.dtype(getattr(ml_dtypes, self.written.name, self.written.name))
@@ -193,7 +206,7 @@ class Held:
             there = np.isfinite(old)
             with np.errstate(over="ignore", under="ignore"):
                 kept = new.astype(dtype).astype(np.float64)
-            finite = finite and bool(np.isfinite(kept[there]).all())
+            finite = finite and bool(np.isfinite(kept).all())
             exact = new[there]
             largest = max(largest, float(np.abs(exact).max(initial=0.0)))
             with np.errstate(over="ignore", invalid="ignore"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from slanc_onnx.apply.merge.channels import along
+from slanc_onnx.apply.merge.channels import SCALING, along
 from slanc_onnx.apply.merge.held import Held
 from slanc_onnx.graph import FLOATS, Array, Flow, NodeAt, Tensor, Use
 from slanc_onnx.reasons import Reason, Unmerged
@@ -48,6 +48,7 @@ class Reader:
         bias: The bias; None where there is none yet.
         bias_factor: By what the bias is multiplied.
         padded: Whether zeros are put around what it reads.
+        scaled: The first node before it that multiplies what it reads; None for none.
     """
 
     at: NodeAt
@@ -61,6 +62,7 @@ class Reader:
     bias: Tensor | None = None
     bias_factor: float = 1.0
     padded: bool = False
+    scaled: NodeAt | None = None
 
 
 def readers_of(
@@ -79,15 +81,16 @@ def readers_of(
     """
     found: list[Reader] = []
     outputs = graph_outputs(held.flow)
-    waiting, seen = [(tensor, axis)], {tensor}
+    waiting: list[tuple[Tensor, int, NodeAt | None]] = [(tensor, axis, None)]
+    seen = {tensor}
     while waiting:
-        here, where = waiting.pop()
+        here, where, scaled = waiting.pop()
         if here in outputs:
             return [], Reason(Unmerged.OUTPUT)
         for use in held.flow.uses.get(here, ()):
             reader = _reader(held, use, where, width)
             if isinstance(reader, Reader):
-                found.append(reader)
+                found.append(replace(reader, scaled=scaled))
                 continue
             after = held.channels.behind(use, where, width)
             if after is None or len(seen) > _MOST:
@@ -96,7 +99,9 @@ def readers_of(
             made = [Tensor(use.path, name) for name in node.output if name]
             if known_single(held.flow, use):
                 made = made[:1]
-            waiting += [(t, after) for t in made if t not in seen]
+            scales = held.flow.op(use.path, use.node) in SCALING
+            first = NodeAt(use.path, use.node) if scales and scaled is None else scaled
+            waiting += [(t, after, first) for t in made if t not in seen]
             seen.update(made)
     return found, None if found else Reason(Unmerged.NO_READER)
 

@@ -277,8 +277,9 @@ class Streams:
         turned = {a.name: a.i for a in node.attribute}
         if axis != -1 or weight is None or weight not in self._flow.constants:
             return None
-        if turned.get("transBatchB"):
-            return None
+        sizes = self._channels.dims(weight)
+        if turned.get("transBatchB") or sizes is None or len(sizes) < 2:
+            return None  # a product with a vector has no axis of it left
         found = [(1, -2 if turned.get("transB") else -1)]
         if len(node.input) > 2 and node.input[2]:
             found.append((2, -1))

@@ -75,6 +75,8 @@ class Writer:
             values = _rounded(changed(copy.row, copy.steps), copy.element_type)
             self._candidates.add(node.input[use.position])
             node.input[use.position] = self._constant("bias", values)
+        for at, (position, axis, _) in changes.centred.items():
+            self._centre_behind(at, position, axis)  # first: what comes later stands before it
         for bias in changes.biases.values():
             values = _rounded(changed(np.zeros(bias.size), bias.steps), bias.element_type)
             self._bias(bias.at, bias.position, self._constant("bias", values))
@@ -93,8 +95,6 @@ class Writer:
             self._become(self._node(at), op, domain)
         for at, beta in changes.betas.items():
             self._add_behind(at, beta)
-        for at, (position, axis, _) in changes.centred.items():
-            self._centre_behind(at, position, axis)
         for at, how in changes.decomposed.items():
             self._write_out(at, how)
         for at, name in changes.names.items():
@@ -155,7 +155,11 @@ class Writer:
         node.output[0] = unused_name(f"{output}/slanc", self._used)
         name = unused_name(f"{node.name or output}/slanc_Add", self._used)
         made = helper.make_node("Add", [node.output[0], constant], [output], name=name)
-        self._inserted.setdefault(at, []).append(made)
+        self._behind(at, made)
+
+    def _behind(self, at: NodeAt, *made: NodeProto) -> None:
+        """Insert nodes right behind a node, before those that read what they make."""
+        self._inserted[at] = [*made, *self._inserted.get(at, ())]
 
     def _centre_behind(self, at: NodeAt, position: int, axis: int) -> None:
         """Subtract the mean of an output of a node, which keeps its name."""
@@ -167,7 +171,7 @@ class Writer:
         average.metadata_props.add(key=APPLIED_KEY, value="merge")
         name = unused_name(f"{output}/slanc_Sub", self._used)
         less = helper.make_node("Sub", [inner, mean], [output], name=name)
-        self._inserted.setdefault(at, []).extend((average, less))
+        self._behind(at, average, less)
 
     def _average(self, source: str, made: str, name: str, axis: int) -> NodeProto:
         """A mean along an axis, which is kept."""
@@ -188,6 +192,8 @@ class Writer:
         del node.input[:]
         node.input.extend(given)
         node.op_type, node.domain = op, domain
+        if not domain:  # it has no mean to give out; nothing reads one
+            del node.output[1:]
 
     def _write_out(self, at: NodeAt, how: Decomposition) -> None:
         """Replace a LayerNormalization by the ops of an RMS norm; its last node is the division."""
@@ -215,7 +221,7 @@ class Writer:
         for i, constant in enumerate(tail):
             op = "Mul" if constant == how.gamma else "Add"
             made.append(helper.make_node(op, [ends[i], constant], [ends[i + 1]], name=named(op)))
-        self._inserted.setdefault(at, []).extend(made)
+        self._behind(at, *made)
 
     def _place(self) -> None:
         """Put new nodes behind theirs, and take out those that are not needed."""

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from slanc_onnx.reasons import Unmerged
 from tests.models.merge_models import (
+    EVERY,
     GAMMA,
     RMS,
     merged,
@@ -109,3 +110,19 @@ def test_bfloat16_weights_are_rounded_in_their_type() -> None:
     after, _ = merged(before, "gamma")
     exact = kept.astype(np.float64) * GAMMA.astype(np.float64)[:, None]
     np.testing.assert_array_equal(stored(after)["w_b"], exact.astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize(("size", "kind"), [(1.0, None), (4e4, Unmerged.OVERFLOWS)])
+def test_a_weight_that_is_cast_to_16_bits_counts_as_one_of_16_bits(
+    size: float, kind: Unmerged | None
+) -> None:
+    nodes = norm(RMS, "n", "rows") + "h = Cast<to = 10>(w) f = Cast<to = 1>(h) y = MatMul(n_y, f)"
+    weight = np.clip(EVERY["w"], -1, 1) * np.float32(size)
+    _, merges = merged(model(nodes, {"w": weight}), "gamma")
+    reason = part(merges, "n").reason
+    assert (reason and reason.kind) is kind
+    if kind is None:
+        rounding = merges.changes.rounding["w"].relative
+        exact = GAMMA[:, None].astype(np.float64) * weight
+        off = exact.astype(np.float16) - exact
+        assert rounding == pytest.approx(np.linalg.norm(off) / np.linalg.norm(exact))
