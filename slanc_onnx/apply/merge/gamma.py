@@ -125,7 +125,8 @@ def _affine(held: Held, norm: Norm) -> _Affine | Reason:
 
 def _between(held: Held, norm: Norm) -> tuple[str, tuple[NodeAt, ...]] | None:
     """What the Mul by gamma of a decomposed norm reads, and the nodes from there to the output."""
-    flow, wanted = held.flow, {n for n in (norm.gamma, norm.beta) if n is not None}
+    flow, by_op = held.flow, {"Mul": norm.gamma, "Add": norm.beta}
+    wanted = {op: name for op, name in by_op.items() if name is not None}  # may be one constant
     tensor, nodes = Tensor(norm.path, norm.output), list[NodeAt]()
     outputs = graph_outputs(flow)
     for _ in range(_MOST_AFTER):
@@ -136,9 +137,9 @@ def _between(held: Held, norm: Norm) -> tuple[str, tuple[NodeAt, ...]] | None:
         path, index, _ = flow.makers[tensor]
         node, op = flow.node(path, index), flow.op(path, index)
         read = [name for name in node.input if name]
-        if op in ("Mul", "Add", "Sum") and len(read) == 2 and wanted.intersection(read):
-            ours = next(name for name in read if name in wanted)
-            wanted.discard(ours)
+        kind = "Add" if op == "Sum" else op
+        if kind in wanted and len(read) == 2 and wanted[kind] in read:
+            ours = wanted.pop(kind)
             (other,) = (name for name in read if name != ours)
             if _adds_axes(held, norm, ours, other):
                 return None

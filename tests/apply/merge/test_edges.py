@@ -103,6 +103,12 @@ def test_beta_does_not_pass_what_multiplies(scaling: str, beta: bool) -> None:
     assert why(model(nodes, weights)) is (Unmerged.READ_OTHERWISE if beta else None)
 
 
+def test_one_constant_may_be_gamma_and_beta() -> None:
+    text = norm(LAYER, "n", "rows", beta=True).replace("beta", "gamma")
+    before = model(text + "y = MatMul(n_y, w)")
+    assert why(before) is None
+
+
 def test_an_infinite_weight_is_left() -> None:
     """It makes an infinity of gamma and beta together, and a NaN of each by itself."""
     weight = EVERY["w"].copy()
