@@ -79,7 +79,7 @@ def _probed(
             emitter.place(path, index)
             shown[Tensor(path, name)] = emitter.shown(path, _sizes(emitter, name, guarded))
     emitter.finish(list(shown.values()))
-    session = session_of(emitter.model, read.folder, in_order=True)
+    session = session_of(emitter.model, read.folder, in_order=True, at_odd_bytes=True)
     largest: dict[Tensor, float] = {}
     typical: dict[Tensor, float] = {}
     for values in _values(session, read, Said.of(options), progress):
