@@ -31,6 +31,7 @@ from slanc_onnx.norms import APPLIED_KEY, SCALE_KEY, TARGET_KEY
 
 _NOTED = (SCALE_KEY, APPLIED_KEY, TARGET_KEY)
 _NOTES = "?slanc."  # what begins the notes in a name
+_IR_VERSION = 11  # that of ONNX Runtime 1.23, the least that we take
 
 
 def protect(
@@ -107,6 +108,8 @@ class _Exported:
         self.owned: dict[int, list[gs.Constant]] = {}
         with _without_values(graph):
             self.model = gs.export_onnx(graph)
+        # Graphsurgeon writes that of the installed onnx, which is newer than what runtimes take.
+        self.model.ir_version = min(self.model.ir_version, _IR_VERSION)
         self._share(graph)
         self._pair(graph, self.model.graph)
 

@@ -168,7 +168,8 @@ def _holds_written_out(
     written_out = schema.function_body
     if written_out is None or not written_out.node:
         return None
-    types = [_some_type(told.types, element_type) for told in schema.inputs]
+    formals = _read(schema, "type_str").inputs  # onnx 1.20 cannot give the types of a formal
+    types = [_some_type(told.types, element_type) for told in formals]
     given = {name: told.default_value for name, told in schema.attributes.items()}
     given |= {attribute.name: attribute for attribute in node.attribute}
     known = [attribute for attribute in given.values() if attribute.type]

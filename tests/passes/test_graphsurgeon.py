@@ -61,6 +61,7 @@ def imported(model: onnx.ModelProto) -> gs.Graph:
 
 def exported(graph: gs.Graph) -> onnx.ModelProto:
     model: onnx.ModelProto = gs.export_onnx(graph)
+    model.ir_version = min(model.ir_version, 10)  # that of onnx is newer than what runtimes take
     return model
 
 
