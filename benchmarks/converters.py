@@ -14,8 +14,6 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks.missing import told
-
 
 def _save(model: onnx.ModelProto, out: Path) -> None:
     onnx.save(model, out, save_as_external_data=True, location=f"{out.name}.data")
@@ -71,4 +69,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(told(main))
+    sys.exit(main())

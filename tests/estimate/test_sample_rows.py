@@ -175,7 +175,6 @@ def function_model(function: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(("function", "domain"), FUNCTIONS.items(), ids=list(FUNCTIONS))
 def test_functions_are_those_of_the_runtime(function: str, domain: str) -> None:
-    """The whole way: attributes through the trace, then arithmetic on rows."""
     needs_onnx_runtime(1, 24, for_what=f"opset {OPSET}")
     model = function_model(function)
     values = VALUES if domain == "any" else np.abs(VALUES) + np.float32(0.01)
