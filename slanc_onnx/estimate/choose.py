@@ -107,7 +107,7 @@ def _estimated(
     norms = read.norms
     todo = _without_scale(norms)
     if norms and ran is None:
-        from_rows = options.scale == "window" and not runs_probe(read, options)
+        from_rows = options.scale == "window"
         check_weights(read.model, read.folder, stored_matrices(traced, todo) if from_rows else ())
     if options.scale == "paper":
         found, why = paper_estimates(traced, norms, progress, options.executor)

@@ -20,6 +20,7 @@ from slanc_onnx.graph.temporary import (
     left_over_folders,
     locked,
     not_a_folder,
+    surely,
     sync_folder,
     temporary,
     write_new,
@@ -112,11 +113,7 @@ class FolderDraft:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self._tidy()
-        except BaseException:  # interrupted: once more
-            self._tidy()
-            raise
+        surely(self._tidy)
         if isinstance(error, SlancError) and str(self.path) in str(error):
             told = str(error).replace(str(self.path), str(self._shown))
             raise SlancError(told) from error

@@ -26,6 +26,7 @@ from slanc_onnx.graph.temporary import (
     remove,
     same_content,
     same_place,
+    surely,
     sync_folder,
     temporary,
 )
@@ -84,11 +85,7 @@ class Draft:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self._tidy()
-        except BaseException:  # interrupted: once more
-            self._tidy()
-            raise
+        surely(self._tidy)
 
     @contextmanager
     def written(self) -> Iterator[None]:

@@ -43,6 +43,15 @@ def temporary(folder: Path, kind: str, nobody: bool = False) -> Path:
     return folder / name
 
 
+def surely(tidy: Callable[[], None]) -> None:
+    """Remove what is left of a work, and where that is interrupted once more."""
+    try:
+        tidy()
+    except BaseException:
+        tidy()
+        raise
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a file is on its way, by its name."""
     return _NAME.fullmatch(path.name) is not None

@@ -67,14 +67,13 @@ def run_apart(
         return done()
 
 
-@contextlib.contextmanager
 def running_apart(
     work: Callable[[Progress], T],
     progress: Progress,
     options: Options,
     model: onnx.ModelProto,
     folder: Path | None,
-) -> Iterator[Callable[[], T]]:
+) -> contextlib.AbstractContextManager[Callable[[], T]]:
     """Work that runs a model, as `begun` says, within the limits of the options."""
     memory = memory_of_a_run(model, folder, options.memory_limit)
 
@@ -82,10 +81,8 @@ def running_apart(
         with weights_kept():
             return work(progress)
 
-    with begun(
-        on_kept_weights, progress, options.time_limit, apart=options.isolate, memory=memory
-    ) as done:
-        yield done
+    limit = options.time_limit
+    return begun(on_kept_weights, progress, limit, apart=options.isolate, memory=memory)
 
 
 def isolated(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from slanc_onnx.estimate import Estimate
@@ -81,6 +81,12 @@ class ScaledNorm:
             object.__setattr__(self, "certificate", None)
             object.__setattr__(self, "safe_radius", None)
             object.__setattr__(self, "certified_with", ())
+
+    def unproved(self, why: Reason) -> ScaledNorm:
+        """The decision without what was proved of it: the proof read other weights."""
+        if self.certificate is None or not self.certificate.certified:
+            return self
+        return replace(self, certificate=replace(self.certificate, certified=False, reason=why))
 
     @property
     def set_by_hand(self) -> bool:

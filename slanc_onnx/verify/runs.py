@@ -81,6 +81,9 @@ def run_four(
 
     Returns:
         What came of each set; where ONNX Runtime cannot run the original on it, the reason.
+
+    Raises:
+        CannotRun: ONNX Runtime cannot load one of them.
     """
     device = options.accelerator
     models, norms = zip(*(read_in_float32(read, device) for read in (before, after)), strict=True)

@@ -55,6 +55,9 @@ def validate_pair(
 
     Returns:
         What each set says; where ONNX Runtime cannot run the original on it, the reason.
+
+    Raises:
+        CannotRun: ONNX Runtime cannot load one of them.
     """
     before, after = (without_excluded(read, options) for read in (before, after))
     ran = run_four(before, after, options, sets, progress)

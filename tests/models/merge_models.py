@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from slanc_onnx import Options, protect
 from slanc_onnx.apply.merge import Merges, Part, merge_in_memory
 from slanc_onnx.options import Merge
+from slanc_onnx.reasons import Unmerged
 from tests.models.small_graphs import D, graph, normal
 from tests.oracles.unoptimised import run
 
@@ -99,6 +100,16 @@ def part(merges: Merges, name: str, what: str = "gamma") -> Part:
     result = found.gamma if what == "gamma" else found.mean
     assert result is not None
     return result
+
+
+def gamma_left(before: onnx.ModelProto, name: str = "n", **options: Any) -> Unmerged:
+    """Why a gamma is left; the model has not changed then."""
+    after, merges = merged(before, "gamma", **options)
+    found = part(merges, name)
+    assert found.state == "left" and found.reason is not None
+    assert after == before
+    assert isinstance(found.reason.kind, Unmerged)
+    return found.reason.kind
 
 
 def relative(before: onnx.ModelProto, after: onnx.ModelProto, **feeds: Any) -> float:

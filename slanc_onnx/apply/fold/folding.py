@@ -128,7 +128,7 @@ def fold(
         for before, after in zip(decided, folded, strict=True)
     ]
     rounded = bool(result.lost) or options.to is not None
-    kept = [_unproved(d) for d in proved] if rounded else proved
+    kept = [d.unproved(Reason(Unproved.WEIGHTS_ROUNDED)) for d in proved] if rounded else proved
     return result, with_conditions(kept, options)
 
 
@@ -271,15 +271,6 @@ def _proved(
         affine = (affine[0] * 2.0**-produced, affine[1] * 2.0**-produced)
     proof = Proof(found.norm, before.bound, affine)
     return replace(found, certificate=certify_at(proof, scale, typical, accelerator))
-
-
-def _unproved(found: ScaledNorm) -> ScaledNorm:
-    """The norm without a certificate: the proof read weights that are rounded since."""
-    certificate = found.certificate
-    if certificate is None or not certificate.certified:
-        return found
-    why = Reason(Unproved.WEIGHTS_ROUNDED)
-    return replace(found, certificate=replace(certificate, certified=False, reason=why))
 
 
 def _lost(weights: Weights, divided: Collection[tuple[Tensor, int]]) -> dict[str, Loss]:

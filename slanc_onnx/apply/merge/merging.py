@@ -77,20 +77,13 @@ def without_proofs(
     if not merges.changes:
         return list(decided)
     found = []
-    for one in map(_unproved, decided):
+    for each in decided:
+        one = each.unproved(Reason(Unproved.WEIGHTS_MERGED))
         if one.norm.name in merges.mean_free:
             rms = with_safe_radius(replace(one, norm=replace(one.norm, kind="rms")), device)
             one = replace(one, safe_radius=rms.safe_radius)
         found.append(one)
     return found
-
-
-def _unproved(found: ScaledNorm) -> ScaledNorm:
-    certificate = found.certificate
-    if certificate is None or not certificate.certified:
-        return found
-    why = Reason(Unproved.WEIGHTS_MERGED)
-    return replace(found, certificate=replace(certificate, certified=False, reason=why))
 
 
 def _gamma(held: Held, norm: Norm, asked: Asked, changes: Changes) -> Part:

@@ -1,7 +1,5 @@
 """Gamma and beta go into every weight that reads the norm, or stay with the reason."""
 
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
@@ -15,6 +13,7 @@ from tests.models.merge_models import (
     GAMMA,
     LAYER,
     RMS,
+    gamma_left,
     kinds,
     merged,
     model,
@@ -32,16 +31,6 @@ CLOSE = 1e-6
 def times_gamma(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """diag(gamma) W in float64, rounded once."""
     return (GAMMA[:, None].astype(np.float64) * weight).astype(np.float32)
-
-
-def reason(before: onnx.ModelProto, name: str = "n", **options: Any) -> Unmerged:
-    """Why a gamma is left; the model has not changed then."""
-    after, merges = merged(before, "gamma", **options)
-    found = part(merges, name)
-    assert found.state == "left" and found.reason is not None
-    assert after == before
-    assert isinstance(found.reason.kind, Unmerged)
-    return found.reason.kind
 
 
 def test_three_readers_take_gamma_and_its_mul_is_gone() -> None:
@@ -98,14 +87,14 @@ def test_a_weight_that_another_norm_reads_is_left() -> None:
         + norm(RMS, "m", "more")
         + "p = MatMul(n_y, w) q = MatMul(m_y, w) y = Mul(p, q)"
     )
-    assert reason(before) is Unmerged.TIED
+    assert gamma_left(before) is Unmerged.TIED
 
 
 def test_a_tied_embedding_is_left_and_not_copied() -> None:
     before = model(
         norm(RMS, "n", "rows") + "e = Transpose<perm = [1, 0]>(table) y = MatMul(n_y, e)"
     )
-    assert reason(before) is Unmerged.TIED
+    assert gamma_left(before) is Unmerged.TIED
 
 
 def test_movements_before_the_weight_and_of_the_weight() -> None:
@@ -135,7 +124,7 @@ def test_a_reshape_that_cuts_the_channels_is_no_way() -> None:
         norm(RMS, "n", "rows") + "h = Reshape(n_y, shape) y = MatMul(h, half)",
         {"shape": np.array([0, -1, D // 2]), "half": normal(8, D // 2, 3)},
     )
-    assert reason(before) is Unmerged.READ_OTHERWISE
+    assert gamma_left(before) is Unmerged.READ_OTHERWISE
 
 
 def test_a_transposition_of_the_channels_is_no_way() -> None:
@@ -143,14 +132,14 @@ def test_a_transposition_of_the_channels_is_no_way() -> None:
         norm(RMS, "n", "rows") + "h = Transpose<perm = [0, 2, 1]>(n_y) y = MatMul(h, three)",
         {"three": normal(8, 3, 3)},
     )
-    assert reason(before) is Unmerged.READ_OTHERWISE
+    assert gamma_left(before) is Unmerged.READ_OTHERWISE
 
 
 def test_another_reader_keeps_gamma() -> None:
     before = model(
         norm(RMS, "n", "rows") + "p = MatMul(n_y, w8) y = Add(p, n_y)", {"w8": normal(9, D, D)}
     )
-    assert reason(before) is Unmerged.READ_OTHERWISE
+    assert gamma_left(before) is Unmerged.READ_OTHERWISE
 
 
 def test_a_graph_output_keeps_gamma() -> None:
@@ -158,7 +147,7 @@ def test_a_graph_output_keeps_gamma() -> None:
         norm(RMS, "n", "rows") + "y = MatMul(n_g, w)",
         outputs="float[a, s, c] y, float[a, s, d] n_y",
     )
-    assert reason(before) is Unmerged.OUTPUT
+    assert gamma_left(before) is Unmerged.OUTPUT
 
 
 def branches() -> onnx.ModelProto:
@@ -185,7 +174,7 @@ def branches() -> onnx.ModelProto:
 
 
 def test_a_branch_that_reads_it_otherwise_keeps_gamma() -> None:
-    assert reason(branches()) is Unmerged.READ_OTHERWISE
+    assert gamma_left(branches()) is Unmerged.READ_OTHERWISE
 
 
 def test_products_in_both_branches_take_it() -> None:
@@ -210,7 +199,7 @@ def test_beta_without_a_bias_takes_one_add_and_not_more() -> None:
     two = model(
         norm(LAYER, "n", "rows", beta=True) + "p = MatMul(n_y, w) q = MatMul(n_y, w2) y = Add(p, q)"
     )
-    assert reason(two) is Unmerged.NO_BIAS
+    assert gamma_left(two) is Unmerged.NO_BIAS
 
 
 def test_a_bias_that_is_shared_gets_a_copy() -> None:
@@ -238,7 +227,7 @@ def test_a_convolution(group: int, beta: bool, pad: int) -> None:
         {"kernel": normal(10, 6, D // group, 3)},
     )
     if beta and pad:
-        assert reason(before) is Unmerged.PADDED
+        assert gamma_left(before) is Unmerged.PADDED
         return
     after, merges = merged(before, "gamma")
     assert part(merges, "n").state == "merged"
@@ -253,7 +242,7 @@ def test_automatic_padding_is_padding() -> None:
         y = Conv<auto_pad = "SAME_UPPER">(turned, kernel, b)
     """
     )
-    assert reason(model(nodes, {"kernel": normal(10, 6, D, 3)})) is Unmerged.PADDED
+    assert gamma_left(model(nodes, {"kernel": normal(10, 6, D, 3)})) is Unmerged.PADDED
 
 
 def test_fused_ops_keep_a_gamma_of_ones() -> None:

@@ -1,7 +1,5 @@
 """Weights that cannot take gamma, or lose too much: it is left, with the reason."""
 
-from typing import Any
-
 import ml_dtypes
 import numpy as np
 import onnx
@@ -13,6 +11,7 @@ from tests.models.merge_models import (
     EVERY,
     GAMMA,
     RMS,
+    gamma_left,
     merged,
     model,
     norm,
@@ -20,16 +19,6 @@ from tests.models.merge_models import (
     stored,
 )
 from tests.models.small_graphs import D, normal
-
-
-def reason(before: onnx.ModelProto, name: str = "n", **options: Any) -> Unmerged:
-    """Why a gamma is left; the model has not changed then."""
-    after, merges = merged(before, "gamma", **options)
-    found = part(merges, name)
-    assert found.state == "left" and found.reason is not None
-    assert after == before
-    assert isinstance(found.reason.kind, Unmerged)
-    return found.reason.kind
 
 
 def test_rotary_keeps_the_gamma_of_a_head() -> None:
@@ -40,7 +29,7 @@ def test_rotary_keeps_the_gamma_of_a_head() -> None:
         {"shape": np.array([0, -1, 1, D]), "cos": normal(15, D)},
         "float[a, s, h, c] y",
     )
-    assert reason(before) is Unmerged.READ_OTHERWISE
+    assert gamma_left(before) is Unmerged.READ_OTHERWISE
 
 
 def test_quantised_weights_are_left() -> None:
@@ -48,24 +37,24 @@ def test_quantised_weights_are_left() -> None:
         norm(RMS, "n", "rows") + "d = DequantizeLinear(q, s) y = MatMul(n_y, d)",
         {"q": np.arange(D * 6, dtype=np.int8).reshape(D, 6), "s": np.array(0.1, np.float32)},
     )
-    assert reason(before) is Unmerged.INTEGER_WEIGHT
+    assert gamma_left(before) is Unmerged.INTEGER_WEIGHT
 
 
 def test_a_weight_that_a_caller_may_give_is_left() -> None:
     before = model(norm(RMS, "n", "rows") + "y = MatMul(n_y, w)")
     before.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [D, 6]))
-    assert reason(before) is Unmerged.WEIGHT_COMPUTED
+    assert gamma_left(before) is Unmerged.WEIGHT_COMPUTED
 
 
 def test_gamma_that_a_caller_may_give_is_left() -> None:
     before = model(norm(RMS, "n", "rows") + "y = MatMul(n_y, w)")
     before.graph.input.append(helper.make_tensor_value_info("gamma", TensorProto.FLOAT, [D]))
-    assert reason(before) is Unmerged.AFFINE_COMPUTED
+    assert gamma_left(before) is Unmerged.AFFINE_COMPUTED
 
 
 def test_a_norm_that_is_left_out_keeps_gamma() -> None:
     before = model(norm(RMS, "n", "rows") + "y = MatMul(n_y, w)")
-    assert reason(before, exclude="^n$") is Unmerged.LEFT_OUT
+    assert gamma_left(before, exclude="^n$") is Unmerged.LEFT_OUT
 
 
 def halves(factor: float, gamma: float = 1.0) -> onnx.ModelProto:
@@ -89,12 +78,12 @@ def test_a_weight_of_16_bits_is_rounded_once() -> None:
 
 
 def test_a_weight_that_would_overflow_is_left() -> None:
-    assert reason(halves(1e4, 100.0)) is Unmerged.OVERFLOWS
+    assert gamma_left(halves(1e4, 100.0)) is Unmerged.OVERFLOWS
 
 
 def test_a_weight_that_would_vanish_is_left_but_where_that_is_accepted() -> None:
     before = halves(1e-3, 1e-3)
-    assert reason(before) is Unmerged.LOSES
+    assert gamma_left(before) is Unmerged.LOSES
     _, merges = merged(before, "gamma", weight_loss=0.1)
     assert part(merges, "n").state == "merged"
 
