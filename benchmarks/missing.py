@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from sample_models.weights import MissingPackageError
 from slanc_onnx.errors import SlancError
 
 # What brings a module that the package itself does not require.
@@ -27,7 +28,7 @@ def told(main: Callable[[], int]) -> int:
     except ModuleNotFoundError as error:
         name = str(error.name).partition(".")[0]
         return _fail(f"{name} is not installed: {_EXTRA.get(name, f'pip install {name}')}")
-    except SlancError as error:
+    except (SlancError, MissingPackageError) as error:
         return _fail(str(error))
 
 

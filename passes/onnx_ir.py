@@ -34,8 +34,7 @@ from slanc_onnx.graph import (
     NewNode,
     NodeAt,
     Tensor,
-    graph_at,
-    with_tensor,
+    stored_tensor,
 )
 from slanc_onnx.job import decide
 from slanc_onnx.norms import read_model
@@ -100,7 +99,7 @@ def scale_model(model: ir.Model, options: Options | None = None) -> list[ScaledN
         _take_nodes(model, read.model, folder)
     editor = _Editor(model, edits)
     if folded is not None:
-        tensors = {tensor: _tensor_at(read.model, tensor) for tensor in folded.weights}
+        tensors = {tensor: stored_tensor(read.model, tensor) for tensor in folded.weights}
         apply_fold(read.model, folded, folder)
         for tensor, divided in tensors.items():
             editor.replace(tensor, divided)
@@ -119,17 +118,6 @@ def _take_nodes(model: ir.Model, changed: onnx.ModelProto, folder: Path | None) 
     model.graph = taken.graph
     for key in set(model.functions) - set(taken.functions):
         del model.functions[key]
-
-
-def _tensor_at(model: onnx.ModelProto, tensor: Tensor) -> TensorProto:
-    """The tensor of an initializer or of a Constant node."""
-    graph = graph_at(model, tensor.path)
-    stored = [t for t in graph.initializer if t.name == tensor.name]
-    return (
-        stored[0]
-        if stored
-        else next(with_tensor(node) for node in graph.node if tensor.name in node.output)
-    )
 
 
 def _external_folder(model: ir.Model) -> Path | None:
@@ -162,7 +150,9 @@ class _Editor:
 
     def replace(self, tensor: Tensor, divided: TensorProto) -> None:
         """Give an initializer or a Constant node other numbers."""
-        value = _values(_graph_at(self.model, tensor.path))[tensor.name]
+        if tensor.path not in self.values:
+            self.values[tensor.path] = _values(_graph_at(self.model, tensor.path))
+        value = self.values[tensor.path][tensor.name]
         copy = TensorProto()
         copy.CopyFrom(divided)  # the other holds the memory of the whole copy
         numbers, node = ir.serde.deserialize_tensor(copy), value.producer()

@@ -167,6 +167,7 @@ def test_the_command_line_counts_more(folder: Path) -> None:
     assert read("--set-scale", "other=2").set_scale == {"a norm/name": 0.125, "other": 2.0}
     assert read("--feed", "ids=ids(0,2)").feeds["ids"] == Ids(0, 2)
     assert read("--feed", "ids=ids(0,2)").feeds["pixels"] == Range(-3, 3)
+    assert read("--merge", "mean").merge == ("gamma", "mean")
     assert set(read("--require", "validated").require) == {"scaled", "certified", "validated"}
 
 

@@ -187,6 +187,11 @@ def refuses(name: str, text: str = "x") -> Callable[[], None]:
     return prepare
 
 
+def a_link() -> None:
+    os.mkdir("d")
+    os.symlink("d", "out")
+
+
 def named(*names: str) -> Callable[[], None]:
     """The configuration names other models."""
     parts = {str(i): {"filename": name} for i, name in enumerate(names)}
@@ -210,7 +215,7 @@ BAD: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
     "with a model": (lambda: None, ("f", f"f/{VISION}", "-o", "out"), "Give it alone"),
     "a folder of somebody": (refuses("out/notes"), OUT, "-o out: holds notes, but no list"),
     "a file": (refuses("out"), OUT, "-o out: is a file"),
-    "a link": (lambda: os.symlink("f", "out"), OUT, "-o out: "),
+    "a link": (a_link, OUT, "-o out: is a link to d"),
     "itself": (lambda: None, ("f", "-o", "f"), "-o f: lies in f or around it"),
     "inside": (lambda: None, ("f", "-o", "f/out"), "-o f/out: lies in f or around it"),
     "around": (lambda: None, ("f", "-o", "."), "-o .: lies in f or around it"),

@@ -51,7 +51,7 @@ def _defaults(table: dict[str, object], folder: Path) -> dict[str, object]:
             found["no_validate"] = not value
         elif isinstance(value, dict):
             found[_NAMES.get(key, key)] = list(value.items())
-        elif key == "require":
+        elif isinstance(value, tuple):  # of an option that may be repeated
             found[key] = list(value)
         else:
             found[_NAMES.get(key, key)] = value

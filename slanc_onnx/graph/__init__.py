@@ -18,6 +18,7 @@ from slanc_onnx.graph.edits import (
     graph_at,
     name_nodes,
     node_at,
+    stored_tensor,
     unused_name,
 )
 from slanc_onnx.graph.facts import (
@@ -126,6 +127,7 @@ __all__ = [
     "runtime_inputs",
     "same_place",
     "stored_bytes",
+    "stored_tensor",
     "told_type",
     "unused_name",
     "with_tensor",

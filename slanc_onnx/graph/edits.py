@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import onnx
-from onnx import AttributeProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx.graph.checked import GraphPath
-from slanc_onnx.graph.load import Array, every_node
+from slanc_onnx.graph.flow import Tensor
+from slanc_onnx.graph.load import Array, every_node, with_tensor
 
 
 class NodeAt(NamedTuple):
@@ -111,6 +112,15 @@ def add_constant(model: onnx.ModelProto, name: str, value: Array) -> None:
     if model.ir_version < 4:
         info = helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
         model.graph.input.append(info)
+
+
+def stored_tensor(model: onnx.ModelProto, tensor: Tensor) -> TensorProto:
+    """The tensor of an initializer or of a Constant node."""
+    graph = graph_at(model, tensor.path)
+    stored: list[TensorProto] = [t for t in graph.initializer if t.name == tensor.name]
+    if stored:
+        return stored[0]
+    return next(with_tensor(node) for node in graph.node if tensor.name in node.output)
 
 
 def graph_at(model: onnx.ModelProto, path: GraphPath) -> onnx.GraphProto:

@@ -23,7 +23,7 @@ _BY_ELEMENT = ("Add", "Sub", "Mul", "Div", "Sqrt", "Pow", "Neg", "Reciprocal")
 def merge_lines(merges: Merges) -> Iterator[str]:
     """How many norms are cheaper now, how many are left and why, and what that saves to run."""
     for part in _PARTS:
-        found = [one for one in _of(merges, part) if one is not None]
+        found = merges.parts(part)
         if not found:
             continue
         counts = Counter(one.state for one in found)
@@ -69,10 +69,6 @@ def merge_entry(merges: Merges | None) -> dict[str, Any] | None:
     }
 
 
-def _of(merges: Merges, part: Literal["gamma", "mean"]) -> list[Part | None]:
-    return [norm.gamma if part == "gamma" else norm.mean for norm in merges.norms]
-
-
 def _part(part: Part | None) -> dict[str, Any] | None:
     if part is None:
         return None
@@ -82,7 +78,7 @@ def _part(part: Part | None) -> dict[str, Any] | None:
 
 def _reasons(merges: Merges, part: Literal["gamma", "mean"]) -> Counter[str]:
     """How many norms are left for each reason; those of ops are counted by the op's type."""
-    found = (one.reason for one in _of(merges, part) if one is not None)
+    found = (one.reason for one in merges.parts(part))
     texts = Counter[str]()
     for why in found:
         if why is not None:

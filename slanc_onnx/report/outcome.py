@@ -14,7 +14,7 @@ from slanc_onnx.apply.fold import Fold
 from slanc_onnx.apply.merge import Merges
 from slanc_onnx.norms import Suspect
 from slanc_onnx.options import Required
-from slanc_onnx.prove import WITHDRAWN, Certificate
+from slanc_onnx.prove import WITHDRAWN, Certificate, Condition
 from slanc_onnx.reasons import Failure, Next, Reason
 from slanc_onnx.report.as_json import (
     VERSION,
@@ -191,6 +191,13 @@ class Outcome:
         """The same in words; "" where no change certifies more."""
         now = sum(certificate.certified for certificate in self._certificates)
         return advice_text(self.advice, now, len(self.norms))
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """What certificates rest on, each once."""
+        return sorted(
+            {c for proof in self._certificates if proof.certified for c in proof.conditions}
+        )
 
     @property
     def epsilon_line(self) -> str:

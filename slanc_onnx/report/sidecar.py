@@ -31,7 +31,7 @@ def sidecar(outcome: Outcome) -> dict[str, Any]:
     return {
         "sidecar": SIDECAR_VERSION,
         "model": str(outcome.source),
-        "output": None if outcome.dry_run or not outcome.norms else str(outcome.output),
+        "output": None if outcome.dry_run or outcome.nothing_to_do else str(outcome.output),
         "target": outcome.accelerator.as_dict(),
         "norms": [_norm(row, outcome.merges) for row in outcome.rows],
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
 from slanc_onnx.norms import Suspect
+from slanc_onnx.prove import Condition
 from slanc_onnx.reasons import NOT_RUN_ITSELF, Failure, Note
 from slanc_onnx.report.attention import MOST_NAMES, reason_lines
 from slanc_onnx.report.compared import as_written_text, beyond_text, default_level_text
@@ -25,7 +27,7 @@ from slanc_onnx.report.wording import (
     reason_text,
     rounded_text,
 )
-from slanc_onnx.scale import ScaledNorm, evidence, instead_of_one
+from slanc_onnx.scale import ScaledNorm, instead_of_one
 from slanc_onnx.verify import Fp32Nodes, Validation
 
 MOST_CONDITIONS = 3  # of a kind, on a terminal
@@ -89,17 +91,16 @@ def _summary(outcome: Outcome) -> Iterator[str]:
         words = {"fp32": "FP32", "fp16": what, "fp16_slanc": f"{after} + SLaNC"}
         figures = (f"{words[k]} {v:.4f}" for k, v in validation.perplexity.items())
         yield "perplexity: " + ", ".join(figures)
-    yield from _condition_lines(norms)
+    yield from _condition_lines(outcome.conditions)
     said = (outcome.epsilon_line, outcome.first_rows_line, outcome.advice_line)
     yield from filter(None, said)
     yield final_line(outcome)
 
 
-def _condition_lines(norms: Sequence[ScaledNorm]) -> Iterator[str]:
+def _condition_lines(conditions: Sequence[Condition]) -> Iterator[str]:
     """What certificates rest on: of each kind the first few conditions, and how many more."""
-    proofs = [n.certificate for n in norms if n.certificate is not None and n.certificate.certified]
     kinds: dict[str, list[str]] = {}
-    for condition in sorted({c for proof in proofs for c in proof.conditions}):
+    for condition in conditions:
         kinds.setdefault(condition.kind, []).append(condition_text(condition))
     for texts in kinds.values():
         yield from (f"certified if {text}" for text in texts[:MOST_CONDITIONS])
@@ -201,9 +202,9 @@ def counted(norms: Sequence[ScaledNorm]) -> list[str]:
 
 def minimal_of(norms: Sequence[ScaledNorm]) -> list[str]:
     """At how many norms 1 was safe, on which evidence; nothing where that was not asked for."""
-    found = evidence(norms)
-    by = " and ".join(f"{count} by {source}" for source, count in sorted(found.items()))
     here = [norm for norm in norms if norm.scale == 1 and instead_of_one(norm) is not None]
+    found = Counter(norm.estimate.by for norm in here if norm.estimate is not None)
+    by = " and ".join(f"{count} by {source}" for source, count in sorted(found.items()))
     proved = sum(norm.certificate is not None and norm.certificate.certified for norm in here)
     kept = f"{proved} of them certified with it" if proved else "none of them certified with it"
     return [f"1 is safe at {len(here)} norms by the estimate ({by}), {kept}"] if here else []

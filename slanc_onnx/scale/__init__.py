@@ -13,7 +13,7 @@ from slanc_onnx.scale.decide import (
 )
 from slanc_onnx.scale.extents import with_safe_radius
 from slanc_onnx.scale.json_form import to_json
-from slanc_onnx.scale.minimal import evidence, instead_of_one, keeps_epsilon, without_one
+from slanc_onnx.scale.minimal import instead_of_one, keeps_epsilon, without_one
 from slanc_onnx.scale.scaled_norm import ScaledNorm, scales_to_apply
 from slanc_onnx.scale.window import ELEMENT_BITS, faintest, least_exponent
 
@@ -23,7 +23,6 @@ __all__ = [
     "ScaledNorm",
     "certified_as_written",
     "compute_scales_in",
-    "evidence",
     "faintest",
     "instead_of_one",
     "keeps_epsilon",

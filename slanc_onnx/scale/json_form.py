@@ -121,14 +121,10 @@ def _hints(hint: type) -> dict[str, Any]:
     return get_type_hints(hint)
 
 
-def _needed(hint: Any) -> set[str]:
+@cache
+def _needed(hint: Any) -> frozenset[str]:
     """The fields without a default."""
-    missing = [
-        one.name
-        for one in fields(hint)
-        if one.default is one.default_factory  # both are MISSING
-    ]
-    return set(missing)
+    return frozenset(one.name for one in fields(hint) if one.default is one.default_factory)
 
 
 def _no(form: object, what: str) -> SlancError:

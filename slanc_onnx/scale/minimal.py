@@ -11,7 +11,6 @@ scale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from slanc_onnx.accelerator import Accelerator
@@ -34,10 +33,11 @@ def with_one(decided: ScaledNorm, options: Options) -> ScaledNorm:
         return decided
     if not is_safe(decided, device):
         return decided
-    if keeps_epsilon(decided.norm, device, scale) and not keeps_epsilon(decided.norm, device):
+    raised = options.epsilon == "representable"  # beside a scale
+    if not keeps_epsilon(decided.norm, device) and (
+        raised or keeps_epsilon(decided.norm, device, scale)
+    ):
         return decided
-    if options.epsilon == "representable" and not keeps_epsilon(decided.norm, device):
-        return decided  # beside a scale it would be raised
     estimate = decided.estimate
     by = "" if estimate is None else estimate.by
     found = _at(decided, 1.0, device, Reason(Decision.ONE_IS_SAFE, (scale, by)))
@@ -97,12 +97,3 @@ def _at(decided: ScaledNorm, scale: float, device: Accelerator, *why: Reason) ->
 
 def _is_certified(decided: ScaledNorm) -> bool:
     return decided.certificate is not None and decided.certificate.certified
-
-
-def evidence(decided: Sequence[ScaledNorm]) -> dict[str, int]:
-    """How many norms have 1 by `with_one`, by the source of the estimate."""
-    found: dict[str, int] = {}
-    for one in decided:
-        if instead_of_one(one) is not None and one.scale == 1 and one.estimate is not None:
-            found[one.estimate.by] = found.get(one.estimate.by, 0) + 1
-    return found

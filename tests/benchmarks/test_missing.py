@@ -7,6 +7,7 @@ import pytest
 from benchmarks import tables
 from benchmarks.missing import told
 from benchmarks.tables import BROUGHT, PAGES, blocks, lacking
+from sample_models.weights import MissingPackageError
 from slanc_onnx.errors import SlancError
 
 
@@ -16,6 +17,7 @@ from slanc_onnx.errors import SlancError
         (FileNotFoundError(2, "No such file", "ids.npy"), "ids.npy: no such file"),
         (ModuleNotFoundError("no", name="gguf.reader"), "pip install 'slanc-onnx[samples]'"),
         (ModuleNotFoundError("no", name="modelopt"), "pip install modelopt"),
+        (MissingPackageError("gguf"), "gguf"),
         (SlancError("what is wrong"), "what is wrong"),
     ],
 )

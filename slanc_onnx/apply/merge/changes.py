@@ -67,14 +67,12 @@ class NewBias:
     """A row that is added to what a node makes, by an Add of its own or by the node.
 
     Attributes:
-        at: The node.
-        position: Where it takes the row; None for an Add behind it.
+        position: Where the node takes the row; None for an Add behind it.
         steps: What makes the row of zeros.
         size: Its number of elements.
         element_type: Of the row.
     """
 
-    at: NodeAt
     position: int | None
     steps: Steps
     size: int
@@ -101,18 +99,14 @@ class Decomposition:
     """A fused LayerNormalization that is written out as the ops of an RMS norm.
 
     Attributes:
-        at: The node.
         name: The norm's name.
-        width: The number of elements of a row.
         epsilon: Its epsilon.
         element_type: Of its input.
         gamma: The constant that multiplies; None for none.
         beta: The constant that is added; None for none.
     """
 
-    at: NodeAt
     name: str
-    width: int
     epsilon: float
     element_type: int
     gamma: str | None
@@ -135,7 +129,7 @@ class Changes:
         betas: Fused norms that lose their beta to an Add behind them, with the beta.
         decomposed: Fused norms that are written out.
         centred: Nodes of which an output is centred by nodes behind them, with the position of
-            that, the axis and the element type.
+            that and the axis.
         names: New names of nodes.
         rounding: What rounding did to each changed weight, by name.
     """
@@ -150,7 +144,7 @@ class Changes:
     ops: dict[NodeAt, tuple[str, str]] = field(default_factory=dict)
     betas: dict[NodeAt, str] = field(default_factory=dict)
     decomposed: dict[NodeAt, Decomposition] = field(default_factory=dict)
-    centred: dict[NodeAt, tuple[int, int, int]] = field(default_factory=dict)
+    centred: dict[NodeAt, tuple[int, int]] = field(default_factory=dict)
     names: dict[NodeAt, str] = field(default_factory=dict)
     rounding: dict[str, Rounding] = field(default_factory=dict)
 
@@ -176,10 +170,14 @@ class Merges:
     changes: Changes
     nodes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
+    def parts(self, part: Literal["gamma", "mean"]) -> list[Part]:
+        """What became of a part, of the norms that were asked for it."""
+        found = (norm.gamma if part == "gamma" else norm.mean for norm in self.norms)
+        return [one for one in found if one is not None]
+
     def count(self, part: Literal["gamma", "mean"], state: State) -> int:
         """How many norms have a part in a state."""
-        found = (norm.gamma if part == "gamma" else norm.mean for norm in self.norms)
-        return sum(one is not None and one.state == state for one in found)
+        return sum(one.state == state for one in self.parts(part))
 
     @property
     def mean_free(self) -> frozenset[str]:

@@ -6,7 +6,7 @@ An axis counts from the end, -1 for the last: so the ranks of tensors may be ope
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,16 +38,13 @@ class Channels:
     """
 
     flow: Flow
-    _told: dict[GraphPath, dict[str, object]] = field(default_factory=dict)
 
     def dims(self, tensor: Tensor) -> Dims | None:
         """The sizes of a tensor as the file tells them; None for an open rank."""
         if tensor in self.flow.data:
             return tuple(self.flow.data[tensor].dims)
-        if tensor.path not in self._told:
-            found = self.flow.scopes[tensor.path].graph.tensors()
-            self._told[tensor.path] = {name: one.shape for name, one in found.items()}
-        shape = self._told[tensor.path].get(tensor.name)
+        told = self.flow.scopes[tensor.path].tensors.get(tensor.name)
+        shape = None if told is None else told.shape
         if not isinstance(shape, (list, tuple)):
             return None
         return tuple(d if isinstance(d, int) and d >= 0 else _named(d) for d in shape)
@@ -188,7 +185,7 @@ class Channels:
         if shape is None or shape in self.flow.overridable:
             return None
         scope = self.flow.scopes[shape.path]
-        tensor = scope.graph.tensors().get(shape.name)
+        tensor = scope.tensors.get(shape.name)
         return None if tensor is None else sizes_in(scope, tensor)
 
     def _axes(self, path: GraphPath, index: int, op: str) -> set[int] | None:

@@ -16,7 +16,7 @@ import numpy as np
 from slanc_onnx.apply.merge.changes import Asked, Changes, Copy, NewBias, Part
 from slanc_onnx.apply.merge.channels import along
 from slanc_onnx.apply.merge.fitting import refusal
-from slanc_onnx.apply.merge.held import Added, Held, Scaled
+from slanc_onnx.apply.merge.held import Added, Held, Scaled, as_stored
 from slanc_onnx.apply.merge.readers import (
     Reader,
     factors,
@@ -59,8 +59,6 @@ def merge_gamma(held: Held, norm: Norm, asked: Asked, changes: Changes) -> Part:
         asked: What the file and the user allow.
         changes: Takes the changes.
     """
-    if norm.gamma is None and norm.beta is None:
-        return Part("before")
     found = _affine(held, norm)
     if isinstance(found, Reason):
         return Part("left", found)
@@ -235,7 +233,7 @@ def _shift(held: Held, reader: Reader, beta: Array, changes: Changes) -> None:
     kind = held.flow.element_type(Tensor(reader.at.path, node.output[0]))
     if reader.bias is None:
         position = None if reader.bias_at is None else reader.bias_at.position
-        changes.biases[reader.at] = NewBias(reader.at, position, (Added(row),), len(row), kind)
+        changes.biases[reader.at] = NewBias(position, (Added(row),), len(row), kind)
         return
     assert reader.bias_at is not None
     data = held.flow.data.get(reader.bias)
@@ -266,14 +264,14 @@ def _take_away(held: Held, norm: Norm, found: _Affine, changes: Changes) -> None
         assert tensor is not None
         sizes = held.channels.dims(tensor)
         shape = tuple(d for d in sizes or () if isinstance(d, int)) or (len(found.gamma),)
-        changes.ones[gamma] = held.row(held.flow.element_type(tensor), np.ones(shape))
+        changes.ones[gamma] = as_stored(np.ones(shape), held.flow.element_type(tensor))
     if norm.beta is not None:
         beta = Use(*at, form.beta)
         if form.indices:  # EmbedLayerNormalization asks for one
             tensor = held.flow.read(beta)
             assert tensor is not None
             zeros = np.zeros(len(found.gamma))
-            changes.ones[beta] = held.row(held.flow.element_type(tensor), zeros)
+            changes.ones[beta] = as_stored(zeros, held.flow.element_type(tensor))
         else:
             changes.dropped.add(beta)
     changes.names[at] = norm.name

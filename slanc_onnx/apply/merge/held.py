@@ -146,10 +146,6 @@ class Held:
             return None
         return np.asarray(_VECTOR_OPS[op](known[0], known[1]))
 
-    def row(self, proto_type: int, values: Array) -> Array:
-        """A row in an element type."""
-        return values.astype(_dtype(proto_type))
-
     def order(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...]] | None:
         """The stored weight behind a constant, and which of its axes each axis of that is.
 
@@ -262,6 +258,12 @@ def _parts(
                 case _:
                     assert_never(step)
         yield old, new
+
+
+def as_stored(values: Array, element_type: int) -> Array:
+    """Numbers in an element type."""
+    with np.errstate(over="ignore", under="ignore"):
+        return values.astype(_dtype(element_type))
 
 
 def _dtype(element_type: int) -> np.dtype[Any]:

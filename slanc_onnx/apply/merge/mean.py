@@ -22,13 +22,20 @@ _SIMPLIFIED = "SimplifiedLayerNormalization"
 
 
 def merge_means(
-    held: Held, norms: Sequence[Norm], asked: Asked, changes: Changes, *, tried: bool = False
+    held: Held,
+    norms: Sequence[Norm],
+    streams: Streams,
+    asked: Asked,
+    changes: Changes,
+    *,
+    tried: bool = False,
 ) -> dict[str, Part]:
     """Centre what writes into the streams of LayerNorms, where all of it can be.
 
     Args:
         held: The constants of the folded model.
         norms: Its norms; what is merged of their gammas is in `changes`.
+        streams: What they read.
         asked: What the file and the user allow.
         changes: Takes the changes.
         tried: Whether no weight is read, to see which means could go.
@@ -37,7 +44,7 @@ def merge_means(
         What became of each LayerNorm's mean, by its name.
     """
     opset = asked.opset
-    streams, found = Streams(held.channels, list(norms)), dict[str, Part]()
+    found = dict[str, Part]()
     simplified = any(norm.form == _SIMPLIFIED for norm in norms)
     centred: dict[int, Reason | None] = {}
     for norm in norms:
@@ -123,8 +130,7 @@ def _centre(held: Held, stream: Stream, accepted: float, changes: Changes) -> Re
         changes.add(root, Centred(axis))
     for tensor in stream.cuts:
         made = held.flow.makers[tensor]
-        kind = held.flow.element_type(tensor)
-        changes.centred[NodeAt(*made[:2])] = (made[2], stream.axes[tensor], kind)
+        changes.centred[NodeAt(*made[:2])] = (made[2], stream.axes[tensor])
     for use, copy in changes.copies.items():
         if _made(held, use) in stream.axes:
             changes.copies[use] = replace(copy, steps=(*copy.steps, Centred(-1)))
@@ -159,9 +165,8 @@ def _take_away(held: Held, norm: Norm, opset: int, simplified: bool, changes: Ch
     else:
         weightless = Use(*at, form.gamma) in changes.ones
         gamma = None if weightless else norm.gamma
-        assert norm.width is not None
         changes.decomposed[at] = Decomposition(
-            at, norm.name, norm.width, norm.epsilon or 0.0, norm.element_type, gamma, beta
+            norm.name, norm.epsilon or 0.0, norm.element_type, gamma, beta
         )
         return
     if beta is not None:

@@ -6,13 +6,14 @@ divided them, and rounds once, from FP64.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import FORMATS
@@ -20,8 +21,9 @@ from slanc_onnx.apply.merge.changes import Asked, Changes, MergedNorm, Merges, P
 from slanc_onnx.apply.merge.gamma import merge_gamma
 from slanc_onnx.apply.merge.held import Held
 from slanc_onnx.apply.merge.mean import merge_means
+from slanc_onnx.apply.merge.streams import Streams
 from slanc_onnx.apply.merge.write import opset_of, write_changes
-from slanc_onnx.graph import Pending, all_tensors, every_node, read_flow
+from slanc_onnx.graph import NodeAt, Pending, all_tensors, every_node, read_flow
 from slanc_onnx.norms import Norm, ReadModel, read_model
 from slanc_onnx.ops import FUSED
 from slanc_onnx.options import Options
@@ -51,14 +53,17 @@ def merge(
     excluded = {norm.name for norm in read.norms if options.leaves_out(norm.name)}
     parts, opset = options.merged_parts, opset_of(folded)
     asked = Asked(parts, excluded, options.weight_loss, opset)
+    streams = Streams(held.channels, list(read.norms))
     if len(asked.parts) == 2:
-        found = merge_means(held, read.norms, asked, Changes(), tried=True)
+        found = merge_means(held, read.norms, streams, asked, Changes(), tried=True)
         asked = replace(asked, freed={n for n, part in found.items() if part.state == "merged"})
     changes = Changes()
     gammas = dict[str, Part]()
     if "gamma" in asked.parts:
         gammas = {n.name: _gamma(held, n, asked, changes) for n in read.norms}
-    means = merge_means(held, read.norms, asked, changes) if "mean" in asked.parts else {}
+    means = dict[str, Part]()
+    if "mean" in asked.parts:
+        means = merge_means(held, read.norms, streams, asked, changes)
     norms = [
         MergedNorm(n.name, gammas.get(n.name), means.get(n.name), _form(n, changes))
         for n in read.norms
@@ -69,7 +74,7 @@ def merge(
 def without_proofs(
     decided: Sequence[ScaledNorm], merges: Merges, device: Accelerator
 ) -> list[ScaledNorm]:
-    """The norms without certificates where weights were merged that these had read.
+    """The norms without certificates, if anything is merged.
 
     What was merged is rounded, and a norm that has no mean takes other steps than were proved: its
     safe radius is that of an RMS norm.
@@ -100,11 +105,10 @@ def _gamma(held: Held, norm: Norm, asked: Asked, changes: Changes) -> Part:
 
 def _form(norm: Norm, changes: Changes) -> str:
     """What a norm is now."""
-    for at, (op, _) in changes.ops.items():
-        if at == (norm.path, norm.nodes[-1]):
-            return op
-    written_out = any(at == (norm.path, norm.nodes[-1]) for at in changes.decomposed)
-    return "decomposed" if written_out else norm.form
+    at = NodeAt(norm.path, norm.nodes[-1])
+    if at in changes.ops:
+        return changes.ops[at][0]
+    return "decomposed" if at in changes.decomposed else norm.form
 
 
 def _readable(folded: onnx.ModelProto, pending: Pending) -> onnx.ModelProto:
@@ -116,16 +120,9 @@ def _readable(folded: onnx.ModelProto, pending: Pending) -> onnx.ModelProto:
     copy.CopyFrom(folded)
     for tensor in all_tensors(copy):
         made = pending.give(tensor)
-        if made is not None and _elements(tensor) <= _SMALL:
+        if made is not None and math.prod(tensor.dims) <= _SMALL:
             tensor.CopyFrom(numpy_helper.from_array(made(), tensor.name))
     return copy
-
-
-def _elements(tensor: TensorProto) -> int:
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count
 
 
 def _nodes(read: ReadModel, changes: Changes) -> dict[str, tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -191,26 +190,23 @@ def _matrix(
 def _with_bias(held: Held, found: Reader, place: int) -> Reader:
     """The product with the constant that is added to it, by itself or by the one that reads it."""
     flow, at = held.flow, found.at
-    values = dict(vars(found))
     if place >= 0:
-        values["bias_at"] = Use(at.path, at.node, place)
-        values["bias"] = flow.read(values["bias_at"])
-        return Reader(**values)
+        use = Use(at.path, at.node, place)
+        return replace(found, bias_at=use, bias=flow.read(use))
     made = Tensor(at.path, flow.node(*at).output[0])
     uses = flow.uses.get(made, [])
     if len(uses) != 1 or made in flow.pinned or uses[0].path != at.path:
         return found
-    (use,) = uses
-    if flow.op(use.path, use.node) != "Add":
+    (reads,) = uses
+    if flow.op(reads.path, reads.node) != "Add":
         return found
-    other = Use(use.path, use.node, 1 - use.position)
+    other = Use(reads.path, reads.node, 1 - reads.position)
     bias = flow.read(other)
     if bias is None or bias not in flow.constants:
         return found
     if held.channels.dims(bias) is None or held.vector(bias) is None:
         return found
-    values |= {"bias_at": other, "bias": bias}
-    return Reader(**values)
+    return replace(found, bias_at=other, bias=bias)
 
 
 def shifted(held: Held, reader: Reader, beta: Array) -> Array:
@@ -256,15 +252,10 @@ def factors(held: Held, reader: Reader, gamma: Array) -> Array:
 
 def _quantised(flow: Flow, tensor: Tensor) -> bool:
     """Whether integers are behind a constant."""
-    return any(kind not in FLOATS for kind in _types_behind(flow, tensor))
-
-
-def _types_behind(flow: Flow, tensor: Tensor) -> Iterator[int]:
     while tensor not in flow.data and tensor in flow.makers:
         path, index, _ = flow.makers[tensor]
         source = flow.read(Use(path, index, 0))
         if source is None:
-            return
+            return False
         tensor = source
-    if tensor in flow.data:
-        yield flow.data[tensor].data_type
+    return tensor in flow.data and flow.data[tensor].data_type not in FLOATS

@@ -11,7 +11,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx.apply.merge.changes import Changes, Decomposition
-from slanc_onnx.apply.merge.held import changed
+from slanc_onnx.apply.merge.held import as_stored, changed
 from slanc_onnx.graph import (
     Array,
     NodeAt,
@@ -23,8 +23,8 @@ from slanc_onnx.graph import (
     graph_at,
     node_at,
     read_tensor,
+    stored_tensor,
     unused_name,
-    with_tensor,
 )
 from slanc_onnx.norms import APPLIED_KEY
 
@@ -72,14 +72,14 @@ class Writer:
             self._weight(root, partial(changed, steps=steps))
         for use, copy in changes.copies.items():
             node = self._node(NodeAt(use.path, use.node))
-            values = _rounded(changed(copy.row, copy.steps), copy.element_type)
+            values = as_stored(changed(copy.row, copy.steps), copy.element_type)
             self._candidates.add(node.input[use.position])
             node.input[use.position] = self._constant("bias", values)
-        for at, (position, axis, _) in changes.centred.items():
+        for at, (position, axis) in changes.centred.items():
             self._centre_behind(at, position, axis)  # first: what comes later stands before it
-        for bias in changes.biases.values():
-            values = _rounded(changed(np.zeros(bias.size), bias.steps), bias.element_type)
-            self._bias(bias.at, bias.position, self._constant("bias", values))
+        for at, bias in changes.biases.items():
+            values = as_stored(changed(np.zeros(bias.size), bias.steps), bias.element_type)
+            self._bias(at, bias.position, self._constant("bias", values))
         for use, ones in changes.ones.items():
             node = self._node(NodeAt(use.path, use.node))
             self._candidates.add(node.input[use.position])
@@ -114,7 +114,7 @@ class Writer:
         """Let a stored weight have other values."""
         if self._pending is None:
             return
-        tensor = self._stored(root)
+        tensor = stored_tensor(self._model, root)
         made = self._pending.give(tensor)
         before = TensorProto()
         before.CopyFrom(tensor)
@@ -124,11 +124,6 @@ class Writer:
 
         if not self._pending.put(tensor, values):
             tensor.CopyFrom(numpy_helper.from_array(values(), tensor.name))
-
-    def _stored(self, root: Tensor) -> TensorProto:
-        graph = graph_at(self._model, root.path)
-        stored = [tensor for tensor in graph.initializer if tensor.name == root.name]
-        return stored[0] if stored else with_tensor(_maker(graph, root.name))
 
     def _constant(self, what: str, values: Array) -> str:
         """The name of the initializer with values; there is one for the same."""
@@ -202,7 +197,8 @@ class Writer:
         self._candidates.update(node.input[1:])
         dtype = helper.tensor_dtype_to_np_dtype(how.element_type)
         epsilon = self._constant("epsilon", np.array(how.epsilon, dtype))
-        tail = [c for c in (how.gamma, how.beta) if c is not None]
+        affine = (("Mul", how.gamma), ("Add", how.beta))  # which may be one constant
+        tail = [(op, constant) for op, constant in affine if constant is not None]
 
         def named(what: str) -> str:
             return unused_name(f"{base}/slanc_{what}", self._used)
@@ -218,8 +214,7 @@ class Writer:
             helper.make_node("Div", [x, root], ends[:1], name=how.name),
         ]
         made[-1].metadata_props.extend(node.metadata_props)
-        for i, constant in enumerate(tail):
-            op = "Mul" if constant == how.gamma else "Add"
+        for i, (op, constant) in enumerate(tail):
             made.append(helper.make_node(op, [ends[i], constant], [ends[i + 1]], name=named(op)))
         self._behind(at, *made)
 
@@ -291,17 +286,6 @@ def write_changes(
         folder: Where its external data lies.
     """
     Writer(model, changes, pending, folder).write()
-
-
-def _maker(graph: onnx.GraphProto, name: str) -> NodeProto:
-    """The node of a graph that makes a tensor."""
-    found: list[NodeProto] = [node for node in graph.node if name in node.output]
-    return found[0]
-
-
-def _rounded(values: Array, element_type: int) -> Array:
-    with np.errstate(over="ignore", under="ignore"):
-        return values.astype(helper.tensor_dtype_to_np_dtype(element_type))
 
 
 def _read(model: onnx.ModelProto) -> set[str]:

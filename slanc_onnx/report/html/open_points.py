@@ -34,10 +34,8 @@ def suspect_section(outcome: Outcome) -> str:
 
 def condition_section(outcome: Outcome) -> str:
     """What certificates ask of inputs and of the device; "" for nothing."""
-    proofs = [n.certificate for n in outcome.norms if n.certificate is not None]
-    found = sorted({c for proof in proofs if proof.certified for c in proof.conditions})
-    texts = [*([outcome.epsilon_line] if outcome.epsilon_line else [])]
-    texts += [f"certified if {condition_text(condition)}" for condition in found]
+    texts = [outcome.epsilon_line] if outcome.epsilon_line else []
+    texts += [f"certified if {condition_text(condition)}" for condition in outcome.conditions]
     if not texts:
         return ""
     parts = ["<h2>What certificates rest on</h2>", _items(texts[:OPEN])]

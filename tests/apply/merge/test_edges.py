@@ -149,3 +149,15 @@ def test_what_is_centred_by_nodes_has_its_beta_before(op: str, opset: int) -> No
 
 def _stored(after: onnx.ModelProto) -> list[str]:
     return [t.name for t in after.graph.initializer]
+
+
+def test_one_constant_is_gamma_and_beta_of_a_norm_that_is_written_out() -> None:
+    """What is left of it multiplies and is added, by the place that it has."""
+    before = model(
+        "h = MatMul(rows, up) r = MatMul(h, down) "
+        "[n] n_y = LayerNormalization<axis = -1>(r, gamma, gamma) f = Relu(n_y) y = MatMul(f, w)",
+        {"up": normal(20, D, 12), "down": normal(21, 12, D)},
+    )
+    after, merges = merged(before, "mean")
+    assert part(merges, "n", "mean").state == "merged" and "LayerNormalization" not in kinds(after)
+    assert relative(before, after) < 1e-6
