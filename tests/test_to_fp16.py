@@ -280,6 +280,13 @@ def test_the_page_of_a_model_without_norms_has_the_verdict(run: Run) -> None:
     assert "<strong>PASSED</strong>" in Path("page.html").read_text(encoding="utf-8")
 
 
+def test_the_sidecar_of_a_model_without_norms_names_the_file(run: Run) -> None:
+    save(NO_NORM, "plain.onnx", w=floats(4, 4))
+    for words, output in ((("--to", "fp16"), "out.onnx"), ((), None)):
+        run("plain.onnx", *words, "-o", "out.onnx", "--sidecar", "s.json")
+        assert json.loads(Path("s.json").read_text())["output"] == output
+
+
 def test_the_verdict_does_not_say_everything_where_nodes_stay_in_fp32(run: Run) -> None:
     text = f"{PLAIN} m (float[2, 4] x) => (float[2, 4] y) {{ s = CumSum(x, ax) y = MatMul(s, w) }}"
     text = text.replace('["": 18]', '["": 11]')
