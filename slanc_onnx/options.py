@@ -24,7 +24,7 @@ EmulateRule = Literal["norms", "all"]
 EpsilonRule = Literal["exact", "representable"]
 Required = Literal["validated", "scaled", "certified"]
 To = Literal["fp16", "bf16"]
-Merge = Literal["gamma", "mean", "all"]
+Merge = Literal["gamma", "mean", "division", "all"]
 
 
 TIME_LIMIT = 1800.0  # seconds
@@ -83,7 +83,8 @@ class Options:
             elements become subnormal: the Frobenius norm of the error, over that of the weight.
             0 divides it only where that is exact.
         merge: With "fold", what else of the norms goes into the weights around them: "gamma" (with
-            beta, into the next weights), "mean" (out of those before), or "all".
+            beta, into the next weights), "mean" (out of those before), "division" (deferred to
+            after the products that read a norm without a gamma), or "all".
         executor: What works on blocks of large matrices, for example a
             `concurrent.futures.ProcessPoolExecutor` or that of a Dask client; None for a thread on
             every processor. The result does not depend on it.
@@ -191,9 +192,9 @@ class Options:
         return replace(self, apply="fold", emulate="all", epsilon=epsilon)
 
     @property
-    def merged_parts(self) -> tuple[Literal["gamma", "mean"], ...]:
+    def merged_parts(self) -> tuple[Literal["gamma", "mean", "division"], ...]:
         """The parts of norms that are merged."""
-        parts: tuple[Literal["gamma", "mean"], ...] = ("gamma", "mean")
+        parts: tuple[Literal["gamma", "mean", "division"], ...] = ("gamma", "mean", "division")
         return tuple(part for part in parts if part in self.merge or "all" in self.merge)
 
     @property

@@ -89,6 +89,7 @@ class Unproved(_Named):
     WEIGHTS_MERGED = auto()
     BOUND_NOT_FINITE = auto()
     STEP_OVERFLOWS = auto()  # step, magnitude
+    PRODUCT_OVERFLOWS = auto()  # magnitude
     SUM_OVERFLOWS = auto()  # bits
     AFFINE_NOT_CONSTANT = auto()
     ONE_ELEMENT = auto()
@@ -193,7 +194,7 @@ class Undivided(_Named):
 
 
 class Unmerged(_Named):
-    """Why a gamma, a beta or a mean of a norm is left where it is."""
+    """Why a gamma, a beta, a mean or the division of a norm is left where it is."""
 
     OUTPUT = auto()
     NO_READER = auto()
@@ -217,6 +218,13 @@ class Unmerged(_Named):
     SPELLING = auto()
     NOT_READ = auto()  # behind: why
     NO_FORM = auto()
+    KEEPS_MEAN = auto()
+    GAMMA_STAYS = auto()
+    WITH_SUM = auto()
+    ROOT_SPREADS = auto()
+    SIZE_UNKNOWN = auto()
+    PRODUCT_PREDICTED = auto()  # magnitude, format
+    PRODUCT_CERTIFIED = auto()  # the same
 
 
 class Unraised(_Named):

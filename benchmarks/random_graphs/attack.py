@@ -16,7 +16,7 @@ from benchmarks.random_graphs.make import Made
 from slanc_onnx import Options, ScaledNorm, SlancError, find_norms, protect
 from slanc_onnx.feed import Range
 from slanc_onnx.norms.norm import Norm, as_computed
-from slanc_onnx.prove import Condition
+from slanc_onnx.prove import Affine, Condition
 from slanc_onnx.run.emit import Emitter
 from slanc_onnx.run.isolation import CannotRun
 from slanc_onnx.run.session import Session
@@ -146,7 +146,7 @@ def _hold(
                 result.add(each.norm.name, what, feed)
             kept[each.norm.name].append((_some(rows), feed))
     for each in claimed:
-        gamma, beta = each.affine or (1.0, 0.0)
+        gamma, beta, _ = each.affine or Affine()
         scale = each.scale if each.status == "scaled" and each.scale else 1.0
         norm = StepwiseNorm(each.norm, TARGETS[made.target], scale, gamma, beta)
         for rows, feed in kept[each.norm.name]:
@@ -187,7 +187,7 @@ def _hold_written(
                 what = f"written row of length {_longest(rows):.6g} above {most:.6g}"
                 result.add(name, what, feed)
                 continue
-            gamma, beta = each.affine or (1.0, 0.0)
+            gamma, beta, _ = each.affine or Affine()
             lost = _lost(StepwiseNorm(by_name[name], device, 1.0, gamma, beta), _some(rows))
             if lost:
                 result.add(name, f"written row lost in the step {lost}", feed)

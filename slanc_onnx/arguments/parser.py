@@ -247,12 +247,12 @@ def _add_fold(add: Callable[..., argparse.Action]) -> None:
     """What goes on after a fold, in the same group."""
     add(
         "--merge",
-        choices=("gamma", "mean", "all"),
+        choices=("gamma", "mean", "division", "all"),
         action="append",
         default=[],
         help="with --apply fold or --to: also merge gamma and beta into the next weights, or take "
-        "the mean out of the weights before, so that a LayerNorm is an RMSNorm; weights are "
-        "rounded once (repeatable)",
+        "the mean out of the weights before, so that a LayerNorm is an RMSNorm, or divide by the "
+        "root after the products; weights are rounded once (repeatable)",
     )
     add("--explain-groups", action="store_true", help="with --apply fold: print what is divided")
     add(

@@ -210,7 +210,7 @@ def _plan(job: Job, done: Done) -> None:
         done.fold, done.norms = fold(read, done.norms, options, done.ranges)
         clock.lap("fold")
         if options.merge:
-            done.merges = plan_merges(read.model, done.fold, read.folder, options)
+            done.merges = plan_merges(read.model, done.fold, read.folder, options, done.norms)
             done.norms = without_proofs(done.norms, done.merges, options.accelerator)
             clock.lap("merge")
     if job.watched:

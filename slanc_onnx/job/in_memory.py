@@ -83,7 +83,7 @@ def carry_out(
         apply_fold(read.loaded, folded, read.folder)
         merged = False
         if options.merge:
-            merges = merge_in_memory(read.loaded, read.folder, options)
+            merges = merge_in_memory(read.loaded, read.folder, options, now)
             now = without_proofs(now, merges, options.accelerator)
             merged = bool(merges.changes)
         if options.to is not None:

@@ -46,6 +46,16 @@ class Limit:
     shape: tuple[int, ...] = ()
 
 
+class Deferred(NamedTuple):
+    """A product that reads a row before it is divided by its root, and is divided itself.
+
+    FlashNorm (arXiv 2407.09577), section 2: (x / root) W = (x W) / root.
+    """
+
+    product: int  # the index of the node that multiplies the row by a weight
+    output: str  # the tensor after the division
+
+
 @dataclass(frozen=True)
 class Norm:
     """One LayerNorm, RMSNorm, GroupNorm or L2 normalisation of a graph.
@@ -70,6 +80,8 @@ class Norm:
         limits: Other constants that are divided too, as those of a clamp.
         by_ops: Whether its nodes compute more than its kind says, so that its output is traced and
             rounded op by op; its rows are as the kind says.
+        deferred: The products that are divided where its row is not: `normalised` is what the
+            first of them comes to, and no tensor holds the row over its root. () where one does.
         other_steps: Whether its ops come to a norm by other steps than `accelerator.Step` has, so
             that other numbers on the way may overflow.
         unbiased: Whether the mean square divides by width - 1 (Bessel's correction).
@@ -116,6 +128,7 @@ class Norm:
     nodes: tuple[int, ...]
     limits: tuple[Limit, ...] = ()
     by_ops: bool = False
+    deferred: tuple[Deferred, ...] = ()
     other_steps: bool = False
     unbiased: bool = False
     one_pass: bool = False
@@ -140,6 +153,11 @@ class Norm:
     def is_row_norm(self) -> bool:
         """Whether its output is a row of length sqrt(width), before gamma and beta."""
         return self.kind != "l2" and not self.by_ops
+
+    @property
+    def has_row_steps(self) -> bool:
+        """Whether its steps are those of a norm of rows, also where the division is deferred."""
+        return self.is_row_norm or bool(self.deferred)
 
     @property
     def joined_epsilon(self) -> float:

@@ -17,6 +17,7 @@ from slanc_onnx.graph import (
 )
 from slanc_onnx.norms.affine import next_constant, row_width
 from slanc_onnx.norms.constants import scalar_of, stored_value
+from slanc_onnx.norms.deferred import deferred_division
 from slanc_onnx.norms.described import describe, quotient, uniform
 from slanc_onnx.norms.forms import BY_ROW, Form
 from slanc_onnx.norms.norm import Limit, Norm, Place
@@ -98,16 +99,19 @@ def _best_norm(scope: Scope, region: Region) -> Norm:
 def _norm_of(scope: Scope, region: Region) -> Norm:
     """A region as a norm."""
     forms = describe(scope, region)
-    normalised, own, extra = quotient(scope, region, forms) or (region.exits[0], None, [])
+    divided = quotient(scope, region, forms)
+    products = None if divided is not None else deferred_division(scope, region, forms)
+    put_off = None if products is None else products.form
+    normalised, own, extra = divided or (region.exits[0], put_off, [])
     source, axes, found = _rows(scope, region, forms, own)
-    late = _after(scope, normalised, axes, own)
+    late = _after(scope, normalised, axes, None if products else own)
     gamma = (own.gamma if own is not None else None) or late[0]
     width = row_width(scope, source, gamma, axes)
     summed = own or _last_sum(region, forms)
     kind, unbiased, counted = _kind(region, summed, own, width)
     width = width or _counted_width(own)
     factor = None
-    if own is not None and kind == "l2" and not own.averaged:
+    if own is not None and kind == "l2" and not own.averaged and products is None:
         factor = _times_root_of_width(scope, normalised, width)
     if factor is not None:
         kind, extra, counted = "rms", [factor], True
@@ -124,6 +128,9 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
     known = known and (own is None or (own.joined is joined and own.mean_count in (None, width)))
     exits = [*region.exits, *(t for node in extra for t in node.outputs)]
     obstacle = None if axes is not None else Reason(Unscalable.AXES_UNKNOWN)
+    more = not known or found != "whole" or not counted or _does_more(region, limits)
+    deferred = products.products if products is not None and not more else ()
+    own_steps = [n for n in nodes if not deferred or id(n) not in products.apart]  # type: ignore[union-attr]
     norm = Norm(
         name=normalised.inputs[0].name,
         kind=kind,
@@ -143,8 +150,9 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
         places=places(scope, list(region.reads), like),
         nodes=tuple(sorted(scope.index[id(n)] for n in nodes)),
         limits=limits,
-        other_steps=not are_steps(nodes, forms),
-        by_ops=not known or found != "whole" or not counted or _does_more(region, limits),
+        other_steps=not are_steps(own_steps, forms),
+        by_ops=more or bool(deferred),
+        deferred=deferred,
         unbiased=unbiased,
         one_pass=summed is not None and summed.one_pass,
         axes=axes or RowAxes(),

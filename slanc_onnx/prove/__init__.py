@@ -5,7 +5,8 @@ number in every step of its arithmetic. Sets of rows stand for all rows that a t
 Every rounding counts, in the device and in the bounds themselves.
 """
 
-from slanc_onnx.prove.certificate import Certificate, Proof, affine_of, certify_at
+from slanc_onnx.prove.affine import Affine, affine_of
+from slanc_onnx.prove.certificate import Certificate, Proof, certify_at
 from slanc_onnx.prove.composition import composed
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.gated import with_joint_bounds
@@ -16,6 +17,7 @@ from slanc_onnx.prove.withdrawn import WITHDRAWN, held_against
 
 __all__ = [
     "WITHDRAWN",
+    "Affine",
     "Assumed",
     "Certificate",
     "Condition",

@@ -7,16 +7,14 @@ bound (`bound.py`); what lies between the norms counts as computed in FP32.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
+from slanc_onnx.prove.affine import PLAIN, Affine
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.deferred import check_product
 from slanc_onnx.prove.step_bounds import Arithmetic, StepFails
 from slanc_onnx.reasons import Reason, Unproved, reason
 
@@ -33,7 +31,7 @@ class Certificate:
             row can give; below 0 where one may overflow, None without a bound.
         underflow_bits: log2 of a typical row's mean square over the smallest normal number; None
             where no typical row is known.
-        affine: Largest |gamma| and largest |beta|; None where one is no constant.
+        affine: What its row meets at most; None where that is no constant.
         conditions: All that it asks, that of the norms that its bound leans on included.
         epsilon_at_least: What it asks of the device where epsilon / s^2, rounded, is none that it
             keeps: to add no less than this. None where the file's epsilon is kept.
@@ -45,7 +43,7 @@ class Certificate:
     bound: Bound
     overflow_bits: float | None = None
     underflow_bits: float | None = None
-    affine: tuple[float, float] | None = (1.0, 0.0)
+    affine: Affine | None = PLAIN
     conditions: tuple[Condition, ...] = ()
     epsilon_at_least: float | None = None
     scale: float = 1.0
@@ -63,12 +61,12 @@ class Proof:
     Attributes:
         norm: The norm.
         bound: The bound of its input.
-        affine: Largest |gamma| and largest |beta|; None where one is no constant.
+        affine: What its row meets at most; None where that is no constant.
     """
 
     norm: Norm
     bound: Bound
-    affine: tuple[float, float] | None
+    affine: Affine | None
 
 
 def certify(
@@ -76,7 +74,7 @@ def certify(
     bound: Bound,
     scale: float,
     accelerator: Accelerator,
-    affine: tuple[float, float] = (1.0, 0.0),
+    affine: Affine = PLAIN,
 ) -> Certificate:
     """The certificate that a bound gives a norm at a scale.
 
@@ -85,11 +83,11 @@ def certify(
         bound: The bound of its input.
         scale: The divisor of its input.
         accelerator: The device.
-        affine: Largest |gamma| and largest |beta|.
+        affine: What the row meets at most.
     """
     if bound.length is None:
         return Certificate(False, bound.reason, bound, affine=affine)
-    if not norm.is_row_norm:
+    if not norm.has_row_steps:
         kind = Unproved.L2_NORMALISATION if norm.kind == "l2" else Unproved.OTHER_STEPS
         return Certificate(False, Reason(kind), bound, affine=affine)
     if norm.other_steps:
@@ -105,6 +103,8 @@ def certify(
     found = reason(Unproved.SUM_OVERFLOWS, -bits) if bits < 0 else None
     try:
         arithmetic.after_the_sum(affine)
+        if norm.deferred:
+            check_product(arithmetic, affine.product)
     except StepFails as failure:
         found = found or failure.reason
     divided = (norm.epsilon or 0.0) / scale**norm.epsilon_power
@@ -134,22 +134,3 @@ def certify_at(
         return certificate
     least = width * device.square_limits(width)[1]
     return replace(certificate, underflow_bits=math.log2(typical / (least * scale**2)))
-
-
-def affine_of(norm: Norm, values: Callable[[str], Array | None]) -> tuple[float, float] | None:
-    """Largest |gamma| and |beta|; None where one is no constant.
-
-    Args:
-        norm: The norm.
-        values: Gives the numbers of a tensor by its name; None where it is no constant.
-    """
-    largest = []
-    for name, absent in ((norm.gamma, 1.0), (norm.beta, 0.0)):
-        array = None if name is None else values(name)
-        if name is None:
-            largest.append(absent)
-        elif array is None:
-            return None
-        else:
-            largest.append(float(np.abs(array.astype(np.float64)).max(initial=0.0)))
-    return largest[0], largest[1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.norms import Norm
+from slanc_onnx.prove.affine import Affine
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import certify
 
@@ -19,7 +20,7 @@ def safe_radius(
     width: int | None,
     scale: float,
     device: Accelerator,
-    affine: tuple[float, float] | None,
+    affine: Affine | None,
 ) -> float | None:
     """The L2 norm R of an input row up to which every row is safe; None where no row is.
 
@@ -31,7 +32,7 @@ def safe_radius(
         width: Elements per row; None where that is not known, and then no R is.
         scale: The divisor of its input.
         device: Whose arithmetic it is.
-        affine: Largest |gamma| and largest |beta|; None where one is no constant: no R then.
+        affine: What the row meets at most; None where that is no constant: no R then.
     """
     if not width or affine is None or norm.overridable_epsilon is not None:
         return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from slanc_onnx.accelerator import FLOAT32, Accelerator, Format, Step, SumOrder
 from slanc_onnx.norms import Norm
+from slanc_onnx.prove.affine import Affine
 from slanc_onnx.reasons import Reason, Unproved, reason
 
 DIVISION = 1 + 2.0**-23  # x / s in FP32, which is exact where s is a power of two
@@ -295,7 +296,7 @@ class Arithmetic:
         self.fits(largest_mean**2, "square")
         return self.length
 
-    def after_the_sum(self, affine: tuple[float, float]) -> None:
+    def after_the_sum(self, affine: Affine) -> None:
         """Check the steps after the mean square: epsilon, the reciprocal root, gamma and beta.
 
         Raises:
@@ -316,7 +317,7 @@ class Arithmetic:
         else:
             self.fits(root + epsilon * IN_FP32, "deviation")
         self.fits(root, "deviation")
-        least = self._least_deviation(epsilon)
+        least = self.least_deviation(epsilon)
         inverse = 1 / least if least > 0 else math.inf
         self.fits(inverse, "inverse")
         radius = output_radius(norm, self.width, self.accelerator, self.scale)
@@ -325,10 +326,10 @@ class Arithmetic:
         self.fits(radius, "normalised")
         radius = self.rounding("normalised")(radius)
         rounding = self.rounding("affine")
-        gamma, beta = (rounding(value) for value in affine)
+        gamma, beta = rounding(affine.gamma), rounding(affine.beta)
         self.fits(rounding(radius * gamma) + beta, "affine")
 
-    def _least_deviation(self, epsilon: float) -> float:
+    def least_deviation(self, epsilon: float) -> float:
         """The smallest value of the deviation with epsilon; 0 where it may vanish.
 
         Raises:

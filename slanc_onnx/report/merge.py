@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
-from slanc_onnx.apply.merge import Merges, Part
+from slanc_onnx.apply.merge import Merges, NormPart, Part, ProductSize
 from slanc_onnx.report.columns import reason_entry
 from slanc_onnx.report.wording import reason_text
 
-_PARTS: tuple[Literal["gamma", "mean"], ...] = ("gamma", "mean")
+_PARTS: tuple[NormPart, ...] = ("gamma", "mean", "division")
 _WORDS = {
     "gamma": ("weightless", "without gamma before"),
     "mean": ("mean-free", "without mean before"),
+    "division": ("deferred", "deferred before"),
 }
 # Ops that compute one number per element, or move none.
 _BY_ELEMENT = ("Add", "Sub", "Mul", "Div", "Sqrt", "Pow", "Neg", "Reciprocal")
@@ -34,6 +35,9 @@ def merge_lines(merges: Merges) -> Iterator[str]:
         yield line
         for why, count in _reasons(merges, part).most_common():
             yield f"  {count} left: {why}"
+    sizes = [norm.product for norm in merges.norms if norm.name in merges.deferred]
+    if sizes:
+        yield _sizes_line([size for size in sizes if size is not None])
     if merges.nodes:
         changed = (f"{op} {old} -> {new}" for op, (old, new) in merges.nodes.items())
         saved = _saved(merges)
@@ -53,6 +57,7 @@ def merge_entry(merges: Merges | None) -> dict[str, Any] | None:
     return {
         "weightless": merges.count("gamma", "merged"),
         "mean_free": merges.count("mean", "merged"),
+        "deferred": merges.count("division", "merged"),
         "left": {part: dict(_reasons(merges, part)) for part in _PARTS},
         "elementwise_removed": _saved(merges),
         "nodes": {op: list(counts) for op, counts in merges.nodes.items()},
@@ -63,10 +68,28 @@ def merge_entry(merges: Merges | None) -> dict[str, Any] | None:
                 "form": norm.form,
                 "gamma": _part(norm.gamma),
                 "mean": _part(norm.mean),
+                "division": _part(norm.division),
+                "product": _product(norm.product),
             }
             for norm in merges.norms
         ],
     }
+
+
+def _sizes_line(sizes: Sequence[ProductSize]) -> str:
+    """How large the products get that are divided by a norm's root."""
+    predicted = [size.predicted for size in sizes if size.predicted is not None]
+    certified = [size.certified for size in sizes if size.certified is not None]
+    told = [f"predicted up to {max(predicted):.3g}"] if predicted else []
+    told += [f"certified up to {max(certified):.3g} ({len(certified)} norms)"] if certified else []
+    holds = f"{sizes[0].format} holds {sizes[0].largest:g}"
+    return f"products before their division: {', '.join(told)}; {holds}"
+
+
+def _product(size: ProductSize | None) -> dict[str, Any] | None:
+    if size is None:
+        return None
+    return {"predicted": size.predicted, "certified": size.certified, "largest": size.largest}
 
 
 def _part(part: Part | None) -> dict[str, Any] | None:
@@ -76,7 +99,7 @@ def _part(part: Part | None) -> dict[str, Any] | None:
     return {"state": part.state, "reason": why}
 
 
-def _reasons(merges: Merges, part: Literal["gamma", "mean"]) -> Counter[str]:
+def _reasons(merges: Merges, part: NormPart) -> Counter[str]:
     """How many norms are left for each reason; those of ops are counted by the op's type."""
     found = (one.reason for one in merges.parts(part))
     texts = Counter[str]()

@@ -92,6 +92,7 @@ _UNPROVED: dict[Kind, str] = {
     "what is proved is proved of the file that is written)",
     Unproved.BOUND_NOT_FINITE: "its bound is not finite",
     Unproved.STEP_OVERFLOWS: "{0} may overflow: up to {1:.3g}",
+    Unproved.PRODUCT_OVERFLOWS: "a product whose division is deferred may overflow: up to {0:.3g}",
     Unproved.SUM_OVERFLOWS: "a row within its bound may overflow the sum of squares by {0:.1f} "
     "bits",
     Unproved.AFFINE_NOT_CONSTANT: "its gamma or beta is no constant",
@@ -138,6 +139,14 @@ _UNMERGED: dict[Kind, str] = {
     Unmerged.NOT_READ: "it {behind}",
     Unmerged.NO_FORM: "the file's opset has no RMSNormalization, and its 16 bits may not hold the "
     "epsilon of a decomposed one",
+    Unmerged.KEEPS_MEAN: "it subtracts a mean",
+    Unmerged.GAMMA_STAYS: "its gamma or beta stays between its row and the products",
+    Unmerged.WITH_SUM: "its op adds a residual as well",
+    Unmerged.ROOT_SPREADS: "its root is not one number per row that a product can be divided by",
+    Unmerged.SIZE_UNKNOWN: "nothing tells how large its products would be",
+    Unmerged.PRODUCT_PREDICTED: "a product before the division may reach {0:.3g}, beyond {1}",
+    Unmerged.PRODUCT_CERTIFIED: "it would lose its certificate: a product before the division is "
+    "only certified to stay below {0:.3g}, beyond {1}",
 }
 _UNSCALABLE: dict[Kind, str] = {
     Unscalable.INNER_VALUE_READ: "its inner value {0!r} is also read by {1} {2!r}",

@@ -17,6 +17,7 @@ from slanc_onnx.norms import Norm, ReadModel, as_computed, lost_limit, rounded
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove import (
+    Affine,
     Assumed,
     Proof,
     affine_of,
@@ -113,8 +114,8 @@ def premises(
     return with_joint_bounds(proved, read.scopes[0], read.norms, device) if exact else proved
 
 
-def _affine(norm: Norm, proof: Proof | None, traced: Trace) -> tuple[float, float] | None:
-    """Largest |gamma| and |beta|, as the proof or the trace read them; None for no constants."""
+def _affine(norm: Norm, proof: Proof | None, traced: Trace) -> Affine | None:
+    """What a norm's row meets, as the proof or the trace read it; None for no constants."""
     if proof is not None and proof.affine is not None:
         return proof.affine
     if norm.name not in traced.affine:

@@ -84,10 +84,11 @@ def _of_class(hint: type, form: Any, what: str) -> Any:
             raise SlancError(f"{what or hint.__name__}: {odd[0]} is not known, or is missing.")
         values = ((name, one) for name, one in form.items() if name in known)
         return hint(**{name: from_json(hints[name], one, name) for name, one in values})
-    if issubclass(hint, tuple) and isinstance(form, list):  # a NamedTuple
-        each = _hints(hint).values()
-        if len(each) == len(form):
-            return hint(*(from_json(h, f, what) for h, f in zip(each, form, strict=True)))
+    if issubclass(hint, tuple) and isinstance(form, list):  # a NamedTuple, or its first fields
+        each = list(_hints(hint).values())
+        optional = len(getattr(hint, "_field_defaults", ()))
+        if len(each) - optional <= len(form) <= len(each):
+            return hint(*(from_json(h, f, what) for h, f in zip(each, form, strict=False)))
     if hint is float and isinstance(form, Mapping) and form.get(_NUMBER) in _NAMES:
         return float(form[_NUMBER])
     if type(form) is hint:

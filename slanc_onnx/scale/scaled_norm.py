@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.norms import Norm, scaled_epsilon
-from slanc_onnx.prove import Certificate
+from slanc_onnx.prove import Affine, Certificate
 from slanc_onnx.reasons import Decision, Reason
 from slanc_onnx.scale.assumed import Assumption
 from slanc_onnx.scale.json_form import from_json, to_json
@@ -31,7 +31,7 @@ class ScaledNorm:
         status: "scaled", "unchanged" (an earlier run did it) or "skipped".
         reasons: Why it is not scaled, or what a user should know.
         certificate: What is proved of it at its scale; None where that was not asked for.
-        affine: Largest |gamma| and largest |beta|; None where one is no constant.
+        affine: What its row meets at most; None where that is no constant.
         assumed: What is assumed of the graph inputs behind its rows.
         certified_with: The single changes of the device with each of which it would be certified.
         safe_radius: No input row of this length or less gives inf or nan inside the norm; None
@@ -48,7 +48,7 @@ class ScaledNorm:
     status: Status
     reasons: tuple[Reason, ...]
     certificate: Certificate | None = None
-    affine: tuple[float, float] | None = None
+    affine: Affine | None = None
     safe_radius: float | None = None
     most_elements: int | None = None
     assumed: tuple[Assumption, ...] = ()

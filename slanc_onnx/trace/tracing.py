@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from slanc_onnx.graph import Array, GraphPath, InputSpec, Scope, concrete_shapes, op_of, read_tensor
-from slanc_onnx.norms import Norm
+from slanc_onnx.norms import Deferred, Norm
 from slanc_onnx.ops import CannotFollow, broadcast, damage_cannot_be_followed, too_large
 from slanc_onnx.reasons import Reason, Unread
 from slanc_onnx.run import Sizes, dtype_of, shapes_of
@@ -138,12 +138,16 @@ class _Tracer:
     ) -> None:
         self.shapes = shapes
         self.scopes = {scope.path: scope for scope in scopes}
-        rows = [norm for norm in norms if norm.is_row_norm]
+        rows = [norm for norm in norms if norm.has_row_steps]
         self.norms = {(norm.path, norm.normalised): norm for norm in rows}
         self.others: dict[tuple[GraphPath, str], list[Norm]] = {}  # traced op by op
         for norm in norms:
-            if not norm.is_row_norm:
+            if not norm.has_row_steps:
                 self.others.setdefault((norm.path, norm.normalised), []).append(norm)
+        self.deferred = {  # products that are divided, by what that makes
+            (norm.path, one.output): (norm, one) for norm in rows for one in norm.deferred
+        }
+        self.rows: dict[str, View] = {}  # of their norms, over the root
         self.seen: dict[str, list[Expr]] = {}  # by norm name, one per pass of a loop
         self.blocked: dict[str, Reason] = {}
         self.affine: dict[str, tuple[Value | None, Value | None]] = {}
@@ -195,6 +199,9 @@ class _Tracer:
             raise CannotFollow(Unread.BROKEN, behind=fault)
         if norm is not None:
             return self._norm(scope, norm, node, values)
+        deferred = self.deferred.get((scope.path, node.outputs[0].name)) if node.outputs else None
+        if deferred is not None:
+            return self._divided(scope, *deferred, values)
         self._others(scope, node, values)
         if not op_of(node):
             raise CannotFollow(Unread.NO_RULE_IN_DOMAIN, str(node.domain))
@@ -238,6 +245,9 @@ class _Tracer:
         else:
             addends = [_value_of(norm.input, values)]
         view, result = self._input(scope, norm, addends)
+        if norm.deferred:
+            self.rows[norm.name] = result
+            return self._divided(scope, norm, norm.deferred[0], values)
         if norm.residual is not None and len(outputs) > norm.residual:
             outputs[norm.residual] = view
         # Decomposed norms have their gamma in nodes of their own, except where it comes earlier.
@@ -250,6 +260,17 @@ class _Tracer:
             result = View(Apply(result.expr.channels, "Swish", result.expr, (1.0,)), result.ids)
         outputs[0] = result
         return outputs
+
+    def _divided(
+        self, scope: Scope, norm: Norm, one: Deferred, values: Mapping[str, Value]
+    ) -> list[Value]:
+        """What a product makes of a norm's row over its root."""
+        row = self.rows.get(norm.name)
+        if row is None:
+            raise CannotFollow(Unread.NOT_REACHED)
+        node = scope.graph.nodes[one.product]
+        weight = _value_of(node.inputs[1].name, values)
+        return RULES[op_of(node)](Visit(node, [row, weight], self.shapes))
 
     def _others(self, scope: Scope, node: gs.Node, values: Mapping[str, Value]) -> None:
         """Note what the norms read whose output a node makes and which are traced op by op."""

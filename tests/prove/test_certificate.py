@@ -20,6 +20,7 @@ from slanc_onnx.estimate.estimate import Estimate
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.norms.norm import Norm, as_computed
+from slanc_onnx.prove.affine import Affine
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import Certificate, Proof, certify, certify_at
 from slanc_onnx.prove.step_bounds import output_radius
@@ -110,7 +111,7 @@ def test_what_is_certified_is_finite_at_every_step(seed: int) -> None:
     rows = adversarial_rows(rng, norm.width, within.length, centred)
     assert (np.linalg.norm(rows, axis=1) <= within.length).all()
     computed = StepwiseNorm(norm, device, scale, *affine)(rows)
-    if certify(norm, within, scale, device, affine).certified:
+    if certify(norm, within, scale, device, Affine(*affine)).certified:
         assert not any(computed.bad)
     radius = output_radius(norm, norm.width, device) * (1 + 1e-7)
     assert finite_longest(norm, device, scale, rows) <= radius
@@ -263,7 +264,7 @@ def refusal(
     scale: float = 1.0,
     affine: tuple[float, float] = (1.0, 0.0),
 ) -> str:
-    certificate = certify(norm, within, scale, device, affine)
+    certificate = certify(norm, within, scale, device, Affine(*affine))
     assert not certificate.certified
     assert certificate.reason is not None
     return reason_text(certificate.reason)
@@ -304,7 +305,7 @@ def test_gamma_and_beta_have_to_fit() -> None:
     for affine in ((8300.0, 0.0), (100.0, 65000.0), (70000.0, 0.0), (math.nan, 0.0)):
         assert "gamma and beta" in refusal(norm, bound(1.0), SEQUENTIAL, affine=affine)
         assert set(StepwiseNorm(norm, SEQUENTIAL, 1.0, *affine)(row).bad) == {"affine"}
-    assert certify(norm, bound(1.0), 1.0, SEQUENTIAL, (5000.0, 1000.0)).certified
+    assert certify(norm, bound(1.0), 1.0, SEQUENTIAL, Affine(5000.0, 1000.0)).certified
 
 
 def test_one_element_without_its_degree_of_freedom_is_refused() -> None:
@@ -348,7 +349,7 @@ def seen(typical: float, lowest: float | None = None) -> Estimate:
 
 
 def test_the_scale_moves_up_to_the_first_that_is_certified() -> None:
-    proof = Proof(norm_of("rms"), bound(1000.0), (1.0, 0.0))
+    proof = Proof(norm_of("rms"), bound(1000.0), Affine())
     assert not certify_at(proof, 2.0, 1e5, SEQUENTIAL).certified
     assert certify_at(proof, 4.0, 1e5, SEQUENTIAL).certified  # 250^2 = 62500
     scale, certificate = certified_scale(proof, 1.0, seen(1e5), SEQUENTIAL)
@@ -360,7 +361,7 @@ def test_the_scale_moves_up_to_the_first_that_is_certified() -> None:
 
 
 def test_a_bound_so_far_up_that_the_smallest_rows_vanish_moves_nothing() -> None:
-    proof = Proof(norm_of("rms"), bound(1000.0), (1.0, 0.0))  # 4 would certify it
+    proof = Proof(norm_of("rms"), bound(1000.0), Affine())  # 4 would certify it
     lowest = 64 * 2.0**-14 * 4.0 * 2**ELEMENT_BITS
     scale, certificate = certified_scale(proof, 1.0, seen(1e5, lowest), SEQUENTIAL)
     assert (scale, certificate.certified) == (1.0, False)

@@ -7,6 +7,7 @@ import pytest
 
 from slanc_onnx import Accelerator, Options, compute_scales, protect
 from slanc_onnx.accelerator import Step
+from slanc_onnx.prove.affine import Affine
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import certify
 from slanc_onnx.prove.radius import safe_radius
@@ -27,12 +28,16 @@ def test_rows_up_to_it_are_finite_and_beyond_it_nothing_is_proved(target: str) -
         for kind, power in KINDS:
             norm = replace(norm_named("n", kind == "layer"), width=width, epsilon_power=power)
             for scale in (1.0, 64.0):
-                radius = safe_radius(norm, width, scale, device, (1.5, 0.25))
+                radius = safe_radius(norm, width, scale, device, Affine(1.5, 0.25))
                 if radius is None:
-                    assert not certify(norm, Bound(2.0**-160), scale, device, (1.5, 0.25)).certified
+                    assert not certify(
+                        norm, Bound(2.0**-160), scale, device, Affine(1.5, 0.25)
+                    ).certified
                     continue
-                assert certify(norm, Bound(radius), scale, device, (1.5, 0.25)).certified
-                assert not certify(norm, Bound(radius * 1.01), scale, device, (1.5, 0.25)).certified
+                assert certify(norm, Bound(radius), scale, device, Affine(1.5, 0.25)).certified
+                assert not certify(
+                    norm, Bound(radius * 1.01), scale, device, Affine(1.5, 0.25)
+                ).certified
                 one_hot = np.eye(1, width)
                 rows = np.concatenate([rng.standard_normal((20, width)), one_hot, -one_hot])
                 rows *= radius * (1 - 2.0**-20) / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -49,7 +54,7 @@ def test_a_row_that_is_lost_shows_by_its_sum_of_squares(target: str) -> None:
         norm = replace(norm_named("n", kind == "layer"), width=96, epsilon_power=power)
         if device.variance == "one-pass" and norm.centred:
             continue
-        radius = safe_radius(norm, 96, 8.0, device, (1.5, 0.25))
+        radius = safe_radius(norm, 96, 8.0, device, Affine(1.5, 0.25))
         if radius is None:
             continue
         lengths = radius * 2.0 ** rng.uniform(-20, 20, (300, 1))
@@ -74,7 +79,7 @@ def test_with_sums_left_in_fp32_a_lost_row_shows_by_its_root(
     rng, after = np.random.default_rng(2), 0
     for width in (1, 2, 16):
         norm = replace(norm_named("n"), width=width)
-        radius = safe_radius(norm, width, 1.0, device, (1.5, 0.25))
+        radius = safe_radius(norm, width, 1.0, device, Affine(1.5, 0.25))
         assert radius is not None
         rows = random_rows(rng, width, 1.0, 300) * radius * 2.0 ** rng.uniform(-20, 20, (300, 1))
         bad = StepwiseNorm(norm, device, 1.0, 1.5, 0.25)(np.clip(rows, -3e38, 3e38)).bad
@@ -94,7 +99,7 @@ def test_a_plain_sum_that_saturates_leaves_no_trace_in_the_squares() -> None:
 def test_it_is_not_much_shorter_than_a_row_that_is_lost(target: str, width: int) -> None:
     """Rows of one element, and rows of equal ones: the shortest that overflows, by NumPy."""
     device, norm = TARGETS[target], replace(norm_named("n"), width=width)
-    radius = safe_radius(norm, width, 16.0, device, (1.0, 0.0))
+    radius = safe_radius(norm, width, 16.0, device, Affine(1.0, 0.0))
     assert radius is not None
     longer = radius * 2.0 ** np.arange(0.0, 1.0, 0.02)
     rows = np.concatenate([np.eye(1, width), np.ones((1, width)) / np.sqrt(width)])
@@ -105,7 +110,7 @@ def test_it_is_not_much_shorter_than_a_row_that_is_lost(target: str, width: int)
 
 def test_a_larger_scale_allows_longer_rows() -> None:
     norm = norm_named("n")
-    one, eight = (safe_radius(norm, 64, s, Accelerator(), (1.0, 0.0)) for s in (1.0, 8.0))
+    one, eight = (safe_radius(norm, 64, s, Accelerator(), Affine(1.0, 0.0)) for s in (1.0, 8.0))
     assert one is not None and eight == pytest.approx(8 * one, rel=2e-3)
     # The sum of squares of a row is all that it takes here: 65504 less what rounding adds.
     assert 0.9 * 65504 < one**2 < 65504
@@ -113,9 +118,9 @@ def test_a_larger_scale_allows_longer_rows() -> None:
 
 def test_no_radius_without_a_width_constants_or_an_epsilon() -> None:
     norm = norm_named("n")
-    assert safe_radius(norm, None, 1.0, Accelerator(), (1.0, 0.0)) is None
+    assert safe_radius(norm, None, 1.0, Accelerator(), Affine(1.0, 0.0)) is None
     assert safe_radius(norm, 64, 1.0, Accelerator(), None) is None
-    assert safe_radius(replace(norm, epsilon=0.0), 64, 1.0, Accelerator(), (1.0, 0.0)) is None
+    assert safe_radius(replace(norm, epsilon=0.0), 64, 1.0, Accelerator(), Affine(1.0, 0.0)) is None
 
 
 def test_every_norm_has_one_with_and_without_certificates() -> None:
@@ -137,4 +142,4 @@ def test_no_certificate_where_a_caller_may_give_another_epsilon() -> None:
     assert certify(norm, Bound(2.0, width=64), 1.0, Accelerator()).certified
     found = certify(open_one, Bound(2.0, width=64), 1.0, Accelerator())
     assert not found.certified and found.reason == Reason(Unproved.MAY_BE_GIVEN, ("eps",))
-    assert safe_radius(open_one, 64, 1.0, Accelerator(), (1.0, 0.0)) is None
+    assert safe_radius(open_one, 64, 1.0, Accelerator(), Affine(1.0, 0.0)) is None

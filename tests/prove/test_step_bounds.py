@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from slanc_onnx.accelerator import STEPS, Accelerator, Format, Step
 from slanc_onnx.norms.norm import Norm
+from slanc_onnx.prove.affine import Affine
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import certify
 from slanc_onnx.prove.step_bounds import Arithmetic, StepFails, output_radius, rounding_to
@@ -60,7 +61,7 @@ def drawn(seed: int) -> Case:
 def test_every_step_is_as_large_as_the_theorems_say_and_named_where_it_overflows(seed: int) -> None:
     norm, width, device, scale, length, affine = drawn(seed)
     hand = ByHand(norm, width, device, scale)
-    found = certify(norm, Bound(length, width=width), scale, device, affine)
+    found = certify(norm, Bound(length, width=width), scale, device, Affine(*affine))
     told = "" if found.reason is None else reason_text(found.reason)
     assert told == hand.reason(length, *affine)
     if found.overflow_bits is not None:
@@ -120,7 +121,7 @@ def test_a_step_alone_in_a_narrow_format_is_the_one_that_overflows(step: Step) -
             for power in (1, 2):
                 norm = replace(norm_named("n", True), epsilon=epsilon, epsilon_power=power)
                 norm = replace(norm, width=8)
-                found = certify(norm, Bound(float(length)), 1.0, device, (500.0, 50.0))
+                found = certify(norm, Bound(float(length)), 1.0, device, Affine(500.0, 50.0))
                 if found.reason is not None:
                     told.add((found.reason.kind, *found.reason.facts[:1]))
     kinds = {kind for kind, *_ in told}

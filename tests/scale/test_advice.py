@@ -13,6 +13,7 @@ import pytest
 
 from slanc_onnx import Accelerator, Options, ScaledNorm, compute_scales, protect_file
 from slanc_onnx.prove import Proof
+from slanc_onnx.prove.affine import Affine
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.report.proof_lines import advice_text
 from slanc_onnx.scale.advice import certifying_changes
@@ -50,7 +51,7 @@ def test_the_changed_target_certifies_what_is_said(target: str) -> None:
                 assert each.certificate is not None and each.certificate.certified
                 assert each.certificate.bound.length is not None and each.affine is not None
                 rows = adversarial_rows(rng, 8, each.certificate.bound.length, None)
-                norm = StepwiseNorm(each.norm, other, float(each.scale or 1.0), *each.affine)
+                norm = StepwiseNorm(each.norm, other, float(each.scale or 1.0), *each.affine[:2])
                 assert set(norm(rows).bad) == {""}, (change, name)
 
 
@@ -83,7 +84,7 @@ def test_each_change_is_one_that_the_target_does_not_have_yet() -> None:
 def test_a_change_that_makes_rows_longer_is_left_out() -> None:
     """Bounds that start at norms' outputs on one device hold for no device with longer ones."""
     device = TARGETS["fp16-sequential"]
-    proof = Proof(norm_named("n"), Bound(1.0, width=4000), (1.0, 0.0))
+    proof = Proof(norm_named("n"), Bound(1.0, width=4000), Affine())
     found = certifying_changes(device, [proof], lambda _: ["n"])["n"]
     assert found == (Change.PAIRWISE_SUMS, Change.FP32_SUMS, Change.FP32_STATISTICS)
     pairwise = certifying_changes(TARGETS["fp16-pairwise"], [proof], lambda _: ["n"])["n"]

@@ -12,6 +12,7 @@ from slanc_onnx import Options, ScaledNorm, protect, protect_file
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array
 from slanc_onnx.prove import safe_radius
+from slanc_onnx.prove.affine import Affine
 from slanc_onnx.reasons import Unproved
 
 WIDTH = 32
@@ -69,7 +70,7 @@ def test_one_whose_bound_a_rounding_breaks_is_dropped(tmp_path: Path) -> None:
         Options(to="fp16", set_scale={"norm": 1.0}),
     )["norm"]
     for width in range(8, 200):
-        radius = safe_radius(replace(base.norm, width=width), width, 1.0, Accelerator(), (1.0, 0.0))
+        radius = safe_radius(replace(base.norm, width=width), width, 1.0, Accelerator(), Affine())
         assert radius is not None
         element = radius / np.sqrt(width) * (1 - 1e-5)
         rounded = float(np.float16(element))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from slanc_onnx import Options, ScaledNorm, SlancError, apply_scales, compute_scales
 from slanc_onnx.estimate import Estimate
 from slanc_onnx.feed import Ids, Normal, Range
-from slanc_onnx.prove import Certificate, Condition
+from slanc_onnx.prove import Affine, Certificate, Condition
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.reasons import Kind, Reason
 from slanc_onnx.scale import Assumption
@@ -98,7 +98,7 @@ def decisions(draw: st.DrawFn) -> ScaledNorm:
         status=status,  # type: ignore[arg-type]
         reasons=tuple(draw(st.lists(reasons, max_size=2))),
         certificate=draw(st.none() | proof),
-        affine=draw(st.none() | st.tuples(floats, floats)),
+        affine=draw(st.none() | st.builds(Affine, floats, floats, floats)),
         safe_radius=draw(some),
         most_elements=draw(st.none() | st.integers(1)),
         assumed=draw(st.tuples(st.builds(Assumption, names, st.tuples(feeds)))),

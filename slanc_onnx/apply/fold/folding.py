@@ -259,8 +259,7 @@ def _proved(
         accelerator: The device.
     """
     if found.affine is not None:
-        gamma, beta = (value * 2.0**-produced for value in found.affine)
-        found = replace(found, affine=(gamma, beta))
+        found = replace(found, affine=found.affine.divided(2.0**produced))
     found = with_safe_radius(found, accelerator)
     if before is None:
         return found
@@ -268,7 +267,7 @@ def _proved(
     typical = None if found.estimate is None else found.estimate.typical
     affine = before.affine
     if affine is not None:
-        affine = (affine[0] * 2.0**-produced, affine[1] * 2.0**-produced)
+        affine = affine.divided(2.0**produced)
     proof = Proof(found.norm, before.bound, affine)
     return replace(found, certificate=certify_at(proof, scale, typical, accelerator))
 

@@ -5,14 +5,16 @@ take, and means that are centred away in the weights before, so that a LayerNorm
 cannot be merged is left with its reason. Weights are rounded once, from FP64.
 """
 
-from slanc_onnx.apply.merge.changes import Merges, Part
+from slanc_onnx.apply.merge.changes import Merges, NormPart, Part, ProductSize
 from slanc_onnx.apply.merge.merging import without_proofs
 from slanc_onnx.apply.merge.write import write_changes
 from slanc_onnx.apply.merge.written import merge_in_memory, plan_merges, write_merged
 
 __all__ = [
     "Merges",
+    "NormPart",
     "Part",
+    "ProductSize",
     "merge_in_memory",
     "plan_merges",
     "without_proofs",

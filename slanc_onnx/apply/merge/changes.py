@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from slanc_onnx.accelerator import Format
 from slanc_onnx.apply.merge.held import Rounding, Step, Steps
 from slanc_onnx.graph import Array, NodeAt, Tensor, Use
-from slanc_onnx.reasons import Reason
+from slanc_onnx.reasons import Reason, Unmerged
 
 State = Literal["merged", "before", "left"]
+NormPart = Literal["gamma", "mean", "division"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,11 @@ class Asked:
     """What is asked for.
 
     Attributes:
-        parts: "gamma" and "mean", or one of them.
+        parts: "gamma", "mean" and "division", or some of them.
         excluded: The names of norms that the user left out.
         loss: The relative loss that a 16-bit weight may have beyond that of one rounding.
         opset: The version of ONNX's own ops in the file.
+        within: The format that a norm's products have to fit.
         freed: The norms that lose their mean, so that no fused op adds their beta.
     """
 
@@ -29,6 +32,7 @@ class Asked:
     excluded: Collection[str]
     loss: float
     opset: int
+    within: Format
     freed: Collection[str] = ()
 
 
@@ -46,6 +50,33 @@ class Part:
 
 
 @dataclass(frozen=True)
+class ProductSize:
+    """How large the products of a row get that is not divided by its root, as magnitudes.
+
+    Attributes:
+        predicted: Of the largest row that the estimate expects; None where there is none.
+        certified: Of every row within the bound of the norm's certificate; None without one.
+        largest: What the format holds.
+        format: Its name.
+    """
+
+    predicted: float | None
+    certified: float | None
+    largest: float
+    format: str
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why the division cannot wait; None where it can."""
+        room = self.largest / (1 + 2.0**-6)  # of what rounding may add
+        if self.predicted is not None and not self.predicted <= room:
+            return Reason(Unmerged.PRODUCT_PREDICTED, (self.predicted, self.format))
+        if self.certified is not None and not self.certified <= room:
+            return Reason(Unmerged.PRODUCT_CERTIFIED, (self.certified, self.format))
+        return None
+
+
+@dataclass(frozen=True)
 class MergedNorm:
     """What became of one norm; None for a part that nobody asked for, or that its kind lacks.
 
@@ -54,12 +85,16 @@ class MergedNorm:
         gamma: Of its gamma and beta.
         mean: Of its mean.
         form: What it is now: a fused op's type, or "decomposed".
+        division: Of its division.
+        product: How large the products are that are divided instead, where that was weighed.
     """
 
     name: str
     gamma: Part | None
     mean: Part | None
     form: str
+    division: Part | None = None
+    product: ProductSize | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +139,7 @@ class Decomposition:
         element_type: Of its input.
         gamma: The constant that multiplies; None for none.
         beta: The constant that is added; None for none.
+        deferred: Whether products are divided by its root, and not its row.
     """
 
     name: str
@@ -111,6 +147,24 @@ class Decomposition:
     element_type: int
     gamma: str | None
     beta: str | None
+    deferred: bool = False
+
+
+@dataclass(frozen=True)
+class Division:
+    """The division of what a product makes by the root of a norm.
+
+    Attributes:
+        op: "Div" by the root, or "Mul" by its reciprocal.
+        root: Its tensor; None where the norm is written out.
+        norm: The node that divides the row otherwise, or that is written out.
+        name: The name of the new node; None for one after the product.
+    """
+
+    op: str
+    root: str | None
+    norm: NodeAt
+    name: str | None
 
 
 @dataclass
@@ -128,6 +182,7 @@ class Changes:
         ops: New types and domains of nodes.
         betas: Fused norms that lose their beta to an Add behind them, with the beta.
         decomposed: Fused norms that are written out.
+        divided: Products that are divided by a norm's root.
         centred: Nodes of which an output is centred by nodes behind them, with the position of
             that and the axis.
         names: New names of nodes.
@@ -144,6 +199,7 @@ class Changes:
     ops: dict[NodeAt, tuple[str, str]] = field(default_factory=dict)
     betas: dict[NodeAt, str] = field(default_factory=dict)
     decomposed: dict[NodeAt, Decomposition] = field(default_factory=dict)
+    divided: dict[NodeAt, Division] = field(default_factory=dict)
     centred: dict[NodeAt, tuple[int, int]] = field(default_factory=dict)
     names: dict[NodeAt, str] = field(default_factory=dict)
     rounding: dict[str, Rounding] = field(default_factory=dict)
@@ -170,12 +226,12 @@ class Merges:
     changes: Changes
     nodes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
-    def parts(self, part: Literal["gamma", "mean"]) -> list[Part]:
+    def parts(self, part: NormPart) -> list[Part]:
         """What became of a part, of the norms that were asked for it."""
-        found = (norm.gamma if part == "gamma" else norm.mean for norm in self.norms)
+        found: Iterable[Part | None] = (getattr(norm, part) for norm in self.norms)
         return [one for one in found if one is not None]
 
-    def count(self, part: Literal["gamma", "mean"], state: State) -> int:
+    def count(self, part: NormPart, state: State) -> int:
         """How many norms have a part in a state."""
         return sum(one.state == state for one in self.parts(part))
 
@@ -183,6 +239,11 @@ class Merges:
     def mean_free(self) -> frozenset[str]:
         """The names of the norms that lost their mean."""
         return frozenset(norm.name for norm in self.norms if norm.mean == Part("merged"))
+
+    @property
+    def deferred(self) -> frozenset[str]:
+        """The names of the norms whose products are divided now."""
+        return frozenset(norm.name for norm in self.norms if norm.division == Part("merged"))
 
     @property
     def error(self) -> float:

@@ -223,6 +223,11 @@ def changed(values: Array, steps: Steps) -> Array:
     return result
 
 
+def changed_parts(values: Array, steps: Steps) -> Iterator[Array]:
+    """The same in FP64, not rounded, a few slices of its first axis at a time."""
+    return (new for _, new in _changed(values, steps))
+
+
 def _changed(values: Array, steps: Steps) -> Iterator[tuple[Array, Array]]:
     """A weight before and after some steps, in FP64, a few slices of its first axis at a time."""
     whole = values if values.ndim else values.reshape(1)

@@ -17,7 +17,15 @@ from onnx import numpy_helper
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import FORMATS
-from slanc_onnx.apply.merge.changes import Asked, Changes, MergedNorm, Merges, Part
+from slanc_onnx.apply.merge.changes import (
+    Asked,
+    Changes,
+    MergedNorm,
+    Merges,
+    Part,
+    ProductSize,
+)
+from slanc_onnx.apply.merge.division import defer_divisions
 from slanc_onnx.apply.merge.gamma import merge_gamma
 from slanc_onnx.apply.merge.held import Held
 from slanc_onnx.apply.merge.mean import merge_means
@@ -38,6 +46,7 @@ def merge(
     folder: Path | None,
     pending: Pending,
     options: Options,
+    decided: Sequence[ScaledNorm] = (),
 ) -> Merges:
     """Decide what is merged; the model is not changed.
 
@@ -47,14 +56,15 @@ def merge(
         pending: The tensors that the fold divided and that are not written yet.
         options: What to merge, what to leave out, what a weight may lose, and in which type it is
             written.
+        decided: The norms as they were decided, which tell how large their rows are.
     """
     read = read_model(_readable(folded, pending), folder, isolate=options.isolate)
     held = Held(read_flow(read.scopes), folded, folder, pending, FORMATS.get(options.to or ""))
     excluded = {norm.name for norm in read.norms if options.leaves_out(norm.name)}
     parts, opset = options.merged_parts, opset_of(folded)
-    asked = Asked(parts, excluded, options.weight_loss, opset)
+    asked = Asked(parts, excluded, options.weight_loss, opset, options.accelerator.format)
     streams = Streams(held.channels, list(read.norms))
-    if len(asked.parts) == 2:
+    if {"gamma", "mean"} <= {*asked.parts}:
         found = merge_means(held, read.norms, streams, asked, Changes(), tried=True)
         asked = replace(asked, freed={n for n, part in found.items() if part.state == "merged"})
     changes = Changes()
@@ -64,8 +74,20 @@ def merge(
     means = dict[str, Part]()
     if "mean" in asked.parts:
         means = merge_means(held, read.norms, streams, asked, changes)
+    divisions, products = dict[str, Part](), dict[str, ProductSize]()
+    if "division" in asked.parts:
+        rows = {each.norm.name: each for each in decided}
+        mean_free = {name for name, part in means.items() if part.state == "merged"}
+        divisions, products = defer_divisions(held, read.norms, rows, asked, changes, mean_free)
     norms = [
-        MergedNorm(n.name, gammas.get(n.name), means.get(n.name), _form(n, changes))
+        MergedNorm(
+            n.name,
+            gammas.get(n.name),
+            means.get(n.name),
+            _form(n, changes),
+            divisions.get(n.name),
+            products.get(n.name),
+        )
         for n in read.norms
     ]
     return Merges(tuple(norms), changes, _nodes(read, changes))
@@ -87,6 +109,8 @@ def without_proofs(
         if one.norm.name in merges.mean_free:
             rms = with_safe_radius(replace(one, norm=replace(one.norm, kind="rms")), device)
             one = replace(one, safe_radius=rms.safe_radius)
+        if one.norm.name in merges.deferred:  # its products have limits of their own
+            one = replace(one, safe_radius=None)
         found.append(one)
     return found
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from slanc_onnx.apply.merge.changes import Changes, Decomposition
+from slanc_onnx.apply.merge.changes import Changes, Decomposition, Division
 from slanc_onnx.apply.merge.held import as_stored, changed
 from slanc_onnx.graph import (
     Array,
@@ -64,6 +64,7 @@ class Writer:
         self._constants: dict[tuple[bytes, tuple[int, ...], str], str] = {}
         self._candidates: set[str] = set()  # what may be read by nothing now
         self._opset = opset_of(model)
+        self._roots: dict[NodeAt, str] = {}  # of norms that are written out without a division
 
     def write(self) -> None:
         """Carry out all changes."""
@@ -97,6 +98,8 @@ class Writer:
             self._add_behind(at, beta)
         for at, how in changes.decomposed.items():
             self._write_out(at, how)
+        for at, division in changes.divided.items():  # last: it stands right behind the product
+            self._divide_behind(at, division)
         for at, name in changes.names.items():
             node = self._node(at)
             if at not in changes.removed and at not in changes.decomposed and node.name != name:
@@ -156,6 +159,21 @@ class Writer:
         """Insert nodes right behind a node, before those that read what they make."""
         self._inserted[at] = [*made, *self._inserted.get(at, ())]
 
+    def _divide_behind(self, at: NodeAt, how: Division) -> None:
+        """Divide what a product makes, whose bias comes after that; the result keeps its name."""
+        node, notes = self._node(at), self._node(how.norm).metadata_props
+        if len(node.input) > 2 and node.input[2]:  # a Gemm
+            bias = node.input[2]
+            del node.input[2:]
+            self._add_behind(at, bias)
+        output = node.output[0]
+        node.output[0] = unused_name(f"{output}/slanc", self._used)
+        name = how.name or unused_name(f"{node.name or output}/slanc_{how.op}", self._used)
+        root = how.root or self._roots[how.norm]
+        made = helper.make_node(how.op, [node.output[0], root], [output], name=name)
+        made.metadata_props.extend(notes)
+        self._behind(at, made)
+
     def _centre_behind(self, at: NodeAt, position: int, axis: int) -> None:
         """Subtract the mean of an output of a node, which keeps its name."""
         node = self._node(at)
@@ -204,6 +222,7 @@ class Writer:
             return unused_name(f"{base}/slanc_{what}", self._used)
 
         square, mean, shifted, root = (named(w) for w in ("square", "mean", "sum", "root"))
+        self._roots[at] = root
         ends = [*[named("normalised"), named("scaled")][: len(tail)], output]
         average = self._average(square, mean, f"{base}/slanc_ReduceMean", -1)
         made = [
@@ -211,8 +230,11 @@ class Writer:
             average,
             helper.make_node("Add", [mean, epsilon], [shifted], name=named("Add")),
             helper.make_node("Sqrt", [shifted], [root], name=named("Sqrt")),
-            helper.make_node("Div", [x, root], ends[:1], name=how.name),
         ]
+        if how.deferred:
+            self._behind(at, *made)
+            return
+        made.append(helper.make_node("Div", [x, root], ends[:1], name=how.name))
         made[-1].metadata_props.extend(node.metadata_props)
         for i, (op, constant) in enumerate(tail):
             made.append(helper.make_node(op, [ends[i], constant], [ends[i + 1]], name=named(op)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -15,10 +15,15 @@ from slanc_onnx.apply.merge.write import write_changes
 from slanc_onnx.graph import Array, Draft, Pending, all_tensors
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.scale import ScaledNorm
 
 
 def plan_merges(
-    model: onnx.ModelProto, folded: Fold, folder: Path | None, options: Options
+    model: onnx.ModelProto,
+    folded: Fold,
+    folder: Path | None,
+    options: Options,
+    decided: Sequence[ScaledNorm],
 ) -> Merges:
     """Decide what is merged in a model once it is folded; it is not changed.
 
@@ -27,11 +32,12 @@ def plan_merges(
         folded: The fold.
         folder: Where its external data lies.
         options: What to merge.
+        decided: The norms as the fold left them.
     """
     copy, pending = onnx.ModelProto(), Pending()
     copy.CopyFrom(model)
     apply_fold(copy, folded, folder, pending)
-    return merge(copy, folder, pending, options)
+    return merge(copy, folder, pending, options, decided)
 
 
 def write_merged(
@@ -64,16 +70,22 @@ def write_merged(
     draft.write(model, progress)
 
 
-def merge_in_memory(model: onnx.ModelProto, folder: Path | None, options: Options) -> Merges:
+def merge_in_memory(
+    model: onnx.ModelProto,
+    folder: Path | None,
+    options: Options,
+    decided: Sequence[ScaledNorm] = (),
+) -> Merges:
     """Merge in a model that was folded, in place; changed weights are taken into it.
 
     Args:
         model: The model.
         folder: Where its external data lies.
         options: What to merge.
+        decided: The norms as the fold left them.
     """
     pending = Pending()
-    merges = merge(model, folder, pending, options)
+    merges = merge(model, folder, pending, options, decided)
     write_changes(model, merges.changes, pending, folder)
     for tensor in all_tensors(model):
         made = pending.give(tensor)

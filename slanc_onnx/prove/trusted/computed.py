@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from onnx import NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -198,3 +199,16 @@ def run(model: onnx.ModelProto, apart: bool) -> list[Array]:
 
 
 _NAMES = {"float32": "float", "float64": "double"}  # as ONNX Runtime says it
+
+
+def told_elements(node: NodeProto, tensors: Mapping[str, gs.Tensor]) -> int | None:
+    """How many elements a node's outputs have by the shapes in the file; None if open."""
+    count = 0
+    for name in filter(None, node.output):
+        tensor = tensors.get(name)
+        if tensor is None or tensor.shape is None:
+            return None
+        if not all(isinstance(dim, int) for dim in tensor.shape):
+            return None
+        count += math.prod(tensor.shape)
+    return count

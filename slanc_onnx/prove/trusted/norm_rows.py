@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
 from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.deferred import lost_in_product
 from slanc_onnx.prove.moved import scaled_by
 from slanc_onnx.prove.sets import SLACK, Bounded, Reach, ball, constant, joined, total
 from slanc_onnx.prove.step_bounds import output_radius
@@ -27,6 +29,7 @@ from slanc_onnx.prove.trusted.values import (
     as_value,
     checked,
     settled,
+    widened,
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 
@@ -178,6 +181,35 @@ def output_of(
     if norm.silu:
         value = replace(value, reach=Bounded(value.reach.each, value.reach, 1.0))
     return checked(value, norm.form)
+
+
+def divided(norm: Norm, row: Value, product: Value, device: Accelerator) -> Value:
+    """What a product makes of a norm's row over its root, where the division comes behind it.
+
+    Args:
+        norm: The norm.
+        row: Its row over its root.
+        product: What the product would make of that.
+        device: Whose rounding counts.
+    """
+    lost = lost_in_product(norm, row.reach.channels, device)
+    return replace(product, reach=widened(product.reach, *lost))
+
+
+def columns_of(
+    norm: Norm, nodes: Sequence[NodeProto], numbers: Callable[[str], Array | None]
+) -> dict[str, Array | None]:
+    """The weights of a norm's deferred products, [width, out], by what is made of them.
+
+    None for one that is no constant.
+    """
+    found = dict[str, Array | None]()
+    for one in norm.deferred:
+        node = nodes[one.product]
+        weight = numbers(node.input[1])
+        turned = any(a.name == "transB" and a.i for a in node.attribute)
+        found[one.output] = weight.T if turned and weight is not None else weight
+    return found
 
 
 def _grouped(norm: Norm, given: Any, device: Accelerator, facts: Facts) -> Value:

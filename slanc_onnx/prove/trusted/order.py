@@ -23,7 +23,9 @@ class Order:
     """The nodes of a graph that lead to norms, or to the results of a branch.
 
     Attributes:
-        norm_at: The row norms, by the tensor after the division.
+        norm_at: The row norms, by the tensor after the division; the first one of several.
+        deferred_at: The row norms whose products are divided, with the product, by what that makes.
+        weights: The weights of those products.
         others: The other norms, by their inputs.
         by_ops: The names of norms whose ops are read like any other, by the tensor that they make.
         after: The outputs of row norms that come after the division.
@@ -35,9 +37,12 @@ class Order:
     def __init__(self, scope: Scope, norms: Sequence[Norm]) -> None:
         self._nodes = scope.proto.node
         own = [n for n in norms if n.path == scope.path and self._counts_elements(n)]
-        rows = [norm for norm in own if norm.is_row_norm]
+        rows = [norm for norm in own if norm.has_row_steps]
         self.norm_at = {norm.normalised: norm for norm in rows}
-        self.others = {norm.input: norm for norm in own if not norm.is_row_norm}
+        self.deferred_at = {one.output: (norm, one) for norm in rows for one in norm.deferred}
+        products = [self._nodes[one.product] for _, one in self.deferred_at.values()]
+        self.weights = {product.input[1] for product in products}
+        self.others = {norm.input: norm for norm in own if not norm.has_row_steps}
         self._makers = {name: node for node in self._nodes for name in node.output if name}
         here = [norm for norm in norms if norm.path == scope.path]
         self.by_ops = {n.normalised: n.name for n in here if n.normalised not in self.norm_at}
@@ -47,6 +52,7 @@ class Order:
         self._reads = [[t.name for t in reads(v)] if n.attribute else n.input for n, v in views]
         self.after = {norm.output for norm in rows if norm.output != norm.normalised}
         self.inside = {name for norm in rows for name in self._inner_outputs(norm)}
+        self.inside.update(product.output[0] for product in products)
         self.indices = self._needed(self._sorted)
         self.plain = self._elements_only()
 
@@ -109,7 +115,7 @@ class Order:
             yield from (name for name in self._nodes[index].output if name)
 
     def _needed(self, order: Sequence[int]) -> list[int]:
-        ends = {*self.norm_at, *self.others, *self.after, *self._results}
+        ends = {*self.norm_at, *self.others, *self.after, *self._results, *self.weights}
         kept: list[int] = []
         for index in reversed(order):
             node = self._nodes[index]
@@ -143,7 +149,7 @@ class Order:
             last.update(dict.fromkeys((*self._reads[index], *inputs, *counts), at))
         ends: dict[int, list[str]] = {}
         for name, at in last.items():
-            if name not in self.others and name not in self._results:
+            if not (name in self.others or name in self._results or name in self.weights):
                 ends.setdefault(at, []).append(name)
         return ends
 

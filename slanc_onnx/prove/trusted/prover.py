@@ -14,21 +14,23 @@ import onnx
 from onnx import NodeProto, helper
 
 from slanc_onnx.graph import DOMAINS, Array, Scope
-from slanc_onnx.norms import Norm, ReadModel
+from slanc_onnx.norms import Deferred, Norm, ReadModel
 from slanc_onnx.progress import Progress, no_progress
+from slanc_onnx.prove.affine import Affine, affine_of
 from slanc_onnx.prove.bound import Bound, NoBound, damage_has_no_bound
-from slanc_onnx.prove.certificate import affine_of
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import Ellipsoids
 from slanc_onnx.prove.step_bounds import rounding_of
 from slanc_onnx.prove.trusted.axes import either, in_positions
-from slanc_onnx.prove.trusted.computed import Spent, computer
+from slanc_onnx.prove.trusted.computed import Spent, computer, told_elements
 from slanc_onnx.prove.trusted.constants import folded, moved_sizes, stored_constant
 from slanc_onnx.prove.trusted.kinds import FLOATS, natural
 from slanc_onnx.prove.trusted.known import Assumed, Known, Open, of_input
 from slanc_onnx.prove.trusted.norm_rows import (
     check_counts,
     check_types,
+    columns_of,
+    divided,
     input_of,
     output_of,
     row_of,
@@ -82,7 +84,8 @@ class Prover:
         self._spent: Spent = Spent() if around is None else around._spent
         self._outputs = frozenset(info.name for info in self._scope.proto.output)
         self._tensors = self._scope.graph.tensors()
-        self.affine: dict[str, tuple[float, float] | None] = {}
+        self.affine: dict[str, Affine | None] = {}
+        self._rows: dict[str, Known] = {}  # of norms whose products are divided, over their roots
         self.bounds = {
             norm.name: Bound(None, reason=Reason(Unread.NOT_REACHED)) for norm in read.norms
         }
@@ -112,6 +115,9 @@ class Prover:
                     if name not in self._scope.initializers:
                         self._found.pop(name, None)
                 progress("bounding", (at + 1) / len(order))
+        for norm in (norm for norm in self._order.norm_at.values() if norm.deferred):
+            columns = columns_of(norm, self._scope.proto.node, self._numbers)
+            self.affine[norm.name] = affine_of(norm, self._numbers, columns)
         for name, norm in self._order.others.items():
             if name in self._found:
                 self.bounds[norm.name] = self._bound(norm, self._found[name])
@@ -139,6 +145,10 @@ class Prover:
             return
         if inner:
             return
+        deferred = self._order.deferred_at.get(names[0]) if names else None
+        if deferred is not None:
+            self._found[names[0]] = self._as_read(names[0], self._divided(*deferred))
+            return
         for name, made in zip(node.output, self._results(index, node), strict=False):
             if name:
                 self._found[name] = self._as_read(name, made)
@@ -160,10 +170,12 @@ class Prover:
         except NoBound as error:
             return Open(made.kind, made.dims, error.reason)
 
-    def _results(self, index: int, node: NodeProto) -> list[Known]:
+    def _results(self, index: int, node: NodeProto, row: Known | None = None) -> list[Known]:
+        """What a node makes; of another row than its first input, where one is given."""
         why: Reason | None = self._scope.faults.get(index)
         first = node.output[0] if node.output else ""
         given = [self._found.get(name) if name else None for name in node.input]
+        given[:1] = given[:1] if row is None else [row]
         if why is None:
             try:
                 with damage_has_no_bound():
@@ -262,7 +274,7 @@ class Prover:
         return [o if not isinstance(o, Value) else Open(o.kind, o.dims, why) for o in made]
 
     def _applied(self, node: NodeProto, given: list[Operand | None]) -> list[Known]:
-        told = self._told(node)
+        told = told_elements(node, self._tensors)
         apart = self._read.scopes[0].apart
         compute = computer(node, self._opsets, apart, told, self._spent)
         if node.op_type == "Constant" and not node.input:
@@ -295,18 +307,6 @@ class Prover:
             found = applied(rule_for(node.domain, node.op_type, opset, list(attributes)), call)
         here = Reason(Unread.NOTHING_SAID).at(node.op_type, node.output[0])
         return [Open(0, None, here) if o is None else o for o in found]
-
-    def _told(self, node: NodeProto) -> int | None:
-        """How many elements a node's outputs have by the shapes in the file; None if open."""
-        count = 0
-        for name in filter(None, node.output):
-            tensor = self._tensors.get(name)
-            if tensor is None or tensor.shape is None:
-                return None
-            if not all(isinstance(dim, int) for dim in tensor.shape):
-                return None
-            count += math.prod(tensor.shape)
-        return count
 
     def _constant_node(self, node: NodeProto) -> list[Known]:
         tensor = self._scope.initializers.get(node.output[0])
@@ -342,10 +342,24 @@ class Prover:
             result: Known = made
         except NoBound as error:
             result = Open(norm.output_type, None, error.reason)
+        if norm.deferred:  # whose weights may not be known yet
+            self._rows[norm.name] = result
+            self._found[norm.normalised] = self._divided(norm, norm.deferred[0])
+            return
         self.affine[norm.name] = affine_of(norm, self._numbers)
         self._found[norm.normalised] = result
         if norm.residual is not None and len(node.output) > norm.residual and given is not None:
             self._found[node.output[norm.residual]] = given
+
+    def _divided(self, norm: Norm, one: Deferred) -> Known:
+        """What a product makes of a norm's row over its root, as it is rounded on the way."""
+        row, node = self._rows.get(norm.name), self._scope.proto.node[one.product]
+        if row is None:
+            return Open(norm.output_type, None, Reason(Unread.NOT_REACHED))
+        (made,) = self._results(one.product, node, row)
+        if not isinstance(made, Value) or not isinstance(row, Value):
+            return made
+        return divided(norm, row, made, self._assumed.device)
 
     def _bound(self, norm: Norm, given: Known | None) -> Bound:
         if given is None:

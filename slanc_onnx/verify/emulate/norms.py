@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.graph import GraphPath, graph_at, known_op
+from slanc_onnx.graph import GraphPath, Tensor, graph_at, known_op
 from slanc_onnx.norms import Norm, as_computed, residual_name
 from slanc_onnx.run import Emitter
 from slanc_onnx.verify.emulate.device import Device, in_branch
@@ -130,9 +130,11 @@ def emulate(
     ends = [w.output for w in made.values() if how.watch or everything is None]
     reads = [w.output for w in watched if w.what == "read"] + boundary.outputs + inputs.outputs
     emitter.finish([*mean_squares.values(), *arrived.values(), *reads, *ends])
-    own = {(n.path, i) for n in norms if n.name in makers and n.by_ops for i in n.nodes}
-    if everything is not None or (own and not accelerator.fp32_steps):  # nothing else rounds these
+    own = {(n.path, i) for n in norms if n.name in makers for i in _by_ops(n, accelerator)}
+    if everything is not None or own:  # nothing else rounds these
         found = computed(model, plain, emitter.opset, own if everything is None else None)
+        if everything is None:
+            found.constants.difference_update(_weights_beside(model, norms))
         left = round_everything(emitter, found, device, how)
     if everything is not None:
         by_output = {n.output: n for n in norms if how.watch and n.name in mean_squares}
@@ -140,6 +142,25 @@ def emulate(
         watched += _watched(found, left, by_output, mean_squares, made)
         watched += [Watched(*one, what="read") for one in boundary.lost]
     return Emulated(emitter.model, mean_squares, watched, arrived)
+
+
+def _by_ops(norm: Norm, accelerator: Accelerator) -> list[int]:
+    """The nodes of a norm that are rounded one by one; none where its steps are written out.
+
+    Where some steps are in FP32, ops are not known by their steps, but for products.
+    """
+    if norm.by_ops and not accelerator.fp32_steps:
+        return list(norm.nodes)
+    return [one.product for one in norm.deferred]
+
+
+def _weights_beside(model: onnx.ModelProto, norms: Sequence[Norm]) -> set[Tensor]:
+    """The weights of products that are divided: a norm's row is rounded, its weights are not."""
+    return {
+        Tensor(norm.path, graph_at(model, norm.path).node[one.product].input[1])
+        for norm in norms
+        for one in norm.deferred
+    }
 
 
 def _shown_from(emitter: Emitter, path: GraphPath, index: int, x: str) -> str:
@@ -173,7 +194,7 @@ def _stored(device: Device, norm: Norm, shows: bool) -> list[Watched]:
         emitter.place(norm.path, index - 1)
         full = emitter.to_float(tensor)
         rounded = device.rounded(full)
-        if norm.divisions:
+        if norm.divisions or norm.deferred:  # a product reads it too
             node.input[position] = emitter.node("Cast", rounded, to=norm.element_type)
         if shows and tensor not in watched:
             size = emitter.shown(norm.path, lost(emitter, full, rounded, full))

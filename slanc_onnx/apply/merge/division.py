@@ -1,0 +1,213 @@
+"""The division: deferred to what products make of a norm's row, as they are linear in it.
+
+    (x / root) W = (x W) / root
+
+FlashNorm (arXiv 2407.09577), section 2: the root and the product need not wait for each other. The
+product of a row that is not divided is larger: it has to fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from onnx import TensorProto
+
+from slanc_onnx.accelerator import Format
+from slanc_onnx.apply.merge.changes import (
+    Asked,
+    Changes,
+    Decomposition,
+    Division,
+    Part,
+    ProductSize,
+)
+from slanc_onnx.apply.merge.held import Held, changed_parts
+from slanc_onnx.apply.merge.readers import Reader, graph_outputs, read_by, readers_of
+from slanc_onnx.graph import NodeAt, Tensor, Use
+from slanc_onnx.norms import Norm
+from slanc_onnx.ops import FUSED
+from slanc_onnx.reasons import Reason, Unmerged
+from slanc_onnx.scale import ScaledNorm
+
+_PRODUCTS = ("MatMul", "Gemm")
+# Fused ops of one tensor that are written out; one that adds a residual keeps its sum.
+_WRITTEN_OUT = ("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
+# What a decomposed norm may not do with its root: it has to broadcast to any product.
+_SPREADS = ("Expand", "Reshape", "Tile", "Transpose", "ConstantOfShape")
+
+
+def defer_divisions(
+    held: Held,
+    norms: Sequence[Norm],
+    decided: Mapping[str, ScaledNorm],
+    asked: Asked,
+    changes: Changes,
+    mean_free: Collection[str],
+) -> tuple[dict[str, Part], dict[str, ProductSize]]:
+    """Defer the divisions of norms to the products that read them, where all of it can be.
+
+    Args:
+        held: The constants of the folded model.
+        norms: Its norms.
+        decided: How large their rows are, by name; none that is not known.
+        asked: What the user left out, and the format that products have to fit.
+        changes: What is merged so far; takes the changes.
+        mean_free: The names of the norms that lose their mean.
+
+    Returns:
+        What became of each division, and how large its product is.
+    """
+    found, sizes = dict[str, Part](), dict[str, ProductSize]()
+    for norm in norms:
+        if norm.deferred:
+            found[norm.name] = Part("before")
+            continue
+        why = Reason(Unmerged.LEFT_OUT) if norm.name in asked.excluded else None
+        why = why or _obstacle(held, norm, changes, norm.name in mean_free)
+        readers: list[Reader] = []
+        if why is None:
+            readers, why = _products(held, norm)
+        if why is None:
+            size = _size(held, readers, decided.get(norm.name), asked.within, changes)
+            why = None if size is None else size.reason
+            why = Reason(Unmerged.SIZE_UNKNOWN) if size is None else why
+            if size is not None:
+                sizes[norm.name] = size
+        if why is None:
+            why = _defer(held, norm, readers, changes)
+        found[norm.name] = Part("merged") if why is None else Part("left", why)
+    return found, sizes
+
+
+def _obstacle(held: Held, norm: Norm, changes: Changes, mean_free: bool) -> Reason | None:
+    """Why a norm has to divide its row itself."""
+    if held.flow.tensor(norm.path, norm.input) in held.flow.constants:
+        return Reason(Unmerged.NO_DATA)
+    if norm.skip_reason is not None:
+        return Reason(Unmerged.NOT_READ, behind=norm.skip_reason)
+    if norm.kind == "layer" and not mean_free:
+        return Reason(Unmerged.KEEPS_MEAN)
+    if norm.kind not in ("rms", "layer") or not norm.axes.last_axis or norm.by_ops or norm.silu:
+        return Reason(Unmerged.ROWS)
+    if norm.form == "decomposed":
+        end = changes.skipped.get(Tensor(norm.path, norm.output), norm.output)
+        return None if end == norm.normalised else Reason(Unmerged.GAMMA_STAYS)
+    if norm.form not in _WRITTEN_OUT:
+        return Reason(Unmerged.WITH_SUM)
+    if norm.element_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        return Reason(Unmerged.NO_FORM)
+    form, at = FUSED[norm.form], NodeAt(norm.path, norm.nodes[-1])
+    gamma = held.vector(held.flow.tensor(norm.path, norm.gamma)) if norm.gamma else None
+    plain = norm.gamma is None or (gamma is not None and bool(np.all(gamma == 1)))
+    if not plain and Use(*at, form.gamma) not in changes.ones:
+        return Reason(Unmerged.GAMMA_STAYS)
+    if norm.beta is not None and Use(*at, form.beta) not in changes.dropped:
+        return Reason(Unmerged.GAMMA_STAYS)
+    more = [name for name in held.flow.node(*at).output[1:] if name]
+    return Reason(Unmerged.OUTPUT) if more else None
+
+
+def _products(held: Held, norm: Norm) -> tuple[list[Reader], Reason | None]:
+    """The products that read a norm's row as it lies; and why not all that reads it is one."""
+    width = norm.width
+    if width is None:
+        return [], Reason(Unmerged.ROWS)
+    readers, why = readers_of(held, Tensor(norm.path, norm.output), -1, width)
+    if why is not None:
+        return [], why
+    for reader in readers:
+        node = held.flow.node(*reader.at)
+        use = Use(*reader.at, 0)
+        plain = reader.op in _PRODUCTS and reader.factor == 1 and reader.bias_factor == 1
+        rank = len(held.flow.data[reader.weight].dims)
+        if not plain or rank != 2 or reader.at.path != norm.path or node.input[0] != norm.output:
+            return [], read_by(held.flow, use, Unmerged.READ_OTHERWISE)
+        if held.flow.element_type(Tensor(norm.path, node.output[0])) != norm.output_type:
+            return [], read_by(held.flow, use, Unmerged.READ_OTHERWISE)
+    return readers, None
+
+
+def _size(
+    held: Held,
+    readers: Sequence[Reader],
+    decided: ScaledNorm | None,
+    within: Format,
+    changes: Changes,
+) -> ProductSize | None:
+    """How large the products of a row get that is not divided by its root; None if unknown.
+
+    An element is at most the length of the row times that of a column (Cauchy and Schwarz).
+    """
+    if decided is None:
+        return None
+    scaled = decided.status == "scaled" and decided.scale is not None
+    scale = decided.scale if scaled and decided.scale is not None else 1.0
+    column = max(_longest_column(held, reader, changes) for reader in readers)
+    estimate, certificate = decided.estimate, decided.certificate
+    predicted = None if estimate is None else math.sqrt(estimate.upper) / scale * column
+    certified = None
+    if certificate is not None and certificate.certified and certificate.bound.length is not None:
+        certified = certificate.bound.length / scale * column
+    if predicted is None and certified is None:
+        return None
+    return ProductSize(predicted, certified, within.largest, str(within))
+
+
+def _longest_column(held: Held, reader: Reader, changes: Changes) -> float:
+    """The greatest L2 norm of a column of a weight, with what is merged into it."""
+    steps = changes.steps.get(reader.weight, ())
+    squares: list[np.ndarray] = []
+    for part in changed_parts(held.read(reader.weight), steps):
+        squares.append(np.einsum("ij,ij->" + ("j" if reader.axis == 0 else "i"), part, part))
+    whole = np.sum(squares, axis=0) if reader.axis == 0 else np.concatenate(squares)
+    return math.sqrt(float(whole.max(initial=0.0)))
+
+
+def _defer(held: Held, norm: Norm, readers: Sequence[Reader], changes: Changes) -> Reason | None:
+    """Note the changes; why they cannot be made."""
+    at = NodeAt(norm.path, norm.nodes[-1])
+    if norm.form == "decomposed":
+        found = _dividing(held, norm, changes)
+        if found is None:
+            return Reason(Unmerged.ROOT_SPREADS)
+        at, row, root, op = found
+        changes.skipped[Tensor(norm.path, norm.normalised)] = row
+        changes.removed.add(at)
+    else:
+        op, root = "Div", None
+        changes.ops.pop(at, None)
+        changes.betas.pop(at, None)
+        node = held.flow.node(*at)
+        how = changes.decomposed.get(at) or Decomposition(
+            norm.name, norm.epsilon or 0.0, norm.element_type, None, None
+        )
+        changes.decomposed[at] = replace(how, gamma=None, beta=None, deferred=True)
+        changes.skipped[Tensor(norm.path, norm.output)] = node.input[0]
+    changes.names.pop(at, None)
+    for place, one in enumerate(sorted({reader.at for reader in readers})):
+        name = norm.name if place == 0 else None
+        changes.divided[one] = Division(op, root, at, name)
+    return None
+
+
+def _dividing(held: Held, norm: Norm, changes: Changes) -> tuple[NodeAt, str, str, str] | None:
+    """The node that divides the row, the row, its root, and the op; None for no known way."""
+    flow, path = held.flow, norm.path
+    if any(flow.op(path, index) in _SPREADS for index in norm.nodes):
+        return None
+    made = flow.makers.get(Tensor(path, norm.normalised))
+    if made is None or Tensor(path, norm.normalised) in graph_outputs(flow):
+        return None
+    at = NodeAt(*made[:2])
+    node, op = flow.node(*at), flow.op(*at)
+    if op not in ("Mul", "Div") or len(node.input) != 2:
+        return None
+    rows = {place.position for place in norm.places if place.node == at.node}
+    rows |= {i for i, name in enumerate(node.input) if Tensor(path, name) in changes.skipped}
+    if len(rows) != 1 or (op == "Div" and rows != {0}):
+        return None
+    (row,) = rows
+    return at, node.input[row], node.input[1 - row], op
