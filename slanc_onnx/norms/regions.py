@@ -65,6 +65,7 @@ class Region:
         joined: The constants to divide.
         degrees: The degree of every tensor inside, by id.
         nearer: The region of the centred input, where the mean is subtracted inside this one.
+        beside_product: Whether it reads what a weight makes of the input, as of other data.
     """
 
     x: gs.Tensor
@@ -75,6 +76,7 @@ class Region:
     joined: tuple[Joined, ...]
     degrees: dict[int, Degree]
     nearer: Region | None = None
+    beside_product: bool = False
 
     @cached_property
     def ends(self) -> list[gs.Node]:
@@ -94,7 +96,8 @@ def region_of(
     """The region around a sum of squares, or why none closes.
 
     The nearest input from which one closes is taken, or the one behind it of which the mean is
-    subtracted; products with weights are passed only where none closes without.
+    subtracted; products with weights are passed where none closes without, or where one that is
+    divided by a root of the same input closes nearer.
 
     Args:
         scope: The graph.
@@ -102,16 +105,31 @@ def region_of(
         root: The node that sums squares.
         squared_in: The tensor that is squared.
     """
+    first = _nearest(Surroundings(scope, order, root, squared_in, weights=False))
+    if isinstance(first, Region) and not first.beside_product:
+        return first
+    if isinstance(first, Reason) and first.kind is Untaken.ROOT_OF_SCALE:
+        return first
+    second = _nearest(Surroundings(scope, order, root, squared_in, weights=True))
+    if isinstance(first, Region):
+        nearer = isinstance(second, Region) and len(second.nodes) < len(first.nodes)
+        return second if isinstance(second, Region) and nearer else first
+    found = second if isinstance(second, Region) else first or second
+    return found or Reason(Untaken.NOT_DIVIDED)
+
+
+def _nearest(around: Surroundings) -> Region | Reason | None:
+    """The region around a sum of squares from the nearest input, or why none closes, if that is
+    known."""
     refused: Reason | None = None
-    for weights in (False, True):
-        starts = [squared_in]
-        for start in starts:
-            found, end = _closing(Surroundings(scope, order, root, squared_in, weights), start)
-            if isinstance(found, Region):
-                return Reason(Untaken.ROOT_OF_SCALE) if found.fractional else found
-            refused = refused or found
-            starts += [t for t in forks(scope, end) if len(starts) < _MOST_STARTS]
-    return refused or Reason(Untaken.NOT_DIVIDED)
+    starts = [around.squared]
+    for start in starts:
+        found, end = _closing(around, start)
+        if isinstance(found, Region):
+            return Reason(Untaken.ROOT_OF_SCALE) if found.fractional else found
+        refused = refused or found
+        starts += [t for t in forks(around.scope, end) if len(starts) < _MOST_STARTS]
+    return refused
 
 
 def _closing(around: Surroundings, start: gs.Tensor) -> tuple[Region | Reason | None, gs.Tensor]:
@@ -335,6 +353,8 @@ class Walk:
         others = [t for n in nodes if id(n) in self._gone for t in n.outputs if self._is_read(t)]
         exits = {id(t): t for t in (*self._exits, *others)}
         joined = [j for n in nodes for j in self._passed[id(n)][1] if j.degree]
+        by_weight = (n for n, why in self._refused if why.kind is Untaken.WEIGHTS_INSIDE)
+        products = {id(t) for n in by_weight for t in n.outputs}
         return Region(
             self._x,
             self._root,
@@ -343,6 +363,7 @@ class Walk:
             tuple(exits.values()),
             tuple(joined),
             self.degrees,
+            beside_product=any(id(t) in products for n in nodes for t in n.inputs),
         )
 
     def _is_no_square(self) -> bool:

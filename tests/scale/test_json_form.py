@@ -76,9 +76,10 @@ def decisions(draw: st.DrawFn) -> ScaledNorm:
     scale = draw(st.none() | floats)
     status = draw(st.sampled_from(["scaled", "unchanged", "skipped"]))
     counts = scale if status == "scaled" and scale is not None else 1.0
+    affine = st.builds(Affine, floats, floats, floats)
     proof = st.builds(
         Certificate, st.booleans(), st.none() | reasons, bounds, some, some,
-        st.none() | st.tuples(floats, floats), st.tuples(conditions), some, st.just(counts),
+        st.none() | affine, st.tuples(conditions), some, st.just(counts),
     )  # fmt: skip
     terms = st.builds(
         Term,
@@ -98,7 +99,7 @@ def decisions(draw: st.DrawFn) -> ScaledNorm:
         status=status,  # type: ignore[arg-type]
         reasons=tuple(draw(st.lists(reasons, max_size=2))),
         certificate=draw(st.none() | proof),
-        affine=draw(st.none() | st.builds(Affine, floats, floats, floats)),
+        affine=draw(st.none() | affine),
         safe_radius=draw(some),
         most_elements=draw(st.none() | st.integers(1)),
         assumed=draw(st.tuples(st.builds(Assumption, names, st.tuples(feeds)))),

@@ -1,0 +1,148 @@
+"""Products of a row that is not divided yet: their bounds, and what they do on a device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from slanc_onnx import Options, ScaledNorm, compute_scales, find_norms, validate
+from slanc_onnx.accelerator import FLOAT16
+from slanc_onnx.norms.norm import Deferred
+from slanc_onnx.prove.affine import Affine
+from slanc_onnx.prove.bound import Bound
+from slanc_onnx.prove.certificate import certify
+from slanc_onnx.prove.deferred import MOST_SCALE_DEFERRED, lost_in_product
+from slanc_onnx.prove.radius import safe_radius
+from slanc_onnx.reasons import Unproved
+from slanc_onnx.targets import TARGETS
+from slanc_onnx.verify.emulate import emulate
+from tests.models.deferred_models import ROOT, WRITTEN
+from tests.models.merge_models import EVERY, IDS, model
+from tests.models.small_graphs import D, normal
+from tests.oracles.adversarial import random_rows
+from tests.oracles.named_norm import norm_named
+from tests.oracles.stepwise_norm import StepwiseNorm
+from tests.oracles.unoptimised import run
+
+SEQUENTIAL = TARGETS["fp16-sequential"]
+NORM = replace(norm_named("n"), width=D, form="decomposed", deferred=(Deferred(0, "y"),))
+
+
+def decided(nodes: str, **weights: NDArray[np.float32]) -> ScaledNorm:
+    (found,) = compute_scales(model(nodes, weights), Options(estimate="weights"))
+    return found
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_product_of_a_row_within_the_radius_leaves_the_format(target: str) -> None:
+    """Whatever the weight: its columns as long as is said, the row along one of them."""
+    device, rng = TARGETS[target], np.random.default_rng(3)
+    largest = device.format.largest
+    for scale in (1.0, 0.125, 64.0):
+        for column in (0.5, 3e2, 1e4, 1e-3 * largest):
+            radius = safe_radius(NORM, D, scale, device, Affine(product=column))
+            if radius is None:
+                continue
+            alone = safe_radius(replace(NORM, deferred=()), D, scale, device, Affine())
+            assert alone is not None and radius <= alone
+            weight = rng.standard_normal((D, 40))
+            weight *= column / np.linalg.norm(weight, axis=0) * (1 - 2.0**-22)
+            rows = random_rows(rng, D, 1.0, 30)
+            rows = np.concatenate(
+                [rows / np.linalg.norm(rows, axis=1, keepdims=True), weight.T / column]
+            )
+            rows *= radius
+            stepwise = StepwiseNorm(NORM, device, scale)
+            for beyond in (1 - 2.0**-20, 1.3):
+                with np.errstate(over="ignore"):
+                    row = (rows * beyond / scale).astype(np.float32)
+                    kept = stepwise.cast(device.format.name, row)
+                    exact = kept @ weight.astype(np.float32)
+                    product = stepwise.cast(device.format.name, exact)
+                if beyond < 1:
+                    assert np.isfinite(product).all()
+                elif radius < alone * 0.99:  # then it is the product that says so
+                    assert not np.isfinite(product[-40:]).all()
+
+
+def test_a_product_that_may_overflow_is_not_certified() -> None:
+    row = Bound(100.0, width=D)
+    for column, holds in ((1.0, True), (640.0, True), (680.0, False), (1e9, False)):
+        found = certify(NORM, row, 1.0, SEQUENTIAL, Affine(product=column))
+        assert found.certified == holds
+        if not holds:
+            assert found.reason is not None and found.reason.kind is Unproved.PRODUCT_OVERFLOWS
+    assert certify(replace(NORM, deferred=()), row, 1.0, SEQUENTIAL, Affine(product=1e9)).certified
+    beyond = certify(NORM, Bound(1.0, width=D), MOST_SCALE_DEFERRED * 2, SEQUENTIAL, Affine())
+    assert beyond.reason is not None and beyond.reason.kind is Unproved.SCALE_TOO_LARGE
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_the_certificate_reads_the_columns_of_all_its_weights(how: str) -> None:
+    found = decided(WRITTEN[how])
+    assert found.certificate is not None and found.certificate.certified
+    both = np.concatenate([EVERY["w"], EVERY["w2"]], axis=1).astype(np.float64)
+    longest = np.sqrt((both**2).sum(axis=0)).max()
+    assert found.affine is not None and found.affine.product == pytest.approx(longest, rel=1e-6)
+    large = decided(WRITTEN[how], w2=EVERY["w2"] * np.float32(1e5))
+    assert large.certificate is not None and not large.certificate.certified
+    assert large.certificate.reason is not None
+    assert large.certificate.reason.kind is Unproved.PRODUCT_OVERFLOWS
+
+
+def test_a_norm_behind_it_has_a_bound_that_holds() -> None:
+    """The row between them is a product over the root, rounded twice."""
+    square = "p = MatMul(rows, square) [n] x2 = Div(p, root)"
+    last = """
+        sq2 = Mul(x2, x2)
+        ms2 = ReduceMean<axes = [-1]>(sq2)
+        sum2 = Add(ms2, eps)
+        root2 = Sqrt(sum2)
+        [last] n2 = Div(x2, root2)
+        y = MatMul(n2, w)
+    """
+    weight = normal(9, D, D)
+    first, second = compute_scales(
+        model(f"{ROOT}{square}{last}", {"square": weight}), Options(estimate="weights")
+    )
+    assert first.certificate is not None and first.certificate.certified
+    assert second.certificate is not None and second.certificate.certified
+    assert second.certificate.bound.leans == ("n",)
+    length = second.certificate.bound.length
+    largest = np.linalg.norm(weight.astype(np.float64), 2) * np.sqrt(D)
+    assert length is not None and largest <= length <= 1.1 * largest
+
+
+def test_underflow_of_a_product_is_in_the_bound() -> None:
+    """A product below the smallest normal number is off by a number that the division magnifies."""
+    share, number = lost_in_product(NORM, D, SEQUENTIAL)
+    unit = float(FLOAT16.unit_roundoff)
+    assert share == pytest.approx(2 * unit, rel=0.01)
+    smallest = 2.0**-25  # half of the smallest subnormal, times the largest reciprocal root
+    assert number >= smallest * 2.0**12
+    rng = np.random.default_rng(5)
+    inverse = np.float16(2.0**12)  # of the smallest epsilon that is kept
+    products = rng.uniform(-(2.0**-15), 2.0**-15, 4000)
+    divided = (products.astype(np.float16) * inverse).astype(np.float64)
+    assert np.abs(divided - products * 2.0**12).max() <= number + share * 2.0**-15 * 2.0**12
+
+
+@pytest.mark.parametrize("target", ["fp16-sequential", "fp16-in-out", "fp16-fp32"])
+def test_the_emulation_shows_a_product_that_overflows(target: str) -> None:
+    """Also where the norm itself is computed in FP32: the product is stored in FP16."""
+    rows = np.abs(EVERY["table"]) * np.float32(20)
+    nodes = f"{ROOT} p = MatMul(rows, w) [n] y = Div(p, root)"
+    for size, finite in ((1.0, True), (3e3, False)):
+        weight = np.abs(EVERY["w"]) * np.float32(size)
+        made = model(nodes, {"table": rows, "w": weight})
+        shown = emulate(made, find_norms(made), TARGETS[target])
+        y = run(shown.model, ids=IDS)["y"]
+        assert np.isfinite(y).all() == finite
+        held = rows[IDS].astype(np.float16).astype(np.float32)
+        with np.errstate(over="ignore"):
+            assert np.isfinite((held @ weight).astype(np.float16)).all() == finite
+        result = validate(made, made, Options(accelerator=TARGETS[target], inputs={"ids": IDS}))
+        assert result.passed == finite
