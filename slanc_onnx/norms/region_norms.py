@@ -17,7 +17,7 @@ from slanc_onnx.graph import (
 )
 from slanc_onnx.norms.affine import next_constant, row_width
 from slanc_onnx.norms.constants import scalar_of, stored_value
-from slanc_onnx.norms.deferred import deferred_division
+from slanc_onnx.norms.deferred import DeferredDivision, deferred_division
 from slanc_onnx.norms.described import describe, quotient, uniform
 from slanc_onnx.norms.forms import BY_ROW, Form
 from slanc_onnx.norms.norm import Limit, Norm, Place
@@ -99,10 +99,7 @@ def _best_norm(scope: Scope, region: Region) -> Norm:
 def _norm_of(scope: Scope, region: Region) -> Norm:
     """A region as a norm."""
     forms = describe(scope, region)
-    divided = quotient(scope, region, forms)
-    products = None if divided is not None else deferred_division(scope, region, forms)
-    put_off = None if products is None else products.form
-    normalised, own, extra = divided or (region.exits[0], put_off, [])
+    normalised, own, extra, products = _divided(scope, region, forms)
     source, axes, found = _rows(scope, region, forms, own)
     late = _after(scope, normalised, axes, None if products else own)
     gamma = (own.gamma if own is not None else None) or late[0]
@@ -123,14 +120,12 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
     value = _value(scope, joined) if joined is not None else 0.0
     read = region.reads[0].tensor
     like = source if joined is None or joined.read.position < 0 else joined.read.tensor
-    known = own is not None and own.aligned and not own.by_ops
-    known = known and axes is not None and own is not None and not math.isnan(own.factor)
-    known = known and (own is None or (own.joined is joined and own.mean_count in (None, width)))
+    known = own is not None and axes is not None and _is_plain(own, joined, width)
     exits = [*region.exits, *(t for node in extra for t in node.outputs)]
     obstacle = None if axes is not None else Reason(Unscalable.AXES_UNKNOWN)
     more = not known or found != "whole" or not counted or _does_more(region, limits)
-    deferred = products.products if products is not None and not more else ()
-    own_steps = [n for n in nodes if not deferred or id(n) not in products.apart]  # type: ignore[union-attr]
+    products = None if more else products
+    apart = frozenset() if products is None else products.apart
     norm = Norm(
         name=normalised.inputs[0].name,
         kind=kind,
@@ -150,9 +145,9 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
         places=places(scope, list(region.reads), like),
         nodes=tuple(sorted(scope.index[id(n)] for n in nodes)),
         limits=limits,
-        other_steps=not are_steps(own_steps, forms),
-        by_ops=more or bool(deferred),
-        deferred=deferred,
+        other_steps=not are_steps([n for n in nodes if id(n) not in apart], forms),
+        by_ops=more or products is not None,
+        deferred=() if products is None else products.products,
         unbiased=unbiased,
         one_pass=summed is not None and summed.one_pass,
         axes=axes or RowAxes(),
@@ -160,6 +155,26 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
         skip_reason=obstacle or leaks(scope, region.nodes, extra, exits),
     )
     return with_known_scale(scope, norm)
+
+
+def _is_plain(own: Form, joined: Joined | None, width: int | None) -> bool:
+    """Whether a quotient is the input over its root, number by number."""
+    counts = own.mean_count in (None, width) and not math.isnan(own.factor)
+    return own.aligned and not own.by_ops and own.joined is joined and counts
+
+
+def _divided(
+    scope: Scope, region: Region, forms: dict[int, Form]
+) -> tuple[gs.Tensor, Form | None, list[gs.Node], DeferredDivision | None]:
+    """The first exit, the input over its root, nodes between them, and products that are divided.
+
+    No form where that is nowhere, as a tensor or as what products would be of.
+    """
+    divided = quotient(scope, region, forms)
+    if divided is not None:
+        return *divided, None
+    products = deferred_division(scope, region, forms)
+    return region.exits[0], None if products is None else products.form, [], products
 
 
 def _rows(
