@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from slanc_onnx.graph import Scope, constant_made, op_of
 from slanc_onnx.norms.forms import Form, over, raised
 from slanc_onnx.norms.norm import Deferred
-from slanc_onnx.norms.regions import Region
+from slanc_onnx.norms.region import Region
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.ops import tells_no_size
 

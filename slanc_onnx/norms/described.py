@@ -27,7 +27,7 @@ from slanc_onnx.norms.forms import (
 )
 from slanc_onnx.norms.origins import between, origins
 from slanc_onnx.norms.reads import Read
-from slanc_onnx.norms.regions import Joined, Region
+from slanc_onnx.norms.region import Joined, Region
 from slanc_onnx.norms.root_axes import axes_of, einsum_terms, rows_by_themselves
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.norms.sums import PRODUCTS, adds_all, elements, matrices, summed

@@ -11,7 +11,7 @@ from typing import Literal
 
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.norms.regions import Joined
+from slanc_onnx.norms.region import Joined
 from slanc_onnx.norms.root_axes import Axes
 from slanc_onnx.ops import LEAST
 

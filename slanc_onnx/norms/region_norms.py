@@ -22,7 +22,8 @@ from slanc_onnx.norms.described import describe, quotient, uniform
 from slanc_onnx.norms.forms import BY_ROW, Form
 from slanc_onnx.norms.norm import Limit, Norm, Place
 from slanc_onnx.norms.reads import Read, leaks, places, with_known_scale
-from slanc_onnx.norms.regions import Joined, Region, region_of
+from slanc_onnx.norms.region import Joined, Region
+from slanc_onnx.norms.regions import region_of
 from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.norms.steps import are_steps

@@ -8,6 +8,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from onnx import NodeProto
+
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import InputSpec
 from slanc_onnx.prove.condition import Condition
@@ -82,3 +84,13 @@ def of_input(spec: InputSpec, assumed: Assumed, fresh: Callable[[], str]) -> Kno
         return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
     origin = Facts(origin=frozenset({spec.name} if is_whole else ()))
     return interval(spec.element_type, dims, low, high, facts | origin)
+
+
+def any_whole_numbers(node: NodeProto, given: list[Known | None]) -> None:
+    """Let a cast to whole numbers read what nothing bounds: its results are some of their type."""
+    first = given[0] if given else None
+    if node.op_type == "Cast" and isinstance(first, Open) and first.dims is not None:
+        to = next(a.i for a in node.attribute if a.name == "to")
+        if to in WHOLE:
+            origin = Facts(origin=frozenset({""}))  # of data, whatever that is
+            given[0] = interval(to, first.dims, *natural(to), origin)

@@ -25,7 +25,7 @@ from slanc_onnx.prove.trusted.axes import either, in_positions
 from slanc_onnx.prove.trusted.computed import Spent, computer, told_elements
 from slanc_onnx.prove.trusted.constants import folded, moved_sizes, stored_constant
 from slanc_onnx.prove.trusted.kinds import FLOATS, natural
-from slanc_onnx.prove.trusted.known import Assumed, Known, Open, of_input
+from slanc_onnx.prove.trusted.known import Assumed, Known, Open, any_whole_numbers, of_input
 from slanc_onnx.prove.trusted.norm_rows import (
     check_counts,
     check_types,
@@ -36,7 +36,7 @@ from slanc_onnx.prove.trusted.norm_rows import (
     row_of,
 )
 from slanc_onnx.prove.trusted.order import Order
-from slanc_onnx.prove.trusted.table import WHOLE, Call, applied, rule_for
+from slanc_onnx.prove.trusted.table import Call, applied, rule_for
 from slanc_onnx.prove.trusted.values import (
     Constant,
     Facts,
@@ -180,7 +180,7 @@ class Prover:
             try:
                 with damage_has_no_bound():
                     self._fill_caches(node, given)
-                    _any_whole_numbers(node, given)
+                    any_whole_numbers(node, given)
                     self._check_known(node, given)
                     if node.op_type == "If" and node.domain in DOMAINS:
                         return self._either(index, node)
@@ -385,16 +385,6 @@ class Prover:
         affine = rounding_of(self._assumed.device, "affine")
         reach = widened(value.reach, affine.grow**2 - 1, 2 * affine.eta * affine.grow)
         return replace(value, reach=reach)
-
-
-def _any_whole_numbers(node: NodeProto, given: list[Known | None]) -> None:
-    """Let a cast to whole numbers read what nothing bounds: its results are some of their type."""
-    first = given[0] if given else None
-    if node.op_type == "Cast" and isinstance(first, Open) and first.dims is not None:
-        to = next(a.i for a in node.attribute if a.name == "to")
-        if to in WHOLE:
-            origin = Facts(origin=frozenset({""}))  # of data, whatever that is
-            given[0] = interval(to, first.dims, *natural(to), origin)
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
