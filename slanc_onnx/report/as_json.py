@@ -115,6 +115,7 @@ def validation_entry(
             "rms_relative_error_after": finite(validation.rounded_rms_error),
             "first_out_of_range": _first_out(validation),
             "constants_beyond": _beyond(validation),
+            "beside_fold": _beside_fold(validation),
             **_conversion(validation),
         },
         "tensors": [_tensor(size) for size in validation.tensors],
@@ -180,6 +181,21 @@ def _beyond(validation: Validation) -> dict[str, Any] | None:
     }
 
 
+def _beside_fold(validation: Validation) -> dict[str, Any] | None:
+    found = validation.beside_fold
+    if found is None:
+        return None
+    table = found.perplexity
+    return {
+        "rms_difference": finite(found.difference),
+        "rms_noise": finite(found.noise),
+        "rms_moves": finite(found.moves),
+        "rms_relative_error_of_fold": finite(found.error),
+        "within": found.within,
+        "perplexity": None if table is None else {k: finite(v) for k, v in table.items()},
+    }
+
+
 def _not_validated(reason: Reason) -> dict[str, Any]:
     counts = ("lost_before", "overflowed_before", "overflowed_after")
     errors = (
@@ -188,6 +204,7 @@ def _not_validated(reason: Reason) -> dict[str, Any]:
         "rms_relative_error_after",
         "first_out_of_range",
         "constants_beyond",
+        "beside_fold",
     )
     return {
         "fp32_identical": None,

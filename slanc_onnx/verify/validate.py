@@ -13,6 +13,7 @@ from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run import CannotRun, Feeds
+from slanc_onnx.verify.beside_fold import beside_fold
 from slanc_onnx.verify.beyond import Beyond, as_infinite
 from slanc_onnx.verify.compare import Difference, all_zero, compare, least_cosine
 from slanc_onnx.verify.epsilons import rounded_epsilons
@@ -60,7 +61,8 @@ def validate_pair(
         CannotRun: ONNX Runtime cannot load one of them.
     """
     before, after = (without_excluded(read, options) for read in (before, after))
-    ran = run_four(before, after, options, sets, progress)
+    alone = None if exact.alone is None else without_excluded(exact.alone, options)
+    ran = run_four(before, after, options, sets, progress, alone)
     found: list[Validation | CannotRun] = []
     for feeds, runs in zip(sets, ran, strict=True):
         judged = partial(_judged, before, after, options, feeds, exact)
@@ -108,6 +110,7 @@ def _judged(
         reshaped_before=naive.reshaped,
         all_zero=all_zero(plain, unstable),
         cosine=least_cosine(plain, runs.protected, unstable) if options.to else None,
+        beside_fold=beside_fold(runs, options.accelerator, fp32.rms),
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     if result.everything and result.passed:
@@ -252,6 +255,11 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
         failures.append(Reason(Failure.OTHER_SHAPE, result.reshaped.facts))
     elif not result.rounded_rms_error <= result.rounded_tolerance:
         failures.append(_outputs_off(result))
+    beside = result.beside_fold
+    if beside is not None and not beside.within:
+        failures.append(
+            Reason(Failure.MERGED_OFF, (beside.merged_error, beside.error, beside.moves))
+        )
     table, allowed = result.perplexity, perplexity_tolerance(result.rounded_tolerance)
     if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= allowed:
         failures.append(Reason(Failure.PERPLEXITY_OFF, (100 * allowed,)))

@@ -110,6 +110,7 @@ FP16 = [
     "rms_relative_error_after",
     "first_out_of_range",
     "constants_beyond",
+    "beside_fold",
 ]
 
 
@@ -285,6 +286,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
             "rms_relative_error_after": 6.0,
             "first_out_of_range": {"tensor": "t", "op": "MatMul", "value": 9.0},
             "constants_beyond": BEYOND,
+            "beside_fold": None,
         },
         "tensors": [
             {
