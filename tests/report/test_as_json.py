@@ -285,8 +285,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
             "max_relative_error_after": 5.0,
             "rms_relative_error_after": 6.0,
             "first_out_of_range": {"tensor": "t", "op": "MatMul", "value": 9.0},
-            "constants_beyond": BEYOND,
-            "beside_fold": None,
+            **{"constants_beyond": BEYOND, "beside_fold": None},
         },
         "tensors": [
             {
