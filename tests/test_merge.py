@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from slanc_onnx import Options, protect_file
+from slanc_onnx import Options, protect, protect_file
 from slanc_onnx.cli import main
 from slanc_onnx.errors import SlancError
 from slanc_onnx.norms import read_model
@@ -132,6 +132,42 @@ def test_all_in_fp16(tmp_path: Path) -> None:
     assert outcome.passed
     found = outcome.report["merge"]
     assert found is not None and found["weightless"] == 7
+
+
+def twice_is_not_once() -> tuple[np.float32, np.float32]:
+    """A gamma and a weight whose product, rounded to FP32 first, is another FP16 number."""
+    for step in range(1, 10000):
+        gamma = np.float32(1 + step * 2.0**-23)
+        weight = np.float32((1 + 2.0**-11) / np.float64(gamma))
+        exact = np.float64(gamma) * np.float64(weight)
+        if np.float16(np.float32(exact)) != np.float16(exact):
+            return gamma, weight
+    raise AssertionError("none found")
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_merged_weights_of_16_bits_are_rounded_once(in_file: bool, tmp_path: Path) -> None:
+    gamma, weight = twice_is_not_once()
+    gammas, weights = np.full(D, gamma), normal(2, D, 6)
+    weights[:, 0] = weight
+    before = model(norm(LAYER, "n", "rows") + "y = MatMul(n_y, w)", {"w": weights, "gamma": gammas})
+    source, output = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(before, source, save_as_external_data=in_file, size_threshold=0)
+    protect_file(source, output, Options(to="fp16", merge=GAMMA, certify="off", validate=False))
+    exact = gammas[:, None].astype(np.float64) * weights.astype(np.float64)
+    [found] = [
+        numpy_helper.to_array(t)
+        for t in onnx.load(output).graph.initializer
+        if list(t.dims) == [D, 6]
+    ]
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, exact.astype(np.float16))
+    assert (exact.astype(np.float32).astype(np.float16) != found)[:, 0].all()
+    in_memory = model(
+        norm(LAYER, "n", "rows") + "y = MatMul(n_y, w)", {"w": weights, "gamma": gammas}
+    )
+    protect(in_memory, Options(to="fp16", merge=GAMMA, certify="off"))
+    assert found.tobytes() in {t.raw_data for t in in_memory.graph.initializer}
 
 
 def test_the_command(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
