@@ -100,12 +100,13 @@ def validation_entry(
         return _not_validated(not_validated)
     if validation is None:
         return None
-    table = validation.perplexity
+    table, own = validation.perplexity, validation.as_they_round
     return {
         "fp32_identical": validation.fp32_identical,
         "fp32_max_abs_error": finite(validation.fp32_max_abs_error),
         "fp32_rms_error": finite(validation.fp32_rms_error),
         "fp32_default_level": _default_level(validation),
+        "as_they_round_rms_error": None if own is None else finite(own.rms),
         "fp16": {
             "lost_before": validation.lost_before,
             "overflowed_before": validation.overflowed_before,
@@ -211,6 +212,7 @@ def _not_validated(reason: Reason) -> dict[str, Any]:
         "fp32_max_abs_error": None,
         "fp32_rms_error": None,
         "fp32_default_level": None,
+        "as_they_round_rms_error": None,
         "fp16": dict.fromkeys(counts + errors),
         "tensors": [],
         "perplexity": None,

@@ -270,6 +270,11 @@ def _fp32(validation: Validation) -> str:
             f"FP32 RMS error {validation.fp32_rms_error:.3g} of the outputs' RMS, as merged "
             f"weights are rounded (tolerance {validation.fp32_rms_tolerance:g})"
         )
+        if validation.as_they_round is not None:
+            told += (
+                f", {validation.as_they_round.rms:.3g} where the files round what they hold in 16 "
+                f"bits (tolerance {validation.rounded_tolerance:g})"
+            )
     else:
         what = "FP32" if validation.cosine is None else "its weights in FP32 arithmetic:"
         told = (

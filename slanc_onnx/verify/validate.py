@@ -15,7 +15,7 @@ from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run import CannotRun, Feeds
 from slanc_onnx.verify.beside_fold import beside_fold
 from slanc_onnx.verify.beyond import Beyond, as_infinite
-from slanc_onnx.verify.compare import Difference, all_zero, compare, least_cosine
+from slanc_onnx.verify.compare import Difference, Runs, all_zero, compare, least_cosine
 from slanc_onnx.verify.epsilons import rounded_epsilons
 from slanc_onnx.verify.left import Left, all_left, first_of, largest_of
 from slanc_onnx.verify.observed import Observed, observe
@@ -194,6 +194,20 @@ def _held_against_noise(result: Validation, moved: Difference | None) -> list[Re
     if result.reshaped is None and result.rounded_rms_error <= ROUNDINGS * moved.rms:
         return [*result.failures, Reason(Failure.SENSITIVE, (moved.rms,))]
     return result.failures
+
+
+def with_own_rounding(result: Validation, ran: tuple[Runs, Runs] | None) -> Validation:
+    """The result with how far both files are apart as they are; see `as_they_round`.
+
+    It fails where that is more than rounded outputs may be off.
+    """
+    if ran is None:
+        return result
+    found = compare(*ran, result.unstable, floats_only=True)
+    failures = list(result.failures)
+    if not found.rms <= result.rounded_tolerance:
+        failures.append(Reason(Failure.MERGED_OFF_AS_IT_IS, (found.rms,)))
+    return replace(result, as_they_round=found, failures=failures)
 
 
 def without_excluded(read: ReadModel, options: Options) -> ReadModel:

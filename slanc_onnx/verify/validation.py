@@ -90,6 +90,8 @@ class Validation:
             rounds these; None for other files, of which `fp32_tolerance` is demanded.
         beside_fold: How far a file with merged parts is from the fold alone, both rounded; None
             for other files.
+        as_they_round: How far a file with merged parts is from the original where both are run as
+            they are; None where they hold nothing of 16 bits, or are not run so.
     """
 
     fp32_tolerance: float
@@ -122,6 +124,7 @@ class Validation:
     fp32_rms_error: float = 0.0
     fp32_rms_tolerance: float | None = None
     beside_fold: BesideFold | None = None
+    as_they_round: Difference | None = None
 
     @property
     def observed_on_each(self) -> list[Mapping[str, Observed]]:
