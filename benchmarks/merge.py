@@ -1,7 +1,7 @@
 """Merged norms: what `--merge` does to files and to a folder of exports, and how fast they run.
 
     python -m benchmarks.merge MODEL.onnx|FOLDER ... [--parts gamma mean all] [--only REGEX]
-                               [--latency] [--runs N] [--fuse bert]
+                               [--to fp16] [--latency] [--runs N] [--fuse bert]
 
 FOLDER holds exports as `benchmarks.zoo` takes it, with inputs of their own. A table for each part
 that `--merge` takes: norms that lost it, those that are left by reason, nodes, the FP32 error, that
@@ -31,7 +31,7 @@ from benchmarks.markdown import heading, line, number
 from benchmarks.missing import told
 from benchmarks.zoo_rows import exports_in, stored_inputs
 from slanc_onnx import Options, SlancError, protect_file
-from slanc_onnx.options import Merge
+from slanc_onnx.options import Merge, To
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.terminal import final_parts
 from slanc_onnx.run.session import Feeds
@@ -118,11 +118,12 @@ class Source:
     path: Path
     feeds: Feeds | None = None
 
-    def options(self, *merge: Merge, validate: bool = True) -> Options:
+    def options(self, *merge: Merge, to: To | None = None, validate: bool = True) -> Options:
         """How it is folded and merged."""
         return Options(
             apply="fold",
             merge=merge,
+            to=to,
             inputs=self.feeds,
             certify="off",
             validate=validate,
@@ -136,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--parts", nargs="+", choices=get_args(Merge), default=get_args(Merge))
     parser.add_argument("--only", default="", metavar="REGEX")
+    parser.add_argument("--to", choices=get_args(To), help="also into 16 bits")
     parser.add_argument("--latency", action="store_true", help="that alone")
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--sequence-length", type=int, default=64, help="of made inputs")
@@ -151,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.latency:
             _print_latency(sources, args.parts, args.runs, args.sequence_length)
             return 0
-        totals = [_print_merged(sources, merge) for merge in args.parts]
+        totals = [_print_merged(sources, merge, args.to) for merge in args.parts]
     return int(any(total.verdicts["FAILED"] for total in totals))
 
 
@@ -165,12 +167,12 @@ def _sources(given: Sequence[Path]) -> Iterator[Source]:
             yield Source(folder.name, folder / "model.onnx", feeds or None)
 
 
-def _print_merged(sources: Sequence[Source], merge: Merge) -> Row:
+def _print_merged(sources: Sequence[Source], merge: Merge, to: To | None) -> Row:
     """A line per file as it is done, and one of all of them."""
     print(f"\n`--merge {merge}`:\n\n{heading(HEADER)}", flush=True)
     total = Row("**all**")
     for source in sources:
-        row = merged(source, merge)
+        row = merged(source, merge, to)
         print(line(list(row.cells())), flush=True)
         total += row
     if len(sources) > 1:
@@ -178,11 +180,12 @@ def _print_merged(sources: Sequence[Source], merge: Merge) -> Row:
     return total
 
 
-def merged(source: Source, merge: Merge) -> Row:
+def merged(source: Source, merge: Merge, to: To | None = None) -> Row:
     """What merging does to one file."""
+    options = source.options(merge, to=to)
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            outcome = protect_file(source.path, Path(scratch) / "m.onnx", source.options(merge))
+            outcome = protect_file(source.path, Path(scratch) / "m.onnx", options)
         except SlancError as error:
             print(f"{source.name}: {error}", file=sys.stderr)
             return Row(source.name, verdicts=Counter(["refused"]))

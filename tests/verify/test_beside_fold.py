@@ -10,6 +10,8 @@ import pytest
 
 from slanc_onnx import Accelerator, Options, Validation, protect_file
 from slanc_onnx.accelerator import ACCUMULATE
+from slanc_onnx.apply.merge import held, write
+from slanc_onnx.graph import Array
 from slanc_onnx.norms import read_model
 from slanc_onnx.options import Merge
 from slanc_onnx.reasons import Failure
@@ -193,3 +195,22 @@ def test_other_rounding_moves_each_result_by_a_roundoff_at_most() -> None:
     )
     off = np.abs(noisy["z"] - plain["z"]).max() / np.abs(plain["z"]).max()
     assert 2**-14 < off < 20 * 2**-11
+
+
+def test_a_wrong_weight_of_16_bits_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where all weights are rounded FP32 outputs may be off by 0.1, which lets 0.7 % pass.
+    plain = held.changed
+
+    def wrong(values: Array, steps: held.Steps, odd: bool = False) -> Array:
+        made = plain(values, steps, odd)
+        made[: len(made) // 2] *= made.dtype.type(1.007)
+        return made
+
+    monkeypatch.setattr(write, "changed", wrong)
+    found = judged(replace(MERGED, to="fp16"), tmp_path)
+    assert found.fp32_max_relative_error < found.fp32_tolerance
+    assert found.rounded_rms_error < found.rounded_tolerance
+    kinds = {reason.kind for trial in found.trials for reason in trial.failures}
+    assert kinds == {Failure.MERGED_OFF} and not found.passed
+    monkeypatch.undo()
+    assert judged(replace(MERGED, to="fp16"), tmp_path).passed
