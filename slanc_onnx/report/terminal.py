@@ -270,6 +270,8 @@ def _fp32(validation: Validation) -> str:
             f"FP32 RMS error {validation.fp32_rms_error:.3g} of the outputs' RMS, as merged "
             f"weights are rounded (tolerance {validation.fp32_rms_tolerance:g})"
         )
+        if validation.rounded_epsilons:
+            told += f", {validation.rounded_epsilons} epsilons rounded or raised"
         if validation.as_they_round is not None:
             told += (
                 f", {validation.as_they_round.rms:.3g} where the files round what they hold in 16 "

@@ -24,6 +24,7 @@ from slanc_onnx.verify.runs import FourRuns, run_four, unless_refused
 from slanc_onnx.verify.sensitivity import sensitivity
 from slanc_onnx.verify.tolerance import (
     EXACT,
+    FP32_TOLERANCE,
     ROUNDINGS,
     Exactness,
     fp32_tolerance,
@@ -82,7 +83,8 @@ def _judged(
     fp32 = _in_fp32(runs)
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
-    inexact = rounded_epsilons(before, after, options.accelerator) if exact.bits else 0
+    counts = exact.bits or exact.merged is not None
+    inexact = rounded_epsilons(before, after, options.accelerator) if counts else 0
     observed = observe(before.norms, after.norms, runs, options.accelerator)
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
@@ -90,7 +92,7 @@ def _judged(
     result = Validation(
         fp32_tolerance=_allowed(options, exact.bits, inexact, len(before.norms)),
         fp32_rms_error=fp32.rms,
-        fp32_rms_tolerance=_allowed_rms(options, exact, len(before.norms)),
+        fp32_rms_tolerance=_allowed_rms(options, exact, inexact, len(before.norms)),
         rounded_epsilons=inexact,
         fp32_identical=fp32.identical and plain.losses == scaled.losses,
         fp32_max_abs_error=fp32.absolute,
@@ -128,11 +130,12 @@ def _allowed(options: Options, exact: bool, inexact: int, norms: int) -> float:
     return fp32_tolerance(0.0 if exact else options.weight_loss, norms)
 
 
-def _allowed_rms(options: Options, exact: Exactness, norms: int) -> float | None:
+def _allowed_rms(options: Options, exact: Exactness, inexact: int, norms: int) -> float | None:
     """What is demanded of the RMS error of FP32 outputs where norms are merged; else None."""
     if exact.merged is None or options.to is not None:
         return None
-    return merged_tolerance(max(exact.merged, options.weight_loss), norms)
+    allowed = merged_tolerance(max(exact.merged, options.weight_loss), norms)
+    return max(allowed, FP32_TOLERANCE) if inexact else allowed
 
 
 def _all_left(
