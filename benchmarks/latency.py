@@ -63,15 +63,13 @@ def _rows(
 ) -> Iterator[tuple[object, ...]]:
     """What the table says of each version of a model."""
     with tempfile.TemporaryDirectory() as scratch:
-        source = _fused(model, fuse, Path(scratch)) if fuse else model
+        source = fused_by(model, fuse, Path(scratch)) if fuse else model
         paths = {"original": source}
         for version, options in VERSIONS.items():
             paths[version] = Path(scratch) / version / "model.onnx"
             protect_file(source, paths[version], options)
-        sessions = {name: _session(path, threads) for name, path in paths.items()}
-        specs = input_specs(read_graph(load_model(source), source.parent)[0])
-        feeds = make_feeds(specs, np.random.default_rng(0), Sizes(sequence=length))
-        seconds = _measure(sessions, dict(feeds), runs)
+        sessions = {name: session_on(path, threads) for name, path in paths.items()}
+        seconds = measure(sessions, feeds_for(source, length), runs)
         label = f"{model.stem}, fused" if fuse else model.stem
         for name, times in seconds.items():
             ratios = [a / b for a, b in zip(times, seconds["original"], strict=True)]
@@ -80,7 +78,14 @@ def _rows(
             yield label, name, *nodes, median, f"{statistics.median(ratios):.3f}"
 
 
-def _fused(source: Path, kind: str, scratch: Path) -> Path:
+def feeds_for(source: Path, length: int) -> dict[str, object]:
+    """Made inputs of a sequence length."""
+    specs = input_specs(read_graph(load_model(source), source.parent)[0])
+    return dict(make_feeds(specs, np.random.default_rng(0), Sizes(sequence=length)))
+
+
+def fused_by(source: Path, kind: str, scratch: Path) -> Path:
+    """The model as onnxruntime.transformers fuses it."""
     from onnxruntime.transformers import optimizer
 
     fused = optimizer.optimize_model(str(source), model_type=kind, opt_level=0)
@@ -90,7 +95,8 @@ def _fused(source: Path, kind: str, scratch: Path) -> Path:
     return path
 
 
-def _session(path: Path, threads: int) -> ort.InferenceSession:
+def session_on(path: Path, threads: int) -> ort.InferenceSession:
+    """A session at ONNX Runtime's default level."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
@@ -109,7 +115,7 @@ def _optimised(path: Path, scratch: str) -> int:
     return len(model.graph.node)
 
 
-def _measure(
+def measure(
     sessions: dict[str, ort.InferenceSession], feeds: dict[str, object], runs: int
 ) -> dict[str, list[float]]:
     """Seconds by model, run by run; the order changes from round to round."""

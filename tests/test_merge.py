@@ -1,6 +1,7 @@
 """Merging from file to file: what is written, what the report says, and a second run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,12 +10,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from slanc_onnx import Options, protect_file
+from slanc_onnx import Accelerator, Options, protect, protect_file
 from slanc_onnx.cli import main
 from slanc_onnx.errors import SlancError
 from slanc_onnx.norms import read_model
 from slanc_onnx.options import Merge
-from tests.models.merge_models import LAYER, model, norm
+from tests.models.merge_models import LAYER, RMS, model, norm
 from tests.models.small_graphs import D, normal
 from tests.oracles.unoptimised import run
 
@@ -133,6 +134,57 @@ def test_all_in_fp16(tmp_path: Path) -> None:
     assert outcome.passed
     found = outcome.report["merge"]
     assert found is not None and found["weightless"] == 7
+
+
+def test_a_raised_epsilon_may_move_as_much_as_in_a_fold(tmp_path: Path) -> None:
+    table = normal(1, 11, D) * 3000
+    table[4] = normal(9, D) * 1000
+    epsilon = {"table": table, "eps": np.array(1e-5, np.float32)}
+    source, output = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(model(norm(RMS, "n", "rows") + "y = MatMul(n_y, w)", epsilon), source)
+    device = Accelerator(flush_subnormals=True)
+    options = Options(apply="fold", epsilon="representable", accelerator=device, certify="off")
+    fold, merged = (protect_file(source, output, replace(options, merge=m)) for m in ((), ALL))
+    assert fold.passed and merged.passed and merged.validation is not None
+    assert merged.validation.fp32_rms_tolerance == 1e-4 > merged.validation.fp32_rms_error > 1e-5
+    exact = protect_file(source, output, replace(options, merge=ALL, epsilon="exact"))
+    assert exact.validation is not None and exact.validation.fp32_rms_tolerance == 1e-5
+
+
+def twice_is_not_once() -> tuple[np.float32, np.float32]:
+    """A gamma and a weight whose product, rounded to FP32 first, is another FP16 number."""
+    for step in range(1, 10000):
+        gamma = np.float32(1 + step * 2.0**-23)
+        weight = np.float32((1 + 2.0**-11) / np.float64(gamma))
+        exact = np.float64(gamma) * np.float64(weight)
+        if np.float16(np.float32(exact)) != np.float16(exact):
+            return gamma, weight
+    raise AssertionError("none found")
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_merged_weights_of_16_bits_are_rounded_once(in_file: bool, tmp_path: Path) -> None:
+    gamma, weight = twice_is_not_once()
+    gammas, weights = np.full(D, gamma), normal(2, D, 6)
+    weights[:, 0] = weight
+    before = model(norm(LAYER, "n", "rows") + "y = MatMul(n_y, w)", {"w": weights, "gamma": gammas})
+    source, output = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(before, source, save_as_external_data=in_file, size_threshold=0)
+    protect_file(source, output, Options(to="fp16", merge=GAMMA, certify="off", validate=False))
+    exact = gammas[:, None].astype(np.float64) * weights.astype(np.float64)
+    [found] = [
+        numpy_helper.to_array(t)
+        for t in onnx.load(output).graph.initializer
+        if list(t.dims) == [D, 6]
+    ]
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, exact.astype(np.float16))
+    assert (exact.astype(np.float32).astype(np.float16) != found)[:, 0].all()
+    in_memory = model(
+        norm(LAYER, "n", "rows") + "y = MatMul(n_y, w)", {"w": weights, "gamma": gammas}
+    )
+    protect(in_memory, Options(to="fp16", merge=GAMMA, certify="off"))
+    assert found.tobytes() in {t.raw_data for t in in_memory.graph.initializer}
 
 
 def test_the_command(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

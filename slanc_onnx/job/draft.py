@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +29,19 @@ from slanc_onnx.verify import Difference, Exactness, Validation, as_written, val
 from slanc_onnx.weights import workers
 
 
+@dataclass(frozen=True)
+class _Alone:
+    """The file of the fold alone, and the names of its nodes that compute in FP32."""
+
+    path: Path
+    kept: frozenset[str]
+
+    def read(self) -> ReadModel:
+        """The model in it; the process that reads it may be one of its own."""
+        found = read_model(load_model(self.path), self.path.parent, isolate=False)
+        return replace(found, kept=self.kept)
+
+
 def write_and_validate(job: Job, done: Done, draft: Draft) -> None:
     _write(job, done, draft)
     job.clock.lap("write")
@@ -34,7 +49,9 @@ def write_and_validate(job: Job, done: Done, draft: Draft) -> None:
         return
     if done.proved_in_file:
         _written(done, draft.path, job.options.isolate)
-    found, why = job.tried(lambda told: _validate(job, done, draft.path, told))
+    with ExitStack() as kept:
+        alone = kept.enter_context(_fold_alone(job, done)) if done.merges_something else None
+        found, why = job.tried(lambda told: _validate(job, done, (draft.path, alone), told))
     done.validation, done.not_validated = found or done.validation, why or done.not_validated
     if found is not None and done.conversion is not None:
         done.validation = _run_as_written(job, found, draft.path)
@@ -64,13 +81,27 @@ def _write(job: Job, done: Done, draft: Draft) -> None:
         draft.write(model, job.progress)
 
 
-def _validate(job: Job, done: Done, draft: Path, progress: Progress) -> Validation:
-    """Compare the file that was written with the original."""
+@contextmanager
+def _fold_alone(job: Job, done: Done) -> Iterator[_Alone]:
+    """The fold without what is merged, in a file that nobody keeps."""
+    other = Done(done.norms, fold=done.fold)
+    with job.draft() as draft:
+        _write(job, other, draft)
+        kept = frozenset[str]() if other.conversion is None else other.conversion.kept
+        yield _Alone(draft.path, kept)
+
+
+def _validate(
+    job: Job, done: Done, files: tuple[Path, _Alone | None], progress: Progress
+) -> Validation:
+    """Compare the file that was written with the original, and with the fold alone."""
+    draft, alone = files
     exact = all(math.frexp(s)[0] == 0.5 for s in scales_to_apply(done.norms).values())
     exact = exact and not (done.fold is not None and done.fold.lost)
     exact = exact and done.conversion is None
-    merged = done.merges.error if done.merges is not None and done.merges.changes else None
-    given = Exactness(exact and merged is None, merged)
+    merged = done.merges.error if done.merges is not None and done.merges_something else None
+    of_fold = None if alone is None else alone.read()
+    given = Exactness(exact and merged is None, merged, of_fold)
     after, options, inputs = rewritten(job, done, draft)
     if done.conversion is not None:
         after = replace(after, kept=done.conversion.kept)

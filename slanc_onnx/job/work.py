@@ -76,7 +76,11 @@ class Done:
     written: ReadModel | None = None
 
     @property
+    def merges_something(self) -> bool:
+        """Whether a part of a norm is merged into weights."""
+        return self.merges is not None and bool(self.merges.changes)
+
+    @property
     def proved_in_file(self) -> bool:
         """Whether what was proved has to be proved of the file: its weights are not those read."""
-        merged = self.merges is not None and bool(self.merges.changes)
-        return merged or self.conversion is not None
+        return self.merges_something or self.conversion is not None

@@ -100,12 +100,13 @@ def validation_entry(
         return _not_validated(not_validated)
     if validation is None:
         return None
-    table = validation.perplexity
+    table, own = validation.perplexity, validation.as_they_round
     return {
         "fp32_identical": validation.fp32_identical,
         "fp32_max_abs_error": finite(validation.fp32_max_abs_error),
         "fp32_rms_error": finite(validation.fp32_rms_error),
         "fp32_default_level": _default_level(validation),
+        "as_they_round_rms_error": None if own is None else finite(own.rms),
         "fp16": {
             "lost_before": validation.lost_before,
             "overflowed_before": validation.overflowed_before,
@@ -115,6 +116,7 @@ def validation_entry(
             "rms_relative_error_after": finite(validation.rounded_rms_error),
             "first_out_of_range": _first_out(validation),
             "constants_beyond": _beyond(validation),
+            "beside_fold": _beside_fold(validation),
             **_conversion(validation),
         },
         "tensors": [_tensor(size) for size in validation.tensors],
@@ -180,6 +182,21 @@ def _beyond(validation: Validation) -> dict[str, Any] | None:
     }
 
 
+def _beside_fold(validation: Validation) -> dict[str, Any] | None:
+    found = validation.beside_fold
+    if found is None:
+        return None
+    table = found.perplexity
+    return {
+        "rms_difference": finite(found.difference),
+        "rms_noise": finite(found.noise),
+        "rms_moves": finite(found.moves),
+        "rms_relative_error_of_fold": finite(found.error),
+        "within": found.within,
+        "perplexity": None if table is None else {k: finite(v) for k, v in table.items()},
+    }
+
+
 def _not_validated(reason: Reason) -> dict[str, Any]:
     counts = ("lost_before", "overflowed_before", "overflowed_after")
     errors = (
@@ -188,12 +205,14 @@ def _not_validated(reason: Reason) -> dict[str, Any]:
         "rms_relative_error_after",
         "first_out_of_range",
         "constants_beyond",
+        "beside_fold",
     )
     return {
         "fp32_identical": None,
         "fp32_max_abs_error": None,
         "fp32_rms_error": None,
         "fp32_default_level": None,
+        "as_they_round_rms_error": None,
         "fp16": dict.fromkeys(counts + errors),
         "tensors": [],
         "perplexity": None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slanc_onnx.verify import Beyond, Difference, TensorSize
+from slanc_onnx.verify import BesideFold, Beyond, Difference, TensorSize
 
 
 def default_level_text(difference: Difference | None) -> str:
@@ -24,6 +24,12 @@ def as_written_text(difference: Difference | None) -> str:
         return "runs"
     hides = "which hides overflow: no evidence"
     return f"runs, differs by at most {difference.absolute:.3g}, {hides}"
+
+
+def beside_fold_text(beside: BesideFold) -> str:
+    """What the rounded outputs of a merged file are held against, and how far these are apart."""
+    told = f"the fold alone RMS {beside.error:.3g} + noise {beside.moves:.3g}"
+    return f"{told}, {beside.difference:.3g} apart"
 
 
 def beyond_text(beyond: Beyond, form: str) -> str:

@@ -11,7 +11,12 @@ from slanc_onnx.norms import Suspect
 from slanc_onnx.prove import Condition
 from slanc_onnx.reasons import NOT_RUN_ITSELF, Failure, Note
 from slanc_onnx.report.attention import MOST_NAMES, reason_lines
-from slanc_onnx.report.compared import as_written_text, beyond_text, default_level_text
+from slanc_onnx.report.compared import (
+    as_written_text,
+    beside_fold_text,
+    beyond_text,
+    default_level_text,
+)
 from slanc_onnx.report.conversion import conversion_lines
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.fp32_nodes import fp32_nodes_text
@@ -233,6 +238,8 @@ def verdict(
         f"{what}: rows overflowed {validation.overflowed_before} -> {validation.overflowed_after}, "
         f"largest relative error {before} -> {after} (tolerance {validation.rounded_tolerance:g})"
     )
+    if validation.beside_fold is not None:
+        fp16 = f"{fp16.removesuffix(')')}; {beside_fold_text(validation.beside_fold)})"
     if validation.cosine is not None:
         fp16 += f", least cosine {validation.cosine:.7f}"
     passed = "PASSED" if validation.everything else "NORMS PASSED"
@@ -263,6 +270,13 @@ def _fp32(validation: Validation) -> str:
             f"FP32 RMS error {validation.fp32_rms_error:.3g} of the outputs' RMS, as merged "
             f"weights are rounded (tolerance {validation.fp32_rms_tolerance:g})"
         )
+        if validation.rounded_epsilons:
+            told += f", {validation.rounded_epsilons} epsilons rounded or raised"
+        if validation.as_they_round is not None:
+            told += (
+                f", {validation.as_they_round.rms:.3g} where the files round what they hold in 16 "
+                f"bits (tolerance {validation.rounded_tolerance:g})"
+            )
     else:
         what = "FP32" if validation.cosine is None else "its weights in FP32 arithmetic:"
         told = (

@@ -21,6 +21,7 @@ from slanc_onnx.run.feeds import (
 from slanc_onnx.run.float32 import (
     HALF,
     as_float32,
+    holds_16_bits,
     norms_in_float32,
     read_in_float32,
     too_large_at_once,
@@ -59,6 +60,7 @@ __all__ = [
     "first_run",
     "floats_outside_norms",
     "given_feeds",
+    "holds_16_bits",
     "instrument",
     "is_float",
     "isolated",

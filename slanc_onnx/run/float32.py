@@ -49,7 +49,7 @@ def as_float32(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
         CannotRun: its opset cannot be raised.
     """
     model = raised(model)
-    if not any(_is_half(graph) for graph in _graphs(model)):
+    if not holds_16_bits(model):
         return model
     inline = INLINE_IN_SEGMENTS if too_large_at_once(model) else LARGEST_INLINE
     copy = onnx.ModelProto()
@@ -60,6 +60,11 @@ def as_float32(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
     for function in copy.functions:
         _convert_nodes(function.node, folder)
     return copy
+
+
+def holds_16_bits(model: onnx.ModelProto) -> bool:
+    """Whether a tensor of a model is in FP16 or BF16, as far as the file tells types."""
+    return any(_is_half(graph) for graph in _graphs(model))
 
 
 def read_in_float32(

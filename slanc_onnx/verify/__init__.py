@@ -7,6 +7,7 @@ token alone.
 """
 
 from slanc_onnx.verify.audit import Audit, audit_scales
+from slanc_onnx.verify.beside_fold import BesideFold
 from slanc_onnx.verify.beyond import Beyond
 from slanc_onnx.verify.compare import Difference
 from slanc_onnx.verify.default_level import as_written
@@ -23,6 +24,7 @@ from slanc_onnx.verify.worse import kept_at_one, with_scales_again
 __all__ = [
     "HEALED",
     "Audit",
+    "BesideFold",
     "Beyond",
     "Difference",
     "Exactness",

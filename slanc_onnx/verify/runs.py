@@ -1,10 +1,14 @@
-"""The four runs of a validation: both models in FP32, and both with rounded arithmetic."""
+"""The four runs of a validation: both models in FP32, and both with rounded arithmetic.
+
+Where parts of norms are merged, the fold alone is run with rounded arithmetic as well, and once
+more rounded otherwise.
+"""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 import onnx
 
+from slanc_onnx.accelerator import SumOrder
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
@@ -39,6 +44,8 @@ T = TypeVar("T")
 ORIGINAL_REWRITTEN = ("original", "rewritten")
 COMPARED_RUNS, MOST_KEPT = 4, 1 << 30
 FEW_RUNS = 4  # that take less time than to pack the weights for them
+_ALL_NEEDED = 5  # of the versions; the fold rounded otherwise is the sixth
+_OTHER_ORDER: dict[SumOrder, SumOrder] = {"sequential": "pairwise", "pairwise": "sequential"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +60,8 @@ class FourRuns:
         loaded: The file as it was given, in FP32, where functions of it were inlined or scales of
             another target taken out; None where none were.
         unstable: Outputs that no run can be held against.
+        fold: The fold alone, where parts are merged, rounded as the accelerator rounds.
+        fold_otherwise: The same rounded otherwise; None where ONNX Runtime does not run that.
     """
 
     plain: Runs
@@ -61,6 +70,27 @@ class FourRuns:
     protected: Runs
     loaded: Runs | None
     unstable: list[str]
+    fold: Runs | None = None
+    fold_otherwise: Runs | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Version:
+    """A model that is run.
+
+    Attributes:
+        what: In words, for whoever waits.
+        model: The model.
+        folder: Where its external data lies.
+        taps: What shows what happens inside.
+        needed: Whether all is given up where ONNX Runtime refuses it.
+    """
+
+    what: str
+    model: onnx.ModelProto
+    folder: Path | None
+    taps: _Taps
+    needed: bool = True
 
 
 def run_four(
@@ -69,6 +99,7 @@ def run_four(
     options: Options,
     sets: Sequence[Sequence[Feeds]],
     progress: Progress,
+    alone: ReadModel | None = None,
 ) -> list[FourRuns | CannotRun]:
     """Run both models, with their FP16 and BF16 tensors in FP32.
 
@@ -78,6 +109,7 @@ def run_four(
         options: The accelerator, what is emulated of it, and the ids behind the inputs.
         sets: Of inputs by name, one dict per run in each.
         progress: Called with what is being run and the finished share.
+        alone: The fold without what was merged; None where nothing was.
 
     Returns:
         What came of each set; where ONNX Runtime cannot run the original on it, the reason.
@@ -89,33 +121,76 @@ def run_four(
     models, norms = zip(*(read_in_float32(read, device) for read in (before, after)), strict=True)
     if any(norm.path for norm in norms[0]) and len(sets) > 1:
         # Whether rows in a loop can be read off depends on the inputs.
-        return [run_four(before, after, options, [one], progress)[0] for one in sets]
-    folders = before.folder, after.folder
-    loops = _shows_loops(models[0], norms[0], sets[0][0], folders[0])
-    versions: list[tuple[str, onnx.ModelProto, _Taps]] = []
-    for model, found, which in zip(models, norms, ORIGINAL_REWRITTEN, strict=True):
+        return [run_four(before, after, options, [one], progress, alone)[0] for one in sets]
+    loops = _shows_loops(models[0], norms[0], sets[0][0], before.folder)
+    versions: list[_Version] = []
+    for model, found, read, which in zip(
+        models, norms, (before, after), ORIGINAL_REWRITTEN, strict=True
+    ):
         shown = instrument(model, found, loops=loops)
-        versions.append((f"FP32, {which}", shown.model, _Taps(shown.sums)))
-    kept = before.kept, after.kept
-    for model, found, full, which in zip(models, norms, kept, ORIGINAL_REWRITTEN, strict=True):
-        everything = Everything(kept=full) if options.everything else None
+        versions.append(_Version(f"FP32, {which}", shown.model, read.folder, _Taps(shown.sums)))
+    for model, found, read, which in zip(
+        models, norms, (before, after), ORIGINAL_REWRITTEN, strict=True
+    ):
+        everything = Everything(kept=read.kept) if options.everything else None
         rounded = emulate(model, found, device, loops, everything)
         taps = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
-        versions.append((f"{device.format} norms, {which}", rounded.model, taps))
+        what = f"{device.format} norms, {which}"
+        versions.append(_Version(what, rounded.model, read.folder, taps))
+    if alone is not None:
+        versions += _of_the_fold(alone, options)
     results: list[list[Runs | CannotRun]] = []
-    for index, (what, model, taps) in enumerate(versions):
+    for index, version in enumerate(versions):
 
-        def step(done: float, what: str = what, index: int = index) -> None:
+        def step(done: float, what: str = version.what, index: int = index) -> None:
             progress(f"validating: {what}", (index + done) / len(versions))
 
-        step(0.0)
-        session = session_of(model, folders[index % 2], packs=packs(sets[0]))
-        run = partial(_run, session, taps, tokens=options.tokens, progress=step)
-        results.append([unless_refused(partial(run, feeds)) for feeds in sets])
-        del session, run
+        results.append(_run_version(version, options, sets, step))
         gc.collect()  # a session holds the weights
     ran = zip(sets, zip(*results, strict=True), strict=True)
     return [unless_refused(partial(_four, before, models[0], *given)) for given in ran]
+
+
+def _run_version(
+    version: _Version,
+    options: Options,
+    sets: Sequence[Sequence[Feeds]],
+    progress: Callable[[float], None],
+) -> list[Runs | CannotRun]:
+    """What a version gives on each set.
+
+    Raises:
+        CannotRun: ONNX Runtime cannot load it, and it is needed.
+    """
+    progress(0.0)
+    try:
+        session = session_of(version.model, version.folder, packs=packs(sets[0]))
+    except CannotRun as error:
+        if version.needed:
+            raise
+        return [error for _ in sets]
+    run = partial(_run, session, version.taps, tokens=options.tokens, progress=progress)
+    return [unless_refused(partial(run, feeds)) for feeds in sets]
+
+
+def _of_the_fold(alone: ReadModel, options: Options) -> list[_Version]:
+    """The fold alone, rounded as the accelerator rounds and otherwise.
+
+    Otherwise is with each result moved by up to one unit roundoff before it is rounded, the sums in
+    another order, where that makes a difference, and subnormals kept.
+    """
+    device = options.accelerator
+    order = _OTHER_ORDER.get(device.sum_order, device.sum_order)
+    other = replace(device, sum_order=order, flush_subnormals=False)
+    everything = Everything(kept=alone.kept) if options.everything else None
+    model, norms = read_in_float32(alone, device)
+    found = []
+    for how, dither in ((device, False), (other, True)):
+        rounded = emulate(model, norms, how, False, everything, dither)
+        what = f"{device.format} norms, the fold alone{', rounded otherwise' if dither else ''}"
+        hidden = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
+        found.append(_Version(what, rounded.model, alone.folder, hidden, needed=not dither))
+    return found
 
 
 def unless_refused(run: Callable[[], T]) -> T | CannotRun:
@@ -137,19 +212,21 @@ def _four(
     Raises:
         CannotRun: one of them gave nothing, or another run fails.
     """
-    ran = []
-    for one in results:
+    ran: list[Runs] = []
+    for one in results[:_ALL_NEEDED]:
         if isinstance(one, CannotRun):
             raise one
         ran.append(one)
-    plain, scaled, naive, protected = ran
+    plain, scaled, naive, protected, *fold = ran
+    noisy = [one for one in results[_ALL_NEEDED:] if isinstance(one, Runs)]
     unstable = _unstable(original, before.folder, feeds, plain, scaled)
     loaded = None
     if before.loaded is not before.model and not before.written_out:
         model = as_float32(before.loaded, before.folder)
         session = session_of(model, before.folder, packs=packs(feeds))
         loaded = Runs([session.run(feed) for feed in feeds[: len(plain.outputs)]], {}, plain.losses)
-    return FourRuns(plain, scaled, naive, protected, loaded, unstable)
+    of_fold = (*fold, *noisy)
+    return FourRuns(plain, scaled, naive, protected, loaded, unstable, *of_fold)
 
 
 def run_in_float32(read: ReadModel, options: Options, feeds: Sequence[Feeds]) -> Runs:

@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.norms import ReadModel
 
 # Of the largest absolute output: scales that are no powers of two round once per element.
 FP32_TOLERANCE = 1e-4
@@ -29,10 +30,12 @@ class Exactness(NamedTuple):
         bits: Whether scales are powers of two and weights lost no bit: FP32 outputs are identical.
         merged: The largest relative error of a weight into which a part of a norm was merged; None
             where nothing was.
+        alone: The fold without what was merged, which tells how far rounding moves the outputs.
     """
 
     bits: bool = True
     merged: float | None = None
+    alone: ReadModel | None = None
 
 
 EXACT, ROUNDED = Exactness(), Exactness(bits=False)

@@ -12,10 +12,10 @@ from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.run import CannotRun, InputSet
 from slanc_onnx.verify.compare import compare
-from slanc_onnx.verify.default_level import at_default_level
+from slanc_onnx.verify.default_level import as_they_round, at_default_level
 from slanc_onnx.verify.tensor_sizes import tensor_sizes
 from slanc_onnx.verify.tolerance import EXACT, Exactness
-from slanc_onnx.verify.validate import validate_pair, without_excluded
+from slanc_onnx.verify.validate import validate_pair, with_own_rounding, without_excluded
 from slanc_onnx.verify.validation import Trial, Validation
 
 
@@ -62,10 +62,12 @@ def validate_on(
         trials.append(Trial(one.fed, tuple(says.failures), says.observed, one.longer))
         failures += [f for f in says.failures if one.counts and f not in failures]
     default = None if ran is None else ran.result()
+    result = replace(result, failures=failures)
+    if exact.merged is not None and options.to is None:
+        result = with_own_rounding(result, as_they_round(before, after, first.feeds))
     return replace(
         result,
         trials=tuple(trials),
-        failures=failures,
         tensors=tensor_sizes(without_excluded(after, options), options, first.feeds, result.left),
         at_default=None if default is None else compare(*default, result.unstable),
     )

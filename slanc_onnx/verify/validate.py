@@ -13,8 +13,9 @@ from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.run import CannotRun, Feeds
+from slanc_onnx.verify.beside_fold import beside_fold
 from slanc_onnx.verify.beyond import Beyond, as_infinite
-from slanc_onnx.verify.compare import Difference, all_zero, compare, least_cosine
+from slanc_onnx.verify.compare import Difference, Runs, all_zero, compare, least_cosine
 from slanc_onnx.verify.epsilons import rounded_epsilons
 from slanc_onnx.verify.left import Left, all_left, first_of, largest_of
 from slanc_onnx.verify.observed import Observed, observe
@@ -23,6 +24,7 @@ from slanc_onnx.verify.runs import FourRuns, run_four, unless_refused
 from slanc_onnx.verify.sensitivity import sensitivity
 from slanc_onnx.verify.tolerance import (
     EXACT,
+    FP32_TOLERANCE,
     ROUNDINGS,
     Exactness,
     fp32_tolerance,
@@ -60,7 +62,8 @@ def validate_pair(
         CannotRun: ONNX Runtime cannot load one of them.
     """
     before, after = (without_excluded(read, options) for read in (before, after))
-    ran = run_four(before, after, options, sets, progress)
+    alone = None if exact.alone is None else without_excluded(exact.alone, options)
+    ran = run_four(before, after, options, sets, progress, alone)
     found: list[Validation | CannotRun] = []
     for feeds, runs in zip(sets, ran, strict=True):
         judged = partial(_judged, before, after, options, feeds, exact)
@@ -80,7 +83,8 @@ def _judged(
     fp32 = _in_fp32(runs)
     naive = compare(plain, runs.naive, unstable, floats_only=True)
     protected = compare(plain, runs.protected, unstable, floats_only=True)
-    inexact = rounded_epsilons(before, after, options.accelerator) if exact.bits else 0
+    counts = exact.bits or exact.merged is not None
+    inexact = rounded_epsilons(before, after, options.accelerator) if counts else 0
     observed = observe(before.norms, after.norms, runs, options.accelerator)
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
@@ -88,7 +92,7 @@ def _judged(
     result = Validation(
         fp32_tolerance=_allowed(options, exact.bits, inexact, len(before.norms)),
         fp32_rms_error=fp32.rms,
-        fp32_rms_tolerance=_allowed_rms(options, exact, len(before.norms)),
+        fp32_rms_tolerance=_allowed_rms(options, exact, inexact, len(before.norms)),
         rounded_epsilons=inexact,
         fp32_identical=fp32.identical and plain.losses == scaled.losses,
         fp32_max_abs_error=fp32.absolute,
@@ -108,6 +112,8 @@ def _judged(
         reshaped_before=naive.reshaped,
         all_zero=all_zero(plain, unstable),
         cosine=least_cosine(plain, runs.protected, unstable) if options.to else None,
+        # With `to` the fold's own weights are rounded too, which its error has in it.
+        beside_fold=beside_fold(runs, options.accelerator, 0.0 if options.to else fp32.rms),
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     if result.everything and result.passed:
@@ -124,11 +130,12 @@ def _allowed(options: Options, exact: bool, inexact: int, norms: int) -> float:
     return fp32_tolerance(0.0 if exact else options.weight_loss, norms)
 
 
-def _allowed_rms(options: Options, exact: Exactness, norms: int) -> float | None:
+def _allowed_rms(options: Options, exact: Exactness, inexact: int, norms: int) -> float | None:
     """What is demanded of the RMS error of FP32 outputs where norms are merged; else None."""
     if exact.merged is None or options.to is not None:
         return None
-    return merged_tolerance(max(exact.merged, options.weight_loss), norms)
+    allowed = merged_tolerance(max(exact.merged, options.weight_loss), norms)
+    return max(allowed, FP32_TOLERANCE) if inexact else allowed
 
 
 def _all_left(
@@ -193,6 +200,20 @@ def _held_against_noise(result: Validation, moved: Difference | None) -> list[Re
     return result.failures
 
 
+def with_own_rounding(result: Validation, ran: tuple[Runs, Runs] | None) -> Validation:
+    """The result with how far both files are apart as they are; see `as_they_round`.
+
+    It fails where that is more than rounded outputs may be off.
+    """
+    if ran is None:
+        return result
+    found = compare(*ran, result.unstable, floats_only=True)
+    failures = list(result.failures)
+    if not found.rms <= result.rounded_tolerance:
+        failures.append(Reason(Failure.MERGED_OFF_AS_IT_IS, (found.rms,)))
+    return replace(result, as_they_round=found, failures=failures)
+
+
 def without_excluded(read: ReadModel, options: Options) -> ReadModel:
     """The model without the norms that the user left out, which nothing emulates then."""
     return replace(read, norms=[n for n in read.norms if not options.leaves_out(n.name)])
@@ -252,6 +273,11 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
         failures.append(Reason(Failure.OTHER_SHAPE, result.reshaped.facts))
     elif not result.rounded_rms_error <= result.rounded_tolerance:
         failures.append(_outputs_off(result))
+    beside = result.beside_fold
+    if beside is not None and not beside.within:
+        failures.append(
+            Reason(Failure.MERGED_OFF, (beside.merged_error, beside.error, beside.moves))
+        )
     table, allowed = result.perplexity, perplexity_tolerance(result.rounded_tolerance)
     if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= allowed:
         failures.append(Reason(Failure.PERPLEXITY_OFF, (100 * allowed,)))

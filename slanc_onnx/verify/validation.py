@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from slanc_onnx.reasons import NOT_RUN_ITSELF, Failure, Reason
 from slanc_onnx.run import Fed
+from slanc_onnx.verify.beside_fold import BesideFold
 from slanc_onnx.verify.beyond import Beyond
 from slanc_onnx.verify.compare import Difference, Reshaped
 from slanc_onnx.verify.left import Left
@@ -87,6 +88,10 @@ class Validation:
             square; the largest.
         fp32_rms_tolerance: What is demanded of that where norms are merged into weights, which
             rounds these; None for other files, of which `fp32_tolerance` is demanded.
+        beside_fold: How far a file with merged parts is from the fold alone, both rounded; None
+            for other files.
+        as_they_round: How far a file with merged parts is from the original where both are run as
+            they are; None where they hold nothing of 16 bits, or are not run so.
     """
 
     fp32_tolerance: float
@@ -118,6 +123,8 @@ class Validation:
     left: Sequence[Left] | None = None
     fp32_rms_error: float = 0.0
     fp32_rms_tolerance: float | None = None
+    beside_fold: BesideFold | None = None
+    as_they_round: Difference | None = None
 
     @property
     def observed_on_each(self) -> list[Mapping[str, Observed]]:

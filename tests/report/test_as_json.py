@@ -94,6 +94,7 @@ VALIDATION = [
     "fp32_max_abs_error",
     "fp32_rms_error",
     "fp32_default_level",
+    "as_they_round_rms_error",
     "fp16",
     "tensors",
     "perplexity",
@@ -110,6 +111,7 @@ FP16 = [
     "rms_relative_error_after",
     "first_out_of_range",
     "constants_beyond",
+    "beside_fold",
 ]
 
 
@@ -242,6 +244,7 @@ def seen(overflowed: int, before: int) -> Observed:
     return Observed(np.array([4.0, 1.0, 2.0]), np.array([0.5, 1.5]), overflowed, 9, before, 1, 2)
 
 
+LEVEL = {"identical": False, "max_abs_error": 10.0, "max_relative_error": 11.0}
 BEYOND = {
     "names": ["c", "d"],
     "value": -1e9,
@@ -271,11 +274,8 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
     assert validation_entry(validation, None) == {
         "fp32_identical": False,
         **{"fp32_max_abs_error": 2.0, "fp32_rms_error": 0.0},
-        "fp32_default_level": {
-            "identical": False,
-            "max_abs_error": 10.0,
-            "max_relative_error": 11.0,
-        },
+        "fp32_default_level": LEVEL,
+        "as_they_round_rms_error": None,
         "fp16": {
             "lost_before": 36,
             "overflowed_before": 32,
@@ -284,7 +284,7 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
             "max_relative_error_after": 5.0,
             "rms_relative_error_after": 6.0,
             "first_out_of_range": {"tensor": "t", "op": "MatMul", "value": 9.0},
-            "constants_beyond": BEYOND,
+            **{"constants_beyond": BEYOND, "beside_fold": None},
         },
         "tensors": [
             {

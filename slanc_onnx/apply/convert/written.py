@@ -69,7 +69,7 @@ def write_converted(
     with draft.written():
         apply_fold(model, folded, folder, pending)
         if merges is not None:
-            write_changes(model, merges.changes, pending, folder)
+            write_changes(model, merges.changes, pending, folder, odd=True)
         weights = Weights(folder, draft.new_data(), pending)
         conversion = _converted(model, draft.source, weights, options)
     draft.write(model, progress)

@@ -200,8 +200,7 @@ class Held:
         finite = True
         for old, new in _changed(values, steps):
             there = np.isfinite(old)
-            with np.errstate(over="ignore", under="ignore"):
-                kept = new.astype(dtype).astype(np.float64)
+            kept = cast(new, dtype).astype(np.float64)
             finite = finite and bool(np.isfinite(kept).all())
             exact = new[there]
             largest = max(largest, float(np.abs(exact).max(initial=0.0)))
@@ -212,13 +211,12 @@ class Held:
         return Rounding(relative, largest, finite)
 
 
-def changed(values: Array, steps: Steps) -> Array:
-    """A weight after some steps, in FP64 and rounded once to its own element type."""
+def changed(values: Array, steps: Steps, odd: bool = False) -> Array:
+    """A weight after some steps, in FP64 and rounded once to its own element type; see `cast`."""
     result = np.empty(values.shape, values.dtype)
     flat, at = result.reshape(-1), 0
     for _, new in _changed(values, steps):
-        with np.errstate(over="ignore", under="ignore"):
-            flat[at : at + new.size] = new.reshape(-1).astype(values.dtype)
+        flat[at : at + new.size] = cast(new.reshape(-1), values.dtype, odd)
         at += new.size
     return result
 
@@ -265,10 +263,31 @@ def _parts(
         yield old, new
 
 
-def as_stored(values: Array, element_type: int) -> Array:
-    """Numbers in an element type."""
+def as_stored(values: Array, element_type: int, odd: bool = False) -> Array:
+    """Numbers in an element type; see `cast`."""
+    return cast(values, _dtype(element_type), odd)
+
+
+def cast(values: Array, dtype: np.dtype[Any], odd: bool = False) -> Array:
+    """Numbers rounded to a type: to nearest, ties to even; or FP64 to FP32 by rounding to odd.
+
+    That takes the FP32 neighbour whose last bit is 1. To nearest in a format of at most 22 bits it
+    then gives what one rounding from FP64 gives (Boldo and Melquiond, "Emulation of FMA and
+    correctly rounded sums: proved algorithms using rounding to odd", IEEE Trans. Comput. 2008).
+    ml_dtypes goes by way of FP32 itself, to nearest.
+    """
+    if values.dtype == np.float64 and dtype == ml_dtypes.bfloat16:
+        values = cast(values, np.dtype(np.float32), odd=True)
     with np.errstate(over="ignore", under="ignore"):
-        return values.astype(_dtype(element_type))
+        near = values.astype(dtype)
+    if not odd or values.dtype != np.float64 or dtype != np.float32:
+        return near
+    bits = near.view(np.int32)
+    size, exact = np.abs(near), np.abs(values)
+    off = np.isfinite(near) & (size != exact)
+    bits[off & (size > exact)] -= 1  # toward zero
+    bits[off] |= 1
+    return near
 
 
 def _dtype(element_type: int) -> np.dtype[Any]:

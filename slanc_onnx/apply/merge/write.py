@@ -44,6 +44,7 @@ class Writer:
         changes: What was decided for it.
         pending: The tensors that the fold divided; None to leave all weights as they are.
         folder: Where its external data lies.
+        odd: Whether what is rounded to FP32 is rounded once more, to 16 bits; see `cast`.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class Writer:
         changes: Changes,
         pending: Pending | None,
         folder: Path | None,
+        odd: bool = False,
     ) -> None:
-        self._model, self._changes = model, changes
+        self._model, self._changes, self._odd = model, changes, odd
         self._pending, self._folder = pending, folder
         graphs = list(every_graph(model.graph))
         self._used = {t.name for g in graphs for t in (*g.input, *g.initializer)}
@@ -70,16 +72,17 @@ class Writer:
         """Carry out all changes."""
         changes = self._changes
         for root, steps in changes.steps.items():
-            self._weight(root, partial(changed, steps=steps))
+            self._weight(root, partial(changed, steps=steps, odd=self._odd))
         for use, copy in changes.copies.items():
             node = self._node(NodeAt(use.path, use.node))
-            values = as_stored(changed(copy.row, copy.steps), copy.element_type)
+            values = as_stored(changed(copy.row, copy.steps), copy.element_type, self._odd)
             self._candidates.add(node.input[use.position])
             node.input[use.position] = self._constant("bias", values)
         for at, (position, axis) in changes.centred.items():
             self._centre_behind(at, position, axis)  # first: what comes later stands before it
         for at, bias in changes.biases.items():
-            values = as_stored(changed(np.zeros(bias.size), bias.steps), bias.element_type)
+            row = changed(np.zeros(bias.size), bias.steps)
+            values = as_stored(row, bias.element_type, self._odd)
             self._bias(at, bias.position, self._constant("bias", values))
         for use, ones in changes.ones.items():
             node = self._node(NodeAt(use.path, use.node))
@@ -296,7 +299,11 @@ class Writer:
 
 
 def write_changes(
-    model: onnx.ModelProto, changes: Changes, pending: Pending | None, folder: Path | None
+    model: onnx.ModelProto,
+    changes: Changes,
+    pending: Pending | None,
+    folder: Path | None,
+    odd: bool = False,
 ) -> None:
     """Carry out changes in place, on the model that they were decided for.
 
@@ -306,8 +313,9 @@ def write_changes(
         pending: Takes the changed weights, and has those that the fold divided; None to leave all
             weights as they are.
         folder: Where its external data lies.
+        odd: Whether the model is written in 16 bits, so that numbers are rounded once more.
     """
-    Writer(model, changes, pending, folder).write()
+    Writer(model, changes, pending, folder, odd).write()
 
 
 def _read(model: onnx.ModelProto) -> set[str]:

@@ -86,7 +86,7 @@ def merge_in_memory(
     """
     pending = Pending()
     merges = merge(model, folder, pending, options, decided)
-    write_changes(model, merges.changes, pending, folder)
+    write_changes(model, merges.changes, pending, folder, odd=options.to is not None)
     for tensor in all_tensors(model):
         made = pending.give(tensor)
         if made is not None:

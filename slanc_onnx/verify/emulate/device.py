@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from slanc_onnx.accelerator import FLOAT32, Accelerator, Step
+from slanc_onnx.accelerator import FLOAT32, Accelerator, Format, Step
 from slanc_onnx.norms import Norm
 from slanc_onnx.run import END, Emitter
 from slanc_onnx.verify.emulate.rounding import round_to
 
+_FREQUENCY = 1234567.0  # turns even the smallest normal FP16 number around some times
 _BRANCHES_DIFFER = 11  # the opset from which on the results of an If may differ in their shapes
 
 
@@ -59,21 +60,42 @@ def in_branch(
 
 
 class Device:
-    """The accelerator's arithmetic on FP32 tensors."""
+    """The accelerator's arithmetic on FP32 tensors.
 
-    def __init__(self, emitter: Emitter, accelerator: Accelerator) -> None:
+    Args:
+        emitter: Takes the nodes.
+        accelerator: The arithmetic.
+        dither: Whether a result is moved by up to one unit roundoff before it is rounded, so that
+            it is rounded otherwise; not the adds of a sum, nor what is stored.
+    """
+
+    def __init__(self, emitter: Emitter, accelerator: Accelerator, dither: bool = False) -> None:
         self.emitter = emitter
         self.accelerator = accelerator
+        self._dither = dither
 
     def round(self, step: Step, x: str) -> str:
         """The result of a step as the device has it."""
         device = self.accelerator
         form = FLOAT32 if step in device.fp32_steps else device.format
-        return round_to(self.emitter, x, form, device.flush_subnormals)
+        return round_to(self.emitter, self._moved(x, form), form, device.flush_subnormals)
 
     def rounded(self, x: str) -> str:
         """The result of an op that is no step of a norm."""
+        return self.stored(self._moved(x, self.accelerator.format))
+
+    def stored(self, x: str) -> str:
+        """A constant or an input as the device stores it."""
         return round_to(self.emitter, x, self.accelerator.format, self.accelerator.flush_subnormals)
+
+    def _moved(self, x: str, form: Format) -> str:
+        """x (1 + u sin(f x)) with the unit roundoff u: noise where f x is many turns."""
+        if not self._dither or form == FLOAT32:
+            return x
+        emitter = self.emitter
+        sine = emitter.node("Sin", emitter.node("Mul", x, emitter.number(_FREQUENCY)))
+        noise = emitter.node("Mul", sine, emitter.number(form.unit_roundoff))
+        return emitter.node("Add", x, emitter.node("Mul", x, noise))
 
     def input(self, x: str) -> str:
         """A norm's input, as it is stored and then as the arithmetic reads it."""

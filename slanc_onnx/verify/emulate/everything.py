@@ -263,8 +263,8 @@ class _Rounder:
 
     def _constant(self, x: str) -> list[str]:
         if self._how.beyond == "largest":
-            return [self._device.rounded(self._clipped(x))]
-        y = self._device.rounded(x)
+            return [self._device.stored(self._clipped(x))]
+        y = self._device.stored(x)
         return [self._emitter.node("Where", finite(self._emitter, y), y, x)]
 
     def _clipped(self, x: str) -> str:

@@ -43,7 +43,7 @@ def store_inputs(device: Device, kept: Collection[str], watch: bool) -> Stored:
     emitter, found = device.emitter, Stored()
     emitter.place((), -1)
     for name in float_inputs(emitter.model):
-        found.rounded[name] = device.rounded(name)
+        found.rounded[name] = device.stored(name)
         if watch:
             found.lost[name] = lost(emitter, name, found.rounded[name], name)
     for graph in every_graph(emitter.model.graph):

@@ -88,6 +88,7 @@ def emulate(
     accelerator: Accelerator,
     loops: bool = True,
     everything: Everything | None = None,
+    dither: bool = False,
 ) -> Emulated:
     """A copy of `model` whose norms round every step that the accelerator rounds.
 
@@ -97,13 +98,14 @@ def emulate(
         accelerator: Its arithmetic.
         loops: Whether the mean squares of norms in loops are shown.
         everything: That all other operations are rounded as well, and how.
+        dither: Whether results are moved by up to one roundoff first; see `Device`.
     """
     emitter = Emitter(model)
     mean_squares, arrived = dict[str, str](), dict[str, str]()
     made: dict[str, Watched] = {}
     watched: list[Watched] = []
     makers: dict[str, NodeProto] = {}
-    device = Device(emitter, accelerator)
+    device = Device(emitter, accelerator, dither)
     how = everything or Everything()
     norms = as_computed(norms, accelerator.variance == "one-pass")
     norms, boundary = apart_from_kept(device, norms, how.kept, how.watch)

@@ -1,0 +1,216 @@
+"""What is merged may make rounded outputs worse by no more than another rounding of the fold."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from slanc_onnx import Accelerator, Options, Validation, protect_file
+from slanc_onnx.accelerator import ACCUMULATE
+from slanc_onnx.apply.merge import held, write
+from slanc_onnx.graph import Array
+from slanc_onnx.norms import read_model
+from slanc_onnx.options import Merge
+from slanc_onnx.reasons import Failure
+from slanc_onnx.report.as_json import validation_entry
+from slanc_onnx.run import CannotRun, session_of
+from slanc_onnx.tokens import Tokens
+from slanc_onnx.verify import BesideFold, runs
+from slanc_onnx.verify.emulate import emulate
+from slanc_onnx.verify.tolerance import Exactness
+from slanc_onnx.verify.validate import validate_pair
+from tests.models.small_graphs import graph, normal
+from tests.places import SAMPLES
+
+LLAMA = SAMPLES / "llama_like.onnx"
+ALL: tuple[Merge, ...] = ("all",)
+MERGED = Options(apply="fold", merge=ALL, certify="off")
+WIDTH = 48
+
+
+def judged(options: Options, folder: Path, source: Path = LLAMA) -> Validation:
+    outcome = protect_file(source, folder / "out.onnx", options)
+    assert outcome.validation is not None
+    return outcome.validation
+
+
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize("accumulate", ACCUMULATE)
+def test_the_fold_alone_is_that_of_a_run_without_merging(
+    accumulate: str, flush: bool, tmp_path: Path
+) -> None:
+    device = Accelerator(flush_subnormals=flush).summing(accumulate)
+    found = judged(replace(MERGED, accelerator=device), tmp_path)
+    alone = judged(Options(apply="fold", certify="off", accelerator=device), tmp_path)
+    beside = found.beside_fold
+    assert found.passed and beside is not None and beside.within
+    assert beside.error == alone.rounded_rms_error
+    assert beside.merged_error == found.rounded_rms_error
+    assert beside.in_fp32 == found.fp32_rms_error < 1e-5
+    assert 0 < beside.difference <= beside.error + beside.merged_error
+    assert 2**-11 < beside.noise < 0.02  # also with sums in FP32, whose order nobody sees
+    assert alone.beside_fold is None
+
+
+@pytest.mark.parametrize("options", [MERGED, replace(MERGED, to="fp16")])
+def test_it_costs_two_runs_and_leaves_no_file(options: Options, tmp_path: Path) -> None:
+    told = set[str]()
+    output = tmp_path / "out.onnx"
+    protect_file(LLAMA, output, options, progress=lambda what, share: told.add(what))
+    ran = {what for what in told if what.startswith("validating")}
+    assert len(ran) == 6 and sum("the fold alone" in what for what in ran) == 2
+    assert list(tmp_path.iterdir()) == [output]
+    told.clear()
+    protect_file(LLAMA, output, replace(options, merge=()), progress=lambda w, s: told.add(w))
+    assert len([what for what in told if what.startswith("validating")]) == 4
+
+
+def test_a_process_of_its_own_says_the_same(tmp_path: Path) -> None:
+    one, other = (judged(replace(MERGED, isolate=apart), tmp_path) for apart in (False, True))
+    assert one.beside_fold == other.beside_fold is not None
+
+
+def test_a_second_run_merges_nothing_and_has_nothing_to_hold(tmp_path: Path) -> None:
+    judged(MERGED, tmp_path)
+    (tmp_path / "again").mkdir()
+    assert judged(MERGED, tmp_path / "again", tmp_path / "out.onnx").beside_fold is None
+
+
+def test_the_perplexity_of_the_fold_alone(tmp_path: Path) -> None:
+    ids = np.random.default_rng(3).integers(0, 200, (2, 16))
+    tokens = Tokens(ids)
+    found = judged(replace(MERGED, tokens=tokens), tmp_path)
+    alone = judged(Options(apply="fold", certify="off", tokens=tokens), tmp_path)
+    assert found.beside_fold is not None and found.beside_fold.perplexity is not None
+    assert alone.perplexity is not None
+    assert found.beside_fold.perplexity["fold"] == alone.perplexity["fp16_slanc"]
+    assert found.beside_fold.perplexity["fold_otherwise"] != alone.perplexity["fp16_slanc"]
+
+
+def one_norm(scale: float) -> onnx.ModelProto:
+    """An RMSNorm of rows divided by a power of two, epsilon to match; FP32 gives the same bits."""
+    text = """
+        x_s = Mul(x, scale)
+        [n] y = SimplifiedLayerNormalization<axis = -1, epsilon = 0.0>(x_s, gamma)
+        z = MatMul(y, w)
+    """
+    weights = {
+        "scale": np.array(scale, np.float32),
+        "gamma": np.ones(WIDTH, np.float32),
+        "w": normal(1, WIDTH, 8),
+    }
+    return graph(text, weights, f"float[4, {WIDTH}] x", "float[4, 8] z")
+
+
+def against(scale: float, alone: float | None) -> Validation:
+    before, after = (read_model(one_norm(s)) for s in (1.0, scale))
+    fold = None if alone is None else read_model(one_norm(alone))
+    x = np.random.default_rng(0).standard_normal((4, WIDTH)).astype(np.float32)
+    [found] = validate_pair(
+        before, after, Options(), [[{"x": x}]], Exactness(bits=False, merged=0.0, alone=fold)
+    )
+    assert not isinstance(found, CannotRun)
+    return found
+
+
+# 2^-11: mean squares of 2^-22, which have three bits in FP16, as subnormals.
+FAINT = 2.0**-11
+
+
+def test_a_fault_that_only_rounding_shows_fails() -> None:
+    found = against(FAINT, alone=1.0)
+    assert found.fp32_identical and 0.005 < found.rounded_rms_error < found.rounded_tolerance
+    assert [reason.kind for reason in found.failures] == [Failure.MERGED_OFF]
+    assert found.beside_fold is not None
+    facts = found.beside_fold.merged_error, found.beside_fold.error, found.beside_fold.moves
+    assert found.failures[0].facts == facts and facts[0] > facts[1] + facts[2]
+
+
+def test_the_general_tolerance_lets_it_pass() -> None:
+    assert against(FAINT, alone=None).passed
+
+
+def test_a_merge_that_makes_it_better_passes_however_far_it_is() -> None:
+    found = against(1.0, alone=FAINT)
+    assert found.passed and found.beside_fold is not None
+    assert (
+        found.beside_fold.merged_error < found.beside_fold.error < found.beside_fold.difference * 2
+    )
+
+
+def test_what_a_scale_rounds_the_fold_rounds_too() -> None:
+    assert against(FAINT, alone=FAINT).passed
+
+
+def test_noise_that_cannot_be_run_is_one_roundoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(model: onnx.ModelProto, *given: object, **named: object) -> object:
+        if any(node.op_type == "Sin" for node in flat(model.graph)):
+            raise CannotRun("no Sin")
+        return session_of(model, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runs, "session_of", refuses)
+    beside = against(1.0, alone=1.0).beside_fold
+    assert beside is not None and math.isnan(beside.noise) and beside.moves == 2**-11
+
+
+def flat(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    inner = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    return [*graph.node, *(node for one in inner for node in flat(one))]
+
+
+def test_the_report_has_each_figure_under_its_key() -> None:
+    given = BesideFold(13.0, math.nan, 14.0, 15.0, 0.0, 0.5, {"fold": math.nan})
+    entry = validation_entry(replace(against(1.0, alone=1.0), beside_fold=given), None)
+    assert entry is not None and entry["fp16"]["beside_fold"] == {
+        "rms_difference": 13.0,
+        "rms_noise": None,
+        "rms_moves": 0.5,
+        "rms_relative_error_of_fold": 14.0,
+        "within": False,
+        "perplexity": {"fold": None},
+    }
+
+
+def test_the_least_noise_and_that_of_weights() -> None:
+    none = BesideFold(0.0, 0.0, 0.001, 0.0, in_fp32=0.0, roundoff=2**-11)
+    assert none.moves == 2**-11
+    assert replace(none, noise=math.inf).moves == 2**-11
+    assert replace(none, noise=0.003, in_fp32=0.004).moves == pytest.approx(0.005)
+    assert replace(none, merged_error=0.001 + 2**-11).within
+    assert not replace(none, merged_error=0.0015).within
+    assert not replace(none, merged_error=math.inf).within
+
+
+def test_other_rounding_moves_each_result_by_a_roundoff_at_most() -> None:
+    read = read_model(one_norm(1.0))
+    x = np.random.default_rng(0).standard_normal((4, WIDTH)).astype(np.float32)
+    plain, noisy = (
+        session_of(emulate(read.model, read.norms, Accelerator(), dither=d).model, None).run(
+            {"x": x}
+        )
+        for d in (False, True)
+    )
+    off = np.abs(noisy["z"] - plain["z"]).max() / np.abs(plain["z"]).max()
+    assert 2**-14 < off < 20 * 2**-11
+
+
+def test_a_wrong_weight_of_16_bits_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where all weights are rounded FP32 outputs may be off by 0.1, which lets 0.7 % pass.
+    plain = held.changed
+
+    def wrong(values: Array, steps: held.Steps, odd: bool = False) -> Array:
+        made = plain(values, steps, odd)
+        made[: len(made) // 2] *= made.dtype.type(1.007)
+        return made
+
+    monkeypatch.setattr(write, "changed", wrong)
+    found = judged(replace(MERGED, to="fp16"), tmp_path)
+    assert found.fp32_max_relative_error < found.fp32_tolerance
+    assert found.rounded_rms_error < found.rounded_tolerance
+    kinds = {reason.kind for trial in found.trials for reason in trial.failures}
+    assert kinds == {Failure.MERGED_OFF} and not found.passed
+    monkeypatch.undo()
+    assert judged(replace(MERGED, to="fp16"), tmp_path).passed
