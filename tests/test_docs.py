@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,18 +14,26 @@ from typing import NamedTuple
 import pytest
 
 import slanc_onnx.public
+from slanc_onnx import cli
 from tests.places import ROOT
 
 # Pages of docs/ whose commands are not run here, and why.
 NOT_RUN = {
     "results.md": "hours, on real models; test_tables.py holds its commands against --help",
     "genai.md": "on onnxruntime-genai and a real model; test_genai.py runs them where it has both",
+    "pipelines.md": "test_pipelines.py runs them",
     "mutation.md": "an hour, and mutmut is no dependency of the tests",
 }
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*GUIDES, *sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md"]
 CORE = ROOT / "slanc_onnx"
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A loop, a line with a text that Python reads, or a line.
+_STATEMENT = re.compile(
+    r"^for .*?^done$|^[^\n]+<<'END'\n.*?^END$|^[^\n]+$", re.MULTILINE | re.DOTALL
+)
+# A call of the command line, and what goes on with what it prints or where it succeeds.
+_CALL = re.compile(r"(?:python -m slanc_onnx|slanc-onnx) ([^|&;<>$\n]*?)(?: (\||&&) (.*))?")
 
 
 class Command(NamedTuple):
@@ -49,26 +58,78 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=lambda page: str(page.stem))
-def test_commands_print_what_the_page_quotes(page: Path, folder: Path) -> None:
-    if page.name in NOT_RUN:
-        pytest.skip(NOT_RUN[page.name])
-    found = commands(page.read_text(encoding="utf-8"))
-    assert found, "a page answers with a command"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "400"}
-    for command in found:
+def printed_by(script: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command prints: calls of the command line in this process, the rest in bash."""
+
+    def in_bash(text: str, given: str = "") -> str:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command.script],
+            ["bash", "-euo", "pipefail", "-c", text],
             cwd=folder,
-            env=environment,
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+            input=given,
             capture_output=True,
             text=True,
             timeout=300,
         )
         assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    printed = ""
+    for statement in _STATEMENT.findall(script):
+        called = _CALL.fullmatch(statement)
+        if called is None:
+            printed += in_bash(statement)
+            continue
+        arguments, joined, more = called.groups()
+        status = cli.main(shlex.split(arguments, comments=True))
+        out, err = capsys.readouterr()
+        assert status == 0, err
+        printed += in_bash(more, out) if joined == "|" else out
+        printed += in_bash(more) if joined == "&&" else ""
+    return printed
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: str(page.stem))
+def test_commands_print_what_the_page_quotes(
+    page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if page.name in NOT_RUN:
+        pytest.skip(NOT_RUN[page.name])
+    found = commands(page.read_text(encoding="utf-8"))
+    assert found, "a page answers with a command"
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "400")
+    for command in found:
+        printed = printed_by(command.script, folder, capsys)
         for line in command.quoted:
-            assert line in done.stdout
+            assert line in printed
+
+
+def test_a_command_is_read_as_bash_reads_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[tuple[str, ...]] = []
+
+    def main(arguments: list[str]) -> int:
+        called.append(tuple(arguments))
+        print("one\ntwo")
+        return int("bad" in arguments)
+
+    monkeypatch.setattr(cli, "main", main)
+    script = (
+        "slanc-onnx a --feed 'x=normal(0,1)'  # why\n"
+        "python -m slanc_onnx b | tail -n 1 | tr 'w' '|'\n"
+        "slanc-onnx c && echo done\nfor i in 1 2; do\n    echo slanc-onnx $i\ndone\n"
+        "cat - <<'END'\nslanc-onnx d\nEND\nfalse || echo no\n"
+    )
+    assert "\n".join(_STATEMENT.findall(script)) == script.rstrip()
+    lines = "one,two,t|o,one,two,done,slanc-onnx 1,slanc-onnx 2,slanc-onnx d,no"
+    assert printed_by(script, folder, capsys).splitlines() == lines.split(",")
+    assert called == [("a", "--feed", "x=normal(0,1)"), ("b",), ("c",)]
+    for bad in ("slanc-onnx bad", "slanc-onnx bad && echo", "slanc-onnx bad | cat", "false | cat"):
+        with pytest.raises(AssertionError):
+            printed_by(bad, folder, capsys)
 
 
 def anchors(page: Path) -> set[str]:

@@ -64,8 +64,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the page's first block made the files of its examples."""
     folder = tmp_path_factory.mktemp("pipelines")
     (folder / "sample_models").symlink_to(ROOT / "sample_models")
-    (first,) = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    run(["bash", "-euo", "pipefail", "-c", first], folder)
+    [(first, quoted)] = re.findall(
+        r"^```bash\n(.*?)^```$\n\n^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
+    )
+    printed = run(["bash", "-euo", "pipefail", "-c", first], folder).splitlines()
+    assert quoted and [line for line in quoted.splitlines() if line not in printed] == []
     return folder
 
 

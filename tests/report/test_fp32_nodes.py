@@ -218,6 +218,7 @@ def test_bad_usage_is_refused(run: Run, arguments: tuple[str, ...], message: str
 
 
 def test_only_a_list_is_replaced_by_a_list(run: Run) -> None:
+    onnx.save(graph(f"[n] y = {RMS}(x, g1)", weights(), f"float[a, b, {D}] x"), "model.onnx")
     Path("keep.json").write_text("mine")
     status, _, err = run("model.onnx", "--fp32-nodes", "keep.json")
     assert status == 2 and "is no report of an earlier run" in err
