@@ -1,5 +1,6 @@
-"""The command line as a fixture, and how hypothesis runs for mutants."""
+"""The command line as a fixture, how hypothesis runs for mutants, and what is not collected."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,3 +31,9 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
         return status, captured.out, captured.err
 
     return of
+
+
+def pytest_collection_finish() -> None:
+    """Leave thousands of tests alone: no collection looks at them, no fork copies them for one."""
+    gc.collect()
+    gc.freeze()

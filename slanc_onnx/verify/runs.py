@@ -102,6 +102,7 @@ def run_four(
         rounded = emulate(model, found, device, loops, everything)
         taps = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
         versions.append((f"{device.format} norms, {which}", rounded.model, taps))
+    gc.collect()  # what was read to make them: graphs that hold themselves, and weights with them
     results: list[list[Runs | CannotRun]] = []
     for index, (what, model, taps) in enumerate(versions):
 
@@ -112,8 +113,7 @@ def run_four(
         session = session_of(model, folders[index % 2], packs=packs(sets[0]))
         run = partial(_run, session, taps, tokens=options.tokens, progress=step)
         results.append([unless_refused(partial(run, feeds)) for feeds in sets])
-        del session, run
-        gc.collect()  # a session holds the weights
+        del session, run  # they hold the weights
     ran = zip(sets, zip(*results, strict=True), strict=True)
     return [unless_refused(partial(_four, before, models[0], *given)) for given in ran]
 
