@@ -1,6 +1,7 @@
 """Models as deep as they come: every stage ends, in sizes that recursion or 2^n walks would not."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx
@@ -21,28 +22,48 @@ from tests.models.growing import (
 )
 from tests.models.small_graphs import between
 
-# Made when a test asks: as long as they live, every garbage collection looks at them.
+# Made when a test asks: as long as they live, every garbage collection looks at them. All that are
+# chains are deeper than Python's recursion; the slow ones are ten and three times as deep.
 DEEP: dict[str, Callable[[], onnx.ModelProto]] = {
+    "1 200 Relu": lambda: relus(1_200),
+    "1 200 Add": lambda: adds(1_200),
+    "a weight behind 1 200 Identity": lambda: identities(1_200),
+    "x + x, 100 times": lambda: doubled(100),
+    "x + c x, 200 times": lambda: shifted(200),
+    "130 layers": lambda: decoder(130),
+    "loops in loops, 6 deep": lambda: nested_loops(6),
     "10 000 Relu": lambda: relus(10_000),
     "10 000 Add": lambda: adds(10_000),
     "a weight behind 10 000 Identity": lambda: identities(10_000),
-    "x + x, 100 times": lambda: doubled(100),
-    "x + c x, 200 times": lambda: shifted(200),
     "400 layers": lambda: decoder(400),
-    "loops in loops, 6 deep": lambda: nested_loops(6),
 }
+SLOW = ("10 000", "400 layers")
+DEEPER = [title for title in DEEP if any(words in title for words in SLOW)]
 
 
-SOME = ("a weight behind 10 000 Identity", "x + x, 100 times", "400 layers")
+def each(names: Iterable[str]) -> pytest.MarkDecorator:
+    """One test for each of the models that are named."""
+    marks = {True: (pytest.mark.slow,), False: ()}
+    cases = [pytest.param(name, marks=marks[name in DEEPER]) for name in names]
+    return pytest.mark.parametrize("name", cases)
 
 
-@pytest.mark.parametrize("name", DEEP)
+SOME = ("a weight behind", "x + x", "layers")
+each_of_some = each(name for name in DEEP if any(words in name for words in SOME))
+
+
+def test_chains_are_deeper_than_recursion() -> None:
+    deep = ("1 200 Relu", "1 200 Add", "a weight behind 1 200 Identity", "130 layers")
+    assert all(len(DEEP[name]().graph.node) > sys.getrecursionlimit() for name in deep)
+
+
+@each(DEEP)
 def test_deep_models_are_scaled(name: str) -> None:
     decided = compute_scales(DEEP[name]())
     assert {norm.status for norm in decided} == {"scaled"}
 
 
-@pytest.mark.parametrize("name", DEEP)
+@each(DEEP)
 def test_deep_models_are_read_from_their_weights(name: str) -> None:
     decided = compute_scales(DEEP[name](), Options(estimate="weights"))
     assert {norm.status for norm in decided} == {"scaled"}
@@ -58,21 +79,21 @@ def test_a_loop_whose_rows_change_their_width_from_run_to_run_is_listed() -> Non
     )
 
 
-@pytest.mark.parametrize("name", SOME)
+@each_of_some
 def test_deep_models_are_folded(name: str) -> None:
     model = DEEP[name]()
     decided = protect(model, Options(estimate="weights", apply="fold"))
     assert {norm.status for norm in decided} == {"scaled"}
 
 
-@pytest.mark.parametrize("name", SOME)
+@each_of_some
 def test_deep_models_have_the_papers_scales(name: str) -> None:
     decided = compute_scales(DEEP[name](), Options(scale="paper"))
     assert {norm.status for norm in decided} == {"scaled"}
 
 
 def test_a_deep_decoder_is_the_same_model_afterwards() -> None:
-    model = decoder(50)
+    model = decoder(20)
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     protect(rewritten, Options(estimate="weights"))

@@ -20,7 +20,7 @@ from slanc_onnx.norms.model import ReadModel
 from slanc_onnx.scale import ScaledNorm
 from tests.models.fold_models import RMS, weights
 from tests.models.small_graphs import D, graph, normal
-from tests.oracles.stopped_writes import How, at_once, in_a_child, stopped
+from tests.oracles.stopped_writes import How, at_once, each_once, in_a_child, stopped
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 
@@ -165,11 +165,13 @@ MOST = (
 )
 CASES = [(title, "kill") for title in SCENARIOS]
 CASES += [(title, how) for title in MOST for how in ("interrupt", "full")]
+EVENTS = ("one of a kind", "every one")
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=EVENTS)
 @pytest.mark.parametrize(("title", "how"), CASES)
 def test_at_every_event_an_output_is_the_old_or_the_new_one(
-    before: Path, tmp_path: Path, title: str, how: How, monkeypatch: pytest.MonkeyPatch
+    before: Path, tmp_path: Path, title: str, how: How, every: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenario, events = SCENARIOS[title], tmp_path / "events"
     scenario.prepare(before)
@@ -183,7 +185,7 @@ def test_at_every_event_an_output_is_the_old_or_the_new_one(
     def counted() -> int:
         with stopped(0, "kill") as stop:
             status = scenario.main(after)
-        events.write_text(str(stop.count))
+        events.write_text("\n".join(stop.events))
         return status
 
     assert in_a_child(counted) == 0
@@ -192,9 +194,9 @@ def test_at_every_event_an_output_is_the_old_or_the_new_one(
     allowed = [list(outputs(folder, scenario.output)) for folder in (before, after)]
     assert allowed[0] != allowed[1] or title == "fold over the same"
     reruns = [(scenario, new), (other, files(otherwise))]
-    count = int(events.read_text())
-    assert count >= 6  # open, write, sync, rename, sync, remove
-    for at in range(1, count + 1):
+    names = events.read_text().split()
+    assert len(names) >= 6  # open, write, sync, rename, sync, remove
+    for at in range(1, len(names) + 1) if every else each_once(names):
         rerun, result = reruns[at % 2]
         shutil.copytree(before, work)
 
@@ -213,7 +215,7 @@ def test_at_every_event_an_output_is_the_old_or_the_new_one(
         if how == "full" and status == 2:
             assert {name: now[name] for name in now if "slanc-" not in name} == old, at
         if now != old:  # from there it is the run that is known to give the new ones
-            assert rerun.run(work) == 0, at
+            assert rerun.main(work) == 0, at
             assert files(work) == result, at
             assert left_over(work) == []
         shutil.rmtree(work)
@@ -223,7 +225,10 @@ def without_reports(found: Files) -> Files:
     return {name: value for name, value in found.items() if name not in REPORTS}
 
 
-def test_runs_at_once_to_one_output_end_with_one_of_theirs(before: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_runs_at_once_to_one_output_end_with_one_of_theirs(
+    before: Path, tmp_path: Path, rounds: int
+) -> None:
     """And with no file that none of them would leave alone."""
     kinds, alone = [DIV, FOLD, OTHER_FOLD], []
     for number, apply in enumerate(kinds):
@@ -231,7 +236,7 @@ def test_runs_at_once_to_one_output_end_with_one_of_theirs(before: Path, tmp_pat
         shutil.copytree(before, folder)
         assert Scenario(apply, output="new/out.onnx").run(folder) == 0
         alone.append(files(folder))
-    for _ in range(5):
+    for _ in range(rounds):
         work = tmp_path / "work"
         shutil.copytree(before, work)
         scenarios = [Scenario(apply, output="new/out.onnx") for apply in kinds * 2]

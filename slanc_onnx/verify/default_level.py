@@ -7,7 +7,6 @@ order of a sum: then the last bits differ through no fault of the scales.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -132,10 +131,7 @@ def _run(
 ) -> Runs:
     """The outputs of a model, and nothing else of it."""
     session = Session(model, folder, packs=True, optimised=optimised)
-    found = Runs(list(_kept(session, feeds)), {}, [])
-    del session  # it holds the weights
-    gc.collect()
-    return found
+    return Runs(list(_kept(session, feeds)), {}, [])
 
 
 def _kept(session: Session, feeds: Sequence[Feeds]) -> Iterator[dict[str, Array]]:

@@ -139,6 +139,7 @@ def run_four(
         versions.append(_Version(what, rounded.model, read.folder, taps))
     if alone is not None:
         versions += _of_the_fold(alone, options)
+    gc.collect()  # what was read to make them: graphs that hold themselves, and weights with them
     results: list[list[Runs | CannotRun]] = []
     for index, version in enumerate(versions):
 
@@ -146,7 +147,6 @@ def run_four(
             progress(f"validating: {what}", (index + done) / len(versions))
 
         results.append(_run_version(version, options, sets, step))
-        gc.collect()  # a session holds the weights
     ran = zip(sets, zip(*results, strict=True), strict=True)
     return [unless_refused(partial(_four, before, models[0], *given)) for given in ran]
 

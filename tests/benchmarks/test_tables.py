@@ -1,5 +1,6 @@
 """Pages whose figures come from the commands beside them: blocks, outputs, resumed runs."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -171,18 +172,28 @@ def test_the_command_takes_what_pages_quote(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("module", sorted({words[0] for words in BENCHMARKS}))
-def test_the_benchmarks_that_pages_quote_take_the_options_that_they_quote(module: str) -> None:
-    assert importlib.util.find_spec(module) is not None
-    told = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+def test_the_benchmarks_that_pages_quote_take_the_options_that_they_quote(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    command = importlib.import_module(module)
+    with pytest.raises(SystemExit, match="0"):
+        command.main()
+    told = capsys.readouterr().out
     taken = told[told.rindex("\noptions:") :]  # not what its docstring says of them
     quoted = {w for words in BENCHMARKS if words[0] == module for w in words if w[:2] == "--"}
     assert quoted <= set(re.findall(r"--[\w-]+", taken))
+
+
+def test_the_benchmarks_that_pages_quote_are_commands() -> None:
+    for module in {words[0] for words in BENCHMARKS}:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.origin is not None
+        last = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body[-1]
+        assert isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'"
+        assert "main" in ast.unparse(last.body[0])
+    told = subprocess.run([sys.executable, "-m", "benchmarks.zoo", "--help"], cwd=ROOT)
+    assert told.returncode == 0
 
 
 def test_every_table_has_been_filled_in() -> None:

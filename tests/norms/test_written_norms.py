@@ -19,11 +19,14 @@ from tests.oracles import wild_norms
 from tests.oracles.unoptimised import different, run
 from tests.oracles.written_norms import KINDS, written
 
+each_count = pytest.mark.parametrize("count", [25, pytest.param(100, marks=pytest.mark.slow)])
 
+
+@each_count
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_is_found_and_scaled_exactly(kind: str) -> None:
+def test_each_is_found_and_scaled_exactly(kind: str, count: int) -> None:
     random = np.random.default_rng(16)
-    for _ in range(100):
+    for _ in range(count):
         model = written(kind, random)
         found = find_in(read_graph(model))
         assert (len(found.norms), found.suspects) == (1, []), model
@@ -46,11 +49,14 @@ def as_it_is_read(norm: Norm, x: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(rows / np.sqrt(total / (1 if norm.kind == "l2" else x.shape[-1])))
 
 
+@each_count
 @pytest.mark.parametrize("kind", wild_norms.KINDS)
-def test_each_in_a_wild_spelling_is_found_and_what_is_read_off_it_is_so(kind: str) -> None:
+def test_each_in_a_wild_spelling_is_found_and_what_is_read_off_it_is_so(
+    kind: str, count: int
+) -> None:
     random = np.random.default_rng(61)
     plain = 0
-    for _ in range(100):
+    for _ in range(count):
         model = wild_norms.wild(kind, random)
         found = find_in(read_graph(model))
         assert (len(found.norms), found.suspects) == (1, []), model
@@ -70,12 +76,13 @@ def test_each_in_a_wild_spelling_is_found_and_what_is_read_off_it_is_so(kind: st
             np.testing.assert_allclose(values[norm.normalised], wanted, 2e-3, 2e-3)
         apply_scales_in(model, [norm], {norm.name: 8.0})
         assert different(before, run(model, x=x)) == [], model
-    assert plain > 10
+    assert plain > count / 10
 
 
 NAMED = re.compile("(layer|rms|group)_normalization|instancenorm|mvn|l2normalization|lpnorm")
 
 
+@pytest.mark.slow  # onnx makes the data of all its tests
 @pytest.mark.filterwarnings("ignore")  # of the data that onnx makes for them
 def test_norms_in_the_tests_of_onnx_compute_what_these_store_and_nothing_else_is_one() -> None:
     cases: list[Any] = [case for case in collect_testcases(None) if case.model is not None]

@@ -33,16 +33,17 @@ How = Literal["kill", "interrupt", "full"]
 
 
 class _Stop:
-    """Counts events, and stops the process before one of them; a write gets half of its bytes."""
+    """Notes events, and stops the process before one of them; a write gets half of its bytes."""
 
     def __init__(self, at: int, how: How) -> None:
-        self.count, self._at, self._how = 0, at, how
+        self.events: list[str] = []
+        self._at, self._how = at, how
 
     def before(self, name: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         if name == "open" and not arguments[1] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
-        self.count += 1
-        if self.count != self._at:
+        self.events.append(name)
+        if len(self.events) != self._at:
             return
         if name == "write":
             call(arguments[0], arguments[1][: len(arguments[1]) // 2])
@@ -55,7 +56,7 @@ class _Stop:
 
 @contextmanager
 def stopped(at: int, how: How) -> Iterator[_Stop]:
-    """Stop at an event, counted from 1; at 0, which never comes, they are only counted."""
+    """Stop at an event, counted from 1; at 0, which never comes, they are only noted."""
     stop = _Stop(at, how)
 
     def watched(name: str) -> Callable[..., Any]:
@@ -75,6 +76,21 @@ def stopped(at: int, how: How) -> Iterator[_Stop]:
     finally:
         for each in patches:
             each.stop()
+
+
+def each_once(events: Sequence[str]) -> list[int]:
+    """The events, counted from 1, before each of which the files are in a state of another kind.
+
+    Not those behind a sync or a change of mode, which change no bytes, and of writes that follow
+    each other the first.
+    """
+    before = ["", *events]
+    same = ("fsync", "chmod")
+    return [
+        at
+        for at, (last, name) in enumerate(zip(before, events, strict=False), 1)
+        if last not in same and (last, name) != ("write", "write")
+    ]
 
 
 def at_once(jobs: Sequence[Callable[[], int]]) -> list[int]:

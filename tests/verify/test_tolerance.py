@@ -1,5 +1,6 @@
 """What is allowed follows from the format, and is what it always was for FP16."""
 
+import itertools
 import math
 
 import onnx
@@ -41,8 +42,16 @@ def test_it_is_two_roundoffs_times_the_root_of_the_norms(
     assert perplexity_tolerance(tolerance) == pytest.approx(tolerance / 10, rel=1e-12)
 
 
-@pytest.mark.parametrize("model", ["bert_like", "llama_like", "sandwich_like"])
-@pytest.mark.parametrize("name", ["bf16", "bf16-fp32", "fp16-in-out", *COARSE])
+KINDS = ["bf16", "bf16-fp32", "fp16-in-out", *COARSE]
+QUICK = [("bert_like", name) for name in KINDS]
+QUICK += [("llama_like", "fp8-e4m3"), ("sandwich_like", "fp8-e5m2-flush")]
+CASES = [
+    pytest.param(*case, marks=() if case in QUICK else (pytest.mark.slow,))
+    for case in itertools.product(["bert_like", "llama_like", "sandwich_like"], KINDS)
+]
+
+
+@pytest.mark.parametrize(("model", "name"), CASES)
 def test_the_sample_models_pass_on_every_kind_of_target(model: str, name: str) -> None:
     options = Options(accelerator=TARGETS[name])
     original, rewritten = (onnx.load(SAMPLES / f"{model}.onnx") for _ in range(2))
