@@ -21,7 +21,7 @@ import onnx
 from onnx import numpy_helper
 
 from benchmarks.markdown import count, span, table
-from benchmarks.missing import told
+from benchmarks.missing import positive, told
 from slanc_onnx import Options, ScaledNorm, compute_scales
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.div import apply_scales_in
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print one row per model; exit status 1 if there is a counterexample."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+", type=Path)
-    parser.add_argument("--rows", type=int, default=100_000, help="per model and target")
+    parser.add_argument("--rows", type=positive, default=100_000, help="per model and target")
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS))
     options = parser.parse_args(arguments)
     tried: dict[str, list[Attempt]] = {}

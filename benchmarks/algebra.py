@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.missing import told
+from benchmarks.missing import positive, told
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_in
 from tests.oracles import wild_norms
@@ -25,7 +25,7 @@ from tests.oracles.written_norms import KINDS, written
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write and look for so many norms; exit status 1 where one is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--count", type=positive, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--wild", action="store_true")
     args = parser.parse_args(arguments)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.markdown import number, table
-from benchmarks.missing import told
+from benchmarks.missing import positive, told
 from slanc_onnx import ScaledNorm
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model
@@ -74,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("tokens", nargs="?", type=Path)
-    parser.add_argument("--sequence-length", type=int)
-    parser.add_argument("--max-sequences", type=int, default=4)
+    parser.add_argument("--sequence-length", type=positive)
+    parser.add_argument("--max-sequences", type=positive, default=4)
     parser.add_argument("--bos", type=int)
     parser.add_argument("--target", default=DEFAULT)
     parser.add_argument("--exact", action="store_true")

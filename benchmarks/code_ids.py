@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.missing import told
+from benchmarks.missing import read_text, told
 from benchmarks.token_ids import tokenizer_of
 
 
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("files", type=Path, nargs="+")
     args = parser.parse_args()
     tokenizer = tokenizer_of("smollm2")
-    text = "\n".join(file.read_text(encoding="utf-8") for file in args.files)
+    text = "\n".join(read_text(file) for file in args.files)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     if tokenizer.decode(ids) != text:
         raise SystemExit("the ids do not decode to the text")

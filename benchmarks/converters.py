@@ -7,6 +7,7 @@ This file needs nothing but the converter's own package, so that it runs in that
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -58,13 +59,17 @@ CONVERTERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {  # the packa
 
 def main() -> int:
     """Convert, or print the version of a converter's package."""
-    name, *files = sys.argv[1:]
-    package, run = CONVERTERS[name]
-    if not files:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=CONVERTERS)
+    parser.add_argument("files", nargs="*", type=Path, metavar="MODEL.onnx OUT.onnx")
+    args = parser.parse_args()
+    package, run = CONVERTERS[args.name]
+    if not args.files:
         print(f"{package} {version(package)}")
         return 0
-    model, out = map(Path, files)
-    run(model, out)
+    if len(args.files) != 2 or not args.files[0].is_file():
+        parser.error("give a MODEL.onnx that is there and an OUT.onnx")
+    run(*args.files)
     return 0
 
 

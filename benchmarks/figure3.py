@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.missing import told
+from benchmarks.missing import picture_file, positive, told
 from benchmarks.scales import SCALES, read_source, scales_by
 from benchmarks.table1 import feeds_of
 from slanc_onnx.accelerator import Accelerator
@@ -27,24 +27,28 @@ BEFORE, AFTER = "#d55e00", "#0072b2"
 
 def main() -> int:
     """Write the figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("tokens", type=Path)
+    parser.add_argument("output", type=picture_file)
+    parser.add_argument(
+        "--norm", type=positive, help="of the first norm, from 1; default: the middle"
+    )
+    parser.add_argument("--bos", type=int)
+    parser.add_argument("--scales", choices=KINDS, default="probe")
+    parser.add_argument("--sequences", type=positive, default=4)
+    parser.add_argument("--sequence-length", type=positive, default=512)
+    args = parser.parse_args()
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("tokens", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--norm", type=int, help="of the first norm, from 1; default: the middle")
-    parser.add_argument("--bos", type=int)
-    parser.add_argument("--scales", choices=KINDS, default="probe")
-    parser.add_argument("--sequences", type=int, default=4)
-    parser.add_argument("--sequence-length", type=int, default=512)
-    args = parser.parse_args()
     source, device = read_source(args.model), Accelerator()
     start = (args.norm or len(source.norms) // 2) - 1
-    chosen = source.norms[start : start + 2]
+    chosen = source.norms[max(start, 0) : start + 2]
+    if len(chosen) < 2:
+        parser.error(f"--norm: the model has {len(source.norms)} norms, and two are drawn")
     scales = scales_by(source, args.scales, device)
     tokens = read_tokens(args.tokens, args.sequence_length, args.sequences, args.bos)
     feeds = [feeds_of(source, ids) for ids in tokens.sequences]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from benchmarks.minilm import check_minilm
+from benchmarks.missing import told
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.run import validation_inputs
@@ -54,17 +57,19 @@ def _multiply(tensor: onnx.TensorProto, factor: float) -> None:
     tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print a row per factor."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("factors", type=float, nargs="+")
     args = parser.parse_args(arguments)
     original = onnx.load(args.model)
+    check_minilm(original)
     print("| factor | verdict | nodes in FP32 | lists tried | seconds |")
     for factor in args.factors:
         read = read_model(with_larger_scores(original, factor))
         print(f"| {factor:g} | {' | '.join(_row(read))} |")
+    return 0
 
 
 def _row(read: ReadModel) -> list[str]:
@@ -80,4 +85,4 @@ def _row(read: ReadModel) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(told(main))

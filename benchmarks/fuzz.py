@@ -47,7 +47,7 @@ from pathlib import Path
 import onnx
 
 from benchmarks.markdown import count, table
-from benchmarks.missing import told
+from benchmarks.missing import positive, told
 from benchmarks.mutants import damaged_bytes, damaged_structure
 from benchmarks.seeds import seeds
 from slanc_onnx import Options, SlancError, protect
@@ -348,20 +348,22 @@ def summary(results: Sequence[Result]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; exit status 1 where a mutant ended badly."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=2000, help="mutants")
+    parser.add_argument("--count", type=positive, default=2000, help="mutants")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="the number of the first")
     parser.add_argument("--models", nargs="+", metavar="WORD", help="only those named so")
     parser.add_argument("--usage", help="only calls that have this word: --usage=--to")
     parser.add_argument("--zoo", type=Path, help="further models: FOLDER/*/model.onnx")
     parser.add_argument("--seconds", type=float, default=20.0, help="of one mutant")
-    parser.add_argument("--megabytes", type=int, default=2000, help="of one mutant")
+    parser.add_argument("--megabytes", type=positive, default=2000, help="of one mutant")
     parser.add_argument("--keep", type=Path, help="where mutants that end badly are written")
     parser.add_argument("--results", type=Path, help="a file of what each ended as, added to")
     options = parser.parse_args(arguments)
     models = seeds(options.zoo)
     if options.models:
         models = {n: m for n, m in models.items() if any(w in n for w in options.models)}
+    if not models:
+        parser.error(f"--models: none is named so; there are {', '.join(seeds(options.zoo))}")
     usages = [each for each in USAGES if options.usage in (None, *each)]
     if not usages:
         parser.error(f"--usage {options.usage}: no call has that word")

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.markdown import table
-from sample_models.weights import MissingPackageError, require
+from benchmarks.missing import positive, told
+from sample_models.weights import require
+from slanc_onnx.errors import SlancError
 
 PROMPTS = (
     "The capital of France is",
@@ -32,13 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("others", nargs="+", type=Path)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=positive, default=64)
     args = parser.parse_args(arguments)
-    try:
-        expected = generate(args.folder, PROMPTS, args.tokens)
-        found = {other: generate(other, PROMPTS, args.tokens) for other in args.others}
-    except MissingPackageError as error:
-        sys.exit(f"ERROR {error}")
+    for folder in (args.folder, *args.others):
+        if not (folder / "genai_config.json").is_file():
+            raise SlancError(
+                f"{folder}: holds no genai_config.json. python -m sample_models.genai_smollm2 "
+                f"{folder} makes such a folder."
+            )
+    expected = generate(args.folder, PROMPTS, args.tokens)
+    found = {other: generate(other, PROMPTS, args.tokens) for other in args.others}
     rows = [
         (str(other), *(_same(*pair) for pair in zip(expected, ids, strict=True)))
         for other, ids in found.items()
@@ -79,4 +84,4 @@ def _same(expected: Sequence[int], found: Sequence[int]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import onnx
 
 from benchmarks.markdown import table
-from benchmarks.missing import told
+from benchmarks.missing import positive, told
 from slanc_onnx import Options, compute_scales
 from slanc_onnx.apply.fold import fold
 from slanc_onnx.norms import read_model
@@ -30,7 +30,7 @@ OPTIONS = Options(estimate="weights")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--sizes", type=positive, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--fold", action="store_true")
     args = parser.parse_args(arguments)
     seconds = seconds_of_folding if args.fold else seconds_of_deciding

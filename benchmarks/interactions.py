@@ -23,7 +23,7 @@ import onnxruntime as ort
 from onnx import TensorProto, numpy_helper
 
 from benchmarks.markdown import heading, line
-from benchmarks.missing import told
+from benchmarks.missing import positive, told
 from slanc_onnx import Accelerator, Options, find_norms, protect
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.scope import read_graph
@@ -96,7 +96,7 @@ def main() -> int:
     """Print a Markdown table per model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--length", type=positive, default=64)
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # the quantiser tells of every MatMul
     for path in args.models:

@@ -9,15 +9,19 @@ model.layers.{}.mlp.gate_proj.weight. Weights are [in, out], as of a MatMul.
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from benchmarks.missing import told
+from slanc_onnx.errors import SlancError
 from slanc_onnx.graph import load_model, read_tensor
 from slanc_onnx.prove.joint import GatedMlp, joint_bound
 from slanc_onnx.prove.sets import Bounded, Ellipsoids, Gate, ball
@@ -73,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("|---|---|---|---|---|---|---|")
     for layer in options.layers.split(","):
         gate, up, down, gamma = (
-            _read(tensors[name.format(layer)], options.model.parent) for name in options.names
+            _read(_named(tensors, name.format(layer)), options.model.parent)
+            for name in options.names
         )
         mlp = GatedMlp(gate, up, down, (0.0, 1.0))
         scale = np.abs(gamma.reshape(-1) + options.one_plus)
@@ -91,9 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _named(tensors: Mapping[str, onnx.TensorProto], name: str) -> onnx.TensorProto:
+    if name in tensors:
+        return tensors[name]
+    near = difflib.get_close_matches(name, tensors, 1, 0.0)
+    raise SlancError(f"no initializer is named {name!r}. The most similar name is {near[0]!r}.")
+
+
 def _read(tensor: onnx.TensorProto, folder: Path) -> Double:
     return np.asarray(read_tensor(tensor, folder)).astype(np.float64)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(told(main))

@@ -24,7 +24,7 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.markdown import table
-from benchmarks.missing import told
+from benchmarks.missing import positive, told
 from slanc_onnx import Options, protect_file
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model
@@ -45,11 +45,16 @@ def main() -> int:
     """Print one row per model and version."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+", type=Path)
-    parser.add_argument("--sequence-length", type=int, default=64)
-    parser.add_argument("--runs", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sequence-length", type=positive, default=64)
+    parser.add_argument("--runs", type=positive, default=60)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--fuse", metavar="TYPE", help="of models, for onnxruntime.transformers")
     args = parser.parse_args()
+    if args.fuse is not None:
+        from onnxruntime.transformers.optimizer import MODEL_TYPES
+
+        if args.fuse not in MODEL_TYPES:
+            parser.error(f"--fuse {args.fuse}: is none of {', '.join(MODEL_TYPES)}")
     rows: list[tuple[object, ...]] = []
     for path in args.models:
         print(f"{path.stem} ...", file=sys.stderr)

@@ -20,10 +20,11 @@ import numpy.typing as npt
 import onnx
 
 from benchmarks.markdown import heading, line
-from benchmarks.missing import told
+from benchmarks.missing import read_text, told
 from benchmarks.scales import MODES, SCALES, read_source, version_by
 from sample_models.real_minilm import model_directory
 from slanc_onnx import Options, compute_scales
+from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.load import read_tensor
 from slanc_onnx.run.session import Feeds, Session
 from slanc_onnx.verify.emulate.norms import emulate
@@ -42,7 +43,10 @@ def main() -> int:
     parser.add_argument("--scales", nargs="+", choices=KINDS, default=KINDS)
     args = parser.parse_args()
     source = read_source(args.model)
+    check_minilm(source.model)
     feeds = sentences(args.text, PAIRS + 1)
+    if len(feeds) < 3:
+        parser.error(f"{args.text}: has fewer than three lines of more than 40 characters")
     error = paper_error(source.model, source.folder)
     print(
         f"Equations 5 and 10 in NumPy FP64 against `--scale paper`: relative error {error:.2g}. "
@@ -67,6 +71,20 @@ def main() -> int:
     return 0
 
 
+def check_minilm(model: onnx.ModelProto) -> None:
+    """Refuse another model.
+
+    Raises:
+        SlancError: it is one, by the names of its weights.
+    """
+    names = {tensor.name for tensor in model.graph.initializer}
+    if not {"embeddings.LayerNorm.weight", "encoder.layer.5.output.dense.weight"} <= names:
+        raise SlancError(
+            "this measures all-MiniLM-L6-v2, which the model is not: python -m "
+            "sample_models.real_minilm minilm.onnx makes it."
+        )
+
+
 def sentences(text: Path, count: int) -> list[Feeds]:
     """Inputs for the first lines of the text that are longer than 40 characters."""
     from tokenizers import Tokenizer
@@ -74,7 +92,7 @@ def sentences(text: Path, count: int) -> list[Feeds]:
     tokenizer = Tokenizer.from_file(str(model_directory() / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(256)
-    lines = [line.strip() for line in text.read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in read_text(text).splitlines()]
     chosen = [line for line in lines if len(line) > 40][:count]
     feeds: list[Feeds] = []
     for encoding in tokenizer.encode_batch(chosen):

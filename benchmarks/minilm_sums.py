@@ -24,6 +24,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from benchmarks.markdown import table
+from benchmarks.minilm import check_minilm
+from benchmarks.missing import positive, told
 
 Floats = npt.NDArray[np.float64]
 Sum = Callable[[Floats], Floats]  # over the last axis
@@ -133,9 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--sequences", type=int, default=10, help="of 16 random ids each")
+    parser.add_argument("--sequences", type=positive, default=10, help="of 16 random ids each")
     args = parser.parse_args(arguments)
     model, rng = onnx.load(args.model), np.random.default_rng(0)
+    check_minilm(model)
     feeds = []
     for _ in range(args.sequences):
         ids = rng.integers(*_IDS, (1, 16))
@@ -158,4 +161,4 @@ def _cosines(one: Floats, other: Floats) -> Floats:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -30,6 +30,7 @@ from benchmarks.interactions import (
     same_outputs,
 )
 from benchmarks.markdown import heading, line
+from benchmarks.missing import positive, told
 from slanc_onnx import Options, find_norms, protect
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.scope import read_graph
@@ -125,9 +126,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--apply", choices=["div", "fold"], default="div")
-    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--length", type=positive, default=64)
     parser.add_argument("--only", nargs="+", default=[""], help="tools in whose name a word is")
     args = parser.parse_args()
+    if not any(word in name for name in TOOLS for word in args.only):
+        parser.error(f"--only: none of {', '.join(TOOLS)} has such a name")
     logging.disable(logging.WARNING)
     for path in args.models:
         model = onnx.load(path)
@@ -183,4 +186,4 @@ def said(exact: Arrays, found: Arrays) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -25,6 +25,7 @@ from benchmarks.converters import CONVERTERS
 from benchmarks.markdown import size, table
 from benchmarks.missing import told
 from benchmarks.size import Cost, measure
+from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.inputs import input_specs
 from slanc_onnx.graph.load import load_model, stored_bytes
 from slanc_onnx.graph.scope import read_graph
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=[*OWN, *OTHERS])
     args = parser.parse_args(given)
     names = args.only or [*OWN, *OTHERS]
+    for model in args.models:
+        load_model(model)  # or it says what is wrong
     rows: list[tuple[str, ...]] = []
     for model in args.models:
         with tempfile.TemporaryDirectory(dir=model.parent) as folder:
@@ -80,12 +83,16 @@ def _rows(
     floor = _measured(FLOOR, model, pythons, folder)[0]  # also so that the file is in memory
     floor, written = _measured(FLOOR, model, pythons, folder)
     assert floor is not None
+    if floor.status:  # there is nothing to hold the others against
+        raise SlancError(f"{model}: onnx.load and onnx.save end with an error on it, see above.")
     yield _row(label, FLOOR, floor, floor, written)
     for name in names:
         print(f"{label}, {name} ...", file=sys.stderr, flush=True)
         cost, written = _measured(name, model, pythons, folder)
         if cost is None:
             yield (label, name, "no package", *[""] * (len(HEADER) - 3))
+        elif cost.status:  # how soon it gave up is no measurement
+            yield (label, name, *[""] * (len(HEADER) - 3), str(cost.status))
         else:
             yield _row(label, name, cost, floor, written)
 

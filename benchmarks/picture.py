@@ -8,7 +8,6 @@ REPORT.json comes from `slanc-onnx ... --report REPORT.json`; needs matplotlib.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.missing import told
+from benchmarks.missing import picture_file, read_json, told
 
 OVERFLOW, SMALLEST_NORMAL = 65504.0, 2.0**-14
 BEFORE, AFTER = "#c4553b", "#2b6cb0"
@@ -24,18 +23,21 @@ BEFORE, AFTER = "#c4553b", "#2b6cb0"
 
 def main() -> int:
     """Write the picture and print what it shows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("output", type=picture_file)
+    parser.add_argument("--title", default="")
+    args = parser.parse_args()
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("report", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--title", default="")
-    args = parser.parse_args()
-    report = json.loads(args.report.read_text())
-    norms = [n for n in report["norms"] if n["observed"] and None not in n["observed"]["scaled"]]
+    report = read_json(args.report)
+    found = report.get("norms", []) if isinstance(report, dict) else []
+    norms = [n for n in found if n["observed"] and None not in n["observed"]["scaled"]]
+    if not norms:
+        parser.error(f"{args.report}: is no --report of a run that was validated, or has no norm")
     x = np.arange(len(norms))
     plt.rcParams["svg.fonttype"] = "none"
     plt.rcParams["svg.hashsalt"] = "slanc"

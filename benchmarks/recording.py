@@ -16,9 +16,12 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from errno import ENOENT
+from os import strerror
 from pathlib import Path
 from typing import Any
 
+from benchmarks.missing import read_json, told
 from benchmarks.zoo_rows import exports_in, ranges_of, stored_inputs
 from slanc_onnx import Accelerator, Options, SlancError, protect_file
 
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.record.write_text(json.dumps(entries, indent=1, sort_keys=True))
         print(f"recorded: {len(entries)} runs")
         return 0
-    before = json.loads(args.record.read_text())
+    before = read_json(args.record)
     found = [
         line
         for name, entry in entries.items()
@@ -101,8 +104,10 @@ def _sources(given: Sequence[Path]) -> Iterator[Path]:
     for path in given:
         if path.is_dir():
             yield from (folder / "model.onnx" for folder in exports_in(path))
-        else:
+        elif path.is_file():
             yield path
+        else:
+            raise FileNotFoundError(ENOENT, strerror(ENOENT), str(path))
 
 
 def _name(source: Path) -> str:
@@ -115,4 +120,4 @@ def _hash(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(told(main))

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from benchmarks.zoo_rows import exports_in
 from tests.models.four_norms import four_norms
 from tests.models.growing import decoder, nested_loops
 from tests.models.small_graphs import Weights, between, normal
@@ -129,6 +130,6 @@ def seeds(zoo: Path | None = None) -> dict[str, bytes | Path]:
     for norm in (DECOMPOSED_LAYER[0], DECOMPOSED_RMS[0], FUSED[0]):
         made[f"in a function: {norm}"] = wrapped(norm.model())
     found |= {name: model.SerializeToString() for name, model in made.items()}
-    for path in sorted(zoo.glob("*/model.onnx")) if zoo is not None else []:
-        found[f"zoo: {path.parent.name}"] = path
+    for folder in exports_in(zoo) if zoo is not None else []:
+        found[f"zoo: {folder.name}"] = folder / "model.onnx"
     return found

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     models, options = parser.parse_args(given[:end]).models, given[end + 1 :] or DEFAULT
     rows, failed = [], False
     for model in models:
+        if not model.is_file():
+            raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(model))
         print(f"{model.stem} ...", file=sys.stderr)
         row, status = _row(model, options)
         rows.append(row)

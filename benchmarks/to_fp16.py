@@ -23,7 +23,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from benchmarks.markdown import table
-from benchmarks.missing import told
+from benchmarks.missing import expression, told
 from benchmarks.zoo_rows import exports_in, stored_inputs
 from slanc_onnx import Options, SlancError, protect_file
 from slanc_onnx.reasons import NOT_RUN_ITSELF
@@ -53,14 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", type=expression, default=re.compile(""), metavar="REGEX")
     args = parser.parse_args(arguments)
     rows = []
-    for export in exports_in(args.folder):
-        if re.search(args.only, export.name):
-            rows.append(_row(export))
-            told = rows[-1].told or f"RMS {rows[-1].rms:.2g}"
-            print(f"{export.name}: {told} {dict(rows[-1].nodes)}", file=sys.stderr, flush=True)
+    exports = [export for export in exports_in(args.folder) if args.only.search(export.name)]
+    if not exports:
+        parser.error(f"--only: no export has a name in which {args.only.pattern} is")
+    for export in exports:
+        rows.append(_row(export))
+        told = rows[-1].told or f"RMS {rows[-1].rms:.2g}"
+        print(f"{export.name}: {told} {dict(rows[-1].nodes)}", file=sys.stderr, flush=True)
     counted = [row for row in rows if row.counts]
     shown = [
         (

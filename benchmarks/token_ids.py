@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.missing import told
+from benchmarks.missing import read_text, told
 
 MODELS = ("smollm2", "gemma3")
 
@@ -105,7 +105,7 @@ def main() -> int:
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
-    text = args.text.read_text(encoding="utf-8")
+    text = read_text(args.text)
     tokenizer = tokenizer_of(args.model)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     if tokenizer.decode(ids, skip_special_tokens=False) != text:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.markdown import heading, line
-from benchmarks.missing import told
+from benchmarks.missing import positive, told
 from benchmarks.scales import MODES, Scales, Version, read_source, version_by
 from benchmarks.table1 import State, feeds_of, measure
 from slanc_onnx.accelerator import Accelerator
@@ -38,8 +38,8 @@ def main() -> int:
     parser.add_argument("tokens", type=Path)
     parser.add_argument("--bos", type=int)
     parser.add_argument("--other", action="append", default=[], metavar="NAME=IDS.npy")
-    parser.add_argument("--sequences", type=int, default=4)
-    parser.add_argument("--sequence-length", type=int, default=512)
+    parser.add_argument("--sequences", type=positive, default=4)
+    parser.add_argument("--sequence-length", type=positive, default=512)
     parser.add_argument("--mode", choices=MODES, default="sequential, kept")
     args = parser.parse_args()
     source, device, count = read_source(args.model), MODES[args.mode], args.sequences

@@ -55,10 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def models_in(folders: Sequence[Path]) -> Iterator[Path]:
-    """The models of folders, or of the folders in these."""
+    """The models of folders, or of the folders in these.
+
+    Raises:
+        SlancError: a folder has none.
+    """
     for folder in folders:
         own = folder / "model.onnx"
-        yield from [own] if own.is_file() else folder.glob("*/model.onnx")
+        found = [own] if own.is_file() else list(folder.glob("*/model.onnx"))
+        if not found:
+            raise SlancError(f"{folder}: holds neither a model.onnx nor a folder with one.")
+        yield from found
 
 
 def judged(model: Path, options: Options) -> str:

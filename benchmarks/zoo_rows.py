@@ -68,11 +68,11 @@ def exports_in(folder: Path) -> list[Path]:
     """The exports of a folder, by name.
 
     Raises:
-        SystemExit: it holds none.
+        SlancError: it holds none.
     """
     found = sorted(path.parent for path in folder.glob("*/model.onnx"))
     if not found:
-        raise SystemExit(f"{folder}: holds no folder with a model.onnx")
+        raise SlancError(f"{folder}: holds no folder with a model.onnx.")
     return found
 
 

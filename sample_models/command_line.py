@@ -1,7 +1,6 @@
 """The command line that the builders of sample models share."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Protocol, get_args
 
@@ -33,5 +32,7 @@ def main(build: Build, description: str | None, norms: Norms = "decomposed") -> 
     try:
         build(arguments.output, norms=arguments.norms, dtype=arguments.dtype)
     except MissingPackageError as error:
-        sys.exit(f"ERROR {error}")
+        parser.exit(2, f"ERROR: {error}\n")
+    except OSError as error:  # a folder that is not there, a full disk
+        parser.exit(2, f"ERROR: {arguments.output}: {error.strerror or error}\n")
     print(arguments.output)

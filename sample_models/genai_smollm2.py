@@ -61,7 +61,7 @@ def main() -> None:
     try:
         build(arguments.folder, arguments.precision)
     except MissingPackageError as error:
-        sys.exit(f"ERROR {error}")
+        parser.exit(2, f"ERROR: {error}\n")
     print(arguments.folder)
 
 

@@ -73,5 +73,8 @@ def main(build: Callable[[], onnx.ModelProto], description: str | None, source: 
     default = Path(source).with_suffix(".onnx")
     parser.add_argument("output", type=Path, nargs="?", default=default, help="ONNX file to write")
     output: Path = parser.parse_args().output
-    output.write_bytes(build().SerializeToString(deterministic=True))
+    try:
+        output.write_bytes(build().SerializeToString(deterministic=True))
+    except OSError as error:
+        parser.exit(2, f"ERROR: {output}: {error.strerror or error}\n")
     print(output)

@@ -70,6 +70,8 @@ def options_of(
     for key, value in table.items():
         if key in IN_PYTHON:
             raise SlancError(f"{key}: is given in Python, not in a file.")
+        if key in _COMMAND_ALONE:
+            raise SlancError(f"{key}: which files are written is said by the command alone.")
         if key not in known:
             near = _CALLED.get(key) or difflib.get_close_matches(key, known, 1, 0.0)[0]
             raise SlancError(f"{key}: is no option. The nearest is {near}.")
@@ -78,6 +80,7 @@ def options_of(
     return found
 
 
+_COMMAND_ALONE = ("models", "output", "report", "html", "sidecar", "config")
 # What the command line calls options that are called otherwise here.
 _CALLED = {
     **dict.fromkeys(("target", "target_file", "accumulate", "flush_subnormals"), "accelerator"),
@@ -99,8 +102,9 @@ def _as(key: str, value: object, hint: Any) -> Any:
     if origin is Literal:
         if value in inner:
             return value
-        near = difflib.get_close_matches(str(value), inner, 1, 0.0)[0]
-        raise _no(key, value, f"one of {', '.join(inner)}", f" The nearest is {near}.")
+        near = difflib.get_close_matches(value, inner, 1, 0.0) if isinstance(value, str) else []
+        more = "".join(f" The nearest is {name}." for name in near)
+        raise _no(key, value, f"one of {', '.join(inner)}", more)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         table = _table(key, value)
         return {name: _as(f"{key}.{name}", one, inner[1]) for name, one in table.items()}

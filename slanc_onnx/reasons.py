@@ -349,6 +349,8 @@ class Note(_Named):
     WOULD_LOSE_BITS = auto()  # (weight, elements) of each weight
     RANGES_UNKNOWN = auto()  # behind: why
     RANGES_NOT_MEASURED = auto()
+    NOT_IN_A_NAME = auto()  # option, regular expression
+    DATA_BEHIND_LINKS = auto()  # data files
 
 
 Kind = (

@@ -100,6 +100,8 @@ WITH_INPUTS, WITH_TOKENS = ("--inputs", "inputs.npz"), ("--tokens", "ids.npy")
 WITH_TARGET = ("--target-file", "npu.toml")
 BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
     "no file": (lambda: os.remove("model.onnx"), (), "no such file. Give the path of"),
+    "an output in a folder by its name": (lambda: None, ("-o", "new/"), "-o new/: names a folder"),
+    "no expression": (lambda: None, ("--exclude", ""), "--exclude '': is in every name"),
     "a folder": (a_folder, (), "model.onnx: is a folder without genai_config.json"),
     "not ONNX": (not_onnx, (), "not an ONNX model, or cut short"),
     "empty": (lambda: Path("model.onnx").write_bytes(b""), (), "holds no graph"),
@@ -139,7 +141,6 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
         WITH_INPUTS,
         "--inputs: ids has the shape [1, 0], which holds no id",
     ),
-    "an output without a name": (lambda: None, ("-o", ""), "is a folder. Give the name of a file"),
     "inputs: other shape": (
         lambda: inputs(ids=IDS[0], deep=np.array(True)),
         WITH_INPUTS,
@@ -276,7 +277,7 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
     ),
     "output on the input": (lambda: None, ("-o", "./model.onnx"), "is the input itself. Give"),
     "output on a folder": (lambda: None, ("-o", "."), "-o .: is a folder. Give the name of"),
-    "output below a file": (lambda: None, ("-o", "model.onnx/o.onnx"), "cannot be written"),
+    "output below a file": (lambda: None, ("-o", "model.onnx/o.onnx"), "is no folder"),
 }
 
 

@@ -33,6 +33,31 @@ def scales(path: Path) -> dict[str, Any]:
     return {norm["name"]: norm["scale"] for norm in json.loads(path.read_text())["norms"]}
 
 
+@pytest.mark.parametrize(
+    ("option", "regex", "out", "noted"),
+    [
+        ("--only", "nosuch", 7, True),
+        ("--exclude", "nosuch", 0, True),
+        ("--exclude", "Mul_2", 3, False),
+        ("--exclude", ".", 7, False),
+    ],
+)
+def test_norms_that_are_left_out_are_counted_and_a_slip_is_noted(
+    option: str,
+    regex: str,
+    out: int,
+    noted: bool,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    usual = ("-q", "--certify", "off", "--estimate", "weights", "--no-validate")
+    assert command(LLAMA, "-o", tmp_path / "o.onnx", option, regex, *usual) == PASSED
+    *lines, last = capfd.readouterr().out.splitlines()
+    assert (f" | {out} of 7 norms left out" in last) == (out > 0)
+    note = f"note: {option} {regex}: is in the name of no norm and of nothing like one"
+    assert (note in lines) == noted
+
+
 @pytest.mark.parametrize("apply", ["div", "fold"])
 @pytest.mark.parametrize("asked", ["2^5", "32", "3.2e1"])
 def test_a_scale_that_is_set_is_written_and_the_outputs_stay_the_same(
@@ -104,6 +129,37 @@ def test_what_cannot_be_set_is_bad_input(
     assert status == BAD_INPUT
     assert told in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["-o", "--report", "--html", "--sidecar", "--config", "--target-file", "--inputs", "--observe"],
+)
+def test_a_name_that_is_empty_is_bad_usage(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a variable of a script that is not set; by itself it would be the folder."""
+    for words, told in (((LLAMA, option, ""), option), (("",), "MODEL.onnx")):
+        with pytest.raises(SystemExit) as stopped:
+            command(*words)
+        assert stopped.value.code == BAD_INPUT
+        assert f"{told}: the name of the file is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "one", "other"),
+    [
+        ("--set-scale", f"{FIRST}=2^3", f"{FIRST}=2^4"),
+        ("--feed", "input_ids=ids(0,3)", "input_ids=ids(0,4)"),
+        ("--dim", "batch=1", "batch=2"),
+    ],
+)
+def test_two_values_for_one_name_are_bad_usage(
+    option: str, one: str, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = ("--dry-run", "--certify", "off", "--estimate", "weights", "-q")
+    with pytest.raises(SystemExit) as stopped:
+        command(LLAMA, option, one, option, other, *rest)
+    assert stopped.value.code == BAD_INPUT and "is given twice" in capsys.readouterr().err
+    assert command(LLAMA, option, one, option, one, *rest) == PASSED  # says nothing else
 
 
 def test_a_norm_that_is_left_out_cannot_be_set() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -24,6 +25,7 @@ from slanc_onnx.graph.load import all_tensors, load_model
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.options import ApplyRule, ScaleRule
+from slanc_onnx.reasons import Note
 from tests.models.four_norms import four_norms
 from tests.oracles.proto_diff import differences
 from tests.places import SAMPLES
@@ -143,6 +145,32 @@ def test_external_data_stays_as_it_is(tmp_path: Path) -> None:
     values = {t.name: numpy_helper.to_array(t) for t in written.graph.initializer}
     for tensor in inline.graph.initializer:
         assert np.array_equal(values[tensor.name], numpy_helper.to_array(tensor))
+
+
+@pytest.mark.parametrize("apply", ["div", "fold"])
+def test_a_download_cache_of_links_is_validated_and_told_of(
+    tmp_path: Path, apply: ApplyRule
+) -> None:
+    """As huggingface_hub keeps models: links beside each other, to names that are hashes."""
+    (tmp_path / "blobs").mkdir()
+    snapshot = tmp_path / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    saved_with_external_data(tmp_path / "plain")
+    for name, blob in (("model.onnx", "5d41"), ("w.bin", "7d79")):
+        (tmp_path / "plain" / name).rename(tmp_path / "blobs" / blob)
+        (snapshot / name).symlink_to(f"../../blobs/{blob}")
+    options = Options(apply=apply, certify="off")
+    beside = protect_file(snapshot / "model.onnx", snapshot / "out.onnx", options)
+    (tmp_path / "out").mkdir()
+    apart = protect_file(snapshot / "model.onnx", tmp_path / "out" / "out.onnx", options)
+    for outcome in (beside, apart):
+        assert {n.estimate.by for n in outcome.norms if n.estimate is not None} == {"probe"}
+        assert outcome.validation is not None and outcome.validation.fp32_identical
+    assert [(note.kind, note.facts) for note in beside.notes] == [
+        (Note.DATA_BEHIND_LINKS, ("w.bin",))
+    ]
+    assert apart.notes == []  # they came along, as files
+    assert onnxruntime.InferenceSession(tmp_path / "out" / "out.onnx").get_outputs()
 
 
 def test_a_model_in_memory_reads_external_data_from_the_folder(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ BAD: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
         ("a.onnx", "a.slanc.onnx"),
         "a.slanc.onnx: a.onnx would be written there, and a.slanc.onnx is to be read from there",
     ),
-    "-o is a file": (nothing, ("a.onnx", "c.onnx", "-o", "b.onnx"), "its folder cannot be written"),
+    "-o is a file": (nothing, ("a.onnx", "c.onnx", "-o", "b.onnx"), "b.onnx is no folder"),
     "--report is a file": (
         nothing,
         ("a.onnx", "c.onnx", *OUT, "--report", "b.onnx"),

@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 
 from benchmarks.markdown import count, table
+from benchmarks.missing import positive, told
 from benchmarks.random_graphs.attack import Attacked, attack
 from benchmarks.random_graphs.make import Made, random_graph
 
@@ -34,10 +35,10 @@ AT_ONCE = 50
 def main(arguments: Sequence[str] | None = None) -> int:
     """Attack so many graphs and print what came of them, by kind."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--count", type=positive, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first graph")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--jobs", type=positive, default=1, help="processes")
     parser.add_argument("--keep", type=Path, help="write graphs with a violation there")
     options = parser.parse_args(arguments)
     totals: dict[str, Counter[str]] = {}
@@ -118,4 +119,4 @@ def keep(folder: Path, made: Made, found: Attacked) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -8,12 +8,14 @@ A graph of the kind counts only if all else in it is plain and the unbroken rule
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.markdown import count, table
+from benchmarks.missing import positive, told
 from benchmarks.random_graphs.attack import attack
 from benchmarks.random_graphs.breaks import BREAKS, Break
 from benchmarks.random_graphs.constructs import CONSTRUCTS
@@ -59,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print one row per break; exit status 1 where one is not found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--most", type=int, default=1000, help="graphs of a kind")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--kinds", nargs="*", default=list(BREAKS))
+    parser.add_argument("--most", type=positive, default=1000, help="graphs of a kind")
+    parser.add_argument("--jobs", type=positive, default=1, help="processes")
+    parser.add_argument("--kinds", nargs="+", choices=list(BREAKS), default=list(BREAKS))
     options = parser.parse_args(arguments)
     cases = [(kind, place) for kind in options.kinds for place in range(len(BREAKS[kind]))]
     with ProcessPoolExecutor(options.jobs) as executor:
@@ -80,4 +82,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(told(main))

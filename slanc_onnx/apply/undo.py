@@ -21,6 +21,7 @@ from slanc_onnx.apply.div import Planner
 from slanc_onnx.graph import (
     GraphPath,
     apply_edits,
+    drop_own_constants,
     every_graph,
     every_node,
     graph_at,
@@ -174,7 +175,4 @@ def _drop(model: onnx.ModelProto, dead: set[str]) -> None:
         for node in [n for n in graph.node if n.output[:1] and n.output[0] in dead]:
             if not read[node.output[0]]:
                 graph.node.remove(node)
-    read = _reads(model)
-    for tensor in [t for t in model.graph.initializer if t.name.startswith("slanc.")]:
-        if not read[tensor.name]:
-            model.graph.initializer.remove(tensor)
+    drop_own_constants(model, [tensor.name for tensor in model.graph.initializer])

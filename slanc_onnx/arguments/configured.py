@@ -30,14 +30,27 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argpa
         SlancError: the file states what is no option.
     """
     args = parser.parse_intermixed_args(words)
+    _refuse_twice(parser, args)
     if args.config is None:
         return args
+    if not args.config:
+        parser.error("--config: the name of the file is empty")
     path = Path(args.config)
     try:
         parser.set_defaults(**_defaults(read_table(path), path.parent))
     except SlancError as error:
         raise SlancError(f"--config {path}: {error}") from error
     return parser.parse_intermixed_args(words)
+
+
+def _refuse_twice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse two values for one name: of a line that was copied, one is forgotten."""
+    for option in ("feed", "dim", "input_range", "set_scale"):
+        said: dict[str, object] = {}
+        for name, value in getattr(args, option):
+            if said.setdefault(name, value) != value:
+                dashed = option.replace("_", "-")
+                parser.error(f"--{dashed}: {name!r} is given twice, with other values")
 
 
 def _defaults(table: dict[str, object], folder: Path) -> dict[str, object]:

@@ -21,6 +21,7 @@ _BEGINNINGS = {
     "--sidecar": (SIDECAR_START,),
     "--fp32-nodes": LIST_STARTS,
 }
+_ENDS_OF_FOLDERS = tuple(filter(None, (os.sep, os.altsep)))
 
 
 def check_places(
@@ -38,6 +39,8 @@ def check_places(
     """
     if args.output == STDOUT:
         raise SlancError("-o -: a model does not go to standard output. Give the name of a file.")
+    if len(jobs) == 1 and jobs[0].alone and (args.output or "").endswith(_ENDS_OF_FOLDERS):
+        raise SlancError(f"-o {args.output}: names a folder. Give the name of a file.")
     if args.html is not None:
         check_matplotlib()
     _check_outputs(jobs)

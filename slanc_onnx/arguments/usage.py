@@ -8,15 +8,20 @@ from pathlib import Path
 from slanc_onnx.arguments.jobs import STDOUT, names_folders
 from slanc_onnx.report import BY_SUFFIX
 
+_FILES = ("report", "html", "sidecar", "fp32_nodes", "target_file", "inputs", "tokens", "observe")
+
 
 def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse, as argparse does, options that make no sense together."""
+    _check_names(parser, args)
     if args.tokens is None and args.observe is None:
         for name in ("sequence_length", "max_sequences", "bos"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')}: only goes with --tokens or --observe")
     if names_folders(args) and args.report == STDOUT:
-        parser.error(f"--report {STDOUT}: one model has one report; name a folder")
+        parser.error(
+            f"--report {STDOUT}: standard output takes the report of one model; name a folder"
+        )
     _check_to(parser, args)
     if args.apply == "fold" and args.scale == "paper" and args.to is None:
         parser.error("--apply fold: needs powers of two, which --scale paper does not give")
@@ -43,6 +48,16 @@ def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')}: must be at least 1")
+
+
+def _check_names(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse names that are empty, as of a variable that is not set: the folder would be meant."""
+    for option in ("output", *_FILES):
+        if getattr(args, option) == "":
+            name = "-o" if option == "output" else f"--{option.replace('_', '-')}"
+            parser.error(f"{name}: the name of the file is empty")
+    if "" in args.models:
+        parser.error("MODEL.onnx: the name of the file is empty")
 
 
 def _check_to(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from slanc_onnx.graph.edits import (
     NodeAt,
     add_constant,
     apply_edits,
+    drop_own_constants,
     graph_at,
     name_nodes,
     node_at,
@@ -40,6 +41,7 @@ from slanc_onnx.graph.load import (
     constant_value,
     every_graph,
     every_node,
+    external_location,
     external_range,
     float32_bytes,
     load_model,
@@ -49,7 +51,13 @@ from slanc_onnx.graph.load import (
 )
 from slanc_onnx.graph.new_data import ExternalData, NewData, Pending, without_data
 from slanc_onnx.graph.reading import Reading, read_through
-from slanc_onnx.graph.save import Draft, check_data, check_output, refuse_what_is_no_file
+from slanc_onnx.graph.save import (
+    Draft,
+    check_data,
+    check_output,
+    data_behind_links,
+    refuse_what_is_no_file,
+)
 from slanc_onnx.graph.scope import (
     SEE_THROUGH,
     Dims,
@@ -97,11 +105,14 @@ __all__ = [
     "concrete_shapes",
     "constant_made",
     "constant_value",
+    "data_behind_links",
     "dims",
+    "drop_own_constants",
     "element_count",
     "element_type",
     "every_graph",
     "every_node",
+    "external_location",
     "external_range",
     "float32_bytes",
     "graph_at",

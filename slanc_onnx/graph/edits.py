@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx.graph.checked import GraphPath
 from slanc_onnx.graph.flow import Tensor
-from slanc_onnx.graph.load import Array, every_node, with_tensor
+from slanc_onnx.graph.load import Array, every_graph, every_node, with_tensor
 
 
 class NodeAt(NamedTuple):
@@ -60,6 +60,7 @@ def apply_edits(model: onnx.ModelProto, edits: Edits) -> None:
     """Carry out edits in place, on the model that they were planned for."""
     for name, value in edits.constants.items():
         add_constant(model, name, value)
+    before = {node_at(model, at).input[position] for at, position in edits.inputs}
     for (at, position), name in edits.inputs.items():
         node_at(model, at).input[position] = name
     for (at, position), name in edits.outputs.items():
@@ -77,6 +78,18 @@ def apply_edits(model: onnx.ModelProto, edits: Edits) -> None:
         node = helper.make_node(new.op, new.inputs, [new.output], name=new.name)
         _add_metadata(node, new.metadata)
         graphs[new.before.path].node.insert(new.before.node, node)
+    drop_own_constants(model, before)
+
+
+def drop_own_constants(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Drop constants that an edit added, of these names, that nothing reads any more."""
+    own = {name for name in names if name.startswith("slanc.")}
+    if own:
+        read = {name for node in every_node(model.graph.node) for name in node.input}
+        read |= {out.name for graph in every_graph(model.graph) for out in graph.output}
+        for field in (model.graph.initializer, model.graph.input):  # the same as `add_constant`
+            for one in [one for one in field if one.name in own - read]:
+                field.remove(one)
 
 
 def unused_name(wanted: str, used: set[str]) -> str:

@@ -306,12 +306,23 @@ def check_output(source: Path, output: Path, locations: set[str] | None = None) 
         raise SlancError(f"{output}: is the input itself. Give another -o.")
     refuse_what_is_no_file("-o", output)
     folder = next((f for f in output.absolute().parents if f.exists()), None)
-    if folder is None or not folder.is_dir() or not os.access(folder, os.W_OK):
+    if folder is not None and not folder.is_dir():
+        raise SlancError(f"{output}: {folder.name} is no folder. Give another -o.")
+    if folder is None or not os.access(folder, os.W_OK):
         raise SlancError(f"{output}: its folder cannot be written to. Give another -o.")
     for location in locations or ():
         for folder in (source.parent, output.parent):
             if same_place(output, folder / location):
                 raise SlancError(f"{output}: is the model's data file. Give another -o.")
+
+
+def data_behind_links(model: onnx.ModelProto, folder: Path) -> list[str]:
+    """The data files of a model that a link leads out of its folder to."""
+    return sorted(
+        location
+        for location in _data_locations(model)
+        if not (folder / location).resolve().is_relative_to(folder.resolve())
+    )
 
 
 def check_data(

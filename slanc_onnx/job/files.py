@@ -10,6 +10,7 @@ from slanc_onnx.apply import without_scales_of_others
 from slanc_onnx.apply.fold import fold
 from slanc_onnx.apply.merge import plan_merges, without_proofs
 from slanc_onnx.estimate import probe_tensors, runs_probe
+from slanc_onnx.graph import data_behind_links, load_model
 from slanc_onnx.job.begin import begin
 from slanc_onnx.job.draft import certify_draft, rewritten, write_and_validate
 from slanc_onnx.job.in_memory import decide
@@ -67,6 +68,7 @@ def protect_file(
     job = Job(read, source, output, options, begun.watched, progress, clock)
     if read.norms or options.to is not None:
         _carry_out(job, done)
+        _note_links(job, done)
     return _outcome(job, done, shown_options or {})
 
 
@@ -97,6 +99,16 @@ def _outcome(job: Job, done: Done, shown_options: Mapping[str, object]) -> Outco
         conversion=done.conversion,
         merges=done.merges,
     )
+
+
+def _note_links(job: Job, done: Done) -> None:
+    """Tell of data files that ONNX Runtime may not follow from the file that was written."""
+    folder = job.output.parent
+    if job.options.dry_run or not data_behind_links(job.read.loaded, folder):
+        return
+    linked = data_behind_links(load_model(job.output), folder)
+    if linked:
+        done.notes.append(Reason(Note.DATA_BEHIND_LINKS, tuple(linked)))
 
 
 def _carry_out(job: Job, done: Done) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from slanc_onnx.norms import ReadModel, unmatched_means
@@ -22,6 +23,10 @@ def make_notes(read: ReadModel, options: Options, rescaled: Sequence[str] = ()) 
         notes.append(Reason(Note.ESTIMATE_UNUSED, (options.estimate, options.scale)))
     if options.weight_loss and options.apply != "fold":
         notes.append(Reason(Note.WEIGHT_LOSS_UNUSED))
+    names = [norm.name for norm in read.norms] + [suspect.name for suspect in read.suspects]
+    for option, regex in (("exclude", options.exclude), ("only", options.only)):
+        if names and regex is not None and not any(re.search(regex, name) for name in names):
+            notes.append(Reason(Note.NOT_IN_A_NAME, (option, regex)))
     if read.inlined:
         notes.append(Reason(Note.INLINED, tuple(read.inlined)))
     if read.written_out:

@@ -137,6 +137,7 @@ def final_parts(outcome: Outcome) -> list[str]:
     withdrawn = outcome.withdrawn
     if withdrawn is not None:
         last = ["FAILED", *last[1:], reason_text(withdrawn)]
+    last += passed_over(outcome)
     last += minimal_of(outcome.norms)
     last += [*grown_of(outcome.norms), *assumed_of(outcome.norms), *counted(outcome.norms)]
     step = next_step(outcome)
@@ -192,6 +193,15 @@ def _not_understood(suspects: Sequence[Suspect]) -> str:
         f"{len(suspects)} not understood, first {first.name!r} ({first.op}): "
         f"{reason_text(first.reason)}; --exclude accepts them"
     )
+
+
+def passed_over(outcome: Outcome) -> list[str]:
+    """How many norms have no scale, where that is no shortfall."""
+    out = sum(norm.excluded for norm in outcome.norms)
+    skipped = sum(norm.status == "skipped" for norm in outcome.norms) - out
+    counts = {"skipped": 0 if outcome.all_skipped else skipped, "left out": out}
+    total = len(outcome.norms)
+    return [f"{count} of {total} norms {word}" for word, count in counts.items() if count]
 
 
 def counted(norms: Sequence[ScaledNorm]) -> list[str]:

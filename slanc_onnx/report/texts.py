@@ -341,6 +341,10 @@ _NOTES: dict[Kind, str] = {
     Note.WRITTEN_OUT: "wrote out the norms inside attention ops: {names}",
     Note.MEANS_UNMATCHED: "no norm found in {count} ReduceMean sites ({names}), where an optimiser "
     "or quantiser may have left a norm in ops that are not read: scale before it runs",
+    Note.NOT_IN_A_NAME: "--{0} {1}: is in the name of no norm and of nothing like one",
+    Note.DATA_BEHIND_LINKS: "links lead to the data files out of the folder ({names}), which ONNX "
+    "Runtime from 1.24 on follows only beside a model that is such a link itself: -o in another "
+    "folder brings them along",
     Note.READ_AS_DEFAULTS: "{count} initializers are graph inputs too and were read as their "
     "defaults: {names}",
     Note.NOT_FOLDED_INTO: "{count} weights were not the place to fold into, as each {behind}: "

@@ -7,6 +7,7 @@ another order, which changes its last bits from one file to the next.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from slanc_onnx.graph import Array, all_tensors, every_graph, external_range, is_inside, read_tensor
+from slanc_onnx.graph import (
+    Array,
+    all_tensors,
+    every_graph,
+    external_location,
+    external_range,
+    is_inside,
+    read_tensor,
+)
 
 ALIGNED = 64  # bytes, as ONNX Runtime's own memory is
 _TAKES_FOLDER = 1, 21  # the first version of ONNX Runtime that does
@@ -61,9 +70,9 @@ def with_weights_in_place(
 ) -> InPlace:
     """A model with those of its weights in memory that lie at odd bytes of a model file.
 
-    Weights without a name of their own are taken into a copy of the model. ONNX Runtime follows no
-    link out of a folder, so a file behind one is told as where it is. All is taken into the copy
-    where other data files stand beside the link, and for a runtime that looks for no data files.
+    Weights without a name of their own are taken into a copy of the model, and all of them for a
+    runtime that looks for no data files. ONNX Runtime follows no link out of a folder, and download
+    caches keep model and data as such links: files behind one are told as where they are.
 
     Args:
         model: The model; it is not changed.
@@ -71,22 +80,22 @@ def with_weights_in_place(
         at_odd_bytes: Whether they are mapped there too, which costs no memory, for outputs of which
             the last bits do not matter.
     """
-    inside = [tensor for tensor in all_tensors(model) if is_inside(tensor)]
-    if folder is None or not inside:
+    if folder is None:
         return InPlace(model, folder, {})
-    file, _, _ = external_range(inside[0], folder)
-    real = file.resolve()
-    linked = real.parent != folder.resolve()
+    model, folder = _without_links(model, folder)
+    inside = [tensor for tensor in all_tensors(model) if is_inside(tensor)]
+    if not inside:
+        return InPlace(model, folder, {})
     times = Counter(name for name, _ in _named(model))
     found = {name: t for name, t in _named(model) if is_inside(t) and _is_odd(t)}
     given = {name: t for name, t in found.items() if times[name] == 1 and _has_numpy(t)}
-    whole = _must_be_whole() or (linked and _has_data_files(model))
+    whole = _must_be_whole()
     if whole:
         given = {}
     taken_in = whole or sum(map(_is_odd, inside)) > len(given)
     here = {} if at_odd_bytes else given
     weights = {name: _read(tensor, folder) for name, tensor in here.items()}
-    if not linked and not taken_in:
+    if not taken_in:
         return InPlace(model, folder, weights)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -94,9 +103,25 @@ def with_weights_in_place(
     for tensor in [t for t in all_tensors(copy) if is_inside(t)]:
         if whole or (_is_odd(tensor) and not any(tensor is other for other in kept)):
             _take_in(tensor, folder)
-        else:
-            _relocate(tensor, real.name)
-    return InPlace(copy, real.parent if linked and not whole else folder, weights)
+    return InPlace(copy, folder, weights)
+
+
+def _without_links(model: onnx.ModelProto, folder: Path) -> tuple[onnx.ModelProto, Path]:
+    """The model with data files as they lie below a folder, without a link on the way; a copy where
+    one of them led out of the folder it was in."""
+    outside = [t for t in all_tensors(model) if t.data_location == TensorProto.EXTERNAL]
+    one_of = {external_location(tensor): tensor for tensor in outside}
+    real = {name: external_range(t, folder)[0].resolve() for name, t in one_of.items()}
+    if all(file.is_relative_to(folder.resolve()) for file in real.values()):
+        return model, folder
+    common = Path(os.path.commonpath([file.parent for file in real.values()]))
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in all_tensors(copy):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            file = real[external_location(tensor)]
+            _relocate(tensor, file.relative_to(common).as_posix())
+    return copy, common
 
 
 def _must_be_whole() -> bool:
@@ -105,13 +130,6 @@ def _must_be_whole() -> bool:
 
     major, minor = ort.__version__.split(".")[:2]
     return (int(major), int(minor)) < _TAKES_FOLDER
-
-
-def _has_data_files(model: onnx.ModelProto) -> bool:
-    return any(
-        tensor.data_location == TensorProto.EXTERNAL and not is_inside(tensor)
-        for tensor in all_tensors(model)
-    )
 
 
 def _named(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:

@@ -90,7 +90,13 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
     options = _with_checked_feeds(options, specs)
     _check_dims(options.dims, specs)
     for regex in ("exclude", "only"):
-        text = getattr(options, regex) or ""
+        text = getattr(options, regex)
+        if text is None:
+            continue
+        if not text:
+            raise SlancError(
+                f"--{regex} '': is in every name. Give a word of those that are meant."
+            )
         try:
             re.compile(text)
         except re.error as error:

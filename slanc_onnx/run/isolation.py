@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import select
 import signal
 import sys
 import threading
@@ -144,15 +145,39 @@ def begun(
     send.close()
     os.close(watched)
     end = None if limit is None else time.monotonic() + limit + GRACE
+    process = _Process(child)
     try:
-        yield partial(_result, receive, child, progress, (limit, end))
+        yield partial(_result, receive, process, progress, (limit, end))
     finally:
         receive.close()
         os.close(alive)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(child, 0)
+        process.end()
+
+
+class _Process:
+    """A child, which is waited for once: its number may be another's as soon as it was."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._status: int | None = None
+
+    def end(self) -> None:
+        """Kill it, unless it has been waited for."""
+        if self._status is None:
+            with contextlib.suppress(ProcessLookupError):  # whoever ignores SIGCHLD has no zombies
+                os.kill(self._number, signal.SIGKILL)
+            self.cause()
+
+    def cause(self) -> str:
+        """Wait for its end, and say how it ended."""
+        if self._status is None:
+            try:
+                _, self._status = os.waitpid(self._number, 0)
+            except ChildProcessError:
+                self._status = 0  # nobody knows any more
+        if os.WIFSIGNALED(self._status):
+            return signal.Signals(os.WTERMSIG(self._status)).name
+        return f"exit status {os.waitstatus_to_exitcode(self._status)}"
 
 
 def _at_once(work: Callable[[Progress], T], progress: Progress, limit: float | None) -> T:
@@ -175,7 +200,7 @@ def _in_child(
         _memory.set(_limit_memory(memory))
         try:
             with _until(limit):
-                done = work(lambda what, share: send.send(("progress", (what, share))))
+                done = work(partial(_tell, send))
             send.send(("done", pickle.dumps(done)))
         except MemoryError as error:
             send.send(("failed", _picklable(short_of_memory() or error)))
@@ -184,6 +209,14 @@ def _in_child(
         status = 0
     finally:
         os._exit(status)
+
+
+def _tell(send: Connection, what: str, share: float) -> None:
+    """Tell the parent, which may be at something else, how far the work is, if there is room."""
+    poll = select.poll()
+    poll.register(send.fileno(), select.POLLOUT)
+    if poll.poll(0):  # then for a message of this length
+        send.send(("progress", (what, share)))
 
 
 def _limit_memory(memory: int | None) -> int | None:
@@ -210,7 +243,7 @@ def short_of_memory() -> CannotRun | None:
     if memory is None:
         return None
     return CannotRun(
-        f"it needs more than {memory / 1e9:.1f} GB of memory: give smaller inputs with --inputs, "
+        f"it needs more than {memory / 1e9:.3g} GB of memory: give smaller inputs with --inputs, "
         "or more memory with --memory-limit"
     )
 
@@ -230,7 +263,10 @@ def _picklable(error: BaseException) -> bytes:
 
 
 def _result(
-    receive: Connection, child: int, progress: Progress, until: tuple[float | None, float | None]
+    receive: Connection,
+    child: _Process,
+    progress: Progress,
+    until: tuple[float | None, float | None],
 ) -> Any:
     """What a child sends; `until` has its seconds and the moment at which they are over."""
     limit, end = until
@@ -238,7 +274,7 @@ def _result(
         try:
             word, value = receive.recv()
         except EOFError:
-            raise CannotRun(f"ONNX Runtime died ({_cause(child)})") from None
+            raise CannotRun(f"ONNX Runtime died ({child.cause()})") from None
         if word == "progress":
             progress(*value)
         elif word == "failed":
@@ -247,13 +283,6 @@ def _result(
             return pickle.loads(value)
     assert limit is not None
     raise too_slow(limit)
-
-
-def _cause(child: int) -> str:
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return signal.Signals(os.WTERMSIG(status)).name
-    return f"exit status {os.waitstatus_to_exitcode(status)}"
 
 
 def too_slow(limit: float) -> CannotRun:

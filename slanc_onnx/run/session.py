@@ -13,7 +13,8 @@ from slanc_onnx.run.aligned import with_weights_in_place
 from slanc_onnx.run.isolation import CannotRun, short_of_memory, stopped_in_time
 
 Feeds = Mapping[str, Array]
-_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation")  # as ONNX Runtime says it
+# As ONNX Runtime says it; a thread has no room for its stack.
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation", "pthread_create failed")
 
 
 class Session:

@@ -12,6 +12,7 @@ from slanc_onnx.accelerator import Format
 from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.apply.undo import without_scales_of_others
 from slanc_onnx.norms import read_model
+from slanc_onnx.options import ApplyRule
 from slanc_onnx.reasons import Note
 from tests.models.fold_models import LN, RMS, weights
 from tests.models.small_graphs import D, graph, normal
@@ -111,6 +112,30 @@ def test_divs_do_not_stack_on_a_file_without_notes(nodes: str) -> None:
 def test_the_same_target_leaves_a_file_as_it_is() -> None:
     first = scaled(model_of(TWICE), ONE)
     assert scaled(first, ONE).SerializeToString() == first.SerializeToString()
+
+
+@pytest.mark.parametrize("ir_version", [3, 10])
+@pytest.mark.parametrize("apply", ["div", "fold"])
+def test_no_constant_of_the_scales_that_were_taken_out_is_left(
+    apply: ApplyRule, ir_version: int
+) -> None:
+    model = onnx.load(SAMPLES / "llama_like.onnx")
+    if ir_version < 4:  # each initializer is an input too
+        model.ir_version = ir_version
+        infos = [
+            onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+            for t in model.graph.initializer
+        ]
+        model.graph.input.extend(infos)
+    known = {tensor.name for tensor in model.graph.initializer}
+    inputs = {info.name for info in model.graph.input} - known
+    for device in (ONE, OTHER):
+        protect(model, Options(accelerator=device, certify="off", apply=apply, estimate="weights"))
+        read = {name for node in model.graph.node for name in node.input}
+        own = {tensor.name for tensor in model.graph.initializer} - known
+        assert own and own <= read
+        left = {info.name for info in model.graph.input} - known - own
+        assert left == inputs
 
 
 def test_divs_that_a_tool_merged_are_taken_out_of_both_norms() -> None:

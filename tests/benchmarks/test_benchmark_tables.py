@@ -16,6 +16,7 @@ from benchmarks.size import weight_bytes
 from benchmarks.zoo import comparison, main, targets
 from benchmarks.zoo_rows import Row, exports_in
 from slanc_onnx import Options, ScaledNorm, compute_scales, find_norms
+from slanc_onnx.errors import SlancError
 from tests.places import SAMPLES
 
 
@@ -144,7 +145,7 @@ def test_settings_exclude_single_options(
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--settings", "stored", "--default-inputs"])
     assert "give only one of these" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="holds no folder with a model"):
+    with pytest.raises(SlancError, match="holds no folder with a model"):
         exports_in(tmp_path)
 
 

@@ -12,6 +12,7 @@ from benchmarks.minilm import spearman
 from benchmarks.order import cells
 from benchmarks.scales import MODES, Version, read_source, scales_by, version_by
 from benchmarks.table1 import Column, State, feeds_of, measure
+from slanc_onnx.errors import SlancError
 from slanc_onnx.run.session import Feeds
 from tests.places import SAMPLES
 
@@ -40,7 +41,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert column.losses == [-1.0, *whole.losses[1:]]
     assert column.lost == whole.lost and sum(whole.lost) > 0
     assert len(json.loads(path.read_text())["columns"]["none"]["losses"]) == 3
-    with pytest.raises(SystemExit, match="of another run"):
+    with pytest.raises(SlancError, match="of another run"):
         State(path, "other")
 
 

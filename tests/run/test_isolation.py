@@ -1,11 +1,13 @@
 """Isolated work: its result, its errors and its death come back, and it ends in time."""
 
 import os
+import select
 import signal
 import time
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -157,6 +159,52 @@ def test_more_memory_than_a_run_may_take_is_an_error(elements: int) -> None:
     for work in (fill, read):
         with pytest.raises(CannotRun, match=r"more than 0\.5 GB of memory: .* --memory-limit"):
             isolated(work, no_progress, 60.0, apart=True, memory=500_000_000)
+
+
+@forks
+def test_work_that_tells_much_does_not_wait_for_a_reader() -> None:
+    receive, send = os.pipe()
+
+    def work(told: Progress) -> int:
+        for i in range(5000):
+            told("working", i / 5000)
+        os.write(send, b"done")
+        return 7
+
+    seen: list[float] = []
+    with begun(work, lambda _, share: seen.append(share), None, apart=True) as done:
+        assert select.select([receive], [], [], 30.0)[0]  # before anybody asked for it
+        assert done() == 7
+    assert seen == sorted(seen) and 0 < len(seen) < 5000
+    os.close(receive)
+    os.close(send)
+
+
+@forks
+def test_a_process_that_has_been_waited_for_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be that of another process by then."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda process, _: killed.append(process))
+    with pytest.raises(CannotRun, match="exit status 3"):
+        isolated(lambda _: os._exit(3), no_progress, 60.0, apart=True)
+    assert killed == []
+    assert isolated(lambda _: 1, no_progress, 60.0, apart=True) == 1
+    assert len(killed) == 1  # of which nobody knows that it ended
+
+
+@forks
+def test_memory_that_holds_no_thread_of_onnx_runtime_is_too_little() -> None:
+    model = onnx.parser.parse_model(LARGE)
+
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("env.cc:327 PosixThread pthread_create failed, error code: 12")
+
+    def begin(_: Progress) -> None:
+        onnxruntime.InferenceSession = refused  # in this process, which ends with it
+        Session(model, None)
+
+    with pytest.raises(CannotRun, match=r"more than 0\.51 GB of memory: .* --memory-limit"):
+        isolated(begin, no_progress, 60.0, apart=True, memory=510_000_000)
 
 
 def test_a_run_may_take_more_for_a_larger_model() -> None:
