@@ -87,9 +87,9 @@ def drop_own_constants(model: onnx.ModelProto, names: Collection[str]) -> None:
     if own:
         read = {name for node in every_node(model.graph.node) for name in node.input}
         read |= {out.name for graph in every_graph(model.graph) for out in graph.output}
-        for field in (model.graph.initializer, model.graph.input):  # the same as `add_constant`
-            for one in [one for one in field if one.name in own - read]:
-                field.remove(one)
+        for held in (model.graph.initializer, model.graph.input):  # the same as `add_constant`
+            for one in [one for one in held if one.name in own - read]:
+                held.remove(one)
 
 
 def unused_name(wanted: str, used: set[str]) -> str:
