@@ -162,6 +162,18 @@ def test_two_values_for_one_name_are_bad_usage(
     assert command(LLAMA, option, one, option, one, *rest) == PASSED  # says nothing else
 
 
+@pytest.mark.parametrize("option", ["--exclude", "--only"])
+def test_a_second_expression_is_bad_usage(
+    option: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It would replace the first, and norms that were meant to be left alone would be scaled."""
+    output = str(tmp_path / "o.onnx")
+    with pytest.raises(SystemExit) as stopped:
+        main([str(SAMPLES / "bert_like.onnx"), "-o", output, option, "a", f"{option}=b"])
+    assert stopped.value.code == BAD_INPUT
+    assert f"{option}: given twice; join both as" in capsys.readouterr().err
+
+
 def test_a_norm_that_is_left_out_cannot_be_set() -> None:
     options = Options(set_scale={FIRST: 2.0}, exclude="layers.0")
     with pytest.raises(SlancError, match="cannot be scaled by 2: left out by"):

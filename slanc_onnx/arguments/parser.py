@@ -12,6 +12,7 @@ from rich.console import Console
 
 from slanc_onnx._version import __version__
 from slanc_onnx.accelerator import ACCUMULATE
+from slanc_onnx.arguments.usage import Once
 from slanc_onnx.config import power_of_two
 from slanc_onnx.errors import SlancError
 from slanc_onnx.feed import SPECS, Feed, read_feed
@@ -127,10 +128,11 @@ def _add_scales(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("scales").add_argument
     add(
         "--exclude",
+        action=Once,
         metavar="REGEX",
         help="leave norms alone in whose name it is found, and accept them, and suspects likewise",
     )
-    add("--only", metavar="REGEX", help="leave all others alone, and accept them")
+    add("--only", action=Once, metavar="REGEX", help="leave all others alone, and accept them")
     add(
         "--set-scale",
         type=_scale,

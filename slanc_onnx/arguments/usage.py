@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from slanc_onnx.arguments.jobs import STDOUT, names_folders
 from slanc_onnx.report import BY_SUFFIX
 
 _FILES = ("report", "html", "sidecar", "fp32_nodes", "target_file", "inputs", "tokens", "observe")
+
+
+class Once(argparse.Action):
+    """Stores an expression, and refuses a second one, which would replace the first."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
+        super().__init__(option_strings, dest, **more)
+        self._given = False
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        if self._given:
+            parser.error(f"{option_string}: given twice; join both as 'ONE|OTHER'")
+        self._given = True
+        setattr(namespace, self.dest, values)
 
 
 def check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
