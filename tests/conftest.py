@@ -21,18 +21,22 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Nothing that pytest collects is garbage, so that no run looks through it again.
-
-    Each validation of a model calls `gc.collect`, which among ten thousand tests took most of
-    the time of a validation.
-    """
+    """What pytest collects stays, so that there is nothing to look for while it does."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.enable()
-        gc.collect()
-        gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept() -> None:
+    """What is there before a module, ten thousand tests above all, is looked through once.
+
+    Each validation of a model calls `gc.collect`, which else took most of the time of the suite.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
