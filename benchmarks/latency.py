@@ -95,7 +95,7 @@ def fused_by(source: Path, kind: str, scratch: Path) -> Path:
 
     fused = optimizer.optimize_model(str(source), model_type=kind, opt_level=0)
     path = scratch / "fused" / "model.onnx"
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     fused.save_model_to_file(str(path), use_external_data_format=True)
     return path
 
