@@ -216,6 +216,14 @@ def test_sizes_that_no_tensor_has_are_not_read(op: str, sizes: NDArray[Any]) -> 
     assert decided[0].status == "scaled"
 
 
+@pytest.mark.parametrize(("count", "certified"), [(64, True), (65, False)])
+def test_sizes_of_more_axes_than_a_tensor_has_prove_nothing(count: int, certified: bool) -> None:
+    model = between("total = Expand(x, sizes)", {"sizes": np.ones(count, np.int64)})
+    last = compute_scales(model, Options(estimate="weights"))[-1].certificate
+    assert last is not None and last.certified is certified
+    assert certified or (last.reason is not None and last.reason.facts == (count,))
+
+
 @pytest.mark.parametrize("raw", [False, True])
 def test_texts_are_no_numbers(raw: bool) -> None:
     text = TensorProto(name="t", data_type=TensorProto.STRING, dims=[1])

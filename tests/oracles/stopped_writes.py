@@ -79,17 +79,16 @@ def stopped(at: int, how: How) -> Iterator[_Stop]:
 
 
 def each_once(events: Sequence[str]) -> list[int]:
-    """The events, counted from 1, before each of which the files are in a state of another kind.
+    """The events, counted from 1, at each of which the files are in a state of another kind.
 
-    Not those behind a sync or a change of mode, which change no bytes, and of writes that follow
-    each other the first.
+    Of writes that follow each other the first, of which half is done; and no other event behind a
+    sync or a change of mode, which change no bytes.
     """
-    before = ["", *events]
-    same = ("fsync", "chmod")
+    quiet = ("fsync", "chmod")
     return [
         at
-        for at, (last, name) in enumerate(zip(before, events, strict=False), 1)
-        if last not in same and (last, name) != ("write", "write")
+        for at, (last, name) in enumerate(zip(["", *events], events, strict=False), 1)
+        if (last != "write" if name == "write" else last not in quiet)
     ]
 
 

@@ -97,11 +97,11 @@ def target_dims(call: Call, place: int) -> tuple[int | str, ...]:
     given = call.operand(place)
     if isinstance(given, Sizes):
         return given.entries
-    if isinstance(given, Constant):
-        return tuple(int(number) for number in given.values.reshape(-1))
-    count = size_of(given.dims[0])
+    count = given.size if isinstance(given, Constant) else size_of(given.dims[0])
     if count > MOST_AXES:
         raise NoBound(reason(Unread.TOO_LARGE, count))
+    if isinstance(given, Constant):
+        return tuple(int(number) for number in given.values.reshape(-1))
     return call.symbols(count)
 
 
