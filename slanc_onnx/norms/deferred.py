@@ -29,12 +29,14 @@ class DeferredDivision:
 
     Attributes:
         form: What the input over its root would be.
+        first: What the first division makes.
         products: The products, in topological order, and what is made of them.
         apart: The nodes that multiply by a weight, and those that divide what they make, by id.
         width: How many elements of a row the weights multiply; None where the file does not tell.
     """
 
     form: Form
+    first: gs.Tensor
     products: tuple[Deferred, ...]
     apart: frozenset[int]
     width: int | None = None
@@ -68,7 +70,7 @@ def deferred_division(
     if form is None or not last or not form.aligned:
         return None
     told = widths.pop() if len(widths) == 1 else None
-    return DeferredDivision(form, tuple(found), frozenset(apart), told)
+    return DeferredDivision(form, exits[0], tuple(found), frozenset(apart), told)
 
 
 def _divided(scope: Scope, node: gs.Node, forms: Mapping[int, Form]) -> tuple[Form, gs.Node] | None:
@@ -86,7 +88,8 @@ def _divided(scope: Scope, node: gs.Node, forms: Mapping[int, Form]) -> tuple[Fo
         if inverse is None or inverse.what != "inverse" or row is None:
             continue
         whole = over(row, inverse)
-        if whole is not None and whole.gamma is None:
+        # A part of one is a row that is not centred over the root of one that is.
+        if whole is not None and whole.what == "quotient" and whole.gamma is None:
             return whole, maker
     return None
 

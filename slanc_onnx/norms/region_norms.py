@@ -176,7 +176,9 @@ def _divided(
     if divided is not None:
         return *divided, None
     products = deferred_division(scope, region, forms)
-    return region.exits[0], None if products is None else products.form, [], products
+    if products is None:
+        return region.exits[0], None, [], None
+    return products.first, products.form, [], products
 
 
 def _rows(
