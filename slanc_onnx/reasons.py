@@ -224,7 +224,7 @@ class Unmerged(_Named):
     ROOT_SPREADS = auto()
     SIZE_UNKNOWN = auto()
     PRODUCT_PREDICTED = auto()  # magnitude, format
-    PRODUCT_CERTIFIED = auto()  # the same
+    CERTIFICATE_LOST = auto()  # behind: why
 
 
 class Unraised(_Named):

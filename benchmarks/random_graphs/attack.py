@@ -329,7 +329,8 @@ def _weights(model: onnx.ModelProto, norm: Norm) -> list[Array]:
 
 def _needed(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
     """A model of the nodes alone that make some tensors of constants."""
-    kept, ends = [], set(names)
+    kept: list[onnx.NodeProto] = []
+    ends = set(names)
     for node in reversed(model.graph.node):
         if ends.intersection(node.output):
             kept.insert(0, node)

@@ -145,8 +145,7 @@ _UNMERGED: dict[Kind, str] = {
     Unmerged.ROOT_SPREADS: "its root is not one number per row that a product can be divided by",
     Unmerged.SIZE_UNKNOWN: "nothing tells how large its products would be",
     Unmerged.PRODUCT_PREDICTED: "a product before the division may reach {0:.3g}, beyond {1}",
-    Unmerged.PRODUCT_CERTIFIED: "it would lose its certificate: a product before the division is "
-    "only certified to stay below {0:.3g}, beyond {1}",
+    Unmerged.CERTIFICATE_LOST: "it would lose its certificate: {behind}",
 }
 _UNSCALABLE: dict[Kind, str] = {
     Unscalable.INNER_VALUE_READ: "its inner value {0!r} is also read by {1} {2!r}",

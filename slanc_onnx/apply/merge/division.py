@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
-from slanc_onnx.accelerator import Format
+from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.merge.changes import (
     Asked,
     Changes,
@@ -27,8 +27,9 @@ from slanc_onnx.apply.merge.changes import (
 from slanc_onnx.apply.merge.held import Held, changed_parts
 from slanc_onnx.apply.merge.readers import Reader, graph_outputs, read_by, readers_of
 from slanc_onnx.graph import NodeAt, Tensor, Use
-from slanc_onnx.norms import Norm
+from slanc_onnx.norms import Deferred, Norm
 from slanc_onnx.ops import FUSED
+from slanc_onnx.prove import Affine, certify
 from slanc_onnx.reasons import Reason, Unmerged
 from slanc_onnx.scale import ScaledNorm
 
@@ -71,7 +72,7 @@ def defer_divisions(
         if why is None:
             readers, why = _products(held, norm)
         if why is None:
-            size = _size(held, readers, decided.get(norm.name), asked.within, changes)
+            size = _size(held, readers, decided.get(norm.name), asked.device, changes)
             why = None if size is None else size.reason
             why = Reason(Unmerged.SIZE_UNKNOWN) if size is None else why
             if size is not None:
@@ -134,12 +135,13 @@ def _size(
     held: Held,
     readers: Sequence[Reader],
     decided: ScaledNorm | None,
-    within: Format,
+    device: Accelerator,
     changes: Changes,
 ) -> ProductSize | None:
     """How large the products of a row get that is not divided by its root; None if unknown.
 
-    An element is at most the length of the row times that of a column (Cauchy and Schwarz).
+    An element is at most the length of the row times that of a column (Cauchy and Schwarz). What
+    else a certificate asks of products and of what they are divided to, its own check tells.
     """
     if decided is None:
         return None
@@ -148,12 +150,15 @@ def _size(
     column = max(_longest_column(held, reader, changes) for reader in readers)
     estimate, certificate = decided.estimate, decided.certificate
     predicted = None if estimate is None else math.sqrt(estimate.upper) / scale * column
-    certified = None
+    certified = refused = None
     if certificate is not None and certificate.certified and certificate.bound.length is not None:
         certified = certificate.bound.length / scale * column
+        norm = replace(decided.norm, kind="rms", one_pass=False, deferred=(Deferred(0, ""),))
+        found = certify(norm, certificate.bound, scale, device, Affine(product=column))
+        refused = found.reason
     if predicted is None and certified is None:
         return None
-    return ProductSize(predicted, certified, within.largest, str(within))
+    return ProductSize(predicted, certified, device.format.largest, str(device.format), refused)
 
 
 def _longest_column(held: Held, reader: Reader, changes: Changes) -> float:

@@ -241,7 +241,7 @@ def test_a_product_has_to_fit_as_predicted_and_as_certified(certify: bool) -> No
         assert told == pytest.approx(65504 * (1.3 if beyond else 0.8), rel=0.3 if certify else 0.4)
         assert (norm.product.certified is None) == (not certify)
         if beyond:
-            kinds = (Unmerged.PRODUCT_PREDICTED, Unmerged.PRODUCT_CERTIFIED)
+            kinds = (Unmerged.PRODUCT_PREDICTED, Unmerged.CERTIFICATE_LOST)
             assert reason(merges).kind in kinds
 
 
@@ -256,7 +256,7 @@ def test_a_certificate_that_would_be_lost_keeps_the_division() -> None:
     assert division(merges).state == "merged" and after != before
     before = model(NORM + "    y = MatMul(n_x, big)", {"big": EVERY["w"] * np.float32(1e5)})
     after, merges = with_rows(before, ALONE, [small])
-    assert reason(merges).kind is Unmerged.PRODUCT_CERTIFIED and after == before
+    assert reason(merges).kind is Unmerged.CERTIFICATE_LOST and after == before
 
 
 def test_certificates_are_proved_of_the_file_that_has_the_products() -> None:
