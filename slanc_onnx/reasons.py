@@ -222,6 +222,7 @@ class Unmerged(_Named):
     GAMMA_STAYS = auto()
     WITH_SUM = auto()
     ROOT_SPREADS = auto()
+    TWO_TYPES = auto()
     SIZE_UNKNOWN = auto()
     PRODUCT_PREDICTED = auto()  # magnitude, format
     CERTIFICATE_LOST = auto()  # behind: why

@@ -93,6 +93,8 @@ def _obstacle(held: Held, norm: Norm, changes: Changes, mean_free: bool) -> Reas
         return Reason(Unmerged.KEEPS_MEAN)
     if norm.kind not in ("rms", "layer") or not norm.axes.last_axis or norm.by_ops or norm.silu:
         return Reason(Unmerged.ROWS)
+    if norm.element_type != norm.output_type:  # the row cannot stand for the output
+        return Reason(Unmerged.TWO_TYPES)
     if norm.form == "decomposed":
         end = changes.skipped.get(Tensor(norm.path, norm.output), norm.output)
         return None if end == norm.normalised else Reason(Unmerged.GAMMA_STAYS)
