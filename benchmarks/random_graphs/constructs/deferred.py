@@ -120,10 +120,16 @@ def the_root_of_another_row(g: Building) -> None:
         lambda: g.node("Tanh", g.x),
         lambda: g.node("Add", g.x, g.vector()),
         lambda: g.node("Mul", g.x, g.vector()),
-        lambda: g.node("Sub", g.x, g.reduce("ReduceMean", g.x, -1)),
     )()
     product = g.node("MatMul", g.x, weight(g, g.width))
     g.x = g.node("Div", product, root_of(g, other))
+
+
+@construct("deferred_divisions")
+def the_root_of_the_row_less_its_mean(g: Building) -> None:
+    less = g.node("Sub", g.x, g.reduce("ReduceMean", g.x, -1))
+    product = g.node("MatMul", g.x, g.matrix(g.width, g.width))
+    g.x = g.node("Div", product, root_of(g, less))
 
 
 @construct("deferred_divisions", fixed=True)
