@@ -161,12 +161,14 @@ class Division:
         root: Its tensor; None where the norm is written out.
         norm: The node that divides the row otherwise, or that is written out.
         name: The name of the new node; None for one after the product.
+        last: Whether it is the last node of the norm, which has its notes.
     """
 
     op: str
     root: str | None
     norm: NodeAt
     name: str | None
+    last: bool
 
 
 @dataclass

@@ -194,9 +194,10 @@ def _defer(held: Held, norm: Norm, readers: Sequence[Reader], changes: Changes) 
         changes.decomposed[at] = replace(how, gamma=None, beta=None, deferred=True)
         changes.skipped[Tensor(norm.path, norm.output)] = node.input[0]
     changes.names.pop(at, None)
-    for place, one in enumerate(sorted({reader.at for reader in readers})):
-        name = norm.name if place == 0 else None
-        changes.divided[one] = Division(op, root, at, name)
+    products = sorted({reader.at for reader in readers})
+    for one in products:
+        name = norm.name if one == products[0] else None
+        changes.divided[one] = Division(op, root, at, name, one == products[-1])
     return None
 
 

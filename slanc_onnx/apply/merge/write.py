@@ -164,7 +164,7 @@ class Writer:
 
     def _divide_behind(self, at: NodeAt, how: Division) -> None:
         """Divide what a product makes, whose bias comes after that; the result keeps its name."""
-        node, notes = self._node(at), self._node(how.norm).metadata_props
+        node = self._node(at)
         if len(node.input) > 2 and node.input[2]:  # a Gemm
             bias = node.input[2]
             del node.input[2:]
@@ -175,7 +175,8 @@ class Writer:
         name = name if how.name is None else self._name_of(how.norm, how.name)
         root = how.root or self._roots[how.norm]
         made = helper.make_node(how.op, [node.output[0], root], [output], name=name)
-        made.metadata_props.extend(notes)
+        if how.last:
+            made.metadata_props.extend(self._node(how.norm).metadata_props)
         self._behind(at, made)
 
     def _name_of(self, at: NodeAt, norm: str) -> str:

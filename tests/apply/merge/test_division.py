@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from slanc_onnx import Options, compute_scales, find_norms, protect
 from slanc_onnx.apply.merge import Merges, Part, merge_in_memory
+from slanc_onnx.norms.norm import SCALE_KEY
 from slanc_onnx.options import Certify, Merge
 from slanc_onnx.reasons import Reason, Unmerged
 from slanc_onnx.scale import ScaledNorm
@@ -226,6 +227,22 @@ def test_tensors_of_another_branch_that_have_the_same_names_are_others(other: st
         assert np.abs(one - two).max() < CLOSE * np.abs(one).max()
     again, more = deferred(after)
     assert again == after and not more.changes
+
+
+def test_a_run_for_another_target_leaves_no_note_of_the_first() -> None:
+    """The last node of a norm has its scale; another that had it too would keep it."""
+    weights = {name: EVERY[name] for name in ("eps", "w", "w2")}
+    before = graph(NORM + PRODUCTS, weights, "float[a, s, 8] rows")
+    made = onnx.ModelProto()
+    made.CopyFrom(before)
+    for target, scale in (("fp16-sequential", 256.0), ("bf16", 16.0), ("fp16-fp32", 4.0)):
+        chosen = Options(accelerator=TARGETS[target], set_scale={"n": scale}, certify="off")
+        first = target == "fp16-sequential"
+        protect(made, replace(chosen, apply="fold", merge=["all"]) if first else chosen)
+        (norm,) = find_norms(made)
+        assert (norm.scaled_by, len(norm.deferred)) == (scale, 2)
+        notes = [p.value for n in made.graph.node for p in n.metadata_props if p.key == SCALE_KEY]
+        assert set(map(float, notes)) == {scale}
 
 
 def test_a_norm_without_a_name_takes_none_that_another_node_has() -> None:
