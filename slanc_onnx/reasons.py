@@ -222,9 +222,10 @@ class Unmerged(_Named):
     GAMMA_STAYS = auto()
     WITH_SUM = auto()
     ROOT_SPREADS = auto()
+    TWO_TYPES = auto()
     SIZE_UNKNOWN = auto()
     PRODUCT_PREDICTED = auto()  # magnitude, format
-    PRODUCT_CERTIFIED = auto()  # the same
+    CERTIFICATE_LOST = auto()  # behind: why
 
 
 class Unraised(_Named):

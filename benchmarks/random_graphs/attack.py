@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
 
 from benchmarks.random_graphs.building import Array
 from benchmarks.random_graphs.feeds import feeds, keeps
@@ -145,6 +146,7 @@ def _hold(
             if what:
                 result.add(each.norm.name, what, feed)
             kept[each.norm.name].append((_some(rows), feed))
+    weights = {each.norm.name: _weights(made.model, each.norm) for each in claimed}
     for each in claimed:
         gamma, beta, _ = each.affine or Affine()
         scale = each.scale if each.status == "scaled" and each.scale else 1.0
@@ -153,7 +155,7 @@ def _hold(
             if not rows.size:  # which tells no width either
                 continue
             for what, tried in _tries(each, rows):
-                lost = _lost(norm, tried)
+                lost = _lost(norm, tried) or _lost_product(norm, tried, weights[each.norm.name])
                 if lost:
                     result.add(each.norm.name, f"{what} lost in the step {lost}", feed)
     return {name: [feed for _, feed in runs] for name, runs in kept.items()}
@@ -311,6 +313,46 @@ def _rounding_up(width: int) -> Array:
     others = np.sqrt((1 - share) / max(width - 1, 1)) * np.ones((1, width))
     others[:, :1] = np.sqrt(share)
     return np.asarray(others / np.linalg.norm(others, axis=1, keepdims=True))
+
+
+def _weights(model: onnx.ModelProto, norm: Norm) -> list[Array]:
+    """The weights of a norm's deferred products, as ONNX Runtime computes them of constants."""
+    if not norm.deferred or norm.path:
+        return []
+    names = {model.graph.node[one.product].input[1] for one in norm.deferred}
+    constants = onnx.ModelProto()
+    constants.CopyFrom(model)
+    del constants.graph.output[:]
+    constants.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
+    return list(ReferenceEvaluator(_needed(constants, names)).run(None, {}))
+
+
+def _needed(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
+    """A model of the nodes alone that make some tensors of constants."""
+    kept: list[onnx.NodeProto] = []
+    ends = set(names)
+    for node in reversed(model.graph.node):
+        if ends.intersection(node.output):
+            kept.insert(0, node)
+            ends.update(node.input)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del model.graph.node[:], model.graph.input[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _lost_product(norm: StepwiseNorm, rows: Array, weights: Sequence[Array]) -> str:
+    """Whether the product of a row with a weight leaves the format before it is divided."""
+    name = norm.device.format.name
+    with np.errstate(all="ignore"):
+        held = norm.cast(name, (rows / norm.scale).astype(np.float32))
+        if norm.norm.centred:
+            return ""
+        for weight in weights:
+            made = norm.cast(name, held @ weight.astype(np.float32).reshape(-1, weight.shape[-1]))
+            if not np.isfinite(made).all():
+                return "product"
+    return ""
 
 
 def _lost(norm: StepwiseNorm, rows: Array) -> str:

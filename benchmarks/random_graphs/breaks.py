@@ -16,9 +16,10 @@ from onnx_graphsurgeon import Tensor
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Scope, dims
-from slanc_onnx.norms import Norm, ReadModel, affine
+from slanc_onnx.norms import Norm, ReadModel, affine, deferred
+from slanc_onnx.norms.forms import Form
 from slanc_onnx.ops import ELEMENTWISE
-from slanc_onnx.prove import Certificate, output_radius, proofs, sets, step_bounds
+from slanc_onnx.prove import Certificate, certificate, output_radius, proofs, sets, step_bounds
 from slanc_onnx.prove.sets import Ellipsoids, Reach
 from slanc_onnx.prove.trusted import computed, constants, norm_rows, prover, table, values
 from slanc_onnx.prove.trusted.computed import computer
@@ -347,6 +348,20 @@ def casts_in_norms() -> AbstractContextManager[Any]:
     return patch.object(prover, "check_types", lambda *_: None)
 
 
+def any_row_divided() -> AbstractContextManager[Any]:
+    """What is divided behind a product is the product of the row that the root is of."""
+
+    def whole(_: Form, inverse: Form) -> Form:
+        return replace(inverse, what="quotient", gamma=None)
+
+    return patch.object(deferred, "over", whole)
+
+
+def products_that_fit() -> AbstractContextManager[Any]:
+    """A product of a row that is not divided yet fits like one of a row that is."""
+    return patch.object(certificate, "check_product", lambda *_: None)
+
+
 # By the kind of graphs that is to show it.
 BREAKS: Mapping[str, tuple[Break, ...]] = {
     "cast_to_fp16": (cast_to_fp16,),
@@ -355,6 +370,7 @@ BREAKS: Mapping[str, tuple[Break, ...]] = {
     "constant_folding": (constant_folding,),
     "constants_of_two_runtimes": (constants_of_two_runtimes,),
     "counts_by_a_shape": (counts_by_a_shape,),
+    "deferred_divisions": (any_row_divided, products_that_fit),
     "domain_of_functions": (domain_of_functions,),
     "flatten_of_positions": (flatten_of_positions,),
     "fp32_range_between_norms": (fp32_range_between_norms,),

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from slanc_onnx.graph.reading import Reading, read_through
 from slanc_onnx.graph.scope import SEE_THROUGH, Dims, Scope, op_of, reads_value
 
+_BROADCAST = ("Add", "Sub", "Mul", "Div")
 _MORE = "..."  # before the dimensions that are known, where there may be others
 
 
@@ -55,7 +56,7 @@ def element_type(scope: Scope, *tensors: gs.Tensor) -> int:
 
 
 def last_dim(scope: Scope, tensor: gs.Tensor) -> int | None:
-    """The last dimension of a tensor where the file tells it, through casts and Add(w, 1)."""
+    """The last dimension of a tensor where the file tells it, or what it is computed from."""
     sizes = _last_dims(scope, tensor)
     if sizes is None:
         return None
@@ -82,10 +83,13 @@ def _last_dims(scope: Scope, tensor: gs.Tensor) -> Dims | None:
         if tensor.shape is not None:
             return tuple(d if isinstance(d, int) and d >= 0 else str(d) for d in tensor.shape)
         op = op_of(tensor.inputs[0]) if tensor.inputs else ""
-        if op in (*SEE_THROUGH, "DequantizeLinear"):
+        if op in (*SEE_THROUGH, "DequantizeLinear", "SimplifiedLayerNormalization"):
             return (yield tensor.inputs[0].inputs[0]) if tensor.inputs[0].inputs else None
+        if op in ("MatMul", "Gemm") and len(tensor.inputs[0].inputs) > 1:
+            weight = yield tensor.inputs[0].inputs[1]
+            return _of_product(tensor.inputs[0], weight)
         known: list[Dims] = []
-        parts = [part for part in tensor.inputs[0].inputs if part.name] if op == "Add" else []
+        parts = [part for part in tensor.inputs[0].inputs if part.name] if op in _BROADCAST else []
         for part in parts:
             found = yield part
             if found is not None:
@@ -100,6 +104,13 @@ def _last_dims(scope: Scope, tensor: gs.Tensor) -> Dims | None:
     return read_through(tensor, read, scope.dims_read, key=id)
 
 
+def _of_product(node: gs.Node, weight: Dims | None) -> Dims | None:
+    """The last size of a product, which its second factor tells where that is a matrix."""
+    if weight is None or len(weight) != 2 or _MORE in weight:
+        return None
+    return _MORE, weight[0 if node.attrs.get("transB") else 1]
+
+
 def element_count(shape: tuple[int | str, ...]) -> int | None:
     """The number of elements of a shape, None where a size is dynamic."""
     sizes = [d for d in shape if isinstance(d, int)]
@@ -107,7 +118,7 @@ def element_count(shape: tuple[int | str, ...]) -> int | None:
 
 
 def _broadcast(shapes: Sequence[Dims]) -> Dims:
-    """The shape of a sum."""
+    """The shape of a sum, or of what else is computed element by element."""
     more = any(_MORE in shape for shape in shapes)
     known = [[d for d in shape if d != _MORE] for shape in shapes]
     rank = max(map(len, known))

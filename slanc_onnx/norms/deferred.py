@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.graph import Scope, constant_made, op_of
+from slanc_onnx.graph import Scope, constant_made, dims, op_of
 from slanc_onnx.norms.forms import Form, over, raised
 from slanc_onnx.norms.norm import Deferred
 from slanc_onnx.norms.region import Region
@@ -29,13 +29,17 @@ class DeferredDivision:
 
     Attributes:
         form: What the input over its root would be.
+        first: What the first division makes.
         products: The products, in topological order, and what is made of them.
         apart: The nodes that multiply by a weight, and those that divide what they make, by id.
+        width: How many elements of a row the weights multiply; None where the file does not tell.
     """
 
     form: Form
+    first: gs.Tensor
     products: tuple[Deferred, ...]
     apart: frozenset[int]
+    width: int | None = None
 
 
 def deferred_division(
@@ -52,6 +56,7 @@ def deferred_division(
     form: Form | None = None
     found: list[Deferred] = []
     apart: set[int] = set()
+    widths: set[int | None] = set()
     for tensor in exits:
         divides = tensor.inputs[0]
         one = _divided(scope, divides, forms)
@@ -60,10 +65,12 @@ def deferred_division(
         form, product = form or one[0], one[1]
         found.append(Deferred(scope.index[id(product)], tensor.name))
         apart.update((id(product), id(divides)))
+        widths.add(_width(scope, product))
     last = form is not None and form.axes is not None and form.axes.rows == RowAxes()
     if form is None or not last or not form.aligned:
         return None
-    return DeferredDivision(form, tuple(found), frozenset(apart))
+    told = widths.pop() if len(widths) == 1 else None
+    return DeferredDivision(form, exits[0], tuple(found), frozenset(apart), told)
 
 
 def _divided(scope: Scope, node: gs.Node, forms: Mapping[int, Form]) -> tuple[Form, gs.Node] | None:
@@ -81,7 +88,8 @@ def _divided(scope: Scope, node: gs.Node, forms: Mapping[int, Form]) -> tuple[Fo
         if inverse is None or inverse.what != "inverse" or row is None:
             continue
         whole = over(row, inverse)
-        if whole is not None and whole.gamma is None:
+        # A part of one is a row that is not centred over the root of one that is.
+        if whole is not None and whole.what == "quotient" and whole.gamma is None:
             return whole, maker
     return None
 
@@ -96,3 +104,12 @@ def _multiplied(scope: Scope, node: gs.Node, forms: Mapping[int, Form]) -> Form 
         return None
     form = forms.get(id(node.inputs[0]))
     return form if form is not None and form.what == "x" and form.factor == 1 else None
+
+
+def _width(scope: Scope, product: gs.Node) -> int | None:
+    """How many elements of a row a weight multiplies."""
+    shape = dims(scope, product.inputs[1])
+    if shape is None or len(shape) < 2:
+        return None
+    size = shape[-1 if product.attrs.get("transB") else -2]
+    return size if isinstance(size, int) else None

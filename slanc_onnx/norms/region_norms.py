@@ -105,6 +105,7 @@ def _norm_of(scope: Scope, region: Region) -> Norm:
     late = _after(scope, normalised, axes, None if products else own)
     gamma = (own.gamma if own is not None else None) or late[0]
     width = row_width(scope, source, gamma, axes)
+    width = products.width if width is None and products is not None else width
     summed = own or _last_sum(region, forms)
     kind, unbiased, counted = _kind(region, summed, own, width)
     width = width or _counted_width(own)
@@ -175,7 +176,9 @@ def _divided(
     if divided is not None:
         return *divided, None
     products = deferred_division(scope, region, forms)
-    return region.exits[0], None if products is None else products.form, [], products
+    if products is None:
+        return region.exits[0], None, [], None
+    return products.first, products.form, [], products
 
 
 def _rows(

@@ -27,7 +27,7 @@ from slanc_onnx.ops import (
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _MOST_NODES = 400  # of a walk
-_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul")
+WEIGHTED = ("MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul")
 _WITH_ROOT = (*BY_POWER, "ReduceL2", "MeanVarianceNormalization", "BatchNormalization")
 _TAKE_INTEGERS = {*(op for op in MOVES if MOVES[op].kind != "casts"), "DequantizeLinear"}
 
@@ -128,7 +128,7 @@ class Walk:
             self.degrees.get(id(t)) if reads_value(node, p) and id(t) not in kept else None
             for p, t in enumerate(node.inputs)
         ]
-        weights = op in _PRODUCTS and any(constant_made(scope, t) for t in node.inputs[:2])
+        weights = op in WEIGHTED and any(constant_made(scope, t) for t in node.inputs[:2])
         if weights and not self._weights and not averages(scope, node):
             raise NoDegree(Reason(Untaken.WEIGHTS_INSIDE))
         if scope.fault(node) is not None:

@@ -6,7 +6,7 @@ Every rounding counts, in the device and in the bounds themselves.
 """
 
 from slanc_onnx.prove.affine import Affine, affine_of
-from slanc_onnx.prove.certificate import Certificate, Proof, certify_at
+from slanc_onnx.prove.certificate import Certificate, Proof, certify, certify_at
 from slanc_onnx.prove.composition import composed
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.gated import with_joint_bounds
@@ -23,6 +23,7 @@ __all__ = [
     "Condition",
     "Proof",
     "affine_of",
+    "certify",
     "certify_at",
     "composed",
     "held_against",

@@ -38,7 +38,10 @@ def lost_in_product(norm: Norm, width: int, accelerator: Accelerator) -> tuple[f
     """
     stored = rounding_to(accelerator.format, accelerator.flush_subnormals)
     inner = Arithmetic(norm, width, accelerator, MOST_SCALE_DEFERRED)
-    least = inner.least_deviation(smallest_epsilon(norm, accelerator, MOST_SCALE_DEFERRED))
+    try:
+        least = inner.least_deviation(smallest_epsilon(norm, accelerator, MOST_SCALE_DEFERRED))
+    except StepFails:  # of no epsilon, or none that the device keeps
+        least = 0.0
     inverse = rounding_of(accelerator, "inverse")(1 / least) if least > 0 else math.inf
     return stored.grow**2 - 1, stored.eta * inverse * stored.grow + stored.eta
 

@@ -143,10 +143,10 @@ _UNMERGED: dict[Kind, str] = {
     Unmerged.GAMMA_STAYS: "its gamma or beta stays between its row and the products",
     Unmerged.WITH_SUM: "its op adds a residual as well",
     Unmerged.ROOT_SPREADS: "its root is not one number per row that a product can be divided by",
+    Unmerged.TWO_TYPES: "its row and its output are of two element types",
     Unmerged.SIZE_UNKNOWN: "nothing tells how large its products would be",
     Unmerged.PRODUCT_PREDICTED: "a product before the division may reach {0:.3g}, beyond {1}",
-    Unmerged.PRODUCT_CERTIFIED: "it would lose its certificate: a product before the division is "
-    "only certified to stay below {0:.3g}, beyond {1}",
+    Unmerged.CERTIFICATE_LOST: "it would lose its certificate: {behind}",
 }
 _UNSCALABLE: dict[Kind, str] = {
     Unscalable.INNER_VALUE_READ: "its inner value {0!r} is also read by {1} {2!r}",

@@ -28,7 +28,7 @@ class Left:
         value: The largest number that did not fit: an element, or a sum inside the op; for rows
             of a norm the largest sum of squares.
         norm: The name of the norm that it belongs to; "" for none.
-        what: Of that norm, the "rows", what it has "made", or what it has "read".
+        what: Of that norm, the "rows", what it has "made" or "read", or the "product" of its row.
     """
 
     tensor: str

@@ -222,7 +222,7 @@ def without_excluded(read: ReadModel, options: Options) -> ReadModel:
 def _first_norm_out(
     norms: Sequence[Norm], observed: Mapping[str, Observed], left: Sequence[Left], broken: bool
 ) -> Left | None:
-    """The first norm that reads what left the format, whose rows overflow, or whose output left.
+    """The first norm that reads what left, whose rows or products overflow, or whose output left.
 
     An output that left is told where that breaks something: the rows of a norm, or an output.
 
@@ -240,6 +240,8 @@ def _first_norm_out(
         seen = observed.get(norm.name)
         if seen is not None and seen.overflowed:
             return Left(norm.output, norm.form, largest_of(seen.scaled), norm.name, "rows")
+        if (norm.name, "product") in found:  # the division behind it may hide that
+            return found[norm.name, "product"]
         if broken and (norm.name, "made") in found:
             return found[norm.name, "made"]
     return None
@@ -258,7 +260,7 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
     if out is not None and out.what == "read":
         facts = (form, out.value, out.norm)
         failures.append(Reason(Failure.INPUT_LEFT_FORMAT, facts, out.op, out.tensor))
-    elif out is not None and out.what == "made":
+    elif out is not None and out.what in ("made", "product"):
         failures.append(Reason(Failure.LEFT_FORMAT, (form, out.value), out.op, out.tensor))
     elif out is not None and math.isfinite(out.value):
         failures.append(Reason(Failure.ROWS_LEFT_FORMAT, (form, out.value), out.op, out.tensor))

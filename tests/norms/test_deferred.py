@@ -9,8 +9,8 @@ from slanc_onnx import find_norms, protect
 from slanc_onnx.norms import read_model
 from slanc_onnx.norms.norm import Norm
 from tests.models.deferred_models import ROOT, WRITTEN
-from tests.models.merge_models import IDS, model
-from tests.models.small_graphs import D
+from tests.models.merge_models import EVERY, IDS, model
+from tests.models.small_graphs import D, graph, normal
 from tests.oracles.unoptimised import run
 
 
@@ -46,6 +46,9 @@ OTHERS = {
     "another row is multiplied": f"{ROOT} o = Tanh(rows) p = MatMul(o, w) [n] y = Div(p, root)",
     "the row is divided as well": f"{ROOT} p = MatMul(rows, w3) [n] a = Div(p, root)"
     " v = Div(rows, root) c = MatMul(v, w) y = Add(a, c)",
+    "the root is of the row less its mean": "mean = ReduceMean<axes = [-1]>(rows)"
+    " less = Sub(rows, mean) sq = Mul(less, less) ms = ReduceMean<axes = [-1]>(sq)"
+    " sum = Add(ms, eps) root = Sqrt(sum) p = MatMul(rows, w) [n] y = Div(p, root)",
     "gamma lies before the product": f"{ROOT} g = Mul(rows, gamma) p = MatMul(g, w)"
     " [n] y = Div(p, root)",
 }
@@ -72,3 +75,35 @@ def test_what_reads_a_product_before_its_division_keeps_the_norm_as_it_is() -> N
     before = after.SerializeToString()
     protect(after)
     assert after.SerializeToString() == before
+
+
+def test_what_is_compared_before_the_division_is_not_the_norm() -> None:
+    norm = only(
+        f"{ROOT} p = MatMul(rows, w) g = Greater(p, root) [n] u = Div(p, root)"
+        " f = Cast<to = 1>(g) y = Add(u, f)"
+    )
+    assert (norm.name, norm.normalised) == ("n", "u")
+    assert [one.output for one in norm.deferred] == ["u"]
+
+
+def test_its_width_is_that_of_the_weights_where_no_shape_tells_it() -> None:
+    inputs = "float[a, s, k] rows"
+    for product in ("MatMul(rows, w)", "MatMul(rows, turned)"):
+        turned = "turned = Transpose<perm = [1, 0]>(wt)" if "turned" in product else ""
+        weights = {"eps": EVERY["eps"], "w": EVERY["w"], "wt": EVERY["w"].T.copy()}
+        used = {"eps": weights["eps"], **({"wt": weights["wt"]} if turned else {"w": weights["w"]})}
+        made = graph(f"{turned} {ROOT} p = {product} [n] y = Div(p, root)", used, inputs)
+        (norm,) = find_norms(made)
+        assert norm.width == D and norm.deferred
+
+
+def test_a_residual_around_its_products_is_no_mean() -> None:
+    """x + x W is no row less its mean, whatever lies behind it."""
+    first = f"{ROOT} [n] x = Div(rows, root) a = MatMul(x, s1) z = Add(a, x)"
+    last = ROOT.replace("rows", "z").replace("root", "r2")
+    for name in ("sq", "ms", "sum"):
+        last = last.replace(f"{name} =", f"{name}2 =").replace(f"({name}", f"({name}2")
+    nodes = f"{first}{last} p = MatMul(z, w) [last] y = Div(p, r2)"
+    one, two = find_norms(model(nodes, {"s1": normal(7, D, D)}))
+    assert (one.name, two.name, two.kind, two.input) == ("n", "last", "rms", "z")
+    assert len(two.deferred) == 1

@@ -146,3 +146,37 @@ def test_the_emulation_shows_a_product_that_overflows(target: str) -> None:
             assert np.isfinite((held @ weight).astype(np.float16)).all() == finite
         result = validate(made, made, Options(accelerator=TARGETS[target], inputs={"ids": IDS}))
         assert result.passed == finite
+
+
+def test_without_an_epsilon_nothing_is_known_of_what_underflow_takes() -> None:
+    share, number = lost_in_product(replace(NORM, epsilon=0.0), D, TARGETS["fp16-in-out"])
+    assert share > 0 and number == np.inf
+    first, second = compute_scales(
+        model(
+            f"{ROOT} p = MatMul(rows, square) [n] x2 = Div(p, root)"
+            " [last] y = SimplifiedLayerNormalization<axis = -1>(x2, gamma)",
+            {"eps": np.array(0, np.float32), "square": normal(9, D, D)},
+        ),
+        Options(estimate="weights", accelerator=TARGETS["fp16-in-out"]),
+    )
+    assert first.certificate is not None and not first.certificate.certified
+    assert second.certificate is not None and not second.certificate.certified
+
+
+@pytest.mark.parametrize("target", ["fp16-sequential", "fp16-in-out"])
+def test_a_product_that_overflows_is_told_also_where_nothing_shows_it(target: str) -> None:
+    """What reads it takes infinity for 1, and the norm's steps are all in range."""
+    for size, fits in ((1.0, True), (3e6, False)):
+        weight = np.abs(EVERY["w"]) * np.float32(size)
+        made = model(
+            f"{ROOT} p = MatMul(rows, w) [n] u = Div(p, root) t = Tanh(u) y = Abs(t)",
+            {"w": weight, "table": np.abs(EVERY["table"])},
+        )
+        result = validate(made, made, Options(accelerator=TARGETS[target], inputs={"ids": IDS}))
+        assert result.passed == fits
+        told = result.first_out
+        assert (told is None) == fits
+        if told is not None:
+            row = np.abs(EVERY["table"])[IDS].astype(np.float64) @ weight.astype(np.float64)
+            assert (told.tensor, told.op, told.norm, told.what) == ("p", "MatMul", "n", "product")
+            assert told.value == pytest.approx(row.max(), rel=1e-2)

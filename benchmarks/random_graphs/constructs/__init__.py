@@ -6,6 +6,7 @@ from benchmarks.random_graphs.constructs import (
     attention,
     channels,
     constants,
+    deferred,
     false_norms,
     functions,
     plain,
@@ -15,7 +16,7 @@ from benchmarks.random_graphs.constructs import (
 from benchmarks.random_graphs.constructs.construct import CONSTRUCTS, Construct
 
 _MODULES = (
-    *(attacked, attacked_again, attention, channels, constants, false_norms),
+    *(attacked, attacked_again, attention, channels, constants, deferred, false_norms),
     *(functions, plain, positions, precision),
 )
 

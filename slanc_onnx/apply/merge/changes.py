@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from slanc_onnx.accelerator import Format
+from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.merge.held import Rounding, Step, Steps
 from slanc_onnx.graph import Array, NodeAt, Tensor, Use
 from slanc_onnx.reasons import Reason, Unmerged
@@ -24,7 +24,7 @@ class Asked:
         excluded: The names of norms that the user left out.
         loss: The relative loss that a 16-bit weight may have beyond that of one rounding.
         opset: The version of ONNX's own ops in the file.
-        within: The format that a norm's products have to fit.
+        device: The device, whose format a norm's products have to fit.
         freed: The norms that lose their mean, so that no fused op adds their beta.
     """
 
@@ -32,7 +32,7 @@ class Asked:
     excluded: Collection[str]
     loss: float
     opset: int
-    within: Format
+    device: Accelerator
     freed: Collection[str] = ()
 
 
@@ -58,12 +58,14 @@ class ProductSize:
         certified: Of every row within the bound of the norm's certificate; None without one.
         largest: What the format holds.
         format: Its name.
+        refused: Why the norm would have no certificate, where it has one; None where it would.
     """
 
     predicted: float | None
     certified: float | None
     largest: float
     format: str
+    refused: Reason | None = None
 
     @property
     def reason(self) -> Reason | None:
@@ -71,8 +73,8 @@ class ProductSize:
         room = self.largest / (1 + 2.0**-6)  # of what rounding may add
         if self.predicted is not None and not self.predicted <= room:
             return Reason(Unmerged.PRODUCT_PREDICTED, (self.predicted, self.format))
-        if self.certified is not None and not self.certified <= room:
-            return Reason(Unmerged.PRODUCT_CERTIFIED, (self.certified, self.format))
+        if self.refused is not None:
+            return Reason(Unmerged.CERTIFICATE_LOST, behind=self.refused)
         return None
 
 
@@ -159,12 +161,14 @@ class Division:
         root: Its tensor; None where the norm is written out.
         norm: The node that divides the row otherwise, or that is written out.
         name: The name of the new node; None for one after the product.
+        last: Whether it is the last node of the norm, which has its notes.
     """
 
     op: str
     root: str | None
     norm: NodeAt
     name: str | None
+    last: bool
 
 
 @dataclass

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
-from slanc_onnx.accelerator import Format
+from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.merge.changes import (
     Asked,
     Changes,
@@ -27,8 +27,9 @@ from slanc_onnx.apply.merge.changes import (
 from slanc_onnx.apply.merge.held import Held, changed_parts
 from slanc_onnx.apply.merge.readers import Reader, graph_outputs, read_by, readers_of
 from slanc_onnx.graph import NodeAt, Tensor, Use
-from slanc_onnx.norms import Norm
+from slanc_onnx.norms import Deferred, Norm
 from slanc_onnx.ops import FUSED
+from slanc_onnx.prove import Affine, certify
 from slanc_onnx.reasons import Reason, Unmerged
 from slanc_onnx.scale import ScaledNorm
 
@@ -71,7 +72,7 @@ def defer_divisions(
         if why is None:
             readers, why = _products(held, norm)
         if why is None:
-            size = _size(held, readers, decided.get(norm.name), asked.within, changes)
+            size = _size(held, readers, decided.get(norm.name), asked.device, changes)
             why = None if size is None else size.reason
             why = Reason(Unmerged.SIZE_UNKNOWN) if size is None else why
             if size is not None:
@@ -92,6 +93,8 @@ def _obstacle(held: Held, norm: Norm, changes: Changes, mean_free: bool) -> Reas
         return Reason(Unmerged.KEEPS_MEAN)
     if norm.kind not in ("rms", "layer") or not norm.axes.last_axis or norm.by_ops or norm.silu:
         return Reason(Unmerged.ROWS)
+    if norm.element_type != norm.output_type:  # the row cannot stand for the output
+        return Reason(Unmerged.TWO_TYPES)
     if norm.form == "decomposed":
         end = changes.skipped.get(Tensor(norm.path, norm.output), norm.output)
         return None if end == norm.normalised else Reason(Unmerged.GAMMA_STAYS)
@@ -134,12 +137,13 @@ def _size(
     held: Held,
     readers: Sequence[Reader],
     decided: ScaledNorm | None,
-    within: Format,
+    device: Accelerator,
     changes: Changes,
 ) -> ProductSize | None:
     """How large the products of a row get that is not divided by its root; None if unknown.
 
-    An element is at most the length of the row times that of a column (Cauchy and Schwarz).
+    An element is at most the length of the row times that of a column (Cauchy and Schwarz). What
+    else a certificate asks of products and of what they are divided to, its own check tells.
     """
     if decided is None:
         return None
@@ -148,12 +152,15 @@ def _size(
     column = max(_longest_column(held, reader, changes) for reader in readers)
     estimate, certificate = decided.estimate, decided.certificate
     predicted = None if estimate is None else math.sqrt(estimate.upper) / scale * column
-    certified = None
+    certified = refused = None
     if certificate is not None and certificate.certified and certificate.bound.length is not None:
         certified = certificate.bound.length / scale * column
+        norm = replace(decided.norm, kind="rms", one_pass=False, deferred=(Deferred(0, ""),))
+        found = certify(norm, certificate.bound, scale, device, Affine(product=column))
+        refused = found.reason
     if predicted is None and certified is None:
         return None
-    return ProductSize(predicted, certified, within.largest, str(within))
+    return ProductSize(predicted, certified, device.format.largest, str(device.format), refused)
 
 
 def _longest_column(held: Held, reader: Reader, changes: Changes) -> float:
@@ -187,9 +194,10 @@ def _defer(held: Held, norm: Norm, readers: Sequence[Reader], changes: Changes) 
         changes.decomposed[at] = replace(how, gamma=None, beta=None, deferred=True)
         changes.skipped[Tensor(norm.path, norm.output)] = node.input[0]
     changes.names.pop(at, None)
-    for place, one in enumerate(sorted({reader.at for reader in readers})):
-        name = norm.name if place == 0 else None
-        changes.divided[one] = Division(op, root, at, name)
+    products = sorted({reader.at for reader in readers})
+    for one in products:
+        name = norm.name if one == products[0] else None
+        changes.divided[one] = Division(op, root, at, name, one == products[-1])
     return None
 
 

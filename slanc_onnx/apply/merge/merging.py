@@ -62,7 +62,7 @@ def merge(
     held = Held(read_flow(read.scopes), folded, folder, pending, FORMATS.get(options.to or ""))
     excluded = {norm.name for norm in read.norms if options.leaves_out(norm.name)}
     parts, opset = options.merged_parts, opset_of(folded)
-    asked = Asked(parts, excluded, options.weight_loss, opset, options.accelerator.format)
+    asked = Asked(parts, excluded, options.weight_loss, opset, options.accelerator)
     streams = Streams(held.channels, list(read.norms))
     if {"gamma", "mean"} <= {*asked.parts}:
         found = merge_means(held, read.norms, streams, asked, Changes(), tried=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx.apply.merge.changes import Changes, Decomposition, Division
 from slanc_onnx.apply.merge.held import as_stored, changed
 from slanc_onnx.graph import (
     Array,
+    GraphPath,
     NodeAt,
     Pending,
     Tensor,
@@ -59,6 +61,7 @@ class Writer:
         self._pending, self._folder = pending, folder
         graphs = list(every_graph(model.graph))
         self._used = {t.name for g in graphs for t in (*g.input, *g.initializer)}
+        self._named: dict[GraphPath, Counter[str]] = {}  # how many nodes of a graph have a name
         for node in every_node(model.graph.node):
             self._used.update((node.name, *node.output))
         self._nodes: dict[NodeAt, NodeProto] = {}
@@ -106,9 +109,9 @@ class Writer:
         for at, name in changes.names.items():
             node = self._node(at)
             if at not in changes.removed and at not in changes.decomposed and node.name != name:
-                node.name = name
+                node.name = self._name_of(at, name)
+        self._skip(self._model.graph, (), {})  # first: paths have the places of the file's nodes
         self._place()
-        self._skip()
         self._prune()
 
     def _node(self, at: NodeAt) -> NodeProto:
@@ -164,18 +167,31 @@ class Writer:
 
     def _divide_behind(self, at: NodeAt, how: Division) -> None:
         """Divide what a product makes, whose bias comes after that; the result keeps its name."""
-        node, notes = self._node(at), self._node(how.norm).metadata_props
+        node = self._node(at)
         if len(node.input) > 2 and node.input[2]:  # a Gemm
             bias = node.input[2]
             del node.input[2:]
             self._add_behind(at, bias)
         output = node.output[0]
         node.output[0] = unused_name(f"{output}/slanc", self._used)
-        name = how.name or unused_name(f"{node.name or output}/slanc_{how.op}", self._used)
+        name = unused_name(f"{node.name or output}/slanc_{how.op}", self._used)
+        name = name if how.name is None else self._name_of(how.norm, how.name)
         root = how.root or self._roots[how.norm]
         made = helper.make_node(how.op, [node.output[0], root], [output], name=name)
-        made.metadata_props.extend(notes)
+        if how.last:
+            made.metadata_props.extend(self._node(how.norm).metadata_props)
         self._behind(at, made)
+
+    def _name_of(self, at: NodeAt, norm: str) -> str:
+        """The name of a norm for a new node; another, where a node has it that is not the norm's.
+
+        A norm without a name of its own has that of its output.
+        """
+        if at.path not in self._named:
+            graph = graph_at(self._model, at.path)
+            self._named[at.path] = Counter(node.name for node in graph.node)
+        others = self._named[at.path][norm] - (self._node(at).name == norm)
+        return unused_name(norm, self._used) if others else norm
 
     def _centre_behind(self, at: NodeAt, position: int, axis: int) -> None:
         """Subtract the mean of an output of a node, which keeps its name."""
@@ -237,7 +253,7 @@ class Writer:
         if how.deferred:
             self._behind(at, *made)
             return
-        made.append(helper.make_node("Div", [x, root], ends[:1], name=how.name))
+        made.append(helper.make_node("Div", [x, root], ends[:1], name=self._name_of(at, base)))
         made[-1].metadata_props.extend(node.metadata_props)
         for i, (op, constant) in enumerate(tail):
             made.append(helper.make_node(op, [ends[i], constant], [ends[i + 1]], name=named(op)))
@@ -255,21 +271,33 @@ class Writer:
             for i, node in enumerate(self._inserted.get(at, ())):
                 graph.node.insert(at.node + i + (at not in gone), node)
 
-    def _skip(self) -> None:
-        """Let the readers of skipped tensors read what is behind these."""
-        behind = {tensor.name: name for tensor, name in self._changes.skipped.items()}
-        if not behind:
-            return
+    def _skip(self, graph: onnx.GraphProto, path: GraphPath, around: Mapping[str, str]) -> None:
+        """Let the readers of skipped tensors read what is behind these.
+
+        Args:
+            graph: A graph; new nodes are not in it yet.
+            path: Where it is: two branches may have tensors of one name.
+            around: What is skipped in the graphs around it, with what is read instead.
+        """
+        own = {t.name: name for t, name in self._changes.skipped.items() if t.path == path}
+        here = {t.name for t in (*graph.input, *graph.initializer)}
+        here.update(name for node in graph.node for name in node.output)
+        behind = {name: end for name, end in around.items() if name not in here} | own
 
         def end(name: str) -> str:
             while name in behind:
                 name = behind[name]
             return name
 
-        for node in every_node(self._model.graph.node):
+        inserted = (n for at, made in self._inserted.items() if at.path == path for n in made)
+        for node in (*graph.node, *inserted):
             for i, name in enumerate(node.input):
                 if name in behind:
                     node.input[i] = end(name)
+        for index, node in enumerate(graph.node):
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.GRAPH:
+                    self._skip(attribute.g, (*path, (index, attribute.name)), behind)
 
     def _prune(self) -> None:
         """Take out constants that nothing reads any more, and what computes them."""

@@ -70,6 +70,7 @@ class Computed:
         constants: FP32 constants that they read.
         moved: Those results that hold elements of constants as they are.
         reductions: How those are summed that an op sums, by name.
+        shown: Those results that are shown where they leave the format, whatever else is.
     """
 
     results: set[Tensor] = field(default_factory=set)
@@ -77,6 +78,7 @@ class Computed:
     constants: set[Tensor] = field(default_factory=set)
     moved: set[Tensor] = field(default_factory=set)
     reductions: dict[str, Reduction | None] = field(default_factory=dict)
+    shown: set[Tensor] = field(default_factory=set)
 
 
 def computed(
@@ -207,8 +209,9 @@ def round_everything(
         how: What stays in FP32, what becomes of constants, and what is shown.
 
     Returns:
-        With `how.watch`, by the name of a tensor the output with the largest number that rounding
-        took out of the format: of the tensor, or of the sums inside its op; 0 for none.
+        With `how.watch`, and for `found.shown`, by the name of a tensor the output with the largest
+        number that rounding took out of the format: of the tensor, or of the sums inside its op; 0
+        for none.
     """
     rounder = _Rounder(emitter, found, device, how)
     rounder.graph(emitter.model.graph, ())
@@ -225,6 +228,7 @@ class _Rounder:
         how: Everything,
     ) -> None:
         self._emitter, self._device, self._how = emitter, device, how
+        self._shown = found.shown
         self._moved = {tensor.name for tensor in found.moved}
         self.lost: dict[str, str] = {}
         self._results = {tensor.name for tensor in found.results}
@@ -277,7 +281,8 @@ class _Rounder:
     def _result(self, node: NodeProto, given: str, result: str, path: GraphPath) -> None:
         """The rounding of what a node gives, under the name that it had."""
         what, device = self._reductions.get(result), self._device
-        watched = self._how.watch and self._emitter.can_show(path)
+        asked = self._how.watch or Tensor(path, result) in self._shown
+        watched = asked and self._emitter.can_show(path)
 
         clips = result in self._moved and self._how.beyond == "largest"
 

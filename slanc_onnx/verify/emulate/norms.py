@@ -33,7 +33,7 @@ from slanc_onnx.verify.emulate.kept import apart_from_kept
 from slanc_onnx.verify.emulate.lost import finite, lost
 
 # What a tensor that left the format is to a norm. One that no norm has to do with was made, too.
-What = Literal["made", "read", "rows"]
+What = Literal["made", "read", "rows", "product"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Watched:
         output: The output with the largest number that left the format, 0 where none did; for
             rows that with their mean squares.
         norm: The name of the norm that it belongs to; "" for none.
-        what: Of that norm, the "rows", what it has "made", or what it has "read".
+        what: Of that norm, the "rows", what it has "made", what it has "read", or the "product" of
+            its row with a weight, before that is divided.
     """
 
     tensor: str
@@ -135,9 +136,16 @@ def emulate(
     own = {(n.path, i) for n in norms if n.name in makers for i in _by_ops(n, accelerator)}
     if everything is not None or own:  # nothing else rounds these
         found = computed(model, plain, emitter.opset, own if everything is None else None)
+        products = dict[Tensor, Norm]()
         if everything is None:
             found.constants.difference_update(_weights_beside(model, norms))
+            products = _products_of(model, [n for n in norms if n.name in made])
+            found.shown.update(products)
         left = round_everything(emitter, found, device, how)
+        for tensor, norm in products.items():  # one that left the format may be hidden behind it
+            if tensor.name in left:
+                op = found.order[tensor]
+                watched.append(Watched(tensor.name, op, left[tensor.name], norm.name, "product"))
     if everything is not None:
         by_output = {n.output: n for n in norms if how.watch and n.name in mean_squares}
         watched = [Watched(name, "input", output) for name, output in inputs.lost.items()]
@@ -160,6 +168,15 @@ def _weights_beside(model: onnx.ModelProto, norms: Sequence[Norm]) -> set[Tensor
     """The weights of products that are divided: a norm's row is rounded, its weights are not."""
     return {
         Tensor(norm.path, graph_at(model, norm.path).node[one.product].input[1])
+        for norm in norms
+        for one in norm.deferred
+    }
+
+
+def _products_of(model: onnx.ModelProto, norms: Sequence[Norm]) -> dict[Tensor, Norm]:
+    """What the products of norms are before they are divided, each with its norm."""
+    return {
+        Tensor(norm.path, graph_at(model, norm.path).node[one.product].output[0]): norm
         for norm in norms
         for one in norm.deferred
     }

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from slanc_onnx import Options, compute_scales, find_norms, protect
 from slanc_onnx.apply.merge import Merges, Part, merge_in_memory
+from slanc_onnx.norms.norm import SCALE_KEY
 from slanc_onnx.options import Certify, Merge
 from slanc_onnx.reasons import Reason, Unmerged
 from slanc_onnx.scale import ScaledNorm
+from slanc_onnx.targets import TARGETS
 from tests.models.merge_models import BETA, EVERY, IDS, RMS, model
-from tests.models.small_graphs import D, normal
+from tests.models.small_graphs import D, graph, normal
 from tests.oracles.unoptimised import run
 
 ALONE = Options(apply="fold", merge=["division"])
@@ -201,6 +203,70 @@ def test_it_is_left_with_the_reason(what: str) -> None:
     assert reason(merges).kind is kind and after == before
 
 
+BRANCHES = """
+    rows = Gather(table, ids)
+    y = If(c) <
+        then_branch = yes () => (float[a, s, k] out) {{ {0} out = MatMul(n_x, w) }},
+        else_branch = no () => (float[a, s, k] out) {{ {1} out = MatMul(n_x, w) }}
+    >
+"""
+
+
+@pytest.mark.parametrize("other", ["n_x = Tanh(rows)", f"{NORM} t = Tanh(n_x)"])
+def test_tensors_of_another_branch_that_have_the_same_names_are_others(other: str) -> None:
+    other_reads = "MatMul(t, w)" if " t =" in other else "MatMul(n_x, w)"
+    nodes = BRANCHES.format(NORM, other)
+    head, tail = nodes.rsplit("MatMul(n_x, w)", 1)
+    weights = {name: EVERY[name] for name in ("table", "eps", "w")}
+    before = graph(f"{head}{other_reads}{tail}", weights, "int64[b, s] ids, bool c")
+    after, merges = deferred(before)
+    assert merges.count("division", "merged") == 1
+    for taken in (True, False):
+        given = {"ids": IDS, "c": np.array(taken)}
+        (one,), (two,) = (run(each, **given).values() for each in (before, after))
+        assert np.abs(one - two).max() < CLOSE * np.abs(one).max()
+    again, more = deferred(after)
+    assert again == after and not more.changes
+
+
+def test_a_run_for_another_target_leaves_no_note_of_the_first() -> None:
+    """The last node of a norm has its scale; another that had it too would keep it."""
+    weights = {name: EVERY[name] for name in ("eps", "w", "w2")}
+    before = graph(NORM + PRODUCTS, weights, "float[a, s, 8] rows")
+    made = onnx.ModelProto()
+    made.CopyFrom(before)
+    for target, scale in (("fp16-sequential", 256.0), ("bf16", 16.0), ("fp16-fp32", 4.0)):
+        chosen = Options(accelerator=TARGETS[target], set_scale={"n": scale}, certify="off")
+        first = target == "fp16-sequential"
+        protect(made, replace(chosen, apply="fold", merge=["all"]) if first else chosen)
+        (norm,) = find_norms(made)
+        assert (norm.scaled_by, len(norm.deferred)) == (scale, 2)
+        notes = [p.value for n in made.graph.node for p in n.metadata_props if p.key == SCALE_KEY]
+        assert set(map(float, notes)) == {scale}
+
+
+def test_a_norm_without_a_name_takes_none_that_another_node_has() -> None:
+    """ONNX Runtime refuses a graph with two nodes of one name."""
+    before = model(NORM.replace("[n] ", "") + "    [n_x] y = MatMul(n_x, w)")
+    after, merges = deferred(before)
+    assert merges.count("division", "merged") == 1
+    assert len({node.name for node in after.graph.node if node.name}) == sum(
+        bool(node.name) for node in after.graph.node
+    )
+    (expected,) = by_numpy(EVERY["w"])
+    (y,) = run(after, ids=IDS).values()
+    assert np.abs(y - expected).max() < CLOSE * np.abs(y).max()
+
+
+def test_a_row_of_another_type_than_the_output_is_left() -> None:
+    """The product with a weight of 16 bits takes no row of 32."""
+    nodes = "[n] n_y = SimplifiedLayerNormalization<axis = -1>(rows, one) p = MatMul(n_y, half)"
+    more = {"one": np.ones(D, np.float16), "half": EVERY["w"].astype(np.float16)}
+    before = model(f"{nodes} y = Cast<to = 1>(p)", more)
+    after, merges = deferred(before)
+    assert reason(merges).kind is Unmerged.TWO_TYPES and after == before
+
+
 def test_a_skip_norm_keeps_its_sum() -> None:
     nodes = """
         [n] n_y = com.microsoft.SkipSimplifiedLayerNormalization(rows, rows, ones)
@@ -241,7 +307,7 @@ def test_a_product_has_to_fit_as_predicted_and_as_certified(certify: bool) -> No
         assert told == pytest.approx(65504 * (1.3 if beyond else 0.8), rel=0.3 if certify else 0.4)
         assert (norm.product.certified is None) == (not certify)
         if beyond:
-            kinds = (Unmerged.PRODUCT_PREDICTED, Unmerged.PRODUCT_CERTIFIED)
+            kinds = (Unmerged.PRODUCT_PREDICTED, Unmerged.CERTIFICATE_LOST)
             assert reason(merges).kind in kinds
 
 
@@ -256,7 +322,25 @@ def test_a_certificate_that_would_be_lost_keeps_the_division() -> None:
     assert division(merges).state == "merged" and after != before
     before = model(NORM + "    y = MatMul(n_x, big)", {"big": EVERY["w"] * np.float32(1e5)})
     after, merges = with_rows(before, ALONE, [small])
-    assert reason(merges).kind is Unmerged.PRODUCT_CERTIFIED and after == before
+    assert reason(merges).kind is Unmerged.CERTIFICATE_LOST and after == before
+
+
+@pytest.mark.parametrize("target", ["fp16-sequential", "fp8-e5m2"])
+def test_no_certificate_is_lost(target: str) -> None:
+    """Nor where what a product is divided to leaves the format, or a device rounds by an eighth."""
+    device, kept = TARGETS[target], 0
+    small = {"table": EVERY["table"] * np.float32(1e-3)}
+    for size in np.geomspace(1e2, 1e5, 13):
+        big = {"big": EVERY["w"] * np.float32(size)}
+        for weights in ({**small, **big}, big):
+            before = model(NORM + "    y = MatMul(n_x, big)", weights)
+            options = Options(estimate="weights", accelerator=device)
+            (alone,) = compute_scales(before, options)
+            (found,) = protect(before, replace(options, apply="fold", merge=["division"]))
+            assert alone.certificate is not None and alone.certificate.certified
+            assert found.certificate is not None and found.certificate.certified
+            kept += not find_norms(before)[0].deferred
+    assert 0 < kept < 26
 
 
 def test_certificates_are_proved_of_the_file_that_has_the_products() -> None:
