@@ -23,7 +23,7 @@ from tests.models.growing import (
 from tests.models.small_graphs import between
 
 # Made when a test asks: as long as they live, every garbage collection looks at them. All that are
-# chains are deeper than Python's recursion; the slow ones are ten and three times as deep.
+# chains are deeper than Python's recursion; the slow ones are eight and three times as deep.
 DEEP: dict[str, Callable[[], onnx.ModelProto]] = {
     "1 200 Relu": lambda: relus(1_200),
     "1 200 Add": lambda: adds(1_200),

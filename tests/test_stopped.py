@@ -163,15 +163,18 @@ MOST = (
     "inline, fold over div",
     "FP16 over fold, elsewhere",
 )
-CASES = [(title, "kill") for title in SCENARIOS]
-CASES += [(title, how) for title in MOST for how in ("interrupt", "full")]
-EVENTS = ("one of a kind", "every one")
+FEW = ("fold over another, with reports", "inline, fold over div")
+HOWS: tuple[How, ...] = ("interrupt", "full")
+EACH = [(title, "kill", "one of a kind") for title in SCENARIOS]
+EACH += [(title, how, "one of a kind") for title in FEW for how in HOWS]
+EVERY = [(title, "kill", "every one") for title in SCENARIOS]
+EVERY += [(title, how, "every one") for title in MOST for how in HOWS]
+CASES = [*EACH, *(pytest.param(*case, marks=pytest.mark.slow) for case in EVERY)]
 
 
-@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=EVENTS)
-@pytest.mark.parametrize(("title", "how"), CASES)
+@pytest.mark.parametrize(("title", "how", "which"), CASES)
 def test_at_every_event_an_output_is_the_old_or_the_new_one(
-    before: Path, tmp_path: Path, title: str, how: How, every: bool, monkeypatch: pytest.MonkeyPatch
+    before: Path, tmp_path: Path, title: str, how: How, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenario, events = SCENARIOS[title], tmp_path / "events"
     scenario.prepare(before)
@@ -196,7 +199,7 @@ def test_at_every_event_an_output_is_the_old_or_the_new_one(
     reruns = [(scenario, new), (other, files(otherwise))]
     names = events.read_text().split()
     assert len(names) >= 6  # open, write, sync, rename, sync, remove
-    for at in range(1, len(names) + 1) if every else each_once(names):
+    for at in each_once(names) if which == "one of a kind" else range(1, len(names) + 1):
         rerun, result = reruns[at % 2]
         shutil.copytree(before, work)
 
