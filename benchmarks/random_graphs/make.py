@@ -65,7 +65,7 @@ SIZES = ((1, 1), (1, 2), (2, 5), (3, 1), (1, 16), (1, 64), (2, 9), (1, 300), (1,
 
 
 def random_graph(seed: int, number: int, kind: str | None = None) -> Made:
-    """The graph of a seed and a number; of one of the kinds in turn, or of the one that is asked."""
+    """The graph of a seed and a number, of one of the kinds in turn or of the one given."""
     rng = np.random.default_rng([seed, number])
     turn = number
     if kind is None:
