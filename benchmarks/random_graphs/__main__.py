@@ -1,7 +1,7 @@
 """Attack certificates with random graphs; exit status 1 where a row breaks one.
 
     python -m benchmarks.random_graphs [--count 1000] [--seed 0] [--first 0] [--jobs 1]
-        [--keep FOLDER]
+        [--kind KIND] [--keep FOLDER]
 
 Graph N of a seed is the same in every run. Of each, the norms that the tool certifies are watched
 on extreme inputs: no row may be longer than the bound, not finite, or lost in the target's
@@ -38,13 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=positive, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first graph")
+    parser.add_argument("--kind", help="all of this kind, and not of each in turn")
     parser.add_argument("--jobs", type=positive, default=1, help="processes")
     parser.add_argument("--keep", type=Path, help="write graphs with a violation there")
     options = parser.parse_args(arguments)
     totals: dict[str, Counter[str]] = {}
     start = time.perf_counter()
     numbers = range(options.first, options.first + options.count)
-    for made, found in attacked(options.seed, numbers, options.jobs):
+    for made, found in attacked(options.seed, numbers, options.jobs, options.kind):
         add(totals.setdefault(made.kind, Counter()), found)
         for each in found.violations.values():
             constructs = ", ".join(made.constructs)
@@ -58,9 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(total["violations"] for total in totals.values()))
 
 
-def attacked(seed: int, numbers: Sequence[int], jobs: int = 1) -> Iterator[tuple[Made, Attacked]]:
+def attacked(
+    seed: int, numbers: Sequence[int], jobs: int = 1, kind: str | None = None
+) -> Iterator[tuple[Made, Attacked]]:
     """The graphs of these numbers and what became of them, in order."""
-    work = partial(_attack, seed)
+    work = partial(_attack, seed, kind)
     if jobs == 1:
         yield from map(work, numbers)
         return
@@ -68,8 +71,8 @@ def attacked(seed: int, numbers: Sequence[int], jobs: int = 1) -> Iterator[tuple
         yield from executor.map(work, numbers, chunksize=AT_ONCE)
 
 
-def _attack(seed: int, number: int) -> tuple[Made, Attacked]:
-    made = random_graph(seed, number)
+def _attack(seed: int, kind: str | None, number: int) -> tuple[Made, Attacked]:
+    made = random_graph(seed, number, kind)
     try:
         return made, attack(made, seed)
     except Exception as error:

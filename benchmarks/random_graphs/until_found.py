@@ -39,9 +39,11 @@ class Found:
 
 def until_found(seed: int, kind: str, most: int, broken: Break) -> Found:
     """Attack graphs of a kind until one has a violation that is not there with unbroken rules."""
-    first, tried = KINDS.index(kind), 0
-    for number in range(first, first + most * len(KINDS), len(KINDS)):
-        made = random_graph(seed, number)
+    tried = 0
+    for place in range(most):
+        in_turn = kind in KINDS
+        number = KINDS.index(kind) + place * len(KINDS) if in_turn else place
+        made = random_graph(seed, number, None if in_turn else kind)
         if not PLAIN.issuperset(made.constructs[1:]):
             continue
         tried += 1

@@ -12,7 +12,7 @@ from benchmarks.random_graphs.attack import Attacked, attack
 from benchmarks.random_graphs.breaks import BREAKS, Break
 from benchmarks.random_graphs.constructs import CONSTRUCTS
 from benchmarks.random_graphs.feeds import feeds, keeps
-from benchmarks.random_graphs.make import KINDS, LONG_EVERY, Made, random_graph
+from benchmarks.random_graphs.make import KINDS, LATER, LONG_EVERY, Made, random_graph
 from benchmarks.random_graphs.until_found import until_found
 from slanc_onnx import Options, ScaledNorm, protect
 from slanc_onnx.prove import Condition
@@ -32,9 +32,11 @@ def test_a_number_gives_one_graph_and_one_set_of_inputs() -> None:
 
 
 def test_every_construct_comes_first_in_some_graph() -> None:
-    longest = max(sum(c.kind == kind for c in CONSTRUCTS) for kind in KINDS)
+    longest = max(sum(c.kind == kind for c in CONSTRUCTS) for kind in (*KINDS, *LATER))
     numbers = range(len(KINDS) * (longest + 1))
     firsts = {random_graph(SEED, number).constructs[0] for number in numbers}
+    for kind in LATER:
+        firsts |= {random_graph(SEED, number, kind).constructs[0] for number in range(longest + 1)}
     assert firsts >= {construct.name for construct in CONSTRUCTS}
     long = KINDS.index("mix_rounding") + len(KINDS) * (LONG_EVERY // 2)
     assert random_graph(SEED, long).constructs == ("long mean",)

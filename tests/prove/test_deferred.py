@@ -180,3 +180,26 @@ def test_a_product_that_overflows_is_told_also_where_nothing_shows_it(target: st
             row = np.abs(EVERY["table"])[IDS].astype(np.float64) @ weight.astype(np.float64)
             assert (told.tensor, told.op, told.norm, told.what) == ("p", "MatMul", "n", "product")
             assert told.value == pytest.approx(row.max(), rel=1e-2)
+
+
+@pytest.mark.parametrize("narrow", ["u", "v"])
+def test_a_root_that_is_rounded_for_one_division_makes_rows_of_any_length(narrow: str) -> None:
+    """Also for one behind the first: FP16 takes a small root for 0."""
+    rounded = " r16 = Cast<to = 10>(root) r32 = Cast<to = 1>(r16) "
+    first, other = ("r32", "root") if narrow == "u" else ("root", "r32")
+    before, between = (rounded, "") if narrow == "u" else ("", rounded)
+    last = f"[last] y = SimplifiedLayerNormalization<axis = -1>({narrow}, gamma)"
+    made = model(
+        f"{ROOT} p = MatMul(rows, one) q = MatMul(rows, two) {before} [n] u = Div(p, {first})"
+        f"{between} v = Div(q, {other}) {last}",
+        {
+            "eps": np.array(1e-18, np.float32),
+            "table": EVERY["table"] * np.float32(1e-9),
+            "one": normal(8, D, D),
+            "two": normal(9, D, D),
+        },
+        outputs=f"float[a, s, c] y, float[a, s, d] {narrow}",
+    )
+    assert not np.isfinite(run(made, ids=IDS)[narrow]).all()
+    for found in compute_scales(made, Options(estimate="weights")):
+        assert found.certificate is not None and not found.certificate.certified

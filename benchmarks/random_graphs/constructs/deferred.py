@@ -72,6 +72,12 @@ def one_product(g: Building) -> None:
 
 
 @construct("deferred_divisions")
+def a_product_that_may_not_fit(g: Building) -> None:
+    product = g.node("MatMul", g.x, g.matrix(g.width, g.width, float(g.one_of(300.0, 3e3, 3e4))))
+    g.x = g.node("Div", product, root_of(g, g.x))
+
+
+@construct("deferred_divisions")
 def gate_and_up(g: Building) -> None:
     gate, up = products(g, (g.width, g.width))
     silu = g.node("Mul", gate, g.node("Sigmoid", gate))
@@ -127,8 +133,10 @@ def the_root_of_another_row(g: Building) -> None:
 
 @construct("deferred_divisions")
 def the_root_of_the_row_less_its_mean(g: Building) -> None:
-    less = g.node("Sub", g.x, g.reduce("ReduceMean", g.x, -1))
-    product = g.node("MatMul", g.x, g.matrix(g.width, g.width))
+    small = g.node("Mul", g.x, g.constant(float(g.one_of(1.0, 1e-2, 1e-3))))
+    row = g.node("Add", small, g.constant(1.0))
+    less = g.node("Sub", row, g.reduce("ReduceMean", row, -1))
+    product = g.node("MatMul", row, g.matrix(g.width, g.width))
     g.x = g.node("Div", product, root_of(g, less))
 
 

@@ -80,7 +80,7 @@ class Order:
                 yield index
 
     def casts_of(self, norm: Norm) -> list[NodeProto]:
-        """The casts inside a norm up to the last division, and those by which it reads its input.
+        """The casts inside a norm up to its last division, and those by which it reads its input.
 
         Some of its nodes may read the input itself, and some what a cast makes of it.
         """
@@ -91,11 +91,13 @@ class Order:
             name = maker.input[0]
             views[name] = list(passed)
         found: list[NodeProto] = []
+        ends = {norm.normalised, *(one.output for one in norm.deferred)}
         for index in (i for i in self._sorted if i in norm.nodes):
             node = self._nodes[index]
             found += [node, *(n for name in node.input for n in self._back(name, views))]
             views.update((name, []) for name in node.output)
-            if norm.normalised in node.output:
+            ends.difference_update(node.output)
+            if not ends:
                 break
         return [node for node in found if node.op_type in _CASTS]
 

@@ -8,7 +8,7 @@ dividing or taking a root in FP32 and rounding once is exactly the operation in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -113,39 +113,32 @@ def emulate(
     inputs = Stored() if everything is None else store_inputs(device, how.kept, how.watch)
     norms = [replace(n, input=inputs.rounded.get(n.input, n.input)) for n in norms]
     for norm in filter(can_emulate, norms):
-        graph = graph_at(emitter.model, norm.path)
-        index = next(i for i, node in enumerate(graph.node) if norm.output in node.output)
-        makers[norm.name] = graph.node[index]
+        nodes = graph_at(emitter.model, norm.path).node
+        index = next(i for i, node in enumerate(nodes) if norm.output in node.output)
+        makers[norm.name] = nodes[index]
         shows = emitter.can_show(norm.path, loops)
         if everything is None:
             watched += _stored(device, norm, shows)
         emitter.place(norm.path, index)
         of_rows = _written_out(device, norm)
         if shows:
-            shown = [_shown_from(emitter, norm.path, index, inner) for inner in of_rows]
-            mean_squares[norm.name], arrived[norm.name], size = shown
+            outputs = [_shown_from(emitter, norm.path, index, inner) for inner in of_rows]
+            mean_squares[norm.name], arrived[norm.name], size = outputs
             made[norm.name] = Watched(norm.output, norm.form, size, norm.name)
             if everything is None:
                 watched.append(made[norm.name])
-    plain = [norm for norm in norms if norm.name in makers and not norm.by_ops]
-    for norm in plain:
-        _unplug(makers[norm.name], norm, emitter)
-    ends = [w.output for w in made.values() if how.watch or everything is None]
-    reads = [w.output for w in watched if w.what == "read"] + boundary.outputs + inputs.outputs
-    emitter.finish([*mean_squares.values(), *arrived.values(), *reads, *ends])
+    plain = _unplugged([norm for norm in norms if norm.name in makers], makers, emitter)
+    shown = [w.output for w in watched if w.what == "read"] + boundary.outputs + inputs.outputs
+    shown += [w.output for w in made.values() if how.watch or everything is None]
+    emitter.finish([*mean_squares.values(), *arrived.values(), *shown])
     own = {(n.path, i) for n in norms if n.name in makers for i in _by_ops(n, accelerator)}
     if everything is not None or own:  # nothing else rounds these
         found = computed(model, plain, emitter.opset, own if everything is None else None)
-        products = dict[Tensor, Norm]()
-        if everything is None:
-            found.constants.difference_update(_weights_beside(model, norms))
-            products = _products_of(model, [n for n in norms if n.name in made])
-            found.shown.update(products)
+        products = _products_alone(found, model, norms, made) if everything is None else {}
         left = round_everything(emitter, found, device, how)
-        for tensor, norm in products.items():  # one that left the format may be hidden behind it
-            if tensor.name in left:
-                op = found.order[tensor]
-                watched.append(Watched(tensor.name, op, left[tensor.name], norm.name, "product"))
+        watched += [
+            replace(p, output=left[p.tensor]) for p in products.values() if p.tensor in left
+        ]
     if everything is not None:
         by_output = {n.output: n for n in norms if how.watch and n.name in mean_squares}
         watched = [Watched(name, "input", output) for name, output in inputs.lost.items()]
@@ -173,13 +166,31 @@ def _weights_beside(model: onnx.ModelProto, norms: Sequence[Norm]) -> set[Tensor
     }
 
 
-def _products_of(model: onnx.ModelProto, norms: Sequence[Norm]) -> dict[Tensor, Norm]:
-    """What the products of norms are before they are divided, each with its norm."""
-    return {
-        Tensor(norm.path, graph_at(model, norm.path).node[one.product].output[0]): norm
-        for norm in norms
-        for one in norm.deferred
-    }
+def _products_alone(
+    found: Computed, model: onnx.ModelProto, norms: Sequence[Norm], made: Collection[str]
+) -> dict[Tensor, Watched]:
+    """Let products be shown before they are divided, where nothing else but norms is rounded.
+
+    What reads one behind its division may hide that it left the format.
+
+    Args:
+        found: What is rounded; their weights are not.
+        model: The model.
+        norms: Its norms.
+        made: The names of those of which something is shown.
+
+    Returns:
+        What is watched of them, without its output.
+    """
+    found.constants.difference_update(_weights_beside(model, norms))
+    products = dict[Tensor, Watched]()
+    for norm in (norm for norm in norms if norm.name in made):
+        for one in norm.deferred:
+            node = graph_at(model, norm.path).node[one.product]
+            watched = Watched(node.output[0], node.op_type, "", norm.name, "product")
+            products[Tensor(norm.path, watched.tensor)] = watched
+    found.shown.update(products)
+    return products
 
 
 def _shown_from(emitter: Emitter, path: GraphPath, index: int, x: str) -> str:
@@ -241,11 +252,26 @@ def _watched(
     return watched
 
 
-def _unplug(node: NodeProto, norm: Norm, emitter: Emitter) -> None:
-    """Take the norm's outputs from the node that made them."""
-    for i, output in enumerate(node.output):
-        if output == norm.output or (i == norm.residual and output):
-            node.output[i] = emitter.name()
+def _unplugged(
+    norms: Sequence[Norm], makers: Mapping[str, NodeProto], emitter: Emitter
+) -> list[Norm]:
+    """Take the outputs of norms from the nodes that made them.
+
+    Args:
+        norms: The norms that are written out.
+        makers: Those nodes, by the name of the norm.
+        emitter: Gives new names.
+
+    Returns:
+        The norms, without those whose own nodes make their outputs.
+    """
+    plain = [norm for norm in norms if not norm.by_ops]
+    for norm in plain:
+        node = makers[norm.name]
+        for i, output in enumerate(node.output):
+            if output == norm.output or (i == norm.residual and output):
+                node.output[i] = emitter.name()
+    return plain
 
 
 def _behind_moves(graph: onnx.GraphProto, tensor: str) -> tuple[str, str]:
