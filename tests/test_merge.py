@@ -147,6 +147,8 @@ def test_a_raised_epsilon_may_move_as_much_as_in_a_fold(tmp_path: Path) -> None:
     fold, merged = (protect_file(source, output, replace(options, merge=m)) for m in ((), ALL))
     assert fold.passed and merged.passed and merged.validation is not None
     assert merged.validation.fp32_rms_tolerance == 1e-4 > merged.validation.fp32_rms_error > 1e-5
+    beside = merged.validation.beside_fold  # an epsilon is raised in the fold too, and is no noise
+    assert beside is not None and beside.in_fp32 == 1e-5
     exact = protect_file(source, output, replace(options, merge=ALL, epsilon="exact"))
     assert exact.validation is not None and exact.validation.fp32_rms_tolerance == 1e-5
 

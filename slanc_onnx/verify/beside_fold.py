@@ -28,8 +28,8 @@ class BesideFold:
             cannot be run.
         error: Of the fold alone, rounded, from FP32.
         merged_error: Of the merged file.
-        in_fp32: Of the merged file's outputs in FP32, from the original's: what its weights were
-            rounded by, which is judged by itself; 0 where those of the fold are rounded too.
+        in_fp32: Of the merged file's outputs in FP32, from the original's, as far as it may come of
+            merged weights that were rounded; 0 where those of the fold are rounded too.
         roundoff: The unit roundoff of the coarsest format, which is the least noise.
         perplexity: "fold", and "fold_otherwise", where tokens were given.
     """

@@ -112,8 +112,9 @@ def _judged(
         reshaped_before=naive.reshaped,
         all_zero=all_zero(plain, unstable),
         cosine=least_cosine(plain, runs.protected, unstable) if options.to else None,
-        # With `to` the fold's own weights are rounded too, which its error has in it.
-        beside_fold=beside_fold(runs, options.accelerator, 0.0 if options.to else fp32.rms),
+        beside_fold=beside_fold(
+            runs, options.accelerator, _merged_by(options, exact, fp32, before)
+        ),
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     if result.everything and result.passed:
@@ -136,6 +137,15 @@ def _allowed_rms(options: Options, exact: Exactness, inexact: int, norms: int) -
         return None
     allowed = merged_tolerance(max(exact.merged, options.weight_loss), norms)
     return max(allowed, FP32_TOLERANCE) if inexact else allowed
+
+
+def _merged_by(options: Options, exact: Exactness, fp32: Difference, before: ReadModel) -> float:
+    """How much of the error of FP32 outputs may come of merged weights, which are rounded.
+
+    What epsilons change the fold changes as well; with `to` its weights are rounded too.
+    """
+    allowed = _allowed_rms(options, exact, 0, len(before.norms))
+    return 0.0 if allowed is None else min(fp32.rms, allowed)
 
 
 def _all_left(
