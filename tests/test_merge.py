@@ -198,7 +198,7 @@ def test_the_command(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "mean of 3 norms: 3 mean-free, 0 left" in said
     assert "fewer elementwise" in said
     last = said.strip().splitlines()[-1]
-    assert "as merged weights are rounded (tolerance 1e-05)" in last and "PASSED" in last
+    assert "as a merge rounds otherwise (tolerance 1e-05)" in last and "PASSED" in last
     assert json.loads(report.read_text())["merge"]["elementwise_removed"] == 8
 
 

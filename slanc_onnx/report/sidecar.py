@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slanc_onnx.apply.merge import Merges
+from slanc_onnx.norms import Norm
 from slanc_onnx.report.as_json import write_report
 from slanc_onnx.report.columns import finite
 from slanc_onnx.report.outcome import Outcome
@@ -44,6 +45,12 @@ def schema() -> dict[str, Any]:
     return found
 
 
+def _products(norm: Norm, merges: Merges | None) -> list[str]:
+    """What products are divided to instead of the norm's row; none where the row is divided."""
+    merged = {} if merges is None else merges.products
+    return list(merged.get(norm.name, [one.output for one in norm.deferred]))
+
+
 def _norm(row: NormRow, merges: Merges | None) -> dict[str, Any]:
     form = to_json(row.decided, finite)
     norm, certificate = form["norm"], form["certificate"]
@@ -54,6 +61,7 @@ def _norm(row: NormRow, merges: Merges | None) -> dict[str, Any]:
         "name": norm["name"],
         "path": [{"node": index, "graph": attribute} for index, attribute in norm["path"]],
         "tensor": norm["input"],
+        "products": _products(row.decided.norm, merges),
         "kind": "rms" if merges is not None and norm["name"] in merges.mean_free else norm["kind"],
         "width": norm["width"],
         "status": form["status"],

@@ -277,8 +277,8 @@ def _fp32(validation: Validation) -> str:
         told = "FP32 outputs bit-identical with optimisation off"
     elif validation.fp32_rms_tolerance is not None:
         told = (
-            f"FP32 RMS error {validation.fp32_rms_error:.3g} of the outputs' RMS, as merged "
-            f"weights are rounded (tolerance {validation.fp32_rms_tolerance:g})"
+            f"FP32 RMS error {validation.fp32_rms_error:.3g} of the outputs' RMS, as a merge "
+            f"rounds otherwise (tolerance {validation.fp32_rms_tolerance:g})"
         )
         if validation.rounded_epsilons:
             told += f", {validation.rounded_epsilons} epsilons rounded or raised"

@@ -31,8 +31,9 @@ def test_parts_are_those_of_the_option() -> None:
 def test_each_file_and_all_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(LLAMA), str(BERT), "--parts", "all"]) == 0
     one, other, both = rows(capsys.readouterr().out)
-    assert (one["weightless"], one["mean-free"], one["nodes"]) == ("7 of 7", "-", "-7")
+    assert (one["weightless"], one["mean-free"], one["nodes"]) == ("7 of 7", "-", "+2")
     assert (other["weightless"], other["mean-free"]) == ("0 of 5", "1 of 5")
+    assert (one["deferred"], other["deferred"]) == ("7 of 7", "0 of 5")
     assert other["left, and why"].startswith("4 gamma: ")
     assert (both["norms"], both["weightless"], both["mean-free"]) == ("12", "7 of 12", "1 of 5")
     assert (one["rows lost"], both["verdict"]) == ("96 → 0", "2 NORMS PASSED")

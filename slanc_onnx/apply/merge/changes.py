@@ -58,6 +58,7 @@ class ProductSize:
         certified: Of every row within the bound of the norm's certificate; None without one.
         largest: What the format holds.
         format: Its name.
+        outputs: The tensors behind the division, in the order of the graph.
         refused: Why the norm would have no certificate, where it has one; None where it would.
     """
 
@@ -65,6 +66,7 @@ class ProductSize:
     certified: float | None
     largest: float
     format: str
+    outputs: tuple[str, ...] = ()
     refused: Reason | None = None
 
     @property
@@ -243,6 +245,12 @@ class Merges:
     def mean_free(self) -> frozenset[str]:
         """The names of the norms that lost their mean."""
         return frozenset(norm.name for norm in self.norms if norm.mean == Part("merged"))
+
+    @property
+    def products(self) -> dict[str, tuple[str, ...]]:
+        """What products are divided to instead of the row, by the names of the norms."""
+        weighed = {norm.name: norm.product for norm in self.norms if norm.product is not None}
+        return {name: weighed[name].outputs for name in self.deferred if name in weighed}
 
     @property
     def deferred(self) -> frozenset[str]:

@@ -134,11 +134,9 @@ def emulate(
     own = {(n.path, i) for n in norms if n.name in makers for i in _by_ops(n, accelerator)}
     if everything is not None or own:  # nothing else rounds these
         found = computed(model, plain, emitter.opset, own if everything is None else None)
-        products = _products_alone(found, model, norms, made) if everything is None else {}
+        products = _products_alone(found, model, norms, made) if everything is None else []
         left = round_everything(emitter, found, device, how)
-        watched += [
-            replace(p, output=left[p.tensor]) for p in products.values() if p.tensor in left
-        ]
+        watched += [replace(p, output=left[p.tensor]) for p in products if p.tensor in left]
     if everything is not None:
         by_output = {n.output: n for n in norms if how.watch and n.name in mean_squares}
         watched = [Watched(name, "input", output) for name, output in inputs.lost.items()]
@@ -168,7 +166,7 @@ def _weights_beside(model: onnx.ModelProto, norms: Sequence[Norm]) -> set[Tensor
 
 def _products_alone(
     found: Computed, model: onnx.ModelProto, norms: Sequence[Norm], made: Collection[str]
-) -> dict[Tensor, Watched]:
+) -> list[Watched]:
     """Let products be shown before they are divided, where nothing else but norms is rounded.
 
     What reads one behind its division may hide that it left the format.
@@ -190,7 +188,7 @@ def _products_alone(
             watched = Watched(node.output[0], node.op_type, "", norm.name, "product")
             products[Tensor(norm.path, watched.tensor)] = watched
     found.shown.update(products)
-    return products
+    return list(products.values())
 
 
 def _shown_from(emitter: Emitter, path: GraphPath, index: int, x: str) -> str:
