@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from sample_models import real_gemma3, real_minilm, real_smollm2
 from sample_models.weights import MissingPackageError
+from slanc_onnx import Options, protect_file
+from slanc_onnx.norms import read_model
 
 GEMMA_BOS = 2
 transformers_test = pytest.mark.filterwarnings("default")  # its imports warn
@@ -65,6 +67,19 @@ def test_decoder_has_its_norms_and_one_embedding(
     head = next(node for node in model.graph.node if "logits" in node.output)
     transpose = next(node for node in model.graph.node if head.input[1] in node.output)
     assert list(transpose.input) == ["model.embed_tokens.weight"]
+
+
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_a_folded_decoder_has_the_same_norms(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Streams of Gemma-3 are multiplied on the way, and five layers would close as one region."""
+    source, folded = request.getfixturevalue(name), tmp_path / "folded.onnx"
+    options = Options(apply="fold", validate=False, certify="off")
+    outcome = protect_file(source, folded, options)
+    again = read_model(onnx.load(folded, load_external_data=False), tmp_path)
+    assert [norm.name for norm in again.norms] == [row.norm.name for row in outcome.norms]
+    assert {norm.scaled_by for norm in again.norms} <= {row.scale for row in outcome.norms}
 
 
 def test_encoder_has_its_norms(minilm: Path) -> None:

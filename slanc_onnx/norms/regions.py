@@ -72,8 +72,10 @@ def _closing(around: Surroundings, start: gs.Tensor) -> tuple[Region | Reason | 
     refused: Reason | None = None
     x = start
     for x, centred in origins(around.scope, start):
-        if best is not None and (not centred or _by_weights(around.scope, x, start)):
+        if best is not None and not centred:
             continue
+        if best is not None and _by_weights(around.scope, x, start):
+            break  # from further up, a weight may lie out of sight
         walk = Walk(around, x)
         walk.run()
         found = walk.region()
