@@ -34,6 +34,7 @@ def test_it_is_one_norm_whose_parts_are_known(spelling: RowNorm) -> None:
 
 @every_spelling
 def test_the_text_computes_the_norm_it_is_said_to_be(spelling: RowNorm) -> None:
+    spelling.needs_its_runtime()
     x = spelling.samples([1e-6, 1e-3, 1, 100])
     np.testing.assert_allclose(run(spelling.model(), x=x)["y"], spelling.truth(x), atol=2e-4)
 
@@ -41,6 +42,7 @@ def test_the_text_computes_the_norm_it_is_said_to_be(spelling: RowNorm) -> None:
 @every_spelling
 @pytest.mark.parametrize("scale", [0.25, 16.0])
 def test_scaling_changes_no_bit_of_the_output(spelling: RowNorm, scale: float) -> None:
+    spelling.needs_its_runtime()
     x, model = wide_samples(spelling), spelling.model()
     before = run(model, x=x)
     assert apply_scales_in(model, [norm := only_norm(model)], {norm.name: scale})
@@ -49,6 +51,7 @@ def test_scaling_changes_no_bit_of_the_output(spelling: RowNorm, scale: float) -
 
 @every_spelling
 def test_another_power_for_epsilon_would_change_the_output(spelling: RowNorm) -> None:
+    spelling.needs_its_runtime()
     x, model = wide_samples(spelling), spelling.model()
     before = run(model, x=x)
     norm = only_norm(model)
@@ -75,6 +78,8 @@ def test_sums_of_squares_are_those_of_the_rows(spelling: RowNorm, keep_outputs: 
     model = spelling.model()
     norm = only_norm(model)
     instrumented = instrument(model, [norm], keep_outputs)
+    if keep_outputs:
+        spelling.needs_its_runtime()
     x = spelling.samples([1e-3, 1, 300])
     values = run(instrumented.model, x=x)
     sums = values[instrumented.sums[norm.name]]

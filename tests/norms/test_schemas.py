@@ -12,6 +12,7 @@ from slanc_onnx.norms.suspects import is_called_norm
 from slanc_onnx.ops import FUSED, HOLDING, INTERNAL
 from slanc_onnx.reasons import Untaken
 from slanc_onnx.report.wording import reason_text
+from tests.versions import ONNX_RUNTIME
 
 DOMAINS = ("", "ai.onnx.ml", "com.microsoft")
 REGIONS = {"BatchNormalization", "LpNormalization", "MeanVarianceNormalization"}
@@ -41,7 +42,7 @@ def normalises(op: str, inputs: list[str], attributes: list[str]) -> bool:
 def test_every_op_whose_names_tell_of_a_norm_is_accounted_for() -> None:
     known = {*FUSED, *INTERNAL, *HOLDING, *REGIONS, *NOT_NORMS}
     told = {key for key, parts in schemas().items() if normalises(key[1], *parts)}
-    assert len(told) > 25
+    assert len(told) > (25 if ONNX_RUNTIME >= (1, 30) else 18)  # an older one has fewer
     open_ops = {op for _, op in told - {key for key in told if is_called_norm(key[1])}} - known
     assert open_ops == set()
 
@@ -55,6 +56,8 @@ def test_the_positions_are_those_of_the_weights() -> None:
         if isinstance(by, str):
             assert by in attributes
         else:
+            if ONNX_RUNTIME < (1, 31):  # where some of these ops have fewer inputs
+                by = tuple(p for p in by if p < len(inputs))
             assert by == tuple(p for p, name in enumerate(inputs) if "norm" in name)
 
 

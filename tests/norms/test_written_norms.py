@@ -18,6 +18,7 @@ from slanc_onnx.norms.norm import Norm
 from tests.oracles import wild_norms
 from tests.oracles.unoptimised import different, run
 from tests.oracles.written_norms import KINDS, written
+from tests.versions import ONNX, ONNX_RUNTIME, needs_onnx, needs_onnx_runtime
 
 each_count = pytest.mark.parametrize("count", [25, pytest.param(100, marks=pytest.mark.slow)])
 
@@ -97,6 +98,10 @@ def test_norms_in_the_tests_of_onnx_compute_what_these_store_and_nothing_else_is
         model = onnx.ModelProto()
         model.CopyFrom(read.model)
         assert apply_scales_in(model, read.norms, {read.norms[0].name: 8.0})
+        if ONNX_RUNTIME < (1, 25) and "LpNormalization" in case.model.graph.node[0].op_type:
+            continue  # and says so at the end
+        if ONNX < (1, 21) and case.name == "test_l2normalization_axis_0":
+            continue
         for inputs, outputs in case.data_sets:
             names = [info.name for info in model.graph.input]
             found = run(model, **dict(zip(names, inputs, strict=True)))
@@ -107,6 +112,8 @@ def test_norms_in_the_tests_of_onnx_compute_what_these_store_and_nothing_else_is
         if case not in norms:
             read = read_model(case.model)
             assert (read.norms, read.suspects) == ([], []), case.name
+    needs_onnx_runtime(1, 25, for_what="LpNormalization of opset 22; all other norms are right")
+    needs_onnx(1, 21, for_what="0 for rows of zeros in one L2 norm; all other norms are right")
 
 
 @pytest.mark.parametrize("more", [[], ["--wild"]])

@@ -259,7 +259,7 @@ OPS = [
         "GroupQueryAttention, packed",
         """
         qkv = MatMul(x, w)
-        flat = com.microsoft.GroupQueryAttention<num_heads = 4, kv_num_heads = 2>
+        flat, keys, values = com.microsoft.GroupQueryAttention<num_heads = 4, kv_num_heads = 2>
             (qkv, , , , , last, length)
         out = MatMul(flat, w_o) total = Add(x, out)
         """,

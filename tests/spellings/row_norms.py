@@ -16,6 +16,7 @@ from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.ops.fused import Kind
 from tests.oracles.half_norm import HalfNorm
+from tests.versions import needs_onnx_runtime
 
 EPSILON = 1e-5
 Index = tuple[int, ...]
@@ -47,6 +48,7 @@ class RowNorm:
         opset: Of the standard domain.
         gamma: Whether gamma is applied.
         beta: Whether beta is added.
+        runs_since: The least ONNX Runtime that takes weights of this shape.
     """
 
     title: str
@@ -62,9 +64,14 @@ class RowNorm:
     opset: int = 17
     gamma: bool = True
     beta: bool = True
+    runs_since: tuple[int, ...] = (1, 23)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.title}"
+
+    def needs_its_runtime(self) -> None:
+        """Skip the test where ONNX Runtime refuses this norm."""
+        needs_onnx_runtime(*self.runs_since, for_what="LayerNormalization whose gamma broadcasts")
 
     def affine(self) -> dict[str, Floats]:
         """Gamma and beta, as far as the norm has them."""

@@ -154,6 +154,7 @@ LAST_AXES = [
         "y = LayerNormalization<axis = -2>(x, g, b)",
         (1, 4),
         lambda n, i, j, k: k,
+        runs_since=(1, 24),
     ),
     RowNorm(
         "LayerNormalization of the last axis, one gamma for all of it",
@@ -165,6 +166,7 @@ LAST_AXES = [
         lambda n, i, j, k: (n, i, j),
         "y = LayerNormalization<axis = -1>(x, g, b)",
         (1,),
+        runs_since=(1, 24),
     ),
     RowNorm(
         "RMSNormalization, axis = 2 of four",

@@ -19,10 +19,12 @@ from slanc_onnx.verify import default_level
 from slanc_onnx.verify.compare import compare
 from tests.models.fold_models import weights
 from tests.models.small_graphs import D, graph, normal
+from tests.versions import needs_onnx_runtime
 
 DEVICE = Accelerator().summing("fp32")
 X = 30 * normal(3, 2, 5, D)
 R = 30 * normal(4, 2, 5, D)
+CHANGES = "an Add in a SkipLayerNormalization, which changes a bit"
 
 
 def model(skips: bool) -> onnx.ModelProto:
@@ -56,6 +58,8 @@ def test_the_difference_is_that_of_plain_sessions(skips: bool, apply: ApplyRule)
     assert result.at_default.absolute == np.abs(a - b).max()
     assert result.at_default.relative == np.abs(a - b).max() / np.abs(a).max()
     assert result.at_default.identical == (np.abs(a - b).max() == 0)
+    if skips and apply == "div":
+        needs_onnx_runtime(1, 27, for_what=CHANGES)
     assert result.at_default.identical == (apply == "fold" or not skips), "a Div stops the fusion"
 
 
@@ -77,6 +81,8 @@ def test_the_line_says_at_which_level(tmp_path: Path, skips: bool, told: str) ->
     line = final_line(outcome)
     assert line.startswith("NORMS PASSED"), "what fusions change fails nothing"
     assert "| FP32 outputs bit-identical with optimisation off; at the default level: " in line
+    if skips:
+        needs_onnx_runtime(1, 27, for_what=CHANGES)
     assert told in line
     assert outcome.report["validation"] is not None
     assert outcome.report["validation"]["fp32_default_level"]["identical"] == (not skips)
