@@ -6,11 +6,14 @@ from pathlib import Path
 
 import onnx
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from slanc_onnx.cli import main
 from tests.models.four_norms import four_norms
 
+# A machine that is busy fails no test.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 # For mutmut: the same examples each time, and no search for the smallest one that fails.
 settings.register_profile(
     "mutants", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate)
