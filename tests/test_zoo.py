@@ -120,7 +120,8 @@ def test_merging_rounds_and_a_second_run_changes_nothing(name: str, tmp_path: Pa
     outcome = protect_file(source, once, options)
     again = protect_file(once, twice, options)
     assert twice.read_bytes() == once.read_bytes()
-    assert [n.norm.name for n in again.norms] == [n.norm.name for n in outcome.norms]
+    # A norm stands where its first division does: that of an encoder may be in the decoder now.
+    assert sorted(n.norm.name for n in again.norms) == sorted(n.norm.name for n in outcome.norms)
     assert again.merges is not None and not again.merges.changes
     if name in CANNOT_RUN:
         pytest.skip(CANNOT_RUN[name])
