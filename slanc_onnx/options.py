@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.config import options_of, read_table
@@ -24,7 +24,8 @@ EmulateRule = Literal["norms", "all"]
 EpsilonRule = Literal["exact", "representable"]
 Required = Literal["validated", "scaled", "certified"]
 To = Literal["fp16", "bf16"]
-Merge = Literal["gamma", "mean", "division", "all"]
+NormPart = Literal["gamma", "mean", "division"]
+Merge = Literal[NormPart, "all"]
 
 
 TIME_LIMIT = 1800.0  # seconds
@@ -192,9 +193,9 @@ class Options:
         return replace(self, apply="fold", emulate="all", epsilon=epsilon)
 
     @property
-    def merged_parts(self) -> tuple[Literal["gamma", "mean", "division"], ...]:
+    def merged_parts(self) -> tuple[NormPart, ...]:
         """The parts of norms that are merged."""
-        parts: tuple[Literal["gamma", "mean", "division"], ...] = ("gamma", "mean", "division")
+        parts: tuple[NormPart, ...] = get_args(NormPart)
         return tuple(part for part in parts if part in self.merge or "all" in self.merge)
 
     @property

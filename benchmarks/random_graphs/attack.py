@@ -149,8 +149,7 @@ def _hold(
     weights = {each.norm.name: _weights(made.model, each.norm) for each in claimed}
     for each in claimed:
         gamma, beta, _ = each.affine or Affine()
-        scale = each.scale if each.status == "scaled" and each.scale else 1.0
-        norm = StepwiseNorm(each.norm, TARGETS[made.target], scale, gamma, beta)
+        norm = StepwiseNorm(each.norm, TARGETS[made.target], each.divisor, gamma, beta)
         for rows, feed in kept[each.norm.name]:
             if not rows.size:  # which tells no width either
                 continue

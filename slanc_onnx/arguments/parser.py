@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
@@ -16,7 +16,7 @@ from slanc_onnx.arguments.usage import Once
 from slanc_onnx.config import power_of_two
 from slanc_onnx.errors import SlancError
 from slanc_onnx.feed import SPECS, Feed, read_feed
-from slanc_onnx.options import TIME_LIMIT
+from slanc_onnx.options import TIME_LIMIT, Merge
 from slanc_onnx.report import BY_SUFFIX, FORMATS, targets_table
 
 # As README's table has it.
@@ -249,7 +249,7 @@ def _add_fold(add: Callable[..., argparse.Action]) -> None:
     """What goes on after a fold, in the same group."""
     add(
         "--merge",
-        choices=("gamma", "mean", "division", "all"),
+        choices=get_args(Merge),
         action="append",
         default=[],
         help="with --apply fold or --to: also merge gamma and beta into the next weights, or take "

@@ -11,7 +11,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx.graph.checked import GraphPath
 from slanc_onnx.graph.flow import Tensor
-from slanc_onnx.graph.load import Array, every_graph, every_node, with_tensor
+from slanc_onnx.graph.load import Array, every_node, names_read, with_tensor
 
 
 class NodeAt(NamedTuple):
@@ -85,8 +85,7 @@ def drop_own_constants(model: onnx.ModelProto, names: Collection[str]) -> None:
     """Drop constants that an edit added, of these names, that nothing reads any more."""
     own = {name for name in names if name.startswith("slanc.")}
     if own:
-        read = {name for node in every_node(model.graph.node) for name in node.input}
-        read |= {out.name for graph in every_graph(model.graph) for out in graph.output}
+        read = names_read(model)
         for held in (model.graph.initializer, model.graph.input):  # the same as `add_constant`
             for one in [one for one in held if one.name in own - read]:
                 held.remove(one)

@@ -160,6 +160,14 @@ def every_graph(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.Gra
             waiting += [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
 
 
+def names_read(model: onnx.ModelProto) -> set[str]:
+    """The names of all tensors that a node reads or a graph gives out, in any graph."""
+    found = {info.name for graph in every_graph(model.graph) for info in graph.output}
+    for node in every_node(model.graph.node):
+        found.update(node.input)
+    return found
+
+
 def external_location(tensor: TensorProto) -> str:
     """The relative path of the file that holds an external tensor."""
     return next((e.value for e in tensor.external_data if e.key == "location"), "")

@@ -9,9 +9,7 @@ from functools import cached_property
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.norms.reads import Read
-from slanc_onnx.ops import (
-    Degree,
-)
+from slanc_onnx.ops import Degree
 
 
 @dataclass(frozen=True)

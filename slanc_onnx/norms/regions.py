@@ -42,11 +42,11 @@ def region_of(
     if isinstance(first, Reason) and first.kind is Untaken.ROOT_OF_SCALE:
         return first
     second = _nearest(Surroundings(scope, order, root, squared_in, weights=True))
-    if isinstance(first, Region):
-        nearer = isinstance(second, Region) and len(second.nodes) < len(first.nodes)
-        return second if isinstance(second, Region) and nearer else first
-    found = second if isinstance(second, Region) else first or second
-    return found or Reason(Untaken.NOT_DIVIDED)
+    if not isinstance(second, Region):
+        return first or second or Reason(Untaken.NOT_DIVIDED)
+    if isinstance(first, Region) and len(first.nodes) <= len(second.nodes):
+        return first
+    return second
 
 
 def _nearest(around: Surroundings) -> Region | Reason | None:

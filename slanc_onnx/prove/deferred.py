@@ -10,6 +10,7 @@ import math
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.norms import Norm
+from slanc_onnx.prove.sets import DEVICE_UNIT
 from slanc_onnx.prove.step_bounds import (
     Arithmetic,
     StepFails,
@@ -21,7 +22,6 @@ from slanc_onnx.prove.step_bounds import (
 from slanc_onnx.reasons import Unproved, reason
 
 MOST_SCALE_DEFERRED = 2.0**16  # up to which `lost_in_product` holds
-_UNIT = 2.0**-24  # of what a product adds up in FP32
 
 
 def lost_in_product(norm: Norm, width: int, accelerator: Accelerator) -> tuple[float, float]:
@@ -63,7 +63,7 @@ def check_product(arithmetic: Arithmetic, column: float) -> None:
     if arithmetic.scale > MOST_SCALE_DEFERRED:
         raise StepFails(reason(Unproved.SCALE_TOO_LARGE, MOST_SCALE_DEFERRED))
     stored = rounding_to(device.format, device.flush_subnormals)
-    off = column * (1 + (width + 4) * _UNIT)
+    off = column * (1 + (width + 4) * DEVICE_UNIT)
     lost, number = lost_in_product(norm, width, device)
     after = output_radius(norm, width, device, arithmetic.scale) * off * (1 + lost) + number
     for value in (stored(arithmetic.length * off), after):

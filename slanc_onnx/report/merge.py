@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
-from slanc_onnx.apply.merge import Merges, NormPart, Part, ProductSize
+from slanc_onnx.apply.merge import Merges, Part, ProductSize
+from slanc_onnx.options import NormPart
 from slanc_onnx.report.columns import reason_entry
 from slanc_onnx.report.wording import reason_text
 
-_PARTS: tuple[NormPart, ...] = ("gamma", "mean", "division")
+_PARTS: tuple[NormPart, ...] = get_args(NormPart)
 _WORDS = {
     "gamma": ("weightless", "without gamma before"),
     "mean": ("mean-free", "without mean before"),
@@ -35,9 +36,8 @@ def merge_lines(merges: Merges) -> Iterator[str]:
         yield line
         for why, count in _reasons(merges, part).most_common():
             yield f"  {count} left: {why}"
-    sizes = [norm.product for norm in merges.norms if norm.name in merges.deferred]
-    if sizes:
-        yield _sizes_line([size for size in sizes if size is not None])
+    if merges.products:
+        yield _sizes_line(list(merges.products.values()))
     if merges.nodes:
         changed = (f"{op} {old} -> {new}" for op, (old, new) in merges.nodes.items())
         saved = _saved(merges)

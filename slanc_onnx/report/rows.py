@@ -83,8 +83,7 @@ class NormRow:
     @property
     def factor(self) -> float:
         """What the sums of squares are divided by in the rewritten model."""
-        fresh = self.decided.status == "scaled" and self.decided.scale is not None
-        return float(self.decided.scale or 1.0) ** 2 if fresh else 1.0
+        return self.decided.divisor**2
 
     @property
     def first_within(self) -> bool:
@@ -160,8 +159,7 @@ def _applied(scaled: ScaledNorm, fold: Fold | None) -> str | None:
 
 def _row(number: int, decided: ScaledNorm, seen: Observed | None, device: Accelerator) -> NormRow:
     norm, estimate, certificate = decided.norm, decided.estimate, decided.certificate
-    fresh = decided.status == "scaled" and decided.scale is not None
-    factor = float(decided.scale or 1.0) ** 2 if fresh else 1.0
+    factor = decided.divisor**2
     rows_before, rows_after = _NONE, _NONE
     before = after = None
     if seen is not None:

@@ -47,8 +47,8 @@ def schema() -> dict[str, Any]:
 
 def _products(norm: Norm, merges: Merges | None) -> list[str]:
     """What products are divided to instead of the norm's row; none where the row is divided."""
-    merged = {} if merges is None else merges.products
-    return list(merged.get(norm.name, [one.output for one in norm.deferred]))
+    merged = None if merges is None else merges.products.get(norm.name)
+    return [one.output for one in norm.deferred] if merged is None else list(merged.outputs)
 
 
 def _norm(row: NormRow, merges: Merges | None) -> dict[str, Any]:

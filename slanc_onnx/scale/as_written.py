@@ -50,8 +50,7 @@ def _proved(decided: ScaledNorm, proof: Proof | None, device: Accelerator) -> Sc
         lost = Reason(Unproved.NOT_AS_WRITTEN)
         gone = None if before is None else replace(before, certified=False, reason=lost)
         return replace(decided, certificate=gone, safe_radius=None)
-    scaled = decided.status == "scaled" and decided.scale is not None
-    scale = decided.scale if scaled and decided.scale is not None else 1.0
+    scale = decided.divisor
     typical = None if decided.estimate is None else decided.estimate.typical / scale**2
     found = certify_at(proof, 1.0, typical, device)  # its input is divided already
     width = proof.norm.width or found.bound.width or None

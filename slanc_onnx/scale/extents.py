@@ -42,7 +42,7 @@ def most_elements(estimate: Estimate, scale: float, device: Accelerator) -> int:
 
 def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
     """The decision with the radius, and the longest rows, that its scale serves."""
-    scale = decided.scale if decided.status == "scaled" and decided.scale is not None else 1.0
+    scale = decided.divisor
     width = decided.norm.width
     if width is None and decided.certificate is not None:  # what the proof knows of all rows
         width = decided.certificate.bound.width or None

@@ -76,11 +76,15 @@ class ScaledNorm:
 
     def __post_init__(self) -> None:
         """Drop what does not hold at the scale: it was given another, as by `replace`."""
-        scaled = self.status == "scaled" and self.scale is not None
-        if self.certificate is not None and self.certificate.scale != (self.scale if scaled else 1):
+        if self.certificate is not None and self.certificate.scale != self.divisor:
             object.__setattr__(self, "certificate", None)
             object.__setattr__(self, "safe_radius", None)
             object.__setattr__(self, "certified_with", ())
+
+    @property
+    def divisor(self) -> float:
+        """What its input is divided by now that it was not before; 1 where that is as it was."""
+        return self.scale if self.status == "scaled" and self.scale is not None else 1.0
 
     def unproved(self, why: Reason) -> ScaledNorm:
         """The decision without what was proved of it: the proof read other weights."""

@@ -141,8 +141,7 @@ def audit(
         accelerator: Whose limits make the window.
         worst: The largest rows.
     """
-    fresh = decided.status == "scaled" and decided.scale is not None
-    square = float(decided.scale or 1.0) ** 2 if fresh else 1.0
+    square = decided.divisor**2
     largest, smallest = accelerator.square_limits(width)
     averaged = 1 if decided.norm.kind == "l2" else width  # what epsilon joins is divided by this
     outweighed = averaged * decided.norm.joined_epsilon

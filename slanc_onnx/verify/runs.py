@@ -35,7 +35,7 @@ from slanc_onnx.run import (
 from slanc_onnx.tokens import Tokens
 from slanc_onnx.verify.beyond import beyond
 from slanc_onnx.verify.compare import Runs, same_bits
-from slanc_onnx.verify.emulate import Everything, OfConstants, Watched, emulate
+from slanc_onnx.verify.emulate import Emulated, Everything, OfConstants, Watched, emulate
 from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.perplexity import negative_log_likelihood
 
@@ -134,9 +134,7 @@ def run_four(
     ):
         everything = Everything(kept=read.kept) if options.everything else None
         rounded = emulate(model, found, device, loops, everything)
-        taps = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
-        what = f"{device.format} norms, {which}"
-        versions.append(_Version(what, rounded.model, read.folder, taps))
+        versions.append(_rounded(f"{device.format} norms, {which}", rounded, read.folder))
     if alone is not None:
         versions += _of_the_fold(alone, options)
     gc.collect()  # what was read to make them: graphs that hold themselves, and weights with them
@@ -149,6 +147,12 @@ def run_four(
         results.append(_run_version(version, options, sets, step))
     ran = zip(sets, zip(*results, strict=True), strict=True)
     return [unless_refused(partial(_four, before, models[0], *given)) for given in ran]
+
+
+def _rounded(what: str, rounded: Emulated, folder: Path | None, needed: bool = True) -> _Version:
+    """A model whose arithmetic is rounded, with what it shows."""
+    taps = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
+    return _Version(what, rounded.model, folder, taps, needed)
 
 
 def _run_version(
@@ -188,8 +192,7 @@ def _of_the_fold(alone: ReadModel, options: Options) -> list[_Version]:
     for how, dither in ((device, False), (other, True)):
         rounded = emulate(model, norms, how, False, everything, dither)
         what = f"{device.format} norms, the fold alone{', rounded otherwise' if dither else ''}"
-        hidden = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
-        found.append(_Version(what, rounded.model, alone.folder, hidden, needed=not dither))
+        found.append(_rounded(what, rounded, alone.folder, needed=not dither))
     return found
 
 

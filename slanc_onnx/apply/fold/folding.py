@@ -263,13 +263,12 @@ def _proved(
     found = with_safe_radius(found, accelerator)
     if before is None:
         return found
-    scale = found.scale if found.status == "scaled" and found.scale is not None else 1.0
     typical = None if found.estimate is None else found.estimate.typical
     affine = before.affine
     if affine is not None:
         affine = affine.divided(2.0**produced)
     proof = Proof(found.norm, before.bound, affine)
-    return replace(found, certificate=certify_at(proof, scale, typical, accelerator))
+    return replace(found, certificate=certify_at(proof, found.divisor, typical, accelerator))
 
 
 def _lost(weights: Weights, divided: Collection[tuple[Tensor, int]]) -> dict[str, Loss]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.merge.held import Rounding, Step, Steps
 from slanc_onnx.graph import Array, NodeAt, Tensor, Use
+from slanc_onnx.options import NormPart
 from slanc_onnx.reasons import Reason, Unmerged
 
 State = Literal["merged", "before", "left"]
-NormPart = Literal["gamma", "mean", "division"]
 
 
 @dataclass(frozen=True)
@@ -241,21 +242,24 @@ class Merges:
         """How many norms have a part in a state."""
         return sum(one.state == state for one in self.parts(part))
 
-    @property
+    @cached_property
     def mean_free(self) -> frozenset[str]:
         """The names of the norms that lost their mean."""
         return frozenset(norm.name for norm in self.norms if norm.mean == Part("merged"))
 
-    @property
-    def products(self) -> dict[str, tuple[str, ...]]:
-        """What products are divided to instead of the row, by the names of the norms."""
-        weighed = {norm.name: norm.product for norm in self.norms if norm.product is not None}
-        return {name: weighed[name].outputs for name in self.deferred if name in weighed}
+    @cached_property
+    def products(self) -> dict[str, ProductSize]:
+        """The products that are divided now instead of a norm's row, by its name."""
+        return {
+            norm.name: norm.product
+            for norm in self.norms
+            if norm.division == Part("merged") and norm.product is not None
+        }
 
     @property
     def deferred(self) -> frozenset[str]:
         """The names of the norms whose products are divided now."""
-        return frozenset(norm.name for norm in self.norms if norm.division == Part("merged"))
+        return frozenset(self.products)
 
     @property
     def error(self) -> float:

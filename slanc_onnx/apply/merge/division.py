@@ -68,17 +68,16 @@ def defer_divisions(
             continue
         why = Reason(Unmerged.LEFT_OUT) if norm.name in asked.excluded else None
         why = why or _obstacle(held, norm, changes, norm.name in mean_free)
-        readers: list[Reader] = []
-        if why is None:
-            readers, why = _products(held, norm)
-        if why is None:
-            size = _size(held, readers, decided.get(norm.name), asked.device, changes)
-            why = None if size is None else size.reason
-            why = Reason(Unmerged.SIZE_UNKNOWN) if size is None else why
-            if size is not None:
-                sizes[norm.name] = size
-        if why is None:
-            why = _defer(held, norm, readers, changes)
+        readers, unread = _products(held, norm) if why is None else ([], why)
+        if unread is not None:
+            found[norm.name] = Part("left", unread)
+            continue
+        size = _size(held, readers, decided.get(norm.name), asked.device, changes)
+        if size is None:
+            found[norm.name] = Part("left", Reason(Unmerged.SIZE_UNKNOWN))
+            continue
+        sizes[norm.name] = size
+        why = size.reason or _defer(held, norm, readers, changes)
         found[norm.name] = Part("merged") if why is None else Part("left", why)
     return found, sizes
 
@@ -147,8 +146,7 @@ def _size(
     """
     if decided is None:
         return None
-    scaled = decided.status == "scaled" and decided.scale is not None
-    scale = decided.scale if scaled and decided.scale is not None else 1.0
+    scale = decided.divisor
     column = max(_longest_column(held, reader, changes) for reader in readers)
     estimate, certificate = decided.estimate, decided.certificate
     predicted = None if estimate is None else math.sqrt(estimate.upper) / scale * column

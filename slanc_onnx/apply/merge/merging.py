@@ -109,7 +109,7 @@ def without_proofs(
         if one.norm.name in merges.mean_free:
             rms = with_safe_radius(replace(one, norm=replace(one.norm, kind="rms")), device)
             one = replace(one, safe_radius=rms.safe_radius)
-        if one.norm.name in merges.deferred:  # its products have limits of their own
+        if one.norm.name in merges.products:  # its products have limits of their own
             one = replace(one, safe_radius=None)
         found.append(one)
     return found

@@ -23,6 +23,7 @@ from slanc_onnx.graph import (
     every_graph,
     every_node,
     graph_at,
+    names_read,
     node_at,
     read_tensor,
     stored_tensor,
@@ -306,7 +307,7 @@ class Writer:
         waiting = self._candidates - inputs - {""}
         made = {name for g in graphs for n in g.node for name in n.output}
         while waiting:
-            read = _read(self._model)
+            read = names_read(self._model)
             dead = {name for name in waiting if name not in read}
             waiting = set()
             for graph in graphs:
@@ -344,11 +345,3 @@ def write_changes(
         odd: Whether the model is written in 16 bits, so that numbers are rounded once more.
     """
     Writer(model, changes, pending, folder, odd).write()
-
-
-def _read(model: onnx.ModelProto) -> set[str]:
-    """The names of all tensors that are read or given out."""
-    found = {info.name for graph in every_graph(model.graph) for info in graph.output}
-    for node in every_node(model.graph.node):
-        found.update(node.input)
-    return found

@@ -175,7 +175,8 @@ class Prover:
         why: Reason | None = self._scope.faults.get(index)
         first = node.output[0] if node.output else ""
         given = [self._found.get(name) if name else None for name in node.input]
-        given[:1] = given[:1] if row is None else [row]
+        if row is not None:
+            given[0] = row
         if why is None:
             try:
                 with damage_has_no_bound():

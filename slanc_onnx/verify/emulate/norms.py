@@ -155,15 +155,6 @@ def _by_ops(norm: Norm, accelerator: Accelerator) -> list[int]:
     return [one.product for one in norm.deferred]
 
 
-def _weights_beside(model: onnx.ModelProto, norms: Sequence[Norm]) -> set[Tensor]:
-    """The weights of products that are divided: a norm's row is rounded, its weights are not."""
-    return {
-        Tensor(norm.path, graph_at(model, norm.path).node[one.product].input[1])
-        for norm in norms
-        for one in norm.deferred
-    }
-
-
 def _products_alone(
     found: Computed, model: onnx.ModelProto, norms: Sequence[Norm], made: Collection[str]
 ) -> list[Watched]:
@@ -172,7 +163,7 @@ def _products_alone(
     What reads one behind its division may hide that it left the format.
 
     Args:
-        found: What is rounded; their weights are not.
+        found: What is rounded; a norm's row is, and the weights of its products are not.
         model: The model.
         norms: Its norms.
         made: The names of those of which something is shown.
@@ -180,13 +171,15 @@ def _products_alone(
     Returns:
         What is watched of them, without its output.
     """
-    found.constants.difference_update(_weights_beside(model, norms))
     products = dict[Tensor, Watched]()
-    for norm in (norm for norm in norms if norm.name in made):
+    for norm in norms:
+        nodes = graph_at(model, norm.path).node
         for one in norm.deferred:
-            node = graph_at(model, norm.path).node[one.product]
-            watched = Watched(node.output[0], node.op_type, "", norm.name, "product")
-            products[Tensor(norm.path, watched.tensor)] = watched
+            node = nodes[one.product]
+            found.constants.discard(Tensor(norm.path, node.input[1]))
+            if norm.name in made:
+                watched = Watched(node.output[0], node.op_type, "", norm.name, "product")
+                products[Tensor(norm.path, watched.tensor)] = watched
     found.shown.update(products)
     return list(products.values())
 
