@@ -95,6 +95,8 @@ def _obstacle(held: Held, norm: Norm, changes: Changes, mean_free: bool) -> Reas
     if norm.element_type != norm.output_type:  # the row cannot stand for the output
         return Reason(Unmerged.TWO_TYPES)
     if norm.form == "decomposed":
+        if Tensor(norm.path, norm.normalised) in graph_outputs(held.flow):
+            return Reason(Unmerged.OUTPUT)
         end = changes.skipped.get(Tensor(norm.path, norm.output), norm.output)
         return None if end == norm.normalised else Reason(Unmerged.GAMMA_STAYS)
     if norm.form not in _WRITTEN_OUT:
@@ -207,7 +209,7 @@ def _dividing(held: Held, norm: Norm, changes: Changes) -> tuple[NodeAt, str, st
     if any(flow.op(path, index) in _SPREADS for index in norm.nodes):
         return None
     made = flow.makers.get(Tensor(path, norm.normalised))
-    if made is None or Tensor(path, norm.normalised) in graph_outputs(flow):
+    if made is None:
         return None
     at = NodeAt(*made[:2])
     node, op = flow.node(*at), flow.op(*at)

@@ -269,6 +269,16 @@ def test_a_row_of_another_type_than_the_output_is_left() -> None:
     assert reason(merges).kind is Unmerged.TWO_TYPES and after == before
 
 
+def test_a_row_that_is_given_out_before_gamma_is_left() -> None:
+    """Gamma goes into the weight; the row over its root is an output, and has to be made."""
+    before = model(NORM + "    n_g = Mul(n_x, gamma) y = MatMul(n_g, w)")
+    row = onnx.helper.make_tensor_value_info("n_x", onnx.TensorProto.FLOAT, ["a", "s", D])
+    before.graph.output.append(row)
+    after, merges = deferred(before)
+    assert merges.norms[0].gamma == Part("merged") and reason(merges).kind is Unmerged.OUTPUT
+    assert (run(after, ids=IDS)["n_x"] == run(before, ids=IDS)["n_x"]).all()
+
+
 def test_a_skip_norm_keeps_its_sum() -> None:
     nodes = """
         [n] n_y = com.microsoft.SkipSimplifiedLayerNormalization(rows, rows, ones)
