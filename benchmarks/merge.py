@@ -1,6 +1,6 @@
 """Merged norms: what `--merge` does to files and to a folder of exports, and how fast they run.
 
-    python -m benchmarks.merge MODEL.onnx|FOLDER ... [--parts gamma mean all] [--only REGEX]
+    python -m benchmarks.merge MODEL.onnx|FOLDER ... [--parts gamma mean division all] [--only REGEX]
                                [--to fp16] [--latency] [--runs N] [--fuse bert]
 
 FOLDER holds exports as `benchmarks.zoo` takes it, with inputs of their own. A table for each part
