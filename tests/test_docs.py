@@ -15,6 +15,7 @@ import pytest
 
 import slanc_onnx.public
 from slanc_onnx import cli
+from slanc_onnx.arguments.parser import make_parser
 from tests.places import ROOT
 
 # Pages of docs/ whose commands are not run here, and why.
@@ -155,6 +156,20 @@ def test_readme_is_short_and_leads_to_every_guide() -> None:
     assert len(text.encode()) <= 12_000
     pages = {page.name for page in GUIDES} - {"index.md"}  # which is to the site what this is here
     assert all(f"(docs/{name})" in text for name in pages)
+
+
+def test_readme_names_every_option_and_what_it_takes() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (usage,) = [body for _, body in _BLOCK.findall(text) if body.startswith("slanc-onnx MODEL")]
+    named = re.findall(r"(?<!\w)(--?[a-z0-9-]+)(?: \{([a-z0-9,]+)\})?", usage.replace("[no-]", ""))
+    values = {option: listed.split(",") for option, listed in named if listed}
+    options = {option for option, _ in named} | {"-h"}
+    for action in make_parser()._actions:
+        names = set(action.option_strings)
+        if names and not str(action.help).startswith("deprecated"):
+            assert names & options, names
+            for option in names & options if action.choices is not None else ():
+                assert values[option] == [*map(str, action.choices or ())], option
 
 
 def test_the_site_leads_to_every_guide() -> None:
