@@ -20,7 +20,7 @@ from slanc_onnx.report.compared import (
 from slanc_onnx.report.conversion import conversion_lines
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.fp32_nodes import fp32_nodes_text
-from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on, needed_by
+from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on, needed_by, not_judged
 from slanc_onnx.report.merge import merge_lines
 from slanc_onnx.report.next_step import next_step
 from slanc_onnx.report.outcome import Outcome
@@ -262,6 +262,7 @@ def verdict(
         apart.append("the outputs are all zero on these inputs, so that only rows were judged")
     if validation.beyond is not None and validation.passed:
         apart.append(beyond_text(validation.beyond, validation.format))
+    apart += not_judged(validation)
     needed = []
     if validation.observed:
         rows, inputs = needed_by(validation)
