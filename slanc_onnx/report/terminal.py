@@ -262,14 +262,14 @@ def verdict(
         apart.append("the outputs are all zero on these inputs, so that only rows were judged")
     if validation.beyond is not None and validation.passed:
         apart.append(beyond_text(validation.beyond, validation.format))
-    apart += not_judged(validation)
     needed = []
     if validation.observed:
         rows, inputs = needed_by(validation)
         needed = [need_text(rows, validation.format, inputs, scaled)]
     without = "" if healed_by is None else "without them: "
     failures = (without + reason_text(reason) for reason in validation.failures)
-    return [word, *needed, _fp32(validation), fp16, *apart, *failures, *judged_on(validation)]
+    on = [*not_judged(validation), *judged_on(validation)]
+    return [word, *needed, _fp32(validation), fp16, *apart, *failures, *on]
 
 
 def _fp32(validation: Validation) -> str:
