@@ -100,10 +100,15 @@ def test_what_is_merged_fails_as_well(member: str, tmp_path: Path) -> None:
     assert outcome.validation.first_out.tensor == "x" and not outcome.passed
 
 
-def test_a_file_that_was_folded_before_is_judged_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize("apart", [False, True], ids=["in one file", "with its scale apart"])
+def test_a_file_that_was_folded_before_is_judged_alike(apart: bool, tmp_path: Path) -> None:
     _, written = job(tmp_path, MEMBERS["moved"][0], X, apply="fold")
     options = Options(inputs={"x": X}, accelerator=DEVICE, certify="off")
+    for tensor in written.graph.initializer:
+        if apart and tensor.name.startswith("slanc.scale"):
+            onnx.external_data_helper.set_external_data(tensor, "scales.data")
     onnx.save(written, tmp_path / "again.onnx")
+    assert (tmp_path / "scales.data").exists() == apart
     outcome = protect_file(tmp_path / "again.onnx", tmp_path / "new.onnx", options)
     assert outcome.validation is not None and outcome.validation.first_out is not None
     assert outcome.validation.first_out.tensor == "x" and not outcome.passed

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto
 
 from slanc_onnx.graph import (
     Flow,
@@ -162,17 +162,19 @@ def _noted(node: NodeProto) -> bool:
 
 
 def _divisions(flow: Flow, norms: Sequence[Norm]) -> Iterator[tuple[GraphPath, int]]:
-    """The nodes that were put in to divide an activation, but the Divs that norms know."""
+    """The nodes that were put in to divide an activation, but the Divs that norms know.
+
+    One that multiplies again what was divided is among them: it reads in that format too, and its
+    factor may lie in another file.
+    """
     known = {(norm.path, index) for norm in norms for index in (*norm.nodes, *norm.divisions)}
     for path, index in flow.order:
         node = flow.node(path, index)
         if not _noted(node) or (path, index) in known or Use(path, index, 0) not in flow.reads:
             continue
         factor = flow.data.get(flow.reads.get(Use(path, index, 1), Tensor((), "")))
-        if flow.reads[Use(path, index, 0)] in flow.constants or factor is None or factor.dims:
-            continue
-        value = float(numpy_helper.to_array(factor))
-        if (value > 1) if known_op(node) == "Div" else (0 < value < 1):
+        activation = flow.reads[Use(path, index, 0)] not in flow.constants
+        if activation and factor is not None and not factor.dims:
             yield path, index
 
 
