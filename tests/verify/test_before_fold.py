@@ -100,6 +100,24 @@ def test_what_is_merged_fails_as_well(member: str, tmp_path: Path) -> None:
     assert outcome.validation.first_out.tensor == "x" and not outcome.passed
 
 
+@pytest.mark.parametrize("beyond", [True, False])
+def test_one_addend_of_a_fused_norm_that_alone_has_a_div(beyond: bool, tmp_path: Path) -> None:
+    x: np.ndarray = X if beyond else (X / 16).astype(np.float32)
+    nodes = "e = Gather(table, ids) [n] y = com.microsoft.SkipLayerNormalization(x, e, g1, b1)"
+    held = weights(table=normal(0, D + 1, D, spread=200.0))
+    onnx.save(graph(nodes, held, f"{ROWS}, int64[a, b] ids"), tmp_path / "m.onnx")
+    feeds: dict[str, np.ndarray] = {"x": x, "ids": np.arange(D)[None]}
+    options = Options(inputs=feeds, accelerator=DEVICE, certify="off", apply="fold")
+    outcome = protect_file(tmp_path / "m.onnx", tmp_path / "new.onnx", options)
+    written = onnx.load(tmp_path / "new.onnx")
+    divs = [node for node in written.graph.node if node.op_type == "Div"]
+    assert [node.input[0] for node in divs] == ["x"]  # the table takes the scale itself
+    assert outcome.validation is not None and outcome.passed != beyond
+    left = outcome.validation.first_out
+    assert beyond == bool(np.abs(x).max() > 65520)
+    assert (left is not None and left.tensor == "x") == beyond
+
+
 @pytest.mark.parametrize("apart", [False, True], ids=["in one file", "with its scale apart"])
 def test_a_file_that_was_folded_before_is_judged_alike(apart: bool, tmp_path: Path) -> None:
     _, written = job(tmp_path, MEMBERS["moved"][0], X, apply="fold")
