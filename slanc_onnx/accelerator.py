@@ -93,6 +93,11 @@ class Format:
         spacing = math.ldexp(2 * self.unit_roundoff, binade)
         return round(value / spacing) * spacing
 
+    def holds(self, size: float) -> bool:
+        """Whether a number of 0 or more is finite when it is rounded to nearest, ties to even."""
+        spacing = math.ldexp(2 * self.unit_roundoff, math.frexp(self.largest)[1] - 1)
+        return round(size / spacing) * spacing <= self.largest
+
     def rounded(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Finite numbers within the format, rounded to nearest, ties to even, once."""
         if self.name in ("float16", "float32"):  # NumPy's own, a tenth of the time

@@ -23,14 +23,16 @@ from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.graph import is_inside
 from slanc_onnx.graph.load import all_tensors, load_model
 from slanc_onnx.graph.scope import read_graph
+from slanc_onnx.job import draft
 from slanc_onnx.norms.find import find_norms_in
-from slanc_onnx.options import ApplyRule, ScaleRule
+from slanc_onnx.options import ApplyRule, Merge, ScaleRule
 from slanc_onnx.reasons import Note
 from tests.models.four_norms import four_norms
 from tests.oracles.proto_diff import differences
 from tests.places import SAMPLES
 
 FAST = Options(estimate="weights", validate=False)
+MERGED: tuple[Merge, ...] = ("all",)
 
 
 def saved(folder: Path) -> Path:
@@ -108,6 +110,31 @@ def test_a_file_that_is_its_own_data_file_is_validated(
         measured = found.rounded_error_before, found.rounded_error_after, found.rounded_rms_error
         told.append((measured, outcome.norms, output.read_bytes()))
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        (Options(), 1),
+        (Options(to="fp16"), 1),
+        (Options(apply="fold", merge=MERGED), 2),
+        (Options(to="fp16", merge=MERGED), 2),
+    ],
+    ids=["div", "to", "merged", "to and merged"],
+)
+def test_each_file_that_is_written_is_read_again_once(
+    options: Options, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def noted(path: Path) -> onnx.ModelProto:
+        read.append(path)
+        return load_model(path)
+
+    monkeypatch.setattr(draft, "load_model", noted)
+    outcome = protect_file(SAMPLES / "llama_like.onnx", tmp_path / "new.onnx", options)
+    assert outcome.validation is not None and outcome.validation.passed
+    assert len(read) == len(set(read)) == files
 
 
 def test_a_second_run_leaves_what_the_first_left(tmp_path: Path) -> None:

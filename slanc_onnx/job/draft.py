@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,19 +29,6 @@ from slanc_onnx.verify import Difference, Exactness, Validation, as_written, val
 from slanc_onnx.weights import workers
 
 
-@dataclass(frozen=True)
-class _Alone:
-    """The file of the fold alone, and the names of its nodes that compute in FP32."""
-
-    path: Path
-    kept: frozenset[str]
-
-    def read(self) -> ReadModel:
-        """The model in it; the process that reads it may be one of its own."""
-        found = read_model(load_model(self.path), self.path.parent, isolate=False)
-        return replace(found, kept=self.kept)
-
-
 def write_and_validate(job: Job, done: Done, draft: Draft) -> None:
     _write(job, done, draft)
     job.clock.lap("write")
@@ -54,7 +41,7 @@ def write_and_validate(job: Job, done: Done, draft: Draft) -> None:
         found, why = job.tried(lambda told: _validate(job, done, (draft.path, alone), told))
     done.validation, done.not_validated = found or done.validation, why or done.not_validated
     if found is not None and done.conversion is not None:
-        done.validation = _run_as_written(job, found, draft.path)
+        done.validation = _run_as_written(job, done, found, draft.path)
     job.clock.lap("validate")
 
 
@@ -82,17 +69,16 @@ def _write(job: Job, done: Done, draft: Draft) -> None:
 
 
 @contextmanager
-def _fold_alone(job: Job, done: Done) -> Iterator[_Alone]:
+def _fold_alone(job: Job, done: Done) -> Iterator[tuple[Done, Path]]:
     """The fold without what is merged, in a file that nobody keeps."""
     other = Done(done.norms, fold=done.fold)
     with job.draft() as draft:
         _write(job, other, draft)
-        kept = frozenset[str]() if other.conversion is None else other.conversion.kept
-        yield _Alone(draft.path, kept)
+        yield other, draft.path
 
 
 def _validate(
-    job: Job, done: Done, files: tuple[Path, _Alone | None], progress: Progress
+    job: Job, done: Done, files: tuple[Path, tuple[Done, Path] | None], progress: Progress
 ) -> Validation:
     """Compare the file that was written with the original, and with the fold alone."""
     draft, alone = files
@@ -100,22 +86,21 @@ def _validate(
     exact = exact and not (done.fold is not None and done.fold.lost)
     exact = exact and done.conversion is None
     merged = done.merges.error if done.merges is not None and done.merges_something else None
-    of_fold = None if alone is None else alone.read()
+    of_fold = None if alone is None else _written(*alone, isolate=False)
     given = Exactness(exact and merged is None, merged, of_fold)
     after, options, inputs = rewritten(job, done, draft)
-    if done.conversion is not None:
-        after = replace(after, kept=done.conversion.kept)
-        if done.conversion.longest:
-            length = min(LONG_SEQUENCE, done.conversion.longest)
-            inputs += longer_inputs(job.read, options, inputs[0], length)
+    if done.conversion is not None and done.conversion.longest:
+        length = min(LONG_SEQUENCE, done.conversion.longest)
+        inputs += longer_inputs(job.read, options, inputs[0], length)
     return validate_on(job.read, after, options, inputs, given, progress)
 
 
-def _run_as_written(job: Job, found: Validation, draft: Path) -> Validation:
+def _run_as_written(job: Job, done: Done, found: Validation, draft: Path) -> Validation:
     """The validation of a file of 16 bits, with what ONNX Runtime makes of the file itself."""
 
     def run(told: Progress, optimised: bool = True) -> Difference | None:
-        feeds, file = validation_inputs(job.read, job.options)[0].feeds, load_model(draft)
+        feeds = validation_inputs(job.read, job.options)[0].feeds
+        file = _written(done, draft, isolate=False).loaded
         given = job.read, file, draft.parent, feeds, found.unstable
         return as_written(*given, optimised=optimised)
 
@@ -149,7 +134,15 @@ def rewritten(job: Job, done: Done, draft: Path) -> tuple[ReadModel, Options, li
 
 
 def _written(done: Done, draft: Path, isolate: bool) -> ReadModel:
-    """The file that was written, as it is read again, once."""
+    """The file that was written, as it is read again, once.
+
+    Args:
+        done: What was done; it keeps what is read.
+        draft: The file.
+        isolate: As for `read_model`; not in a process that may die of it.
+    """
     if done.written is None:
-        done.written = read_model(load_model(draft), draft.parent, isolate=isolate)
+        found = read_model(load_model(draft), draft.parent, isolate=isolate)
+        kept = frozenset[str]() if done.conversion is None else done.conversion.kept
+        done.written = replace(found, kept=kept)
     return done.written

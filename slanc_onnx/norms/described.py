@@ -13,6 +13,7 @@ from dataclasses import replace
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Dims, Scope, constant_made, dims, element_count, op_of
+from slanc_onnx.norms.averages import PRODUCTS, adds_all, elements, matrices
 from slanc_onnx.norms.constants import sizes_in, small_value, stored_value
 from slanc_onnx.norms.forms import (
     BY_ROW,
@@ -30,7 +31,7 @@ from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.region import Joined, Region
 from slanc_onnx.norms.root_axes import axes_of, einsum_terms, rows_by_themselves
 from slanc_onnx.norms.row_axes import RowAxes
-from slanc_onnx.norms.sums import PRODUCTS, adds_all, elements, matrices, summed
+from slanc_onnx.norms.sums import summed
 from slanc_onnx.ops import EPSILON, MOVES, QUANTISING, tells_no_size
 
 _MOST_AFTER = 8  # nodes between the exits of a region and their difference

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of
+from slanc_onnx.norms.averages import POOLS, averages, multiplies
 from slanc_onnx.norms.constants import small_value
 from slanc_onnx.ops import BETWEEN, MOVES
 
@@ -15,9 +16,9 @@ _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _SIGNLESS = {*SEE_THROUGH, *MOVES, "Abs", "Neg"}
 _UNCHANGED = {*SEE_THROUGH, *MOVES, *_PAIR}
 _SQUARES_BEHIND = {*_SIGNLESS, *_PAIR}
-_MEANS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "MatMul", "Conv", "Einsum"}
+_SUMS = {"ReduceMean", "ReduceSum", *POOLS, "MatMul", "Conv", "Einsum"}
 _ADDS = ("Add", "Sub", "Sum", "Relu", "Abs", "Max", "Min", "Clip", "Where")
-_LINEAR = {*(op for op, record in BETWEEN.items() if record.joins), *_MEANS} | {
+_LINEAR = {*(op for op, record in BETWEEN.items() if record.joins), *_SUMS} | {
     "Neg",
     "Mul",
     "Div",
@@ -90,9 +91,11 @@ def squared_parts(scope: Scope, node: gs.Node) -> gs.Tensor | None:
 def origins(scope: Scope, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]:
     """Tensors from which a region around a square may start, the nearest first.
 
-    Each with whether it is the one of which a mean was subtracted.
+    Each with whether it is the one of which a mean was subtracted; none is behind which a product
+    lies that takes no mean, nor is one further up.
     """
     yield tensor, False
+    means = True
     for _ in range(_MOST_STEPS):
         if not tensor.inputs or id(tensor.inputs[0]) not in scope.index:
             return
@@ -106,11 +109,12 @@ def origins(scope: Scope, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]
             tensor = inputs[0]
             yield tensor, False
         elif op in ("Sub", "Add") and len(inputs) == 2:
-            found = _with_its_mean(scope, *inputs)
+            found = _with_its_sum(scope, *inputs)
             if found is None:
                 return
+            means = means and _only_means(scope, found, node.outputs[0])
             tensor = found
-            yield tensor, True
+            yield tensor, means
         elif op in ("Mul", "Div") and len(inputs) == 2:
             rest = [t for t in inputs if not constant_made(scope, t)]
             if len(rest) != 1 or (op == "Div" and rest[0] is not inputs[0]):
@@ -154,8 +158,13 @@ def between(scope: Scope, x: gs.Tensor, tensor: gs.Tensor) -> list[gs.Node]:
     return list(found.values())
 
 
-def _with_its_mean(scope: Scope, one: gs.Tensor, other: gs.Tensor) -> gs.Tensor | None:
-    """The tensor that both are made of, one of them by a mean."""
+def _only_means(scope: Scope, x: gs.Tensor, tensor: gs.Tensor) -> bool:
+    """Whether each product that makes a tensor of x takes a mean."""
+    return all(averages(scope, n) for n in between(scope, x, tensor) if multiplies(n))
+
+
+def _with_its_sum(scope: Scope, one: gs.Tensor, other: gs.Tensor) -> gs.Tensor | None:
+    """The tensor that both are made of, one of them by adding up."""
     first, second = _line(scope, one), _line(scope, other)
     for key, (tensor, reduced) in first.items():
         integers = any(op_of(node) == "DequantizeLinear" for node in tensor.outputs)
@@ -165,7 +174,7 @@ def _with_its_mean(scope: Scope, one: gs.Tensor, other: gs.Tensor) -> gs.Tensor 
 
 
 def _line(scope: Scope, tensor: gs.Tensor) -> dict[int, tuple[gs.Tensor, bool]]:
-    """A tensor and those that it is linear in, each with whether a mean lies between."""
+    """A tensor and those that it is linear in, each with whether something is added up between."""
     found: dict[int, tuple[gs.Tensor, bool]] = {}
     waiting = [(tensor, False)]
     while waiting and len(found) < _MOST_TENSORS:
@@ -179,7 +188,7 @@ def _line(scope: Scope, tensor: gs.Tensor) -> dict[int, tuple[gs.Tensor, bool]]:
         op = op_of(node)
         if op in _LINEAR:
             read = node.inputs[:1] if op in _PAIR else node.inputs
-            waiting += [(t, reduced or op in _MEANS) for t in read if t.name]
+            waiting += [(t, reduced or op in _SUMS) for t in read if t.name]
     return found
 
 

@@ -11,11 +11,10 @@ from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.graph import Scope, op_of
-from slanc_onnx.norms.origins import between, forks, origins
+from slanc_onnx.graph import Scope
+from slanc_onnx.norms.origins import forks, origins
 from slanc_onnx.norms.region import Region
-from slanc_onnx.norms.sums import averages, matrices
-from slanc_onnx.norms.walk import WEIGHTED, Surroundings, Walk
+from slanc_onnx.norms.walk import Surroundings, Walk
 from slanc_onnx.reasons import Reason, Untaken
 
 _MOST_STARTS = 6
@@ -74,8 +73,6 @@ def _closing(around: Surroundings, start: gs.Tensor) -> tuple[Region | Reason | 
     for x, centred in origins(around.scope, start):
         if best is not None and not centred:
             continue
-        if best is not None and _by_weights(around.scope, x, start):
-            break  # from further up, a weight may lie out of sight
         walk = Walk(around, x)
         walk.run()
         found = walk.region()
@@ -88,9 +85,3 @@ def _closing(around: Surroundings, start: gs.Tensor) -> tuple[Region | Reason | 
         if centred:
             break
     return best or refused, x
-
-
-def _by_weights(scope: Scope, x: gs.Tensor, tensor: gs.Tensor) -> bool:
-    """Whether a weight lies between two tensors, as in x + x W, which is no x less its mean."""
-    products = (node for node in between(scope, x, tensor) if op_of(node) in WEIGHTED)
-    return any(matrices(scope, node) and not averages(scope, node) for node in products)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import MOST_AXES, Scope, constant_made, dims, op_of
+from slanc_onnx.norms.averages import PRODUCTS
 from slanc_onnx.norms.constants import rank_of, small_value
 from slanc_onnx.norms.row_axes import RowAxes, row_axes
-from slanc_onnx.norms.sums import PRODUCTS
 
 _FAR = 8  # nodes
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import op_of
+from slanc_onnx.norms.averages import PRODUCTS
 from slanc_onnx.norms.forms import Form, What
-from slanc_onnx.norms.sums import PRODUCTS
 from slanc_onnx.ops import MOVES
 
 _ADDS_UP = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", *PRODUCTS)

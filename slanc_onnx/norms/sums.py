@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from slanc_onnx.graph import SEE_THROUGH, Array, Scope, constant_made, op_of
-from slanc_onnx.norms.constants import small_value, stored_value
+from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of
+from slanc_onnx.norms.averages import POOLS, PRODUCTS
 from slanc_onnx.norms.origins import squared, squared_parts
 
 SQUARING = ("ReduceSumSquare", "ReduceL2", "MeanVarianceNormalization")
 BY_POWER = ("LpNormalization", "LpPool", "GlobalLpPool")  # 2 if left out
-PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "Einsum")  # that may add up what they multiply
 ADDS = ("Add", "Sum")
-_POOLS = ("GlobalAveragePool", "AveragePool")
-SUMS = ("ReduceMean", "ReduceSum", *_POOLS, "CumSum", "ReduceLogSum", "Conv", *PRODUCTS)
+SUMS = ("ReduceMean", "ReduceSum", *POOLS, "CumSum", "ReduceLogSum", "Conv", *PRODUCTS)
 
 
 def candidates(scope: Scope, order: Sequence[gs.Node]) -> Iterator[tuple[gs.Node, gs.Tensor]]:
@@ -44,41 +41,6 @@ def summed(scope: Scope, node: gs.Node) -> list[gs.Tensor]:
     op = op_of(node)
     read = node.inputs if op in PRODUCTS else node.inputs[: 2 if op == "Conv" else 1]
     return [t for t in read if t.name and not constant_made(scope, t)]
-
-
-def averages(scope: Scope, node: gs.Node) -> bool:
-    """Whether the constants of a product add up elements, each times the same number."""
-    constants = matrices(scope, node)
-    return bool(constants) and all(_is_uniform(scope, tensor) for tensor in constants)
-
-
-def adds_all(scope: Scope, node: gs.Node) -> bool:
-    """Whether a product leaves out no element that it adds up, as an averaging matrix may."""
-    return averages(scope, node) and all(elements(scope, t).all() for t in matrices(scope, node))
-
-
-def matrices(scope: Scope, node: gs.Node) -> list[gs.Tensor]:
-    """The constants by which a product multiplies."""
-    factors = node.inputs if op_of(node) == "Einsum" else node.inputs[:2]
-    return [t for t in factors if t.name and constant_made(scope, t)]
-
-
-def _is_uniform(scope: Scope, tensor: gs.Tensor) -> bool:
-    """Whether the elements of a constant are 0 or one other number."""
-    for most in (64, None):  # weights differ soon
-        values = elements(scope, tensor, most)
-        if len(np.unique(values[values != 0])) > 1:
-            return False
-    return bool(values.any())
-
-
-def elements(scope: Scope, tensor: gs.Tensor, most: int | None = None) -> Array:
-    """The first elements of a constant of numbers, or all; none where they are not known."""
-    found = stored_value(scope, tensor)
-    found = small_value(scope, tensor) if found is None else found
-    if found is None or found.dtype.kind not in "fiuV":
-        return np.empty(0)
-    return np.asarray(found.reshape(-1)[:most], np.float64)
 
 
 def _squares_inside(node: gs.Node) -> bool:

@@ -10,11 +10,12 @@ from fractions import Fraction
 import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of, reads_value
+from slanc_onnx.norms.averages import WEIGHTED, averages
 from slanc_onnx.norms.constants import small_value
 from slanc_onnx.norms.norm import SCALE_KEY
 from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.region import Joined, Region
-from slanc_onnx.norms.sums import BY_POWER, averages
+from slanc_onnx.norms.sums import BY_POWER
 from slanc_onnx.ops import (
     MOVES,
     QUANTISING,
@@ -27,7 +28,6 @@ from slanc_onnx.ops import (
 from slanc_onnx.reasons import Reason, Untaken, reason
 
 _MOST_NODES = 400  # of a walk
-WEIGHTED = ("MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul")
 _WITH_ROOT = (*BY_POWER, "ReduceL2", "MeanVarianceNormalization", "BatchNormalization")
 _TAKE_INTEGERS = {*(op for op in MOVES if MOVES[op].kind != "casts"), "DequantizeLinear"}
 

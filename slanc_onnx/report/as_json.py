@@ -16,7 +16,7 @@ from slanc_onnx.report.columns import COLUMNS, finite, reason_entry
 from slanc_onnx.report.inputs import trial_entries
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.wording import reason_text
-from slanc_onnx.verify import FirstRows, TensorSize, Validation
+from slanc_onnx.verify import FirstRows, Left, TensorSize, Validation
 
 VERSION = "1"
 REPORT_START = '{\n "version": "'  # by which one is known again
@@ -114,8 +114,10 @@ def validation_entry(
             "max_relative_error_before": finite(validation.rounded_error_before),
             "max_relative_error_after": finite(validation.rounded_error_after),
             "rms_relative_error_after": finite(validation.rounded_rms_error),
-            "first_out_of_range": _first_out(validation),
+            "first_out_of_range": _left(validation.first_out),
+            "first_out_of_range_before": _left(validation.first_out_before),
             "constants_beyond": _beyond(validation),
+            "inputs_beyond": dict(validation.inputs_beyond),
             "beside_fold": _beside_fold(validation),
             **_conversion(validation),
         },
@@ -162,8 +164,7 @@ def _conversion(validation: Validation) -> dict[str, Any]:
     }
 
 
-def _first_out(validation: Validation) -> dict[str, Any] | None:
-    left = validation.first_out
+def _left(left: Left | None) -> dict[str, Any] | None:
     if left is None:
         return None
     return {"tensor": left.tensor, "op": left.op, "value": finite(left.value)}
@@ -204,7 +205,9 @@ def _not_validated(reason: Reason) -> dict[str, Any]:
         "max_relative_error_after",
         "rms_relative_error_after",
         "first_out_of_range",
+        "first_out_of_range_before",
         "constants_beyond",
+        "inputs_beyond",
         "beside_fold",
     )
     return {

@@ -30,6 +30,30 @@ def judged_on(validation: Validation) -> list[str]:
     return parts
 
 
+def not_judged(validation: Validation) -> list[str]:
+    """What norms alone do not tell: what becomes of inputs that the format does not hold, and how
+    what left it as exported and fits now is made. What a failure names is left out."""
+    form, out, before = validation.format, validation.first_out, validation.first_out_before
+    named = () if out is None else (out.tensor,)
+    sizes = {name: size for name, size in validation.inputs_beyond.items() if name not in named}
+    found = []
+    if sizes:
+        first, largest = next(iter(sizes.items()))
+        more = f" (and {len(sizes) - 1} more)" if len(sizes) > 1 else ""
+        found.append(
+            f"what reads the input {first!r}{more}, which reaches {largest:.3g}, beyond {form}"
+        )
+    if before is not None and out is None and before.tensor not in sizes:
+        found.append(
+            f"what makes {before.op} ({before.tensor}), which left {form} with {before.value:.3g} "
+            f"as exported before the norm {before.norm!r} reads it, and fits now"
+        )
+    if not found:
+        return []
+    told = "; ".join(found)
+    return [f"not judged, as norms alone are rounded: {told} (--emulate all judges that)"]
+
+
 def _of_one_length(validation: Validation) -> list[Trial]:
     return [trial for trial in validation.trials if not trial.longer]
 

@@ -226,8 +226,8 @@ _FAILURES: dict[Kind, str] = {
     Failure.LEFT_FORMAT: "is the first to leave {0}, with {1:.3g}",
     Failure.ROWS_LEFT_FORMAT: "its rows are the first to leave {0}, with sums of squares up to "
     "{1:.3g}",
-    Failure.INPUT_LEFT_FORMAT: "leaves {0} before the norm {2!r} reads it, with {1:.3g}: no Div "
-    "behind it heals that",
+    Failure.INPUT_LEFT_FORMAT: "leaves {0} before the norm {2!r} reads it, with {1:.3g}: no "
+    "division behind it heals that",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.ZERO_ROWS: "{0} rows of zeros, or that vanish, in {1} norms, first {2!r}, are nan or "
     "infinite where the divided epsilon is rounded to nearest, which gives 0: use --epsilon "

@@ -14,6 +14,7 @@ from slanc_onnx.verify.default_level import as_written
 from slanc_onnx.verify.first_rows import FirstRow, FirstRows, run_every_token, vocabulary
 from slanc_onnx.verify.fp32_nodes import HEALED, Fp32Nodes, find_fp32_nodes
 from slanc_onnx.verify.held import held_against_rows
+from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.observed import Observed
 from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.tolerance import Exactness
@@ -31,6 +32,7 @@ __all__ = [
     "FirstRow",
     "FirstRows",
     "Fp32Nodes",
+    "Left",
     "Observed",
     "TensorSize",
     "Trial",

@@ -17,6 +17,8 @@ from slanc_onnx.options import Options
 from slanc_onnx.run import CannotRun, Feeds, read_in_float32, session_of
 from slanc_onnx.verify.emulate import Everything, Watched, What, emulate
 
+READ: tuple[What, ...] = ("read", "divided")  # what comes to a norm, and not of it
+
 
 @dataclass(frozen=True)
 class Left:
@@ -28,7 +30,8 @@ class Left:
         value: The largest number that did not fit: an element, or a sum inside the op; for rows
             of a norm the largest sum of squares.
         norm: The name of the norm that it belongs to; "" for none.
-        what: Of that norm, the "rows", what it has "made" or "read", or the "product" of its row.
+        what: Of that norm, the "rows", what it has "made" or "read", the "product" of its row, or
+            what a fold has "divided" before it.
     """
 
     tensor: str

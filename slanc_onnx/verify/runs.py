@@ -44,7 +44,6 @@ T = TypeVar("T")
 ORIGINAL_REWRITTEN = ("original", "rewritten")
 COMPARED_RUNS, MOST_KEPT = 4, 1 << 30
 FEW_RUNS = 4  # that take less time than to pack the weights for them
-_ALL_NEEDED = 5  # of the versions; the fold rounded otherwise is the sixth
 _OTHER_ORDER: dict[SumOrder, SumOrder] = {"sequential": "pairwise", "pairwise": "sequential"}
 
 
@@ -146,7 +145,7 @@ def run_four(
 
         results.append(_run_version(version, options, sets, step))
     ran = zip(sets, zip(*results, strict=True), strict=True)
-    return [unless_refused(partial(_four, before, models[0], *given)) for given in ran]
+    return [unless_refused(partial(_four, before, models[0], versions, *given)) for given in ran]
 
 
 def _rounded(what: str, rounded: Emulated, folder: Path | None, needed: bool = True) -> _Version:
@@ -207,28 +206,29 @@ def unless_refused(run: Callable[[], T]) -> T | CannotRun:
 def _four(
     before: ReadModel,
     original: onnx.ModelProto,
+    versions: Sequence[_Version],
     feeds: Sequence[Feeds],
     results: Sequence[Runs | CannotRun],
 ) -> FourRuns:
     """What each version gave on one set.
 
     Raises:
-        CannotRun: one of them gave nothing, or another run fails.
+        CannotRun: one that is needed gave nothing, or another run fails.
     """
-    ran: list[Runs] = []
-    for one in results[:_ALL_NEEDED]:
-        if isinstance(one, CannotRun):
+    ran, others = list[Runs](), list[Runs]()
+    for version, one in zip(versions, results, strict=True):
+        if isinstance(one, Runs):
+            (ran if version.needed else others).append(one)
+        elif version.needed:
             raise one
-        ran.append(one)
     plain, scaled, naive, protected, *fold = ran
-    noisy = [one for one in results[_ALL_NEEDED:] if isinstance(one, Runs)]
     unstable = _unstable(original, before.folder, feeds, plain, scaled)
     loaded = None
     if before.loaded is not before.model and not before.written_out:
         model = as_float32(before.loaded, before.folder)
         session = session_of(model, before.folder, packs=packs(feeds))
         loaded = Runs([session.run(feed) for feed in feeds[: len(plain.outputs)]], {}, plain.losses)
-    of_fold = (*fold, *noisy)
+    of_fold = (*fold, *others)
     return FourRuns(plain, scaled, naive, protected, loaded, unstable, *of_fold)
 
 

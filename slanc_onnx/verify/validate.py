@@ -17,7 +17,8 @@ from slanc_onnx.verify.beside_fold import beside_fold
 from slanc_onnx.verify.beyond import Beyond, as_infinite
 from slanc_onnx.verify.compare import Difference, Runs, all_zero, compare, least_cosine
 from slanc_onnx.verify.epsilons import rounded_epsilons
-from slanc_onnx.verify.left import Left, all_left, first_of, largest_of
+from slanc_onnx.verify.inputs_beyond import inputs_beyond
+from slanc_onnx.verify.left import READ, Left, all_left, first_of, largest_of
 from slanc_onnx.verify.observed import Observed, observe
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four, unless_refused
@@ -112,6 +113,8 @@ def _judged(
         reshaped_before=naive.reshaped,
         all_zero=all_zero(plain, unstable),
         cosine=least_cosine(plain, runs.protected, unstable) if options.to else None,
+        first_out_before=next((one for one in runs.naive.left if one.what in READ), None),
+        inputs_beyond=_inputs_beyond(before, options, feeds),
         beside_fold=beside_fold(
             runs, options.accelerator, _merged_by(options, exact, fp32, before)
         ),
@@ -153,6 +156,11 @@ def _all_left(
 ) -> list[Left] | None:
     """All that leaves the format where something is lost and everything rounded; else None."""
     return all_left(after, options, feeds) if options.everything and lost else None
+
+
+def _inputs_beyond(before: ReadModel, options: Options, feeds: Sequence[Feeds]) -> dict[str, float]:
+    """The inputs that the format does not hold, where not everything is rounded that reads them."""
+    return {} if options.everything else inputs_beyond(before, feeds, options.accelerator.format)
 
 
 def _lost_sums(observed: Mapping[str, Observed]) -> dict[str, Array]:
@@ -234,7 +242,8 @@ def _first_norm_out(
 ) -> Left | None:
     """The first norm that reads what left, whose rows or products overflow, or whose output left.
 
-    An output that left is told where that breaks something: the rows of a norm, or an output.
+    An output that left, and what a fold divides, is told where that breaks something: the rows of
+    a norm, or an output.
 
     Args:
         norms: Those of the rewritten model.
@@ -247,6 +256,8 @@ def _first_norm_out(
     for norm in norms:
         if (norm.name, "read") in found:
             return found[norm.name, "read"]
+        if broken and (norm.name, "divided") in found:
+            return found[norm.name, "divided"]
         seen = observed.get(norm.name)
         if seen is not None and seen.overflowed:
             return Left(norm.output, norm.form, largest_of(seen.scaled), norm.name, "rows")
@@ -267,7 +278,7 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
     elif not result.fp32_max_relative_error <= result.fp32_tolerance:
         failures.append(Reason(Failure.FP32_BEYOND_TOLERANCE))
     out = result.first_out
-    if out is not None and out.what == "read":
+    if out is not None and out.what in READ:
         facts = (form, out.value, out.norm)
         failures.append(Reason(Failure.INPUT_LEFT_FORMAT, facts, out.op, out.tensor))
     elif out is not None and out.what in ("made", "product"):

@@ -90,6 +90,10 @@ class Validation:
             rounds these; None for other files, of which `fp32_tolerance` is demanded.
         beside_fold: How far a file with merged parts is from the fold alone, both rounded; None
             for other files.
+        first_out_before: The first tensor of the original that leaves the format before a norm
+            reads it, where norms alone are rounded; None where none does.
+        inputs_beyond: By name, the largest |x| of graph inputs that the format does not hold, where
+            norms alone are rounded, and so not every op that reads one.
         as_they_round: How far a file with merged parts is from the original where both are run as
             they are; None where they hold nothing of 16 bits, or are not run so.
     """
@@ -125,6 +129,8 @@ class Validation:
     fp32_rms_tolerance: float | None = None
     beside_fold: BesideFold | None = None
     as_they_round: Difference | None = None
+    first_out_before: Left | None = None
+    inputs_beyond: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def observed_on_each(self) -> list[Mapping[str, Observed]]:

@@ -90,9 +90,7 @@ CERTIFICATE = [
 ]
 OBSERVED = ["sum_of_squares", "scaled", "overflowed", "underflowed", "overflowed_before"]
 VALIDATION = [
-    "fp32_identical",
-    "fp32_max_abs_error",
-    "fp32_rms_error",
+    *("fp32_identical", "fp32_max_abs_error", "fp32_rms_error"),
     "fp32_default_level",
     "as_they_round_rms_error",
     "fp16",
@@ -106,11 +104,9 @@ VALIDATION = [
 ]
 FP16 = [
     *("lost_before", "overflowed_before", "overflowed_after"),
-    "max_relative_error_before",
-    "max_relative_error_after",
-    "rms_relative_error_after",
-    "first_out_of_range",
-    "constants_beyond",
+    *("max_relative_error_before", "max_relative_error_after", "rms_relative_error_after"),
+    *("first_out_of_range", "first_out_of_range_before"),
+    *("constants_beyond", "inputs_beyond"),
     "beside_fold",
 ]
 
@@ -268,6 +264,8 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
         at_default=Difference(False, 10.0, 11.0, 12.0),
         beyond=Beyond(("c", "d"), -1e9, Difference(False, 1.0, 1.0, math.inf), "Softmax", "p"),
         first_out=Left("t", "MatMul", 9.0),
+        first_out_before=Left("h", "Mul", 8e4, "n", "read"),
+        inputs_beyond={"x": 7e4},
         tensors=(TensorSize("m", "mul", "Mul", 70000.0, 65504.0, True),),
         failures=[Reason(Failure.OUTPUTS_OFF)],
     )
@@ -284,7 +282,8 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
             "max_relative_error_after": 5.0,
             "rms_relative_error_after": 6.0,
             "first_out_of_range": {"tensor": "t", "op": "MatMul", "value": 9.0},
-            **{"constants_beyond": BEYOND, "beside_fold": None},
+            "first_out_of_range_before": {"tensor": "h", "op": "Mul", "value": 8e4},
+            **{"constants_beyond": BEYOND, "inputs_beyond": {"x": 7e4}, "beside_fold": None},
         },
         "tensors": [
             {

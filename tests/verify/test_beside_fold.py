@@ -145,15 +145,30 @@ def test_what_a_scale_rounds_the_fold_rounds_too() -> None:
     assert against(FAINT, alone=FAINT).passed
 
 
-def test_noise_that_cannot_be_run_is_one_roundoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(model: onnx.ModelProto, *given: object, **named: object) -> object:
-        if any(node.op_type == "Sin" for node in flat(model.graph)):
-            raise CannotRun("no Sin")
-        return session_of(model, *given, **named)  # type: ignore[arg-type]
+def without_noise(model: onnx.ModelProto, *given: object, **named: object) -> object:
+    """A session, but for a model that noise moves."""
+    if any(node.op_type == "Sin" for node in flat(model.graph)):
+        raise CannotRun("no Sin")
+    return session_of(model, *given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runs, "session_of", refuses)
+
+def test_noise_that_cannot_be_run_is_one_roundoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "session_of", without_noise)
     beside = against(1.0, alone=1.0).beside_fold
     assert beside is not None and math.isnan(beside.noise) and beside.moves == 2**-11
+
+
+def test_its_flag_says_which_version_may_be_refused_and_not_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of_the_fold, expected = runs._of_the_fold, against(1.0, alone=FAINT).beside_fold
+    monkeypatch.setattr(runs, "_of_the_fold", lambda *given: of_the_fold(*given)[::-1])
+    assert expected is not None
+    assert against(1.0, alone=FAINT).beside_fold == expected
+    monkeypatch.setattr(runs, "session_of", without_noise)
+    refused = against(1.0, alone=FAINT).beside_fold
+    assert refused is not None and math.isnan(refused.noise)
+    assert replace(refused, noise=expected.noise) == expected
 
 
 def flat(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -12,14 +12,8 @@ from slanc_onnx.verify.emulate.everything import (
 )
 from slanc_onnx.verify.emulate.inputs import float_inputs
 from slanc_onnx.verify.emulate.kept import names_of
-from slanc_onnx.verify.emulate.lost import largest_finite
-from slanc_onnx.verify.emulate.norms import (
-    Emulated,
-    Watched,
-    What,
-    can_emulate,
-    emulate,
-)
+from slanc_onnx.verify.emulate.lost import Watched, What, largest_finite
+from slanc_onnx.verify.emulate.norms import Emulated, can_emulate, emulate
 
 __all__ = [
     "CONTAINERS",

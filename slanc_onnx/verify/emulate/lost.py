@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from slanc_onnx.run import Emitter
+
+# What a tensor that left the format is to a norm. One that no norm has to do with was made, too.
+What = Literal["made", "read", "rows", "product", "divided"]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A tensor of which a model shows whether it left the format.
+
+    Attributes:
+        tensor: Its name.
+        op: The op that makes it, or the form of a norm.
+        output: The output with the largest number that left the format, 0 where none did; for
+            rows that with their mean squares.
+        norm: The name of the norm that it belongs to; "" for none.
+        what: Of that norm, the "rows", what it has "made", what it has "read", the "product" of
+            its row with a weight, before that is divided, or what a fold has "divided" before it.
+    """
+
+    tensor: str
+    op: str
+    output: str
+    norm: str = ""
+    what: What = "made"
 
 
 def lost(emitter: Emitter, given: str, y: str, size: str) -> str:

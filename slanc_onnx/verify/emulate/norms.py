@@ -10,19 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import NodeProto
 
 from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.graph import GraphPath, Tensor, graph_at, known_op
+from slanc_onnx.graph import GraphPath, Tensor, graph_at
 from slanc_onnx.norms import Norm, as_computed, residual_name
 from slanc_onnx.run import Emitter
 from slanc_onnx.verify.emulate.device import Device, in_branch
 from slanc_onnx.verify.emulate.everything import (
-    MOVES,
     Computed,
     Everything,
     computed,
@@ -30,10 +28,8 @@ from slanc_onnx.verify.emulate.everything import (
 )
 from slanc_onnx.verify.emulate.inputs import Stored, store_inputs
 from slanc_onnx.verify.emulate.kept import apart_from_kept
-from slanc_onnx.verify.emulate.lost import finite, lost
-
-# What a tensor that left the format is to a norm. One that no norm has to do with was made, too.
-What = Literal["made", "read", "rows", "product"]
+from slanc_onnx.verify.emulate.lost import Watched, finite, lost
+from slanc_onnx.verify.emulate.stored import StoredReads
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Emulated:
             has it: not finite where the row overflowed, zero where it underflowed. For a norm in a
             branch of an If it is empty where the branch is not taken.
         watched: Outputs that show what left the format, in the order of the model: with the norms
-            alone, what they read.
+            alone, what they read, and what a fold divides before them.
         arrived: By norm name, the output with 1 for each row that was not finite before the norm
             read it, and 0 for others; shapes as in `mean_squares`.
     """
@@ -55,27 +51,6 @@ class Emulated:
     mean_squares: dict[str, str]
     watched: list[Watched] = field(default_factory=list)
     arrived: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Watched:
-    """A tensor of which a model shows whether it left the format.
-
-    Attributes:
-        tensor: Its name.
-        op: The op that makes it, or the form of a norm.
-        output: The output with the largest number that left the format, 0 where none did; for
-            rows that with their mean squares.
-        norm: The name of the norm that it belongs to; "" for none.
-        what: Of that norm, the "rows", what it has "made", what it has "read", or the "product" of
-            its row with a weight, before that is divided.
-    """
-
-    tensor: str
-    op: str
-    output: str
-    norm: str = ""
-    what: What = "made"
 
 
 def can_emulate(norm: Norm) -> bool:
@@ -103,22 +78,22 @@ def emulate(
     """
     emitter = Emitter(model)
     mean_squares, arrived = dict[str, str](), dict[str, str]()
-    made: dict[str, Watched] = {}
+    made, makers = dict[str, Watched](), dict[str, NodeProto]()
     watched: list[Watched] = []
-    makers: dict[str, NodeProto] = {}
     device = Device(emitter, accelerator, dither)
     how = everything or Everything()
     norms = as_computed(norms, accelerator.variance == "one-pass")
     norms, boundary = apart_from_kept(device, norms, how.kept, how.watch)
     inputs = Stored() if everything is None else store_inputs(device, how.kept, how.watch)
     norms = [replace(n, input=inputs.rounded.get(n.input, n.input)) for n in norms]
-    for norm in filter(can_emulate, norms):
+    emulated = list(filter(can_emulate, norms))
+    stored = StoredReads(device, model, emulated if everything is None else (), loops)
+    for norm in emulated:
         nodes = graph_at(emitter.model, norm.path).node
         index = next(i for i, node in enumerate(nodes) if norm.output in node.output)
         makers[norm.name] = nodes[index]
         shows = emitter.can_show(norm.path, loops)
-        if everything is None:
-            watched += _stored(device, norm, shows)
+        watched += stored.before(norm)
         emitter.place(norm.path, index)
         of_rows = _written_out(device, norm)
         if shows:
@@ -128,7 +103,7 @@ def emulate(
             if everything is None:
                 watched.append(made[norm.name])
     plain = _unplugged([norm for norm in norms if norm.name in makers], makers, emitter)
-    shown = [w.output for w in watched if w.what == "read"] + boundary.outputs + inputs.outputs
+    shown = [w.output for w in watched if w.what != "made"] + boundary.outputs + inputs.outputs
     shown += [w.output for w in made.values() if how.watch or everything is None]
     emitter.finish([*mean_squares.values(), *arrived.values(), *shown])
     own = {(n.path, i) for n in norms if n.name in makers for i in _by_ops(n, accelerator)}
@@ -192,37 +167,6 @@ def _shown_from(emitter: Emitter, path: GraphPath, index: int, x: str) -> str:
     return shown
 
 
-def _stored(device: Device, norm: Norm, shows: bool) -> list[Watched]:
-    """Let what a norm reads be stored as the device stores it, before a Div divides it.
-
-    A Div behind a tensor does not heal one that has left the format. What has no Div is rounded
-    with the norm's own steps.
-
-    Args:
-        device: Rounds; it writes with an emitter whose model holds the norm.
-        norm: The norm.
-        shows: Whether what left the format can be shown.
-    """
-    if "input" in device.accelerator.fp32_steps:
-        return []
-    emitter, graph = device.emitter, graph_at(device.emitter.model, norm.path)
-    reads = [(graph.node[i], i, 0) for i in dict.fromkeys(norm.divisions)] or [
-        (graph.node[p.node], p.node, p.position) for p in norm.places
-    ]
-    watched: dict[str, Watched] = {}
-    for node, index, position in reads:
-        tensor = node.input[position]
-        emitter.place(norm.path, index - 1)
-        full = emitter.to_float(tensor)
-        rounded = device.rounded(full)
-        if norm.divisions or norm.deferred:  # a product reads it too
-            node.input[position] = emitter.node("Cast", rounded, to=norm.element_type)
-        if shows and tensor not in watched:
-            size = emitter.shown(norm.path, lost(emitter, full, rounded, full))
-            watched[tensor] = Watched(*_behind_moves(graph, tensor), size, norm.name, "read")
-    return list(watched.values())
-
-
 def _watched(
     found: Computed,
     left: dict[str, str],
@@ -263,19 +207,6 @@ def _unplugged(
             if output == norm.output or (i == norm.residual and output):
                 node.output[i] = emitter.name()
     return plain
-
-
-def _behind_moves(graph: onnx.GraphProto, tensor: str) -> tuple[str, str]:
-    """The tensor that an op computes whose values are moved into this one, and the op's type."""
-    makers = {name: node for node in graph.node for name in node.output if name}
-    for _ in range(len(graph.node)):
-        node = makers.get(tensor)
-        if node is None or known_op(node) not in (*MOVES, "Cast") or not node.input:
-            break
-        tensor = node.input[0]
-    if tensor in makers:
-        return tensor, makers[tensor].op_type
-    return tensor, "weight" if any(init.name == tensor for init in graph.initializer) else "input"
 
 
 def _written_out(device: Device, norm: Norm) -> tuple[str, str, str]:
