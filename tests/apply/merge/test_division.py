@@ -173,7 +173,7 @@ LEFT = {
     "moved before it": (
         NORM
         + "    shape = Constant<value_ints = [-1, 8]>() f = Reshape(n_x, shape) y = MatMul(f, w)",
-        Unmerged.READ_OTHERWISE,
+        Unmerged.OTHER_PRODUCT,
     ),
     "a root of whole rows": (
         NORM.replace("Div(rows, n_root)", "Div(rows, wide)").replace(
@@ -182,14 +182,28 @@ LEFT = {
         + "    y = MatMul(n_x, w)",
         Unmerged.ROOT_SPREADS,
     ),
-    "a stack of matrices": (NORM + "    y = MatMul(n_x, stack)", Unmerged.READ_OTHERWISE),
+    "a stack of matrices": (NORM + "    y = MatMul(n_x, stack)", Unmerged.OTHER_PRODUCT),
+    "a product in a branch": (
+        NORM
+        + "    always = Constant<value = bool {1}>() y = If(always) <"
+        + "then_branch = then () => (float[a, s, c] t) { t = MatMul(n_x, w) },"
+        + "else_branch = else () => (float[a, s, c] e) { e = MatMul(n_x, w2) }>",
+        Unmerged.OTHER_PRODUCT,
+    ),
+    "a row in integers": (
+        NORM
+        + "    step = Constant<value_float = 0.02>() zero = Constant<value = int8 {0}>()"
+        + "    q = QuantizeLinear(n_x, step, zero) d = DequantizeLinear(q, step, zero)"
+        + "    y = MatMul(d, w)",
+        Unmerged.INTEGER_WEIGHT,
+    ),
     "a mean": (
         "[n] n_x = LayerNormalization<axis = -1>(rows, ones) y = MatMul(n_x, w)",
         Unmerged.KEEPS_MEAN,
     ),
     "a factor": (
         NORM + "    y = com.microsoft.FusedMatMul<alpha = 0.5>(n_x, w)",
-        Unmerged.READ_OTHERWISE,
+        Unmerged.OTHER_PRODUCT,
     ),
 }
 
