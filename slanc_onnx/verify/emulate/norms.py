@@ -133,7 +133,7 @@ def emulate(
     emitter.finish([*mean_squares.values(), *arrived.values(), *shown])
     own = {(n.path, i) for n in norms if n.name in makers for i in _by_ops(n, accelerator)}
     if everything is not None or own:  # nothing else rounds these
-        found = computed(model, plain, emitter.opset, own if everything is None else None)
+        found = computed(model, plain, emitter.opset, None if everything else own, own)
         products = [] if how.watch else _products(found, model, norms, made, everything is None)
         left = round_everything(emitter, found, device, how)
         watched += [replace(p, output=left[p.tensor]) for p in products if p.tensor in left]
