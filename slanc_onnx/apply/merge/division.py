@@ -160,9 +160,8 @@ def _size(
         refused = found.reason
     if predicted is None and certified is None:
         return None
-    ends = (held.flow.node(*at).output[0] for at in sorted({reader.at for reader in readers}))
-    form, outputs = device.format, tuple(ends)
-    return ProductSize(predicted, certified, form.largest, str(form), outputs, refused)
+    form = device.format
+    return ProductSize(predicted, certified, form.largest, str(form), refused)
 
 
 def _longest_column(held: Held, reader: Reader, changes: Changes) -> float:

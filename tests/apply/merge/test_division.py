@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from slanc_onnx import Options, compute_scales, find_norms, protect, protect_file
+from slanc_onnx import Options, compute_scales, find_norms, protect
 from slanc_onnx.apply.merge import Merges, Part, merge_in_memory
 from slanc_onnx.norms.norm import SCALE_KEY
 from slanc_onnx.options import Certify, Merge
 from slanc_onnx.reasons import Reason, Unmerged
-from slanc_onnx.report.sidecar import sidecar
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.targets import TARGETS
 from tests.models.merge_models import BETA, EVERY, IDS, RMS, model
@@ -384,15 +382,3 @@ def test_certificates_are_proved_of_the_file_that_has_the_products() -> None:
     )
     assert found.safe_radius is not None and without.safe_radius is not None
     assert found.safe_radius <= without.safe_radius
-
-
-def test_the_sidecar_names_what_is_divided(tmp_path: Path) -> None:
-    source, first, second = (tmp_path / f"{name}.onnx" for name in ("given", "first", "second"))
-    onnx.save(model(NORM + PRODUCTS), source)
-    options = Options(estimate="weights", apply="fold", merge=["division"], certify="off")
-    (norm,) = sidecar(protect_file(source, first, options))["norms"]
-    assert norm["products"] == ["p", "q"] and norm["tensor"] == "rows"
-    (again,) = sidecar(protect_file(first, second, options))["norms"]
-    assert again["products"] == ["p", "q"]
-    (plain,) = sidecar(protect_file(source, second, Options(estimate="weights")))["norms"]
-    assert plain["products"] == []
