@@ -98,7 +98,7 @@ def _fold_in_memory(
     """`carry_out` with "fold"; what was read is taken over where something changes."""
     folded, now = fold(read, decided, options)
     apply_fold(read.model, folded, read.folder)
-    modified = bool(folded.edits)
+    modified = bool(folded.edits or folded.weights)
     if options.merge:
         merges = merge_in_memory(read.model, read.folder, options, now)
         now = without_proofs(now, merges, options.accelerator)
