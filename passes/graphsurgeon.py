@@ -25,8 +25,8 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onn
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-import slanc_onnx
 from slanc_onnx import Options, ScaledNorm, SlancError
+from slanc_onnx.job import protect_and_tell
 from slanc_onnx.norms import APPLIED_KEY, SCALE_KEY, TARGET_KEY
 
 _NOTED = (SCALE_KEY, APPLIED_KEY, TARGET_KEY)
@@ -41,14 +41,15 @@ def protect(
 
     Args:
         graph: The main graph. Only norms, epsilons, new constants and nodes change, and with
-            `Options.apply` "fold" the weights that are divided; nodes and tensors that stay are
-            the same objects. Functions that hold norms are inlined.
+            `Options.apply` "fold" the weights that are divided or merged into; nodes and tensors
+            that stay are the same objects. Functions that hold norms are inlined.
         options: How. `Options.to` is refused: it makes a file of 16 bits, with slanc_onnx.protect.
         folder: Where external data lies that was not loaded. It is read through memory maps and
             stays as it is; weights in memory are copied once while this runs.
 
     Returns:
-        Every norm with its decision. The graph was modified if one has the status "scaled".
+        Every norm with its decision. The graph was modified if one has the status "scaled", and
+        where something is merged.
 
     Raises:
         SlancError: bad input; the graph is unchanged.
@@ -59,8 +60,8 @@ def protect(
             "model to slanc_onnx.protect or the file to slanc-onnx."
         )
     exported = _Exported(graph)
-    decided = slanc_onnx.protect(exported.model, options, folder=folder)
-    if any(found.status == "scaled" for found in decided):
+    modified, decided = protect_and_tell(exported.model, options, folder=folder)
+    if modified:
         _Merge(graph, exported).merge()
     return decided
 

@@ -36,7 +36,7 @@ from slanc_onnx.graph import (
     Tensor,
     stored_tensor,
 )
-from slanc_onnx.job import decide
+from slanc_onnx.job import decide, protect_and_tell
 from slanc_onnx.norms import read_model
 from slanc_onnx.run import with_checked_inputs
 from slanc_onnx.scale import scales_to_apply
@@ -54,9 +54,9 @@ class SlancPass(ir.passes.InPlacePass):
         self.options = options or Options()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Scale the norms in place; `modified` says whether there was one to scale."""
-        decided = scale_model(model, self.options)
-        return ir.passes.PassResult(model, modified=any(d.status == "scaled" for d in decided))
+        """Scale the norms in place; `modified` says whether there was one to scale or to merge."""
+        modified, _ = _scaled(model, self.options)
+        return ir.passes.PassResult(model, modified=modified)
 
 
 def scale_model(model: ir.Model, options: Options | None = None) -> list[ScaledNorm]:
@@ -65,17 +65,22 @@ def scale_model(model: ir.Model, options: Options | None = None) -> list[ScaledN
     Args:
         model: The model; only norms, epsilons and new initializers and nodes change, and with
             `Options.apply` "fold" the weights that are divided. Where functions that hold norms
-            are inlined, norms inside an attention op written out, or scales for another target
-            taken out, `model.graph` is a new object.
+            are inlined, norms inside an attention op written out, scales for another target taken
+            out, or parts of norms merged, `model.graph` is a new object.
         options: How. `Options.to` is refused: it makes a file of 16 bits, with slanc_onnx.protect.
 
     Returns:
-        Every norm with its decision. The model was modified if one has the status "scaled".
+        Every norm with its decision. The model was modified if one has the status "scaled", and
+        where something is merged.
 
     Raises:
         SlancError: bad input; the model is unchanged.
     """
-    options = options or Options()
+    return _scaled(model, options or Options())[1]
+
+
+def _scaled(model: ir.Model, options: Options) -> tuple[bool, list[ScaledNorm]]:
+    """Whether the model was modified, and every norm with its decision."""
     if options.to is not None:
         raise SlancError(
             f"to {options.to!r} is not done on a model of onnx_ir. Save it, and give the file to "
@@ -83,6 +88,11 @@ def scale_model(model: ir.Model, options: Options | None = None) -> list[ScaledN
         )
     # Found and decided on a copy; node i of its graphs is node i of the model's.
     proto, folder = ir.to_proto(model), _external_folder(model)
+    if options.merge:
+        modified, decided = protect_and_tell(proto, options, folder=folder)
+        if modified:
+            _take_nodes(model, proto, folder)
+        return modified, decided
     read = read_model(proto, folder, isolate=options.isolate)
     options = with_checked_inputs(options, read.specs)
     read, _ = without_scales_of_others(read, options.accelerator.stamp)
@@ -104,20 +114,29 @@ def scale_model(model: ir.Model, options: Options | None = None) -> list[ScaledN
         for tensor, divided in tensors.items():
             editor.replace(tensor, divided)
     editor.apply()
-    return decided
+    return any(d.status == "scaled" for d in decided), decided
 
 
 def _take_nodes(model: ir.Model, changed: onnx.ModelProto, folder: Path | None) -> None:
-    """Give a model the nodes and functions of a changed copy, with the weights that it has."""
+    """Give a model the nodes and functions of a changed copy, with those weights that it has."""
     taken = ir.from_proto(changed)
     if folder is not None:
         ir.external_data.set_base_dir(taken.graph, folder)
     for name, value in taken.graph.initializers.items():
-        if name in model.graph.initializers:
-            value.const_value = model.graph.initializers[name].const_value
+        before = model.graph.initializers.get(name)
+        if before is not None and _same(before.const_value, value.const_value):
+            value.const_value = before.const_value
     model.graph = taken.graph
     for key in set(model.functions) - set(taken.functions):
         del model.functions[key]
+
+
+def _same(one: ir.TensorProtocol | None, other: ir.TensorProtocol | None) -> bool:
+    """Whether two tensors are the same, bit for bit; what lies in a file is never changed."""
+    if one is None or other is None or isinstance(other, ir.ExternalTensor):
+        return one is not None
+    same = (one.dtype, tuple(one.shape)) == (other.dtype, tuple(other.shape))
+    return same and one.tobytes() == other.tobytes()
 
 
 def _external_folder(model: ir.Model) -> Path | None:

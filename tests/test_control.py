@@ -131,6 +131,20 @@ def test_what_cannot_be_set_is_bad_input(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("more", [(), ("--apply", "fold"), ("--apply", "fold", "--merge", "all")])
+def test_a_scale_that_an_earlier_run_set_is_there(
+    more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So a command that is run again on what it wrote changes nothing; another scale is refused."""
+    once, again = tmp_path / "once.onnx", tmp_path / "again.onnx"
+    usual = ("--certify", "off", "--estimate", "weights", "--no-validate", "-q", *more)
+    assert command(LLAMA, "-o", once, "--set-scale", f"{FIRST}=2^6", *usual) == PASSED
+    assert command(once, "-o", again, "--set-scale", f"{FIRST}=2^6", *usual) == PASSED
+    assert once.read_bytes() == again.read_bytes()
+    assert command(once, "-o", again, "--set-scale", f"{FIRST}=2^7", *usual) == BAD_INPUT
+    assert "cannot be scaled by 128: scaled by an earlier run." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "option",
     ["-o", "--report", "--html", "--sidecar", "--config", "--target-file", "--inputs", "--observe"],

@@ -14,7 +14,8 @@ from slanc_onnx import Accelerator, Options, protect, protect_file
 from slanc_onnx.cli import main
 from slanc_onnx.errors import SlancError
 from slanc_onnx.norms import read_model
-from slanc_onnx.options import Merge
+from slanc_onnx.options import Merge, To
+from slanc_onnx.targets import TARGETS
 from tests.models.merge_models import LAYER, RMS, model, norm
 from tests.models.small_graphs import D, normal
 from tests.oracles.unoptimised import run
@@ -134,6 +135,26 @@ def test_all_in_fp16(tmp_path: Path) -> None:
     assert outcome.passed
     found = outcome.report["merge"]
     assert found is not None and found["weightless"] == 7
+
+
+@pytest.mark.parametrize("to", get_args(To))
+def test_the_error_that_is_told_is_that_of_the_type_that_is_written(to: To, tmp_path: Path) -> None:
+    gamma, weight = normal(6, D), normal(2, D, 6)
+    before = model(norm(RMS, "n", "rows") + "y = MatMul(n_y, w)", {"gamma": gamma, "w": weight})
+    source, output = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(before, source)
+    device = TARGETS["bf16" if to == "bf16" else "fp16-sequential"]
+    options = Options(to=to, merge=GAMMA, certify="off", validate=False, accelerator=device)
+    entry = protect_file(source, output, options).report["merge"]
+    assert entry is not None
+    told = entry["largest_relative_error"]
+    exact = gamma[:, None].astype(np.float64) * weight.astype(np.float64)
+    [found] = [
+        numpy_helper.to_array(t).astype(np.float64)
+        for t in onnx.load(output).graph.initializer
+        if list(t.dims) == [D, 6]
+    ]
+    assert told == pytest.approx(np.linalg.norm(found - exact) / np.linalg.norm(exact), rel=1e-6)
 
 
 def test_a_raised_epsilon_may_move_as_much_as_in_a_fold(tmp_path: Path) -> None:

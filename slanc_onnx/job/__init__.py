@@ -7,7 +7,7 @@ What cannot be done is refused before anything is written.
 
 from slanc_onnx.job.begin import check_files
 from slanc_onnx.job.files import protect_file
-from slanc_onnx.job.in_memory import carry_out, decide, protect
+from slanc_onnx.job.in_memory import carry_out, decide, protect, protect_and_tell
 from slanc_onnx.job.model_folder import ModelFolder, read_model_folder
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "check_files",
     "decide",
     "protect",
+    "protect_and_tell",
     "protect_file",
     "read_model_folder",
 ]

@@ -16,7 +16,7 @@ import onnx
 from slanc_onnx.apply import apply_scales_in
 from slanc_onnx.apply.convert import write_converted
 from slanc_onnx.apply.fold import write_folded
-from slanc_onnx.apply.merge import write_merged
+from slanc_onnx.apply.merge import Merges, write_merged
 from slanc_onnx.graph import Draft, load_model, name_nodes
 from slanc_onnx.job.work import Done, Job
 from slanc_onnx.norms import ReadModel, read_model
@@ -31,6 +31,8 @@ from slanc_onnx.weights import workers
 
 def write_and_validate(job: Job, done: Done, draft: Draft) -> None:
     _write(job, done, draft)
+    if done.merges is not None and done.merges.products:
+        done.merges = _with_outputs(done.merges, _written(done, draft.path, job.options.isolate))
     job.clock.lap("write")
     if not job.options.validate:
         return
@@ -66,6 +68,12 @@ def _write(job: Job, done: Done, draft: Draft) -> None:
         least = job.options.least_epsilon
         apply_scales_in(model, job.read.norms, scales, target, least)
         draft.write(model, job.progress)
+
+
+def _with_outputs(merges: Merges, after: ReadModel) -> Merges:
+    """The merges with what products are divided to in the file; see `Merges.outputs`."""
+    deferred = {norm.name: tuple(one.output for one in norm.deferred) for norm in after.norms}
+    return replace(merges, outputs={name: deferred.get(name, ()) for name in merges.products})
 
 
 @contextmanager

@@ -39,23 +39,31 @@ def protect(
         folder: Where its external data lies, if it has any.
 
     Returns:
-        Every norm with its decision. The model was modified if one has the status "scaled", and
-        with `Options.to`.
+        Every norm with its decision. The model was modified if one has the status "scaled", with
+        `Options.to`, and where something is merged.
 
     Raises:
         SlancError: bad input; the model is unchanged.
     """
+    return protect_and_tell(model, options, folder=folder)[1]
+
+
+def protect_and_tell(
+    model: onnx.ModelProto, options: Options | None = None, *, folder: Path | None = None
+) -> tuple[bool, list[ScaledNorm]]:
+    """As `protect`, and whether the model was modified."""
     options = (options or Options()).implied()
     read = read_model(model, folder, isolate=options.isolate)
     options = with_checked_inputs(options, read.specs)
     read, _ = without_scales_of_others(read, options.accelerator.stamp)
     decided = decide(read, options)
-    _, decided = carry_out(read, decided, options)
+    modified, decided = carry_out(read, decided, options)
     if options.certify == "off" or not (options.to or options.merge):
-        return decided
+        return modified, decided
     with workers(options.executor, options.jobs) as executor:
         after = read_model(model, folder, isolate=options.isolate)
-        return certified_as_written(decided, after, replace(options, executor=executor))
+        options = replace(options, executor=executor)
+        return modified, certified_as_written(decided, after, options)
 
 
 def carry_out(
@@ -74,25 +82,32 @@ def carry_out(
     Raises:
         SlancError: a scale to fold is no power of two; the model is unchanged.
     """
-    folded, now = None, list(decided)
-    if options.apply == "fold":
-        folded, now = fold(read, decided, options)
-    if read.model is not read.loaded and (scales_to_apply(decided) or options.merge):
-        read.loaded.CopyFrom(read.model)
-    if folded is not None:
-        apply_fold(read.loaded, folded, read.folder)
-        merged = False
-        if options.merge:
-            merges = merge_in_memory(read.loaded, read.folder, options, now)
-            now = without_proofs(now, merges, options.accelerator)
-            merged = bool(merges.changes)
-        if options.to is not None:
-            convert_in_memory(read.loaded, read.folder, options)
-        return bool(folded.edits) or merged or options.to is not None, now
-    norms = [d.norm for d in decided]
     scales = scales_to_apply(decided)
+    if options.apply == "fold":
+        return _fold_in_memory(read, decided, options)
+    if read.model is not read.loaded and scales:
+        read.loaded.CopyFrom(read.model)
+    norms = [d.norm for d in decided]
     target, least = options.accelerator.stamp, options.least_epsilon
-    return apply_scales_in(read.loaded, norms, scales, target, least), now
+    return apply_scales_in(read.loaded, norms, scales, target, least), list(decided)
+
+
+def _fold_in_memory(
+    read: ReadModel, decided: Sequence[ScaledNorm], options: Options
+) -> tuple[bool, list[ScaledNorm]]:
+    """`carry_out` with "fold"; what was read is taken over where something changes."""
+    folded, now = fold(read, decided, options)
+    apply_fold(read.model, folded, read.folder)
+    modified = bool(folded.edits or folded.weights)
+    if options.merge:
+        merges = merge_in_memory(read.model, read.folder, options, now)
+        now = without_proofs(now, merges, options.accelerator)
+        modified = modified or bool(merges.changes)
+    if read.model is not read.loaded and modified:
+        read.loaded.CopyFrom(read.model)
+    if options.to is not None:
+        convert_in_memory(read.loaded, read.folder, options)
+    return modified or options.to is not None, now
 
 
 def decide(read: ReadModel, options: Options, progress: Progress = no_progress) -> list[ScaledNorm]:

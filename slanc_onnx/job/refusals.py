@@ -67,7 +67,8 @@ def check_set(decided: Sequence[ScaledNorm], options: Options) -> None:
     check_set_names(list(by_name), options)
     for name, scale in options.set_scale.items():
         found = by_name[name]
-        if not found.set_by_hand or found.scale != scale:
+        has_it = found.set_by_hand or found.status == "unchanged"  # of an earlier run
+        if not has_it or found.scale != scale:
             why = reasons_text(found.reasons)
             if found.set_by_hand and found.scale is not None:
                 why = f"{found.scale:g} is the nearest that the type of its input holds"

@@ -23,6 +23,7 @@ class Unmerged(Named):
     OUTPUT = auto()
     NO_READER = auto()
     READ_OTHERWISE = auto()  # the op is named by the reason
+    OTHER_PRODUCT = auto()  # the same
     INTEGER_WEIGHT = auto()  # the same
     WEIGHT_COMPUTED = auto()  # the same
     PADDED = auto()  # the same

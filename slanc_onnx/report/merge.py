@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from slanc_onnx.apply.merge import Merges, Part, ProductSize
+from slanc_onnx.apply.merge import MergedNorm, Merges, Part, ProductSize
 from slanc_onnx.options import NormPart
 from slanc_onnx.report.columns import reason_entry
 from slanc_onnx.report.wording import reason_text
@@ -50,6 +50,20 @@ def merge_lines(merges: Merges) -> Iterator[str]:
         )
 
 
+def merged_text(norm: MergedNorm) -> str:
+    """What was merged of a norm, and why the rest is left."""
+    told = []
+    for part in _PARTS:
+        one: Part | None = getattr(norm, part)
+        if one is not None and one.state == "merged":
+            told.append(_WORDS[part][0])
+        elif one is not None and one.reason is not None:
+            told.append(f"{part} left: {reason_text(one.reason)}")
+    if norm.division == Part("merged") and norm.product is not None:
+        told.append(_sizes_line([norm.product]))
+    return "; ".join(told)
+
+
 def merge_entry(merges: Merges | None) -> dict[str, Any] | None:
     """The `merge` object of the report."""
     if merges is None:
@@ -81,7 +95,8 @@ def _sizes_line(sizes: Sequence[ProductSize]) -> str:
     predicted = [size.predicted for size in sizes if size.predicted is not None]
     certified = [size.certified for size in sizes if size.certified is not None]
     told = [f"predicted up to {max(predicted):.3g}"] if predicted else []
-    told += [f"certified up to {max(certified):.3g} ({len(certified)} norms)"] if certified else []
+    count = f" ({len(certified)} norms)" if len(sizes) > 1 else ""
+    told += [f"certified up to {max(certified):.3g}{count}"] if certified else []
     holds = f"{sizes[0].format} holds {sizes[0].largest:g}"
     return f"products before their division: {', '.join(told)}; {holds}"
 

@@ -234,7 +234,10 @@ class Outcome:
         """Each norm as reports show it."""
         rows = norm_rows(self.norms, self.accelerator, self.validation, self.fold, self.audits)
         longest = {} if self.first_rows is None else self.first_rows.longest
-        return [replace(row, first=longest.get(row.name)) for row in rows]
+        merged = {} if self.merges is None else {norm.name: norm for norm in self.merges.norms}
+        return [
+            replace(row, first=longest.get(row.name), merged=merged.get(row.name)) for row in rows
+        ]
 
     @cached_property
     def report(self) -> Report:

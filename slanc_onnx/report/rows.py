@@ -11,6 +11,7 @@ import numpy as np
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.apply.fold import Fold
+from slanc_onnx.apply.merge import MergedNorm
 from slanc_onnx.graph import Array
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.verify import Audit, FirstRow, Observed, Validation
@@ -53,6 +54,7 @@ class NormRow:
         applied: Where the scale of this run went: "fold", "div", or None.
         seen: What its rows did in the validation; None where it was not run.
         first: The longest row that a token alone gives; None where that was not run.
+        merged: What was merged of it into weights; None where nobody asked.
     """
 
     number: int
@@ -75,6 +77,7 @@ class NormRow:
     applied: str | None = None
     seen: Observed | None = None
     first: FirstRow | None = None
+    merged: MergedNorm | None = None
 
     @property
     def name(self) -> str:

@@ -47,8 +47,8 @@ def schema() -> dict[str, Any]:
 
 def _products(norm: Norm, merges: Merges | None) -> list[str]:
     """What products are divided to instead of the norm's row; none where the row is divided."""
-    merged = None if merges is None else merges.products.get(norm.name)
-    return [one.output for one in norm.deferred] if merged is None else list(merged.outputs)
+    before = [one.output for one in norm.deferred]
+    return before if merges is None else list(merges.outputs.get(norm.name, before))
 
 
 def _norm(row: NormRow, merges: Merges | None) -> dict[str, Any]:

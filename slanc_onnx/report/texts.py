@@ -119,7 +119,9 @@ _UNMERGED: dict[Kind, str] = {
     Unmerged.OUTPUT: "its output is a graph output",
     Unmerged.NO_READER: "no weight reads it",
     Unmerged.READ_OTHERWISE: "it is read otherwise than by a product with a weight",
-    Unmerged.INTEGER_WEIGHT: "the weight that reads it is quantised",
+    Unmerged.OTHER_PRODUCT: "the product that reads it is no plain MatMul or Gemm, or its row is "
+    "moved first, or it lies in another graph",
+    Unmerged.INTEGER_WEIGHT: "it, or the weight that reads it, is quantised",
     Unmerged.WEIGHT_COMPUTED: "the weight that reads it is no stored constant",
     Unmerged.PADDED: "its beta does not commute with zeros that are put around it",
     Unmerged.TIED: "the weight {0!r} is also read otherwise",

@@ -295,6 +295,8 @@ class _Search:
             rounded = self._rounded.run(one.feeds, kept, way)
             if not self._rows_stay(plain, rounded) or not self._likely(plain, rounded):
                 return math.inf
+            if any(left.what == "product" for left in rounded.left):  # a division may hide it
+                return math.inf
             off = compare(plain, rounded, self.validation.unstable, floats_only=True)
             if off.reshaped is not None or not off.rms <= self.validation.rounded_tolerance:
                 return math.inf

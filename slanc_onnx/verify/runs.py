@@ -273,7 +273,7 @@ class Roundable:
         device = self._options.accelerator
         everything = Everything(kept=kept, beyond=constants)
         rounded = emulate(self._model, self._norms, device, self._loops, everything)
-        taps = _Taps(rounded.mean_squares, rounded.arrived)
+        taps = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
         session = session_of(rounded.model, self._folder, packs=packs(feeds))
         return _run(session, taps, feeds, self._options.tokens, _unwatched)
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 import slanc_onnx
 from passes.graphsurgeon import protect
 from slanc_onnx import Accelerator, Options, SlancError
-from slanc_onnx.options import ApplyRule
+from slanc_onnx.options import ApplyRule, Merge
 from tests.models.every_edit import IDS, every_edit
 from tests.norms.test_heads import written
 from tests.oracles.proto_diff import differences
@@ -94,6 +94,26 @@ def test_a_sample_model_becomes_what_the_library_makes_of_it(name: str, apply: A
     ), changed
     feeds = {i.name: TOKENS for i in model.graph.input}
     assert different(run(model, **feeds), run(scaled, **feeds)) == []
+
+
+@pytest.mark.parametrize("name", ["bert_like", "llama_like", "sandwich_like"])
+@pytest.mark.parametrize("first", [(), ("all",)], ids=["after a fold", "at once"])
+def test_parts_of_norms_are_merged_as_the_library_does(name: str, first: tuple[Merge, ...]) -> None:
+    """Also those of norms that an earlier run scaled, so that none has the status "scaled"."""
+    model = onnx.load(SAMPLES / f"{name}.onnx")
+    graph, library = imported(model), exported(imported(model))
+    every: tuple[Merge, ...] = ("all",)
+    given = [Options(apply="fold", merge=merge, certify="off") for merge in (first, every)]
+    for options in given:
+        assert protect(graph, options) == slanc_onnx.protect(library, options)
+    merged, feeds = exported(graph), {i.name: TOKENS for i in model.graph.input}
+    assert different(run(library, **feeds), run(merged, **feeds)) == []
+    assert different(run(model, **feeds), run(merged, **feeds)) != []
+    assert sorted(n.op_type for n in merged.graph.node) == sorted(
+        n.op_type for n in library.graph.node
+    )
+    protect(graph, given[1])
+    assert exported(graph).SerializeToString() == merged.SerializeToString()
 
 
 @BOTH

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from slanc_onnx import Options, SlancError, protect
+from slanc_onnx import Options, SlancError, find_norms, protect
 from slanc_onnx.options import ApplyRule
 from tests.models.every_edit import IDS, every_edit
 from tests.oracles.proto_diff import differences
@@ -20,6 +20,7 @@ from passes.onnx_ir import SlancPass, scale_model  # noqa: E402
 
 WEIGHTS = Options(estimate="weights")
 FOLD = Options(estimate="weights", apply="fold")
+MERGED = Options(apply="fold", merge=["all"], certify="off")
 BOTH = pytest.mark.parametrize("apply", ["div", "fold"])
 
 
@@ -42,6 +43,27 @@ def test_a_sample_model_becomes_what_the_library_makes_of_it(name: str, apply: A
     assert scale_model(model, options) == decided
     added = [f for f in differences(in_ir(proto), ir.to_proto(model)) if "value_info" not in f]
     assert added == []
+
+
+@pytest.mark.parametrize("name", ["bert_like", "llama_like", "sandwich_like"])
+def test_parts_of_norms_are_merged_as_the_library_does(name: str) -> None:
+    proto, model = onnx.load(SAMPLES / f"{name}.onnx"), ir.load(SAMPLES / f"{name}.onnx")
+    before = {name: value.const_value for name, value in model.graph.initializers.items()}
+    decided = protect(proto, MERGED)
+    assert scale_model(model, MERGED) == decided
+    added = [f for f in differences(in_ir(proto), ir.to_proto(model)) if "value_info" not in f]
+    assert added == []
+    kept = [n for n, v in model.graph.initializers.items() if v.const_value is before.get(n)]
+    assert 0 < len(kept) < len(before)
+    again = SlancPass(MERGED)(model)
+    assert not again.modified and {d.status for d in scale_model(model, MERGED)} == {"unchanged"}
+
+
+def test_what_is_merged_behind_norms_that_are_scaled_already_modifies_the_model() -> None:
+    model = ir.load(SAMPLES / "llama_like.onnx")
+    assert SlancPass(FOLD)(model).modified
+    assert SlancPass(MERGED)(model).modified
+    assert {norm.gamma for norm in find_norms(ir.to_proto(model))} == {None}
 
 
 @BOTH

@@ -14,6 +14,7 @@ import pytest
 
 from slanc_onnx import Options
 from slanc_onnx.job import protect_file
+from slanc_onnx.options import Merge
 from slanc_onnx.report.compared import tensors_text
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.html.tensors import tensor_section
@@ -25,6 +26,8 @@ from slanc_onnx.verify.tensor_sizes import TensorSize
 from tests.browser import browser, in_browser
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
+from tests.models.merge_models import LAYER, model
+from tests.models.small_graphs import D, normal
 from tests.places import SAMPLES
 
 LLAMA = SAMPLES / "llama_like.onnx"
@@ -45,6 +48,45 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 def _job(folder: Path, leaky: bool) -> Outcome:
     onnx.save(four_norms(leaky), folder / "a&b.onnx")
     return protect_file(folder / "a&b.onnx", folder / "out.onnx")
+
+
+def test_what_was_merged_is_told_norm_by_norm_and_no_more_than_is_so(tmp_path: Path) -> None:
+    """Rows of the file have no mean, and its outputs are not those of the original bit by bit."""
+    pytest.importorskip("matplotlib")
+    from slanc_onnx.report.html.page import page
+
+    table = normal(1, 11, D) + 100
+    nodes = LAYER.format("n", "rows") + "n_g = Mul(n_x, gamma) y = MatMul(n_g, w)"
+    onnx.save(model(nodes, {"table": table}), tmp_path / "model.onnx")
+    asked: list[tuple[Merge, ...]] = [(), ("all",), ("gamma",)]
+    for merge in asked:
+        options = Options(apply="fold", merge=merge)
+        found = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
+        certificate = found.norms[0].certificate
+        assert found.passed and certificate is not None and certificate.bound.length is not None
+        longest = float(np.linalg.norm(table, axis=1).max())
+        assert (certificate.bound.length < longest) == (merge == ("all",))
+        text = page(page_view(found))
+        assert ("no row less its mean is longer than" in text) == (merge == ("all",))
+        assert ("no row is longer than" in text) == (merge != ("all",))
+        assert ("changes no output" in text) == (merge == ())
+        told = {
+            (): "",
+            ("all",): "weightless; mean-free; deferred; products before their division: predicted",
+            ("gamma",): "weightless",
+        }[merge]
+        assert ("<dt>merged</dt>" in text) == bool(merge) and told in text
+
+
+def test_a_fused_norm_that_is_written_out_has_both_forms(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from slanc_onnx.report.html.page import page
+
+    nodes = "[n] n = SimplifiedLayerNormalization<axis = -1>(rows, gamma) y = MatMul(n, w)"
+    onnx.save(model(nodes), tmp_path / "model.onnx")
+    options = Options(apply="fold", merge=["all"], validate=False)
+    found = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
+    assert f"SimplifiedLayerNormalization → decomposed, {D}" in page(page_view(found))
 
 
 def observed(outcome: Outcome) -> dict[str, Observed]:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from slanc_onnx import Accelerator, Options, Validation, protect_file
 from slanc_onnx.accelerator import ACCUMULATE
 from slanc_onnx.apply.merge import held, write
-from slanc_onnx.graph import Array
+from slanc_onnx.graph import Array, all_tensors
 from slanc_onnx.norms import read_model
 from slanc_onnx.options import Merge
 from slanc_onnx.reasons import Failure
@@ -53,6 +54,21 @@ def test_the_fold_alone_is_that_of_a_run_without_merging(
     assert 0 < beside.difference <= beside.error + beside.merged_error
     assert 2**-11 < beside.noise < 0.02  # also with sums in FP32, whose order nobody sees
     assert alone.beside_fold is None
+
+
+def test_noise_takes_no_mask_out_of_the_format(tmp_path: Path) -> None:
+    """Its constant, the largest number of FP16 or infinity, is a limit that noise would pass."""
+    everything = replace(MERGED, emulate="all")
+    for lowest in (np.finfo(np.float32).min, -np.inf):
+        model = onnx.load(LLAMA)
+        floats = (t for t in all_tensors(model) if t.data_type == onnx.TensorProto.FLOAT)
+        [mask] = (t for t in floats if (numpy_helper.to_array(t) < -1e30).any())
+        there = numpy_helper.to_array(mask)
+        changed = np.where(there < -1e30, np.float32(lowest), there)
+        mask.CopyFrom(numpy_helper.from_array(changed, mask.name))
+        onnx.save(model, tmp_path / "masked.onnx")
+        beside = judged(everything, tmp_path, tmp_path / "masked.onnx").beside_fold
+        assert beside is not None and 2**-11 < beside.noise < 0.02
 
 
 @pytest.mark.parametrize("options", [MERGED, replace(MERGED, to="fp16")])

@@ -105,6 +105,20 @@ def test_numpy_needs_each_name_of_the_list_and_no_other(nodes: str, names: set[s
     assert found.nodes == len(model.graph.node)
 
 
+def test_a_product_before_its_division_stays_in_fp32_though_nothing_shows_that_it_left() -> None:
+    """Tanh takes infinity for what it is there: 1."""
+    root = """
+        [square] p = Mul(x, x) [mean] m = ReduceMean<axes = [-1]>(p) [eps] v = Add(m, epsilon)
+        [root] r = Sqrt(v) [product] w = MatMul(x, huge) [norm] z = Div(w, r) [tanh] t = Tanh(z)
+        [down] y = Abs(t)
+    """
+    more = {"huge": np.full((D, D), 30000, np.float32), "epsilon": np.full(1, 1e-5, np.float32)}
+    model = graph(root, more, ROWS)
+    found, validation = searched(model, {"x": np.abs(X)})
+    assert not validation.passed and validation.rounded_rms_error < 1e-3
+    assert found.works and {"product", "norm"} <= set(found.names)
+
+
 def test_a_list_is_in_the_order_of_the_model_with_the_types_that_are_all_in_it() -> None:
     found, _ = searched(model_of(LOGITS))
     assert found.names == ("k", "s")

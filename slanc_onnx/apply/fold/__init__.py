@@ -6,7 +6,6 @@ form a group with one power of two. All of it is exact.
 """
 
 from slanc_onnx.apply.fold.folding import (
-    FORMATS,
     Fold,
     apply_fold,
     fold,
@@ -16,7 +15,6 @@ from slanc_onnx.apply.fold.weights import HALF, Weights
 from slanc_onnx.apply.fold.words import FoldedGroup
 
 __all__ = [
-    "FORMATS",
     "HALF",
     "Fold",
     "FoldedGroup",

@@ -39,7 +39,7 @@ from slanc_onnx.scale import ScaledNorm, with_conditions, with_safe_radius
 
 _OF_ONE = (Decision.ONE_IS_BEST, Decision.ONE_IS_SAFE)
 # The formats of `Options.to` that hold fewer sizes than FP32; BF16 holds as many.
-FORMATS = {"fp16": FLOAT16}
+_FORMATS = {"fp16": FLOAT16}
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def fold(
     windows = fold_windows(decided, accelerator)
     norms = [d.norm for d in decided if d.norm.name in windows]
     flow = read_flow(read.scopes)
-    weights = Weights(flow, read.folder, options.weight_loss, FORMATS.get(options.to or ""))
+    weights = Weights(flow, read.folder, options.weight_loss, _FORMATS.get(options.to or ""))
     _check_set(decided, flow, norms)
     chosen = choose_exponents(flow, norms, windows, weights, ranges)
     known = {name for name, asked in windows.items() if asked is not ANY}

@@ -6,12 +6,13 @@ divisions that come after the products. What cannot be merged is left with its r
 rounded once, from FP64.
 """
 
-from slanc_onnx.apply.merge.changes import Merges, Part, ProductSize
+from slanc_onnx.apply.merge.changes import MergedNorm, Merges, Part, ProductSize
 from slanc_onnx.apply.merge.merging import without_proofs
 from slanc_onnx.apply.merge.write import write_changes
 from slanc_onnx.apply.merge.written import merge_in_memory, plan_merges, write_merged
 
 __all__ = [
+    "MergedNorm",
     "Merges",
     "Part",
     "ProductSize",

@@ -59,7 +59,6 @@ class ProductSize:
         certified: Of every row within the bound of the norm's certificate; None without one.
         largest: What the format holds.
         format: Its name.
-        outputs: The tensors behind the division, in the order of the graph.
         refused: Why the norm would have no certificate, where it has one; None where it would.
     """
 
@@ -67,7 +66,6 @@ class ProductSize:
     certified: float | None
     largest: float
     format: str
-    outputs: tuple[str, ...] = ()
     refused: Reason | None = None
 
     @property
@@ -227,11 +225,14 @@ class Merges:
         norms: What becomes of each norm, in topological order.
         changes: The changes.
         nodes: The nodes of the file before and after, by type, where their number differs.
+        outputs: What products are divided to in the file that was written, by the name of the norm
+            whose row was divided before; none where nothing was written.
     """
 
     norms: tuple[MergedNorm, ...]
     changes: Changes
     nodes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def parts(self, part: NormPart) -> list[Part]:
         """What became of a part, of the norms that were asked for it."""

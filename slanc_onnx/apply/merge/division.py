@@ -127,10 +127,10 @@ def _products(held: Held, norm: Norm) -> tuple[list[Reader], Reason | None]:
         use = Use(*reader.at, 0)
         plain = reader.op in _PRODUCTS and reader.factor == 1 and reader.bias_factor == 1
         rank = len(held.flow.data[reader.weight].dims)
-        if not plain or rank != 2 or reader.at.path != norm.path or node.input[0] != norm.output:
-            return [], read_by(held.flow, use, Unmerged.READ_OTHERWISE)
-        if held.flow.element_type(Tensor(norm.path, node.output[0])) != norm.output_type:
-            return [], read_by(held.flow, use, Unmerged.READ_OTHERWISE)
+        plain = plain and rank == 2 and reader.at.path == norm.path
+        kind = held.flow.element_type(Tensor(reader.at.path, node.output[0]))
+        if not plain or node.input[0] != norm.output or kind != norm.output_type:
+            return [], read_by(held.flow, use, Unmerged.OTHER_PRODUCT)
     return readers, None
 
 
@@ -160,9 +160,8 @@ def _size(
         refused = found.reason
     if predicted is None and certified is None:
         return None
-    ends = (held.flow.node(*at).output[0] for at in sorted({reader.at for reader in readers}))
-    form, outputs = device.format, tuple(ends)
-    return ProductSize(predicted, certified, form.largest, str(form), outputs, refused)
+    form = device.format
+    return ProductSize(predicted, certified, form.largest, str(form), refused)
 
 
 def _longest_column(held: Held, reader: Reader, changes: Changes) -> float:

@@ -15,8 +15,7 @@ from pathlib import Path
 import onnx
 from onnx import numpy_helper
 
-from slanc_onnx.accelerator import Accelerator
-from slanc_onnx.apply.fold import FORMATS
+from slanc_onnx.accelerator import Accelerator, Format
 from slanc_onnx.apply.merge.changes import (
     Asked,
     Changes,
@@ -34,7 +33,7 @@ from slanc_onnx.apply.merge.write import opset_of, write_changes
 from slanc_onnx.graph import NodeAt, Pending, all_tensors, every_node, read_flow
 from slanc_onnx.norms import Norm, ReadModel, read_model
 from slanc_onnx.ops import FUSED
-from slanc_onnx.options import Options
+from slanc_onnx.options import WRITTEN, Options
 from slanc_onnx.reasons import Reason, Unmerged, Unproved
 from slanc_onnx.scale import ScaledNorm, with_safe_radius
 
@@ -59,7 +58,8 @@ def merge(
         decided: The norms as they were decided, which tell how large their rows are.
     """
     read = read_model(_readable(folded, pending), folder, isolate=options.isolate)
-    held = Held(read_flow(read.scopes), folded, folder, pending, FORMATS.get(options.to or ""))
+    written = None if options.to is None else Format.named(WRITTEN[options.to])
+    held = Held(read_flow(read.scopes), folded, folder, pending, written)
     excluded = {norm.name for norm in read.norms if options.leaves_out(norm.name)}
     parts, opset = options.merged_parts, opset_of(folded)
     asked = Asked(parts, excluded, options.weight_loss, opset, options.accelerator)

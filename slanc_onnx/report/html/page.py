@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from slanc_onnx.apply.merge import Part
 from slanc_onnx.graph import write_atomically
 from slanc_onnx.report.columns import (
     COLUMNS,
@@ -24,6 +25,7 @@ from slanc_onnx.report.html.parts import name_text, scrolled
 from slanc_onnx.report.html.plots import histograms, overview
 from slanc_onnx.report.html.tensors import tensor_section
 from slanc_onnx.report.html.view import PageView, page_view
+from slanc_onnx.report.merge import merged_text
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.rows import NormRow
 from slanc_onnx.report.terms import rule_text
@@ -95,10 +97,11 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _reading(view: PageView) -> str:
+    exact = " and changes no output" if view.exact else ""
     return (
         f"Device: {view.accelerator}. A norm sums the squares of a row; over the solid line that "
         "sum is infinite and the row is lost, under the dashed line its mean square has few bits "
-        "left. Scaling moves the hatched band into the plain one and changes no output."
+        f"left. Scaling moves the hatched band into the plain one{exact}."
     )
 
 
@@ -193,14 +196,19 @@ def _audited(norm: NormRow) -> str:
 
 def _facts(norm: NormRow) -> Sequence[tuple[str, str]]:
     decided = norm.decided
-    certificate = decided.certificate
+    certificate, merged = decided.certificate, norm.merged
+    form = decided.norm.form
+    if merged is not None and merged.form != form:
+        form += f" → {merged.form}"
+    centred = merged is not None and merged.mean == Part("merged")
     proved = certified_text(certificate)
     if certificate is not None:
         if certificate.overflow_bits is not None:
             margin = bits_below(certificate.overflow_bits)
             proved += f", {margin:+.1f} bits to overflow for the largest row"
         if certificate.bound.length is not None:
-            proved += f", no row is longer than {above(certificate.bound.length)}"
+            row = "row less its mean" if centred else "row"
+            proved += f", no {row} is longer than {above(certificate.bound.length)}"
         if certificate.reason is not None:
             proved += f": {reason_text(certificate.reason)}"
     predicted = ""
@@ -212,10 +220,11 @@ def _facts(norm: NormRow) -> Sequence[tuple[str, str]]:
         ("status", status_text(norm)),
         ("what was read", rule_text(decided.rule)),
         ("from", ", ".join(decided.sources)),
-        ("form, width", f"{decided.norm.form}, {decided.norm.width or 'not known'}"),
+        ("form, width", f"{form}, {decided.norm.width or 'not known'}"),
         ("input", decided.norm.input),
         ("scale", number(decided.scale, 10)),
         ("applied", norm.applied or ""),
+        ("merged", "" if merged is None else merged_text(merged)),
         (
             "epsilon",
             f"{number(decided.norm.epsilon, 6)} → {number(decided.scaled_epsilon, 6)}"

@@ -52,6 +52,7 @@ class PageView:
         perplexity: As in the validation; None without tokens.
         sections: The parts on suspects, the conversion and conditions, as HTML; "" without them.
         notes: What was folded, and the notes of the outcome.
+        exact: Whether the outputs in FP32 are those of the original, bit by bit.
     """
 
     model: str
@@ -70,6 +71,7 @@ class PageView:
     perplexity: dict[str, float] | None
     sections: Sections
     notes: list[str]
+    exact: bool
 
 
 def page_view(outcome: Outcome) -> PageView:
@@ -108,6 +110,7 @@ def page_view(outcome: Outcome) -> PageView:
             condition_section(outcome),
         ),
         notes=[*folded, *map(reason_text, outcome.notes), *said],
+        exact=validation is not None and validation.fp32_identical,
     )
 
 

@@ -89,13 +89,19 @@ class Device:
         return round_to(self.emitter, x, self.accelerator.format, self.accelerator.flush_subnormals)
 
     def _moved(self, x: str, form: Format) -> str:
-        """x (1 + u sin(f x)) with the unit roundoff u: noise where f x is many turns."""
+        """x (1 + u sin(f x)) with the unit roundoff u: noise where f x is many turns.
+
+        What that would take out of the format stays as it is: a mask's largest number, or infinity.
+        """
         if not self._dither or form == FLOAT32:
             return x
         emitter = self.emitter
         sine = emitter.node("Sin", emitter.node("Mul", x, emitter.number(_FREQUENCY)))
         noise = emitter.node("Mul", sine, emitter.number(form.unit_roundoff))
-        return emitter.node("Add", x, emitter.node("Mul", x, noise))
+        moved = emitter.node("Add", x, emitter.node("Mul", x, noise))
+        beyond = emitter.number(float(np.nextafter(np.float32(form.largest), np.float32(np.inf))))
+        within = emitter.node("Less", emitter.node("Abs", moved), beyond)  # nan is not
+        return emitter.node("Where", within, moved, x)
 
     def input(self, x: str) -> str:
         """A norm's input, as it is stored and then as the arithmetic reads it."""

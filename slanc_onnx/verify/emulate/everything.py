@@ -71,6 +71,8 @@ class Computed:
         moved: Those results that hold elements of constants as they are.
         reductions: How those are summed that an op sums, by name.
         shown: Those results that are shown where they leave the format, whatever else is.
+        wide: The inputs in FP64 of nodes that compute in it and are rounded all the same, by the
+            name of what they make.
     """
 
     results: set[Tensor] = field(default_factory=set)
@@ -79,6 +81,7 @@ class Computed:
     moved: set[Tensor] = field(default_factory=set)
     reductions: dict[str, Reduction | None] = field(default_factory=dict)
     shown: set[Tensor] = field(default_factory=set)
+    wide: dict[str, list[int]] = field(default_factory=dict)
 
 
 def computed(
@@ -86,6 +89,7 @@ def computed(
     norms: Sequence[Norm],
     opset: int,
     among: Collection[tuple[GraphPath, int]] | None = None,
+    of_norms: Collection[tuple[GraphPath, int]] = (),
 ) -> Computed:
     """What has to be rounded of a model, before its norms are written out.
 
@@ -94,6 +98,7 @@ def computed(
         norms: The norms that will be; what lies inside them is left to that.
         opset: The version of ONNX's own ops.
         among: Nodes by graph and index, where only those are rounded.
+        of_norms: The nodes of norms that are rounded one by one, those in FP64 too.
     """
     flow = read_flow(read_graph(model))
     shapes = shapes_of(flow)
@@ -113,10 +118,13 @@ def computed(
             continue
         if (path, index) in inside or op in CONTAINERS or all(t in flow.constants for t in made):
             continue
-        read = _constants(flow, path, index)
-        if op in MOVES and not read:
+        wide = (path, index) in of_norms and _is_wide(flow, made[0])
+        read = _constants(flow, path, index, TensorProto.DOUBLE if wide else TensorProto.FLOAT)
+        if op in MOVES and (wide or not read):
             continue
-        found.results.update(t for t in made if is_float(flow, t))
+        if wide:
+            found.wide[made[0].name] = _wide_inputs(flow, path, index)
+        found.results.update(made if wide else (t for t in made if is_float(flow, t)))
         if op not in MOVES:
             found.constants.update(read)
         else:
@@ -181,16 +189,25 @@ def _multiplied(flow: Flow, tensor: Tensor) -> list[Use]:
     return uses
 
 
-def _constants(flow: Flow, path: GraphPath, index: int) -> list[Tensor]:
-    """The FP32 constants that a node reads; fused and quantising ops need theirs as they are."""
+def _is_wide(flow: Flow, tensor: Tensor) -> bool:
+    return flow.element_type(tensor) == TensorProto.DOUBLE
+
+
+def _wide_inputs(flow: Flow, path: GraphPath, index: int) -> list[int]:
+    """The inputs of a node that are in FP64."""
+    read = (flow.read(Use(path, index, p)) for p in range(len(flow.node(path, index).input)))
+    return [p for p, tensor in enumerate(read) if tensor is not None and _is_wide(flow, tensor)]
+
+
+def _constants(flow: Flow, path: GraphPath, index: int, kind: int) -> list[Tensor]:
+    """The constants of a type that a node reads; fused and quantising ops need theirs as they
+    are."""
     node = flow.node(path, index)
     if node.domain not in ("", "ai.onnx") or node.op_type.endswith(QUANTISING):
         return []
     read = (flow.read(Use(path, index, p)) for p in range(len(node.input)))
     return [
-        t
-        for t in read
-        if t in flow.constants and t is not None and flow.element_type(t) == TensorProto.FLOAT
+        t for t in read if t in flow.constants and t is not None and flow.element_type(t) == kind
     ]
 
 
@@ -228,7 +245,7 @@ class _Rounder:
         how: Everything,
     ) -> None:
         self._emitter, self._device, self._how = emitter, device, how
-        self._shown = found.shown
+        self._shown, self._wide = found.shown, found.wide
         self._moved = {tensor.name for tensor in found.moved}
         self.lost: dict[str, str] = {}
         self._results = {tensor.name for tensor in found.results}
@@ -245,13 +262,24 @@ class _Rounder:
                     self.graph(attribute.g, (*path, (index, attribute.name)))
             if node.name in self._how.kept:
                 continue
+            wide = self._wide.get(node.output[0] if node.output else "", [])
+            self._narrow(node, wide, path, index)
             if node.op_type not in MOVES:
                 self._inputs(node, path, index)
             for position, name in enumerate(node.output):
                 if name in self._results:
                     node.output[position] = self._emitter.name()
                     self._emitter.place(path, index)
-                    self._result(node, node.output[position], name, path)
+                    self._result(node, node.output[position], name, path, bool(wide))
+
+    def _narrow(self, node: NodeProto, wide: list[int], path: GraphPath, index: int) -> None:
+        """Let a node read those of its inputs in FP32 that are in FP64, and so compute in it."""
+        self._emitter.place(path, index - 1)
+        for position in wide:
+            name = node.input[position]
+            single = self._emitter.to_float(name)
+            rounded = name in self._constants
+            node.input[position] = self._constant(single)[0] if rounded else single
 
     def _inputs(self, node: NodeProto, path: GraphPath, index: int) -> None:
         for position, name in enumerate(node.input):
@@ -278,8 +306,10 @@ class _Rounder:
         within = emitter.node("Min", above, emitter.number(largest))
         return emitter.node("Where", finite(emitter, x), within, x)
 
-    def _result(self, node: NodeProto, given: str, result: str, path: GraphPath) -> None:
-        """The rounding of what a node gives, under the name that it had."""
+    def _result(
+        self, node: NodeProto, given: str, result: str, path: GraphPath, wide: bool = False
+    ) -> None:
+        """The rounding of what a node gives, under the name that it had, and in FP64 if wide."""
         what, device = self._reductions.get(result), self._device
         asked = self._how.watch or Tensor(path, result) in self._shown
         watched = asked and self._emitter.can_show(path)
@@ -294,6 +324,8 @@ class _Rounder:
                 y, size = written_out(device, what, node.input, x)
             return [y, lost(self._emitter, x, y, size)] if watched else [y]
 
-        made = in_branch(self._emitter, given, make, result)
+        made = in_branch(self._emitter, given, make, "" if wide else result)
+        if wide:
+            self._emitter.node("Cast", made[0], output=result, to=TensorProto.DOUBLE)
         if watched:
             self.lost[result] = self._emitter.shown(path, made[1])

@@ -108,12 +108,12 @@ def emulate(
     emitter.finish([*mean_squares.values(), *arrived.values(), *shown])
     own = {(n.path, i) for n in norms if n.name in makers for i in _by_ops(n, accelerator)}
     if everything is not None or own:  # nothing else rounds these
-        found = computed(model, plain, emitter.opset, own if everything is None else None)
-        products = _products_alone(found, model, norms, made) if everything is None else []
+        found = computed(model, plain, emitter.opset, None if everything else own, own)
+        products = [] if how.watch else _products(found, model, norms, made, everything is None)
         left = round_everything(emitter, found, device, how)
         watched += [replace(p, output=left[p.tensor]) for p in products if p.tensor in left]
-    if everything is not None:
-        by_output = {n.output: n for n in norms if how.watch and n.name in mean_squares}
+    if how.watch:
+        by_output = {n.output: n for n in norms if n.name in mean_squares}
         watched = [Watched(name, "input", output) for name, output in inputs.lost.items()]
         watched += _watched(found, left, by_output, mean_squares, made)
         watched += [Watched(*one, what="read") for one in boundary.lost]
@@ -130,18 +130,23 @@ def _by_ops(norm: Norm, accelerator: Accelerator) -> list[int]:
     return [one.product for one in norm.deferred]
 
 
-def _products_alone(
-    found: Computed, model: onnx.ModelProto, norms: Sequence[Norm], made: Collection[str]
+def _products(
+    found: Computed,
+    model: onnx.ModelProto,
+    norms: Sequence[Norm],
+    made: Collection[str],
+    alone: bool,
 ) -> list[Watched]:
-    """Let products be shown before they are divided, where nothing else but norms is rounded.
+    """Let products be shown before they are divided.
 
     What reads one behind its division may hide that it left the format.
 
     Args:
-        found: What is rounded; a norm's row is, and the weights of its products are not.
+        found: What is rounded, and shown of that.
         model: The model.
         norms: Its norms.
         made: The names of those of which something is shown.
+        alone: Whether nothing else but norms is rounded: not the weights of products either.
 
     Returns:
         What is watched of them, without its output.
@@ -151,7 +156,8 @@ def _products_alone(
         nodes = graph_at(model, norm.path).node
         for one in norm.deferred:
             node = nodes[one.product]
-            found.constants.discard(Tensor(norm.path, node.input[1]))
+            if alone:
+                found.constants.discard(Tensor(norm.path, node.input[1]))
             if norm.name in made:
                 watched = Watched(node.output[0], node.op_type, "", norm.name, "product")
                 products[Tensor(norm.path, watched.tensor)] = watched

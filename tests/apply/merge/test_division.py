@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from slanc_onnx import Options, compute_scales, find_norms, protect, protect_file
+from slanc_onnx import Options, compute_scales, find_norms, protect
 from slanc_onnx.apply.merge import Merges, Part, merge_in_memory
 from slanc_onnx.norms.norm import SCALE_KEY
 from slanc_onnx.options import Certify, Merge
 from slanc_onnx.reasons import Reason, Unmerged
-from slanc_onnx.report.sidecar import sidecar
 from slanc_onnx.scale import ScaledNorm
 from slanc_onnx.targets import TARGETS
 from tests.models.merge_models import BETA, EVERY, IDS, RMS, model
@@ -173,7 +171,7 @@ LEFT = {
     "moved before it": (
         NORM
         + "    shape = Constant<value_ints = [-1, 8]>() f = Reshape(n_x, shape) y = MatMul(f, w)",
-        Unmerged.READ_OTHERWISE,
+        Unmerged.OTHER_PRODUCT,
     ),
     "a root of whole rows": (
         NORM.replace("Div(rows, n_root)", "Div(rows, wide)").replace(
@@ -182,14 +180,28 @@ LEFT = {
         + "    y = MatMul(n_x, w)",
         Unmerged.ROOT_SPREADS,
     ),
-    "a stack of matrices": (NORM + "    y = MatMul(n_x, stack)", Unmerged.READ_OTHERWISE),
+    "a stack of matrices": (NORM + "    y = MatMul(n_x, stack)", Unmerged.OTHER_PRODUCT),
+    "a product in a branch": (
+        NORM
+        + "    always = Constant<value = bool {1}>() y = If(always) <"
+        + "then_branch = then () => (float[a, s, c] t) { t = MatMul(n_x, w) },"
+        + "else_branch = else () => (float[a, s, c] e) { e = MatMul(n_x, w2) }>",
+        Unmerged.OTHER_PRODUCT,
+    ),
+    "a row in integers": (
+        NORM
+        + "    step = Constant<value_float = 0.02>() zero = Constant<value = int8 {0}>()"
+        + "    q = QuantizeLinear(n_x, step, zero) d = DequantizeLinear(q, step, zero)"
+        + "    y = MatMul(d, w)",
+        Unmerged.INTEGER_WEIGHT,
+    ),
     "a mean": (
         "[n] n_x = LayerNormalization<axis = -1>(rows, ones) y = MatMul(n_x, w)",
         Unmerged.KEEPS_MEAN,
     ),
     "a factor": (
         NORM + "    y = com.microsoft.FusedMatMul<alpha = 0.5>(n_x, w)",
-        Unmerged.READ_OTHERWISE,
+        Unmerged.OTHER_PRODUCT,
     ),
 }
 
@@ -370,15 +382,3 @@ def test_certificates_are_proved_of_the_file_that_has_the_products() -> None:
     )
     assert found.safe_radius is not None and without.safe_radius is not None
     assert found.safe_radius <= without.safe_radius
-
-
-def test_the_sidecar_names_what_is_divided(tmp_path: Path) -> None:
-    source, first, second = (tmp_path / f"{name}.onnx" for name in ("given", "first", "second"))
-    onnx.save(model(NORM + PRODUCTS), source)
-    options = Options(estimate="weights", apply="fold", merge=["division"], certify="off")
-    (norm,) = sidecar(protect_file(source, first, options))["norms"]
-    assert norm["products"] == ["p", "q"] and norm["tensor"] == "rows"
-    (again,) = sidecar(protect_file(first, second, options))["norms"]
-    assert again["products"] == ["p", "q"]
-    (plain,) = sidecar(protect_file(source, second, Options(estimate="weights")))["norms"]
-    assert plain["products"] == []

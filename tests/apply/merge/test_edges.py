@@ -7,6 +7,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from slanc_onnx import Options, protect
 from slanc_onnx.reasons import Unmerged
 from tests.models.merge_models import (
     BETA,
@@ -161,3 +162,26 @@ def test_one_constant_is_gamma_and_beta_of_a_norm_that_is_written_out() -> None:
     after, merges = merged(before, "mean")
     assert part(merges, "n", "mean").state == "merged" and "LayerNormalization" not in kinds(after)
     assert relative(before, after) < 1e-6
+
+
+def test_a_model_of_functions_of_which_nothing_is_merged_is_as_it_was() -> None:
+    """Functions are inlined to be read, and that is no reason to leave them so."""
+    text = """
+        <ir_version: 10, opset_import: ["": 17, "local": 1]>
+        main (float[a, 8] x) => (float[a, 8] y) { y = local.Norm(x, gamma) }
+        <domain: "local", opset_import: ["": 17]>
+        Norm (x, g) => (y) {
+            square = Mul(x, x) mean = ReduceMean<axes = [-1]>(square)
+            least = Constant<value_float = 0.00001>() sum = Add(mean, least)
+            root = Sqrt(sum) whole = Div(x, root) y = Mul(whole, g)
+        }
+    """
+    before = onnx.parser.parse_model(text)
+    before.graph.initializer.append(onnx.numpy_helper.from_array(GAMMA, "gamma"))
+    after = onnx.ModelProto()
+    after.CopyFrom(before)
+    options = Options(apply="fold", merge=["all"], exclude=".*")
+    assert [each.status for each in protect(after, options)] == ["skipped"]
+    assert after == before
+    protect(after, Options(apply="fold", merge=["all"]))
+    assert after != before and not after.functions

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.find import find_norms_in
+from slanc_onnx.verify.emulate.everything import Everything
 from slanc_onnx.verify.emulate.norms import emulate
+from tests.models.deferred_models import WRITTEN as DEFERRED
+from tests.models.small_graphs import graph, normal
 from tests.oracles.unoptimised import Values, run
 from tests.spellings.regions import FOUND
 
@@ -65,3 +68,27 @@ def test_a_norm_in_an_island_of_fp64_is_emulated() -> None:
     wide = x.astype(np.float64) / 256
     exact = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(found, exact, 4e-3)
+
+
+@pytest.mark.parametrize("how", DEFERRED)
+def test_a_norm_in_fp64_whose_products_are_divided_is_rounded_as_any(how: str) -> None:
+    """Its products too, which leave FP16 before they are divided though not behind that."""
+    rows = X.reshape(-1, 8)[:3, None] / 15
+    for size, fits in ((1.0, True), (1e4, False)):
+        more = {"w": normal(2, 8, 6), "w2": normal(3, 8, 6) * np.float32(size)}
+        values = {"eps": np.array(1e-5), **{n: v.astype(np.float64) for n, v in more.items()}}
+        nodes = DEFERRED[how].replace("y = Add(u, v)", "y = Concat<axis = -1>(u, v)")
+        wide = f"rows = Cast<to = 11>(x) {nodes}"
+        model = graph(wide, values, "float[3, 1, 8] x", "double[3, 1, 12] y")
+        norms = find_norms_in(read_graph(model))
+        assert [(n.element_type, len(n.deferred)) for n in norms] == [(onnx.TensorProto.DOUBLE, 2)]
+        exact = run(model, x=rows)["y"]
+        for everything in (None, Everything()):
+            shown = emulate(model, norms, Accelerator(), everything=everything)
+            found = run(shown.model, x=rows)["y"]
+            assert np.isfinite(found).all() == fits
+            left = [one for one in shown.watched if one.what == "product"]
+            assert [one.tensor for one in left] == ["p", "q"]
+            if fits:
+                assert (found == found.astype(np.float16)).all() and (found != exact).any()
+                np.testing.assert_allclose(found, exact, 4e-3, 4e-3)
