@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argpa
     Raises:
         SlancError: the file states what is no option.
     """
-    args = parser.parse_intermixed_args(words)
+    words = list(sys.argv[1:] if words is None else words)
+    args = _parsed(parser, words)
     _refuse_twice(parser, args)
     if args.config is None:
         return args
@@ -40,7 +42,21 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argpa
         parser.set_defaults(**_defaults(read_table(path), path.parent))
     except SlancError as error:
         raise SlancError(f"--config {path}: {error}") from error
-    return parser.parse_intermixed_args(words)
+    return _parsed(parser, words)
+
+
+def _parsed(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """The words; what stands behind "--" are models, whatever their names begin with.
+
+    Where options stand before it, argparse of Python 3.11 loses such a model.
+    """
+    if "--" not in words:
+        return parser.parse_intermixed_args(words)
+    end = words.index("--")
+    last = [f"./{name}" if name.startswith("-") else name for name in words[end + 1 :]]
+    args = parser.parse_intermixed_args([*last, *words[:end]])  # an option takes none of them
+    args.models = [*args.models[len(last) :], *last]
+    return args
 
 
 def _refuse_twice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
