@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def _refuse_twice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 def _defaults(table: dict[str, object], folder: Path) -> dict[str, object]:
     """The values of a table, by the names that the parser has for them."""
     stated = {key: value for key, value in table.items() if key not in _DATA}
-    options = Options.from_mapping(stated, folder)
+    with warnings.catch_warnings():  # which are for those who write Python
+        warnings.simplefilter("ignore", DeprecationWarning)
+        options = Options.from_mapping(stated, folder)
     found: dict[str, object] = {}
     for key in stated:
         value = getattr(options, key)
