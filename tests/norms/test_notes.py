@@ -21,7 +21,7 @@ def test_notes_behind_a_name_are_those_of_the_metadata(name: str) -> None:
     assert notes_of(noted) == NOTED
     behind = node_of(with_notes(noted))
     assert notes_of(behind) == NOTED
-    assert without_notes(behind.name) == without_notes(name)
+    assert without_notes(behind.name) == without_notes(name) == name
     assert with_notes(behind) == behind.name
 
 
