@@ -6,12 +6,13 @@ NumPy shows an array along an axis of stride 0 as often as the axis is long, wit
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from contextlib import suppress
 
 import numpy as np
 from onnx import NodeProto, numpy_helper
 
 from slanc_onnx.graph import MOST_AXES, Array
-from slanc_onnx.ops import UNARY
+from slanc_onnx.ops import UNARY, CannotFollow, broadcast, common_shape
 
 # Op -> the input that says the sizes of the output, or how often it has those of another.
 SIZED = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
@@ -50,13 +51,11 @@ def spread(node: NodeProto, arrays: Sequence[Array | None]) -> Array | None:
         told = next((a.t for a in node.attribute if a.name == "value"), None)
         number = np.zeros(1, np.float32) if told is None else numpy_helper.to_array(told)
         return np.broadcast_to(number.reshape(()), dims) if number.size == 1 else None
-    try:
-        if node.op_type == "Expand":
-            return np.broadcast_to(first, np.broadcast_shapes(first.shape, dims))
-        if node.op_type == "Tile" and first.size == 1 and first.ndim == len(dims):
-            return np.broadcast_to(first, dims)
-    except ValueError:  # which is told where it is computed
-        return None
+    if node.op_type == "Tile" and first.size == 1 and first.ndim == len(dims):
+        return np.broadcast_to(first, dims)
+    if node.op_type == "Expand":
+        with suppress(CannotFollow):  # which is told where it is computed
+            return broadcast(first, common_shape(first.shape, dims))
     return None
 
 
@@ -76,17 +75,19 @@ def once(
     if node.op_type not in _EACH or len(node.output) != 1:
         return None
     there = [array for array in arrays if array is not None]
-    try:
-        dims = np.broadcast_shapes(*(array.shape for array in there))
-    except ValueError:
-        return None
+    dims: tuple[int, ...] = ()
+    with suppress(CannotFollow):  # they do not fit, which is told where it is computed
+        dims = common_shape(*(array.shape for array in there))
     repeated = [
         size > 1 and all(_repeats(array, axis) for array in there)
         for axis, size in zip(range(-len(dims), 0), dims, strict=True)
     ]
     if not any(repeated):
         return None
-    fewer = [None if a is None else a[_first_of(repeated[len(dims) - a.ndim :])] for a in arrays]
+    fewer = [
+        None if a is None else np.asarray(a[_first_of(repeated[len(dims) - a.ndim :])])
+        for a in arrays
+    ]
     return fewer, dims
 
 
