@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for folder in exports_in(args.zoo) if args.zoo else ():
         feeds, _ = stored_inputs(folder)
         options = Options(
-            inputs=feeds or None, input_ranges=ranges_of(feeds), validate=not args.no_validate
+            inputs=feeds or None, feeds=ranges_of(feeds), validate=not args.no_validate
         )
         try:
             exports[folder.name] = folding(folder / "model.onnx", options)

@@ -1,7 +1,7 @@
 """Merged norms: what `--merge` does to files and to a folder of exports, and how fast they run.
 
-    python -m benchmarks.merge MODEL.onnx|FOLDER ... [--parts gamma mean division all] [--only REGEX]
-                               [--to fp16] [--latency] [--runs N] [--fuse bert]
+    python -m benchmarks.merge MODEL.onnx|FOLDER ... [--parts gamma mean division all]
+                               [--only REGEX] [--to fp16] [--latency] [--runs N] [--fuse bert]
 
 FOLDER holds exports as `benchmarks.zoo` takes it, with inputs of their own. A table for each part
 that `--merge` takes: norms that lost it, those that are left by reason, nodes, the FP32 error, that

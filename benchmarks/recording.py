@@ -73,7 +73,7 @@ def record(source: Path, apply: str) -> Entry:
     options = Options(
         apply="fold" if apply == "fold" else "div",
         inputs=feeds or None,
-        input_ranges=ranges_of(feeds),
+        feeds=ranges_of(feeds),
         accelerator=Accelerator(flush_subnormals=True),
     )
     with tempfile.TemporaryDirectory() as scratch:

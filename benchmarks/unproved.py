@@ -19,7 +19,6 @@ from benchmarks.markdown import of, table
 from benchmarks.missing import told
 from benchmarks.zoo_rows import DEVICE, exports_in, ranges_of, stored_inputs
 from slanc_onnx import Options, ScaledNorm, SlancError, compute_scales
-from slanc_onnx.feed import Range
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.reasons import Reason
 from slanc_onnx.report.wording import reason_text
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def scales_of(folder: Path) -> list[ScaledNorm]:
     """The decisions for an export; none where the tool refuses it."""
     feeds, _ = stored_inputs(folder)
-    said = {name: Range(*ends) for name, ends in ranges_of(feeds).items()}
+    said = ranges_of(feeds)
     options = Options(estimate="weights", accelerator=DEVICE, feeds=said)
     try:
         return compute_scales(load_model(folder / "model.onnx"), options, folder=folder)

@@ -19,6 +19,7 @@ import numpy as np
 
 from slanc_onnx import Accelerator, Options, ScaledNorm, SlancError, protect_file
 from slanc_onnx.apply.fold.folding import Fold
+from slanc_onnx.feed import Range
 from slanc_onnx.graph.load import load_model
 from slanc_onnx.options import ApplyRule, EmulateRule, EstimateRule
 from slanc_onnx.report.wording import reasons_text
@@ -85,10 +86,10 @@ def stored_inputs(folder: Path) -> tuple[Feeds, list[str]]:
         return feeds, [key[5:] for key in file.files if key.startswith("ref__")]
 
 
-def ranges_of(feeds: Feeds) -> dict[str, tuple[float, float]]:
+def ranges_of(feeds: Feeds) -> dict[str, Range]:
     """The least and the largest element of each input of floats."""
     floats = {k: v for k, v in feeds.items() if v.dtype.kind == "f" and v.size}
-    return {name: (float(v.min()), float(v.max())) for name, v in floats.items()}
+    return {name: Range(float(v.min()), float(v.max())) for name, v in floats.items()}
 
 
 def run_export(folder: Path, setting: Setting) -> Row:
@@ -100,7 +101,7 @@ def run_export(folder: Path, setting: Setting) -> Row:
         estimate=setting.estimate,
         inputs=None if setting.default_inputs or not feeds else feeds,
         accelerator=DEVICE,
-        input_ranges=ranges_of(feeds),
+        feeds=ranges_of(feeds),
         apply=setting.apply,
         emulate=setting.emulate,
     )

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -27,10 +26,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from slanc_onnx import Options, ScaledNorm, SlancError
 from slanc_onnx.job import protect_and_tell
-from slanc_onnx.norms import APPLIED_KEY, SCALE_KEY, TARGET_KEY
+from slanc_onnx.norms import notes_of, with_notes, without_notes
 
-_NOTED = (SCALE_KEY, APPLIED_KEY, TARGET_KEY)
-_NOTES = "?slanc."  # what begins the notes in a name
 _IR_VERSION = 11  # that of ONNX Runtime 1.23, the least that we take
 
 
@@ -66,24 +63,11 @@ def protect(
     return decided
 
 
-def _with_notes(node: NodeProto) -> str:
-    """The name of a node, with its notes."""
-    notes = {p.key: p.value for p in node.metadata_props if p.key in _NOTED}
-    return f"{node.name}?{urlencode(notes)}" if notes else str(node.name)
-
-
 def _read_notes(node: NodeProto) -> None:
     """Take the notes out of the name of a node, as its metadata."""
-    _, begin, notes = node.name.rpartition(_NOTES)
-    if begin:
-        node.name = _without_notes(node.name)
-        for key, value in parse_qsl(begin[1:] + notes):
-            node.metadata_props.add(key=key, value=value)
-
-
-def _without_notes(name: str) -> str:
-    before, begin, _ = name.rpartition(_NOTES)
-    return before if begin else name
+    for key, value in notes_of(node).items():
+        node.metadata_props.add(key=key, value=value)
+    node.name = without_notes(node.name)
 
 
 class _Pair(NamedTuple):
@@ -207,7 +191,7 @@ class _Merge:
                 node.inputs = inputs
             if pair is None or list(pair.proto.output) != list(new.output):
                 node.outputs = tensors(list(new.output), _scaled_by(new, inputs))
-            node.name = _with_notes(new)
+            node.name = with_notes(new)
             self._attributes(node, new, None if pair is None else pair.proto, visible)
             nodes.append(node)
         graph.nodes[:] = nodes
@@ -236,8 +220,8 @@ class _Merge:
 def _matched(pairs: list[_Pair], nodes: list[NodeProto]) -> list[_Pair | None]:
     """The node that each node of the model was: of its op, with its first output or its name."""
     by_output = {_first_output(pair.proto): pair for pair in pairs}
-    names = Counter(_without_notes(pair.proto.name) for pair in pairs)
-    by_name = {_without_notes(pair.proto.name): pair for pair in pairs}
+    names = Counter(without_notes(pair.proto.name) for pair in pairs)
+    by_name = {without_notes(pair.proto.name): pair for pair in pairs}
     found: list[_Pair | None] = []
     taken: set[int] = set()
     for node in nodes:

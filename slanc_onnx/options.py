@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,27 @@ Merge = Literal[NormPart, "all"]
 
 TIME_LIMIT = 1800.0  # seconds
 WRITTEN: Mapping[To, str] = {"fp16": "float16", "bf16": "bfloat16"}
+
+
+class ToldRanges(dict[str, tuple[float, float]]):
+    """`Options.input_ranges` where it was said, or need not be, that they are deprecated."""
+
+    @classmethod
+    def of(cls, ranges: Mapping[str, tuple[float, float]], stacklevel: int) -> ToldRanges:
+        """The ranges, with a warning unless there was one.
+
+        Args:
+            ranges: By name.
+            stacklevel: Of the line that gives them, as seen from here.
+        """
+        if ranges and not isinstance(ranges, cls):
+            warnings.warn(
+                "Options.input_ranges is deprecated: give feeds={name: Range(low, high)}, with "
+                "Range of slanc_onnx.feed, or 'range(LOW,HIGH)' in a file",
+                DeprecationWarning,
+                stacklevel + 1,
+            )
+        return cls(ranges)
 
 
 @dataclass(frozen=True)
@@ -131,6 +153,10 @@ class Options:
     memory_limit: float | None = None
     isolate: bool = False
 
+    def __post_init__(self) -> None:
+        """Say what is deprecated, at the line that makes the options."""
+        object.__setattr__(self, "input_ranges", ToldRanges.of(self.input_ranges, 3))
+
     @classmethod
     def from_mapping(cls, table: Mapping[str, object], folder: str | Path = "") -> Options:
         """The options that a table states, as a TOML or JSON file gives it.
@@ -147,7 +173,7 @@ class Options:
         Raises:
             SlancError: a key is not known, a value is of another type, or a file cannot be read.
         """
-        return cls(**options_of(table, get_type_hints(cls), Path(folder)))
+        return cls._of(table, Path(folder), 3)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Options:
@@ -160,9 +186,16 @@ class Options:
         """
         path = Path(path)
         try:
-            return cls.from_mapping(read_table(path), path.parent)
+            return cls._of(read_table(path), path.parent, 3)
         except SlancError as error:
             raise SlancError(f"{path}: {error}") from error
+
+    @classmethod
+    def _of(cls, table: Mapping[str, object], folder: Path, stacklevel: int) -> Options:
+        values = options_of(table, get_type_hints(cls), folder)
+        if "input_ranges" in values:
+            values["input_ranges"] = ToldRanges.of(values["input_ranges"], stacklevel)
+        return cls(**values)
 
     def implied(self) -> Options:
         """The options with all that they imply.

@@ -98,6 +98,7 @@ def without_data(options: Options) -> dict[str, Any]:
     return {name: getattr(options, name) for name in fields if name not in data}
 
 
+@pytest.mark.filterwarnings("ignore:Options.input_ranges:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["toml", "json"])
 def test_a_file_states_what_python_does(folder: Path, kind: str) -> None:
     import tomllib

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from slanc_onnx.cli import main
 from slanc_onnx.cli.process import BAD_INPUT, BUG, FAILED, INTERRUPTED, NOT_WRITTEN, PASSED
 from slanc_onnx.job import files
 from slanc_onnx.report import write_report
@@ -313,3 +314,44 @@ def test_one_model_is_not_checked_twice(three: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.delattr("slanc_onnx.cli.command.check_files")
     status, out, _ = three("a.onnx", *QUICK)
     assert status == PASSED and "models |" not in out
+
+
+@pytest.mark.parametrize("name", ["-x.onnx", "-", "--", "--report"])
+@pytest.mark.parametrize("before", [("-o", "out.onnx"), ()])
+def test_a_name_behind_two_dashes_may_begin_with_one(
+    three: Run, name: str, before: tuple[str, ...]
+) -> None:
+    os.rename("a.onnx", f"./{name}")
+    status, _, err = three(*QUICK, *before, "--", name)
+    assert (status, err) == (PASSED, "")
+    assert Path("out.onnx" if before else f"{Path(name).stem}.slanc.onnx").is_file()
+
+
+def test_models_before_and_behind_two_dashes_keep_their_order(three: Run) -> None:
+    os.rename("a.onnx", "./-x.onnx")
+    status, out, _ = three("c.onnx", *QUICK, "-o", "out", "--", "-x.onnx", "b.onnx")
+    assert status == PASSED
+    assert sorted(os.listdir("out")) == ["-x.onnx", "b.onnx", "c.onnx"]
+    last = [line for line in out.splitlines() if "NOT VALIDATED" in line]
+    assert [line.partition(":")[0] for line in last] == ["c.onnx", "-x.onnx", "b.onnx"]
+
+
+def test_two_dashes_are_no_value_of_an_option(
+    three: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.rename("a.onnx", "./-x.onnx")
+    before = Path("./-x.onnx").read_bytes()
+    for words in (("c.onnx", *QUICK, "-o", "--", "-x.onnx"), (*QUICK, "-o", "out.onnx", "--")):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == BAD_INPUT
+    assert "expected one argument" in capsys.readouterr().err
+    assert Path("./-x.onnx").read_bytes() == before
+
+
+def test_other_files_may_begin_with_a_dash(three: Run) -> None:
+    given = ("-o", "./-x.onnx", "--report=-r.json", "--sidecar", "./-")
+    status, _, err = three("a.onnx", *QUICK, *given)
+    assert (status, err) == (PASSED, "")
+    assert {"-x.onnx", "-r.json", "-"} < {*os.listdir()}
+    assert three("a.onnx", *QUICK, "--sidecar", "-")[0] == BAD_INPUT

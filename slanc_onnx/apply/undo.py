@@ -34,6 +34,8 @@ from slanc_onnx.norms import (
     TARGET_KEY,
     Norm,
     ReadModel,
+    drop_notes,
+    notes_of,
     read_model,
     residual_name,
 )
@@ -83,20 +85,16 @@ def _constants(norm: Norm) -> list[tuple[GraphPath, int, int]]:
     return [(norm.path, place.node, place.position) for place in places]
 
 
-def _noted(node: NodeProto, key: str) -> str | None:
-    return next((p.value for p in node.metadata_props if p.key == key), None)
-
-
 def _is_of_another(model: onnx.ModelProto, norm: Norm, target: str) -> bool:
     """Whether a norm has a scale that is not of this target, and that can be taken out."""
     graph = graph_at(model, norm.path)
-    noted = [node for node in _stamped(graph, norm) if _noted(node, SCALE_KEY) is not None]
+    noted = [notes for node in _stamped(graph, norm) if SCALE_KEY in (notes := notes_of(node))]
     if norm.scaled_by is not None:
-        targets = {_noted(node, TARGET_KEY) for node in noted} - {None}
+        targets = {notes[TARGET_KEY] for notes in noted if TARGET_KEY in notes}
         return bool(targets) and targets != {target}
     if not norm.divisions or norm.skip_reason is not None:
         return False
-    return all(_noted(graph.node[i], APPLIED_KEY) is None for i in norm.divisions)
+    return not any(APPLIED_KEY in notes_of(graph.node[i]) for i in norm.divisions)
 
 
 def _stamped(graph: onnx.GraphProto, norm: Norm) -> list[NodeProto]:
@@ -130,9 +128,7 @@ def _take_out(model: onnx.ModelProto, norm: Norm, folder: Path | None) -> set[st
             node = graph.node[place.node]
             node.input[place.position] = graph.node[divs[node.input[place.position]]].input[0]
     for node in _stamped(graph, norm):
-        kept = [p for p in node.metadata_props if p.key not in (SCALE_KEY, TARGET_KEY, APPLIED_KEY)]
-        del node.metadata_props[:]
-        node.metadata_props.extend(kept)
+        drop_notes(node)
     return {*divs, ""}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +31,8 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argpa
     Raises:
         SlancError: the file states what is no option.
     """
-    args = parser.parse_intermixed_args(words)
+    words = list(sys.argv[1:] if words is None else words)
+    args = _parsed(parser, words)
     _refuse_twice(parser, args)
     if args.config is None:
         return args
@@ -40,7 +43,21 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argpa
         parser.set_defaults(**_defaults(read_table(path), path.parent))
     except SlancError as error:
         raise SlancError(f"--config {path}: {error}") from error
-    return parser.parse_intermixed_args(words)
+    return _parsed(parser, words)
+
+
+def _parsed(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """The words; what stands behind "--" are models, whatever their names begin with.
+
+    Where options stand before it, argparse of Python 3.11 loses such a model.
+    """
+    if "--" not in words:
+        return parser.parse_intermixed_args(words)
+    end = words.index("--")
+    last = [f"./{name}" if name.startswith("-") else name for name in words[end + 1 :]]
+    args = parser.parse_intermixed_args([*last, *words[:end]])  # an option takes none of them
+    args.models = [*args.models[len(last) :], *last]
+    return args
 
 
 def _refuse_twice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -56,7 +73,9 @@ def _refuse_twice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 def _defaults(table: dict[str, object], folder: Path) -> dict[str, object]:
     """The values of a table, by the names that the parser has for them."""
     stated = {key: value for key, value in table.items() if key not in _DATA}
-    options = Options.from_mapping(stated, folder)
+    with warnings.catch_warnings():  # which are for those who write Python
+        warnings.simplefilter("ignore", DeprecationWarning)
+        options = Options.from_mapping(stated, folder)
     found: dict[str, object] = {}
     for key in stated:
         value = getattr(options, key)

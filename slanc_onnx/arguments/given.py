@@ -9,7 +9,7 @@ from slanc_onnx import targets, tokens
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.config import LENGTH, MOST, read_arrays
 from slanc_onnx.graph import Array
-from slanc_onnx.options import Options
+from slanc_onnx.options import Options, ToldRanges
 from slanc_onnx.tokens import Tokens
 
 
@@ -30,7 +30,7 @@ def read_options(args: argparse.Namespace) -> Options:
         certify=args.certify,
         feeds=dict(args.feed),
         dims=dict(args.dim),
-        input_ranges=dict(args.input_range),
+        input_ranges=ToldRanges(args.input_range),
         apply=args.apply or "div",
         to=args.to,
         keep_io_types=args.keep_io_types,

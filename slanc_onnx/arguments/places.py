@@ -48,6 +48,8 @@ def check_places(
     for job in jobs:
         for option, name in job.reports.items():
             path = Path(name)
+            if name == STDOUT:
+                raise SlancError(f"{option} -: only --report goes to standard output. Name a file.")
             if whole is not None and path.resolve().is_relative_to(whole.resolve()):
                 raise SlancError(
                     f"{option} {name}: lies in -o {whole}, which is replaced as a whole. Give "
@@ -105,8 +107,6 @@ def _check_report(option: str, path: Path, job: JobFiles) -> None:
     above = path.resolve().parent
     while not job.alone and not above.exists():  # it is made
         above = above.parent
-    if str(path) == STDOUT:
-        raise SlancError(f"{option} -: only --report goes to standard output. Name a file.")
     if path.is_dir():
         named = path / (source.stem + ENDS.get(option, ".json"))
         raise SlancError(f"{option} {path}: is a folder. Name a file in it, such as {named}.")

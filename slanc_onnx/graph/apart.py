@@ -11,8 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx
-
 _SECONDS, _MEMORY = 10, 2**30  # of processor time, and bytes beside what the process has
 
 
@@ -50,20 +48,6 @@ def apart(work: Callable[[], bytes], isolate: bool) -> bytes:
     if status:
         raise Lost
     return result
-
-
-def with_shapes(
-    model: onnx.ModelProto, isolate: bool, *, data_prop: bool = False
-) -> onnx.ModelProto:
-    """The model with inferred shapes; `data_prop` follows those that the graph computes, too."""
-
-    def work() -> bytes:
-        found = onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
-        whole: bytes = found.SerializeToString()
-        return whole
-
-    inferred: onnx.ModelProto = onnx.ModelProto.FromString(apart(work, isolate))
-    return inferred
 
 
 def _send(work: Callable[[], bytes], pipe: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.contrib import Signature
 from slanc_onnx.graph.load import every_graph
 from slanc_onnx.graph.signatures import schema_of, signature_of, usual_kinds
+from slanc_onnx.graph.stand_ins import Functions, stand_ins
 from slanc_onnx.reasons import Fact, Fault, Reason
 
 # Domains whose ops are known by name; an op of that name elsewhere may do anything.
@@ -140,10 +142,12 @@ class _Rules:
     Attributes:
         context: The opsets, as onnx.checker takes them.
         shapes: Whether shape inference follows the nodes.
+        functions: The functions of the model, by domain and name.
     """
 
     context: Any
     shapes: bool
+    functions: Functions
 
 
 def node_faults(model: onnx.ModelProto, *, shapes: bool = True) -> Faults:
@@ -160,7 +164,8 @@ def node_faults(model: onnx.ModelProto, *, shapes: bool = True) -> Faults:
     if "ai.onnx" in versions:  # another name of the same
         versions.setdefault("", versions["ai.onnx"])
     context.opset_imports = {name: min(max(v, 0), 2**31 - 1) for name, v in versions.items()}
-    _read_faults(model.graph, (), ({}, frozenset()), _Rules(context, shapes), found)
+    functions = frozenset((f.domain, f.name) for f in model.functions)
+    _read_faults(model.graph, (), ({}, frozenset()), _Rules(context, shapes, functions), found)
     return found
 
 
@@ -265,6 +270,8 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], rule
     whole = not any(a.type in _SUBGRAPHS or _is_long(a) for a in node.attribute)
     if schema is None or schema.deprecated or not whole:
         _check_signature(node, signature_of(node.op_type, schema))
+        if rules.shapes:
+            _follow_fused(node, known, rules)
         return
     if node.domain:  # the other name of the standard ops, which onnx.defs does not take
         named = NodeProto()
@@ -279,6 +286,24 @@ def _check_node(node: NodeProto, known: dict[str, TypeProto | TensorProto], rule
             known.update(made)
     except _REFUSALS as error:
         raise _Broken(Fault.REFUSED, _first_line(error)) from error
+
+
+def _follow_fused(
+    node: NodeProto, known: dict[str, TypeProto | TensorProto], rules: _Rules
+) -> None:
+    """Add the types of a fused op's outputs to those that are known.
+
+    Raises:
+        _Broken: one has a shape that no tensor has.
+    """
+    imports = rules.context.opset_imports
+    for like in stand_ins(node, rules.functions):
+        schema = schema_of(like.op_type, imports[""]) if "" in imports else None
+        if schema is not None and all(name in known for name in like.input):
+            with suppress(*_REFUSALS):  # which are not of the op itself
+                made = _types_of_outputs(schema, like, known, imports)
+                _check_sizes(made)
+                known.update(made)
 
 
 def _check_data(tensor: TensorProto) -> None:

@@ -1,6 +1,6 @@
-"""The signatures of the fused ops that the tool reads and onnx.defs does not know.
+"""The fused ops that the tool reads and onnx.defs does not know: what they take, and give.
 
-They are ONNX Runtime's, of com.microsoft, and its SimplifiedLayerNormalization. A test holds them
+They are ONNX Runtime's, of com.microsoft, and its SimplifiedLayerNormalization. Tests hold them
 against ONNX Runtime.
 """
 
@@ -14,6 +14,20 @@ INT, FLOAT, STRING = AttributeProto.INT, AttributeProto.FLOAT, AttributeProto.ST
 INTS, FLOATS = AttributeProto.INTS, AttributeProto.FLOATS
 
 
+class StandIn(NamedTuple):
+    """An op of onnx whose output has the shape and the type of a fused op's.
+
+    Attributes:
+        op: Its type.
+        inputs: The fused op's inputs that it reads.
+        outputs: The fused op's outputs that are like its own.
+    """
+
+    op: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...] = (0,)
+
+
 class Signature(NamedTuple):
     """What an op takes.
 
@@ -22,13 +36,18 @@ class Signature(NamedTuple):
         kinds: Its attributes by kind, as one text; those that it must have end with "!".
         first: Whether it must have the first of them.
         most: The inputs that it can have.
+        stand_in: What tells shape inference of its outputs; None where no single op does.
     """
 
     least: int
     kinds: dict[int, str]
     first: bool = True
     most: int = 2**31 - 1
+    stand_in: StandIn | None = None
 
+
+_SAME = StandIn("Identity", (0,))
+_SUM = StandIn("Add", (0, 1), (0, 3))
 
 CONTRIB: dict[str, Signature] = {
     "Attention": Signature(
@@ -41,11 +60,15 @@ CONTRIB: dict[str, Signature] = {
             INTS: "qkv_hidden_sizes",
         },
     ),
-    "BiasGelu": Signature(2, {}),
+    "BiasGelu": Signature(2, {}, stand_in=StandIn("Add", (0, 1))),
     "DequantizeLinear": Signature(2, {INT: "axis"}),
     "DynamicQuantizeMatMul": Signature(3, {}),
-    "EmbedLayerNormalization": Signature(7, {FLOAT: "epsilon", INT: "mask_index_type"}),
-    "FastGelu": Signature(1, {}),
+    "EmbedLayerNormalization": Signature(
+        7,
+        {FLOAT: "epsilon", INT: "mask_index_type"},
+        stand_in=StandIn("Gather", (2, 0), (0, 2)),  # rows of the word table, by ids
+    ),
+    "FastGelu": Signature(1, {}, stand_in=_SAME),
     "FusedConv": Signature(
         2,
         {
@@ -66,8 +89,10 @@ CONTRIB: dict[str, Signature] = {
     "FusedMatMul": Signature(2, {FLOAT: "alpha", INT: "transA transB transBatchA transBatchB"}),
     "GatherBlockQuantized": Signature(3, {INT: "bits block_size gather_axis quantize_axis"}),
     "GatherND": Signature(2, {}),
-    "Gelu": Signature(1, {}),
-    "GroupNorm": Signature(3, {INT: "activation! groups! channels_last", FLOAT: "epsilon"}),
+    "Gelu": Signature(1, {}, stand_in=_SAME),
+    "GroupNorm": Signature(
+        3, {INT: "activation! groups! channels_last", FLOAT: "epsilon"}, stand_in=_SAME
+    ),
     "GroupQueryAttention": Signature(
         7,
         {
@@ -113,10 +138,18 @@ CONTRIB: dict[str, Signature] = {
     ),
     "QLinearMul": Signature(7, {}),
     "QuantizeLinear": Signature(2, {INT: "axis"}),
-    "QuickGelu": Signature(1, {FLOAT: "alpha"}),
+    "QuickGelu": Signature(1, {FLOAT: "alpha"}, stand_in=_SAME),
     "Range": Signature(2, {}),
-    "SimplifiedLayerNormalization": Signature(2, {INT: "axis stash_type", FLOAT: "epsilon"}),
-    "SkipGroupNorm": Signature(4, {INT: "activation! groups! channels_last", FLOAT: "epsilon"}),
-    "SkipLayerNormalization": Signature(3, {FLOAT: "epsilon"}),
-    "SkipSimplifiedLayerNormalization": Signature(3, {FLOAT: "epsilon"}),
+    "SimplifiedLayerNormalization": Signature(
+        2,
+        {INT: "axis stash_type", FLOAT: "epsilon"},
+        stand_in=StandIn("Mul", (1, 0)),  # its type is that of gamma
+    ),
+    "SkipGroupNorm": Signature(
+        4,
+        {INT: "activation! groups! channels_last", FLOAT: "epsilon"},
+        stand_in=StandIn("Identity", (0,), (0, 1)),
+    ),
+    "SkipLayerNormalization": Signature(3, {FLOAT: "epsilon"}, stand_in=_SUM),
+    "SkipSimplifiedLayerNormalization": Signature(3, {FLOAT: "epsilon"}, stand_in=_SUM),
 }

@@ -86,6 +86,7 @@ class NewData:
 
     Attributes:
         name: What tensors refer to that are made when they are written.
+        taken: Whether any tensor was put here.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class NewData:
         self.name = f"slanc-{secrets.token_hex(8)}"
         self._source, self._own, self._external = source, own, external
         self._made: list[Callable[[], Array]] = []
+        self.taken = False
 
     def put(
         self, tensor: TensorProto, values: Callable[[], Array], element_type: int | None = None
@@ -110,6 +112,7 @@ class NewData:
         """
         if tensor.data_location != TensorProto.EXTERNAL:
             return False
+        self.taken = True
         if self._goes_inside(tensor):
             kind = tensor.data_type if element_type is None else element_type
             _, _, length = external_range(tensor, self._source.parent)

@@ -20,9 +20,10 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph.apart import Lost, apart, with_shapes
+from slanc_onnx.graph.apart import Lost, apart
 from slanc_onnx.graph.checked import DOMAINS, Faults, GraphPath, node_faults
 from slanc_onnx.graph.load import Array, constant_value, read_tensor
+from slanc_onnx.graph.stand_ins import Functions, inferred
 from slanc_onnx.reasons import Reason
 
 Dims = tuple[int | str, ...]  # a dynamic size is its name
@@ -191,7 +192,8 @@ def read_graph(
     Raises:
         SlancError: graphsurgeon cannot read the model.
     """
-    faults, skeleton = _checked(model, isolate)
+    functions = frozenset((f.domain, f.name) for f in model.functions)
+    faults, skeleton = _checked(model, functions, isolate)
     bare = _skeleton(model, faults)
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
     try:
@@ -204,7 +206,6 @@ def read_graph(
     inputs = {info.name for info in model.graph.input} if model.ir_version >= 4 else set()
     main = _scope((), model.graph, root, None, folder, faults)
     overridable = frozenset(inputs.intersection(main.initializers))
-    functions = frozenset((f.domain, f.name) for f in model.functions)
     main = replace(main, overridable=overridable, skeleton=bare, functions=functions, apart=isolate)
     scopes = [main, *_inner_scopes(main, faults)]
     for scope in scopes:
@@ -212,13 +213,15 @@ def read_graph(
     return scopes
 
 
-def _checked(model: onnx.ModelProto, isolate: bool) -> tuple[Faults, onnx.ModelProto | None]:
+def _checked(
+    model: onnx.ModelProto, functions: Functions, isolate: bool
+) -> tuple[Faults, onnx.ModelProto | None]:
     """The faults of the nodes, and the skeleton with shapes; None where onnx cannot infer them."""
 
     def work() -> bytes:
         faults = node_faults(model)
         try:
-            return pickle.dumps((faults, with_shapes(_skeleton(model, faults), isolate=False)))
+            return pickle.dumps((faults, inferred(_skeleton(model, faults), functions)))
         except Exception:  # Shapes are a convenience: a model the checker dislikes is read without.
             return pickle.dumps((faults, None))
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import onnx
 
-from slanc_onnx.graph.apart import with_shapes
+from slanc_onnx.graph.apart import apart
 from slanc_onnx.graph.checked import DOMAINS, MOST_ELEMENTS
 from slanc_onnx.graph.load import every_node
 from slanc_onnx.graph.scope import FAULTY, Scope
+from slanc_onnx.graph.stand_ins import Functions, inferred
 
 # Ops that take off an end of their input: at length 1 more than there is.
 _SHRINKS = {"Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "Pad", "Tile"} | {
@@ -46,18 +48,23 @@ def concrete_shapes(
     for info in model.graph.output:
         info.type.tensor_type.ClearField("shape")
     try:
-        _hide_less_than_nothing(model)
-        inferred = with_shapes(model, main.apart, data_prop=True)
+        _hide_less_than_nothing(model, main.functions)
+        told = apart(partial(_with_shapes, model, main.functions), main.apart)
     except Exception:  # as in `read_graph`
         return {}
     found = {}
-    for info in inferred.graph.value_info:
+    for info in onnx.ModelProto.FromString(told).graph.value_info:
         dims = info.type.tensor_type.shape.dim
         if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             shape = tuple(int(d.dim_value) for d in dims)
             if min(shape, default=0) >= 0 and math.prod(shape) <= MOST_ELEMENTS:
                 found[info.name] = shape
     return found
+
+
+def _with_shapes(model: onnx.ModelProto, functions: Functions) -> bytes:
+    whole: bytes = inferred(model, functions, data_prop=True).SerializeToString()
+    return whole
 
 
 def _hide_long_values(model: onnx.ModelProto, main: Scope) -> None:
@@ -68,7 +75,7 @@ def _hide_long_values(model: onnx.ModelProto, main: Scope) -> None:
             node.domain = FAULTY
 
 
-def _hide_less_than_nothing(model: onnx.ModelProto) -> None:
+def _hide_less_than_nothing(model: onnx.ModelProto, functions: Functions) -> None:
     """Hide the ops whose outputs have sizes below zero here: a Slice of those ends the process."""
     nodes = list(every_node(model.graph.node))
     slices = [node for node in nodes if node.op_type == "Slice" and node.domain in DOMAINS]
@@ -77,12 +84,12 @@ def _hide_less_than_nothing(model: onnx.ModelProto) -> None:
     domains = [node.domain for node in slices]
     for node in slices:
         node.domain = FAULTY
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    known = inferred(model, functions, data_prop=True).graph.value_info
     for node, domain in zip(slices, domains, strict=True):
         node.domain = domain
     below = {
         info.name
-        for info in inferred.graph.value_info
+        for info in known
         if any(dim.dim_value < 0 for dim in info.type.tensor_type.shape.dim)
     }
     for node in nodes:

@@ -9,16 +9,16 @@ from slanc_onnx.norms.constants import sizes_in
 from slanc_onnx.norms.find import unmatched_means
 from slanc_onnx.norms.functions import inline_functions_with
 from slanc_onnx.norms.model import ReadModel, read_model
-from slanc_onnx.norms.norm import (
+from slanc_onnx.norms.norm import Deferred, Limit, Norm, Place, as_computed
+from slanc_onnx.norms.notes import (
     APPLIED_KEY,
     NORM_KEY,
     SCALE_KEY,
     TARGET_KEY,
-    Deferred,
-    Limit,
-    Norm,
-    Place,
-    as_computed,
+    drop_notes,
+    notes_of,
+    with_notes,
+    without_notes,
 )
 from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.norms.scaled import lost_limit, residual_name, rounded, scaled_epsilon
@@ -37,12 +37,16 @@ __all__ = [
     "RowAxes",
     "Suspect",
     "as_computed",
+    "drop_notes",
     "inline_functions_with",
     "lost_limit",
+    "notes_of",
     "read_model",
     "residual_name",
     "rounded",
     "scaled_epsilon",
     "sizes_in",
     "unmatched_means",
+    "with_notes",
+    "without_notes",
 ]

@@ -10,7 +10,8 @@ import onnx_graphsurgeon as gs
 
 from slanc_onnx.graph import Bodies, Scope, op_of
 from slanc_onnx.norms.fused import fused_norms
-from slanc_onnx.norms.norm import APPLIED_KEY, Norm
+from slanc_onnx.norms.norm import Norm
+from slanc_onnx.norms.notes import APPLIED_KEY, notes_of
 from slanc_onnx.norms.region_norms import region_norms
 from slanc_onnx.norms.root_axes import axes_of
 from slanc_onnx.norms.row_axes import RowAxes
@@ -81,7 +82,7 @@ def unmatched_means(
 
 def _is_ours(scope: Scope, node: gs.Node) -> bool:
     """Whether an earlier run put a node in, to centre a stream."""
-    return any(p.key == APPLIED_KEY for p in scope.proto.node[scope.index[id(node)]].metadata_props)
+    return APPLIED_KEY in notes_of(scope.proto.node[scope.index[id(node)]])
 
 
 def _may_be_over_rows(scope: Scope, node: gs.Node) -> bool:

@@ -11,11 +11,6 @@ from slanc_onnx.norms.row_axes import RowAxes
 from slanc_onnx.ops import Kind
 from slanc_onnx.reasons import Reason
 
-SCALE_KEY = "slanc.scale"
-NORM_KEY = "slanc.norm"
-TARGET_KEY = "slanc.target"  # beside the scale: for which accelerator it was placed
-APPLIED_KEY = "slanc.applied"  # on the last node of a norm in a folded model: "fold" or "div"
-
 
 class Place(NamedTuple):
     """An input of a node: the node's index in its graph, the input's position and element type.

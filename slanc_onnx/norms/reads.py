@@ -11,7 +11,8 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import FLOATS, SEE_THROUGH, Scope, element_type, op_of, reads_value
 from slanc_onnx.norms.constants import scalar_of
-from slanc_onnx.norms.norm import APPLIED_KEY, SCALE_KEY, Norm, Place
+from slanc_onnx.norms.norm import Norm, Place
+from slanc_onnx.norms.notes import APPLIED_KEY, SCALE_KEY, notes_of
 from slanc_onnx.reasons import Reason, Unscalable
 
 _KEEPING = ("QuantizeLinear", "DynamicQuantizeLinear")  # their integers are the same at any scale
@@ -48,17 +49,18 @@ def with_known_scale(scope: Scope, norm: Norm) -> Norm:
         if makers and op_of(makers[0]) == "Div" and id(makers[0]) in scope.index:
             stamps.insert(0, scope.proto.node[scope.index[id(makers[0])]])
     for node in stamps:
-        notes = [p.value for p in node.metadata_props if p.key == SCALE_KEY]
-        found = [_noted(note) for note in notes]
-        wrong = [note for note, scale in zip(notes, found, strict=True) if scale is None]
-        if wrong:
-            why = Reason(Unscalable.NOTE_UNREADABLE, (wrong[0],))
+        notes = notes_of(node)
+        if SCALE_KEY not in notes:
+            continue
+        scale = _noted(notes[SCALE_KEY])
+        if scale is None:
+            why = Reason(Unscalable.NOTE_UNREADABLE, (notes[SCALE_KEY],))
             return replace(norm, skip_reason=why, broken=True)
         # A Div with a note of scale 1, or of how a scale is applied, is the last node of another
         # norm, or this norm has the note as well.
-        note = found == [1.0] or any(p.key == APPLIED_KEY for p in node.metadata_props)
-        if found and (not note or node is stamps[-1]):
-            return replace(norm, scaled_by=found[0])
+        note = scale == 1.0 or APPLIED_KEY in notes
+        if not note or node is stamps[-1]:
+            return replace(norm, scaled_by=scale)
     return norm
 
 
@@ -79,7 +81,7 @@ def _divisions(scope: Scope, norm: Norm) -> tuple[tuple[int, ...], float | None]
     divisor = divisors.pop() if len(divisors) == 1 else None
     if divisor is None or not 0 < divisor < math.inf:
         return (), None
-    noted = all(any(p.key == SCALE_KEY for p in scope.proto.node[i].metadata_props) for i in found)
+    noted = all(SCALE_KEY in notes_of(scope.proto.node[i]) for i in found)
     return (tuple(found), divisor) if noted or math.frexp(divisor)[0] == 0.5 else ((), None)
 
 

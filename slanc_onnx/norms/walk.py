@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from slanc_onnx.graph import SEE_THROUGH, Scope, constant_made, op_of, reads_value
 from slanc_onnx.norms.averages import WEIGHTED, averages
 from slanc_onnx.norms.constants import small_value
-from slanc_onnx.norms.norm import SCALE_KEY
+from slanc_onnx.norms.notes import SCALE_KEY, notes_of
 from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.region import Joined, Region
 from slanc_onnx.norms.sums import BY_POWER
@@ -116,7 +116,7 @@ class Walk:
             return False
         if op_of(node) == "Div":
             proto = self._scope.proto.node[self._scope.index[id(node)]]
-            return any(p.key == SCALE_KEY for p in proto.metadata_props)
+            return SCALE_KEY in notes_of(proto)
         return op_of(node) in SEE_THROUGH
 
     def _step(self, node: gs.Node) -> tuple[tuple[Degree, ...], tuple[Joined, ...]]:

@@ -169,9 +169,11 @@ def lengths(matrix: Array, axis: int) -> Array:
     """The L2 norms of rows (axis 1) or columns (axis 0), rounded up, FP64."""
     terms = "ij,ij->j" if axis == 0 else "ij,ij->i"
     if matrix.dtype == np.float32:  # as it is: a table of embeddings is large
-        square = np.einsum(terms, matrix, matrix).astype(np.float64)
+        with np.errstate(over="ignore"):
+            square = np.einsum(terms, matrix, matrix).astype(np.float64)
         flushed = matrix.shape[axis] * 2.0**-126
-        return np.asarray(np.sqrt(square + flushed) * (1 + (matrix.shape[axis] + 4) * 2.0**-24))
+        if 2.0**24 * flushed < square.max(initial=0.0) < math.inf:  # FP32 holds its squares
+            return np.asarray(np.sqrt(square + flushed) * (1 + (matrix.shape[axis] + 4) * 2.0**-24))
     square = np.einsum(terms, matrix, matrix, dtype=np.float64)
     return np.asarray(np.sqrt(square) * (1 + (matrix.shape[axis] + 4) * _UNIT))
 

@@ -31,6 +31,13 @@ PLAIN = [
         X,
     ),
     Kind(
+        "a weight that a caller may give",
+        "m (float[2, 4] x, float[4, 4] w) => (float[2, 4] y) { y = MatMul(x, w) }",
+        X,
+        W,
+        casts=3,
+    ),
+    Kind(
         "a weight read by FP16 and FP32 nodes",
         "m (float[2, 4] x) => (float[2, 4] y, float[4, 4] z) { y = MatMul(x, w) "
         "z = CumSum(w, ax) }",

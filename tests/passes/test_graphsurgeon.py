@@ -131,6 +131,48 @@ def test_a_second_run_changes_nothing_even_after_an_export(apply: ApplyRule) -> 
         assert exported(seen).SerializeToString() == once
 
 
+SPELLED: dict[str, dict[str, Any]] = {
+    "div": {},
+    "fold": {"apply": "fold"},
+    "merged": {"apply": "fold", "merge": ["all"]},
+    "paper": {"scale": "paper"},
+    "by hand": {"set_scale": {"/encoder.layer.0/LayerNormalization": 2.0**5}},
+}
+
+
+@pytest.mark.parametrize("how", SPELLED)
+def test_the_command_finds_what_is_done_and_changes_nothing(how: str, tmp_path: Path) -> None:
+    graph = gs.import_onnx(onnx.load(SAMPLES / "bert_like.onnx"))
+    first = protect(graph, Options(estimate="weights", **SPELLED[how]))
+    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
+    onnx.save(exported(graph), once)
+    more = {key: value for key, value in SPELLED[how].items() if key != "set_scale"}
+    options = Options(estimate="weights", validate=False, **more)
+    second = slanc_onnx.protect_file(once, twice, options).norms
+    assert once.read_bytes() == twice.read_bytes()
+    assert {d.status for d in second} == {"unchanged"}
+    assert [d.scale for d in second] == [d.scale for d in first]
+    certified = [
+        [d.certificate is not None and d.certificate.certified for d in each]
+        for each in (first, second)
+    ]
+    assert certified[0] == certified[1]
+
+
+def test_the_command_takes_out_scales_for_another_target(tmp_path: Path) -> None:
+    graph = gs.import_onnx(onnx.load(SAMPLES / "bert_like.onnx"))
+    protect(graph, by_weights("div"))
+    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
+    onnx.save(exported(graph), once)
+    target = slanc_onnx.targets.target("fp16-fp32")
+    options = by_weights("div", accelerator=target, validate=False)
+    found = slanc_onnx.protect_file(once, twice, options).norms
+    assert {d.status for d in found} == {"scaled"}
+    nodes = [onnx.load(file).graph.node for file in (once, twice)]
+    assert len(nodes[0]) == len(nodes[1])
+    assert not any("?slanc." in node.name for node in nodes[1])
+
+
 @BOTH
 @pytest.mark.parametrize("deep", [True, False])
 def test_every_edit_gives_the_same_bits(apply: ApplyRule, deep: bool) -> None:

@@ -93,6 +93,20 @@ def test_the_certificate_reads_the_columns_of_all_its_weights(how: str) -> None:
     assert large.certificate.reason.kind is Unproved.PRODUCT_OVERFLOWS
 
 
+@pytest.mark.parametrize("size", [1e18, 1e30, 1e35])
+def test_weights_whose_squares_leave_fp32_keep_the_certificate(size: float) -> None:
+    """On a device of BF16, which has room for them."""
+    (how, *_) = WRITTEN
+    large = {name: EVERY[name] * np.float32(size) for name in ("w", "w2")}
+    (found,) = compute_scales(
+        model(WRITTEN[how], large), Options(estimate="weights", accelerator=TARGETS["bf16"])
+    )
+    assert found.certificate is not None and found.certificate.certified
+    columns = np.concatenate([*large.values()], axis=1).astype(np.float64)
+    longest = np.sqrt((columns**2).sum(axis=0)).max()
+    assert found.affine is not None and found.affine.product == pytest.approx(longest, rel=1e-5)
+
+
 def test_a_norm_behind_it_has_a_bound_that_holds() -> None:
     """The row between them is a product over the root, rounded twice."""
     square = "p = MatMul(rows, square) [n] x2 = Div(p, root)"

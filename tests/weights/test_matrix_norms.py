@@ -279,13 +279,28 @@ def test_lengths_of_fp32_are_computed_in_fp32_with_its_room(count: int) -> None:
     stored[-1] = 3.0, 4.0
     np.testing.assert_allclose(lengths(stored, axis=0), [3 * room, 4 * room], rtol=1e-13)
     np.testing.assert_allclose(lengths(stored.T, axis=1), [3 * room, 4 * room], rtol=1e-13)
-    tiny = np.full((count, 1), 2.0**-80, np.float32)  # squares of 2^-160, which FP32 has not
+    tiny = np.full((count, 2), 2.0**-80, np.float32)  # squares of 2^-160, which FP32 has not
+    tiny[:, 1] = 1.0
     most = math.sqrt(count) * 2.0**-63 * room  # each counts as the smallest normal number
-    np.testing.assert_allclose(lengths(tiny, axis=0), [most], rtol=1e-13)
+    np.testing.assert_allclose(lengths(tiny, axis=0)[:1], [most], rtol=1e-13)
     rng = np.random.default_rng(count)
     drawn = rng.standard_normal((count, 5)).astype(np.float32)
     true = np.sqrt((drawn.astype(np.longdouble) ** 2).sum(axis=0))
     assert (lengths(drawn, axis=0) >= true).all()
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e-30, 1e-19, 1e-10, 1e10, 1e19, 1e36, 3e38])
+def test_lengths_of_fp32_are_those_of_its_numbers_where_their_squares_leave_it(size: float) -> None:
+    matrix = np.random.default_rng(0).uniform(0.5, 1.0, (40, 6)) * size
+    true = np.sqrt((matrix.astype(np.float32).astype(np.longdouble) ** 2).sum(axis=0))
+    found = lengths(matrix.astype(np.float32), axis=0)
+    assert (found >= true).all() and (found <= true * (1 + 1e-4)).all()
+
+
+def test_lengths_of_what_is_not_finite_are_not() -> None:
+    matrix = np.array([[np.inf, 1.0], [1e30, np.nan]], np.float32)
+    assert lengths(matrix, axis=0)[0] == np.inf and np.isnan(lengths(matrix, axis=0)[1])
+    assert not lengths(np.zeros((0, 3), np.float32), axis=0).any()
 
 
 def test_a_cheap_bound_is_that_of_rows_and_columns_where_it_is_smaller() -> None:

@@ -102,10 +102,9 @@ def convert(
         )
     bodies, narrow = read_bodies(model), NARROW[accelerator.format.name]
     _refuse_old(bodies[0].opsets.get("", _WITH_CASTS), accelerator.format)
-    wiring = wire(bodies, CONVERTED - {narrow})
+    wiring = wire(bodies, CONVERTED - {narrow}, model.ir_version)
     islands = Islands(wiring, narrow, keep_io_types, kept or {})
-    version, form = model.ir_version, accelerator.format.name
-    versions = Versions(wiring, islands, keep_io_types, version, form)
+    versions = Versions(wiring, islands, keep_io_types, accelerator.format.name)
     nodes = tuple(_listed(wiring, islands, versions))
     conversion = _Conversion(wiring, versions, set(islands.nodes), weights, accelerator)
     for i in reversed(range(len(wiring.bodies))):  # inner ones are copied with outer ones
@@ -224,7 +223,7 @@ class _Conversion:
         """The versions in which an initializer is there."""
         if source not in self._wiring.reads:
             return {True}
-        if not self._versions.is_constant(source):  # a default: of the type that it is given
+        if not self._wiring.is_constant(source):  # a default: of the type that it is given
             return {self._versions.full[source]}
         return self._versions.wanted(source) or {False}
 

@@ -82,7 +82,7 @@ class Islands:
             return True
         if self._takes_any(place):
             source = self._wiring.read_at[place]
-            return self._wiring.constant(source) is None and self.in_fp32(source)
+            return not self._wiring.is_constant(source) and self.in_fp32(source)
         return self._fixed_input(place) is not None
 
     def listed(self) -> dict[At, Reason]:

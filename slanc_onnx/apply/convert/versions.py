@@ -24,7 +24,6 @@ class Versions:
         wiring: The tensors of the model.
         islands: What stays in FP32.
         keep_io_types: Whether inputs and outputs of the model do.
-        ir_version: Of the file: since 4 an initializer may be an input that has a default.
         form: The name of the format.
 
     Attributes:
@@ -32,10 +31,8 @@ class Versions:
         needs: Whether a read is of FP32.
     """
 
-    def __init__(
-        self, wiring: Wiring, islands: Islands, keep_io_types: bool, ir_version: int, form: str
-    ) -> None:
-        self._wiring, self._keep_io, self._ir_version = wiring, keep_io_types, ir_version
+    def __init__(self, wiring: Wiring, islands: Islands, keep_io_types: bool, form: str) -> None:
+        self._wiring, self._keep_io = wiring, keep_io_types
         self._suffixes: dict[bool, str] = {True: "fp32", False: SUFFIXES[form]}
         self._used = set(_names(wiring.bodies))
         self._named: dict[tuple[Source, bool], str] = {}
@@ -46,19 +43,11 @@ class Versions:
         """A name that the model does not have yet."""
         return unused_name(wanted, self._used)
 
-    def is_constant(self, source: Source) -> bool:
-        """Whether a tensor is a constant that no caller can give another value."""
-        return self._wiring.constant(source) is not None and not self._is_overridable(source)
-
-    def _is_overridable(self, source: Source) -> bool:
-        main = self._wiring.bodies[0]
-        return self._ir_version >= 4 and source.body == 0 and source.name in main.inputs
-
     def own_is_full(self, source: Source) -> bool:
         """Whether the name in the file stays with the FP32 version."""
         if source.body == 0 and source.name in self._wiring.bodies[0].outputs:
             return self._keep_io
-        if not self.is_constant(source):
+        if not self._wiring.is_constant(source):
             return self.full[source]
         return self.wanted(source) == {True}
 
@@ -81,7 +70,7 @@ class Versions:
 
     def needs_cast(self, source: Source) -> bool:
         """Whether a tensor is also read in the version in which it is not made."""
-        if source not in self._wiring.reads or self.is_constant(source):
+        if source not in self._wiring.reads or self._wiring.is_constant(source):
             return False
         return (not self.full[source]) in self.wanted(source)
 

@@ -64,12 +64,16 @@ class Weights:
             tensor.CopyFrom(after)
 
     def finish(self, model: onnx.ModelProto) -> None:
-        """Let what was not narrowed come along, so that the output needs no other data file."""
+        """Let what was not narrowed come along, so that the output needs no other data file.
+
+        Where nothing was, as in a second run, all data stays where it is.
+        """
         if self.data is None:
             return
         for tensor in all_tensors(model):
             made: Callable[[], Array] | None = self.pending.give(tensor)
-            if made is None:
-                self.data.bring(tensor)
-            else:
+            if made is not None:
                 self.data.put(tensor, made)
+        if self.data.taken:
+            for tensor in all_tensors(model):
+                self.data.bring(tensor)

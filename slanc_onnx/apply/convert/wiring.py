@@ -51,6 +51,7 @@ class Wiring:
         reads: Where each of them is read; of a tensor that nothing reads, [].
         read_at: What is read at a place.
         functions: The functions that are called, by domain, name and overload.
+        overridable: The initializers of the main graph that a caller may give another value.
     """
 
     bodies: Sequence[Body]
@@ -58,6 +59,7 @@ class Wiring:
     reads: dict[Source, list[Place]]
     read_at: dict[Place, Source]
     functions: Set[tuple[str, str, str]]
+    overridable: Set[str] = frozenset()
 
     def node(self, at: At) -> NodeProto:
         """A node of the model."""
@@ -87,6 +89,11 @@ class Wiring:
     def constant(self, source: Source) -> TensorProto | None:
         """The data of an initializer or a Constant node."""
         return self.bodies[source.body].constants.get(source.name)
+
+    def is_constant(self, source: Source) -> bool:
+        """Whether a tensor is a constant that no caller can give another value."""
+        given = source.body == 0 and source.name in self.overridable
+        return not given and self.constant(source) is not None
 
     def floats_read(self, at: At) -> list[Source]:
         """The floats that a node reads itself."""
@@ -118,12 +125,13 @@ class Wiring:
         return any(index == at.node for index, _ in self.bodies[at.body].inner)
 
 
-def wire(bodies: Sequence[Body], wide: frozenset[int]) -> Wiring:
+def wire(bodies: Sequence[Body], wide: frozenset[int], ir_version: int) -> Wiring:
     """The wiring of a model.
 
     Args:
         bodies: Its graphs and functions, the main graph first.
         wide: The element types that are converted.
+        ir_version: Of the file: since 4 an initializer may be an input that has a default.
     """
     number = {id(body): i for i, body in enumerate(bodies)}
     reads: dict[Source, list[Place]] = {
@@ -151,4 +159,5 @@ def wire(bodies: Sequence[Body], wide: frozenset[int]) -> Wiring:
             note(i, OUTPUT, position, name)
     called = [b.proto for b in bodies if isinstance(b.proto, FunctionProto)]
     functions = {(f.domain, f.name, f.overload) for f in called}
-    return Wiring(bodies, wide, reads, read_at, functions)
+    overridable = frozenset(bodies[0].inputs if ir_version >= 4 else ())
+    return Wiring(bodies, wide, reads, read_at, functions, overridable)

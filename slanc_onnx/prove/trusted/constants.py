@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from slanc_onnx.graph import DOMAINS, Array, read_tensor
+from slanc_onnx.graph import DOMAINS, MOST_AXES, Array, read_tensor
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.trusted.computed import MOST_COMPUTED, Compute
 from slanc_onnx.prove.trusted.kinds import FLOATS
+from slanc_onnx.prove.trusted.repeated import SIZED, once, spread
 from slanc_onnx.prove.trusted.sizes import Dim
 from slanc_onnx.prove.trusted.values import (
     LARGE,
@@ -85,12 +86,23 @@ def folded(
     turned = _turned(node, there, facts)
     if turned is not None:
         return [turned]
+    place = SIZED.get(node.op_type, len(given))
+    sizes = given[place] if place < len(given) else None
+    if sizes is not None and sizes.size > MOST_AXES:
+        raise NoBound(reason(Unread.TOO_LARGE, sizes.size))
     read = sum(constant.size for constant in there)
     made = told if told is not None else _most_made(node, there) if read <= MOST_COMPUTED else 0
     if read + made > MOST_COMPUTED:
         raise NoBound(reason(Unread.TOO_LARGE, read + made))
-    arrays = compute([None if c is None else np.asarray(c.values) for c in given])
-    return [_made(array, facts) for array in arrays]
+    arrays = [None if c is None else np.asarray(c.values) for c in given]
+    whole = spread(node, arrays)
+    if whole is not None:
+        return [_made(whole, facts)]
+    fewer = once(node, arrays)
+    if fewer is not None:
+        (made_once,) = compute(fewer[0])
+        return [_made(np.broadcast_to(made_once, fewer[1]), facts)]
+    return [_made(array, facts) for array in compute(arrays)]
 
 
 def _most_made(node: NodeProto, there: Sequence[Constant]) -> int:

@@ -37,6 +37,7 @@ from slanc_onnx.prove.trusted.kinds import (
     nearest,
     whole,
 )
+from slanc_onnx.prove.trusted.repeated import distinct
 from slanc_onnx.prove.trusted.sizes import Dim, size_of
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 from slanc_onnx.weights import Stored
@@ -114,7 +115,7 @@ class Constant:
         """Whether no number is infinite or nan; True for matrices, whose sizes are checked."""
         if self.stored is not None or self.kind not in FLOATS:
             return True
-        return bool(np.isfinite(np.asarray(self.values)).all())
+        return bool(np.isfinite(distinct(np.asarray(self.values))).all())
 
     @property
     def size(self) -> int:
@@ -335,8 +336,10 @@ def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
     array = np.asarray(given.values)
     if array.dtype.kind not in "fiub" and given.kind not in FLOATS:
         raise NoBound(reason(Unread.UNKNOWN_VALUE))
-    array = array.reshape((1,) * (rank - array.ndim) + array.shape)
-    axes = tuple(axis for axis in axes if array.shape[axis] > 1)
+    array = array[(*(np.newaxis,) * (rank - array.ndim), ...)]
+    shape = tuple(array.shape)
+    axes = tuple(axis for axis in axes if shape[axis] > 1)
+    array = distinct(array, kept=axes)
     others = [axis for axis in range(rank) if axis not in axes]
     rows = np.moveaxis(array, others, range(len(others)))
     rows = rows.reshape(math.prod(rows.shape[: len(others)]), -1)
@@ -354,7 +357,6 @@ def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
         each = np.maximum(each, np.abs(block).max(axis=0))
     reach = constant(block[0]) if len(rows) == 1 else _of_rows(each, longest * SLACK)
     ends = (low, high) if array.size else (0.0, 0.0)
-    shape = tuple(array.shape)
     held = ends if given.kind in FLOATS else whole(given.kind, *ends)
     if held != ends:
         ends, reach = held, Box(np.full(len(each), max(map(abs, held))))

@@ -84,10 +84,11 @@ def test_bf16_follows_the_rules_of_onnx(kind: Kind) -> None:
     assert round_trips(after, TensorProto.BFLOAT16) == []
 
 
+@pytest.mark.parametrize("keep", [False, True])
 @each_kind
-def test_a_second_time_nothing_is_left_to_do(kind: Kind) -> None:
-    once, first = converted(kind.model, keep_io_types=False)
-    twice, second = converted(once, keep_io_types=False)
+def test_a_second_time_nothing_is_left_to_do(kind: Kind, keep: bool) -> None:
+    once, first = converted(kind.model, keep_io_types=keep)
+    twice, second = converted(once, keep_io_types=keep)
     assert (second.casts, second.removed, dict(second.weights)) == (0, 0, {})
     assert {node.name for node in second.nodes} == {node.name for node in first.nodes}
     assert twice == once

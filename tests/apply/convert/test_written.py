@@ -184,3 +184,15 @@ def test_constants_of_one_name_in_two_graphs_are_told_apart() -> None:
     done = convert(found, Weights(), Accelerator())
     assert sorted(done.weights) == ["k", "k_2"]
     assert sum(counts.clipped for counts in done.weights.values()) == 1
+
+
+@pytest.mark.parametrize("external", [True, False])
+def test_a_second_time_the_file_and_its_data_are_the_same(tmp_path: Path, external: bool) -> None:
+    found = model()
+    found.graph.initializer.append(numpy_helper.from_array(np.arange(600), "places"))
+    found.graph.node.add(op_type="Identity", input=["places"], output=["z"])
+    found.graph.output.add(name="z").type.tensor_type.elem_type = TensorProto.INT64
+    write(saved(tmp_path / "a", external, found), tmp_path / "b/model.onnx")
+    write(tmp_path / "b/model.onnx", tmp_path / "c/model.onnx")
+    once, twice = ({f.name: f.read_bytes() for f in (tmp_path / at).iterdir()} for at in "bc")
+    assert once == twice and len(once) == 1 + external

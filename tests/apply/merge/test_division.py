@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slanc_onnx import Options, compute_scales, find_norms, protect
 from slanc_onnx.apply.merge import Merges, Part, merge_in_memory
-from slanc_onnx.norms.norm import SCALE_KEY
+from slanc_onnx.norms.notes import SCALE_KEY
 from slanc_onnx.options import Certify, Merge
 from slanc_onnx.reasons import Reason, Unmerged
 from slanc_onnx.scale import ScaledNorm

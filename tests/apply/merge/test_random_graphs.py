@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from benchmarks.random_graphs.building import BOOL
 from benchmarks.random_graphs.make import Made, random_graph
-from slanc_onnx import Options
+from slanc_onnx import Options, protect
 from slanc_onnx.apply.merge import merge_in_memory
 from slanc_onnx.options import Merge
 from tests.oracles.unoptimised import Values, run
@@ -83,6 +83,19 @@ def test_outputs_are_those_of_the_original(number: int) -> None:
     again.CopyFrom(after)
     assert not merge_in_memory(again, None, Options(apply="fold", merge=PARTS)).changes
     assert again == after
+
+
+# Of 1 500, those that a SimplifiedLayerNormalization comes into before norms of open shapes.
+@pytest.mark.parametrize("number", [324, 517, 1035, 1382])
+def test_a_second_run_knows_the_shapes_that_the_first_did(number: int) -> None:
+    options = Options(apply="fold", merge=PARTS, estimate="weights", certify="off", validate=False)
+    once, twice = onnx.ModelProto(), onnx.ModelProto()
+    once.CopyFrom(random_graph(SEED, number).model)
+    protect(once, options)
+    assert any(node.op_type == "SimplifiedLayerNormalization" for node in once.graph.node)
+    twice.CopyFrom(once)
+    protect(twice, options)
+    assert twice == once
 
 
 def test_many_of_them_are_merged() -> None:

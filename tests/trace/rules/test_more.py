@@ -139,7 +139,7 @@ ASSUMED = {
     ),
     "one behind another": (
         "h = Shrink<lambd = 0.1>(x) g = ThresholdedRelu<alpha = 0.1>(h) total = Add(g, x)",
-        "Shrink (h)",
+        "ThresholdedRelu (g), Shrink (h)",
         True,
     ),
     "the largest channel": (
