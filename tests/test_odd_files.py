@@ -46,6 +46,6 @@ def test_a_pipe_or_a_device_is_told_as_such(
         try:
             status, _, err = run(*words)
         except SystemExit as ended:  # of the parser
-            status, err = ended.code, capsys.readouterr().err
+            status, err = int(ended.code or 0), capsys.readouterr().err
         assert (status, f"{name}: is no regular file" in err) == (2, True)
         os.unlink(name)
