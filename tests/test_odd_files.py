@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+import onnx
 import pytest
 
 from slanc_onnx import Options, SlancError, protect_file
 from tests.conftest import Run
+from tests.models.four_norms import four_norms
 
 READ = ("--inputs", "--tokens", "--observe", "--target-file", "--config")
 WRITTEN = ("--report", "--html", "--sidecar", "-o")
@@ -49,3 +51,17 @@ def test_a_pipe_or_a_device_is_told_as_such(
             status, err = int(ended.code or 0), capsys.readouterr().err
         assert (status, f"{name}: is no regular file" in err) == (2, True)
         os.unlink(name)
+
+
+@pytest.mark.parametrize("text", ["-4", " 16 ", "1_6", "+16", "\u0661\u0662", "0x10", "", "1e1"])
+@pytest.mark.parametrize("key", ["offset", "length"])
+def test_a_place_of_data_is_read_as_runtimes_read_it(run: Run, key: str, text: str) -> None:
+    """ONNX Runtime refuses these; Python's int takes some, and would read another place."""
+    onnx.save(four_norms(leaky=False), "m.onnx", save_as_external_data=True, location="m.data")
+    model = onnx.load("m.onnx", load_external_data=False)
+    tensor = next(t for t in model.graph.initializer if t.external_data)
+    next(entry for entry in tensor.external_data if entry.key == key).value = text
+    onnx.save(model, "m.onnx")
+    status, _, err = run("m.onnx", "--no-validate")
+    assert status == 2 and f"its place in 'm.data' is no number ({text!r})" in err
+    assert not Path("m.slanc.onnx").exists()
