@@ -37,8 +37,9 @@ def read_table(path: Path) -> dict[str, object]:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise SlancError(f"its name ends in none of {', '.join(SUFFIXES)}.")
-    if path.is_fifo():  # to which nobody may ever write
-        raise SlancError("is a pipe. Give the name of a file.")
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise SlancError(f"is {what}. Give the name of a file.")
     kind = path.suffix[1:].upper()
     try:
         text = path.read_text(encoding="utf-8")

@@ -27,6 +27,8 @@ def no_file(told: str, path: Path, wanted: str) -> SlancError:
         inside = [str(file) for file in sorted(path.glob(f"*{wanted}")) if file.is_file()]
         named = ", ".join(inside[:_MOST_NAMED]) + (" ..." if len(inside) > _MOST_NAMED else "")
         return SlancError(f"{told}: is a folder. {give}" + (f" It has {named}." if named else ""))
+    if path.exists():  # a pipe, to which nobody may ever write, or a device, which may never end
+        return SlancError(f"{told}: is no regular file. {give}")
     if not path.parent.is_dir():
         return SlancError(f"{told}: no such file, nor is there a folder {path.parent}. {give}")
     return SlancError(f"{told}: no such file. {give}")

@@ -80,9 +80,7 @@ def read_target(path: Path) -> Accelerator:
     Raises:
         SlancError: the file cannot be read, is no TOML, or has an unknown key or value.
     """
-    if path.is_fifo():  # to which nobody may ever write
-        raise SlancError(f"target file {path}: is a pipe. Give the name of a file.")
-    if not path.exists() or path.is_dir():
+    if not path.is_file():
         raise no_file(f"target file {path}", path, ".toml")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

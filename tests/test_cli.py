@@ -90,6 +90,7 @@ def test_quiet_and_very_quiet(run: Run) -> None:
     assert "written:" not in short
     told = (
         "4 norms: ",
+        "note: the epsilon of 3 norms, divided, becomes 0",
         "limits of",
         "certified if the device adds no epsilon below",
         "NORMS PASSED",

@@ -160,6 +160,8 @@ def test_a_verdict_says_where_it_holds(run: Run, shape: str, status: int, word: 
     assert line.split(" | ")[0].endswith(word)
     assert "it holds for x of normal(0, 1) or range(0, 1), not for range(0, 255)" in line
     assert "--feed 'x=range(0, 255)'" in line
+    whys = [part for part in line.split(" | ") if "leave FP16" in part or "rows still" in part]
+    assert len(whys) == 1 and whys[0].startswith("it holds for x")  # not beside other figures
     assert [one["passed"] for one in report()["validation"]["tried"]] == [True, True, False]
     assert report()["validation"]["inconclusive"] == (word == "INCONCLUSIVE")
     status, out, _ = run("m.onnx", "--feed", "x=range(0, 255)")

@@ -229,7 +229,7 @@ def test_a_run_that_needs_more_memory_is_written_and_not_validated(run: Run) -> 
 def test_a_target_file_that_is_a_pipe_is_an_error(run: Run) -> None:
     os.mkfifo("pipe.toml")
     status, _, err = run("model.onnx", "--target-file", "pipe.toml")
-    assert (status, "pipe.toml: is a pipe" in err) == (2, True)
+    assert (status, "pipe.toml: is no regular file" in err) == (2, True)
 
 
 def test_a_matplotlib_that_does_not_start_is_an_error(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import real_path
 from slanc_onnx.job import ModelFolder, read_model_folder
 from slanc_onnx.report import BY_SUFFIX
 
@@ -54,7 +55,7 @@ def folder_of(args: argparse.Namespace) -> tuple[ModelFolder, Path] | None:
     if len(given) > 1:
         raise SlancError(f"{folders[0]}: is a folder, one command's work. Give it alone.")
     (path,) = folders
-    beside = path.parent / f"{path.resolve().name}.slanc"
+    beside = path.parent / f"{real_path(path).name}.slanc"
     return read_model_folder(path), beside if args.output is None else Path(args.output)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slanc_onnx.arguments.jobs import ENDS, STDOUT, JobFiles
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import refuse_what_is_no_file, same_place
+from slanc_onnx.graph import real_path, refuse_what_is_no_file, same_place
 from slanc_onnx.report import LIST_STARTS, REPORT_START, SIDECAR_START
 from slanc_onnx.report.html import START, check_matplotlib
 
@@ -50,7 +50,7 @@ def check_places(
             path = Path(name)
             if name == STDOUT:
                 raise SlancError(f"{option} -: only --report goes to standard output. Name a file.")
-            if whole is not None and path.resolve().is_relative_to(whole.resolve()):
+            if whole is not None and real_path(path).is_relative_to(real_path(whole)):
                 raise SlancError(
                     f"{option} {name}: lies in -o {whole}, which is replaced as a whole. Give "
                     "another folder."
@@ -75,17 +75,17 @@ def _check_outputs(jobs: Sequence[JobFiles]) -> None:
     Raises:
         SlancError: two share one.
     """
-    sources = {job.source.resolve(): job.source for job in reversed(jobs)}
+    sources = {real_path(job.source): job.source for job in reversed(jobs)}
     outputs: dict[Path, JobFiles] = {}
     for job in jobs:
-        place = job.output.resolve()
+        place = real_path(job.output)
         other = outputs.setdefault(place, job)
         if other is not job:
             raise SlancError(
                 f"{other.source} and {job.source} would both be written to {job.output}, as they "
                 "have the same name. Run once for each, with an -o of its own."
             )
-        if place in sources and place != job.source.resolve():
+        if place in sources and place != real_path(job.source):
             raise SlancError(
                 f"{job.output}: {job.source} would be written there, and {sources[place]} is to be "
                 "read from there. Give another -o."
@@ -93,7 +93,7 @@ def _check_outputs(jobs: Sequence[JobFiles]) -> None:
     reports: dict[Path, JobFiles] = {}
     for job in jobs:
         for option, name in job.reports.items():
-            other = reports.setdefault(Path(name).resolve(), job)
+            other = reports.setdefault(real_path(Path(name)), job)
             if other is not job:
                 raise SlancError(
                     f"{option} {name}: would be written for {other.source} and for {job.source}. "
@@ -104,7 +104,7 @@ def _check_outputs(jobs: Sequence[JobFiles]) -> None:
 def _check_report(option: str, path: Path, job: JobFiles) -> None:
     """Whether a report can be written there beside the files of a job."""
     source, output, starts = job.source, job.output, _BEGINNINGS[option]
-    above = path.resolve().parent
+    above = real_path(path).parent
     while not job.alone and not above.exists():  # it is made
         above = above.parent
     if path.is_dir():
@@ -120,12 +120,12 @@ def _check_report(option: str, path: Path, job: JobFiles) -> None:
     refuse_what_is_no_file(option, path)
     if not os.access(path.parent if job.alone else above, os.W_OK):
         raise SlancError(f"{option} {path}: its folder is not writable.")
-    place, folder = path.resolve(), output.resolve().parent
-    taken = place == source.resolve() or same_place(place, output)
+    place, folder = real_path(path), real_path(output).parent
+    taken = place == real_path(source) or same_place(place, output)
     there = [path]
     if place.is_relative_to(folder):  # where the output's data will lie
         taken |= place.parent == folder and place.match(f"{glob.escape(output.stem)}.fold*.data")
-        there.append(source.resolve().parent / place.relative_to(folder))
+        there.append(real_path(source).parent / place.relative_to(folder))
     for other in there:
         if other.is_file():
             with other.open("rb") as file:

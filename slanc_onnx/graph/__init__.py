@@ -69,7 +69,7 @@ from slanc_onnx.graph.scope import (
     reads_value,
 )
 from slanc_onnx.graph.shapes import concrete_shapes
-from slanc_onnx.graph.temporary import same_place, write_atomically
+from slanc_onnx.graph.temporary import real_path, same_place, write_atomically
 
 __all__ = [
     "DOMAINS",
@@ -136,6 +136,7 @@ __all__ = [
     "read_through",
     "reads",
     "reads_value",
+    "real_path",
     "refuse_what_is_no_file",
     "runtime_inputs",
     "same_place",

@@ -20,6 +20,7 @@ from slanc_onnx.graph.temporary import (
     left_over_folders,
     locked,
     not_a_folder,
+    real_path,
     surely,
     sync_folder,
     temporary,
@@ -138,7 +139,7 @@ class FolderDraft:
         Raises:
             SlancError: it is that.
         """
-        output, source = self.output.resolve(), self.source.resolve()
+        output, source = real_path(self.output), real_path(self.source)
         if output.is_relative_to(source) or source.is_relative_to(output):
             raise SlancError(
                 f"-o {self._shown}: lies in {self.source} or around it. Give a folder beside it."

@@ -188,6 +188,13 @@ def stays_inside(location: str, kind: type[PurePath] = PurePath) -> bool:
     return not path.anchor
 
 
+def _number(text: str) -> int:
+    """A number as runtimes read it, in digits: Python's own also takes spaces, signs, _ and ١٢."""
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(repr(text))
+    return int(text)
+
+
 def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
     """File, offset and length in bytes of an external tensor.
 
@@ -210,14 +217,14 @@ def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
         )
     size = file.stat().st_size
     try:
-        offset = int(entries.get("offset", 0))
-        length = int(entries.get("length", size - offset))
+        offset = _number(entries.get("offset", "0"))
+        length = _number(entries.get("length", str(max(0, size - offset))))
     except ValueError as error:
         raise SlancError(
             f"initializer {tensor.name!r}: its place in {location!r} is no number ({error}). "
             "Export the model again."
         ) from error
-    if offset < 0 or length < 0 or offset + length > size:
+    if offset + length > size:
         raise SlancError(
             f"initializer {tensor.name!r}: external data file {location!r} has {size} bytes, "
             f"but {offset + length} are needed. It was cut short: copy it again."

@@ -23,6 +23,7 @@ from slanc_onnx.graph.temporary import (
     locked,
     mode_of,
     not_a_file,
+    real_path,
     remove,
     same_content,
     same_place,
@@ -130,7 +131,7 @@ class Draft:
             locations = _data_locations(model).difference(placed, inside)
             pieces, mode = _spliced(model, inside), mode_of(self.output)
             write_spliced(self.path, pieces, self.source, self._new.made, mode)
-            if self.folder.resolve() != self.source.parent.resolve():
+            if real_path(self.folder) != real_path(self.source.parent):
                 placed |= self._copy(sorted(locations), progress)
             self._place(placed, locations)
 
@@ -189,7 +190,7 @@ class Draft:
         copies = {}
         for name in locations:
             source, target = self.source.parent / name, self.folder / name
-            if not target.resolve().parent.is_relative_to(self.folder.resolve()):
+            if not real_path(target).parent.is_relative_to(real_path(self.folder)):
                 raise SlancError(
                     f"{target}: its folder is a link to elsewhere. Give -o in another folder."
                 )
@@ -321,7 +322,7 @@ def data_behind_links(model: onnx.ModelProto, folder: Path) -> list[str]:
     return sorted(
         location
         for location in _data_locations(model)
-        if not (folder / location).resolve().is_relative_to(folder.resolve())
+        if not real_path(folder / location).is_relative_to(real_path(folder))
     )
 
 
@@ -344,13 +345,13 @@ def check_data(
         SlancError: a different one is there, or will be.
     """
     found = {output.parent / n: source.parent / n for n in _data_locations(model) - {source.name}}
-    if output.parent.resolve() == source.parent.resolve():
+    if real_path(output.parent) == real_path(source.parent):
         return found
     for target, data in found.items():
-        earlier = copies.setdefault(target.resolve(), data)
+        earlier = copies.setdefault(real_path(target), data)
         for there in (target, earlier):
             if (
-                data.resolve() != there.resolve()
+                real_path(data) != real_path(there)
                 and (same := same_content(data, there)) is not None
             ):
                 _refuse_unless(same, target)

@@ -200,9 +200,17 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def real_path(path: Path) -> Path:
+    """The path behind all links; of links in a circle the path itself, and no error.
+
+    `Path.resolve` raises one there up to Python 3.12.
+    """
+    return Path(os.path.realpath(path))
+
+
 def same_place(one: Path, other: Path) -> bool:
     """Whether two files that need not be there have one name, where case does not count either."""
-    return str(one.resolve()).casefold() == str(other.resolve()).casefold()
+    return str(real_path(one)).casefold() == str(real_path(other)).casefold()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

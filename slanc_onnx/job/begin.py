@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import check_data, check_output, load_model
+from slanc_onnx.graph import check_data, check_output, load_model, real_path
 from slanc_onnx.job.refusals import check_set_names, given_data, refuse_broken
 from slanc_onnx.norms import ReadModel, read_model
 from slanc_onnx.options import Options
@@ -57,7 +57,7 @@ def check_files(files: Sequence[tuple[Path, Path]], options: Options) -> None:
     Raises:
         SlancError: bad input, or one would write what belongs to another.
     """
-    taken = {path.resolve(): source for source, path in files}
+    taken = {real_path(path): source for source, path in files}
     copies: dict[Path, Path] = {}
     for source, output in files:
         try:
@@ -73,7 +73,7 @@ def check_files(files: Sequence[tuple[Path, Path]], options: Options) -> None:
             named = str(source) in str(error)
             raise error if named else SlancError(f"{source}: {error}") from error
         for target, data in found.items():
-            for place in (target.resolve(), data.resolve()):
+            for place in (real_path(target), real_path(data)):
                 if place in taken:
                     raise SlancError(
                         f"{target}: is data of {source}, and what {taken[place]} becomes would be "

@@ -18,7 +18,7 @@ from slanc_onnx.job.work import Done, Job
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Clock, Progress, no_progress
 from slanc_onnx.reasons import OFF, Failure, Next, Note, Reason
-from slanc_onnx.report import Outcome, make_notes
+from slanc_onnx.report import Outcome, epsilon_notes, make_notes
 from slanc_onnx.scale import (
     ScaledNorm,
     with_conditions,
@@ -116,6 +116,7 @@ def _carry_out(job: Job, done: Done) -> None:
     if job.options.dry_run:
         _plan(job, done)
         _hold(job, done)
+        done.notes += epsilon_notes(done.norms, job.options)
     else:
         _carry_out_in_file(job, done)
 
@@ -152,6 +153,7 @@ def _carry_out_in_file(job: Job, done: Done) -> None:
                 _hold(job, done)
                 _search_fp32_nodes(job, done, draft.path)
                 draft.keep()
+                done.notes += epsilon_notes(done.norms, job.options)
                 break
         done.norms = decided = better
 

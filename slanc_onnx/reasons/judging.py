@@ -61,6 +61,7 @@ class Note(Named):
     ESTIMATE_UNUSED = auto()  # estimate, scale
     WEIGHT_LOSS_UNUSED = auto()
     EPSILON_GONE = auto()  # norms
+    EPSILON_ROUNDED_AWAY = auto()  # norms
     EPSILON_RAISED = auto()
     INLINED = auto()  # functions
     SCALES_STAY = auto()  # norms

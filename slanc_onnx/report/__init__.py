@@ -8,7 +8,7 @@ from slanc_onnx.report.as_json import REPORT_START, report_text, write_report
 from slanc_onnx.report.audit import audit_lines, print_audit
 from slanc_onnx.report.fold import explain_groups
 from slanc_onnx.report.fp32_nodes import BY_SUFFIX, FORMATS, LIST_STARTS
-from slanc_onnx.report.notes import make_notes
+from slanc_onnx.report.notes import epsilon_notes, make_notes
 from slanc_onnx.report.outcome import Outcome, write_fp32_nodes
 from slanc_onnx.report.shown import printable
 from slanc_onnx.report.sidecar import SIDECAR_START, write_sidecar
@@ -27,6 +27,7 @@ __all__ = [
     "SIDECAR_START",
     "Outcome",
     "audit_lines",
+    "epsilon_notes",
     "explain_groups",
     "final_parts",
     "make_notes",

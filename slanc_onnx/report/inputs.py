@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slanc_onnx.feed import Feed, Range
+from slanc_onnx.reasons import Reason
 from slanc_onnx.report.wording import reason_text
 from slanc_onnx.run import Fed
 from slanc_onnx.scale import Assumption, ScaledNorm
@@ -28,6 +29,17 @@ def judged_on(validation: Validation) -> list[str]:
         parts.append(_where_it_holds(validation))
     parts += [_how_long(trial, validation) for trial in validation.trials if trial.longer]
     return parts
+
+
+def own_failures(validation: Validation) -> list[Reason]:
+    """What is wrong on the inputs that the figures are of, and in general.
+
+    What is wrong on other inputs alone is told where it is told that it does not hold for these.
+    """
+    trials = _of_one_length(validation)
+    others = {failure for trial in trials[1:] for failure in trial.failures}
+    others -= set(trials[0].failures) if trials else set()
+    return [failure for failure in validation.failures if failure not in others]
 
 
 def not_judged(validation: Validation) -> list[str]:
@@ -76,11 +88,12 @@ def _where_it_holds(validation: Validation) -> str:
         return f"it holds for {names} of {_or([_tried(trial) for trial in trials])}"
     told = list(map(_tried, failed))
     holds = [_tried(trial) for trial in trials if not trial.failures]
-    if not holds:
-        return f"nor does it hold for {names} of {_or(told[1:])}"
     whys = dict.fromkeys(f for trial in failed for f in trial.failures[:1])
-    why = "; ".join(reason_text(one) for one in whys if one not in validation.failures)
+    own = own_failures(validation)
+    why = "; ".join(reason_text(one) for one in whys if one not in own)
     why = f" ({why})" if why else ""
+    if not holds:
+        return f"nor does it hold for {names} of {_or(told[1:])}{why}"
     open_one = next(fed.name for fed in trials[0].fed if fed.by == "tried")
     return (
         f"it holds for {names} of {_or(holds)}, not for {_or(told)}{why}: say which with "

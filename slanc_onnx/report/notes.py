@@ -5,9 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from slanc_onnx.norms import ReadModel, unmatched_means
+from slanc_onnx.norms import ReadModel, scaled_epsilon, unmatched_means
 from slanc_onnx.options import Options
 from slanc_onnx.reasons import Note, Reason
+from slanc_onnx.scale import ScaledNorm
+
+
+def epsilon_notes(norms: Sequence[ScaledNorm], options: Options) -> list[Reason]:
+    """What becomes of epsilons that are divided exactly, of which no row of zeros was seen.
+
+    Args:
+        norms: The decisions, as they were written.
+        options: As the last try had them.
+    """
+    away = options.accelerator.rounds_away
+    if options.epsilon == "representable":
+        return []
+    gone = [
+        each.norm.name
+        for each in norms
+        if each.status == "scaled"
+        and not away(each.norm.epsilon or 0, each.norm.epsilon_power)
+        and away(scaled_epsilon(each.norm, each.divisor) or 0, each.norm.epsilon_power)
+    ]
+    return [Reason(Note.EPSILON_ROUNDED_AWAY, tuple(gone))] if gone else []
 
 
 def make_notes(read: ReadModel, options: Options, rescaled: Sequence[str] = ()) -> list[Reason]:

@@ -20,7 +20,14 @@ from slanc_onnx.report.compared import (
 from slanc_onnx.report.conversion import conversion_lines
 from slanc_onnx.report.fold import fold_line
 from slanc_onnx.report.fp32_nodes import fp32_nodes_text
-from slanc_onnx.report.inputs import assumed_of, grown_of, judged_on, needed_by, not_judged
+from slanc_onnx.report.inputs import (
+    assumed_of,
+    grown_of,
+    judged_on,
+    needed_by,
+    not_judged,
+    own_failures,
+)
 from slanc_onnx.report.merge import merge_lines
 from slanc_onnx.report.next_step import next_step
 from slanc_onnx.report.outcome import Outcome
@@ -267,7 +274,7 @@ def verdict(
         rows, inputs = needed_by(validation)
         needed = [need_text(rows, validation.format, inputs, scaled)]
     without = "" if healed_by is None else "without them: "
-    failures = (without + reason_text(reason) for reason in validation.failures)
+    failures = (without + reason_text(reason) for reason in own_failures(validation))
     on = [*not_judged(validation), *judged_on(validation)]
     return [word, *needed, _fp32(validation), fp16, *apart, *failures, *on]
 

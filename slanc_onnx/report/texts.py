@@ -326,7 +326,11 @@ _NOTES: dict[Kind, str] = {
     Note.ESTIMATE_UNUSED: "--estimate {0} has no effect with --scale {1}",
     Note.WEIGHT_LOSS_UNUSED: "--weight-loss has no effect without --apply fold",
     Note.EPSILON_GONE: "the epsilon of {count} norms is 0 or vanishes on the target: a row of "
-    "zeros is nan in the file as it is ({names})",
+    "zeros is nan in the file as it is; --epsilon representable raises one that is divided and not "
+    "0 ({names})",
+    Note.EPSILON_ROUNDED_AWAY: "the epsilon of {count} norms, divided, becomes 0 on a device that "
+    "rounds it to the format: a row of zeros (padding, a black picture, silence) is nan there; "
+    "--epsilon representable raises it ({names})",
     Note.EPSILON_RAISED: "rows of zeros, or that vanish, were seen, which an exactly divided "
     "epsilon would make nan: epsilons that the target does not keep are raised (--epsilon "
     "representable)",

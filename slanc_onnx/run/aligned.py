@@ -29,6 +29,7 @@ from slanc_onnx.graph import (
     external_range,
     is_inside,
     read_tensor,
+    real_path,
 )
 
 ALIGNED = 64  # bytes, as ONNX Runtime's own memory is
@@ -111,8 +112,8 @@ def _without_links(model: onnx.ModelProto, folder: Path) -> tuple[onnx.ModelProt
     one of them led out of the folder it was in."""
     outside = [t for t in all_tensors(model) if t.data_location == TensorProto.EXTERNAL]
     one_of = {external_location(tensor): tensor for tensor in outside}
-    real = {name: external_range(t, folder)[0].resolve() for name, t in one_of.items()}
-    if all(file.is_relative_to(folder.resolve()) for file in real.values()):
+    real = {name: real_path(external_range(t, folder)[0]) for name, t in one_of.items()}
+    if all(file.is_relative_to(real_path(folder)) for file in real.values()):
         return model, folder
     common = Path(os.path.commonpath([file.parent for file in real.values()]))
     copy = onnx.ModelProto()

@@ -74,14 +74,19 @@ def test_a_row_of_zeros_gets_an_epsilon_that_survives(
 def test_without_such_rows_epsilon_is_exact(tmp_path: Path, nodes: str) -> None:
     outcome = job(tmp_path, nodes, X)
     assert outcome.passed and outcome.validation is not None
-    assert outcome.validation.fp32_identical and outcome.notes == []
+    assert outcome.validation.fp32_identical
+    told = [(note.kind, note.facts) for note in outcome.notes]
+    assert told == [(Note.EPSILON_ROUNDED_AWAY, (outcome.norms[0].norm.name,))]
+    zeros = X.copy()
+    zeros[0, 1] = 0  # what the note is of
+    assert np.isnan(on_a_device(tmp_path, zeros)).all(-1).sum() == 1
 
 
 @SPELLINGS
 def test_asked_for_it_is_raised_all_the_same(tmp_path: Path, nodes: str) -> None:
     outcome = job(tmp_path, nodes, X, "representable")
     [norm] = find_norms(onnx.load(tmp_path / "new.onnx"))
-    assert outcome.passed and norm.epsilon == 2.0**-24
+    assert outcome.passed and norm.epsilon == 2.0**-24 and outcome.notes == []
 
 
 def test_a_target_that_adds_epsilon_in_fp32_keeps_the_exact_one(tmp_path: Path) -> None:

@@ -126,6 +126,30 @@ def test_noise_is_of_the_size_of_a_roundoff_and_nothing_else_moves() -> None:
     assert (run_it(with_noise(model, [], 2.0**-11), x) == run_it(model, x)).all()
 
 
+COSINE = """
+    xz = Mul(x, z) dot = ReduceSum<keepdims = 0>(xz, last)
+    xx = Mul(x, x) a = ReduceSum<keepdims = 0>(xx, last)
+    zz = Mul(z, z) b = ReduceSum<keepdims = 0>(zz, last)
+    ab = Mul(a, b) root = Sqrt(ab) least = Max(root, tiny) y = Div(dot, least)
+"""
+
+
+def test_two_norms_that_end_in_one_tensor_have_its_noise_once() -> None:
+    """torch.onnx writes a cosine so: the product of two sums of squares has one root."""
+    weights: Weights = {"last": np.array([-1]), "tiny": np.array(1e-8, np.float32)}
+    model = graph(COSINE, weights, "float[b, 64] x, float[b, 64] z", "float[b] y")
+    norms = find_norms_in(read_graph(model))
+    assert [norm.output for norm in norms] == ["y", "y"]
+    x, z = np.random.default_rng(2).standard_normal((2, 50, 64)).astype(np.float32)
+    both = {"x": x, "z": z}
+    found = [
+        ort.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"])
+        for each in (model, with_noise(model, norms, 2.0**-11))
+    ]
+    plain, noisy = (np.asarray(session.run(["y"], both)[0]) for session in found)
+    assert 0 < np.abs(noisy / plain - 1).max() < 2.0**-11 * 1.001
+
+
 def test_its_reasons_have_words() -> None:
     assert "RMS 0.25" in reason_text(Reason(Failure.SENSITIVE, (0.25,)))
     told = reason_text(Reason(Failure.OTHER_SHAPE, ("audio", "[49200]", "[44400]")))
