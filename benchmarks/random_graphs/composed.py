@@ -176,7 +176,7 @@ def composed(seed: int, number: int) -> Made:
     limits = {"floats": (-3.0, 3.0), "mask": (0.0, 1.0), "ids": (0.0, len(table) - 1.0)}
     ranges = {i.name: limits[i.kind] for i in g.inputs if i.kind in limits and not i.optional}
     ranges = {name: ends for name, ends in ranges.items() if g.chance(0.6)}
-    names = tuple(f"{domain}.{op}".lstrip(".") for domain, op in growing.ops) or ("nothing",)
+    names = tuple(map(_name, growing.ops)) or ("nothing",)
     target = str(rng.choice(list(TARGETS)))
     return Made(number, g.model(), tuple(g.inputs), len(table), names, KIND, target, ranges, SIZES)
 
@@ -229,6 +229,17 @@ def _end(growing: _Growing) -> None:
         g.x = g.node("SimplifiedLayerNormalization", g.x, gamma, axis=-1, epsilon=1e-5)
 
 
-def reached(made: Made, counts: Counter[str]) -> None:
-    """Count the ops of a graph."""
-    counts.update(made.constructs)
+def unreached(counts: Counter[str]) -> str:
+    """Which ops no graph had, of those that a rule or a record knows and of all."""
+    every = {key for opset in OPSETS for key in _schemas(opset)}
+    missing = sorted(key for key in every if _name(key) not in counts)
+    known = {*RULED, *RECORDED}
+    names = ", ".join(_name(key) for key in missing if key in known) or "none"
+    return (
+        f"{len(every) - len(missing)} of {len(every)} ops reached; never, of those that a rule or "
+        f"a record knows: {names}; of the others: {sum(key not in known for key in missing)}"
+    )
+
+
+def _name(key: Key) -> str:
+    return ".".join(filter(None, key))

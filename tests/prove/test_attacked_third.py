@@ -140,6 +140,25 @@ def test_what_is_read_as_it_is_keeps_its_certificate(name: str) -> None:
     check(KEPT[name])
 
 
+def test_sizes_of_what_has_no_elements_are_a_condition() -> None:
+    """ONNX Runtime joins it to anything, and leaves numbers of the result unwritten."""
+    joined = Attack("total = Concat<axis = 0>(x, k)", {"k": np.zeros((1, 3, D), F)})
+    certificate = certificate_of(joined)
+    assert certificate.certified
+    assert [(c.kind, c.low) for c in certificate.conditions] == [("positions", 1.0)]
+    same = certificate_of(Attack("total = Concat<axis = 1>(x, x)"))
+    assert same.certified and not same.conditions
+
+
+def test_rows_of_no_channels_are_no_damage() -> None:
+    nodes = "s0 = Slice(x, from, from, last) s = Add(s0, s0) " + by_hand("", row="s")
+    nodes = nodes.replace("total = Mul(n, unit)", "t = ReduceSum<keepdims = 1>(n, last) ")
+    nodes += "total = Add(t, ones)"
+    weights = {"from": shape(3), "last": shape(2), "eps": number(1e-5), "ones": ONES}
+    found = [each.norm.name for each in compute_scales(between(nodes, weights))]
+    assert found == ["first", "n", "last"]
+
+
 COMPUTED = {
     "i = Cast<to = 3>(k) c = Cast<to = 1>(i)": number(-1.7),
     "i = Cast<to = 2>(k) c = Cast<to = 1>(i)": number(257),

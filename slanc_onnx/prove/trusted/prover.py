@@ -335,7 +335,7 @@ class Prover:
             given = Open(norm.element_type, None, error.reason)
             self._misread.add(norm.name)
         self.bounds[norm.name] = self._bound(norm, given)
-        if isinstance(given, Value) and isinstance(given.reach, Ellipsoids):
+        if isinstance(given, Value) and isinstance(given.reach, Ellipsoids) and given.largest:
             kept = replace(given, reach=given.reach.simplified())
             if norm.input in self._found and norm.residual is None:
                 self._found[norm.input] = kept
