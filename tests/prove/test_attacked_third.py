@@ -95,6 +95,33 @@ ATTACKS = {
         "n = LayerNormalization<axis = 1>(x, ones) total = Mul(n, unit)",
         {"ones": ONES, "unit": number(1)},
     ),
+    "numbers that only subnormals of FP16 hold": Attack(
+        LARGEST + "s = Sigmoid(r) t = Mul(s, small) h = Cast<to = 10>(t) f = Cast<to = 1>(h) "
+        "g = Mul(f, large) total = Add(g, zeros)",
+        {"small": number(3e-5), "large": number(1e8), "zeros": ZEROS},
+    ),
+    "numbers that only subnormals of FP32 hold": Attack(
+        LARGEST + "s = Sigmoid(r) t = Mul(s, small) f = Mul(t, large) g = Mul(f, large) "
+        "total = Add(g, zeros)",
+        {"small": number(1e-39), "large": number(1e20), "zeros": ZEROS},
+    ),
+    "an attribute that FP16 does not hold": Attack(
+        "h = Cast<to = 10>(x) q = com.microsoft.QuickGelu<alpha = 1e38>(h) total = Cast<to = 1>(q)"
+    ),
+    "a Softplus of FP64": Attack(
+        LARGEST + "y0 = Mul(r, k) d = Cast<to = 11>(y0) s = Softplus(d) f = Cast<to = 1>(s) "
+        "total = Add(f, zeros)",
+        {"k": number(1000), "zeros": ZEROS},
+    ),
+    "a Softplus of FP16": Attack(
+        "y0 = Mul(x, k) h = Cast<to = 10>(y0) s = Softplus(h) total = Cast<to = 1>(s)",
+        {"k": number(10)},
+        opset=18,
+    ),
+    "a Selu whose factors FP32 does not hold together": Attack(
+        "y0 = Mul(x, k) t = Selu<alpha = 1000.0, gamma = 1e38>(y0) total = Mul(t, small)",
+        {"k": number(-1e-5), "small": number(1e-30)},
+    ),
     "means that are kept neither way": Attack(
         by_hand("", "m = ReduceMean<axes = [-1], keepdims = 2>(q)", "rows"),
         {"eps": number(1e-5), "unit": number(1)},
