@@ -40,7 +40,7 @@ SHARES = (0.65, 0.85)  # of nodes whose op has a rule, and of those that it or a
 
 
 @cache
-def _schemas(opset: int) -> dict[Key, Schema]:
+def schemas_of(opset: int) -> dict[Key, Schema]:
     return schemas_at(opset)
 
 
@@ -67,13 +67,13 @@ class _Growing:
             try:
                 drawn = draw(g.rng, schema, known, recent)
                 self._add(drawn, known)
-            except (LookupError, ValueError, _Refused):
+            except (LookupError, ValueError, Refused):
                 continue
             return
 
     def _schema(self, folded: bool) -> Schema | None:
         g, share = self.g, self.g.rng.random()
-        every = _schemas(g.opset)
+        every = schemas_of(g.opset)
         if share < SHARES[0] and not folded:
             keys = RULED
         elif share < SHARES[1]:
@@ -87,7 +87,7 @@ class _Growing:
         arrays = [known[x] if isinstance(x, str) else x for x in drawn.inputs]
         made = tried(drawn, arrays, g.opset)
         if any(array.dtype.kind not in "fiub" or array.size > MOST for array in made):
-            raise _Refused
+            raise Refused
         names = [
             x if isinstance(x, str) else "" if x is None else _kept(self, x) for x in drawn.inputs
         ]
@@ -116,7 +116,7 @@ def _kept(growing: _Growing, array: Array) -> str:
     return name
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """No runtime takes the node on these numbers."""
 
 
@@ -124,7 +124,7 @@ def tried(drawn: Drawn, arrays: list[Array | None], opset: int) -> list[Array]:
     """What ONNX Runtime makes of a node.
 
     Raises:
-        _Refused: it takes no such node.
+        Refused: it takes no such node.
     """
     names = ["" if array is None else f"in{i}" for i, array in enumerate(arrays)]
     outputs = [f"out{i}" for i in range(drawn.outputs)]
@@ -152,9 +152,9 @@ def tried(drawn: Drawn, arrays: list[Array | None], opset: int) -> list[Array]:
         feed = {name: array for name, array in zip(names, arrays, strict=True) if array is not None}
         found = session.run(None, feed)
     except Exception as error:  # of ONNX Runtime, which has no class of its own
-        raise _Refused from error
+        raise Refused from error
     if not all(isinstance(array, np.ndarray) for array in found):
-        raise _Refused
+        raise Refused
     return [np.asarray(array) for array in found]
 
 
@@ -231,7 +231,7 @@ def _end(growing: _Growing) -> None:
 
 def unreached(counts: Counter[str]) -> str:
     """Which ops no graph had, of those that a rule or a record knows and of all."""
-    every = {key for opset in OPSETS for key in _schemas(opset)}
+    every = {key for opset in OPSETS for key in schemas_of(opset)}
     missing = sorted(key for key in every if _name(key) not in counts)
     known = {*RULED, *RECORDED}
     names = ", ".join(_name(key) for key in missing if key in known) or "none"
