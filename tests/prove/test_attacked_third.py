@@ -12,7 +12,7 @@ from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.constants import small_value
 from tests.models.small_graphs import D, between, normal
 from tests.oracles.unoptimised import run
-from tests.prove.test_attacked import Attack, certificate_of, check, number
+from tests.prove.test_attacked import TABLE, Attack, certificate_of, check, number
 from tests.spellings.attention import shape
 
 F = np.float32
@@ -165,6 +165,31 @@ KEPT = {
 def test_what_is_read_as_it_is_keeps_its_certificate(name: str) -> None:
     assert certificate_of(KEPT[name]).certified
     check(KEPT[name])
+
+
+STALE = {
+    "n = LayerNormalization<axis = 1>(x, unit) total = Mul(n, one)": ["x"],
+    "q = Mul(x, x) m = ReduceMean<axes = [1]>(q) e = Add(m, eps) r = Sqrt(e) total = Div(x, r)": [
+        "x",
+        "q",
+    ],
+    "q = Pow(x, two) m = ReduceMean<axes = [1]>(q) e = Add(m, eps) r = Sqrt(e) total = Div(x, r)": [
+        "q"
+    ],
+}
+
+
+@pytest.mark.parametrize("nodes", STALE)
+def test_shapes_of_another_graph_are_not_believed(nodes: str) -> None:
+    """ONNX Runtime warns of them and goes on."""
+    weights = {"unit": ONES, "one": number(1), "eps": number(1e-5), "two": number(2)}
+    model = between(nodes, {"table": TABLE.astype(F), "gamma": ONES, **weights})
+    for name in STALE[nodes]:
+        model.graph.value_info.add().CopyFrom(
+            onnx.helper.make_tensor_value_info(name, 1, ["rows", D])
+        )
+    certificate = compute_scales(model, Options(estimate="weights"))[-1].certificate
+    assert certificate is not None and not certificate.certified
 
 
 def test_sizes_of_what_has_no_elements_are_a_condition() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from slanc_onnx.graph import Array, Scope
+from slanc_onnx.graph import SEE_THROUGH, Array, Scope
 from slanc_onnx.norms import Norm, small_value
+from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.trusted.agreed import refuse_odd_switches
 from slanc_onnx.prove.trusted.known import Open
@@ -21,6 +22,7 @@ from slanc_onnx.prove.trusted.order import Order
 from slanc_onnx.prove.trusted.values import Constant, Sizes, settled
 from slanc_onnx.reasons import Unproved, Unread, reason
 
+_SAME_RANK = {*ELEMENTWISE, *SEE_THROUGH, "Add", "Sub", "Mul", "Div", "Max", "Min", "Where"}
 _CLOSE = 2.0**-10  # of a number that the finder computed in another type
 
 
@@ -44,10 +46,35 @@ def check_norm(norm: Norm, scope: Scope, order: Order, found: Mapping[str, Any])
         tensor = scope.tensors.get(name)
         return None if tensor is None else small_value(scope, tensor)
 
+    _check_ranks(nodes, scope, found)
     _check_constants(norm, nodes, taken, found)
     steps = [scope.proto.node[index] for index in order.steps_of(norm)]
     _check_counts(norm, steps, found, scope.initializers)
     _check_types(norm, order.casts_of(norm), found)
+
+
+def _check_ranks(nodes: Sequence[NodeProto], scope: Scope, found: Mapping[str, Any]) -> None:
+    """Refuse a norm where the file tells another rank of a tensor than the walk finds.
+
+    The finder counts axes by what the file tells, which may be of another version of the graph.
+
+    Raises:
+        NoBound: there is such a tensor.
+    """
+    known = [(name, found.get(name)) for node in nodes for name in node.input if name]
+    ranks = {n: len(o.dims) for n, o in known if o is not None and o.dims is not None}
+    for node in nodes:
+        own = [ranks.get(name) for name in node.input if name]
+        keeps = node.op_type in _SAME_RANK and None not in own
+        kept = all(a.i for a in node.attribute if a.name == "keepdims")
+        if keeps and own:
+            ranks[node.output[0]] = max(rank for rank in own if rank is not None)
+        elif node.op_type.startswith("Reduce") and kept and own and own[0] is not None:
+            ranks[node.output[0]] = own[0]
+    for name, rank in ranks.items():
+        told = scope.tensors[name].shape if name in scope.tensors else None
+        if told and len(told) != rank:
+            raise NoBound(reason(Unread.SHAPES_DIFFER, str(tuple(told)), f"of rank {rank}"))
 
 
 def _check_counts(
