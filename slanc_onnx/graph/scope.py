@@ -89,15 +89,20 @@ class Scope:
 
         Since IR version 4 an initializer is the default of the graph input of its name.
         """
-        tensor = _behind(tensor)
-        if tensor.inputs and op_of(tensor.inputs[0]) == "Div":
-            tensor = _behind(tensor.inputs[0].inputs[0])
-        name = tensor.name
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.initializers:
-                return name if name in scope.overridable else None
-            scope = scope.parent
+        waiting, seen = [tensor], set[int]()
+        while waiting:
+            one = waiting.pop()
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            for node in one.inputs:  # none for a constant, one for any other
+                read = [t for at, t in enumerate(node.inputs) if t.name and reads_value(node, at)]
+                waiting += read
+            scope: Scope | None = self
+            while scope is not None and one.name not in scope.initializers:
+                scope = scope.parent
+            if scope is not None and one.name in scope.overridable:
+                return str(one.name)
         return None
 
     @cached_property
@@ -171,13 +176,6 @@ def op_of(node: gs.Node) -> str:
 def reads_value(node: gs.Node, position: int) -> bool:
     """Whether a node reads the values of an input, and not its shape or type alone."""
     return position not in _VALUE_UNREAD.get(op_of(node), ())
-
-
-def _behind(tensor: gs.Tensor) -> gs.Tensor:
-    """The tensor behind casts and changes of shape."""
-    while tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Reshape", "Unsqueeze"):
-        tensor = tensor.inputs[0].inputs[0]
-    return tensor
 
 
 def read_graph(

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from slanc_onnx import Options, compute_scales, find_norms
+from slanc_onnx import Options, apply_scales, compute_scales, find_norms
 from slanc_onnx.graph.scope import read_graph
 from slanc_onnx.norms.constants import small_value
 from tests.models.small_graphs import D, between, normal
@@ -190,6 +190,24 @@ def test_shapes_of_another_graph_are_not_believed(nodes: str) -> None:
         )
     certificate = compute_scales(model, Options(estimate="weights"))[-1].certificate
     assert certificate is not None and not certificate.certified
+
+
+def test_an_epsilon_that_a_caller_adds_to_stays_one() -> None:
+    """It is divided where the model runs, as no number of the file is what it will be."""
+    model = between(
+        by_hand("eps0 = Add(k, eps)").replace("Add(m, eps)", "Add(m, eps0)"),
+        {"k": number(1e-6), "eps": number(1e-5), "unit": number(1)},
+        "float k",
+    )
+    model.graph.node[1].input[1] = "wide"
+    model.graph.initializer.add().CopyFrom(onnx.numpy_helper.from_array(ONES * 1000, "wide"))
+    (norm,) = [each for each in find_norms(model) if each.name == "n"]
+    assert norm.overridable_epsilon == "k"
+    scaled = onnx.ModelProto()
+    scaled.CopyFrom(model)
+    assert apply_scales(scaled, compute_scales(scaled, Options(estimate="weights")))
+    feed = {"ids": np.array([[0, 1]]), "k": number(50)}
+    np.testing.assert_array_equal(run(model, **feed)["y"], run(scaled, **feed)["y"])
 
 
 def test_sizes_of_what_has_no_elements_are_a_condition() -> None:

@@ -85,9 +85,7 @@ class Prover:
         self._outputs = frozenset(info.name for info in self._scope.proto.output)
         self._tensors = self._scope.graph.tensors()
         self.affine: dict[str, Affine | None] = {}
-        self._misread: set[str] = (
-            set()
-        )  # norms that are not what they were taken for: no row is safe
+        self._misread = set[str]()  # norms that are something else, of which no row is safe
         self._rows: dict[str, Known] = {}  # of norms whose products are divided, over their roots
         self.bounds = {
             norm.name: Bound(None, reason=Reason(Unread.NOT_REACHED)) for norm in read.norms
