@@ -5,7 +5,9 @@
 
 Graph N of a seed is the same in every run. Of each, the norms that the tool certifies are watched
 on extreme inputs: no row may be longer than the bound, not finite, or lost in the target's
-arithmetic. `--first N --count 1 --keep FOLDER` writes one graph with the inputs that break it.
+arithmetic. `--kind any_ops` composes any ops that a runtime takes instead (`composed.py`) and tells
+which it never reached. `--first N --count 1 --keep FOLDER` writes one graph with the inputs that
+break it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import onnx
 from benchmarks.markdown import count, table
 from benchmarks.missing import positive, told
 from benchmarks.random_graphs.attack import Attacked, attack
+from benchmarks.random_graphs.composed import KIND, composed, unreached
 from benchmarks.random_graphs.make import Made, random_graph
 
 AT_ONCE = 50
@@ -43,10 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="write graphs with a violation there")
     options = parser.parse_args(arguments)
     totals: dict[str, Counter[str]] = {}
+    ops = Counter[str]()
     start = time.perf_counter()
     numbers = range(options.first, options.first + options.count)
     for made, found in attacked(options.seed, numbers, options.jobs, options.kind):
         add(totals.setdefault(made.kind, Counter()), found)
+        ops.update(made.constructs)
         for each in found.violations.values():
             constructs = ", ".join(made.constructs)
             how = f"{made.target} {made.scale} {made.apply}"
@@ -55,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             keep(options.keep / f"{options.seed}_{made.number}", made, found)
     seconds = time.perf_counter() - start
     print(summary(totals))
+    if options.kind == KIND:
+        print(f"\n{unreached(ops)}")
     print(f"\n{options.count} graphs in {seconds:.0f} s, {options.count / seconds:.1f} a second")
     return int(any(total["violations"] for total in totals.values()))
 
@@ -72,7 +79,7 @@ def attacked(
 
 
 def _attack(seed: int, kind: str | None, number: int) -> tuple[Made, Attacked]:
-    made = random_graph(seed, number, kind)
+    made = composed(seed, number) if kind == KIND else random_graph(seed, number, kind)
     try:
         return made, attack(made, seed)
     except Exception as error:

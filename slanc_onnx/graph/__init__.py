@@ -60,6 +60,7 @@ from slanc_onnx.graph.save import (
     refuse_what_is_no_file,
 )
 from slanc_onnx.graph.scope import (
+    CALLS,
     SEE_THROUGH,
     Dims,
     Scope,
@@ -72,6 +73,7 @@ from slanc_onnx.graph.shapes import concrete_shapes
 from slanc_onnx.graph.temporary import real_path, same_place, write_atomically
 
 __all__ = [
+    "CALLS",
     "DOMAINS",
     "FLOATS",
     "MOST_AXES",

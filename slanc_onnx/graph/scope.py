@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from slanc_onnx.errors import SlancError
 from slanc_onnx.graph.apart import Lost, apart
 from slanc_onnx.graph.checked import DOMAINS, Faults, GraphPath, node_faults
 from slanc_onnx.graph.load import Array, constant_value, read_tensor
+from slanc_onnx.graph.signatures import has_op
 from slanc_onnx.graph.stand_ins import Functions, inferred
 from slanc_onnx.reasons import Reason
 
@@ -36,6 +37,7 @@ _VALUE_UNREAD = {**dict.fromkeys(("Shape", "Size", *_LIKE), (0,)), "CastLike": (
 
 
 FAULTY = "slanc.faulty"  # the domain in which a scope shows nodes that break the rules of their op
+CALLS = "slanc.function"  # the domain of nodes whose op the model defines itself, as no runtime has
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +90,20 @@ class Scope:
 
         Since IR version 4 an initializer is the default of the graph input of its name.
         """
-        tensor = _behind(tensor)
-        if tensor.inputs and op_of(tensor.inputs[0]) == "Div":
-            tensor = _behind(tensor.inputs[0].inputs[0])
-        name = tensor.name
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.initializers:
-                return name if name in scope.overridable else None
-            scope = scope.parent
+        waiting, seen = [tensor], set[int]()
+        while waiting:
+            one = waiting.pop()
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            for node in one.inputs:  # none for a constant, one for any other
+                read = [t for at, t in enumerate(node.inputs) if t.name and reads_value(node, at)]
+                waiting += read
+            scope: Scope | None = self
+            while scope is not None and one.name not in scope.initializers:
+                scope = scope.parent
+            if scope is not None and one.name in scope.overridable:
+                return str(one.name)
         return None
 
     @cached_property
@@ -170,13 +177,6 @@ def op_of(node: gs.Node) -> str:
 def reads_value(node: gs.Node, position: int) -> bool:
     """Whether a node reads the values of an input, and not its shape or type alone."""
     return position not in _VALUE_UNREAD.get(op_of(node), ())
-
-
-def _behind(tensor: gs.Tensor) -> gs.Tensor:
-    """The tensor behind casts and changes of shape."""
-    while tensor.inputs and op_of(tensor.inputs[0]) in (*SEE_THROUGH, "Reshape", "Unsqueeze"):
-        tensor = tensor.inputs[0].inputs[0]
-    return tensor
 
 
 def read_graph(
@@ -267,17 +267,25 @@ def _inner_scopes(scope: Scope, faults: Faults) -> Iterator[Scope]:
 def _skeleton(model: onnx.ModelProto, faults: Faults) -> onnx.ModelProto:
     """A copy of the model without functions and without the data of its initializers.
 
-    A node with a fault is one of an unknown domain there, whose attributes say nothing.
+    A node with a fault is one of an unknown domain there, whose attributes say nothing. One of a
+    function is, too, unless a runtime has an op of that name and domain, for which it stands then.
     """
     copy = onnx.ModelProto(ir_version=model.ir_version)
     copy.opset_import.extend(model.opset_import)
-    copy.opset_import.add(domain=FAULTY, version=1)
-    _copy_graph(model.graph, copy.graph, (), faults)
+    for domain in (FAULTY, CALLS):
+        copy.opset_import.add(domain=domain, version=1)
+    calls = {(f.domain, f.name) for f in model.functions if f.domain in DOMAINS}
+    calls = {call for call in calls if not has_op(*call)}
+    _copy_graph(model.graph, copy.graph, (), faults, calls)
     return copy
 
 
 def _copy_graph(
-    graph: onnx.GraphProto, copy: onnx.GraphProto, path: GraphPath, faults: Faults
+    graph: onnx.GraphProto,
+    copy: onnx.GraphProto,
+    path: GraphPath,
+    faults: Faults,
+    calls: Set[tuple[str, str]],
 ) -> None:
     own = faults.get(path, {})
     copy.name = graph.name
@@ -288,9 +296,10 @@ def _copy_graph(
         if not _is_large(tensor):
             bare.CopyFrom(tensor)  # axes and shapes, which shape inference reads
     for index, node in enumerate(graph.node):
+        called = CALLS if (node.domain, node.op_type) in calls else node.domain
         twin = copy.node.add(
             op_type=node.op_type,
-            domain=FAULTY if index in own else node.domain,
+            domain=FAULTY if index in own else called,
             name=node.name,
             input=node.input,
             output=node.output,
@@ -298,7 +307,7 @@ def _copy_graph(
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 inner = twin.attribute.add(name=attribute.name, type=AttributeProto.GRAPH)
-                _copy_graph(attribute.g, inner.g, (*path, (index, attribute.name)), faults)
+                _copy_graph(attribute.g, inner.g, (*path, (index, attribute.name)), faults, calls)
             elif index in own:
                 continue
             elif attribute.type == AttributeProto.TENSOR and _is_large(attribute.t):

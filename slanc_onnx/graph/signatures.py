@@ -8,6 +8,8 @@ import onnx
 
 from slanc_onnx.graph.contrib import CONTRIB, Signature
 
+_IN_STANDARD_DOMAIN = "SimplifiedLayerNormalization"
+
 
 @cache
 def schema_of(op: str, opset: int) -> onnx.defs.OpSchema | None:
@@ -17,6 +19,16 @@ def schema_of(op: str, opset: int) -> onnx.defs.OpSchema | None:
     except (onnx.defs.SchemaError, TypeError):
         return None
     return schema
+
+
+def has_op(domain: str, op: str) -> bool:
+    """Whether ONNX, or ONNX Runtime for what the tool reads of it, has an op in that very domain.
+
+    SimplifiedLayerNormalization is one of the standard domain there.
+    """
+    if domain == "com.microsoft":
+        return op in CONTRIB and op != _IN_STANDARD_DOMAIN
+    return onnx.defs.has(op) or op == _IN_STANDARD_DOMAIN
 
 
 @cache

@@ -5,7 +5,7 @@ normalisation, by indices and names; what only looks like one is a `Suspect`. Fu
 norms are inlined first. Norms that cannot be scaled have the reason with them.
 """
 
-from slanc_onnx.norms.constants import sizes_in
+from slanc_onnx.norms.constants import sizes_in, small_value
 from slanc_onnx.norms.find import unmatched_means
 from slanc_onnx.norms.functions import inline_functions_with
 from slanc_onnx.norms.model import ReadModel, read_model
@@ -46,6 +46,7 @@ __all__ = [
     "rounded",
     "scaled_epsilon",
     "sizes_in",
+    "small_value",
     "unmatched_means",
     "with_notes",
     "without_notes",

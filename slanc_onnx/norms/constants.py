@@ -6,10 +6,20 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import helper
 
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import SEE_THROUGH, Array, Dims, Scope, constant_made, dims, op_of
-from slanc_onnx.ops import ELEMENTWISE
+from slanc_onnx.graph import (
+    SEE_THROUGH,
+    Array,
+    Dims,
+    Scope,
+    constant_made,
+    dims,
+    op_of,
+    told_type,
+)
+from slanc_onnx.ops import ELEMENTWISE, places_cut
 
 _LARGEST = 2**20  # elements of a matrix that may be one of equal numbers
 _MOST = 64  # elements of a value that is followed
@@ -65,7 +75,7 @@ def _followed(
     parts = [_followed(scope, t, far - 1, seen) if t.name else None for t in node.inputs]
     try:
         found = _computed(op, node, parts)
-    except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError):
+    except (ValueError, TypeError, LookupError, ZeroDivisionError, OverflowError):
         found = None
     if found is not None and found.size > _MOST:
         found = None
@@ -100,9 +110,11 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
     first = parts[0] if parts else None
     if first is None:
         return None
+    if op in ("Cast", "CastLike"):
+        kind = int(node.attrs.get("to", 0)) if op == "Cast" else told_type(node.inputs[1])
+        return _as_type(first, kind) if kind else first
     if op in SEE_THROUGH:
-        whole = op == "Cast" and int(node.attrs.get("to", 1)) in (6, 7)
-        return first.astype(np.int64) if whole else first
+        return first
     if op in _RESHAPED:
         to = parts[-1]
         flat = op in ("Unsqueeze", "Squeeze") or (
@@ -117,7 +129,8 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
             return _quantised(op, node, known)
         if op == "Div":
             whole = all(part.dtype.kind in "iu" for part in known)
-            return np.asarray(known[0] // known[1] if whole else known[0] / known[1])
+            quotient = np.asarray(known[0] / known[1])
+            return np.trunc(quotient).astype(np.int64) if whole else quotient
         if op == "Concat":
             return np.concatenate([np.atleast_1d(part) for part in known])
         if op == "ReduceProd":
@@ -127,10 +140,17 @@ def _computed(op: str, node: gs.Node, parts: Sequence[Array | None]) -> Array | 
         if op == "Slice" and len(known) >= 3 and first.ndim <= 1:
             steps = int(known[4].reshape(-1)[0]) if len(known) > 4 else 1
             begin, end = (int(part.reshape(-1)[0]) for part in known[1:3])
-            return first.reshape(-1)[begin:end:steps]
+            return np.take(first.reshape(-1), places_cut(first.size, begin, end, steps))
         if op in _COMPUTED:
             return np.asarray(_COMPUTED[op](*known))
     return None
+
+
+def _as_type(values: Array, to: int) -> Array | None:
+    """Numbers as a Cast makes them: what a type does not hold is rounded, cut or lost."""
+    dtype = helper.tensor_dtype_to_np_dtype(to)
+    with np.errstate(all="ignore"):
+        return values.astype(dtype) if dtype.kind in "biufV" else None
 
 
 def _quantised(op: str, node: gs.Node, known: Sequence[Array]) -> Array | None:
@@ -208,6 +228,7 @@ def sizes_in(scope: Scope, tensor: gs.Tensor, far: int = _FAR) -> Dims | None:
         return (known[at],) if -len(known) <= at < len(known) else None
     if (
         op == "Slice"
+        and len(node.inputs) < 5  # with a step
         and len(picked) in (2, 3)
         and not any(p is None or p.size != 1 for p in picked)
     ):

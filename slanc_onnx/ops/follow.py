@@ -133,6 +133,16 @@ def taken_along(array: Array, indices: Array, axis: int) -> Array:
     return np.take(array, indices, axis=own)
 
 
+def places_cut(size: int, start: int, end: int, step: int) -> range:
+    """The places of an axis that a Slice keeps.
+
+    ONNX takes the first one for a start below it, a slice of Python keeps nothing there if the step
+    is negative.
+    """
+    first = max(start, -size) if step < 0 else start
+    return range(size)[first:end:step]
+
+
 def computed(function: Callable[..., Array], arrays: Sequence[Array]) -> Array:
     """What NumPy makes of constants.
 

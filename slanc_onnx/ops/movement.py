@@ -18,6 +18,7 @@ from slanc_onnx.ops.follow import (
     Mover,
     broadcast,
     common_shape,
+    places_cut,
     refuse_large,
     taken_along,
     whole_numbers,
@@ -126,9 +127,9 @@ def cut(attributes: Attributes, parameters: Parameters) -> list[Mover]:
     def move(x: Array) -> Array:
         index = [slice(None)] * x.ndim
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-            # A negative step runs down to an end before the first element, which is None here.
-            past = step < 0 and end < -x.shape[axis]
-            index[axis] = slice(start, None if past else end, step)
+            places = places_cut(x.shape[axis], start, end, step)
+            past = places.stop < 0  # below the first element, which a slice counts from the end
+            index[axis] = slice(places.start, None if past else places.stop, places.step)
         return x[tuple(index)]
 
     return [move]

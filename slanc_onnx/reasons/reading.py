@@ -72,6 +72,7 @@ class Unproved(Named):
     NO_LIMIT = auto()  # function
     NEGATIVE_ARGUMENT = auto()  # function
     ROWS_DIFFER = auto()  # channels, channels
+    READ_AS_ANOTHER = auto()  # tensor
     INPUT_UNLIMITED = auto()  # graph input
     WEIGHTS_NOT_FINITE = auto()
     WEIGHTS_ROUNDED = auto()

@@ -82,6 +82,7 @@ _UNPROVED: dict[Kind, str] = {
     Unproved.MAY_BE_GIVEN: "a caller may give another value of {0}",
     Unproved.NO_LIMIT: "nothing limits {0}",
     Unproved.NEGATIVE_ARGUMENT: "what {0} reads may be negative",
+    Unproved.READ_AS_ANOTHER: "its {0} is computed as another number than it was taken for",
     Unproved.ROWS_DIFFER: "combines rows of {0} and {1} channels",
     Unproved.INPUT_UNLIMITED: "nothing limits the graph input {0!r}: --feed '{0}=range(LO,HI)'",
     Unproved.WEIGHTS_NOT_FINITE: "its weights are not finite",

@@ -17,11 +17,11 @@ from slanc_onnx.prove.trusted import rules  # noqa: F401  # they enter themselve
 from slanc_onnx.prove.trusted.computed import computer
 from slanc_onnx.prove.trusted.kinds import FLOATS
 from slanc_onnx.prove.trusted.table import RULES, Call, applied, rule_for
-from slanc_onnx.prove.trusted.values import Constant, Operand, Sizes, Value
+from slanc_onnx.prove.trusted.values import Constant, Operand, Value
+from tests.oracles.in_sets import holds
 from tests.oracles.rule_nodes import SAMPLES, Array, Rows, Sample
 from tests.versions import needs_onnx_runtime
 
-ROUNDED = 1 + 2.0**-20  # what FP32 on this machine may add
 LONGEST = 5.0  # rows of the activations that are given
 
 
@@ -119,35 +119,6 @@ def runs(sample: Sample) -> Iterator[list[Array]]:
             for info, given in zip(infos, inputs, strict=True)
         }
         yield session.run(None, {name: np.asarray(array) for name, array in feeds.items()})
-
-
-def holds(value: Operand, array: Array) -> None:
-    """Assert that an array is among what a value says."""
-    dims = value.dims
-    assert len(dims) == array.ndim
-    sizes = zip(dims, array.shape, strict=True)
-    assert all(said == size for said, size in sizes if isinstance(said, int))
-    if isinstance(value, Constant):
-        assert np.array_equal(value.values, array)
-        return
-    if isinstance(value, Sizes):
-        entries = zip(value.entries, array.reshape(-1), strict=True)
-        assert all(said == size for said, size in entries if isinstance(said, int))
-        return
-    assert value.kind == helper.np_dtype_to_tensor_dtype(array.dtype)
-    numbers = array.astype(np.float64)
-    assert value.nan is not None or not np.isnan(numbers).any()
-    numbers = np.where(np.isneginf(numbers) & value.infinite, 0.0, np.nan_to_num(numbers, nan=0.0))
-    finite = numbers[np.isfinite(array.astype(np.float64))]
-    slack = 1e-6 * max(1.0, float(np.abs(finite).max(initial=0.0)))
-    assert (finite >= value.low - slack).all() and (finite <= value.high + slack).all()
-    others = [axis for axis in range(array.ndim) if axis not in value.axes]
-    rows = np.transpose(numbers, [*others, *value.axes])
-    rows = rows.reshape(-1, value.reach.channels)
-    assert (np.abs(rows) <= value.reach.each * ROUNDED + 1e-12).all()
-    assert (np.linalg.norm(rows, axis=1) <= value.reach.length() * ROUNDED + 1e-12).all()
-    if value.shares is not None:
-        assert (numbers >= 0).all() and (numbers.sum(axis=value.shares) <= ROUNDED).all()
 
 
 def judged(sample: Sample) -> list[Operand | None]:

@@ -184,11 +184,10 @@ def longest_found(terms: list[Matrix], rng: Rng, starts: int = 4) -> float:
     """max |sum u_i N_i| over |u_i| <= 1 by alternating maximisation.
 
     For a direction v of the sum the best u_i is N_i v / |N_i v|; the new sum has the next v. Each
-    step makes the sum longer.
+    step makes the sum longer, up to a local maximum, of which diagonals have one on each axis.
     """
     matrices, best = [as_matrix(t) for t in terms], 0.0
-    for _ in range(starts):
-        v = unit(rng, matrices[0].shape[1])
+    for v in (*np.eye(len(matrices[0].T)), *(unit(rng, len(matrices[0].T)) for _ in range(starts))):
         for _ in range(40):
             images = [m @ v for m in matrices]
             units = [i / max(float(np.linalg.norm(i)), 1e-300) for i in images]

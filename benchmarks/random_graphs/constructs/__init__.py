@@ -3,6 +3,7 @@
 from benchmarks.random_graphs.constructs import (
     attacked,
     attacked_again,
+    attacked_third,
     attention,
     channels,
     constants,
@@ -16,8 +17,8 @@ from benchmarks.random_graphs.constructs import (
 from benchmarks.random_graphs.constructs.construct import CONSTRUCTS, Construct
 
 _MODULES = (
-    *(attacked, attacked_again, attention, channels, constants, deferred, false_norms),
-    *(functions, plain, positions, precision),
+    *(attacked, attacked_again, attacked_third, attention, channels, constants, deferred),
+    *(false_norms, functions, plain, positions, precision),
 )
 
 __all__ = ["CONSTRUCTS", "Construct"]

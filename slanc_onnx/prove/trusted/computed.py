@@ -4,8 +4,8 @@ The evaluator lacks old versions of some ops and all contributed ones, and walks
 sequences in loops of Python: of these, what is large is ONNX Runtime's alone. That has a process of
 its own where that is asked for, and so many seconds and bytes. Of some ops the two make different
 numbers (Softmax before opset 13, Resize, BatchNormalization before opset 14, Range by fractions,
-sums of large whole numbers): what is not known to be the same in both is computed by both, and
-taken where they agree.
+sums): what is not known to be the same in both (`agreed.py`) is computed by both, and taken where
+they agree.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from slanc_onnx.graph import Array
 from slanc_onnx.ops import ELEMENTWISE, MOVES, QUANTISING
 from slanc_onnx.progress import no_progress
 from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.trusted.agreed import agreed
 from slanc_onnx.reasons import Unread, reason
 from slanc_onnx.run import CannotRun, Session, isolated
 
@@ -40,25 +41,7 @@ _WITHOUT_LOOPS = {
     *(*ELEMENTWISE, *MOVES, *QUANTISING, "Add", "Sub", "Mul", "Div", "Where", "Concat", "MatMul"),
     *("Gemm", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"),
 }
-# Ops that the evaluator of an onnx before 1.23 lacks or gets wrong: there both are asked.
-RIGHT_SINCE_1_23 = {"Div", "Gelu", "OneHot", "ScatterND", "Softplus"}
-_VERSION = tuple(map(int, onnx.__version__.split(".")[:2]))
-# Ops of which both make the same numbers: `tests/prove/test_computed.py` asks both.
-AGREED = frozenset(
-    (
-        *("Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Concat", "Cos"),
-        *("Constant", "ConstantOfShape", "CumSum", "DequantizeLinear", "Div", "Elu", "Equal"),
-        *("Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND"),
-        *("Gelu", "Gemm", "Greater", "GreaterOrEqual", "HardSigmoid", "Identity", "IsNaN"),
-        *("LeakyRelu", "Less", "LessOrEqual", "Log", "MatMul", "Max", "Min", "Mod", "Mul", "Neg"),
-        *("NonZero", "Not", "OneHot", "Or", "Pad", "Reciprocal", "ReduceMax"),
-        *("ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Reshape", "Round"),
-        *("ScatterElements", "ScatterND", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Size"),
-        *("Slice", "Softplus", "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh"),
-        *("Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor"),
-    )
-) - (RIGHT_SINCE_1_23 if _VERSION < (1, 23) else set())
-_CLOSE = 2.0**-20  # relative to the largest number, where both round
+_CLOSE = 2.0**-20  # relative to each number, where both round
 
 Compute = Callable[[Sequence[Array | None]], list[Array]]
 
@@ -111,7 +94,7 @@ def computer(
             except Exception as error:  # of the evaluator, which says so in many ways
                 if node.domain not in _DOMAINS:
                     raise NoBound(reason(Unread.NOT_COMPUTED, str(error)[:200])) from error
-        if by_evaluator is not None and _agreed(node, arrays):
+        if by_evaluator is not None and agreed(node, arrays, by_evaluator):
             return by_evaluator
         try:
             by_runtime = run(model, apart)
@@ -124,17 +107,6 @@ def computer(
     return compute
 
 
-def _agreed(node: NodeProto, arrays: Sequence[Array | None]) -> bool:
-    """Whether the evaluator and ONNX Runtime make the same of a node, as far as is known."""
-    if node.op_type == "Range":  # ONNX Runtime adds the steps up
-        return all(a is not None and not np.any(np.asarray(a, np.float64) % 1) for a in arrays)
-    if node.op_type in ("Pow", "ReduceProd", "ReduceSum"):  # whole numbers may leave their type
-        return arrays[0] is not None and arrays[0].dtype.kind not in "iu"
-    if node.op_type == "Squeeze":  # no axes are none for the one, and all for the other
-        return all(array is None or array.size for array in arrays[1:])
-    return node.domain not in _DOMAINS or node.op_type in AGREED
-
-
 def _same(one: Sequence[Array], other: Sequence[Array]) -> bool:
     """Whether two runtimes made the same numbers, but for rounding."""
 
@@ -144,8 +116,7 @@ def _same(one: Sequence[Array], other: Sequence[Array]) -> bool:
         if a.dtype.kind in "biu":
             return bool(np.array_equal(a, b))
         wide = a.astype(np.float64), b.astype(np.float64)
-        off = _CLOSE * float(np.abs(wide[0][np.isfinite(wide[0])]).max(initial=0.0))
-        return bool(np.allclose(*wide, 0.0, off, equal_nan=True))
+        return bool(np.allclose(*wide, _CLOSE, 0.0, equal_nan=True))
 
     return len(one) == len(other) and all(map(close, one, other))
 

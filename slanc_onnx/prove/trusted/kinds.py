@@ -55,12 +55,11 @@ def whole(kind: int, low: float, high: float) -> tuple[float, float]:
     return (low, high) if sure else (least, most)
 
 
-def nearest(number: float, kind: int) -> float:
-    """The number of a type next to one, which no other overtakes; 0 for what may be flushed."""
+def nearest_ends(low: float, high: float, kind: int) -> tuple[float, float]:
+    """The interval of a type's numbers next to those of one; what is subnormal may be 0 instead."""
     dtype = helper.tensor_dtype_to_np_dtype(kind)
-    if abs(number) < max(float(ml_dtypes.finfo(dtype).tiny), 2.0**-126):  # type: ignore[no-untyped-call]
-        return 0.0
-    if kind == TensorProto.DOUBLE:
-        return number
-    with np.errstate(over="ignore"):
-        return float(np.float32(number).astype(dtype))
+    tiny = max(float(ml_dtypes.finfo(dtype).tiny), 2.0**-126)  # type: ignore[no-untyped-call]
+    if kind != TensorProto.DOUBLE:
+        with np.errstate(over="ignore"):
+            low, high = (float(np.float32(end).astype(dtype)) for end in (low, high))
+    return (0.0 if 0 < low < tiny else low), (0.0 if -tiny < high < 0 else high)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array
@@ -24,14 +24,12 @@ from slanc_onnx.prove.trusted.sizes import size_of
 from slanc_onnx.prove.trusted.values import (
     Constant,
     Facts,
-    Sizes,
     Value,
     as_value,
     checked,
-    settled,
     widened,
 )
-from slanc_onnx.reasons import Reason, Unproved, Unread, reason
+from slanc_onnx.reasons import Reason, Unproved, Unread, Unscalable, reason
 
 # The places of what an op adds before it normalises.
 _ADDENDS = {"SkipLayerNormalization": (0, 1, 4), "SkipSimplifiedLayerNormalization": (0, 1, 3)}
@@ -51,61 +49,6 @@ def input_of(norm: Norm, node: NodeProto, found: Mapping[str, Any]) -> Any:
     if opened is not None or None in parts:
         return opened
     return checked(summed(parts), norm.form)  # type: ignore[arg-type]
-
-
-def check_counts(
-    norm: Norm, steps: Sequence[NodeProto], found: Mapping[str, Any], stored: Container[str]
-) -> None:
-    """Refuse a norm whose sum is divided by a count that the walk does not know to be its width.
-
-    The finder held the numbers of the file against the width, but what is computed from a shape
-    may be the size of another axis.
-
-    Args:
-        norm: The norm.
-        steps: Its nodes up to the one that normalises.
-        found: What is known of tensors.
-        stored: The names of the file's numbers.
-
-    Raises:
-        NoBound: there is such a count.
-    """
-    inside = {norm.input, *(name for node in steps for name in node.output)}
-    for node in steps:
-        if node.op_type not in ("Div", "Mul"):
-            continue
-        for name in node.input:
-            known = found.get(name)
-            if name in inside or name in stored or known is None:
-                continue
-            if known.dims is not None and any(dim != 1 for dim in known.dims):
-                continue  # no count, but numbers of rows
-            counted = settled(known) if isinstance(known, Constant | Sizes) else None
-            if not isinstance(counted, Constant) or norm.width is None:
-                raise NoBound(reason(Unread.NOT_CONSTANT, name))
-            number = float(counted.values.reshape(-1)[0])
-            if number not in (norm.width, norm.width - norm.unbiased, 1 / norm.width):
-                raise NoBound(reason(Unproved.ROWS_DIFFER, norm.width, number))
-
-
-def check_types(norm: Norm, casts: Sequence[NodeProto], found: Mapping[str, Any]) -> None:
-    """Refuse a norm that rounds on its way to a type which holds less than that of its input.
-
-    A mean square that FP16 takes for 0, or a root that it rounds by half, makes rows of any length.
-
-    Args:
-        norm: The norm.
-        casts: Those inside it.
-        found: What is known of tensors.
-
-    Raises:
-        NoBound: there is such a cast.
-    """
-    for node in casts:
-        like = found.get(node.input[1]) if node.op_type == "CastLike" else None
-        to = next((a.i for a in node.attribute if a.name == "to"), like.kind if like else 0)
-        if to not in (norm.element_type, TensorProto.FLOAT, TensorProto.DOUBLE):
-            raise NoBound(reason(Unproved.NO_RULE_FOR_TYPE, TensorProto.DataType.Name(to)))
 
 
 def row_of(norm: Norm, value: Value) -> tuple[float, int, Facts]:
@@ -147,6 +90,11 @@ def _row_axes(norm: Norm, rank: int) -> tuple[int, ...]:
     axes = norm.axes
     if axes.grouped:
         return ()
+    unread = norm.skip_reason
+    if unread is not None and unread.kind is Unscalable.AXIS_UNKNOWN:  # the rank was, not the axis
+        return tuple(range(int(str(unread.facts[0])), rank))
+    if unread is not None and unread.kind is Unscalable.AXES_UNKNOWN:
+        raise NoBound(unread)  # the axes of the norm are the usual ones, not those of the file
     if axes.rank not in (None, rank) or any(not -rank <= axis < rank for axis in axes.axes):
         raise NoBound(Reason(Unread.NO_FIT, (str(axes.axes), str(rank))))
     return tuple(sorted(axis % rank for axis in axes.axes))

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
-from slanc_onnx.graph import DOMAINS, Array, Scope
+from slanc_onnx.graph import CALLS, DOMAINS, Array, Scope
 from slanc_onnx.norms import Deferred, Norm, ReadModel
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.prove.affine import Affine, affine_of
@@ -21,14 +21,14 @@ from slanc_onnx.prove.bound import Bound, NoBound, damage_has_no_bound
 from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import Ellipsoids
 from slanc_onnx.prove.step_bounds import rounding_of
+from slanc_onnx.prove.trusted.agreed import refuse_odd_switches
 from slanc_onnx.prove.trusted.axes import either, in_positions
 from slanc_onnx.prove.trusted.computed import Spent, computer, told_elements
 from slanc_onnx.prove.trusted.constants import folded, moved_sizes, stored_constant
 from slanc_onnx.prove.trusted.kinds import FLOATS, natural
 from slanc_onnx.prove.trusted.known import Assumed, Known, Open, any_whole_numbers, of_input
+from slanc_onnx.prove.trusted.norm_checks import check_norm
 from slanc_onnx.prove.trusted.norm_rows import (
-    check_counts,
-    check_types,
     columns_of,
     divided,
     input_of,
@@ -85,6 +85,7 @@ class Prover:
         self._outputs = frozenset(info.name for info in self._scope.proto.output)
         self._tensors = self._scope.graph.tensors()
         self.affine: dict[str, Affine | None] = {}
+        self._misread = set[str]()  # norms that are something else, of which no row is safe
         self._rows: dict[str, Known] = {}  # of norms whose products are divided, over their roots
         self.bounds = {
             norm.name: Bound(None, reason=Reason(Unread.NOT_REACHED)) for norm in read.norms
@@ -117,7 +118,8 @@ class Prover:
                 progress("bounding", (at + 1) / len(order))
         for norm in (norm for norm in self._order.norm_at.values() if norm.deferred):
             columns = columns_of(norm, self._scope.proto.node, self._numbers)
-            self.affine[norm.name] = affine_of(norm, self._numbers, columns)
+            if norm.name not in self._misread:
+                self.affine[norm.name] = affine_of(norm, self._numbers, columns)
         for name, norm in self._order.others.items():
             if name in self._found:
                 self.bounds[norm.name] = self._bound(norm, self._found[name])
@@ -172,6 +174,9 @@ class Prover:
 
     def _results(self, index: int, node: NodeProto, row: Known | None = None) -> list[Known]:
         """What a node makes; of another row than its first input, where one is given."""
+        if self._scope.graph.nodes[index].domain == CALLS:
+            called = reason(Unread.NO_RULE_IN_DOMAIN, node.domain or "ai.onnx")
+            return [Open(0, None, called.at(node.op_type, node.output[0])) for _ in node.output]
         why: Reason | None = self._scope.faults.get(index)
         first = node.output[0] if node.output else ""
         given = [self._found.get(name) if name else None for name in node.input]
@@ -275,6 +280,7 @@ class Prover:
         return [o if not isinstance(o, Value) else Open(o.kind, o.dims, why) for o in made]
 
     def _applied(self, node: NodeProto, given: list[Operand | None]) -> list[Known]:
+        refuse_odd_switches(node)
         told = told_elements(node, self._tensors)
         apart = self._read.scopes[0].apart
         compute = computer(node, self._opsets, apart, told, self._spent)
@@ -322,13 +328,12 @@ class Prover:
         try:
             with damage_has_no_bound():
                 given: Known | None = input_of(norm, node, self._found)
-                steps = [self._scope.proto.node[i] for i in self._order.steps_of(norm)]
-                check_counts(norm, steps, self._found, self._scope.initializers)
-                check_types(norm, self._order.casts_of(norm), self._found)
+                check_norm(norm, self._scope, self._order, self._found)
         except NoBound as error:
             given = Open(norm.element_type, None, error.reason)
+            self._misread.add(norm.name)
         self.bounds[norm.name] = self._bound(norm, given)
-        if isinstance(given, Value) and isinstance(given.reach, Ellipsoids):
+        if isinstance(given, Value) and isinstance(given.reach, Ellipsoids) and given.largest:
             kept = replace(given, reach=given.reach.simplified())
             if norm.input in self._found and norm.residual is None:
                 self._found[norm.input] = kept
@@ -347,7 +352,8 @@ class Prover:
             self._rows[norm.name] = result
             self._found[norm.normalised] = self._divided(norm, norm.deferred[0])
             return
-        self.affine[norm.name] = affine_of(norm, self._numbers)
+        if norm.name not in self._misread:
+            self.affine[norm.name] = affine_of(norm, self._numbers)
         self._found[norm.normalised] = result
         if norm.residual is not None and len(node.output) > norm.residual and given is not None:
             self._found[node.output[norm.residual]] = given

@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from slanc_onnx.graph import DOMAINS, Array
 from slanc_onnx.prove.bound import NoBound, damage_has_no_bound
-from slanc_onnx.prove.trusted.kinds import BOOL, FLOATS
+from slanc_onnx.prove.trusted.kinds import BOOL, FLOATS, largest_of
 from slanc_onnx.prove.trusted.values import (
     Constant,
     Facts,
@@ -204,8 +204,10 @@ def applied(found: Rule, call: Call) -> list[Operand | None]:
     Raises:
         NoBound: an input is of another type, or no bound follows.
     """
+    floats = [largest_of(o.kind) for o in call.inputs if o is not None and o.kind in FLOATS]
+    most = min(floats, default=math.inf)  # of the type that a runtime computes in
     for name, number in call.attributes.items():
-        if isinstance(number, float) and not math.isfinite(number):
+        if isinstance(number, float) and not (abs(number) <= most and math.isfinite(number)):
             raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, name))
     call = replace(call, inputs=tuple(_with_conditions(found, o) for o in call.inputs))
     for place, operand in enumerate(call.inputs):

@@ -34,7 +34,7 @@ from slanc_onnx.prove.trusted.kinds import (
     ROUNDED,
     largest_of,
     natural,
-    nearest,
+    nearest_ends,
     whole,
 )
 from slanc_onnx.prove.trusted.repeated import distinct
@@ -308,8 +308,8 @@ def rounded(value: Value) -> Value:
     """A value whose elements were rounded to its type, the ends of its interval included."""
     if value.kind not in FLOATS:
         return value
-    ends = nearest(value.low, value.kind), nearest(value.high, value.kind)
-    value = replace(value, low=ends[0], high=ends[1])
+    low, high = nearest_ends(value.low, value.high, value.kind)
+    value = replace(value, low=low, high=high)
     if value.kind not in ROUNDED:
         return replace(value, reach=_with_subnormals(value.reach))
     share, tiny = ROUNDED[value.kind]

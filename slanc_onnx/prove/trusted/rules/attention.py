@@ -55,6 +55,7 @@ def attention(call: Call) -> Result:
     scores = _most_scores(call, query, key)
     heads = call.attributes.get("q_num_heads", 0)
     groups = call.attributes.get("kv_num_heads", 0)
+    _refuse_rounded(call, query, key, heads if query.rank == 3 else 1)
     if value.rank == 3 and heads and groups:
         made = _by_heads(call, query, value, heads, groups)
     elif value.rank != 4 or query.rank != 4:
@@ -141,6 +142,19 @@ def _most_scores(call: Call, query: Value, key: Value, turned: float = 1.0) -> f
     if not most <= 2.0**126:
         raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, most, 2.0**126))
     return most
+
+
+def _refuse_rounded(call: Call, query: Value, key: Value, heads: int) -> None:
+    """Refuse scores that the type of the queries does not hold: the op rounds them to it.
+
+    Raises:
+        NoBound: it may not hold one, whose softmax is nan.
+    """
+    width = size_of(query.dims[-1]) / heads
+    scale = float(call.attributes.get("scale", 0.0)) or width**-0.5
+    most = width * query.largest * key.largest * scale * (1 + 2.0**-6)
+    if not most <= largest_of(query.kind):
+        raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, most, largest_of(query.kind)))
 
 
 def _by_heads(call: Call, query: Value, value: Value, heads: int, groups: int) -> Value:

@@ -50,6 +50,8 @@ def image(value: Value, name: str, parameters: Parameters) -> Value:
     else:
         raise NoBound(reason(Unproved.NO_LIMIT, name))
     off = record.off(*parameters)
+    if not off * 2.0**22 <= largest_of(value.kind):  # what is multiplied with e^z first
+        raise NoBound(reason(Unproved.NO_LIMIT, name))
     if off:
         reach = total([reach, Box(np.full(len(each), off))])
     return Value(value.kind, value.dims, value.axes, reach, low, high, facts=value.facts)
@@ -74,9 +76,12 @@ def function(call: Call) -> Result:
 
 # Records whose ops have a rule of their own below, or belong to another domain.
 _OWN = ("Neg", "Abs", "Exp", "Log", "Sqrt", "Reciprocal", "BiasGelu", "FastGelu", "QuickGelu")
+# By its definition log(1 + e^x), infinite from 12 on in FP16; ONNX Runtime avoids it in FP32 alone.
+_TYPES: dict[str, tuple[int, ...]] = {"Softplus": (TensorProto.FLOAT,)}
 for _name, _record in ELEMENTWISE.items():
     if not _record.from_inputs and _name not in _OWN:
-        rule(_name, attributes=tuple(_record.attributes))(function)
+        _known = (_TYPES.get(_name, FLOATS),)
+        rule(_name, attributes=tuple(_record.attributes), types=_known)(function)
 
 
 @rule("BiasGelu", "FastGelu", domain=MICROSOFT)

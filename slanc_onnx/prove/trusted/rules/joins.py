@@ -156,6 +156,9 @@ def summed(operands: Sequence[Operand], minus: bool = False) -> Value:
     if len(parts) > 2:  # whose sums on the way are rounded, and may cancel
         off = len(parts) * DEVICE_UNIT * sum(max(abs(p.low), abs(p.high)) for p in parts)
         low, high = low - off, high + off
+        below, above = sum(min(p.low, 0.0) for p in parts), sum(max(p.high, 0.0) for p in parts)
+        most = largest_of(parts[-1].kind)  # beyond which one of them stays, whatever is added
+        low, high = below if below < -most else low, above if above > most else high
     result = made(facts_of(operands), parts, dims, axes, reach, (low, high))
     infinite = any(part.infinite for part in parts)
     return replace(result, infinite=infinite, hides=_hidden(parts, result))

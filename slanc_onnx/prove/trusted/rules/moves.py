@@ -13,6 +13,7 @@ from slanc_onnx.prove.sets import Box, Reach, joined, one_of
 from slanc_onnx.prove.trusted.axes import in_channels, in_positions, with_axes
 from slanc_onnx.prove.trusted.kinds import INT64
 from slanc_onnx.prove.trusted.rules.joins import common_dims, filled
+from slanc_onnx.prove.trusted.rules.products import POSITIONS
 from slanc_onnx.prove.trusted.rules.shapes import target_dims
 from slanc_onnx.prove.trusted.sizes import Dim, above_none, may_be_none, merged, size_of
 from slanc_onnx.prove.trusted.table import ANY, Call, Result, rule
@@ -270,11 +271,12 @@ def concat(call: Call) -> Result:
     wanted = sorted([*others, axis]) if along else others
     values = [_with_all(as_value(o, wanted, rank), wanted) for o in operands]
     dims = list(values[0].dims)
+    facts = call.facts
     for other, dim in enumerate(dims):
-        if not isinstance(dim, int):
-            dims[other] = next(
-                (v.dims[other] for v in values if isinstance(v.dims[other], int)), dim
-            )
+        told = [value.dims[other] for value in values]
+        if other != axis and len(set(told)) > 1:  # a runtime passes over what has no elements
+            facts |= Facts(frozenset({POSITIONS}))
+            dims[other] = next((size for size in told if isinstance(size, int)), dim)
     sizes = [value.dims[axis] for value in values]
     if all(isinstance(size, int) for size in sizes):
         dims[axis] = sum(size_of(size) for size in sizes)
@@ -294,7 +296,7 @@ def concat(call: Call) -> Result:
         infinite=any(v.infinite for v in values),
         hides=frozenset().union(*(v.hides for v in values if v.infinite)),
         nan=frozenset().union(*nan) if nan else None,
-        facts=call.facts,
+        facts=facts,
     )
 
 

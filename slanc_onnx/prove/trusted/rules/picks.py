@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from slanc_onnx.graph import MOST_AXES
+from slanc_onnx.ops import places_cut
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.moved import rows_of_table
 from slanc_onnx.prove.sets import Box, one_of
@@ -78,9 +79,9 @@ def cut(call: Call) -> Result:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         axis %= value.rank
         dim = value.dims[axis]
-        known = all(isinstance(number, int) for number in (start, end, step))
-        if known and isinstance(dim, int):
-            value = _cut(call, value, axis, range(dim)[slice(start, end, step)])
+        numbers = [number for number in (start, end, step) if number is not None]
+        if len(numbers) == 3 and isinstance(dim, int):
+            value = _cut(call, value, axis, places_cut(dim, *numbers))
             continue
         value = in_positions(value, [a for a in value.axes if a != axis])
         value = _sized(value, axis, call.fresh())
