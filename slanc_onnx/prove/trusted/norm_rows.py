@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.accelerator import OF_16_BITS, Accelerator
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
 from slanc_onnx.prove.bound import NoBound
-from slanc_onnx.prove.deferred import lost_in_product
+from slanc_onnx.prove.deferred import keeps_root, lost_in_product, scale_to_come
 from slanc_onnx.prove.moved import scaled_by
 from slanc_onnx.prove.sets import SLACK, Bounded, Reach, ball, constant, joined, total
 from slanc_onnx.prove.step_bounds import output_radius
@@ -88,7 +88,13 @@ def check_counts(
                 raise NoBound(reason(Unproved.ROWS_DIFFER, norm.width, number))
 
 
-def check_types(norm: Norm, casts: Sequence[NodeProto], found: Mapping[str, Any]) -> None:
+def check_types(
+    norm: Norm,
+    casts: Sequence[NodeProto],
+    found: Mapping[str, Any],
+    roots: Container[str],
+    device: Accelerator,
+) -> None:
     """Refuse a norm that rounds on its way to a type which holds less than that of its input.
 
     A mean square that FP16 takes for 0, or a root that it rounds by half, makes rows of any length.
@@ -97,6 +103,9 @@ def check_types(norm: Norm, casts: Sequence[NodeProto], found: Mapping[str, Any]
         norm: The norm.
         casts: Those inside it.
         found: What is known of tensors.
+        roots: The roots of its mean square and epsilon, which may be rounded to 16 bits to divide
+            products where that keeps them.
+        device: Whose rounding counts.
 
     Raises:
         NoBound: there is such a cast.
@@ -104,6 +113,9 @@ def check_types(norm: Norm, casts: Sequence[NodeProto], found: Mapping[str, Any]
     for node in casts:
         like = found.get(node.input[1]) if node.op_type == "CastLike" else None
         to = next((a.i for a in node.attribute if a.name == "to"), like.kind if like else 0)
+        form = OF_16_BITS.get(to) if norm.deferred and node.input[0] in roots else None
+        if form is not None and keeps_root(norm, scale_to_come(norm), form, device):
+            continue
         if to not in (norm.element_type, TensorProto.FLOAT, TensorProto.DOUBLE):
             raise NoBound(reason(Unproved.NO_RULE_FOR_TYPE, TensorProto.DataType.Name(to)))
 

@@ -324,7 +324,8 @@ class Prover:
                 given: Known | None = input_of(norm, node, self._found)
                 steps = [self._scope.proto.node[i] for i in self._order.steps_of(norm)]
                 check_counts(norm, steps, self._found, self._scope.initializers)
-                check_types(norm, self._order.casts_of(norm), self._found)
+                casts, roots = self._order.casts_of(norm), self._order.roots_of(norm)
+                check_types(norm, casts, self._found, roots, self._assumed.device)
         except NoBound as error:
             given = Open(norm.element_type, None, error.reason)
         self.bounds[norm.name] = self._bound(norm, given)
