@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
 from benchmarks.random_graphs.building import INT64, Array, Building, Dim, Input
-from benchmarks.random_graphs.constructs import CONSTRUCTS, Construct
+from benchmarks.random_graphs.constructs import CONSTRUCTS, TO_MERGE, Construct
+from slanc_onnx import Options, protect
 from slanc_onnx.options import ApplyRule, ScaleRule
 from slanc_onnx.targets import TARGETS
 
@@ -25,6 +26,7 @@ HOW: tuple[tuple[ScaleRule, ApplyRule], ...] = (
     ("calibrated", "div"),
     ("calibrated", "fold"),
 )
+MERGED = "merged_divisions"  # of `TO_MERGE`, which only those asked for are made of
 LATER = ("deferred_divisions",)  # asked for by name, so that numbers stay those of their graphs
 KINDS = sorted({each.kind for each in CONSTRUCTS} - {*LATER})  # in turn
 PLAIN = [each for each in CONSTRUCTS if each.kind == "plain"]
@@ -72,7 +74,7 @@ def random_graph(seed: int, number: int, kind: str | None = None) -> Made:
         kind, turn = KINDS[number % len(KINDS)], number // len(KINDS)
     if kind == "mix_rounding" and turn % LONG_EVERY == LONG_EVERY // 2:
         return _long(rng, number)
-    of_kind = [each for each in CONSTRUCTS if each.kind == kind]
+    of_kind = [each for each in (*CONSTRUCTS, *TO_MERGE) if each.kind == kind]
     first = of_kind[turn % len(of_kind)]
     opset = int(rng.choice([each for each in OPSETS if each >= first.opset]))
     width = int(rng.choice(WIDTHS))
@@ -81,7 +83,7 @@ def random_graph(seed: int, number: int, kind: str | None = None) -> Made:
     if first.fixed or rng.random() < 0.3:
         batch, length = int(rng.choice((1, 1, 2))), int(rng.choice((2, 3, 4, 6, width)))
     g = Building(rng, opset, batch, length, width)
-    g.half = first.kind in ("cast_to_fp16", "plain") and g.chance(0.2)
+    g.half = first.kind in ("cast_to_fp16", "plain", MERGED) and g.chance(0.2)
     used = _grown(g, first)
     table = _table(g, width)
     g.weights["table"] = table.astype(np.float16 if g.half else np.float32)
@@ -92,6 +94,9 @@ def random_graph(seed: int, number: int, kind: str | None = None) -> Made:
     if g.chance(0.3):
         model = onnx.shape_inference.infer_shapes(model)
     target = str(rng.choice(list(TARGETS)))
+    if first.kind == MERGED:  # the graph is what is made of it
+        options = Options(accelerator=TARGETS[target], estimate="weights", apply="fold")
+        protect(model, replace(options, merge=["all"]))
     inputs, names = tuple(g.inputs), tuple(each.name for each in used)
     scale, apply = HOW[int(rng.integers(len(HOW)))]
     return Made(

@@ -37,10 +37,12 @@ def region_of(
         squared_in: The tensor that is squared.
     """
     first = _nearest(Surroundings(scope, order, root, squared_in, weights=False))
-    if isinstance(first, Region) and not first.beside_product:
+    if isinstance(first, Region) and first.beside is None:
         return first
     if isinstance(first, Reason) and first.kind is Untaken.ROOT_OF_SCALE:
         return first
+    if isinstance(first, Region) and first.beside is not first.x:
+        squared_in = first.beside or squared_in  # which is a cast of that
     second = _nearest(Surroundings(scope, order, root, squared_in, weights=True))
     if not isinstance(second, Region):
         return first or second or Reason(Untaken.NOT_DIVIDED)
