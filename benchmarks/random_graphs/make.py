@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -48,6 +48,7 @@ class Made:
         scale: The rule of the scales, "window", "paper" or "calibrated".
         apply: Where they go, "div" or "fold".
         lengths: Batches and lengths to run it on where the file leaves them open.
+        original: Of a graph that was merged, what it was before; None for others.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Made:
     lengths: tuple[tuple[int, int], ...]
     scale: ScaleRule = "window"
     apply: ApplyRule = "div"
+    original: onnx.ModelProto | None = None
 
 
 SIZES = ((1, 1), (1, 2), (2, 5), (3, 1), (1, 16), (1, 64), (2, 9), (1, 300), (1, 0))
@@ -94,14 +96,20 @@ def random_graph(seed: int, number: int, kind: str | None = None) -> Made:
     if g.chance(0.3):
         model = onnx.shape_inference.infer_shapes(model)
     target = str(rng.choice(list(TARGETS)))
-    if first.kind == MERGED:  # the graph is what is made of it
-        options = Options(accelerator=TARGETS[target], estimate="weights", apply="fold")
-        protect(model, replace(options, merge=["all"]))
+    original = onnx.ModelProto() if first.kind == MERGED else None
+    if original is not None:  # the graph is what is made of it
+        original.CopyFrom(model)
+        protect(model, merging(target))
     inputs, names = tuple(g.inputs), tuple(each.name for each in used)
     scale, apply = HOW[int(rng.integers(len(HOW)))]
-    return Made(
-        number, model, inputs, len(table), names, first.kind, target, ranges, SIZES, scale, apply
-    )
+    given = number, model, inputs, len(table), names, first.kind, target, ranges, SIZES
+    return Made(*given, scale, apply, original)
+
+
+def merging(target: str) -> Options:
+    """How graphs are merged that are to be."""
+    device = TARGETS[target]
+    return Options(accelerator=device, estimate="weights", apply="fold", merge=["all"])
 
 
 def _grown(g: Building, first: Construct) -> list[Construct]:

@@ -119,7 +119,7 @@ def check_product(arithmetic: Arithmetic, column: float) -> None:
         StepFails: a product may overflow.
     """
     norm, width, device = arithmetic.norm, arithmetic.width, arithmetic.accelerator
-    if arithmetic.scale > MOST_SCALE_DEFERRED:
+    if arithmetic.scale * (norm.scaled_by or 1.0) > MOST_SCALE_DEFERRED:
         raise StepFails(reason(Unproved.SCALE_TOO_LARGE, MOST_SCALE_DEFERRED))
     stored, largest = _stored(norm, device), holds_products(norm, device).largest
     off = column * (1 + (width + 4) * DEVICE_UNIT)
