@@ -78,6 +78,15 @@ def test_a_root_of_fp32_divides_a_product_of_fp16(tail: str) -> None:
     assert len(norm.places) == 3  # of the square twice, and of the product
 
 
+def test_a_row_less_a_mean_of_positions() -> None:
+    """Of which that mean is subtracted, and none of the row: it is an RMS norm of what is left."""
+    less = "mean = ReduceMean<axes = [1]>(rows) less = Sub(rows, mean)"
+    rest = ROOT.replace("rows", "less") + "p = MatMul(less, w) [n] y = Div(p, root)"
+    (norm,) = find_norms(model(f"{less} {rest}"))
+    assert (norm.kind, norm.input, norm.width, norm.skip_reason) == ("rms", "less", D, None)
+    assert [one.output for one in norm.deferred] == ["y"]
+
+
 OTHERS = {
     "the weight is of the data": f"{ROOT} s = ReduceMax<keepdims = 0>(ms) w3d = Mul(w, s)"
     " p = MatMul(rows, w3d) [n] y = Div(p, root)",
