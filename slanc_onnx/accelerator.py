@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 
 from slanc_onnx.errors import SlancError
 
@@ -113,6 +114,9 @@ class Format:
 
 FLOAT16 = Format.named("float16")
 FLOAT32 = Format.named("float32")
+OF_16_BITS: Mapping[int, Format] = MappingProxyType(  # by element type
+    {TensorProto.FLOAT16: FLOAT16, TensorProto.BFLOAT16: Format.named("bfloat16")}
+)
 
 # Sums by a short name: the order of the adds and the format of the accumulator (None: the device's
 # own). What the command line and a target file take; a line here is all that another one needs.

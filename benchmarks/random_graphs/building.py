@@ -5,6 +5,7 @@ Its rows are always in `x`, [batch, length, width].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,6 +101,14 @@ class Building:
         names = [self.name(op[:3].lower()) for _ in range(count)]
         self.nodes.append(helper.make_node(op, list(inputs), names, name=names[0], **attributes))
         return names
+
+    def several(
+        self, op: str, outputs: Sequence[str], inputs: Sequence[str], **attributes: Any
+    ) -> None:
+        """Add a node of ONNX Runtime's with these outputs, "" for one that it leaves out."""
+        made = helper.make_node(op, inputs, outputs, outputs[0], domain="com.microsoft")
+        made.attribute.extend(helper.make_attribute(*each) for each in attributes.items())
+        self.nodes.append(made)
 
     def constant(self, value: Array | float | int | bool, dtype: Any = None) -> str:
         """An initializer, or sometimes a Constant node, with this value; its name."""

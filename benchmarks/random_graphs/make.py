@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 
 from benchmarks.random_graphs.building import INT64, Array, Building, Dim, Input
-from benchmarks.random_graphs.constructs import CONSTRUCTS, Construct
+from benchmarks.random_graphs.constructs import CONSTRUCTS, TO_MERGE, Construct
+from slanc_onnx import Options, protect
 from slanc_onnx.options import ApplyRule, ScaleRule
 from slanc_onnx.targets import TARGETS
 
@@ -25,6 +26,7 @@ HOW: tuple[tuple[ScaleRule, ApplyRule], ...] = (
     ("calibrated", "div"),
     ("calibrated", "fold"),
 )
+MERGED = "merged_divisions"  # of `TO_MERGE`, which only those asked for are made of
 # Asked for by name, so that numbers stay those of their graphs.
 LATER = (
     "deferred_divisions",
@@ -53,6 +55,7 @@ class Made:
         scale: The rule of the scales, "window", "paper" or "calibrated".
         apply: Where they go, "div" or "fold".
         lengths: Batches and lengths to run it on where the file leaves them open.
+        original: Of a graph that was merged, what it was before; None for others.
     """
 
     number: int
@@ -66,6 +69,7 @@ class Made:
     lengths: tuple[tuple[int, int], ...]
     scale: ScaleRule = "window"
     apply: ApplyRule = "div"
+    original: onnx.ModelProto | None = None
 
 
 SIZES = ((1, 1), (1, 2), (2, 5), (3, 1), (1, 16), (1, 64), (2, 9), (1, 300), (1, 0))
@@ -79,7 +83,7 @@ def random_graph(seed: int, number: int, kind: str | None = None) -> Made:
         kind, turn = KINDS[number % len(KINDS)], number // len(KINDS)
     if kind == "mix_rounding" and turn % LONG_EVERY == LONG_EVERY // 2:
         return _long(rng, number)
-    of_kind = [each for each in CONSTRUCTS if each.kind == kind]
+    of_kind = [each for each in (*CONSTRUCTS, *TO_MERGE) if each.kind == kind]
     first = of_kind[turn % len(of_kind)]
     opset = int(rng.choice([each for each in OPSETS if each >= first.opset]))
     width = int(rng.choice(WIDTHS))
@@ -88,7 +92,7 @@ def random_graph(seed: int, number: int, kind: str | None = None) -> Made:
     if first.fixed or rng.random() < 0.3:
         batch, length = int(rng.choice((1, 1, 2))), int(rng.choice((2, 3, 4, 6, width)))
     g = Building(rng, opset, batch, length, width)
-    g.half = first.kind in ("cast_to_fp16", "plain") and g.chance(0.2)
+    g.half = first.kind in ("cast_to_fp16", "plain", MERGED) and g.chance(0.2)
     used = _grown(g, first)
     table = _table(g, width)
     g.weights["table"] = table.astype(np.float16 if g.half else np.float32)
@@ -99,11 +103,20 @@ def random_graph(seed: int, number: int, kind: str | None = None) -> Made:
     if g.chance(0.3):
         model = onnx.shape_inference.infer_shapes(model)
     target = str(rng.choice(list(TARGETS)))
+    original = onnx.ModelProto() if first.kind == MERGED else None
+    if original is not None:  # the graph is what is made of it
+        original.CopyFrom(model)
+        protect(model, merging(target))
     inputs, names = tuple(g.inputs), tuple(each.name for each in used)
     scale, apply = HOW[int(rng.integers(len(HOW)))]
-    return Made(
-        number, model, inputs, len(table), names, first.kind, target, ranges, SIZES, scale, apply
-    )
+    given = number, model, inputs, len(table), names, first.kind, target, ranges, SIZES
+    return Made(*given, scale, apply, original)
+
+
+def merging(target: str) -> Options:
+    """How graphs are merged that are to be."""
+    device = TARGETS[target]
+    return Options(accelerator=device, estimate="weights", apply="fold", merge=["all"])
 
 
 def _grown(g: Building, first: Construct) -> list[Construct]:

@@ -38,7 +38,8 @@ class Region:
         joined: The constants to divide.
         degrees: The degree of every tensor inside, by id.
         nearer: The region of the centred input, where the mean is subtracted inside this one.
-        beside_product: Whether it reads what a weight makes of the input, as of other data.
+        beside: The input, or what it is a cast of, where it reads what a weight makes of that, as
+            of other data; None elsewhere.
     """
 
     x: gs.Tensor
@@ -49,7 +50,7 @@ class Region:
     joined: tuple[Joined, ...]
     degrees: dict[int, Degree]
     nearer: Region | None = None
-    beside_product: bool = False
+    beside: gs.Tensor | None = None
 
     @cached_property
     def ends(self) -> list[gs.Node]:

@@ -94,7 +94,11 @@ def _add(regions: list[Region], found: Region) -> None:
 def _best_norm(scope: Scope, region: Region) -> Norm:
     """A region as a norm, or that of its centred input where only that is scaled, or known."""
     norms = [_norm_of(scope, r) for r in (region, region.nearer) if r is not None]
-    return min(norms, key=lambda norm: (norm.skip_reason is not None, norm.by_ops))
+
+    def unread(norm: Norm) -> tuple[bool, bool]:
+        return norm.skip_reason is not None, norm.by_ops and not norm.deferred
+
+    return min(norms, key=unread)
 
 
 def _norm_of(scope: Scope, region: Region) -> Norm:

@@ -36,16 +36,18 @@ def region_of(
         squared_in: The tensor that is squared.
     """
     first = _nearest(Surroundings(scope, order, root, squared_in, weights=False))
-    if isinstance(first, Region) and not first.beside_product:
+    if isinstance(first, Region) and first.beside is None:
         return first
     if isinstance(first, Reason) and first.kind is Untaken.ROOT_OF_SCALE:
         return first
     second = _nearest(Surroundings(scope, order, root, squared_in, weights=True))
-    if not isinstance(second, Region):
-        return first or second or Reason(Untaken.NOT_DIVIDED)
-    if isinstance(first, Region) and len(first.nodes) <= len(second.nodes):
-        return first
-    return second
+    found = [region for region in (first, second) if isinstance(region, Region)]
+    for wide in {id(r.beside): r.beside for r in found if r.beside is not r.x}.values():
+        if wide is not None:  # what is squared is a cast of it
+            third = _nearest(Surroundings(scope, order, root, wide, weights=True))
+            found += [third] if isinstance(third, Region) else []
+    nearest = min(found, key=lambda region: len(region.nodes), default=None)
+    return nearest or first or second or Reason(Untaken.NOT_DIVIDED)
 
 
 def _nearest(around: Surroundings) -> Region | Reason | None:

@@ -128,8 +128,7 @@ class Walk:
             self.degrees.get(id(t)) if reads_value(node, p) and id(t) not in kept else None
             for p, t in enumerate(node.inputs)
         ]
-        weights = op in WEIGHTED and any(constant_made(scope, t) for t in node.inputs[:2])
-        if weights and not self._weights and not averages(scope, node):
+        if not self._weights and self._by_weight(node):
             raise NoDegree(Reason(Untaken.WEIGHTS_INSIDE))
         if scope.fault(node) is not None:
             op = ""
@@ -228,8 +227,6 @@ class Walk:
         others = [t for n in nodes if id(n) in self._gone for t in n.outputs if self._is_read(t)]
         exits = {id(t): t for t in (*self._exits, *others)}
         joined = [j for n in nodes for j in self._passed[id(n)][1] if j.degree]
-        by_weight = (n for n, why in self._refused if why.kind is Untaken.WEIGHTS_INSIDE)
-        products = {id(t) for n in by_weight for t in n.outputs}
         return Region(
             self._x,
             self._root,
@@ -238,8 +235,27 @@ class Walk:
             tuple(exits.values()),
             tuple(joined),
             self.degrees,
-            beside_product=any(id(t) in products for n in nodes for t in n.inputs),
+            beside=self._beside(nodes),
         )
+
+    def _beside(self, nodes: Sequence[gs.Node]) -> gs.Tensor | None:
+        """The input, or what it is a cast of, where nodes read what a weight makes of that."""
+        read = {id(t) for node in nodes for t in node.inputs}
+        by_weight = (n for n, why in self._refused if why.kind is Untaken.WEIGHTS_INSIDE)
+        if any(id(t) in read for node in by_weight for t in node.outputs):
+            return self._x
+        tensor = self._x
+        while tensor.inputs and op_of(tensor.inputs[0]) in SEE_THROUGH and tensor.inputs[0].inputs:
+            tensor = tensor.inputs[0].inputs[0]
+            weighted = (n for n in tensor.outputs if self._by_weight(n))
+            if any(id(t) in read for node in weighted for t in node.outputs):
+                return tensor
+        return None
+
+    def _by_weight(self, node: gs.Node) -> bool:
+        """Whether a node is a product with a weight, and no sum."""
+        constant = any(constant_made(self._scope, t) for t in node.inputs[:2])
+        return op_of(node) in WEIGHTED and constant and not averages(self._scope, node)
 
     def _is_no_square(self) -> bool:
         """Whether a product, as of a row with one that is normalised, is none of equal degrees."""

@@ -9,6 +9,7 @@ from slanc_onnx.prove.affine import Affine, affine_of
 from slanc_onnx.prove.certificate import Certificate, Proof, certify, certify_at
 from slanc_onnx.prove.composition import composed
 from slanc_onnx.prove.condition import Condition
+from slanc_onnx.prove.deferred import holds_products, keeps_root
 from slanc_onnx.prove.gated import with_joint_bounds
 from slanc_onnx.prove.radius import safe_radius
 from slanc_onnx.prove.step_bounds import output_radius
@@ -27,6 +28,8 @@ __all__ = [
     "certify_at",
     "composed",
     "held_against",
+    "holds_products",
+    "keeps_root",
     "output_radius",
     "proofs",
     "safe_radius",

@@ -125,7 +125,7 @@ def certify_at(
         device: The device.
     """
     if proof.affine is None:
-        unknown = Reason(Unproved.AFFINE_NOT_CONSTANT)
+        unknown = proof.bound.reason or Reason(Unproved.AFFINE_NOT_CONSTANT)
         return Certificate(False, unknown, proof.bound, affine=None, scale=scale)
     found = certify(proof.norm, proof.bound, scale, device, proof.affine)
     certificate = replace(found, scale=scale)

@@ -45,8 +45,10 @@ class Unmerged(Named):
     NO_FORM = auto()
     KEEPS_MEAN = auto()
     GAMMA_STAYS = auto()
-    WITH_SUM = auto()
+    MOVED_APART = auto()
+    SUM_OF_THREE = auto()
     ROOT_SPREADS = auto()
+    ROOT_FADES = auto()
     TWO_TYPES = auto()
     SIZE_UNKNOWN = auto()
     PRODUCT_PREDICTED = auto()  # magnitude, format

@@ -10,11 +10,11 @@ import pytest
 from benchmarks.random_graphs import attack as attacks
 from benchmarks.random_graphs.attack import Attacked, attack
 from benchmarks.random_graphs.breaks import BREAKS, Break
-from benchmarks.random_graphs.constructs import CONSTRUCTS
+from benchmarks.random_graphs.constructs import CONSTRUCTS, TO_MERGE
 from benchmarks.random_graphs.feeds import feeds, keeps
-from benchmarks.random_graphs.make import KINDS, LATER, LONG_EVERY, Made, random_graph
+from benchmarks.random_graphs.make import KINDS, LATER, LONG_EVERY, MERGED, Made, random_graph
 from benchmarks.random_graphs.until_found import until_found
-from slanc_onnx import Options, ScaledNorm, protect
+from slanc_onnx import Options, ScaledNorm, find_norms, protect
 from slanc_onnx.prove import Condition
 from tests.oracles.unoptimised import run
 
@@ -40,6 +40,17 @@ def test_every_construct_comes_first_in_some_graph() -> None:
     assert firsts >= {construct.name for construct in CONSTRUCTS}
     long = KINDS.index("mix_rounding") + len(KINDS) * (LONG_EVERY // 2)
     assert random_graph(SEED, long).constructs == ("long mean",)
+
+
+def test_merged_graphs_hold_their_certificates() -> None:
+    """As many are attacked by hand as docs/merge.md says."""
+    numbers, firsts, deferred = range(2 * len(TO_MERGE)), set[str](), 0
+    for number in numbers:
+        made = random_graph(SEED, number, MERGED)
+        firsts.add(made.constructs[0])
+        deferred += sum(bool(norm.deferred) for norm in find_norms(made.model))
+        assert not attack(made, SEED).violations
+    assert firsts == {construct.name for construct in TO_MERGE} and deferred > 3
 
 
 def test_nearly_all_graphs_run_as_they_are_written() -> None:

@@ -38,6 +38,55 @@ def test_dividing_it_divides_its_products_too() -> None:
         assert (run(after, ids=IDS)[name] == value).all()
 
 
+IN_HALF = """
+    wide = Cast<to = 1>(rows)
+    sq = Mul(wide, wide)
+    ms = ReduceMean<axes = [-1]>(sq)
+    sum = Add(ms, eps)
+    root32 = Sqrt(sum)
+    root = Cast<to = 10>(root32)
+    p = MatMul(rows, h)
+    [n] x = Div(p, root)
+"""
+AFTER = """
+    wide2 = Cast<to = 1>(x)
+    sq2 = Mul(wide2, wide2)
+    ms2 = ReduceMean<axes = [-1]>(sq2)
+    sum2 = Add(ms2, eps)
+    root2 = Sqrt(sum2)
+    [last] y = Div(wide2, root2)
+"""
+
+
+WEIGHTED = AFTER.replace("Cast<to = 1>(x)", "Cast<to = 1>(most)")
+
+
+@pytest.mark.parametrize(
+    "tail",
+    ["y = Cast<to = 1>(x)", AFTER, f"q = MatMul(x, h) most = Min(x, q) {WEIGHTED}"],
+    ids=["alone", "before a norm", "before weights and a norm"],
+)
+def test_a_root_of_fp32_divides_a_product_of_fp16(tail: str) -> None:
+    """A scale of the cast row cancels in a norm behind it too; that of the row does so nearer."""
+    halves = {"table": EVERY["table"].astype(np.float16), "h": normal(8, D, D).astype(np.float16)}
+    norm, *others = find_norms(model(IN_HALF + tail, halves))
+    assert (norm.name, norm.kind, norm.width, norm.skip_reason) == ("n", "rms", D, None)
+    assert [one.output for one in norm.deferred] == ["x"]
+    assert [(other.name, other.by_ops) for other in others] == [("last", False)] * (
+        "[last]" in tail
+    )
+    assert len(norm.places) == 3  # of the square twice, and of the product
+
+
+def test_a_row_less_a_mean_of_positions() -> None:
+    """Of which that mean is subtracted, and none of the row: it is an RMS norm of what is left."""
+    less = "mean = ReduceMean<axes = [1]>(rows) less = Sub(rows, mean)"
+    rest = ROOT.replace("rows", "less") + "p = MatMul(less, w) [n] y = Div(p, root)"
+    (norm,) = find_norms(model(f"{less} {rest}"))
+    assert (norm.kind, norm.input, norm.width, norm.skip_reason) == ("rms", "less", D, None)
+    assert [one.output for one in norm.deferred] == ["y"]
+
+
 OTHERS = {
     "the weight is of the data": f"{ROOT} s = ReduceMax<keepdims = 0>(ms) w3d = Mul(w, s)"
     " p = MatMul(rows, w3d) [n] y = Div(p, root)",

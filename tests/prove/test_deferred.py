@@ -7,14 +7,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from slanc_onnx import Options, ScaledNorm, compute_scales, find_norms, validate
-from slanc_onnx.accelerator import FLOAT16
+from slanc_onnx.accelerator import FLOAT16, Format
 from slanc_onnx.norms.norm import Deferred
+from slanc_onnx.norms.notes import SCALE_KEY
 from slanc_onnx.prove.affine import Affine
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import certify
-from slanc_onnx.prove.deferred import MOST_SCALE_DEFERRED, lost_in_product
+from slanc_onnx.prove.deferred import (
+    MOST_SCALE_DEFERRED,
+    holds_products,
+    keeps_root,
+    lost_in_product,
+    root_loss,
+)
 from slanc_onnx.prove.radius import safe_radius
 from slanc_onnx.reasons import Unproved
 from slanc_onnx.targets import TARGETS
@@ -226,3 +234,73 @@ def test_a_root_that_is_rounded_for_one_division_makes_rows_of_any_length(narrow
     assert not np.isfinite(run(made, ids=IDS)[narrow]).all()
     for found in compute_scales(made, Options(estimate="weights")):
         assert found.certificate is not None and not found.certificate.certified
+
+
+BFLOAT16 = Format.named("bfloat16")
+
+
+@pytest.mark.parametrize("form", [FLOAT16, BFLOAT16], ids=str)
+def test_what_16_bits_take_of_a_root(form: Format) -> None:
+    for epsilon in (1e-3, 1e-5, 4e-9, 3.7e-9, 1e-10, 1e-12, 1e-14):
+        norm = replace(NORM, epsilon=epsilon)
+        for scale in (1.0, 16.0):
+            least = np.sqrt(epsilon) / scale
+            roots = np.float32(least) * np.geomspace(1, 64, 4001).astype(np.float32)
+            lost = np.abs(form.rounded(roots.astype(np.float64)) / roots.astype(np.float64) - 1)
+            told = root_loss(norm, scale, form, flush=False)
+            assert lost.max() <= told * (1 + 1e-6)
+            assert told == 1 or told < 2.1 * lost.max()
+            subnormal = least < form.smallest_normal
+            assert root_loss(norm, scale, form, flush=True) == (1.0 if subnormal else told)
+            assert keeps_root(norm, scale, form, SEQUENTIAL) == (told <= 2.0**-7)
+    assert root_loss(replace(NORM, epsilon=0.0), 1.0, form, flush=False) == 1
+    assert root_loss(replace(NORM, epsilon_power=1), 1.0, form, flush=False) == 1
+
+
+def test_products_fit_the_file_and_the_device() -> None:
+    half = replace(NORM, output_type=TensorProto.FLOAT16)
+    assert holds_products(half, TARGETS["bf16"]) == FLOAT16
+    assert holds_products(NORM, TARGETS["bf16"]) == BFLOAT16
+    row = Bound(100.0, width=D)
+    for norm, holds in ((NORM, True), (half, False)):
+        found = certify(norm, row, 1.0, TARGETS["bf16"], Affine(product=1e4))
+        assert found.certified == holds
+    (share, _), (more, _) = (
+        lost_in_product(n, D, TARGETS["fp16-in-out"], 1.0) for n in (NORM, half)
+    )
+    assert more == pytest.approx(share + 2.0**-11, rel=1e-2)
+
+
+IN_HALF = """
+    wide = Cast<to = 1>(rows) sq = Mul(wide, wide) ms = ReduceMean<axes = [-1]>(sq)
+    sum = Add(ms, eps) root32 = Sqrt(sum) root = Cast<to = 10>(root32)
+    p = MatMul(rows, h) [n] x = Div(p, root) y = Cast<to = 1>(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "noted", "certified"),
+    [(1e-5, True, True), (1e-5, False, False), (1e-12, True, False)],
+)
+def test_a_root_of_16_bits_is_certified_where_none_is_lost(
+    epsilon: float, noted: bool, certified: bool
+) -> None:
+    """Not of a norm that may still be scaled, which would make its epsilon smaller."""
+    weights = {"table": EVERY["table"].astype(np.float16), "h": EVERY["w"].astype(np.float16)}
+    made = model(IN_HALF, {**weights, "eps": np.array(epsilon, np.float32)})
+    if noted:
+        (node,) = (node for node in made.graph.node if node.name == "n")
+        node.metadata_props.add(key=SCALE_KEY, value="1.0")
+    (found,) = compute_scales(made, Options(estimate="weights"))
+    assert found.certificate is not None and found.certificate.certified == certified
+    if not certified:
+        assert found.certificate.reason is not None
+        assert found.certificate.reason.kind is Unproved.NO_RULE_FOR_TYPE
+
+
+def test_a_scale_of_an_earlier_run_counts() -> None:
+    """So that a second run certifies no more than the first."""
+    row = Bound(1.0, width=D)
+    for before, holds in ((None, True), (2.0**16, True), (2.0**18, False)):
+        norm = replace(NORM, scaled_by=before, epsilon=1e-5)
+        assert certify(norm, row, 1.0, SEQUENTIAL, Affine(product=1.0)).certified == holds

@@ -133,8 +133,21 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """Rows of a norm that were moved behind it, whole.
+
+    Attributes:
+        rows: The tensor that they end in.
+        at: The node that makes it.
+    """
+
+    rows: str
+    at: NodeAt
+
+
+@dataclass(frozen=True)
 class Decomposition:
-    """A fused LayerNormalization that is written out as the ops of an RMS norm.
+    """A norm that is written out as the ops of an RMS norm.
 
     Attributes:
         name: The norm's name.
@@ -143,6 +156,7 @@ class Decomposition:
         gamma: The constant that multiplies; None for none.
         beta: The constant that is added; None for none.
         deferred: Whether products are divided by its root, and not its row.
+        moved: What moves its rows before the products, and is to stand before it; None for nothing.
     """
 
     name: str
@@ -151,6 +165,7 @@ class Decomposition:
     gamma: str | None
     beta: str | None
     deferred: bool = False
+    moved: Moved | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +201,7 @@ class Changes:
         dropped: Inputs that are left out.
         ops: New types and domains of nodes.
         betas: Fused norms that lose their beta to an Add behind them, with the beta.
-        decomposed: Fused norms that are written out.
+        decomposed: Norms that are written out, by their last node.
         divided: Products that are divided by a norm's root.
         centred: Nodes of which an output is centred by nodes behind them, with the position of
             that and the axis.

@@ -3,24 +3,27 @@
     (x / root) W = (x W) / root
 
 FlashNorm (arXiv 2407.09577), section 2: the root and the product need not wait for each other. The
-product of a row that is not divided is larger: it has to fit.
+product of a row that is not divided is larger: it has to fit. A norm of rows commutes with what
+moves rows whole: where that stands between it and all products, the norm is put behind it.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto
 
-from slanc_onnx.accelerator import Accelerator
+from slanc_onnx.accelerator import OF_16_BITS, Accelerator
 from slanc_onnx.apply.merge.changes import (
     Asked,
     Changes,
     Decomposition,
     Division,
+    Moved,
     Part,
     ProductSize,
 )
@@ -29,13 +32,27 @@ from slanc_onnx.apply.merge.readers import Reader, graph_outputs, read_by, reade
 from slanc_onnx.graph import NodeAt, Tensor, Use
 from slanc_onnx.norms import Deferred, Norm
 from slanc_onnx.ops import FUSED
-from slanc_onnx.prove import Affine, certify
+from slanc_onnx.prove import Affine, certify, holds_products, keeps_root
 from slanc_onnx.reasons import Reason, Unmerged
 from slanc_onnx.scale import ScaledNorm
 
 _PRODUCTS = ("MatMul", "Gemm")
-# Fused ops of one tensor that are written out; one that adds a residual keeps its sum.
-_WRITTEN_OUT = ("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
+# Fused ops that are written out, with the sum of a residual if they add one.
+_WRITTEN_OUT = (
+    *("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"),
+    *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"),
+)
+# What moves rows whole; it changes none of their elements.
+_MOVES = (
+    *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"),
+    *("Gather", "Slice"),
+)
+# How a norm is spelled that can be written anew somewhere else.
+_SPELLED = [
+    Counter(["ReduceMean", "Add", "Sqrt", *square, *division])
+    for square in (["Mul"], ["Pow"])
+    for division in (["Div"], ["Reciprocal", "Mul"])
+]
 # What a decomposed norm may not do with its root: it has to broadcast to any product.
 _SPREADS = ("Expand", "Reshape", "Tile", "Transpose", "ConstantOfShape")
 
@@ -68,16 +85,21 @@ def defer_divisions(
             continue
         why = Reason(Unmerged.LEFT_OUT) if norm.name in asked.excluded else None
         why = why or _obstacle(held, norm, changes, norm.name in mean_free)
-        readers, unread = _products(held, norm) if why is None else ([], why)
-        if unread is not None:
-            found[norm.name] = Part("left", unread)
+        products = _products(held, norm) if why is None else why
+        if isinstance(products, Reason):
+            found[norm.name] = Part("left", products)
             continue
-        size = _size(held, readers, decided.get(norm.name), asked.device, changes)
+        readers, moved = products
+        row = decided.get(norm.name)
+        if _rewritten(norm, moved):
+            why = _unwritable(held, norm, moved, changes, asked.device)
+            row = None if row is None else replace(row, norm=_with_wide_root(row.norm))
+        size = None if why is not None else _size(held, readers, row, asked.device, changes)
         if size is None:
-            found[norm.name] = Part("left", Reason(Unmerged.SIZE_UNKNOWN))
+            found[norm.name] = Part("left", why or Reason(Unmerged.SIZE_UNKNOWN))
             continue
         sizes[norm.name] = size
-        why = size.reason or _defer(held, norm, readers, changes)
+        why = size.reason or _defer(held, norm, readers, moved, changes)
         found[norm.name] = Part("merged") if why is None else Part("left", why)
     return found, sizes
 
@@ -100,9 +122,7 @@ def _obstacle(held: Held, norm: Norm, changes: Changes, mean_free: bool) -> Reas
         end = changes.skipped.get(Tensor(norm.path, norm.output), norm.output)
         return None if end == norm.normalised else Reason(Unmerged.GAMMA_STAYS)
     if norm.form not in _WRITTEN_OUT:
-        return Reason(Unmerged.WITH_SUM)
-    if norm.element_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
-        return Reason(Unmerged.NO_FORM)
+        return Reason(Unmerged.GAMMA_INSIDE)
     form, at = FUSED[norm.form], NodeAt(norm.path, norm.nodes[-1])
     gamma = held.vector(held.flow.tensor(norm.path, norm.gamma)) if norm.gamma else None
     plain = norm.gamma is None or (gamma is not None and bool(np.all(gamma == 1)))
@@ -110,28 +130,77 @@ def _obstacle(held: Held, norm: Norm, changes: Changes, mean_free: bool) -> Reas
         return Reason(Unmerged.GAMMA_STAYS)
     if norm.beta is not None and Use(*at, form.beta) not in changes.dropped:
         return Reason(Unmerged.GAMMA_STAYS)
-    more = [name for name in held.flow.node(*at).output[1:] if name]
-    return Reason(Unmerged.OUTPUT) if more else None
+    outputs = enumerate(held.flow.node(*at).output)
+    more = (Tensor(norm.path, name) for place, name in outputs if place not in (0, norm.residual))
+    read = any(held.flow.uses.get(tensor) or tensor in held.flow.pinned for tensor in more)
+    return Reason(Unmerged.OUTPUT) if read else None
 
 
-def _products(held: Held, norm: Norm) -> tuple[list[Reader], Reason | None]:
-    """The products that read a norm's row as it lies; and why not all that reads it is one."""
-    width = norm.width
+def _products(held: Held, norm: Norm) -> tuple[list[Reader], Moved | None] | Reason:
+    """The products that read a norm's row, and what moves it before; why not all readers are."""
+    width, ends = norm.width, set[str]()
     if width is None:
-        return [], Reason(Unmerged.ROWS)
+        return Reason(Unmerged.ROWS)
     readers, why = readers_of(held, Tensor(norm.path, norm.output), -1, width)
     if why is not None:
-        return [], why
+        return why
     for reader in readers:
-        node = held.flow.node(*reader.at)
-        use = Use(*reader.at, 0)
         plain = reader.op in _PRODUCTS and reader.factor == 1 and reader.bias_factor == 1
-        rank = len(held.flow.data[reader.weight].dims)
-        plain = plain and rank == 2 and reader.at.path == norm.path
-        kind = held.flow.element_type(Tensor(reader.at.path, node.output[0]))
-        if not plain or node.input[0] != norm.output or kind != norm.output_type:
-            return [], read_by(held.flow, use, Unmerged.OTHER_PRODUCT)
-    return readers, None
+        matrix = len(held.flow.data[reader.weight].dims) == 2
+        if not plain or not matrix or reader.at.path != norm.path:
+            return read_by(held.flow, Use(*reader.at, 0), Unmerged.OTHER_PRODUCT)
+        ends.add(held.flow.node(*reader.at).input[0])
+    if len(ends) > 1:
+        return Reason(Unmerged.MOVED_APART)
+    (end,) = ends
+    moved = None if end == norm.output else _moved(held, norm, end)
+    if isinstance(moved, Reason):
+        return moved
+    for reader in readers:
+        made = Tensor(norm.path, held.flow.node(*reader.at).output[0])
+        if held.flow.element_type(made) != norm.output_type:
+            return read_by(held.flow, Use(*reader.at, 0), Unmerged.OTHER_PRODUCT)
+    return readers, moved
+
+
+def _moved(held: Held, norm: Norm, end: str) -> Moved | Reason:
+    """What moves a norm's rows to a tensor; the node that does anything else with them."""
+    flow, name, last = held.flow, end, None
+    while name != norm.output:
+        at = NodeAt(*flow.makers[Tensor(norm.path, name)][:2])
+        if flow.op(*at) not in _MOVES:
+            return read_by(flow, Use(*at, 0))
+        last, name = last or at, flow.node(*at).input[0]
+    assert last is not None
+    return Moved(end, last)
+
+
+def _rewritten(norm: Norm, moved: Moved | None) -> bool:
+    """Whether a norm is written out anew where its division is deferred."""
+    return norm.form != "decomposed" or moved is not None
+
+
+def _unwritable(
+    held: Held, norm: Norm, moved: Moved | None, changes: Changes, device: Accelerator
+) -> Reason | None:
+    """Why a norm cannot be written out anew."""
+    if norm.form == "decomposed" and moved is not None:
+        left = (i for i in norm.nodes if NodeAt(norm.path, i) not in changes.removed)
+        spelled = Counter(held.flow.op(norm.path, index) for index in left) in _SPELLED
+        plain = norm.epsilon_power == 2 and norm.overridable_epsilon is None and not norm.unbiased
+        if not spelled or not plain:
+            return read_by(held.flow, Use(*moved.at, 0), Unmerged.OTHER_PRODUCT)
+    narrow = OF_16_BITS.get(norm.element_type)
+    if narrow is not None and len(norm.addends) > 2:
+        return Reason(Unmerged.SUM_OF_THREE)
+    kept = narrow is None or keeps_root(norm, 1.0, narrow, device)
+    return None if kept else Reason(Unmerged.ROOT_FADES)
+
+
+def _with_wide_root(norm: Norm) -> Norm:
+    """A norm as it is written out, with its root in FP32 at least."""
+    narrow = norm.element_type in OF_16_BITS
+    return replace(norm, element_type=TensorProto.FLOAT) if narrow else norm
 
 
 def _size(
@@ -160,7 +229,7 @@ def _size(
         refused = found.reason
     if predicted is None and certified is None:
         return None
-    form = device.format
+    form = holds_products(decided.norm, device)
     return ProductSize(predicted, certified, form.largest, str(form), refused)
 
 
@@ -174,9 +243,12 @@ def _longest_column(held: Held, reader: Reader, changes: Changes) -> float:
     return math.sqrt(float(whole.max(initial=0.0)))
 
 
-def _defer(held: Held, norm: Norm, readers: Sequence[Reader], changes: Changes) -> Reason | None:
+def _defer(
+    held: Held, norm: Norm, readers: Sequence[Reader], moved: Moved | None, changes: Changes
+) -> Reason | None:
     """Note the changes; why they cannot be made."""
-    at = NodeAt(norm.path, norm.nodes[-1])
+    at, op = NodeAt(norm.path, norm.nodes[-1]), "Div"
+    root: str | None = None
     if norm.form == "decomposed":
         found = _dividing(held, norm, changes)
         if found is None:
@@ -184,16 +256,12 @@ def _defer(held: Held, norm: Norm, readers: Sequence[Reader], changes: Changes) 
         at, row, root, op = found
         changes.skipped[Tensor(norm.path, norm.normalised)] = row
         changes.removed.add(at)
-    else:
+    if _rewritten(norm, moved):
         op, root = "Div", None
         changes.ops.pop(at, None)
         changes.betas.pop(at, None)
-        node = held.flow.node(*at)
-        how = changes.decomposed.get(at) or Decomposition(
-            norm.name, norm.epsilon or 0.0, norm.element_type, None, None
-        )
-        changes.decomposed[at] = replace(how, gamma=None, beta=None, deferred=True)
-        changes.skipped[Tensor(norm.path, norm.output)] = node.input[0]
+        given = norm.name, norm.epsilon or 0.0, norm.element_type
+        changes.decomposed[at] = Decomposition(*given, None, None, True, moved)
     changes.names.pop(at, None)
     products = sorted({reader.at for reader in readers})
     for one in products:

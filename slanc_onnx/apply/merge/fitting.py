@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from onnx import TensorProto
-
-from slanc_onnx.accelerator import FLOAT16, Format
+from slanc_onnx.accelerator import OF_16_BITS
 from slanc_onnx.apply.merge.held import Held, Rounding, Steps
 from slanc_onnx.graph import Tensor
 from slanc_onnx.reasons import Reason, Unmerged
-
-_OF_16_BITS: dict[int, Format] = {
-    TensorProto.FLOAT16: FLOAT16,
-    TensorProto.BFLOAT16: Format.named("bfloat16"),
-}
 
 
 def refusal(
@@ -34,7 +27,7 @@ def refusal(
     if not found.finite:
         return Reason(Unmerged.OVERFLOWS, (root.name, found.largest)), found
     kind = held.read_as(root)
-    form = _OF_16_BITS.get(kind, held.written)
+    form = OF_16_BITS.get(kind, held.written)
     if form is None or found.relative <= max(form.unit_roundoff, accepted):
         return None, found
     before = held.rounding(root, ())

@@ -13,6 +13,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from slanc_onnx.apply.merge.changes import Changes, Decomposition, Division
 from slanc_onnx.apply.merge.held import as_stored, changed
+from slanc_onnx.apply.merge.rms_ops import RmsOps
 from slanc_onnx.graph import (
     Array,
     GraphPath,
@@ -30,8 +31,6 @@ from slanc_onnx.graph import (
     unused_name,
 )
 from slanc_onnx.norms import APPLIED_KEY
-
-_AXES_AS_INPUT = 18  # the opset from which ReduceMean reads its axes
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -69,8 +68,9 @@ class Writer:
         self._inserted: dict[NodeAt, list[NodeProto]] = {}  # behind a node
         self._constants: dict[tuple[bytes, tuple[int, ...], str], str] = {}
         self._candidates: set[str] = set()  # what may be read by nothing now
-        self._opset = opset_of(model)
+        self._ops = RmsOps(opset_of(model), self._used, self._constant)
         self._roots: dict[NodeAt, str] = {}  # of norms that are written out without a division
+        self._skipped = dict(changes.skipped)
 
     def write(self) -> None:
         """Carry out all changes."""
@@ -200,19 +200,11 @@ class Writer:
         output = node.output[position]
         inner, mean = (unused_name(f"{output}/slanc{w}", self._used) for w in ("", "_mean"))
         node.output[position] = inner
-        average = self._average(inner, mean, f"{output}/slanc_ReduceMean", axis)
+        average = self._ops.average(inner, mean, f"{output}/slanc_ReduceMean", axis)
         average.metadata_props.add(key=APPLIED_KEY, value="merge")
         name = unused_name(f"{output}/slanc_Sub", self._used)
         less = helper.make_node("Sub", [inner, mean], [output], name=name)
         self._behind(at, average, less)
-
-    def _average(self, source: str, made: str, name: str, axis: int) -> NodeProto:
-        """A mean along an axis, which is kept."""
-        name, read = unused_name(name, self._used), [source]
-        if self._opset >= _AXES_AS_INPUT:
-            read.append(self._constant("axes", np.array([axis], np.int64)))
-            return helper.make_node("ReduceMean", read, [made], name=name)
-        return helper.make_node("ReduceMean", read, [made], name=name, axes=[axis])
 
     def _become(self, node: NodeProto, op: str, domain: str) -> None:
         """Let a fused LayerNorm be the RMS norm of the same attributes."""
@@ -229,35 +221,31 @@ class Writer:
             del node.output[1:]
 
     def _write_out(self, at: NodeAt, how: Decomposition) -> None:
-        """Replace a LayerNormalization by the ops of an RMS norm; its last node is the division."""
-        node = self._node(at)
-        x, output, base = node.input[0], node.output[0], how.name
-        self._candidates.update(node.input[1:])
-        dtype = helper.tensor_dtype_to_np_dtype(how.element_type)
-        epsilon = self._constant("epsilon", np.array(how.epsilon, dtype))
-        affine = (("Mul", how.gamma), ("Add", how.beta))  # which may be one constant
-        tail = [(op, constant) for op, constant in affine if constant is not None]
-
-        def named(what: str) -> str:
-            return unused_name(f"{base}/slanc_{what}", self._used)
-
-        square, mean, shifted, root = (named(w) for w in ("square", "mean", "sum", "root"))
-        self._roots[at] = root
-        ends = [*[named("normalised"), named("scaled")][: len(tail)], output]
-        average = self._average(square, mean, f"{base}/slanc_ReduceMean", -1)
-        made = [
-            helper.make_node("Mul", [x, x], [square], name=named("Mul")),
-            average,
-            helper.make_node("Add", [mean, epsilon], [shifted], name=named("Add")),
-            helper.make_node("Sqrt", [shifted], [root], name=named("Sqrt")),
-        ]
+        """Replace a norm by the ops of an RMS norm; its last node is the division."""
+        node, ops = self._node(at), self._ops
+        row, made = node.input[0], list[NodeProto]()
+        if at not in self._changes.removed:  # no division of a decomposed norm
+            row, made = ops.summed(node, how.name)
+        root = ops.root(how, row if how.moved is None else how.moved.rows)
+        self._roots[at] = root[-1].output[0]
+        if how.moved is not None:
+            self._behind(how.moved.at, *root)
+        else:
+            made += root
         if how.deferred:
+            self._skipped.setdefault(Tensor(at.path, node.output[0]), row)
             self._behind(at, *made)
             return
-        made.append(helper.make_node("Div", [x, root], ends[:1], name=self._name_of(at, base)))
+        affine = (("Mul", how.gamma), ("Add", how.beta))  # which may be one constant
+        tail = [(op, constant) for op, constant in affine if constant is not None]
+        ends = [ops.named(how.name, what) for what in ("normalised", "scaled")[: len(tail)]]
+        ends.append(node.output[0])
+        name = self._name_of(at, how.name)
+        made.append(helper.make_node("Div", [row, self._roots[at]], ends[:1], name=name))
         made[-1].metadata_props.extend(node.metadata_props)
         for i, (op, constant) in enumerate(tail):
-            made.append(helper.make_node(op, [ends[i], constant], [ends[i + 1]], name=named(op)))
+            name = ops.named(how.name, op)
+            made.append(helper.make_node(op, [ends[i], constant], [ends[i + 1]], name=name))
         self._behind(at, *made)
 
     def _place(self) -> None:
@@ -280,7 +268,7 @@ class Writer:
             path: Where it is: two branches may have tensors of one name.
             around: What is skipped in the graphs around it, with what is read instead.
         """
-        own = {t.name: name for t, name in self._changes.skipped.items() if t.path == path}
+        own = {t.name: name for t, name in self._skipped.items() if t.path == path}
         here = {t.name for t in (*graph.input, *graph.initializer)}
         here.update(name for node in graph.node for name in node.output)
         behind = {name: end for name, end in around.items() if name not in here} | own

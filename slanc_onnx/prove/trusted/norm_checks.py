@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from slanc_onnx.accelerator import OF_16_BITS, Accelerator
 from slanc_onnx.graph import SEE_THROUGH, Array, Scope
 from slanc_onnx.norms import Norm, small_value
 from slanc_onnx.ops import ELEMENTWISE
 from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.deferred import keeps_root, scale_to_come
 from slanc_onnx.prove.trusted.agreed import refuse_odd_switches
 from slanc_onnx.prove.trusted.known import Open
 from slanc_onnx.prove.trusted.order import Order
@@ -26,7 +28,9 @@ _SAME_RANK = {*ELEMENTWISE, *SEE_THROUGH, "Add", "Sub", "Mul", "Div", "Max", "Mi
 _CLOSE = 2.0**-10  # of a number that the finder computed in another type
 
 
-def check_norm(norm: Norm, scope: Scope, order: Order, found: Mapping[str, Any]) -> None:
+def check_norm(
+    norm: Norm, scope: Scope, order: Order, found: Mapping[str, Any], device: Accelerator
+) -> None:
     """Refuse a norm whose ops do not make what it was taken for.
 
     Args:
@@ -34,6 +38,7 @@ def check_norm(norm: Norm, scope: Scope, order: Order, found: Mapping[str, Any])
         scope: Its graph.
         order: The nodes of that.
         found: What is known of tensors.
+        device: Whose rounding counts.
 
     Raises:
         NoBound: they may not.
@@ -50,7 +55,7 @@ def check_norm(norm: Norm, scope: Scope, order: Order, found: Mapping[str, Any])
     _check_constants(norm, nodes, taken, found)
     steps = [scope.proto.node[index] for index in order.steps_of(norm)]
     _check_counts(norm, steps, found, scope.initializers)
-    _check_types(norm, order.casts_of(norm), found)
+    _check_types(norm, order, found, device)
 
 
 def _check_ranks(nodes: Sequence[NodeProto], scope: Scope, found: Mapping[str, Any]) -> None:
@@ -148,21 +153,27 @@ def _check_constants(
             raise NoBound(reason(Unproved.READ_AS_ANOTHER, name))
 
 
-def _check_types(norm: Norm, casts: Sequence[NodeProto], found: Mapping[str, Any]) -> None:
+def _check_types(norm: Norm, order: Order, found: Mapping[str, Any], device: Accelerator) -> None:
     """Refuse a norm that rounds on its way to a type which holds less than that of its input.
 
     A mean square that FP16 takes for 0, or a root that it rounds by half, makes rows of any length.
+    A root may be rounded to 16 bits to divide products where that keeps it.
 
     Args:
         norm: The norm.
-        casts: Those inside it.
+        order: The nodes of its graph.
         found: What is known of tensors.
+        device: Whose rounding counts.
 
     Raises:
         NoBound: there is such a cast.
     """
-    for node in casts:
+    roots = order.roots_of(norm) if norm.deferred else set()
+    for node in order.casts_of(norm):
         like = found.get(node.input[1]) if node.op_type == "CastLike" else None
         to = next((a.i for a in node.attribute if a.name == "to"), like.kind if like else 0)
+        form = OF_16_BITS.get(to) if node.input[0] in roots else None
+        if form is not None and keeps_root(norm, scale_to_come(norm), form, device):
+            continue
         if to not in (norm.element_type, TensorProto.FLOAT, TensorProto.DOUBLE):
             raise NoBound(reason(Unproved.NO_RULE_FOR_TYPE, TensorProto.DataType.Name(to)))

@@ -101,6 +101,15 @@ class Order:
                 break
         return [node for node in found if node.op_type in _CASTS]
 
+    def roots_of(self, norm: Norm) -> set[str]:
+        """The roots inside a norm of what its epsilon was added to."""
+        place = norm.epsilon_place
+        if place is None or self._nodes[place.node].op_type != "Add":
+            return set()
+        (added,) = self._nodes[place.node].output
+        inside = (self._nodes[index] for index in norm.nodes)
+        return {n.output[0] for n in inside if n.op_type == "Sqrt" and n.input[0] == added}
+
     def _back(self, name: str, views: Mapping[str, Sequence[NodeProto]]) -> list[NodeProto]:
         """The nodes between a tensor and the view of a norm's input that it is made of."""
         passed: list[NodeProto] = []

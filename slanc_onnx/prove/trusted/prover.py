@@ -328,7 +328,7 @@ class Prover:
         try:
             with damage_has_no_bound():
                 given: Known | None = input_of(norm, node, self._found)
-                check_norm(norm, self._scope, self._order, self._found)
+                check_norm(norm, self._scope, self._order, self._found, self._assumed.device)
         except NoBound as error:
             given = Open(norm.element_type, None, error.reason)
             self._misread.add(norm.name)

@@ -198,6 +198,10 @@ def _with_conditions(found: Rule, operand: Operand | None) -> Operand | None:
     return replace(operand, nan=None, facts=facts)
 
 
+def _is_held(number: float, most: float) -> bool:
+    return math.isfinite(number) and abs(number) <= most
+
+
 def applied(found: Rule, call: Call) -> list[Operand | None]:
     """What a rule says of a node's outputs, each within its type.
 
@@ -207,7 +211,7 @@ def applied(found: Rule, call: Call) -> list[Operand | None]:
     floats = [largest_of(o.kind) for o in call.inputs if o is not None and o.kind in FLOATS]
     most = min(floats, default=math.inf)  # of the type that a runtime computes in
     for name, number in call.attributes.items():
-        if isinstance(number, float) and not (abs(number) <= most and math.isfinite(number)):
+        if isinstance(number, float) and not _is_held(number, most):
             raise NoBound(reason(Unread.NO_RULE_FOR_ATTRIBUTE, name))
     call = replace(call, inputs=tuple(_with_conditions(found, o) for o in call.inputs))
     for place, operand in enumerate(call.inputs):

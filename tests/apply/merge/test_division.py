@@ -11,64 +11,29 @@ import pytest
 from numpy.typing import NDArray
 
 from slanc_onnx import Options, compute_scales, find_norms, protect
-from slanc_onnx.apply.merge import Merges, Part, merge_in_memory
+from slanc_onnx.apply.merge import Part
 from slanc_onnx.norms.notes import SCALE_KEY
-from slanc_onnx.options import Certify, Merge
-from slanc_onnx.reasons import Reason, Unmerged
-from slanc_onnx.scale import ScaledNorm
+from slanc_onnx.reasons import Unmerged
 from slanc_onnx.targets import TARGETS
+from tests.models.divided_models import (
+    CLOSE,
+    EPSILON,
+    by_numpy,
+    deferred,
+    division,
+    reason,
+    with_rows,
+)
 from tests.models.merge_models import BETA, EVERY, IDS, RMS, model
 from tests.models.small_graphs import D, graph, normal
 from tests.oracles.unoptimised import run
 
 ALONE = Options(apply="fold", merge=["division"])
-CLOSE = 2e-6  # of FP32 outputs: as many roundings, in another order
 NORM = RMS.format("n", "rows")
 BY_RECIPROCAL = NORM.replace(
     "[n] n_x = Div(rows, n_root)", "r = Reciprocal(n_root) [n] n_x = Mul(r, rows)"
 )
 PRODUCTS = "    p = MatMul(n_x, w) q = MatMul(n_x, w2) y = Add(p, q)"
-
-
-def deferred(
-    before: onnx.ModelProto, *parts: Merge, certify: bool = False, **options: Any
-) -> tuple[onnx.ModelProto, Merges]:
-    """A model with its scales at 1 and parts of its norms merged; and what was merged."""
-    given = Options(apply="fold", merge=parts or ("all",), **options)
-    rule: Certify = "auto" if certify else "off"
-    names = dict.fromkeys((norm.name for norm in find_norms(before)), 1.0)
-    decided = compute_scales(before, Options(estimate="weights", certify=rule, set_scale=names))
-    return with_rows(before, given, decided)
-
-
-def with_rows(
-    before: onnx.ModelProto, options: Options, decided: list[ScaledNorm]
-) -> tuple[onnx.ModelProto, Merges]:
-    after = onnx.ModelProto()
-    after.CopyFrom(before)
-    merges = merge_in_memory(after, None, options, decided)
-    if not any(node.op_type.startswith("Simpl") for node in after.graph.node):
-        onnx.checker.check_model(after)
-    return after, merges
-
-
-def division(merges: Merges, name: str = "n") -> Part:
-    (found,) = (norm.division for norm in merges.norms if norm.name == name)
-    assert found is not None
-    return found
-
-
-def reason(merges: Merges, name: str = "n") -> Reason:
-    found = division(merges, name)
-    assert found.state == "left" and found.reason is not None
-    return found.reason
-
-
-def by_numpy(*weights: NDArray[Any]) -> list[NDArray[Any]]:
-    """The rows over their roots times weights, in FP64."""
-    rows = EVERY["table"].astype(np.float64)[IDS]
-    root = np.sqrt((rows**2).mean(axis=-1, keepdims=True) + float(np.float32(1e-5)))
-    return [rows / root @ weight.astype(np.float64) for weight in weights]
 
 
 def ops(made: onnx.ModelProto) -> list[str]:
@@ -83,7 +48,7 @@ def test_two_products_are_divided_instead_of_the_row(nodes: str) -> None:
     op = "Div" if nodes is NORM else "Mul"
     assert ops(after).count(op) == ops(before).count(op) + 1
     (found,) = find_norms(after)
-    assert (found.name, found.kind, found.width, found.epsilon) == ("n", "rms", D, before_epsilon())
+    assert (found.name, found.kind, found.width, found.epsilon) == ("n", "rms", D, EPSILON)
     assert [one.output for one in found.deferred] == ["p", "q"]
     products = [node for node in after.graph.node if node.op_type == "MatMul"]
     assert [list(node.input) for node in products] == [["rows", "w"], ["rows", "w2"]]
@@ -92,10 +57,6 @@ def test_two_products_are_divided_instead_of_the_row(nodes: str) -> None:
     assert np.abs(y - (first + second)).max() < CLOSE * np.abs(y).max()
     again, more = deferred(after)
     assert division(more) == Part("before") and not more.changes and again == after
-
-
-def before_epsilon() -> float:
-    return float(np.float32(1e-5))
 
 
 def test_gamma_goes_into_the_weights_first() -> None:
@@ -155,7 +116,7 @@ def test_a_layer_norm_whose_mean_and_beta_are_gone(opset: int) -> None:
     assert division(merges).state == "merged"
     rows = EVERY["table"].astype(np.float64)[IDS]
     less = rows - rows.mean(axis=-1, keepdims=True)
-    normal_rows = less / np.sqrt((less**2).mean(axis=-1, keepdims=True) + before_epsilon())
+    normal_rows = less / np.sqrt((less**2).mean(axis=-1, keepdims=True) + EPSILON)
     expected = (normal_rows * EVERY["gamma"] + BETA) @ EVERY["w"].astype(np.float64) + EVERY["b"]
     (y,) = run(after, ids=IDS).values()
     assert np.abs(y - expected).max() < CLOSE * np.abs(y).max()
@@ -168,11 +129,6 @@ def test_a_layer_norm_whose_mean_and_beta_are_gone(opset: int) -> None:
 LEFT = {
     "another reader": (NORM + "    p = MatMul(n_x, sq) y = Add(p, n_x)", Unmerged.READ_OTHERWISE),
     "a graph output": (NORM + "    y = MatMul(n_x, w) z = Identity(n_x)", Unmerged.OUTPUT),
-    "moved before it": (
-        NORM
-        + "    shape = Constant<value_ints = [-1, 8]>() f = Reshape(n_x, shape) y = MatMul(f, w)",
-        Unmerged.OTHER_PRODUCT,
-    ),
     "a root of whole rows": (
         NORM.replace("Div(rows, n_root)", "Div(rows, wide)").replace(
             "[n]", "size = Shape(rows) wide = Expand(n_root, size) [n]"
@@ -210,7 +166,6 @@ LEFT = {
 def test_it_is_left_with_the_reason(what: str) -> None:
     nodes, kind = LEFT[what]
     outputs = "float[a, s, c] y, float[a, s, 8] z" if " z = " in nodes else "float[a, s, c] y"
-    outputs = "float[t, c] y" if what == "moved before it" else outputs
     more = {"sq": normal(8, D, D), "stack": normal(9, 1, D, 6), "ones": np.ones(D, np.float32)}
     before = model(nodes, more, outputs)
     after, merges = deferred(before, "division")
@@ -289,15 +244,6 @@ def test_a_row_that_is_given_out_before_gamma_is_left() -> None:
     after, merges = deferred(before)
     assert merges.norms[0].gamma == Part("merged") and reason(merges).kind is Unmerged.OUTPUT
     assert (run(after, ids=IDS)["n_x"] == run(before, ids=IDS)["n_x"]).all()
-
-
-def test_a_skip_norm_keeps_its_sum() -> None:
-    nodes = """
-        [n] n_y = com.microsoft.SkipSimplifiedLayerNormalization(rows, rows, ones)
-        y = MatMul(n_y, w)
-    """
-    _, merges = deferred(model(nodes, {"ones": np.ones(D, np.float32)}), "division")
-    assert reason(merges).kind is Unmerged.WITH_SUM
 
 
 def test_what_the_user_leaves_out_is_left() -> None:
