@@ -97,7 +97,7 @@ class Options:
             all norms are scaled, or certified, of those that are not left out.
         to: The type of the floats of the file that is written, "fp16" or "bf16", which implies
             `apply` "fold" and `emulate` "all"; None for that of the input.
-        keep_io_types: With `to`, whether graph inputs and outputs stay FP32.
+        keep_io_types: With `to`, whether graph inputs and outputs keep their type.
         positions: With `to`, for how many positions tables of angles are made; None for what the
             model or its configuration says.
         external_data: Whether the weights of the output lie in a file of their own: "auto" for as

@@ -48,7 +48,7 @@ class TensorRange(NamedTuple):
 def probe_tensors(
     read: ReadModel, options: Options, progress: Progress = no_progress
 ) -> dict[Tensor, TensorRange]:
-    """The ranges of the FP32 tensors outside norms and loops that depend on the inputs.
+    """The ranges of the FP32 and FP64 tensors outside norms and loops that depend on the inputs.
 
     Those of branches that no run takes are missing.
 
@@ -74,10 +74,11 @@ def _probed(
     emitter = Emitter(model)
     shown: dict[Tensor, str] = {}
     norms = norms_in_float32(read.norms)
-    for path, index, name in floats_outside_norms(read_flow(read_graph(model)), norms):
+    for path, index, name, wide in floats_outside_norms(read_flow(read_graph(model)), norms):
         if emitter.can_show(path, loops=False):
             emitter.place(path, index)
-            shown[Tensor(path, name)] = emitter.shown(path, _sizes(emitter, name, guarded))
+            single = emitter.from_double(name) if wide else name
+            shown[Tensor(path, name)] = emitter.shown(path, _sizes(emitter, single, guarded))
     emitter.finish(list(shown.values()))
     session = session_of(emitter.model, read.folder, in_order=True, at_odd_bytes=True)
     largest: dict[Tensor, float] = {}

@@ -370,8 +370,9 @@ def _check_sizes(made: Mapping[str, TypeProto]) -> None:
     for name, told in made.items():
         sizes = tuple(dim.dim_value for dim in told.tensor_type.shape.dim)  # 0: not known
         known = math.prod(size for size in sizes if size)
-        many = len(sizes) > MOST_AXES or known > MOST_ELEMENTS
-        if many or min(sizes, default=0) < 0:
+        if len(sizes) > MOST_AXES:
+            raise _Broken(Fault.SO_MANY_AXES, name, len(sizes))
+        if known > MOST_ELEMENTS or min(sizes, default=0) < 0:
             raise _Broken(Fault.NO_SUCH_SIZES, name, sizes[:_SHOWN])
 
 

@@ -12,13 +12,13 @@ import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from slanc_onnx.errors import SlancError
+from slanc_onnx.graph import FLOATS
 from slanc_onnx.ops.body import UNKNOWN, Body, Held, kind_of, opsets_of, tree, walk
 from slanc_onnx.ops.calls import Calls
 from slanc_onnx.ops.schemas import Signature, signature
 
 _MOST_PASSES = 50  # over the nodes of a file that does not keep their order
 _FLOAT, _INT64, _BOOL = (Held(t) for t in (TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL))
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Op -> the attribute that says what it makes, and what it makes where it does not say.
 TYPE_ATTRIBUTES: Mapping[str, tuple[str, int]] = {
     "Cast": ("to", TensorProto.FLOAT),
@@ -151,7 +151,7 @@ def made_kinds(node: NodeProto, read: Sequence[Held], known: Signature | None) -
         held = read[0].containers
         return [read[0]._replace(containers=held[1:] if held[:1] == "o" else held)]
     if known is None:  # as most ops do
-        floats = (k for k in read if k.element in _FLOATS)
+        floats = (k for k in read if k.element in FLOATS)
         return [next(floats, UNKNOWN)] * len(node.output)
     bound: dict[str, Held] = {}
     if node.op_type in STASHING:
@@ -178,7 +178,7 @@ def _of_output(
     first = next((k for k in read if k != UNKNOWN), UNKNOWN)
     if contained or first.contained:  # a sequence of what it reads, or an element of one
         return first._replace(containers="s" if contained else "")
-    floats = [k for k in read if k.element in _FLOATS and formal.takes(k.element)]
+    floats = [k for k in read if k.element in FLOATS and formal.takes(k.element)]
     if floats:
         return floats[0]
     return UNKNOWN

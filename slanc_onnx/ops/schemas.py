@@ -18,6 +18,7 @@ _WRITTEN: Mapping[int, str] = {
     TensorProto.FLOAT: "float",
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.DOUBLE: "double",
 }
 # Reductions for which kernels refuse 16 bits, though they say that they take these.
 _REFUSED = {"ScatterElements": {b"add", b"mul"}, "ScatterND": {b"add", b"mul", b"max", b"min"}}

@@ -62,6 +62,7 @@ class Fault(Named):
     HAS_MORE_INPUTS = auto()  # inputs, most
     LACKS_INPUTS = auto()  # inputs, the least number of them
     NO_SUCH_SIZES = auto()  # output, its sizes
+    SO_MANY_AXES = auto()  # output, their number
     REFUSED = auto()  # what onnx said
 
 

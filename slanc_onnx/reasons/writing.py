@@ -77,7 +77,7 @@ class Keeping(Named):
 
 
 class InFp32(Named):
-    """Why a node computes in FP32 where all else has fewer bits."""
+    """Why a node computes in FP32 or FP64 where all else has fewer bits."""
 
     SCHEMA = auto()  # op
     NO_SCHEMA = auto()  # op

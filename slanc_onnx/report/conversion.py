@@ -9,7 +9,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from slanc_onnx.apply.convert import Conversion, Counts
+from slanc_onnx.apply.convert import Conversion, Converted, Counts
 from slanc_onnx.apply.fold import Fold
 from slanc_onnx.report.wording import reason_text
 
@@ -27,10 +27,12 @@ def conversion_lines(conversion: Conversion, fold: Fold | None) -> Iterator[str]
         casts += f", {done.removed} of the file gone"
     if done.turned:
         casts += f"; {done.turned} Transposes moved behind the MatMul that they were before"
-    yield f"{form}: {len(done.nodes)} nodes in FP32; {casts}; {_weights_text(weights)}"
-    by_reason = Counter((node.op, node.why) for node in done.nodes)
-    for (op, why), count in by_reason.items():
-        yield f"in FP32: {count} {op}: {reason_text(why)}"
+    wide = sum(node.wide for node in done.nodes)
+    full = f"{len(done.nodes) - wide} nodes in FP32" + f", {wide} in FP64" * bool(wide)
+    yield f"{form}: {full}; {casts}; {_weights_text(weights)}"
+    by_reason = Counter((node.wide, node.op, node.why) for node in done.nodes)
+    for (is_wide, op, why), count in by_reason.items():
+        yield f"in {'FP64' if is_wide else 'FP32'}: {count} {op}: {reason_text(why)}"
     yield from _tables_lines(conversion)
     clipped = {n: c.largest for n, c in done.weights.items() if c.clipped}
     if clipped:
@@ -91,10 +93,8 @@ def conversion_entry(conversion: Conversion | None, fold: Fold | None) -> dict[s
     total = _total(_weights(conversion).values())
     return {
         "format": str(done.format),
-        "fp32_nodes": [
-            {"name": node.name, "op": node.op, "reason": reason_text(node.why)}
-            for node in done.nodes
-        ],
+        "fp32_nodes": _nodes(done, False),
+        "fp64_nodes": _nodes(done, True),
         "casts_inserted": done.casts,
         "casts_removed": done.removed,
         "turned_products": done.turned,
@@ -123,6 +123,15 @@ def conversion_entry(conversion: Conversion | None, fold: Fold | None) -> dict[s
         "faint_weights": [asdict(weight) for weight in faint],
         "raised": {n: c.smallest for n, c in done.weights.items() if c.raised},
     }
+
+
+def _nodes(done: Converted, wide: bool) -> list[dict[str, str]]:
+    """The nodes that compute in FP32, or those in FP64."""
+    return [
+        {"name": node.name, "op": node.op, "reason": reason_text(node.why)}
+        for node in done.nodes
+        if node.wide == wide
+    ]
 
 
 def _weights_text(weights: Mapping[str, Counts]) -> str:

@@ -107,7 +107,7 @@ class Outcome:
 
     @property
     def in_fp32(self) -> int:
-        """How many nodes compute in FP32 in a file of 16 bits; 0 for other files."""
+        """How many nodes compute in FP32 or FP64 in a file of 16 bits; 0 for other files."""
         return 0 if self.conversion is None else len(self.conversion.converted.nodes)
 
     @property

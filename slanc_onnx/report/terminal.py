@@ -244,7 +244,7 @@ def verdict(
         validation: Of the model with all of its nodes alike.
         healed_by: The nodes in FP32 with which it passes; None where it does or does not without.
         scaled: Whether an earlier run scaled the file that was given.
-        kept: Nodes that the file that was written has in FP32.
+        kept: Nodes that the file that was written has in FP32 or FP64.
     """
     what = rounded_text(validation.format, validation.everything, kept)
     shape = "another shape"

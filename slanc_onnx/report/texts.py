@@ -69,6 +69,7 @@ _FAULTS: dict[Kind, str] = {
     Fault.HAS_MORE_INPUTS: "it has {0} inputs, of which its op takes {1}",
     Fault.LACKS_INPUTS: "it has {0} inputs of at least {1}",
     Fault.NO_SUCH_SIZES: "its output {0!r} would have the sizes {1}",
+    Fault.SO_MANY_AXES: "its output {0!r} would have {1} axes",
     Fault.REFUSED: "{0}",
 }
 _UNPROVED: dict[Kind, str] = {

@@ -93,12 +93,12 @@ _IN_FP32: dict[Kind, str] = {
     InFp32.SCHEMA: "the schema of {0} takes nothing narrower",
     InFp32.NO_SCHEMA: "no schema of {0} is known",
     InFp32.NO_KERNEL: "ONNX Runtime's CPU provider does not run {0} with fewer bits",
-    InFp32.ATTRIBUTE: "an attribute of {0} is an FP32 tensor",
-    InFp32.SEQUENCE: "reads or makes a sequence in FP32, which cannot be cast",
+    InFp32.ATTRIBUTE: "an attribute of {0} is a tensor of FP32 or FP64",
+    InFp32.SEQUENCE: "reads or makes a sequence, which cannot be cast",
     InFp32.HOLDER: "no schema tells what the graph in {0} takes",
     InFp32.WHOLE_NUMBERS: "computes with whole numbers from integers: indices, lengths, positions",
     InFp32.ACCUMULATOR: "an integer accumulator, until it is multiplied by its scales",
-    InFp32.BETWEEN_OTHERS: "lies between nodes that stay in FP32",
+    InFp32.BETWEEN_OTHERS: "lies between nodes that stay",
 }
 _UNTABLED: dict[Kind, str] = {
     Untabled.FLOAT_INPUT: "its angles are computed from {0!r}, whose values are no whole numbers",

@@ -80,6 +80,21 @@ class Emitter:
     def to_float(self, x: str) -> str:
         return self.node("Cast", x, to=TensorProto.FLOAT)
 
+    def from_double(self, x: str) -> str:
+        """An FP64 tensor in FP32, with FP32's largest number for what is finite and beyond.
+
+        ONNX Runtime joins a Cast with one in a branch, and then misses what is between.
+        """
+        largest = np.array(np.finfo(np.float32).max, np.float64)
+        within = self.node("Max", x, self.constant(-largest))
+        within = self.node("Min", within, self.constant(largest))
+        finite = self.node("Less", self.node("Abs", x), self.constant(np.array(np.inf)))
+        bounded = self.node("Where", finite, within, x)
+        return self.node("Identity", self.to_float(bounded))
+
+    def to_double(self, x: str, output: str = "") -> str:
+        return self.node("Cast", x, output=output, to=TensorProto.DOUBLE)
+
     def sum(self, x: str) -> str:
         """FP32 sum over the last axis, which stays with length 1."""
         if self.opset >= 13:
@@ -109,12 +124,11 @@ class Emitter:
         addends: list[str] = [norm.input]
         if norm.residual is not None:
             addends = [self._addend(norm, graph.node[p.node], p.position) for p in norm.places]
-        total, *rest = [self.to_float(addend) for addend in addends]
+        wide = norm.element_type == TensorProto.DOUBLE
+        single = self.from_double if wide else self.to_float
+        total, *rest = [single(addend) for addend in addends]
         for addend in rest:
             total = self.node("Add", total, addend)
-        if norm.element_type == TensorProto.DOUBLE:
-            # ONNX Runtime joins this cast with one in a branch, and then misses what is between.
-            total = self.node("Identity", total)
         return total
 
     def _addend(self, norm: Norm, node: NodeProto, position: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from onnx import TensorProto
 
@@ -10,8 +11,24 @@ from slanc_onnx.graph import Flow, GraphPath, Tensor, Use
 from slanc_onnx.norms import Norm
 
 
-def floats_outside_norms(flow: Flow, norms: Sequence[Norm]) -> Iterator[tuple[GraphPath, int, str]]:
-    """The FP32 tensors that depend on inputs and lie outside norms, with their makers."""
+class Outside(NamedTuple):
+    """A tensor of floats that depends on inputs and lies outside norms.
+
+    Attributes:
+        path: The graph that holds it.
+        node: The index of the node that makes it.
+        name: Its name.
+        wide: Whether it is in FP64; it is in FP32 otherwise.
+    """
+
+    path: GraphPath
+    node: int
+    name: str
+    wide: bool
+
+
+def floats_outside_norms(flow: Flow, norms: Sequence[Norm]) -> Iterator[Outside]:
+    """The FP32 and FP64 tensors that depend on inputs and lie outside norms."""
     inside = {
         (norm.path, index) for norm in norms if not norm.by_ops for index in nodes_of(flow, norm)
     }
@@ -21,8 +38,9 @@ def floats_outside_norms(flow: Flow, norms: Sequence[Norm]) -> Iterator[tuple[Gr
             tensor = Tensor(path, name)
             if (path, index) in inside and tensor not in outputs:
                 continue
-            if tensor not in flow.constants and is_float(flow, tensor):
-                yield path, index, name
+            wide = is_float(flow, tensor, TensorProto.DOUBLE)
+            if tensor not in flow.constants and (wide or is_float(flow, tensor)):
+                yield Outside(path, index, name, wide)
 
 
 def nodes_of(flow: Flow, norm: Norm) -> list[int]:
@@ -40,10 +58,13 @@ def nodes_of(flow: Flow, norm: Norm) -> list[int]:
     return found
 
 
-def is_float(flow: Flow, tensor: Tensor) -> bool:
-    """Whether a tensor is FP32; where the file does not tell, the first output of an op may be."""
+def is_float(flow: Flow, tensor: Tensor, kind: int = TensorProto.FLOAT) -> bool:
+    """Whether a tensor is FP32, or of another type of floats.
+
+    Where the file does not tell, the first output of an op may be.
+    """
     path, index, position = flow.makers[tensor]
     if "Sequence" in flow.node(path, index).op_type:
         return False
     is_told = position == 0 or flow.types.get(tensor, 0) != 0
-    return is_told and flow.element_type(tensor) == TensorProto.FLOAT
+    return is_told and flow.element_type(tensor) == kind

@@ -112,8 +112,10 @@ def _fitting(value: Array, declared: str) -> Array:
     half = value.dtype.itemsize == 2 and value.dtype.kind in "fV"
     if half and declared == "tensor(float)":
         return value.astype(np.float32)
-    if value.dtype == np.float32 and declared == "tensor(float16)":
+    if value.dtype in (np.float32, np.float64) and declared == "tensor(float16)":
         return value.astype(np.float16)
+    if value.dtype == np.float64 and declared == "tensor(float)":
+        return value.astype(np.float32)
     return value
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from slanc_onnx.graph import Flow, Tensor, read_flow, read_graph
 from slanc_onnx.norms import ReadModel
@@ -79,10 +80,12 @@ def tensor_sizes(
     emitter.place((), -1)
     for name in float_inputs(model):
         shown[Tensor((), name)] = largest_finite(emitter, name)
-    for path, index, name in floats_outside_norms(flow, norms):
+    for name in float_inputs(model, TensorProto.DOUBLE):
+        shown[Tensor((), name)] = largest_finite(emitter, emitter.from_double(name))
+    for path, index, name, wide in floats_outside_norms(flow, norms):
         if emitter.can_show(path, loops=False):
             emitter.place(path, index)
-            size = largest_finite(emitter, name)
+            size = largest_finite(emitter, emitter.from_double(name) if wide else name)
             shown[Tensor(path, name)] = emitter.shown(path, size)
     emitter.finish(list(shown.values()))
     try:

@@ -97,7 +97,7 @@ NORM = {"table": normal(0, 11, 8), "gamma": np.ones(8, np.float32)}
 def test_a_node_that_gives_more_axes_than_there_are_is_a_fault() -> None:
     steps = " ".join(DOUBLED.format(now=i + 1, before=i) for i in range(40))
     faults = node_faults(graph(AXES.format(steps=steps), NORM))[()]
-    assert faults[6] == Reason(Fault.NO_SUCH_SIZES, ("i6", (0,) * 8))
+    assert faults[6] == Reason(Fault.SO_MANY_AXES, ("i6", 65))
     assert compute_scales(graph(AXES.format(steps=steps), NORM))[0].status == "skipped"
 
 

@@ -240,7 +240,7 @@ FUNCTIONS = [
         "k = Constant<value_float: float = @alpha>() d = Mul(a, k) c = Cast<to: int = @to>(d) }",
         X,
         casts=1,
-        removed=2,
+        removed=3,
     ),
     Kind(
         "a function that gives on what its caller gives",

@@ -219,6 +219,7 @@ MIXED = [
         X,
         W,
         casts=1,
+        removed=1,
     ),
     Kind(
         "integers become floats and booleans masks",

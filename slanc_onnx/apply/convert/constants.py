@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from slanc_onnx.accelerator import Format
+from slanc_onnx.apply.merge import cast
 from slanc_onnx.graph import Array
 
 _CHUNK = 1 << 16  # elements that are looked at together, in a processor's cache
@@ -65,10 +66,10 @@ class Counts:
 
 
 def narrowed(values: Array, limits: Limits) -> tuple[Array, Counts]:
-    """FP32 values in a format, with what became of them.
+    """Values in a format, each rounded once, with what became of them.
 
     Args:
-        values: FP32 or of 16 bits, any shape.
+        values: FP64, FP32 or of 16 bits, any shape.
         limits: The format, and what becomes of what it does not hold.
 
     Returns:
@@ -79,7 +80,8 @@ def narrowed(values: Array, limits: Limits) -> tuple[Array, Counts]:
     flat, out, counts = values.reshape(-1), result.reshape(-1), Counts()
     for start in range(0, flat.size, _CHUNK):
         part = slice(start, start + _CHUNK)
-        counts += _narrow(flat[part].astype(np.float32, copy=False), out[part], limits)
+        wide = flat[part] if flat.dtype == np.float64 else flat[part].astype(np.float32, copy=False)
+        counts += _narrow(wide, out[part], limits)
     return result, counts
 
 
@@ -87,7 +89,7 @@ def _narrow(x: Array, out: Array, limits: Limits) -> Counts:
     """Round a part of a constant into `out`."""
     form = limits.format
     with np.errstate(all="ignore"):
-        out[:] = x.astype(out.dtype)
+        out[:] = cast(x, out.dtype)
     size, clipped, largest = np.abs(x), 0, 0.0
     if not size.max(initial=0.0) <= form.largest:  # nan too
         over = np.isinf(out) & np.isfinite(x)

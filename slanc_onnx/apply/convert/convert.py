@@ -1,4 +1,4 @@
-"""Convert: a model in FP32 becomes one in 16 bits, in place, weight by weight."""
+"""Convert: a model in FP32 or FP64 becomes one in 16 bits, in place, weight by weight."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from slanc_onnx.apply.convert.versions import Versions
 from slanc_onnx.apply.convert.weights import Weights
 from slanc_onnx.apply.convert.wiring import At, Place, Source, Wiring, wire
 from slanc_onnx.errors import SlancError
-from slanc_onnx.graph import NodeAt, with_tensor
+from slanc_onnx.graph import FLOATS, NodeAt, with_tensor
 from slanc_onnx.ops import LIKE_INPUT, TYPE_ATTRIBUTES, read_bodies
 from slanc_onnx.reasons import Reason
 
 NARROW: Mapping[str, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
-CONVERTED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+CONVERTED = frozenset(FLOATS)
 # Ops that hold values to limits: these are clamped to the largest number, others to half of it.
 _LIMITING = {"Clip", "Min", "Max"}
 _ADDING = {"Add", "Sub", "Sum", *_LIMITING}  # where a small number keeps another from being zero
@@ -40,17 +40,19 @@ _EPSILONS = 8  # elements that a constant with an epsilon has at most
 
 @dataclass(frozen=True)
 class InFull:
-    """A node that computes in FP32.
+    """A node that computes in FP32, or in FP64 where the file has it so.
 
     Attributes:
         name: Its name; it gets one where the file has none.
         op: Its type.
         why: Why.
+        wide: Whether it reads or makes FP64.
     """
 
     name: str
     op: str
     why: Reason
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Converted:
 
     Attributes:
         format: What floats are in now.
-        nodes: The nodes that compute in FP32.
+        nodes: The nodes that compute in FP32 or FP64.
         casts: Casts that were inserted, those at inputs and outputs of the model included.
         removed: Casts of the file that had nothing left to do.
         weights: What became of each constant, by name; those of large ones are there once the
@@ -89,7 +91,7 @@ def convert(
         model: The model; it is changed in place.
         weights: Where its weights lie, and where they go.
         accelerator: Its format, and whether it keeps subnormal numbers.
-        keep_io_types: Whether inputs and outputs of the model stay FP32.
+        keep_io_types: Whether inputs and outputs of the model stay as they are.
         kept: Nodes that stay in FP32 besides, with the reason.
 
     Raises:
@@ -139,7 +141,9 @@ def _listed(wiring: Wiring, islands: Islands, versions: Versions) -> Iterator[In
         node = wiring.node(at)
         if not node.name:
             node.name = versions.unused(next(filter(None, node.output), node.op_type))
-        yield InFull(node.name, node.op_type, why)
+        floats = (*wiring.floats_read(at), *wiring.floats_made(at))
+        wide = any(wiring.kind(source).element == TensorProto.DOUBLE for source in floats)
+        yield InFull(node.name, node.op_type, why, wide)
 
 
 class _Conversion:
@@ -228,7 +232,7 @@ class _Conversion:
         return self._versions.wanted(source) or {False}
 
     def _initializer(self, source: Source, tensor: TensorProto, twin: TensorProto | None) -> None:
-        """Round an initializer; a twin becomes it in FP32."""
+        """Round an initializer; a twin becomes it as it was."""
         if self._wanted(source) == {True}:
             return
         if twin is not None:
@@ -250,7 +254,7 @@ class _Conversion:
             twin = _copy(node)
             twin.output[0] = self._versions.name(source, full)
             if full and len(wanted) == 2 and node.name:
-                twin.name = self._versions.unused(f"{node.name}/fp32")
+                twin.name = self._versions.unused(f"{node.name}/{self._versions.suffix(source)}")
             if not full:
                 self._narrow_tensor(source, _value(twin))
             yield twin

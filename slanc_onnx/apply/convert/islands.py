@@ -1,4 +1,7 @@
-"""Islands: the nodes that stay in FP32, each with the reason."""
+"""Islands: the nodes that stay in FP32, each with the reason.
+
+FP32 stands for what the file has: a node that computes in FP64 and stays does so in FP64.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from slanc_onnx.reasons import InFp32, Reason
 _AS_IS = SIZES | {"Cast"}  # read whatever type there is
 _HOLDERS = {"If", "Loop", "Scan", "SequenceMap"}  # their graphs take any type
 _SCALING = {"Mul", "Div"}
+_WIDE = (TensorProto.FLOAT, TensorProto.DOUBLE)
 _INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
 
 
@@ -310,10 +314,10 @@ def _chooses(node: NodeProto, reads_float: bool) -> bool:
 
 
 def _has_floats(node: NodeProto) -> bool:
-    """Whether an attribute is an FP32 tensor, which then is the type of what the node reads."""
+    """Whether an attribute is a tensor of floats, and so gives the type of what the node reads."""
     if node.op_type in ("Constant", "ConstantOfShape"):
         return False
-    return any(a.t.data_type == TensorProto.FLOAT for a in node.attribute if a.HasField("t"))
+    return any(a.t.data_type in _WIDE for a in node.attribute if a.HasField("t"))
 
 
 def _is_accumulator(body: Body, node: NodeProto) -> bool:

@@ -1,10 +1,14 @@
-"""Versions: a tensor is in FP32, in 16 bits, or in both; one has the name that the file gives."""
+"""Versions: a tensor is in FP32, in 16 bits, or in both; one has the name that the file gives.
+
+FP32 stands for what the file has, which may be FP64.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 import onnx
+from onnx import TensorProto
 
 from slanc_onnx.apply.convert.islands import Islands
 from slanc_onnx.apply.convert.wiring import OUTPUT, Place, Source, Wiring
@@ -33,7 +37,7 @@ class Versions:
 
     def __init__(self, wiring: Wiring, islands: Islands, keep_io_types: bool, form: str) -> None:
         self._wiring, self._keep_io = wiring, keep_io_types
-        self._suffixes: dict[bool, str] = {True: "fp32", False: SUFFIXES[form]}
+        self._narrow = SUFFIXES[form]
         self._used = set(_names(wiring.bodies))
         self._named: dict[tuple[Source, bool], str] = {}
         self.full = {source: islands.in_fp32(source) for source in wiring.reads}
@@ -42,6 +46,10 @@ class Versions:
     def unused(self, wanted: str) -> str:
         """A name that the model does not have yet."""
         return unused_name(wanted, self._used)
+
+    def suffix(self, source: Source) -> str:
+        """What tells a tensor as the file has it from the one in 16 bits."""
+        return "fp64" if self._wiring.kind(source).element == TensorProto.DOUBLE else "fp32"
 
     def own_is_full(self, source: Source) -> bool:
         """Whether the name in the file stays with the FP32 version."""
@@ -57,7 +65,8 @@ class Versions:
             return source.name
         key = source, full
         if key not in self._named:
-            self._named[key] = self.unused(f"{source.name}/{self._suffixes[full]}")
+            suffix = self.suffix(source) if full else self._narrow
+            self._named[key] = self.unused(f"{source.name}/{suffix}")
         return self._named[key]
 
     def read(self, place: Place) -> str:

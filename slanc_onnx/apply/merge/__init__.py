@@ -7,6 +7,7 @@ rounded once, from FP64.
 """
 
 from slanc_onnx.apply.merge.changes import MergedNorm, Merges, Part, ProductSize
+from slanc_onnx.apply.merge.held import cast
 from slanc_onnx.apply.merge.merging import without_proofs
 from slanc_onnx.apply.merge.write import write_changes
 from slanc_onnx.apply.merge.written import merge_in_memory, plan_merges, write_merged
@@ -16,6 +17,7 @@ __all__ = [
     "Merges",
     "Part",
     "ProductSize",
+    "cast",
     "merge_in_memory",
     "plan_merges",
     "without_proofs",

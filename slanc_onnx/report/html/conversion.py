@@ -1,4 +1,4 @@
-"""The page's part on a file of 16 bits: what stays in FP32 and why, constants, tables, ranges."""
+"""The page's part on a file of 16 bits: what has more bits and why, constants, tables, ranges."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ def conversion_section(conversion: Conversion | None, fold: Fold | None) -> str:
         part
         for part in (
             f"<h2>Conversion to {html.escape(form)}</h2>\n<ul>{said}</ul>",
-            listing(
-                "Nodes that compute in FP32",
-                ("node", "op", "why"),
-                [(node.name, node.op, reason_text(node.why)) for node in done.nodes],
+            *(
+                listing(
+                    f"Nodes that compute in {full}",
+                    ("node", "op", "why"),
+                    [(n.name, n.op, reason_text(n.why)) for n in done.nodes if n.wide == wide],
+                )
+                for full, wide in (("FP32", False), ("FP64", True))
             ),
             listing(
                 f"Constants that {form} does not hold",

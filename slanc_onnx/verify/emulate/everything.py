@@ -7,12 +7,15 @@ one beyond the format (a mask's -3e38) becomes its largest number, as converters
 so that what is computed of it becomes infinite, as where that is stored in the format. An integer
 accumulator and the scales of its operands are one step, as in MatMulIntegerToFloat: what is rounded
 is their product.
+
+FP64 is one more type that such a device does not have: what computes in it is rounded as well, and
+handed on in FP64.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -65,14 +68,15 @@ class Computed:
     """What has to be rounded of a model.
 
     Attributes:
-        results: FP32 tensors that nodes compute.
+        results: FP32 and FP64 tensors that nodes compute.
         order: The tensors of the model with the op that makes each, in topological order.
-        constants: FP32 constants that they read.
+        constants: FP32 and FP64 constants that they read.
         moved: Those results that hold elements of constants as they are.
         reductions: How those are summed that an op sums, by name.
         shown: Those results that are shown where they leave the format, whatever else is.
-        wide: The inputs in FP64 of nodes that compute in it and are rounded all the same, by the
-            name of what they make.
+        wide: Those results and constants that are in FP64.
+        narrowed: The inputs in FP64 of nodes that are computed in FP32 instead, as they are norms'
+            or sum, by the name of what they make first.
     """
 
     results: set[Tensor] = field(default_factory=set)
@@ -81,7 +85,8 @@ class Computed:
     moved: set[Tensor] = field(default_factory=set)
     reductions: dict[str, Reduction | None] = field(default_factory=dict)
     shown: set[Tensor] = field(default_factory=set)
-    wide: dict[str, list[int]] = field(default_factory=dict)
+    wide: set[Tensor] = field(default_factory=set)
+    narrowed: dict[str, list[int]] = field(default_factory=dict)
 
 
 def computed(
@@ -98,7 +103,7 @@ def computed(
         norms: The norms that will be; what lies inside them is left to that.
         opset: The version of ONNX's own ops.
         among: Nodes by graph and index, where only those are rounded.
-        of_norms: The nodes of norms that are rounded one by one, those in FP64 too.
+        of_norms: The nodes of norms that are rounded one by one.
     """
     flow = read_flow(read_graph(model))
     shapes = shapes_of(flow)
@@ -118,13 +123,12 @@ def computed(
             continue
         if (path, index) in inside or op in CONTAINERS or all(t in flow.constants for t in made):
             continue
-        wide = (path, index) in of_norms and _is_wide(flow, made[0])
-        read = _constants(flow, path, index, TensorProto.DOUBLE if wide else TensorProto.FLOAT)
-        if op in MOVES and (wide or not read):
+        wide = [t for t in made if is_float(flow, t, TensorProto.DOUBLE)]
+        read = _constants(flow, path, index)
+        if op in MOVES and not read:
             continue
-        if wide:
-            found.wide[made[0].name] = _wide_inputs(flow, path, index)
-        found.results.update(made if wide else (t for t in made if is_float(flow, t)))
+        found.wide.update(wide, (t for t in read if _is_wide(flow, t)))
+        found.results.update(wide, (t for t in made if is_float(flow, t)))
         if op not in MOVES:
             found.constants.update(read)
         else:
@@ -134,6 +138,8 @@ def computed(
             name = node.output[0]
             same = found.reductions.get(name, reduction) == reduction  # in another branch, say
             found.reductions[name] = reduction if same else None
+        if wide and (reduction is not None or (path, index) in of_norms):
+            found.narrowed[made[0].name] = _wide_inputs(flow, path, index)
     return found
 
 
@@ -199,15 +205,16 @@ def _wide_inputs(flow: Flow, path: GraphPath, index: int) -> list[int]:
     return [p for p, tensor in enumerate(read) if tensor is not None and _is_wide(flow, tensor)]
 
 
-def _constants(flow: Flow, path: GraphPath, index: int, kind: int) -> list[Tensor]:
-    """The constants of a type that a node reads; fused and quantising ops need theirs as they
-    are."""
+def _constants(flow: Flow, path: GraphPath, index: int) -> list[Tensor]:
+    """The constants in FP32 and FP64 that a node reads; fused and quantising ops need theirs as
+    they are."""
     node = flow.node(path, index)
     if node.domain not in ("", "ai.onnx") or node.op_type.endswith(QUANTISING):
         return []
     read = (flow.read(Use(path, index, p)) for p in range(len(node.input)))
+    kinds = (TensorProto.FLOAT, TensorProto.DOUBLE)
     return [
-        t for t in read if t in flow.constants and t is not None and flow.element_type(t) == kind
+        t for t in read if t in flow.constants and t is not None and flow.element_type(t) in kinds
     ]
 
 
@@ -245,7 +252,8 @@ class _Rounder:
         how: Everything,
     ) -> None:
         self._emitter, self._device, self._how = emitter, device, how
-        self._shown, self._wide = found.shown, found.wide
+        self._shown, self._narrowed = found.shown, found.narrowed
+        self._wide = {tensor.name for tensor in found.wide}
         self._moved = {tensor.name for tensor in found.moved}
         self.lost: dict[str, str] = {}
         self._results = {tensor.name for tensor in found.results}
@@ -262,22 +270,22 @@ class _Rounder:
                     self.graph(attribute.g, (*path, (index, attribute.name)))
             if node.name in self._how.kept:
                 continue
-            wide = self._wide.get(node.output[0] if node.output else "", [])
-            self._narrow(node, wide, path, index)
+            narrowed = self._narrowed.get(node.output[0] if node.output else "", [])
+            self._narrow(node, narrowed, path, index)
             if node.op_type not in MOVES:
                 self._inputs(node, path, index)
             for position, name in enumerate(node.output):
                 if name in self._results:
                     node.output[position] = self._emitter.name()
                     self._emitter.place(path, index)
-                    self._result(node, node.output[position], name, path, bool(wide))
+                    self._result(node, node.output[position], name, path, bool(narrowed))
 
-    def _narrow(self, node: NodeProto, wide: list[int], path: GraphPath, index: int) -> None:
+    def _narrow(self, node: NodeProto, places: list[int], path: GraphPath, index: int) -> None:
         """Let a node read those of its inputs in FP32 that are in FP64, and so compute in it."""
         self._emitter.place(path, index - 1)
-        for position in wide:
+        for position in places:
             name = node.input[position]
-            single = self._emitter.to_float(name)
+            single = self._emitter.from_double(name)
             rounded = name in self._constants
             node.input[position] = self._constant(single)[0] if rounded else single
 
@@ -286,12 +294,31 @@ class _Rounder:
             if name not in self._constants:
                 continue
             if (path, name) not in self._rounded:
-                self._rounded[path, name] = self._emitter.name()
                 self._emitter.place(path, index - 1)
-                in_branch(
-                    self._emitter, name, partial(self._constant, name), self._rounded[path, name]
-                )
+                single = self._single(name, name)
+                made = self._in_its_type(name, single, partial(self._constant, single))
+                self._rounded[path, name] = made[0]
             node.input[position] = self._rounded[path, name]
+
+    def _single(self, name: str, x: str) -> str:
+        """x in FP32, which is in the type of the tensor with the name."""
+        return self._emitter.from_double(x) if name in self._wide else x
+
+    def _in_its_type(
+        self, name: str, single: str, make: Callable[[], list[str]], output: str = ""
+    ) -> list[str]:
+        """What is made in a branch, the first of it in the type of the tensor that it stands for.
+
+        Args:
+            name: The tensor.
+            single: What it is made of, in FP32.
+            make: Emits the nodes; gives FP32 results.
+            output: The name of the first result; "" for a new one.
+        """
+        if name not in self._wide:
+            return in_branch(self._emitter, single, make, output)
+        first, *others = in_branch(self._emitter, single, make)
+        return [self._emitter.to_double(first, output), *others]
 
     def _constant(self, x: str) -> list[str]:
         if self._how.beyond == "largest":
@@ -307,9 +334,10 @@ class _Rounder:
         return emitter.node("Where", finite(emitter, x), within, x)
 
     def _result(
-        self, node: NodeProto, given: str, result: str, path: GraphPath, wide: bool = False
+        self, node: NodeProto, given: str, result: str, path: GraphPath, narrowed: bool
     ) -> None:
-        """The rounding of what a node gives, under the name that it had, and in FP64 if wide."""
+        """The rounding of what a node gives, in FP32 if narrowed, under the name that it had."""
+        given = given if narrowed else self._single(result, given)
         what, device = self._reductions.get(result), self._device
         asked = self._how.watch or Tensor(path, result) in self._shown
         watched = asked and self._emitter.can_show(path)
@@ -324,8 +352,6 @@ class _Rounder:
                 y, size = written_out(device, what, node.input, x)
             return [y, lost(self._emitter, x, y, size)] if watched else [y]
 
-        made = in_branch(self._emitter, given, make, "" if wide else result)
-        if wide:
-            self._emitter.node("Cast", made[0], output=result, to=TensorProto.DOUBLE)
+        made = self._in_its_type(result, given, make, result)
         if watched:
             self.lost[result] = self._emitter.shown(path, made[1])

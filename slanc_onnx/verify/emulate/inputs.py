@@ -33,7 +33,7 @@ class Stored:
 
 
 def store_inputs(device: Device, kept: Collection[str], watch: bool) -> Stored:
-    """Round the FP32 inputs of the emitter's model for all nodes that are not kept in FP32.
+    """Round the FP32 and FP64 inputs of the emitter's model for all nodes that are not kept.
 
     Args:
         device: Rounds; its emitter's model is finished but for what is still pending.
@@ -42,10 +42,13 @@ def store_inputs(device: Device, kept: Collection[str], watch: bool) -> Stored:
     """
     emitter, found = device.emitter, Stored()
     emitter.place((), -1)
-    for name in float_inputs(emitter.model):
-        found.rounded[name] = device.stored(name)
+    wide = float_inputs(emitter.model, TensorProto.DOUBLE)
+    for name in (*float_inputs(emitter.model), *wide):
+        given = emitter.from_double(name) if name in wide else name
+        stored = device.stored(given)
+        found.rounded[name] = emitter.to_double(stored) if name in wide else stored
         if watch:
-            found.lost[name] = lost(emitter, name, found.rounded[name], name)
+            found.lost[name] = lost(emitter, given, stored, given)
     for graph in every_graph(emitter.model.graph):
         for node in graph.node:
             if node.name not in kept or not node.name:
@@ -56,13 +59,13 @@ def store_inputs(device: Device, kept: Collection[str], watch: bool) -> Stored:
     return found
 
 
-def float_inputs(model: onnx.ModelProto) -> list[str]:
-    """The names of the FP32 tensors that have to be fed, in order."""
+def float_inputs(model: onnx.ModelProto, kind: int = TensorProto.FLOAT) -> list[str]:
+    """The names of the FP32 tensors that have to be fed, or of those of another type, in order."""
     defaults = {tensor.name for tensor in model.graph.initializer}
     return [
         info.name
         for info in model.graph.input
-        if info.name not in defaults and info.type.tensor_type.elem_type == TensorProto.FLOAT
+        if info.name not in defaults and info.type.tensor_type.elem_type == kind
     ]
 
 

@@ -1,7 +1,9 @@
 """Kept: nodes that stay in FP32 where everything else is rounded, as a converter keeps them.
 
 What a kept node gives is FP32 for another one that is kept, and rounded for whoever else reads it:
-that is the cast which a converter puts at the boundary. Outputs of the model stay as they are.
+that is the cast which a converter puts at the boundary. Outputs of the model stay as they are. A
+node of FP64 that is kept is one of a file in which all else has 16 bits already: what is cast from
+it to integers is not rounded there.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import onnx
+from onnx import TensorProto
 
-from slanc_onnx.graph import Flow, GraphPath, Tensor, graph_at, read_flow, read_graph
+from slanc_onnx.graph import FLOATS, Flow, GraphPath, Tensor, Use, graph_at, read_flow, read_graph
 from slanc_onnx.norms import Norm
 from slanc_onnx.run import is_float, nodes_of
 from slanc_onnx.verify.emulate.device import Device, in_branch
@@ -72,19 +75,22 @@ def _round_for_readers(device: Device, flow: Flow, kept: Collection[str], watch:
             continue
         for name in filter(None, node.output):
             tensor = Tensor(path, name)
-            if tensor in flow.constants or not is_float(flow, tensor):
+            wide = is_float(flow, tensor, TensorProto.DOUBLE)
+            if tensor in flow.constants or not (wide or is_float(flow, tensor)):
                 continue
             if not _read_by_others(flow, tensor, kept):
                 continue
             shows = watch and emitter.can_show(path)
             emitter.place(path, index)
 
-            def make(given: str = name, shows: bool = shows) -> list[str]:
+            given = emitter.from_double(name) if wide else name
+
+            def make(given: str = given, shows: bool = shows) -> list[str]:
                 y = device.rounded(given)
                 return [y, lost(emitter, given, y, given)] if shows else [y]
 
-            rounded, *size = in_branch(emitter, name, make)
-            boundary.rounded[tensor] = rounded
+            rounded, *size = in_branch(emitter, given, make)
+            boundary.rounded[tensor] = emitter.to_double(rounded) if wide else rounded
             if shows:
                 shown = emitter.shown(path, size[0])
                 boundary.lost.append((name, node.op_type, shown))
@@ -105,9 +111,19 @@ def _read_as_rounded(norms: Sequence[Norm], boundary: Boundary) -> list[Norm]:
 
 
 def _read_by_others(flow: Flow, tensor: Tensor, kept: Collection[str]) -> bool:
-    uses = flow.uses.get(tensor, [])
-    read = any(flow.node(use.path, use.node).name not in kept for use in uses)
+    read = any(_is_other(flow, use, kept) for use in flow.uses.get(tensor, []))
     return read or any(_gives(flow, path, tensor) for path in flow.scopes if path)
+
+
+def _is_other(flow: Flow, use: Use, kept: Collection[str]) -> bool:
+    """Whether a read is by a node that is not kept, and that does not cast FP64 to integers."""
+    path, index, _ = use
+    node, read = flow.node(path, index), flow.read(use)
+    if read is not None and flow.op(path, index) == "Cast":
+        made = flow.element_type(Tensor(path, node.output[0]))
+        if flow.element_type(read) == TensorProto.DOUBLE and made not in FLOATS:
+            return False
+    return node.name not in kept
 
 
 def _gives(flow: Flow, path: GraphPath, tensor: Tensor) -> bool:
@@ -121,8 +137,8 @@ def _reconnect(
 ) -> None:
     """Let those who are not kept read the rounded tensor."""
     for use in flow.uses.get(tensor, []):
-        node = graph_at(model, use.path).node[use.node]
-        if node.name not in kept:
+        if _is_other(flow, use, kept):
+            node = graph_at(model, use.path).node[use.node]
             node.input[use.position] = rounded
     for path in flow.scopes:
         if path and _gives(flow, path, tensor):
