@@ -55,7 +55,9 @@ def need_text(rows: int, form: str, inputs: str = "", scaled: bool = False) -> s
         scaled: Whether an earlier run scaled the file that was given.
     """
     if not rows:
-        return "scaled by an earlier run" if scaled else "this model did not need it"
+        return (
+            "scaled by an earlier run" if scaled else f"no row loses its norm in {form} as exported"
+        )
     lose = "row loses its" if rows == 1 else "rows lose their"
     where = f" for {inputs}" if inputs else ""
     return f"this model needs it{where}: {rows} {lose} norm in {form} as exported"
