@@ -297,3 +297,21 @@ def test_the_verdict_does_not_say_everything_where_nodes_stay_in_fp32(run: Run) 
     save(NO_NORM, "plain.onnx", w=np.ones((4, 4), np.float32))
     _, out, _ = run("plain.onnx", "--to", "fp16", "-o", "out.onnx")
     assert "everything in FP16: " in out.splitlines()[-1]
+
+
+def test_indices_that_fp16_does_not_hold_are_read_as_they_are_kept(run: Run) -> None:
+    """What a node in FP32 makes is not rounded for a Cast to integers, nor is it in the file."""
+    text = f"{PLAIN} m (int64[4] i) => (float[4, 2] y) {{ [f] f = Cast<to = 1>(i) "
+    text += "[g] g = Mul(f, half) k = Cast<to = 7>(g) p = Gather(w, k) y = Neg(p) }"
+    table = np.random.default_rng(0).normal(size=(4000, 2)).astype(np.float32)
+    save(text, "picks.onnx", half=np.array(0.5, np.float32), w=table)
+    given = np.array([6002, 6006, 7997, 1])
+    np.save("i.npy", given)
+    status, out, _ = run("picks.onnx", "--to", "fp16", "-o", "out.onnx", "--feed", "i=i.npy")
+    last = out.splitlines()[-1]
+    assert status == 0 and last.startswith("PASSED | ") and "all but 2 nodes in FP16: " in last
+    assert "FP16: 2 nodes in FP32; " in out
+    session = ort.InferenceSession("out.onnx", providers=["CPUExecutionProvider"])
+    [got] = session.run(None, {"i": given})
+    expected = -table[given // 2].astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(got, expected)

@@ -67,6 +67,8 @@ class Converted:
         weights: What became of each constant, by name; those of large ones are there once the
             model is written.
         turned: Transposes that stand behind the product by a weight now; see `turned_products`.
+        as_is: The names of nodes that read what such nodes make as it is, such as Casts to
+            integers.
     """
 
     format: Format
@@ -75,6 +77,7 @@ class Converted:
     removed: int
     weights: Mapping[str, Counts]
     turned: int = 0
+    as_is: frozenset[str] = frozenset()
 
 
 def convert(
@@ -108,6 +111,7 @@ def convert(
     islands = Islands(wiring, narrow, keep_io_types, kept or {})
     versions = Versions(wiring, islands, keep_io_types, accelerator.format.name)
     nodes = tuple(_listed(wiring, islands, versions))
+    as_is = frozenset(_named(wiring, at, versions) for at in islands.reading_as_is())
     conversion = _Conversion(wiring, versions, set(islands.nodes), weights, accelerator)
     for i in reversed(range(len(wiring.bodies))):  # inner ones are copied with outer ones
         conversion.body(i)
@@ -118,7 +122,8 @@ def convert(
     weights.finish(model)
     inserted = conversion.casts.difference(dropped)
     removed = [name for name in dropped if name not in conversion.casts]
-    return Converted(accelerator.format, nodes, len(inserted), len(removed), weights.counts, turned)
+    casts, gone = len(inserted), len(removed)
+    return Converted(accelerator.format, nodes, casts, gone, weights.counts, turned, as_is)
 
 
 def _refuse_old(opset: int, form: Format) -> None:
@@ -138,12 +143,18 @@ def _import_onnx(model: onnx.ModelProto) -> None:
 
 def _listed(wiring: Wiring, islands: Islands, versions: Versions) -> Iterator[InFull]:
     for at, why in sorted(islands.listed().items(), key=lambda found: found[0]):
-        node = wiring.node(at)
-        if not node.name:
-            node.name = versions.unused(next(filter(None, node.output), node.op_type))
+        name, node = _named(wiring, at, versions), wiring.node(at)
         floats = (*wiring.floats_read(at), *wiring.floats_made(at))
         wide = any(wiring.kind(source).element == TensorProto.DOUBLE for source in floats)
-        yield InFull(node.name, node.op_type, why, wide)
+        yield InFull(name, node.op_type, why, wide)
+
+
+def _named(wiring: Wiring, at: At, versions: Versions) -> str:
+    """The name of a node, which gets one where the file has none."""
+    node = wiring.node(at)
+    if not node.name:
+        node.name = versions.unused(next(filter(None, node.output), node.op_type))
+    return node.name
 
 
 class _Conversion:

@@ -5,7 +5,7 @@ FP32 stands for what the file has: a node that computes in FP64 and stays does s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from onnx import NodeProto, TensorProto
 
@@ -88,6 +88,15 @@ class Islands:
             source = self._wiring.read_at[place]
             return not self._wiring.is_constant(source) and self.in_fp32(source)
         return self._fixed_input(place) is not None
+
+    def reading_as_is(self) -> Iterator[At]:
+        """The nodes that compute in no type of their own, and read FP32 where it is made so."""
+        for i, body in enumerate(self._wiring.bodies):
+            for index, node in enumerate(body.proto.node):
+                at, place = At(i, index), Place(i, index, 0)
+                taken = place in self._wiring.read_at and self._takes_any(place)
+                if node.op_type == "Cast" and taken and self.needs_fp32(place):
+                    yield at
 
     def listed(self) -> dict[At, Reason]:
         """All nodes that compute in FP32."""

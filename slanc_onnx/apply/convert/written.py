@@ -35,8 +35,8 @@ class Conversion:
 
     @property
     def kept(self) -> frozenset[str]:
-        """The names of the nodes that compute in FP32."""
-        return frozenset(node.name for node in self.converted.nodes)
+        """The names of the nodes that compute in FP32, and of Casts that read what these make."""
+        return self.converted.as_is.union(node.name for node in self.converted.nodes)
 
     @property
     def longest(self) -> int:

@@ -1,9 +1,7 @@
 """Kept: nodes that stay in FP32 where everything else is rounded, as a converter keeps them.
 
 What a kept node gives is FP32 for another one that is kept, and rounded for whoever else reads it:
-that is the cast which a converter puts at the boundary. Outputs of the model stay as they are. A
-node of FP64 that is kept is one of a file in which all else has 16 bits already: what is cast from
-it to integers is not rounded there.
+that is the cast which a converter puts at the boundary. Outputs of the model stay as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import onnx
 from onnx import TensorProto
 
-from slanc_onnx.graph import FLOATS, Flow, GraphPath, Tensor, Use, graph_at, read_flow, read_graph
+from slanc_onnx.graph import Flow, GraphPath, Tensor, graph_at, read_flow, read_graph
 from slanc_onnx.norms import Norm
 from slanc_onnx.run import is_float, nodes_of
 from slanc_onnx.verify.emulate.device import Device, in_branch
@@ -111,19 +109,8 @@ def _read_as_rounded(norms: Sequence[Norm], boundary: Boundary) -> list[Norm]:
 
 
 def _read_by_others(flow: Flow, tensor: Tensor, kept: Collection[str]) -> bool:
-    read = any(_is_other(flow, use, kept) for use in flow.uses.get(tensor, []))
+    read = any(flow.node(use.path, use.node).name not in kept for use in flow.uses.get(tensor, []))
     return read or any(_gives(flow, path, tensor) for path in flow.scopes if path)
-
-
-def _is_other(flow: Flow, use: Use, kept: Collection[str]) -> bool:
-    """Whether a read is by a node that is not kept, and that does not cast FP64 to integers."""
-    path, index, _ = use
-    node, read = flow.node(path, index), flow.read(use)
-    if read is not None and flow.op(path, index) == "Cast":
-        made = flow.element_type(Tensor(path, node.output[0]))
-        if flow.element_type(read) == TensorProto.DOUBLE and made not in FLOATS:
-            return False
-    return node.name not in kept
 
 
 def _gives(flow: Flow, path: GraphPath, tensor: Tensor) -> bool:
@@ -137,7 +124,7 @@ def _reconnect(
 ) -> None:
     """Let those who are not kept read the rounded tensor."""
     for use in flow.uses.get(tensor, []):
-        if _is_other(flow, use, kept):
+        if flow.node(use.path, use.node).name not in kept:
             node = graph_at(model, use.path).node[use.node]
             node.input[use.position] = rounded
     for path in flow.scopes:
