@@ -97,12 +97,13 @@ def schemas_at(opset: int) -> dict[Key, Schema]:
 
 
 def _read(schema: Any, domain: str) -> Schema:
+    choices = {t.type_param_str: frozenset(t.allowed_type_strs) for t in schema.type_constraints}
     inputs = []
     for given in schema.inputs:
         option = str(given.option).rpartition(".")[2]
-        types = frozenset(map(str, given.types))
         optional, variadic = option == "Optional", option == "Variadic"
         of = str(getattr(given, "type_str", "") or given.typeStr)
+        types = choices.get(of, frozenset({of}))
         inputs.append(Formal(given.name, types, of, optional, variadic))
     attributes = {
         name: (str(a.type).rpartition(".")[2], a.required) for name, a in schema.attributes.items()

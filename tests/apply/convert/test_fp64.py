@@ -15,6 +15,7 @@ from slanc_onnx.apply.convert.convert import Converted, convert
 from slanc_onnx.apply.convert.weights import Weights
 from slanc_onnx.graph import every_graph
 from slanc_onnx.reasons import InFp32
+from tests.apply.convert.test_convert import needs_its_onnx_runtime
 from tests.models.float64_twins import WITHOUT, in_fp64
 from tests.models.float_graphs import BODIES, CONSTANTS, FUNCTIONS, PLAIN
 from tests.models.float_kinds import Kind, Values, floats
@@ -76,6 +77,7 @@ def test_a_model_in_fp64_becomes_what_the_one_in_fp32_does(kind: Kind) -> None:
 
 @each_kind
 def test_nothing_in_fp64_is_left_but_for_what_is_listed(kind: Kind) -> None:
+    needs_its_onnx_runtime(kind)
     assert doubles(kind.model)
     after, done = converted(kind.model, keep_io_types=False)
     if not kind.full:
