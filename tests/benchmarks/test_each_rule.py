@@ -5,11 +5,13 @@ from unittest.mock import patch
 
 from benchmarks.random_graphs.each_rule import tries
 from slanc_onnx.prove.trusted import values
+from tests.versions import needs_onnx_runtime
 
 COUNT = 1200
 
 
 def test_what_onnx_runtime_makes_is_in_the_sets_that_follow() -> None:
+    needs_onnx_runtime(1, 24, for_what="Pad, of which 1.23 gives memory that nothing wrote")
     found = list(tries(0, COUNT))
     assert [what for _, what in found if what] == []
     assert len(found) >= 500 and len(Counter(op for op, _ in found)) >= 60
