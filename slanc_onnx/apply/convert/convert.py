@@ -67,8 +67,7 @@ class Converted:
         weights: What became of each constant, by name; those of large ones are there once the
             model is written.
         turned: Transposes that stand behind the product by a weight now; see `turned_products`.
-        as_is: The names of nodes that read what such nodes make as it is, such as Casts to
-            integers.
+        as_is: The names of Casts that read what such nodes make as it is.
     """
 
     format: Format

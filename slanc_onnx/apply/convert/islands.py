@@ -90,7 +90,7 @@ class Islands:
         return self._fixed_input(place) is not None
 
     def reading_as_is(self) -> Iterator[At]:
-        """The nodes that compute in no type of their own, and read FP32 where it is made so."""
+        """The Casts that read FP32 as it is made, such as those to integers."""
         for i, body in enumerate(self._wiring.bodies):
             for index, node in enumerate(body.proto.node):
                 at, place = At(i, index), Place(i, index, 0)
