@@ -14,7 +14,7 @@ import pytest
 from slanc_onnx import Options, Validation, protect_file, validate
 from slanc_onnx.graph.edits import name_nodes
 from slanc_onnx.graph.scope import read_graph
-from slanc_onnx.norms import APPLIED_KEY
+from slanc_onnx.norms import APPLIED_KEY, with_notes
 from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.report.terminal import final_parts
@@ -127,6 +127,19 @@ def test_a_file_that_was_folded_before_is_judged_alike(apart: bool, tmp_path: Pa
             onnx.external_data_helper.set_external_data(tensor, "scales.data")
     onnx.save(written, tmp_path / "again.onnx")
     assert (tmp_path / "scales.data").exists() == apart
+    outcome = protect_file(tmp_path / "again.onnx", tmp_path / "new.onnx", options)
+    assert outcome.validation is not None and outcome.validation.first_out is not None
+    assert outcome.validation.first_out.tensor == "x" and not outcome.passed
+
+
+def test_notes_behind_names_are_read_alike(tmp_path: Path) -> None:
+    """As passes/graphsurgeon.py leaves them, for tools that keep no metadata."""
+    _, written = job(tmp_path, MEMBERS["moved"][0], X, apply="fold")
+    for node in written.graph.node:
+        node.name = with_notes(node)
+        del node.metadata_props[:]
+    onnx.save(written, tmp_path / "again.onnx")
+    options = Options(inputs={"x": X}, accelerator=DEVICE, certify="off")
     outcome = protect_file(tmp_path / "again.onnx", tmp_path / "new.onnx", options)
     assert outcome.validation is not None and outcome.validation.first_out is not None
     assert outcome.validation.first_out.tensor == "x" and not outcome.passed

@@ -24,7 +24,7 @@ from slanc_onnx.graph import (
     read_flow,
     read_graph,
 )
-from slanc_onnx.norms import APPLIED_KEY, SCALE_KEY, Norm
+from slanc_onnx.norms import APPLIED_KEY, SCALE_KEY, Norm, notes_of
 from slanc_onnx.verify.emulate.device import Device
 from slanc_onnx.verify.emulate.everything import MOVES
 from slanc_onnx.verify.emulate.lost import Watched, finite, lost
@@ -157,8 +157,9 @@ def _noted(node: NodeProto) -> bool:
 
     Such a node was put in, or is the last one of a norm.
     """
-    keys = {prop.key for prop in node.metadata_props}
-    return known_op(node) in ("Mul", "Div") and not keys.isdisjoint({APPLIED_KEY, SCALE_KEY})
+    return known_op(node) in ("Mul", "Div") and not notes_of(node).keys().isdisjoint(
+        {APPLIED_KEY, SCALE_KEY}
+    )
 
 
 def _divisions(flow: Flow, norms: Sequence[Norm]) -> Iterator[tuple[GraphPath, int]]:
