@@ -19,7 +19,7 @@ class Failure(Named):
     ZERO_ROWS = auto()  # rows, norms, name of the first
     OUTPUTS_OFF = auto()
     OUTPUTS_OFF_IN = auto()  # the first norm that is off, the largest error of its mean squares
-    MERGED_OFF = auto()  # RMS error, that of the fold alone, noise
+    MERGED_OFF = auto()  # RMS error, that of the fold alone, noise, ways that were tried, the worst
     MERGED_OFF_AS_IT_IS = auto()  # RMS difference of both files, run as they are
     OTHER_SHAPE = auto()  # output, its shape in FP32, its shape now
     SENSITIVE = auto()  # RMS error with noise at the norms

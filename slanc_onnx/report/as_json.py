@@ -193,6 +193,7 @@ def _beside_fold(validation: Validation) -> dict[str, Any] | None:
         "rms_noise": finite(found.noise),
         "rms_moves": finite(found.moves),
         "rms_relative_error_of_fold": finite(found.error),
+        "rms_relative_errors_otherwise": [finite(error) for error in found.ways],
         "within": found.within,
         "perplexity": None if table is None else {k: finite(v) for k, v in table.items()},
     }

@@ -29,6 +29,8 @@ def as_written_text(difference: Difference | None) -> str:
 def beside_fold_text(beside: BesideFold) -> str:
     """What the rounded outputs of a merged file are held against, and how far these are apart."""
     told = f"the fold alone RMS {beside.error:.3g} + noise {beside.moves:.3g}"
+    if beside.ways:
+        told += f", rounded in {len(beside.ways)} other ways up to {beside.furthest:.3g}"
     return f"{told}, {beside.difference:.3g} apart"
 
 

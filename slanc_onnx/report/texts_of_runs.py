@@ -33,7 +33,8 @@ _FAILURES: dict[Kind, str] = {
     Failure.OUTPUTS_OFF_IN: "the outputs are off by more than the tolerance; the first norm that "
     "is off is {0!r}, with an error of its mean squares of up to {1:.3g}",
     Failure.MERGED_OFF: "what is merged makes the outputs worse than noise does: RMS {0:.3g}, the "
-    "fold alone {1:.3g} with a noise of {2:.3g}: merge fewer parts, or none",
+    "fold alone {1:.3g} with a noise of {2:.3g}, and at most {4:.3g} rounded in {3} other ways: "
+    "merge fewer parts, or none",
     Failure.MERGED_OFF_AS_IT_IS: "run as they are, with what they round to 16 bits themselves, the "
     "files are RMS {0:.3g} apart: merge fewer parts, or none",
     Failure.OTHER_SHAPE: "{0} has the shape {1} in FP32 and {2} when rounded",

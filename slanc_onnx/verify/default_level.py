@@ -24,7 +24,7 @@ from slanc_onnx.run import (
     too_large_at_once,
 )
 from slanc_onnx.verify.compare import Difference, Runs, compare
-from slanc_onnx.verify.runs import COMPARED_RUNS, keeps
+from slanc_onnx.verify.versions import COMPARED_RUNS, keeps
 
 
 def at_default_level(

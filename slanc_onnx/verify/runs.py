@@ -7,43 +7,41 @@ more rounded otherwise.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import onnx
 
 from slanc_onnx.accelerator import SumOrder
-from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.run import (
-    PREFIX,
     CannotRun,
     Feeds,
-    SegmentedSession,
-    Session,
     as_float32,
     instrument,
     read_in_float32,
     session_of,
 )
-from slanc_onnx.tokens import Tokens
 from slanc_onnx.verify.beyond import beyond
 from slanc_onnx.verify.compare import Runs, same_bits
-from slanc_onnx.verify.emulate import Emulated, Everything, OfConstants, Watched, emulate
-from slanc_onnx.verify.left import Left
-from slanc_onnx.verify.perplexity import negative_log_likelihood
+from slanc_onnx.verify.emulate import Everything, OfConstants, emulate
+from slanc_onnx.verify.versions import (
+    Taps,
+    Version,
+    packs,
+    rounded_version,
+    run_showing_taps,
+    run_version,
+    unless_refused,
+    unwatched,
+)
 
-T = TypeVar("T")
-# Outputs of so many runs are kept for comparison, or of the first alone where they are larger.
 ORIGINAL_REWRITTEN = ("original", "rewritten")
-COMPARED_RUNS, MOST_KEPT = 4, 1 << 30
-FEW_RUNS = 4  # that take less time than to pack the weights for them
+WAYS = 8  # to round the fold otherwise, the first always and the others where that one decides
 _OTHER_ORDER: dict[SumOrder, SumOrder] = {"sequential": "pairwise", "pairwise": "sequential"}
 
 
@@ -71,25 +69,6 @@ class FourRuns:
     unstable: list[str]
     fold: Runs | None = None
     fold_otherwise: Runs | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Version:
-    """A model that is run.
-
-    Attributes:
-        what: In words, for whoever waits.
-        model: The model.
-        folder: Where its external data lies.
-        taps: What shows what happens inside.
-        needed: Whether all is given up where ONNX Runtime refuses it.
-    """
-
-    what: str
-    model: onnx.ModelProto
-    folder: Path | None
-    taps: _Taps
-    needed: bool = True
 
 
 def run_four(
@@ -122,18 +101,18 @@ def run_four(
         # Whether rows in a loop can be read off depends on the inputs.
         return [run_four(before, after, options, [one], progress, alone)[0] for one in sets]
     loops = _shows_loops(models[0], norms[0], sets[0][0], before.folder)
-    versions: list[_Version] = []
+    versions: list[Version] = []
     for model, found, read, which in zip(
         models, norms, (before, after), ORIGINAL_REWRITTEN, strict=True
     ):
         shown = instrument(model, found, loops=loops)
-        versions.append(_Version(f"FP32, {which}", shown.model, read.folder, _Taps(shown.sums)))
+        versions.append(Version(f"FP32, {which}", shown.model, read.folder, Taps(shown.sums)))
     for model, found, read, which in zip(
         models, norms, (before, after), ORIGINAL_REWRITTEN, strict=True
     ):
         everything = Everything(kept=read.kept) if options.everything else None
         rounded = emulate(model, found, device, loops, everything)
-        versions.append(_rounded(f"{device.format} norms, {which}", rounded, read.folder))
+        versions.append(rounded_version(f"{device.format} norms, {which}", rounded, read.folder))
     if alone is not None:
         versions += _of_the_fold(alone, options)
     gc.collect()  # what was read to make them: graphs that hold themselves, and weights with them
@@ -143,70 +122,62 @@ def run_four(
         def step(done: float, what: str = version.what, index: int = index) -> None:
             progress(f"validating: {what}", (index + done) / len(versions))
 
-        results.append(_run_version(version, options, sets, step))
+        results.append(run_version(version, options, sets, step))
     ran = zip(sets, zip(*results, strict=True), strict=True)
     return [unless_refused(partial(_four, before, models[0], versions, *given)) for given in ran]
 
 
-def _rounded(what: str, rounded: Emulated, folder: Path | None, needed: bool = True) -> _Version:
-    """A model whose arithmetic is rounded, with what it shows."""
-    taps = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
-    return _Version(what, rounded.model, folder, taps, needed)
-
-
-def _run_version(
-    version: _Version,
-    options: Options,
-    sets: Sequence[Sequence[Feeds]],
-    progress: Callable[[float], None],
-) -> list[Runs | CannotRun]:
-    """What a version gives on each set.
-
-    Raises:
-        CannotRun: ONNX Runtime cannot load it, and it is needed.
-    """
-    progress(0.0)
-    try:
-        session = session_of(version.model, version.folder, packs=packs(sets[0]))
-    except CannotRun as error:
-        if version.needed:
-            raise
-        return [error for _ in sets]
-    run = partial(_run, session, version.taps, tokens=options.tokens, progress=progress)
-    return [unless_refused(partial(run, feeds)) for feeds in sets]
-
-
-def _of_the_fold(alone: ReadModel, options: Options) -> list[_Version]:
+def _of_the_fold(alone: ReadModel, options: Options) -> list[Version]:
     """The fold alone, rounded as the accelerator rounds and otherwise.
 
     Otherwise is with each result moved by up to one unit roundoff before it is rounded, the sums in
     another order, where that makes a difference, and subnormals kept.
     """
-    device = options.accelerator
-    order = _OTHER_ORDER.get(device.sum_order, device.sum_order)
-    other = replace(device, sum_order=order, flush_subnormals=False)
+    read = read_in_float32(alone, options.accelerator)
+    return [_of_the_fold_in(read, alone, options, dither) for dither in (0, 1)]
+
+
+def _of_the_fold_in(
+    read: tuple[onnx.ModelProto, Sequence[Norm]], alone: ReadModel, options: Options, dither: int
+) -> Version:
+    """The fold alone in one of the ways to round it, 0 for that of the accelerator.
+
+    Args:
+        read: Its model and norms in FP32.
+        alone: The fold.
+        options: The accelerator, and what is emulated of it.
+        dither: Which way; see `emulate`.
+    """
+    how, (model, norms) = options.accelerator, read
+    what = f"{how.format} norms, the fold alone{', rounded otherwise' if dither else ''}"
+    if dither:
+        order = _OTHER_ORDER.get(how.sum_order, how.sum_order)
+        how = replace(how, sum_order=order, flush_subnormals=False)
     everything = Everything(kept=alone.kept) if options.everything else None
-    model, norms = read_in_float32(alone, device)
-    found = []
-    for how, dither in ((device, False), (other, True)):
-        rounded = emulate(model, norms, how, False, everything, dither)
-        what = f"{device.format} norms, the fold alone{', rounded otherwise' if dither else ''}"
-        found.append(_rounded(what, rounded, alone.folder, needed=not dither))
-    return found
+    rounded = emulate(model, norms, how, False, everything, dither)
+    return rounded_version(what, rounded, alone.folder, needed=not dither)
 
 
-def unless_refused(run: Callable[[], T]) -> T | CannotRun:
-    """What a run gives; or why ONNX Runtime cannot run the model."""
-    try:
-        return run()
-    except CannotRun as error:
-        return error
+def in_further_ways(alone: ReadModel, options: Options, feeds: Sequence[Feeds]) -> Iterator[Runs]:
+    """The fold alone, rounded in each way but the first two; none where ONNX Runtime refuses it.
+
+    Args:
+        alone: The fold.
+        options: The accelerator, and what is emulated of it.
+        feeds: Inputs by name, one dict per run.
+    """
+    read = read_in_float32(alone, options.accelerator)
+    for dither in range(2, WAYS + 1):
+        version = _of_the_fold_in(read, alone, options, dither)
+        [found] = run_version(version, replace(options, tokens=None), [feeds], unwatched)
+        if isinstance(found, Runs):
+            yield found
 
 
 def _four(
     before: ReadModel,
     original: onnx.ModelProto,
-    versions: Sequence[_Version],
+    versions: Sequence[Version],
     feeds: Sequence[Feeds],
     results: Sequence[Runs | CannotRun],
 ) -> FourRuns:
@@ -238,7 +209,7 @@ def run_in_float32(read: ReadModel, options: Options, feeds: Sequence[Feeds]) ->
     loops = _shows_loops(model, norms, feeds[0], read.folder)
     shown = instrument(model, norms, loops=loops)
     session = session_of(shown.model, read.folder, packs=packs(feeds))
-    return _run(session, _Taps(shown.sums), feeds, options.tokens, _unwatched)
+    return run_showing_taps(session, Taps(shown.sums), feeds, options.tokens, unwatched)
 
 
 class Roundable:
@@ -273,13 +244,9 @@ class Roundable:
         device = self._options.accelerator
         everything = Everything(kept=kept, beyond=constants)
         rounded = emulate(self._model, self._norms, device, self._loops, everything)
-        taps = _Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
+        taps = Taps(rounded.mean_squares, rounded.arrived, rounded.watched)
         session = session_of(rounded.model, self._folder, packs=packs(feeds))
-        return _run(session, taps, feeds, self._options.tokens, _unwatched)
-
-
-def _unwatched(done: float) -> None:
-    """Progress that nobody watches."""
+        return run_showing_taps(session, taps, feeds, self._options.tokens, unwatched)
 
 
 def _shows_loops(
@@ -292,74 +259,6 @@ def _shows_loops(
     except CannotRun:
         return False
     return True
-
-
-@dataclass(frozen=True)
-class _Taps:
-    """The outputs that show what happens inside a model; see `Emulated`."""
-
-    rows: dict[str, str]
-    arrived: dict[str, str] = field(default_factory=dict)
-    watched: list[Watched] = field(default_factory=list)
-
-
-def _run(
-    session: Session | SegmentedSession,
-    taps: _Taps,
-    feeds: Sequence[Feeds],
-    tokens: Tokens | None,
-    progress: Callable[[float], None],
-) -> Runs:
-    hidden = {*taps.rows.values(), *taps.arrived.values()}
-    hidden |= {n for n in session.outputs if n.startswith(PREFIX)}
-    kept: list[dict[str, Array]] = []
-    rows: dict[str, list[Array]] = {name: [] for name in taps.rows}
-    arrived: dict[str, list[Array]] = {name: [] for name in taps.arrived}
-    sizes = [0.0 for _ in taps.watched]
-    losses: list[float] = []
-    for i, feed in enumerate(feeds):
-        values = session.run(feed)
-        for shown, found in ((taps.rows, rows), (taps.arrived, arrived)):
-            for name, output in shown.items():
-                found[name].append(values[output].reshape(-1))
-        for place, watched in enumerate(taps.watched):
-            sizes[place] = max(sizes[place], float(values[watched.output].max(initial=0.0)))
-        outputs = {name: value for name, value in values.items() if name not in hidden}
-        if tokens is not None:
-            ids = tokens.sequences[i]
-            losses.append(negative_log_likelihood(_logits(outputs, ids), ids))
-        if keeps(i, outputs):
-            kept.append(outputs)
-        del values, outputs  # or the next run is beside them
-        progress((i + 1) / len(feeds))
-    joined = [{n: np.concatenate(parts) for n, parts in found.items()} for found in (rows, arrived)]
-    left = [
-        Left(watched.tensor, watched.op, size, watched.norm, watched.what)
-        for watched, size in zip(taps.watched, sizes, strict=True)
-        if size
-    ]
-    return Runs(kept, joined[0], losses, joined[1], left)
-
-
-def packs(feeds: Sequence[Feeds]) -> bool:
-    """Whether so many runs are worth the time and the memory of packed weights."""
-    return len(feeds) > FEW_RUNS
-
-
-def keeps(run: int, outputs: Mapping[str, Array]) -> bool:
-    """Whether the outputs of a run are kept for comparison."""
-    size = sum(value.nbytes for value in outputs.values())
-    return run == 0 or (run < COMPARED_RUNS and size * COMPARED_RUNS <= MOST_KEPT)
-
-
-def _logits(outputs: dict[str, Array], ids: Array) -> Array:
-    for value in outputs.values():
-        if value.ndim == 3 and value.shape[:2] == ids.shape and value.shape[2] > int(ids.max()):
-            return value
-    raise CannotRun(
-        "no output holds logits of shape [1, sequence, vocabulary]: --tokens needs a causal "
-        "language model, and ids of its own vocabulary."
-    )
 
 
 def _unstable(

@@ -21,7 +21,7 @@ from slanc_onnx.verify.inputs_beyond import inputs_beyond
 from slanc_onnx.verify.left import READ, Left, all_left, first_of, largest_of
 from slanc_onnx.verify.observed import Observed, observe
 from slanc_onnx.verify.perplexity import perplexity
-from slanc_onnx.verify.runs import FourRuns, run_four, unless_refused
+from slanc_onnx.verify.runs import FourRuns, run_four
 from slanc_onnx.verify.sensitivity import sensitivity
 from slanc_onnx.verify.tolerance import (
     EXACT,
@@ -34,6 +34,7 @@ from slanc_onnx.verify.tolerance import (
     rounding_tolerance,
 )
 from slanc_onnx.verify.validation import Validation
+from slanc_onnx.verify.versions import unless_refused
 
 _OFF = ({Failure.OUTPUTS_OFF}, {Failure.OUTPUTS_OFF_IN}, {Failure.OTHER_SHAPE})
 
@@ -63,8 +64,9 @@ def validate_pair(
         CannotRun: ONNX Runtime cannot load one of them.
     """
     before, after = (without_excluded(read, options) for read in (before, after))
-    alone = None if exact.alone is None else without_excluded(exact.alone, options)
-    ran = run_four(before, after, options, sets, progress, alone)
+    if exact.alone is not None:
+        exact = exact._replace(alone=without_excluded(exact.alone, options))
+    ran = run_four(before, after, options, sets, progress, exact.alone)
     found: list[Validation | CannotRun] = []
     for feeds, runs in zip(sets, ran, strict=True):
         judged = partial(_judged, before, after, options, feeds, exact)
@@ -116,7 +118,7 @@ def _judged(
         first_out_before=next((one for one in runs.naive.left if one.what in READ), None),
         inputs_beyond=_inputs_beyond(before, options, feeds),
         beside_fold=beside_fold(
-            runs, options.accelerator, _merged_by(options, exact, fp32, before)
+            exact.alone, runs, options, feeds, _merged_by(options, exact, fp32, before)
         ),
     )
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
@@ -298,9 +300,8 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
         failures.append(_outputs_off(result))
     beside = result.beside_fold
     if beside is not None and not beside.within:
-        failures.append(
-            Reason(Failure.MERGED_OFF, (beside.merged_error, beside.error, beside.moves))
-        )
+        given = beside.merged_error, beside.error, beside.moves, len(beside.ways), beside.furthest
+        failures.append(Reason(Failure.MERGED_OFF, given))
     table, allowed = result.perplexity, perplexity_tolerance(result.rounded_tolerance)
     if table is not None and not abs(table["fp16_slanc"] / table["fp32"] - 1) <= allowed:
         failures.append(Reason(Failure.PERPLEXITY_OFF, (100 * allowed,)))

@@ -110,7 +110,7 @@ def test_what_does_not_run_there_is_said_and_fails_nothing(
 def test_large_outputs_are_kept_of_the_first_run_alone(
     most: int, runs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slanc_onnx.verify.runs.MOST_KEPT", most)
+    monkeypatch.setattr("slanc_onnx.verify.versions.MOST_KEPT", most)
     ran, run = [], Session.run
 
     def counted(session: Session, feeds: Feeds) -> dict[str, NDArray[Any]]:

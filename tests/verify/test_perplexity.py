@@ -19,7 +19,8 @@ from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.tokens import Tokens, read_tokens
 from slanc_onnx.verify.emulate.norms import emulate
 from slanc_onnx.verify.perplexity import negative_log_likelihood, perplexity
-from slanc_onnx.verify.runs import COMPARED_RUNS, run_in_float32
+from slanc_onnx.verify.runs import run_in_float32
+from slanc_onnx.verify.versions import COMPARED_RUNS
 from tests.conftest import Run
 from tests.oracles.unoptimised import run as run_model
 from tests.places import SAMPLES
@@ -196,5 +197,5 @@ def test_large_outputs_are_kept_of_the_first_run_alone(monkeypatch: pytest.Monke
     assert len(run_in_float32(read, Options(), feeds).outputs) == COMPARED_RUNS
     logits = run_in_float32(read, Options(), feeds[:1]).outputs[0].values()
     size = sum(value.nbytes for value in logits)
-    monkeypatch.setattr("slanc_onnx.verify.runs.MOST_KEPT", size * COMPARED_RUNS - 1)
+    monkeypatch.setattr("slanc_onnx.verify.versions.MOST_KEPT", size * COMPARED_RUNS - 1)
     assert len(run_in_float32(read, Options(), feeds).outputs) == 1

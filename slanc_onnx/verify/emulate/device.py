@@ -65,11 +65,12 @@ class Device:
     Args:
         emitter: Takes the nodes.
         accelerator: The arithmetic.
-        dither: Whether a result is moved by up to one unit roundoff before it is rounded, so that
-            it is rounded otherwise; not the adds of a sum, nor what is stored.
+        dither: 1, 2 and so on where a result is moved by up to one unit roundoff before it is
+            rounded, so that it is rounded otherwise, with each number in another way; not the adds
+            of a sum, nor what is stored. 0 where it is not.
     """
 
-    def __init__(self, emitter: Emitter, accelerator: Accelerator, dither: bool = False) -> None:
+    def __init__(self, emitter: Emitter, accelerator: Accelerator, dither: int = 0) -> None:
         self.emitter = emitter
         self.accelerator = accelerator
         self._dither = dither
@@ -89,14 +90,15 @@ class Device:
         return round_to(self.emitter, x, self.accelerator.format, self.accelerator.flush_subnormals)
 
     def _moved(self, x: str, form: Format) -> str:
-        """x (1 + u sin(f x)) with the unit roundoff u: noise where f x is many turns.
+        """x (1 + u sin(k f x)) with the unit roundoff u: noise where f x is many turns, and for
+        each k another, as these sines are orthogonal.
 
         What that would take out of the format stays as it is: a mask's largest number, or infinity.
         """
         if not self._dither or form == FLOAT32:
             return x
-        emitter = self.emitter
-        sine = emitter.node("Sin", emitter.node("Mul", x, emitter.number(_FREQUENCY)))
+        emitter, turns = self.emitter, self._dither * _FREQUENCY
+        sine = emitter.node("Sin", emitter.node("Mul", x, emitter.number(turns)))
         noise = emitter.node("Mul", sine, emitter.number(form.unit_roundoff))
         moved = emitter.node("Add", x, emitter.node("Mul", x, noise))
         beyond = emitter.number(float(np.nextafter(np.float32(form.largest), np.float32(np.inf))))

@@ -64,7 +64,7 @@ def emulate(
     accelerator: Accelerator,
     loops: bool = True,
     everything: Everything | None = None,
-    dither: bool = False,
+    dither: int = 0,
 ) -> Emulated:
     """A copy of `model` whose norms round every step that the accelerator rounds.
 
@@ -74,7 +74,7 @@ def emulate(
         accelerator: Its arithmetic.
         loops: Whether the mean squares of norms in loops are shown.
         everything: That all other operations are rounded as well, and how.
-        dither: Whether results are moved by up to one roundoff first; see `Device`.
+        dither: How results are moved by up to one roundoff first, 0 for not; see `Device`.
     """
     emitter = Emitter(model)
     mean_squares, arrived = dict[str, str](), dict[str, str]()
