@@ -27,7 +27,7 @@ from slanc_onnx.prove.trusted.values import (
     Value,
     as_value,
     checked,
-    widened,
+    off_by,
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, Unscalable, reason
 
@@ -140,8 +140,7 @@ def divided(norm: Norm, row: Value, product: Value, device: Accelerator) -> Valu
         product: What the product would make of that.
         device: Whose rounding counts.
     """
-    lost = lost_in_product(norm, row.reach.channels, device)
-    return replace(product, reach=widened(product.reach, *lost))
+    return off_by(product, *lost_in_product(norm, row.reach.channels, device))
 
 
 def columns_of(
