@@ -11,10 +11,12 @@ from slanc_onnx import Options, compute_scales
 from slanc_onnx.graph import Array
 from slanc_onnx.prove import Certificate
 from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.sets import Ellipsoids, ball, one_of
 from slanc_onnx.prove.trusted.sizes import Dim
 from slanc_onnx.prove.trusted.table import MICROSOFT, RULES, applied
 from slanc_onnx.prove.trusted.values import Value, interval, off_by
 from slanc_onnx.reasons import Unproved, Unread
+from slanc_onnx.weights import about
 from tests.models.small_graphs import D, between
 from tests.oracles.rule_nodes import Rows, Sample, in_blocks, packed
 from tests.prove.test_attacked import IN_MASKED, MASK, SCORES, Attack, certificate_of, check, number
@@ -38,6 +40,18 @@ def ranged(nodes: str, low: float, high: float, given: float, **weights: Array) 
     """Nodes that read an input of floats in a range."""
     every = {"k": number(given), **weights}
     return Attack(nodes, every, H, filled(given), ranges={"h": (low, high)})
+
+
+SMALL = (
+    "p = MatMul(x, w) q = MatMul(p, w) {more} b = MatMul(x, large) c = Add({last}, b) "
+    "both = Concat<axis = 1>(x, c) total = MatMul(both, large)"
+)
+
+
+def small(more: str, last: str) -> Attack:
+    """Rows beside others to which products were added that are far below any number of FP32."""
+    weights = {"w": np.full((D, D), 1e-40, F), "large": np.eye(D, dtype=F) * F(100)}
+    return Attack(SMALL.format(more=more, last=last), weights, target="bf16-fp32")
 
 
 LATER = np.triu(np.full((64, 64), -np.inf), 1).astype(F)
@@ -77,6 +91,9 @@ ATTACKS = {
         "s = Mul(h, zero) total = Add(x, s)", -1e39, 1e39, np.inf, zero=number(0)
     ),
     "a matrix that hides all of a row, whatever the mask keeps": hidden(BLOCKED),
+    "products so small that their squares are nothing in FP64": small(
+        "r = MatMul(q, w) s = MatMul(r, w) t = MatMul(s, w)", "t"
+    ),
 }
 KEPT = {
     "a mixture of ones": Attack(
@@ -86,6 +103,7 @@ KEPT = {
         "s = Sub(k, h) r = Reciprocal(s) total = Add(x, r)", 0.05, 0.09, 0.1
     ),
     "a matrix that hides what comes later": hidden(LATER),
+    "products that are small": small("", "q"),
 }  # fmt: skip
 
 
@@ -192,6 +210,19 @@ def test_a_shape_to_expand_to_has_no_negative_sizes() -> None:
     with pytest.raises(NoBound) as error:
         applied(RULES["", "Expand"], opened)
     assert error.value.reason.kind is Unread.NO_FIT
+
+
+def test_the_longest_of_several_kinds_of_rows_is_no_number_where_one_is_none() -> None:
+    none = Ellipsoids(np.ones(2), (np.full(2, np.nan),), np.nan)
+    for kinds in ([ball(2, 1.0), none], [none, ball(2, 1.0)]):
+        assert not np.isfinite(one_of(kinds).length())
+    assert one_of([ball(2, 1.0), ball(2, 3.0)]).length() >= 3.0
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-85, 1.0, 1e38, 1e150])
+def test_a_matrix_of_any_size_has_about_its_norm(size: float) -> None:
+    matrix = np.random.default_rng(3).normal(size=(5, 7))
+    assert abs(about(matrix * size) / size / np.linalg.norm(matrix, 2) - 1) < 0.2
 
 
 @pytest.mark.parametrize("ends", [(-3.0, 2.0), (1.0, 4.0), (-4.0, -1.0), (0.0, 0.0)])

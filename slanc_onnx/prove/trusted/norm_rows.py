@@ -77,7 +77,7 @@ def row_of(norm: Norm, value: Value) -> tuple[float, int, Facts]:
     width = channels // groups * positions
     _check_width(norm, width)
     places = np.arange(channels).reshape(groups, -1)
-    longest = max(rows.reach.pick(place).length() for place in places)
+    longest = float(np.max([rows.reach.pick(place).length() for place in places]))
     return longest * math.sqrt(positions) * SLACK, width, facts
 
 
