@@ -7,8 +7,8 @@ the runtime refuses is drawn again. Some nodes read constants alone, so that eve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -28,11 +28,12 @@ from benchmarks.random_graphs.any_op import (
     type_of,
 )
 from benchmarks.random_graphs.building import BOOL, INT64, Array, Building, Dim, Input
+from benchmarks.random_graphs.fitted import FITS, fitted
 from benchmarks.random_graphs.make import SIZES, Made, extreme_rows
 from slanc_onnx.targets import TARGETS
 
 KIND = "any_ops"
-OPSETS = (11, 12, 13, 14, 16, 17, 18, 20, 21, 22, 23)
+OPSETS = (11, 12, 13, 14, 16, 17, 18, 20, 21, 22, 23, 24)
 TRIES = 6  # of an op, before another one is drawn
 SAMPLE = {"b": 2, "s": 3}  # sizes that the nodes are tried on
 MOST = 1 << 12  # elements of what a node makes
@@ -65,16 +66,35 @@ class _Growing:
         recent = [] if folded else self.recent[-3:]
         for _ in range(TRIES):
             try:
-                drawn = draw(g.rng, schema, known, recent)
+                drawn = self._drawn(schema, known, recent)
                 self._add(drawn, known)
             except (LookupError, ValueError, Refused):
                 continue
             return
 
+    def _drawn(self, schema: Schema, known: Mapping[str, Array], recent: Sequence[str]) -> Drawn:
+        """A node of an op, to whose first input all others fit where that is asked for."""
+        g = self.g
+        if schema.key not in FITS or g.chance(0.1):
+            return draw(g.rng, schema, known, recent)
+        names = list(recent) if recent and g.chance(0.7) else list(known)
+        first = str(g.one_of(*names))
+        drawn = fitted(g.rng, schema.key, known[first])
+        inputs = list(drawn.inputs)
+        for place, given in enumerate(inputs):
+            if isinstance(given, str):
+                inputs[place] = first
+            elif given is not None and g.chance(0.5):
+                alike = [name for name, a in known.items() if _alike(a, given)]
+                inputs[place] = str(g.one_of(*alike)) if alike else given
+        return replace(drawn, inputs=tuple(inputs))
+
     def _schema(self, folded: bool) -> Schema | None:
         g, share = self.g, self.g.rng.random()
         every = schemas_of(g.opset)
-        if share < SHARES[0] and not folded:
+        if g.chance(0.12):
+            keys = sorted(FITS)
+        elif share < SHARES[0] and not folded:
             keys = RULED
         elif share < SHARES[1]:
             keys = RECORDED
@@ -99,6 +119,10 @@ class _Growing:
             if not fixed:
                 self.recent.append(name)
         self.ops.append(drawn.key)
+
+
+def _alike(one: Array, other: Array) -> bool:
+    return (one.shape, one.dtype) == (other.shape, other.dtype)
 
 
 def _kept(growing: _Growing, array: Array) -> str:

@@ -27,6 +27,7 @@ from benchmarks.missing import positive, told
 from benchmarks.random_graphs.any_op import RULED, Drawn, Rng, Schema, draw, node_of, type_of
 from benchmarks.random_graphs.building import Array
 from benchmarks.random_graphs.composed import Refused, schemas_of, tried
+from benchmarks.random_graphs.fitted import FITS, fitted
 from slanc_onnx.prove.bound import NoBound
 from slanc_onnx.prove.sets import Box, Ellipsoids
 from slanc_onnx.prove.trusted.agreed import refuse_odd_switches
@@ -35,14 +36,15 @@ from slanc_onnx.prove.trusted.table import Call, applied, rule_for
 from slanc_onnx.prove.trusted.values import Constant, Operand, Value
 from tests.oracles.in_sets import holds
 
-OPSETS = (11, 13, 17, 18, 21, 23)
+OPSETS = (11, 13, 17, 18, 21, 23, 24)
 SHAPES = (
     *((2, 3, 8), (2, 3, 8), (1, 3, 8), (2, 8), (2, 3, 1), (8,), (2, 2, 3, 4), (2, 8, 3)),
-    *((2, 8, 8), (6,)),
+    *((2, 8, 8), (6,), (), (2, 3, 32)),
 )
 SIZES = (1, 1, 30, 1e-3, 3, 1e-6, 1e-40, 1e4, 1e18, 3e-5)
 FLOATS = (np.float32, np.float32, np.float16, np.float64)
 WHOLE: tuple[Any, ...] = (np.int64, np.int32, np.int8, np.uint8)
+TRIES = 60  # of a tensor to which others fit
 CLOSE = 1 + 1e-12  # of a length that was computed in FP64
 
 
@@ -84,12 +86,13 @@ def arrays(rng: Rng) -> dict[str, Array]:
             made = rng.standard_normal(shape) * rng.choice(SIZES)
             made = np.abs(made) if rng.random() < 0.3 else made
             made = np.sign(made) * float(rng.choice((1.0, 2.5))) if rng.random() < 0.2 else made
-            found[f"a{place}"] = made.astype(FLOATS[int(rng.integers(len(FLOATS)))])
+            found[f"a{place}"] = np.asarray(made).astype(FLOATS[int(rng.integers(len(FLOATS)))])
         for place, dtype in enumerate(WHOLE):
             ends = np.iinfo(dtype)
             small = rng.integers(max(ends.min, -5), 9, SHAPES[0])
             found[f"i{place}"] = small.astype(dtype)
             found[f"j{place}"] = rng.choice([ends.min, ends.max, 1, 3], SHAPES[0]).astype(dtype)
+        found[f"n{place}"] = np.asarray(rng.integers(0, 9)).astype(dtype)
     found["t"] = rng.random(SHAPES[0]) < 0.5
     return found
 
@@ -121,7 +124,7 @@ def _tried(rng: Rng, schema: Schema, opset: int) -> str | None:
     """What breaks a rule on one node; None where there is no such node, or no bound."""
     pool = arrays(rng)
     try:
-        drawn = draw(rng, schema, pool, list(pool))
+        drawn = _drawn(rng, schema, pool)
         given = [pool[x] if isinstance(x, str) else x for x in drawn.inputs]
         if _ends_the_process(drawn, given):
             return None
@@ -156,6 +159,27 @@ def _tried(rng: Rng, schema: Schema, opset: int) -> str | None:
         if value is not None and array.size and not _holds(value, array):
             return f"{schema.key[1]} of opset {opset}, {dict(drawn.attributes)}: {value} {array}"
     return ""
+
+
+def _drawn(rng: Rng, schema: Schema, pool: dict[str, Array]) -> Drawn:
+    """A node that reads some of the pool; of ops whose inputs have to fit, with more put there."""
+    if schema.key not in FITS or rng.random() < 0.1:
+        return draw(rng, schema, pool, list(pool))
+    for _ in range(TRIES):
+        name = str(rng.choice(list(pool)))
+        try:
+            drawn = fitted(rng, schema.key, pool[name])
+        except LookupError:
+            continue
+        inputs = list(drawn.inputs)
+        for place, given in enumerate(inputs):
+            if isinstance(given, str):
+                inputs[place] = name
+            elif given is not None and given.dtype.kind in "fi" and rng.random() < 0.3:
+                inputs[place] = f"fitted{place}"  # of which the rule is told a set
+                pool[f"fitted{place}"] = given
+        return replace(drawn, inputs=tuple(inputs))
+    raise LookupError(schema.key[1])
 
 
 def _told(x: object, array: Array | None, rng: Rng) -> Operand | None:

@@ -214,7 +214,7 @@ class OneOf(Reach):
     kinds: tuple[Reach, ...]
 
     def length(self, weights: Array | None = None) -> float:
-        return max(kind.length(weights) for kind in self.kinds)
+        return float(np.max([kind.length(weights) for kind in self.kinds]))  # which keeps nan
 
     def pick(self, index: Array) -> OneOf:
         return OneOf(self.each[index], tuple(kind.pick(index) for kind in self.kinds))

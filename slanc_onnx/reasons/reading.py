@@ -42,6 +42,7 @@ class Unread(Named):
     NOT_THERE = auto()  # what NumPy said
     NOT_COMPUTED = auto()  # what NumPy said
     COMPUTED_TWICE = auto()
+    READ_IN_TWO_WAYS = auto()  # input
     FAILED = auto()  # what was said
     MISFIT = auto()  # shapes and sizes
     BROKEN = auto()  # behind: how

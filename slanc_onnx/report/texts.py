@@ -53,6 +53,7 @@ _UNREAD: dict[Kind, str] = {
     Unread.FAILED: "cannot be read as it is ({0})",
     Unread.NOT_COMPUTED: "cannot be computed of these constants ({0})",
     Unread.COMPUTED_TWICE: "ONNX's evaluator and ONNX Runtime make different numbers of it",
+    Unread.READ_IN_TWO_WAYS: "its {0} is read in two ways by runtimes",
     Unread.MISFIT: "its sizes do not fit each other: {names}",
     Unread.BROKEN: "breaks the rules of its op: {behind}",
 }

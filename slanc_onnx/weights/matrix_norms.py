@@ -123,11 +123,16 @@ def _is_above(gram: Array, value: float) -> bool:
 
 
 def about(matrix: Array) -> float:
-    """Roughly the largest singular value, for uses in which any positive number is valid."""
+    """Roughly the largest singular value, for uses in which any positive number is valid.
+
+    The matrix has an element that is not 0, and may be so small that its squares are.
+    """
+    unscale = 2.0 ** (math.frexp(float(np.abs(matrix).max()))[1] - 1)
+    matrix = matrix / unscale
     vector = matrix[int(np.argmax(lengths(matrix, axis=1)))]
     for _ in range(3):
         vector = (matrix @ (vector / np.linalg.norm(vector))) @ matrix
-    return math.sqrt(float(np.linalg.norm(vector)))
+    return math.sqrt(float(np.linalg.norm(vector))) * unscale
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from onnx import NodeProto
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import InputSpec
 from slanc_onnx.prove.condition import Condition
-from slanc_onnx.prove.trusted.kinds import BOOL, FLOATS, natural, whole
+from slanc_onnx.prove.trusted.kinds import BOOL, FLOATS, largest_of, natural, nearest_ends, whole
 from slanc_onnx.prove.trusted.sizes import Dim
 from slanc_onnx.prove.trusted.table import WHOLE
 from slanc_onnx.prove.trusted.values import Facts, Operand, interval
@@ -60,6 +60,11 @@ def _symbol(name: str | None) -> str:
     return f"${quote(name, safe='')}" if name else ""
 
 
+def _are_held(limits: tuple[float, float], kind: int) -> bool:
+    """Whether a type of floats holds the ends of a range, so that no number within is infinite."""
+    return kind in FLOATS and -largest_of(kind) <= limits[0] <= limits[1] <= largest_of(kind)
+
+
 def of_input(spec: InputSpec, assumed: Assumed, fresh: Callable[[], str]) -> Known:
     """What a graph input can hold.
 
@@ -73,13 +78,16 @@ def of_input(spec: InputSpec, assumed: Assumed, fresh: Callable[[], str]) -> Kno
     limits = assumed.ranges.get(spec.name)
     if limits is None and is_whole and spec.rows == 0 and "mask" in spec.name.lower():
         limits = 0.0, 1.0
-    if limits is not None and (is_whole or spec.element_type in FLOATS):
-        low, high = limits
-        if is_whole:
-            low, high = whole(spec.element_type, math.ceil(low), math.floor(high))
+    facts = Facts()
+    if limits is not None and is_whole:
+        low, high = whole(spec.element_type, math.ceil(limits[0]), math.floor(limits[1]))
         facts = Facts(frozenset({Condition(spec.name, "range", low, high)}))
+    elif limits is not None and _are_held(limits, spec.element_type):
+        # What a caller gives within them is rounded to the type, and so may lie outside.
+        low, high = nearest_ends(*limits, spec.element_type)
+        facts = Facts(frozenset({Condition(spec.name, "range", *limits)}))
     elif is_whole:
-        (low, high), facts = natural(spec.element_type), Facts()
+        low, high = natural(spec.element_type)
     else:
         return Open(spec.element_type, dims, reason(Unproved.INPUT_UNLIMITED, spec.name))
     origin = Facts(origin=frozenset({spec.name} if is_whole else ()))

@@ -27,7 +27,7 @@ from slanc_onnx.prove.trusted.values import (
     Value,
     as_value,
     checked,
-    widened,
+    off_by,
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, Unscalable, reason
 
@@ -77,7 +77,7 @@ def row_of(norm: Norm, value: Value) -> tuple[float, int, Facts]:
     width = channels // groups * positions
     _check_width(norm, width)
     places = np.arange(channels).reshape(groups, -1)
-    longest = max(rows.reach.pick(place).length() for place in places)
+    longest = float(np.max([rows.reach.pick(place).length() for place in places]))
     return longest * math.sqrt(positions) * SLACK, width, facts
 
 
@@ -140,8 +140,7 @@ def divided(norm: Norm, row: Value, product: Value, device: Accelerator) -> Valu
         product: What the product would make of that.
         device: Whose rounding counts.
     """
-    lost = lost_in_product(norm, row.reach.channels, device)
-    return replace(product, reach=widened(product.reach, *lost))
+    return off_by(product, *lost_in_product(norm, row.reach.channels, device))
 
 
 def columns_of(

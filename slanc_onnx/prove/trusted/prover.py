@@ -44,7 +44,7 @@ from slanc_onnx.prove.trusted.values import (
     Value,
     as_value,
     interval,
-    widened,
+    off_by,
 )
 from slanc_onnx.reasons import Reason, Unproved, Unread, reason
 
@@ -245,8 +245,9 @@ class Prover:
         """
         first = _CACHES.get(node.op_type)
         if first is not None:
-            for place in range(first, min(first + 2, len(given))):
-                if node.input[place] in self._caches:
+            places = range(first, min(first + 2, len(given)))
+            for place, made in zip(places, node.output[1:3], strict=False):
+                if node.input[place] in self._caches and made in self._outputs:
                     given[place] = None
         if node.op_type != "Concat" or node.output[0] not in self._outputs or len(given) != 2:
             return
@@ -390,8 +391,7 @@ class Prover:
     def _rounded(self, value: Value) -> Value:
         """A norm's output, gamma and beta included, widened by the device's rounding."""
         affine = rounding_of(self._assumed.device, "affine")
-        reach = widened(value.reach, affine.grow**2 - 1, 2 * affine.eta * affine.grow)
-        return replace(value, reach=reach)
+        return off_by(value, affine.grow**2 - 1, 2 * affine.eta * affine.grow)
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:

@@ -134,7 +134,8 @@ class Rule:
     Attributes:
         apply: Gives its outputs.
         attributes: The attributes that it knows; a node with any other is unknown.
-        types: For each input the element types that it knows; the last holds for all further ones.
+        types: For each input the element types that it knows, and for no more inputs; one entry
+            alone holds for all that there are.
         since: The first version of the op's domain for which it holds.
         extended: Whether it takes elements that are -inf or nan.
         exact: Whether no element is rounded.
@@ -217,6 +218,8 @@ def applied(found: Rule, call: Call) -> list[Operand | None]:
     for place, operand in enumerate(call.inputs):
         if operand is None:
             continue
+        if len(found.types) > 1 and place >= len(found.types):
+            raise NoBound(reason(Unread.UNKNOWN_INPUT, call.names[place]))
         types = found.types[min(place, len(found.types) - 1)]
         if operand.kind not in types:
             raise NoBound(

@@ -151,7 +151,8 @@ class Value:
         low: No element is below.
         high: No element is above.
         infinite: Whether elements may be -inf.
-        hides: The graph inputs that decide which elements are; "" among them for data.
+        hides: The graph inputs that decide which elements are; "" among them for data, and for
+            rows of a constant that has nothing else.
         nan: None where no element is nan; else the conditions under which none is.
         shares: The axis along which no element is negative and the sum is at most 1 + `beyond`.
         beyond: What rounding to 16 bits may add to sums of shares.
@@ -304,6 +305,13 @@ def widened(reach: Reach, share: float, at_least: float = 0.0) -> Reach:
     return Bounded(each, reach, 1 + share * 2)
 
 
+def off_by(value: Value, share: float, at_least: float) -> Value:
+    """A value whose elements are off by that, the ends of its interval included; see `widened`."""
+    low = value.low * (1 + math.copysign(share, -value.low)) - at_least
+    high = value.high * (1 + math.copysign(share, value.high)) + at_least
+    return replace(value, reach=widened(value.reach, share, at_least), low=low, high=high)
+
+
 def rounded(value: Value) -> Value:
     """A value whose elements were rounded to its type, the ends of its interval included."""
     if value.kind not in FLOATS:
@@ -340,6 +348,7 @@ def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
     shape = tuple(array.shape)
     axes = tuple(axis for axis in axes if shape[axis] > 1)
     array = distinct(array, kept=axes)
+    hidden = bool(rank and shape[-1] > 1 and np.isneginf(array).all(axis=-1).any())
     others = [axis for axis in range(rank) if axis not in axes]
     rows = np.moveaxis(array, others, range(len(others)))
     rows = rows.reshape(math.prod(rows.shape[: len(others)]), -1)
@@ -360,7 +369,10 @@ def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
     held = ends if given.kind in FLOATS else whole(given.kind, *ends)
     if held != ends:
         ends, reach = held, Box(np.full(len(each), max(map(abs, held))))
-    return Value(given.kind, shape, axes, reach, *ends, infinite=infinite, facts=given.facts)
+    hides = frozenset({""} if hidden else ())  # whatever the inputs leave of such a row
+    return Value(
+        given.kind, shape, axes, reach, *ends, infinite=infinite, hides=hides, facts=given.facts
+    )
 
 
 def _of_rows(each: Array, longest: float) -> Reach:

@@ -11,8 +11,8 @@ from slanc_onnx.prove.condition import Condition
 from slanc_onnx.prove.sets import joined
 from slanc_onnx.prove.trusted.axes import apart, with_axes
 from slanc_onnx.prove.trusted.kinds import BOOL, FLOATS, INT64, largest_of
-from slanc_onnx.prove.trusted.rules.products import mixed_over
-from slanc_onnx.prove.trusted.sizes import size_of
+from slanc_onnx.prove.trusted.rules.products import MOST_ON_THE_WAY, MOST_POSITIONS, mixed_over
+from slanc_onnx.prove.trusted.sizes import Dim, size_of
 from slanc_onnx.prove.trusted.table import ANY, MICROSOFT, Call, Result, rule
 from slanc_onnx.prove.trusted.values import Facts, Value, interval, masks_in, refuse_wide, rounded
 from slanc_onnx.reasons import Unproved, Unread, reason
@@ -55,7 +55,7 @@ def attention(call: Call) -> Result:
     scores = _most_scores(call, query, key)
     heads = call.attributes.get("q_num_heads", 0)
     groups = call.attributes.get("kv_num_heads", 0)
-    _refuse_rounded(call, query, key, heads if query.rank == 3 else 1)
+    _refuse_rounded(call, query, key, size_of(query.dims[-1]) / (heads if query.rank == 3 else 1))
     if value.rank == 3 and heads and groups:
         made = _by_heads(call, query, value, heads, groups)
     elif value.rank != 4 or query.rank != 4:
@@ -67,8 +67,7 @@ def attention(call: Call) -> Result:
         made = replace(rows, dims=dims, shares=None, facts=call.facts)
     made = replace(made, nan=_unmasked(call, scores, 3), facts=made.facts | _made_by_model(call, 4))
     size = call.fresh() if any(call.names[4:6]) else value.dims[-2]
-    made = mixed_over(made, [size], _beyond(value))
-    return [made, *(None for _ in call.outputs[1:])]
+    return [_mixed(made, size, value), *(None for _ in call.outputs[1:])]
 
 
 def _unmasked(call: Call, scores: float, place: int) -> frozenset[Condition] | None:
@@ -112,9 +111,17 @@ def rotary_embedding(call: Call) -> Result:
     return interval(value.kind, value.dims, -most, most, call.facts)
 
 
-def _beyond(value: Value) -> float:
-    """By how much shares of the type of the values may be more than 1 together."""
-    return rounded(interval(value.kind, (), 0.0, 1.0, Facts(), shares=0)).beyond
+def _mixed(made: Value, size: Dim, value: Value) -> Value:
+    """Rows mixed by shares of so many values, which a runtime may divide behind the sum.
+
+    Raises:
+        NoBound: the sum before that may be more than FP32 holds.
+    """
+    count = size if isinstance(size, int) else MOST_POSITIONS
+    if not count * value.largest <= MOST_ON_THE_WAY:
+        raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, count * value.largest, MOST_ON_THE_WAY))
+    shares = rounded(interval(value.kind, (), 0.0, 1.0, Facts(), shares=0))
+    return mixed_over(made, [size], shares.beyond)
 
 
 def _made_by_model(call: Call, first: int) -> Facts:
@@ -144,17 +151,26 @@ def _most_scores(call: Call, query: Value, key: Value, turned: float = 1.0) -> f
     return most
 
 
-def _refuse_rounded(call: Call, query: Value, key: Value, heads: int) -> None:
+def _refuse_rounded(
+    call: Call, query: Value, key: Value, width: float, turned: float = 1.0
+) -> None:
     """Refuse scores that the type of the queries does not hold: the op rounds them to it.
+
+    Args:
+        call: The node.
+        query: Its queries.
+        key: Its keys.
+        width: Elements of a head.
+        turned: By how much the op's own rotation may lengthen both, which it rounds likewise.
 
     Raises:
         NoBound: it may not hold one, whose softmax is nan.
     """
-    width = size_of(query.dims[-1]) / heads
     scale = float(call.attributes.get("scale", 0.0)) or width**-0.5
-    most = width * query.largest * key.largest * scale * (1 + 2.0**-6)
-    if not most <= largest_of(query.kind):
-        raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, most, largest_of(query.kind)))
+    scores = width * query.largest * key.largest * turned**2 * scale
+    for most in (scores, query.largest * turned, key.largest * turned):
+        if not most * (1 + 2.0**-6) <= largest_of(query.kind):
+            raise NoBound(reason(Unproved.OVERFLOWS_BETWEEN, most, largest_of(query.kind)))
 
 
 def _by_heads(call: Call, query: Value, value: Value, heads: int, groups: int) -> Value:
@@ -178,7 +194,7 @@ def _by_heads(call: Call, query: Value, value: Value, heads: int, groups: int) -
         "num_heads", "kv_num_heads", "do_rotary", "scale", "rotary_interleaved",
         "local_window_size", "softcap", "smooth_softmax", "sliding_window_cache",
     ),
-    types=(FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, ANY),
+    types=(*(FLOATS,) * 5, *(ANY,) * 7),
     domain=MICROSOFT,
 )  # fmt: skip
 def group_query_attention(call: Call) -> Result:
@@ -200,9 +216,9 @@ def group_query_attention(call: Call) -> Result:
     tables = [call.value(place).largest for place in (7, 8) if call.has(place)]
     turned = max(1.0, sum(tables)) if call.attributes.get("do_rotary", 0) else 1.0
     scores = _most_scores(call, query, key, turned)
+    _refuse_rounded(call, query, key, size_of(value.dims[2]) / groups, turned)
     if _unmasked(call, scores, 10) is not None:
         raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
     made = _by_heads(call, query, value, heads, groups)
     made = replace(made, facts=made.facts | _made_by_model(call, 3))
-    mixed = mixed_over(made, [call.fresh()], _beyond(value))
-    return [mixed, *(None for _ in call.outputs[1:])]
+    return [_mixed(made, call.fresh(), value), *(None for _ in call.outputs[1:])]

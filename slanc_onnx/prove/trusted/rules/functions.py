@@ -84,7 +84,7 @@ for _name, _record in ELEMENTWISE.items():
         rule(_name, attributes=tuple(_record.attributes), types=_known)(function)
 
 
-@rule("BiasGelu", "FastGelu", domain=MICROSOFT)
+@rule("BiasGelu", "FastGelu", types=(FLOATS, FLOATS), domain=MICROSOFT)
 def biased(call: Call) -> Result:
     """Gelu(x + bias)."""
     summed = add(call) if call.has(1) else call.value()

@@ -310,7 +310,7 @@ def _either(reaches: Sequence[Reach]) -> Reach:
     return Bounded(np.max([r.each for r in reaches], axis=0), total(reaches), 1.0)
 
 
-@rule("Where", types=((BOOL,), ANY), extended=True, exact=True)
+@rule("Where", types=((BOOL,), ANY, ANY), extended=True, exact=True)
 def where(call: Call) -> Result:
     """Elements of a or of b; nan tests of a tensor put what follows in the place of nan."""
     condition = call.operand(0)
@@ -329,9 +329,16 @@ def where(call: Call) -> Result:
         result = Value(a.kind, dims, axes, reach, low, high, facts=facts)
     else:
         result = interval(a.kind, dims, low, high, facts)
-    below = [part for part in (a, b) if part.infinite]
-    hides = frozenset().union(*(part.hides or condition.facts.deciders for part in below))
-    hides |= condition.facts.deciders if len(below) > 1 else frozenset()
+    deciders = condition.facts.deciders
+    below = [place for place, part in ((1, a), (2, b)) if part.infinite]
+    told = [isinstance(call.operand(place), Constant) for place in below]  # which hides nothing
+    hides = frozenset().union(
+        *(
+            deciders if constant else parts[place].hides or deciders
+            for place, constant in zip(below, told, strict=True)
+        )
+    )
+    hides |= deciders if len(below) > 1 else frozenset()
     result = replace(result, infinite=bool(below), hides=hides)
     zero = a.largest == 0 and not a.infinite
     return replace(

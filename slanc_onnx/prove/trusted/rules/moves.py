@@ -228,7 +228,10 @@ def _groups(old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[list[int], lis
 def expand(call: Call) -> Result:
     """The same numbers again at more positions, or for more channels."""
     value = call.value()
-    asked = interval(value.kind, target_dims(call, 1), 0, 0, Facts())
+    wanted = target_dims(call, 1)
+    if any(isinstance(dim, int) and dim < 0 for dim in wanted):  # some runtimes keep such an axis
+        raise NoBound(reason(Unread.NO_FIT, str(value.dims), str(wanted)))
+    asked = interval(value.kind, wanted, 0, 0, Facts())
     return _repeated(value, common_dims([value, asked]))
 
 

@@ -61,7 +61,13 @@ def _cut(call: Call, value: Value, axis: int, kept: Sequence[int]) -> Value:
     return replace(shorter, reach=moved(call, value, lambda x: np.take(x, kept, axis=place)))
 
 
-@rule("Slice", attributes=("starts", "ends", "axes"), types=(ANY, WHOLE), extended=True, exact=True)
+@rule(
+    "Slice",
+    attributes=("starts", "ends", "axes"),
+    types=(ANY, WHOLE, WHOLE, WHOLE, WHOLE),
+    extended=True,
+    exact=True,
+)
 def cut(call: Call) -> Result:
     """Some places along some axes."""
     value = call.value()

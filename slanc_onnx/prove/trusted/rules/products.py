@@ -51,6 +51,8 @@ POSITIONS = Condition("", "positions", 1.0, float(MOST_POSITIONS))
 def mixed_over(value: Value, dims: Sequence[Dim], beyond: float = 0.0) -> Value:
     """Sums of rows with shares, rounded as often as there are positions.
 
+    The shares may come to less than 1, by rounding or as an op leaves some for what has no row.
+
     Args:
         value: The rows.
         dims: The sizes of the axes that are summed over.
@@ -63,7 +65,8 @@ def mixed_over(value: Value, dims: Sequence[Dim], beyond: float = 0.0) -> Value:
         facts |= Facts(frozenset({replace(POSITIONS, high=float(each))}))
         count = MOST_POSITIONS
     share = (1 + beyond) * (1 + 2 * (count + 8) * DEVICE_UNIT) - 1
-    return replace(value, reach=_off(value.reach, share), facts=facts)
+    low, high = min(value.low, 0.0) * (1 + share), max(value.high, 0.0) * (1 + share)
+    return replace(value, reach=_off(value.reach, share), low=low, high=high, facts=facts)
 
 
 def _off(reach: Reach, share: float) -> Reach:
