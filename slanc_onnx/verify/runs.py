@@ -148,14 +148,19 @@ def _in_float32(
         outside: The inputs, where it shows the sizes of what lies outside of norms; else None.
     """
     read, norms = of
+    if outside is None:
+        shown = instrument(model, norms, loops=loops)
+        return Version(what, shown.model, read.folder, Taps(shown.sums))
     watched: list[Watched] = []
 
     def show(emitter: Emitter) -> list[str]:
-        watched.extend(show_outside(emitter, read, norms, outside or ()))
+        watched.extend(show_outside(emitter, read, norms, outside))
         return [one.output for one in watched]
 
-    shown = instrument(model, norms, loops=loops, also=None if outside is None else show)
-    return Version(what, shown.model, read.folder, Taps(shown.sums, watched=watched))
+    shown = instrument(model, norms, loops=loops, also=show)
+    taps = Taps(shown.sums, watched=watched)
+    less = partial(_in_float32, what, model, of, loops, None)
+    return Version(what, shown.model, read.folder, taps, showing_less=less)
 
 
 def _of_the_fold(alone: ReadModel, options: Options) -> list[Version]:

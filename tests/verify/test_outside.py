@@ -10,6 +10,8 @@ from slanc_onnx import Accelerator, Options, Validation, protect_file
 from slanc_onnx.accelerator import Format
 from slanc_onnx.report.as_json import validation_entry
 from slanc_onnx.report.inputs import not_judged
+from slanc_onnx.run import Emitter
+from slanc_onnx.verify import outside
 from tests.models.small_graphs import graph, normal
 from tests.verify.test_masked import FEED, LOWEST, MASK, WIDTH, decoder
 
@@ -104,3 +106,17 @@ def test_empty_tensors_have_no_size(tmp_path: Path) -> None:
     )
     found = judged(model, tmp_path, Options(inputs={**FEED, "mask": MASK}, certify="off"))
     assert found.outside_beyond == []
+
+
+@pytest.mark.parametrize("shape", [(-1, 7), (2, 2, 2)])
+def test_what_cannot_be_shown_fails_nothing(
+    shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An op of unknown types, say, whose output is none of floats."""
+
+    def largest(emitter: Emitter, x: str) -> str:
+        return emitter.node("Reshape", x, emitter.integers(*shape))
+
+    monkeypatch.setattr(outside, "_largest", largest)
+    found = judged(scores(60.0), tmp_path, Options(inputs={"x": X}, certify="off"))
+    assert found.passed and found.fp32_identical and not found.outside_beyond
