@@ -15,9 +15,11 @@ class Failure(Named):
     LEFT_FORMAT = auto()  # format, largest number
     ROWS_LEFT_FORMAT = auto()  # format, largest sum of squares
     INPUT_LEFT_FORMAT = auto()  # format, largest number, norm that reads it
+    NOT_FINITE = auto()  # format
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
     ZERO_ROWS = auto()  # rows, norms, name of the first
     OUTPUTS_OFF = auto()
+    OFF_WHERE_MASKED = auto()  # the input that masks, RMS error elsewhere
     OUTPUTS_OFF_IN = auto()  # the first norm that is off, the largest error of its mean squares
     MERGED_OFF = auto()  # RMS error, that of the fold alone, noise, ways that were tried, the worst
     MERGED_OFF_AS_IT_IS = auto()  # RMS difference of both files, run as they are
@@ -53,6 +55,7 @@ class Next(Named):
     FP32_NODES = auto()
     OWN_INPUTS = auto()
     MEASURE = auto()
+    MASKS = auto()  # format
 
 
 class Note(Named):

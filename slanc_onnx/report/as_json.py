@@ -118,6 +118,10 @@ def validation_entry(
             "first_out_of_range_before": _left(validation.first_out_before),
             "constants_beyond": _beyond(validation),
             "inputs_beyond": dict(validation.inputs_beyond),
+            "outside_beyond": [
+                {"tensor": one.tensor, "op": one.op, "largest": one.value}
+                for one in validation.outside_beyond
+            ],
             "beside_fold": _beside_fold(validation),
             **_conversion(validation),
         },
@@ -209,6 +213,7 @@ def _not_validated(reason: Reason) -> dict[str, Any]:
         "first_out_of_range_before",
         "constants_beyond",
         "inputs_beyond",
+        "outside_beyond",
         "beside_fold",
     )
     return {

@@ -43,8 +43,9 @@ def own_failures(validation: Validation) -> list[Reason]:
 
 
 def not_judged(validation: Validation) -> list[str]:
-    """What norms alone do not tell: what becomes of inputs that the format does not hold, and how
-    what left it as exported and fits now is made. What a failure names is left out."""
+    """What norms alone do not tell: what becomes of inputs that the format does not hold, how what
+    left it as exported and fits now is made, and what is beyond it elsewhere. What a failure names
+    is left out."""
     form, out, before = validation.format, validation.first_out, validation.first_out_before
     named = () if out is None else (out.tensor,)
     sizes = {name: size for name, size in validation.inputs_beyond.items() if name not in named}
@@ -59,6 +60,13 @@ def not_judged(validation: Validation) -> list[str]:
         found.append(
             f"what makes {before.op} ({before.tensor}), which left {form} with {before.value:.3g} "
             f"as exported before the norm {before.norm!r} reads it, and fits now"
+        )
+    if validation.outside_beyond and out is None:
+        big, *others = validation.outside_beyond
+        more = f" (and {len(others)} more)" if others else ""
+        found.append(
+            f"outside of norms, {big.op} ({big.tensor}){more}, which reaches {big.value:.3g} in "
+            f"FP32, beyond {form}"
         )
     if not found:
         return []

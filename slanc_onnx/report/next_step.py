@@ -8,6 +8,7 @@ from slanc_onnx.verify import Validation
 
 _LEAVES = {
     Failure.LEFT_FORMAT,
+    Failure.NOT_FINITE,
     Failure.ROWS_LEFT_FORMAT,
     Failure.INPUT_LEFT_FORMAT,
     Failure.ROWS_OVERFLOW,
@@ -21,6 +22,8 @@ def next_step(outcome: Outcome) -> Reason | None:
         return None
     if outcome.heals is not None:
         return Reason(outcome.heals)
+    if validation.adds_masks:
+        return Reason(Next.MASKS, (validation.format,))
     kinds = {reason.kind for reason in validation.failures}
     if kinds == {Failure.OTHER_SHAPE}:
         return Reason(Next.MEASURE)

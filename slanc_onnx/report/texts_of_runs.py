@@ -25,6 +25,9 @@ _FAILURES: dict[Kind, str] = {
     "{1:.3g}",
     Failure.INPUT_LEFT_FORMAT: "leaves {0} before the norm {2!r} reads it, with {1:.3g}: no "
     "division behind it heals that",
+    Failure.NOT_FINITE: "is the first that is nan or infinite, and what it reads is finite: what "
+    "{0} makes 0 or negative, as an epsilon too small for it, is divided by, or its root or "
+    "logarithm taken: use an epsilon there that {0} holds",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.ZERO_ROWS: "{0} rows of zeros, or that vanish, in {1} norms, first {2!r}, are nan or "
     "infinite where the divided epsilon is rounded to nearest, which gives 0: use --epsilon "
@@ -32,6 +35,9 @@ _FAILURES: dict[Kind, str] = {
     Failure.OUTPUTS_OFF: "the outputs are off by more than the tolerance",
     Failure.OUTPUTS_OFF_IN: "the outputs are off by more than the tolerance; the first norm that "
     "is off is {0!r}, with an error of its mean squares of up to {1:.3g}",
+    Failure.OFF_WHERE_MASKED: "all of that is at positions that the input {0!r} masks (0), and "
+    "elsewhere the RMS error is {1:.3g}: where nothing reads those outputs, as those of padding, "
+    "it works; inputs without such positions (--inputs) let it be judged",
     Failure.MERGED_OFF: "what is merged makes the outputs worse than noise does: RMS {0:.3g}, the "
     "fold alone {1:.3g} with a noise of {2:.3g}, and at most {4:.3g} rounded in {3} other ways: "
     "merge fewer parts, or none",
@@ -74,6 +80,9 @@ _NEXT: dict[Kind, str] = {
     Next.FP32_NODES: "next: keep what leaves the format in FP32, or divide the weights before it: "
     "--fp32-nodes FILE finds the nodes",
     Next.OWN_INPUTS: "next: try your own inputs with --inputs FILE.npz",
+    Next.MASKS: "next: masks are added up there: give them a lowest number of a third of {0}'s at "
+    "most, so that a sum stays within it and no row becomes nan; or keep the sum in FP32: "
+    "--fp32-nodes FILE finds the nodes",
     Next.MEASURE: "next: measure the written file with a metric of your task",
 }
 _KEEPING: dict[Kind, str] = {

@@ -112,6 +112,12 @@ class Emitter:
             return self.node("ReduceMax", x, self.integers(-1), keepdims=1)
         return self.node("ReduceMax", x, axes=[-1], keepdims=1)
 
+    def smallest(self, x: str) -> str:
+        """The smallest element of the last axis, which stays with length 1."""
+        if self.opset >= 18:
+            return self.node("ReduceMin", x, self.integers(-1), keepdims=1)
+        return self.node("ReduceMin", x, axes=[-1], keepdims=1)
+
     def pad(self, x: str, pads: Sequence[int]) -> str:
         """A tensor with zeros before and after: how many along each axis, all befores first."""
         if self.opset >= 11:
@@ -119,7 +125,10 @@ class Emitter:
         return self.node("Pad", x, pads=list(pads))
 
     def input_of(self, norm: Norm) -> str:
-        """The norm's input in FP32: the sum of its addends, where the op adds them."""
+        """The norm's input in FP32: the sum of its addends, where the op adds them.
+
+        ONNX Runtime joins a Cast with one in a branch, and then misses what is between.
+        """
         graph = graph_at(self.model, norm.path)
         addends: list[str] = [norm.input]
         if norm.residual is not None:
@@ -129,7 +138,7 @@ class Emitter:
         total, *rest = [single(addend) for addend in addends]
         for addend in rest:
             total = self.node("Add", total, addend)
-        return total
+        return self.node("Identity", total)
 
     def _addend(self, norm: Norm, node: NodeProto, position: int) -> str:
         """What an op adds: an input, or the rows of a table that it looks up."""

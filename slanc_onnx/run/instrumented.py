@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -39,6 +39,7 @@ def instrument(
     keep_outputs: bool = True,
     loops: bool = True,
     magnitudes: bool = False,
+    also: Callable[[Emitter], Sequence[str]] | None = None,
 ) -> Instrumented:
     """A copy of `model` that outputs each norm's sums of squares.
 
@@ -48,6 +49,7 @@ def instrument(
         loops: Whether those in loops are shown; each iteration has to have as many rows.
         keep_outputs: Whether the original outputs stay; without them dead nodes go too.
         magnitudes: Whether sums of magnitudes are shown as well.
+        also: Lets the same copy show more, and gives the outputs with that.
     """
     emitter = Emitter(model)
     sums: dict[str, str] = {}
@@ -72,5 +74,6 @@ def instrument(
         if magnitudes and norm.centred:
             emitter.place(norm.path, norm.nodes[-1])
             plain[norm.name] = emitter.shown(norm.path, absolute)
-    emitter.finish([*sums.values(), *lengths.values(), *plain.values()], keep_outputs)
+    more = [] if also is None else also(emitter)
+    emitter.finish([*sums.values(), *lengths.values(), *plain.values(), *more], keep_outputs)
     return Instrumented(emitter.model, sums, lengths, plain)

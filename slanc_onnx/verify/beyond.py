@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from slanc_onnx.graph import every_graph, read_tensor
 from slanc_onnx.norms import ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.run import (
-    PREFIX,
     CannotRun,
     Feeds,
     read_in_float32,
@@ -28,6 +27,7 @@ from slanc_onnx.run import (
 )
 from slanc_onnx.verify.compare import Difference, Runs, compare
 from slanc_onnx.verify.emulate import Emulated, Everything, Watched, emulate
+from slanc_onnx.verify.not_finite import results_of_ops, show_counts
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,9 @@ def as_infinite(
 
 def _first(rounded: Emulated, folder: Path | None, feeds: Sequence[Feeds]) -> Watched | None:
     """The first result that holds nan, in the first run in which one does; no norm's."""
-    model = rounded.model
-    made = {name for node in model.graph.node for name in node.output}
-    of_ops = [one for one in rounded.watched if one.what == "made" and not one.norm]
-    of_ops = [one for one in of_ops if one.tensor in made]
-    counts = [f"{PREFIX}.nan.{place}" for place in range(len(of_ops))]
-    for one, count in zip(of_ops, counts, strict=True):
-        for op, x, y, more in (
-            ("IsNaN", one.tensor, f"{count}.is", {}),
-            ("Cast", f"{count}.is", f"{count}.one", {"to": TensorProto.FLOAT}),
-            ("ReduceSum", f"{count}.one", count, {"keepdims": 0}),
-        ):
-            model.graph.node.append(helper.make_node(op, [x], [y], **more))
-        model.graph.output.add(name=count).type.tensor_type.elem_type = TensorProto.FLOAT
-    session = session_of(model, folder)
+    of_ops = results_of_ops(rounded)
+    counts = show_counts(rounded.model, of_ops, infinite=False)
+    session = session_of(rounded.model, folder)
     for feed in feeds:
         values = session.run(feed)
         for one, output in zip(of_ops, counts, strict=True):

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import onnx
 
-from slanc_onnx.accelerator import SumOrder
+from slanc_onnx.accelerator import FLOAT16, SumOrder
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.run import (
     CannotRun,
+    Emitter,
     Feeds,
     as_float32,
     instrument,
@@ -28,7 +29,8 @@ from slanc_onnx.run import (
 )
 from slanc_onnx.verify.beyond import beyond
 from slanc_onnx.verify.compare import Runs, same_bits
-from slanc_onnx.verify.emulate import Everything, OfConstants, emulate
+from slanc_onnx.verify.emulate import Everything, OfConstants, Watched, emulate
+from slanc_onnx.verify.outside import show_outside
 from slanc_onnx.verify.versions import (
     Taps,
     Version,
@@ -105,8 +107,10 @@ def run_four(
     for model, found, read, which in zip(
         models, norms, (before, after), ORIGINAL_REWRITTEN, strict=True
     ):
-        shown = instrument(model, found, loops=loops)
-        versions.append(Version(f"FP32, {which}", shown.model, read.folder, Taps(shown.sums)))
+        alone_rounded = which == "rewritten" and device.format == FLOAT16 and not options.everything
+        beyond = sets if alone_rounded else None
+        version = _in_float32(f"FP32, {which}", model, (read, found), loops, beyond)
+        versions.append(version)
     for model, found, read, which in zip(
         models, norms, (before, after), ORIGINAL_REWRITTEN, strict=True
     ):
@@ -125,6 +129,38 @@ def run_four(
         results.append(run_version(version, options, sets, step))
     ran = zip(sets, zip(*results, strict=True), strict=True)
     return [unless_refused(partial(_four, before, models[0], versions, *given)) for given in ran]
+
+
+def _in_float32(
+    what: str,
+    model: onnx.ModelProto,
+    of: tuple[ReadModel, Sequence[Norm]],
+    loops: bool,
+    outside: Sequence[Sequence[Feeds]] | None,
+) -> Version:
+    """A model in FP32, with the sums of squares of its norms' rows.
+
+    Args:
+        what: In words.
+        model: In FP32.
+        of: What it was read as, and its norms in FP32.
+        loops: Whether rows of norms in loops are shown.
+        outside: The inputs, where it shows the sizes of what lies outside of norms; else None.
+    """
+    read, norms = of
+    if outside is None:
+        shown = instrument(model, norms, loops=loops)
+        return Version(what, shown.model, read.folder, Taps(shown.sums))
+    watched: list[Watched] = []
+
+    def show(emitter: Emitter) -> list[str]:
+        watched.extend(show_outside(emitter, read, norms, outside))
+        return [one.output for one in watched]
+
+    shown = instrument(model, norms, loops=loops, also=show)
+    taps = Taps(shown.sums, watched=watched)
+    less = partial(_in_float32, what, model, of, loops, None)
+    return Version(what, shown.model, read.folder, taps, showing_less=less)
 
 
 def _of_the_fold(alone: ReadModel, options: Options) -> list[Version]:

@@ -11,17 +11,21 @@ from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.reasons import Failure, Reason
+from slanc_onnx.reasons import OFF, Failure, Reason
 from slanc_onnx.run import CannotRun, Feeds
 from slanc_onnx.verify.beside_fold import beside_fold
 from slanc_onnx.verify.beyond import Beyond, as_infinite
 from slanc_onnx.verify.compare import Difference, Runs, all_zero, compare, least_cosine
+from slanc_onnx.verify.emulate import Watched
 from slanc_onnx.verify.epsilons import rounded_epsilons
 from slanc_onnx.verify.inputs_beyond import inputs_beyond
 from slanc_onnx.verify.left import READ, Left, all_left, first_of, largest_of
+from slanc_onnx.verify.masked import off_where_masked
+from slanc_onnx.verify.not_finite import first_not_finite
 from slanc_onnx.verify.observed import Observed, observe
+from slanc_onnx.verify.outside import beyond_outside, makes_masks
 from slanc_onnx.verify.perplexity import perplexity
-from slanc_onnx.verify.runs import FourRuns, run_four
+from slanc_onnx.verify.runs import FourRuns, run_four, run_in_float32
 from slanc_onnx.verify.sensitivity import sensitivity
 from slanc_onnx.verify.tolerance import (
     EXACT,
@@ -92,6 +96,7 @@ def _judged(
     broken = not math.isfinite(protected.rms) and protected.reshaped is None
     first_out = _first_norm_out(after.norms, observed, runs.protected.left, broken)
     left = _all_left(after, options, feeds, first_out is not None or broken)
+    out = first_of(left or (), _lost_sums(observed)) or first_out
     result = Validation(
         fp32_tolerance=_allowed(options, exact.bits, inexact, len(before.norms)),
         fp32_rms_error=fp32.rms,
@@ -104,8 +109,12 @@ def _judged(
         rounded_error_after=protected.relative,
         rounded_rms_error=protected.rms,
         observed=observed,
-        first_out=first_of(left or (), _lost_sums(observed)) or first_out,
+        first_out=out,
         left=left,
+        not_finite=first_not_finite(after, options, feeds)
+        if broken and not out and options.everything
+        else None,
+        adds_masks=makes_masks(after, feeds, out.tensor) if out and options.everything else False,
         perplexity=_perplexities(runs) if options.tokens else None,
         unstable=unstable,
         rounded_tolerance=rounding_tolerance(options.accelerator, len(before.norms)),
@@ -117,6 +126,7 @@ def _judged(
         cosine=least_cosine(plain, runs.protected, unstable) if options.to else None,
         first_out_before=next((one for one in runs.naive.left if one.what in READ), None),
         inputs_beyond=_inputs_beyond(before, options, feeds),
+        outside_beyond=beyond_outside(scaled.left, options.accelerator.format),
         beside_fold=beside_fold(
             exact.alone, runs, options, feeds, _merged_by(options, exact, fp32, before)
         ),
@@ -124,6 +134,9 @@ def _judged(
     result.failures.extend(_failures(result, compared=not set(plain.outputs[0]) <= set(unstable)))
     if result.everything and result.passed:
         result = _with_beyond(result, as_infinite(after, options, feeds, plain, unstable))
+    masked = _where_masked(result, before, options, feeds, runs)
+    if masked is not None:
+        return replace(result, failures=[*result.failures, masked])
     return _with_noise(result, before, options, feeds, runs)
 
 
@@ -160,6 +173,11 @@ def _all_left(
     return all_left(after, options, feeds) if options.everything and lost else None
 
 
+def _not_finite(after: ReadModel, options: Options, feeds: Sequence[Feeds]) -> Watched | None:
+    """The first result that is not finite, where everything is rounded; else None."""
+    return first_not_finite(after, options, feeds) if options.everything else None
+
+
 def _inputs_beyond(before: ReadModel, options: Options, feeds: Sequence[Feeds]) -> dict[str, float]:
     """The inputs that the format does not hold, where not everything is rounded that reads them."""
     return {} if options.everything else inputs_beyond(before, feeds, options.accelerator.format)
@@ -192,6 +210,19 @@ def _perplexities(runs: FourRuns) -> dict[str, float]:
     """The perplexity of each run on tokens, by name."""
     losses = {"fp32": runs.plain, "fp16": runs.naive, "fp16_slanc": runs.protected}
     return {name: perplexity(run.losses) for name, run in losses.items()}
+
+
+def _where_masked(
+    result: Validation, before: ReadModel, options: Options, feeds: Sequence[Feeds], runs: FourRuns
+) -> Reason | None:
+    """That outputs are off where they are masked alone, if all that is wrong is how far they are
+    off: rounded, or of a file of 16 bits whose mask has another number in FP32 as well."""
+    kinds = {reason.kind for reason in result.failures}
+    beyond = {Failure.FP32_BEYOND_TOLERANCE} if options.to is not None else set()
+    if result.reshaped is not None or not kinds or not kinds <= {*OFF, *beyond}:
+        return None
+    original = partial(run_in_float32, before, replace(options, tokens=None))
+    return off_where_masked(runs, result.rounded_tolerance, feeds, original)
 
 
 def _only_off(result: Validation) -> bool:
@@ -271,7 +302,7 @@ def _first_norm_out(
 
 
 def _failures(result: Validation, compared: bool) -> list[Reason]:
-    failures, form = [], result.format
+    failures: list[Reason] = []
     if result.fp32_rms_tolerance is not None:
         if not result.fp32_rms_error <= result.fp32_rms_tolerance:
             failures.append(Reason(Failure.FP32_BEYOND_TOLERANCE))
@@ -279,14 +310,7 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
         failures.append(Reason(Failure.FP32_DIFFERS))
     elif not result.fp32_max_relative_error <= result.fp32_tolerance:
         failures.append(Reason(Failure.FP32_BEYOND_TOLERANCE))
-    out = result.first_out
-    if out is not None and out.what in READ:
-        facts = (form, out.value, out.norm)
-        failures.append(Reason(Failure.INPUT_LEFT_FORMAT, facts, out.op, out.tensor))
-    elif out is not None and out.what in ("made", "product"):
-        failures.append(Reason(Failure.LEFT_FORMAT, (form, out.value), out.op, out.tensor))
-    elif out is not None and math.isfinite(out.value):
-        failures.append(Reason(Failure.ROWS_LEFT_FORMAT, (form, out.value), out.op, out.tensor))
+    failures.extend(_left_or_lost(result))
     overflowed = [name for name, o in result.observed.items() if o.overflowed]
     if overflowed:
         failures.append(Reason(Failure.ROWS_OVERFLOW, (len(overflowed), overflowed[0])))
@@ -308,6 +332,25 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
     if not compared:
         failures.append(Reason(Failure.NOTHING_COMPARED))
     return failures
+
+
+def _left_or_lost(result: Validation) -> list[Reason]:
+    """What left the format first, or is the first that is not finite."""
+    found = []
+    out = result.first_out
+    if out is not None and out.what in READ:
+        facts = (result.format, out.value, out.norm)
+        found.append(Reason(Failure.INPUT_LEFT_FORMAT, facts, out.op, out.tensor))
+    elif out is not None and out.what in ("made", "product"):
+        found.append(Reason(Failure.LEFT_FORMAT, (result.format, out.value), out.op, out.tensor))
+    elif out is not None and math.isfinite(out.value):
+        found.append(
+            Reason(Failure.ROWS_LEFT_FORMAT, (result.format, out.value), out.op, out.tensor)
+        )
+    if result.not_finite is not None:
+        made = result.not_finite
+        found.append(Reason(Failure.NOT_FINITE, (result.format,), made.op, made.tensor))
+    return found
 
 
 def _outputs_off(result: Validation) -> Reason:

@@ -10,12 +10,18 @@ from slanc_onnx.run import Fed
 from slanc_onnx.verify.beside_fold import BesideFold
 from slanc_onnx.verify.beyond import Beyond
 from slanc_onnx.verify.compare import Difference, Reshaped
+from slanc_onnx.verify.emulate import Watched
 from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.observed import Observed, lost_before
 from slanc_onnx.verify.tensor_sizes import TensorSize
 from slanc_onnx.verify.tolerance import FP16_TOLERANCE
 
-_UNDECIDED = (Failure.SENSITIVE, Failure.SENSITIVE_SHAPE, Failure.BECOMES_INFINITE)
+_UNDECIDED = (
+    Failure.SENSITIVE,
+    Failure.SENSITIVE_SHAPE,
+    Failure.BECOMES_INFINITE,
+    Failure.OFF_WHERE_MASKED,
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,9 @@ class Validation:
             the original; None for other files.
         beyond: The constants that the format does not hold, and what comes of them where they
             become infinite; None where there are none, or not everything was rounded.
+        not_finite: Where nothing left the format and an output is not finite, the first result
+            that is not; None where everything is not rounded, or none is known.
+        adds_masks: Whether `first_out` is a sum of masks.
         left: All of the rewritten model that leaves the format where everything is rounded; None
             where it was not looked for, as the outputs are finite.
         all_zero: Whether all outputs are zero in FP32, so that none tells right from wrong.
@@ -94,6 +103,8 @@ class Validation:
             reads it, where norms alone are rounded; None where none does.
         inputs_beyond: By name, the largest |x| of graph inputs that the format does not hold, where
             norms alone are rounded, and so not every op that reads one.
+        outside_beyond: What is beyond the format in FP32 outside of norms, where norms alone are
+            rounded, but for masks; see `show_outside`.
         as_they_round: How far a file with merged parts is from the original where both are run as
             they are; None where they hold nothing of 16 bits, or are not run so.
     """
@@ -125,12 +136,15 @@ class Validation:
     beyond: Beyond | None = None
     all_zero: bool = False
     left: Sequence[Left] | None = None
+    adds_masks: bool = False
+    not_finite: Watched | None = None
     fp32_rms_error: float = 0.0
     fp32_rms_tolerance: float | None = None
     beside_fold: BesideFold | None = None
     as_they_round: Difference | None = None
     first_out_before: Left | None = None
     inputs_beyond: Mapping[str, float] = field(default_factory=dict)
+    outside_beyond: Sequence[Left] = ()
 
     @property
     def observed_on_each(self) -> list[Mapping[str, Observed]]:

@@ -52,6 +52,7 @@ class Version:
         folder: Where its external data lies.
         taps: What shows what happens inside.
         needed: Whether all is given up where ONNX Runtime refuses it.
+        showing_less: Makes what is run in its place where ONNX Runtime refuses to show so much.
     """
 
     what: str
@@ -59,6 +60,7 @@ class Version:
     folder: Path | None
     taps: Taps
     needed: bool = True
+    showing_less: Callable[[], Version] | None = None
 
 
 def rounded_version(
@@ -81,14 +83,20 @@ def run_version(
         CannotRun: ONNX Runtime cannot load it, and it is needed.
     """
     progress(0.0)
+    less = version.showing_less
     try:
         session = session_of(version.model, version.folder, packs=packs(sets[0]))
     except CannotRun as error:
+        if less is not None:
+            return run_version(less(), options, sets, progress)
         if version.needed:
             raise
         return [error for _ in sets]
     run = partial(run_showing_taps, session, version.taps, tokens=options.tokens, progress=progress)
-    return [unless_refused(partial(run, feeds)) for feeds in sets]
+    found = [unless_refused(partial(run, feeds)) for feeds in sets]
+    if less is not None and any(isinstance(one, CannotRun) for one in found):
+        return run_version(less(), options, sets, progress)
+    return found
 
 
 def unless_refused(run: Callable[[], T]) -> T | CannotRun:

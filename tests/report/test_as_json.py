@@ -106,7 +106,7 @@ FP16 = [
     *("lost_before", "overflowed_before", "overflowed_after"),
     *("max_relative_error_before", "max_relative_error_after", "rms_relative_error_after"),
     *("first_out_of_range", "first_out_of_range_before"),
-    *("constants_beyond", "inputs_beyond"),
+    *("constants_beyond", "inputs_beyond", "outside_beyond"),
     "beside_fold",
 ]
 
@@ -278,12 +278,12 @@ def test_each_figure_of_a_validation_has_its_own_key() -> None:
             "lost_before": 36,
             "overflowed_before": 32,
             "overflowed_after": 11,
-            "max_relative_error_before": 4.0,
-            "max_relative_error_after": 5.0,
+            **{"max_relative_error_before": 4.0, "max_relative_error_after": 5.0},
             "rms_relative_error_after": 6.0,
             "first_out_of_range": {"tensor": "t", "op": "MatMul", "value": 9.0},
             "first_out_of_range_before": {"tensor": "h", "op": "Mul", "value": 8e4},
-            **{"constants_beyond": BEYOND, "inputs_beyond": {"x": 7e4}, "beside_fold": None},
+            **{"constants_beyond": BEYOND, "inputs_beyond": {"x": 7e4}},
+            **{"outside_beyond": [], "beside_fold": None},
         },
         "tensors": [
             {

@@ -146,7 +146,8 @@ def test_what_a_fold_makes_fit_is_told_with_what_makes_it(large: bool, tmp_path:
     assert entry["fp16"]["first_out_of_range_before"] == left
     assert told(result) == [
         f"{SAID}what makes Mul (h), which left FP16 with {made:.3g} as exported before the norm "
-        "'n' reads it, and fits now (--emulate all judges that)"
+        f"'n' reads it, and fits now; outside of norms, Mul (q), which reaches {made / 4:.3g} in "
+        "FP32, beyond FP16 (--emulate all judges that)"
     ]
     written = onnx.load(tmp_path / "new.onnx")
     name_nodes(written)

@@ -7,6 +7,7 @@ alone are rounded, or everything.
 
 from slanc_onnx.verify.emulate.everything import (
     CONTAINERS,
+    MOVES,
     Everything,
     OfConstants,
 )
@@ -17,6 +18,7 @@ from slanc_onnx.verify.emulate.norms import Emulated, can_emulate, emulate
 
 __all__ = [
     "CONTAINERS",
+    "MOVES",
     "Emulated",
     "Everything",
     "OfConstants",

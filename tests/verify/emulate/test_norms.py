@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from slanc_onnx import Options, validate
 from slanc_onnx.accelerator import Accelerator, Variance
 from slanc_onnx.apply.div import apply_scales_in
 from slanc_onnx.graph.scope import read_graph
@@ -302,3 +303,29 @@ def test_the_width_of_a_norm_may_come_from_the_data() -> None:
         loop = HalfNorm(accelerator, "rms", 1e-5)
         expected = [loop.row(row, [1] * 5)[0] for row in x.tolist()]
         assert same(run(emulate(model, [norm], accelerator).model, x=x)["y"], list(expected))
+
+
+def test_a_cast_of_an_input_before_the_norm_runs() -> None:
+    """A file of 16 bits with its norms in FP32: ONNX Runtime joins Casts with those in a branch."""
+    rng = np.random.default_rng(2)
+    gamma = numpy_helper.from_array(rng.uniform(0.5, 2, 16).astype(np.float32), "g")
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["": 17]>
+        main (float16[2, 16] x) => (float16[2, 16] z)
+        <float two = {2}, float eps = {1e-5}> {
+            wide = Cast<to = 1>(x)
+            q = Mul(wide, wide)
+            m = ReduceMean<axes = [-1]>(q)
+            v = Add(m, eps)
+            s = Sqrt(v)
+            n = Div(wide, s)
+            y = Mul(n, g)
+            z = Cast<to = 10>(y)
+        }
+        """
+    )
+    model.graph.initializer.append(gamma)
+    x = rng.standard_normal((2, 16)).astype(np.float16)
+    result = validate(model, model, Options(inputs={"x": x}))
+    assert result.passed and 0 < result.rounded_rms_error < 2**-9
