@@ -22,7 +22,7 @@ from slanc_onnx.prove.trusted.table import RULES
 
 # What ends the process of ONNX Runtime where it is called wrongly.
 _ENDS = (
-    *("QLinearLeakyRelu", "QLinearSigmoid", "AttnLSTM"),
+    *("QLinearLeakyRelu", "QLinearSigmoid", "AttnLSTM", "MatMulIntegerToFloat"),
     *("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"),
 )
 Rng = np.random.Generator

@@ -192,16 +192,18 @@ class Gate(Reach):
 
 @dataclass(frozen=True, eq=False)
 class Bounded(Reach):
-    """Rows whose elements are at most `factor` times those of another set's, and within `each`."""
+    """Rows with elements of at most `factor` times another set's plus `off`, within `each`."""
 
     of: Reach
     factor: float
+    off: float = 0.0
 
     def length(self, weights: Array | None = None) -> float:
-        return min(self.factor * self.of.length(weights), self._box(weights))
+        off = Box(np.full(self.channels, self.off)).length(weights)
+        return min(self.factor * self.of.length(weights) + off, self._box(weights))
 
     def pick(self, index: Array) -> Bounded:
-        return Bounded(self.each[index], self.of.pick(index), self.factor)
+        return Bounded(self.each[index], self.of.pick(index), self.factor, self.off)
 
     def through(self, matrix: Array, exact: bool) -> Reach:
         return _through_sizes(self, matrix, exact)
@@ -298,8 +300,7 @@ def sum_of_ellipsoids(terms: Sequence[Array]) -> float:
     Valyi, "Ellipsoidal calculus for estimation and control", 1997, section 2.2); as any weights
     will do, |N_i| need not be exact.
 
-    Args:
-        terms: Matrices [any, channels] or diagonals [channels].
+    The terms are matrices [any, channels] or diagonals [channels].
     """
     matrices = [t for t in terms if t.ndim > 1 and t.any()]
     diagonals = [np.abs(t) for t in terms if t.ndim == 1 and t.any()]
@@ -337,9 +338,8 @@ def _both(a: Array, b: Array) -> Array:
 
 def _slim(matrix: Array) -> Array:
     """The triangular factor of a tall matrix, which maps the unit ball to the same ellipsoid."""
-    if matrix.shape[0] <= matrix.shape[1]:
-        return matrix
-    return np.asarray(np.linalg.qr(matrix, mode="r"))
+    tall = matrix.shape[0] > matrix.shape[1]
+    return np.asarray(np.linalg.qr(matrix, mode="r")) if tall else matrix
 
 
 def sides(reach: Reach) -> Array:

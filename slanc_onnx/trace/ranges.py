@@ -89,7 +89,7 @@ def is_nonlinear(expr: Expr) -> Reading[bool]:
             return (yield expr.x)
         case Product() if any(value_range(part) is not None for part in expr.parts):
             factors = [part for part in expr.parts if not isinstance(part, Known)]
-            return len(factors) == 2 or (yield factors[0])
+            return len(factors) == 2 or (bool(factors) and (yield factors[0]))
         case Product() | Sum():
             return (yield expr.a) or (yield expr.b)
     return False

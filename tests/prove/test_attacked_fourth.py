@@ -95,7 +95,30 @@ ATTACKS = {
         "r = MatMul(q, w) s = MatMul(r, w) t = MatMul(s, w)", "t"
     ),
 }
+TINY_CHANNEL = {
+    "tiny": np.array([1.06e-8, *[1] * (D - 1)], F),
+    "back": np.array([1e8, *[0] * (D - 1)], F),
+}
+TINIER = {
+    **{
+        "less": np.array([1e-20, *[1] * (D - 1)], F),
+        "tiny": np.array([2.5e-26, *[1] * (D - 1)], F),
+    },
+    **{"back": np.array([1e38, *[0] * (D - 1)], F), "far": number(1e7)},
+}
+IN_FP16 = "h = Cast<to = 10>(t) f = Cast<to = 1>(h) total = Mul(f, back)"
+IN_FP32 = "u = Mul(t, tiny) q = Mul(u, back) total = Mul(q, far)"
+for function in ("Tanh", "Relu", "Abs"):
+    ATTACKS[f"{function} of a channel that FP16 rounds to twice what it was"] = Attack(
+        f"s = Mul(x, tiny) t = {function}(s) {IN_FP16}", TINY_CHANNEL, target="bf16-fp32"
+    )
+    ATTACKS[f"{function} of a channel that FP32 rounds to twice what it was"] = Attack(
+        f"s = Mul(x, less) t = {function}(s) {IN_FP32}", TINIER, target="bf16-fp32"
+    )
 KEPT = {
+    "a channel that FP16 rounds to twice what it was": Attack(
+        f"s = Mul(x, tiny) t = Tanh(s) {IN_FP16}", TINY_CHANNEL, target="bf16-fp32"
+    ),
     "a mixture of ones": Attack(
         f"{ALL_ONES} s = Add(a, one) r = Sqrt(s) {BACK}", ONE, opset=23
     ),

@@ -67,7 +67,8 @@ def member(reach: Reach, rng: Rng) -> Matrix:
             return member(reach.a, rng) * member(reach.b, rng)
         case Bounded():
             shares = rng.choice([-1.0, 1.0, 0.0, 0.5], reach.channels, p=[0.4, 0.4, 0.1, 0.1])
-            row = reach.factor * shares * member(reach.of, rng)
+            off = reach.off * rng.choice([-1.0, 1.0], reach.channels)
+            row = reach.factor * shares * member(reach.of, rng) + off
             return np.asarray(np.clip(row, -reach.each, reach.each))
         case OneOf():
             rows = [member(kind, rng) for kind in reach.kinds]
@@ -114,9 +115,9 @@ def any_set(rng: Rng, channels: int, depth: int = 2) -> Reach:
         return Gate(a.each * b.each, a, b)
     if kind == 5:
         return one_of([a, b])
-    factor = float(rng.choice([0.5, 1.0, 2.0]))
+    factor, off = float(rng.choice([0.5, 1.0, 2.0])), float(rng.choice([0.0, 0.0, 1e-4, 3.0]))
     limit = 0.5 if rng.random() < 0.3 else math.inf
-    return Bounded(np.minimum(factor * a.each, limit), a, factor)
+    return Bounded(np.minimum(factor * a.each + off, limit), a, factor, off)
 
 
 def check(reach: Reach, row: Matrix, rng: Rng) -> None:

@@ -183,3 +183,15 @@ def test_a_convolution_names_its_kernel() -> None:
     weights: Weights = {"kernel": normal(1, D, 3, 4, 4), "gamma": GAMMA, "flat": shape(0, D, -1)}
     model = graph(nodes, weights, "float[batch, 3, 16, 16] pixels")
     assert words(model)["n"] == ("convolution (kernel)", ["pixels"])
+
+
+def test_a_bias_that_is_scaled_is_no_activation() -> None:
+    """A product of constants alone has no factor that data goes through."""
+    nodes = (
+        "r = Reshape(x, flat) g = Gemm<beta = 2.0>(r, e, c) h = Reshape(g, back) "
+        "u = MatMul(x, b) s = Sigmoid(u) m = Mul(u, s) n = Mul(h, m) total = MatMul(n, d)"
+    )
+    weights = {"e": normal(1, D, D), "b": normal(2, D, D), "d": normal(3, D, D), "c": normal(4, D)}
+    sizes = {"flat": shape(-1, D), "back": shape(1, -1, D)}
+    found = words(between(nodes, {**weights, **sizes}))
+    assert found["last"] == ("gated MLP (E=b, B=e, G=d; eq. 8)", ["first"])

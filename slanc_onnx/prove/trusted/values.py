@@ -300,9 +300,9 @@ def widened(reach: Reach, share: float, at_least: float = 0.0) -> Reach:
         longest = reach.length() if small else reach.outline()  # which costs nothing
         slack = (reach.slack + share * longest + beyond) * SLACK
         return Ellipsoids(each, reach.terms, slack)
-    if at_least and beyond > share * float(each.max(initial=0.0)):
+    if isinstance(reach, Box):
         return Box(each)
-    return Bounded(each, reach, 1 + share * 2)
+    return Bounded(each, reach, 1 + share * 2, at_least)
 
 
 def off_by(value: Value, share: float, at_least: float) -> Value:
@@ -330,9 +330,7 @@ def _with_subnormals(reach: Reach) -> Reach:
     each = reach.each
     if not ((each > 0) & (each < TINY)).any():
         return reach  # what is rounded there is within SLACK
-    largest = float(each.max())
-    share = math.sqrt(reach.channels) * SUBNORMAL / largest if largest >= TINY else 0.0
-    return widened(reach, share, SUBNORMAL)
+    return widened(reach, 0.0, SUBNORMAL)
 
 
 def of_constant(given: Constant, rank: int, axes: Sequence[int]) -> Value:
