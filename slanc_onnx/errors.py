@@ -6,6 +6,8 @@ Beside it, what the errors of others say where memory is short.
 from __future__ import annotations
 
 import errno
+import os
+import sys
 from pathlib import Path
 
 _MOST_NAMED = 3  # files of a folder
@@ -31,6 +33,8 @@ def no_file(told: str, path: Path, wanted: str) -> SlancError:
         path: What is no file.
         wanted: How the name of what is wanted ends: ".onnx".
     """
+    if (foreign := no_name(told, path)) is not None:
+        return foreign
     give = f"Give the path of {_ARTICLES.get(wanted, 'an')} {wanted} file."
     if str(path) == "-":
         return SlancError(f"{told}: standard input is not read. {give}")
@@ -43,6 +47,19 @@ def no_file(told: str, path: Path, wanted: str) -> SlancError:
     if not path.parent.is_dir():
         return SlancError(f"{told}: no such file, nor is there a folder {path.parent}. {give}")
     return SlancError(f"{told}: no such file. {give}")
+
+
+def no_name(told: str, path: Path) -> SlancError | None:
+    """The error of a path that the locale cannot write, so that a file seems not to be there."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        return SlancError(
+            f"{told}: the locale writes names of files in {encoding}, which has no such name. "
+            "Set PYTHONUTF8=1, or a locale in UTF-8."
+        )
+    return None
 
 
 def says_no_memory(text: str) -> bool:

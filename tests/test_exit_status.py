@@ -37,7 +37,7 @@ def shell(
         cwd=folder,
         env={**kept, "PYTHONPATH": str(ROOT)} if env is None else {**env, "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
 
