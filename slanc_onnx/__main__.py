@@ -6,6 +6,7 @@ import signal
 import sys
 
 from slanc_onnx._version import __version__
+from slanc_onnx.errors import is_no_memory
 
 
 def main() -> int:
@@ -22,8 +23,14 @@ def main() -> int:
     raises = signal.getsignal(signal.SIGINT)
     if raises is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from slanc_onnx.cli import main as command
-
+    try:
+        from slanc_onnx.cli import main as command
+    except (ImportError, MemoryError) as error:
+        if not is_no_memory(error):
+            raise
+        if sys.stderr is not None:
+            print("ERROR: not enough memory to load the libraries.", file=sys.stderr)
+        return 2
     if raises is signal.default_int_handler:
         signal.signal(signal.SIGINT, raises)
     return command()

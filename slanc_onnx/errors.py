@@ -1,11 +1,24 @@
-"""The one exception the library raises on bad input."""
+"""The one exception the library raises on bad input.
+
+Beside it, what the errors of others say where memory is short.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from pathlib import Path
 
 _MOST_NAMED = 3  # files of a folder
 _ARTICLES = {".toml": "a"}
+# As C++, ONNX Runtime, Python's threads, and what loads libraries on Linux and Windows say it. The
+# loader says "failed to map" too where a file system forbids it; NumPy is refused before us there.
+_NO_MEMORY = (
+    "bad_alloc", "bad allocation", "failed to allocate memory", "pthread_create failed",
+    "can't start new thread", "failed to map segment", "cannot allocate memory",
+    "paging file is too small",
+)  # fmt: skip
 
 
 class SlancError(Exception):
@@ -20,6 +33,8 @@ def no_file(told: str, path: Path, wanted: str) -> SlancError:
         path: What is no file.
         wanted: How the name of what is wanted ends: ".onnx".
     """
+    if (foreign := no_name(told, path)) is not None:
+        return foreign
     give = f"Give the path of {_ARTICLES.get(wanted, 'an')} {wanted} file."
     if str(path) == "-":
         return SlancError(f"{told}: standard input is not read. {give}")
@@ -32,3 +47,29 @@ def no_file(told: str, path: Path, wanted: str) -> SlancError:
     if not path.parent.is_dir():
         return SlancError(f"{told}: no such file, nor is there a folder {path.parent}. {give}")
     return SlancError(f"{told}: no such file. {give}")
+
+
+def no_name(told: str, path: Path) -> SlancError | None:
+    """The error of a path that the locale cannot write, so that a file seems not to be there."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        return SlancError(
+            f"{told}: the locale writes names of files in {encoding}, which has no such name. "
+            "Set PYTHONUTF8=1, or a locale in UTF-8."
+        )
+    return None
+
+
+def says_no_memory(text: str) -> bool:
+    """Whether the text of an error says that memory is short."""
+    return any(words in text.lower() for words in _NO_MEMORY)
+
+
+def is_no_memory(error: BaseException) -> bool:
+    """Whether memory is short, by whatever error: of a library that is loaded, or a thread."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    named = isinstance(error, (ImportError, RuntimeError)) and says_no_memory(str(error))
+    return named or isinstance(error, MemoryError)

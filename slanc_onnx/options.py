@@ -46,8 +46,8 @@ class ToldRanges(dict[str, tuple[float, float]]):
         """
         if ranges and not isinstance(ranges, cls):
             warnings.warn(
-                "Options.input_ranges is deprecated: give feeds={name: Range(low, high)}, with "
-                "Range of slanc_onnx.feed, or 'range(LOW,HIGH)' in a file",
+                "Options.input_ranges is deprecated: give feeds={name: slanc_onnx.Range(low, "
+                "high)}, or 'range(LOW,HIGH)' in a file",
                 DeprecationWarning,
                 stacklevel + 1,
             )
@@ -79,9 +79,10 @@ class Options:
         certify: Whether to bound every norm's input over all data: "auto", "exact" (tight norms of
             large matrices too), "tokens" (as "auto", and `protect_file` runs every token alone and
             holds its rows against the safe radius), or "off".
-        feeds: What is known of the values of graph inputs, by name. Inputs that are made are made
-            of it, for the probe, the estimate from the weights and the validation; with limits,
-            certificates hold on the condition that inputs keep to them.
+        feeds: What is known of the values of graph inputs, by name: `Range`, `Ids`, `Normal` or
+            `Values`. Inputs that are made are made of it, for the probe, the estimate from the
+            weights and the validation; with limits, certificates hold on the condition that inputs
+            keep to them.
         dims: Sizes of axes that the file leaves open, by the name of the axis or as "INPUT:AXIS".
         input_ranges: A deprecated spelling of feeds that are a `Range`: least and largest element.
         exclude: A regular expression. Norms and suspects in whose name it is found are left as they

@@ -244,7 +244,7 @@ print({"numpy", "onnx", "rich"} & set(sys.modules), status)
 def test_ctrl_c_while_libraries_are_read_says_nothing(library: str) -> None:
     program = f"""
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a script may ignore it
 class Stop:
     def find_spec(self, name, *_):
         if name == "{library}":

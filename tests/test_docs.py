@@ -172,6 +172,12 @@ def test_readme_names_every_option_and_what_it_takes() -> None:
                 assert values[option] == [*map(str, action.choices or ())], option
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_table_has_a_bar_in_code(page: Path) -> None:
+    """The site shows the backslash too that GitHub wants before it."""
+    assert re.findall(r"`[^`\n]*\\\|[^`\n]*`", page.read_text(encoding="utf-8")) == []
+
+
 def test_the_site_leads_to_every_guide() -> None:
     """mkdocs.yml names each page, and docs/index.md links to each but for the site's own."""
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")

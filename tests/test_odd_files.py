@@ -1,6 +1,8 @@
-"""Files that are none: links in a circle, pipes and devices where a name is asked for."""
+"""Files that are none: links in a circle, pipes, devices, and names that the locale lacks."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -9,6 +11,7 @@ import pytest
 from slanc_onnx import Options, SlancError, protect_file
 from tests.conftest import Run
 from tests.models.four_norms import four_norms
+from tests.places import ROOT
 
 READ = ("--inputs", "--tokens", "--observe", "--target-file", "--config")
 WRITTEN = ("--report", "--html", "--sidecar", "-o")
@@ -65,3 +68,27 @@ def test_a_place_of_data_is_read_as_runtimes_read_it(run: Run, key: str, text: s
     status, _, err = run("m.onnx", "--no-validate")
     assert status == 2 and f"its place in 'm.data' is no number ({text!r})" in err
     assert not Path("m.slanc.onnx").exists()
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are UTF-8 there")
+def test_a_name_that_the_locale_cannot_write_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    """It may well be there: Python looks for nothing that has no name."""
+    (tmp_path / "sub").mkdir()
+    sub = tmp_path / "sub" / "m.onnx"
+    onnx.save(four_norms(), sub, save_as_external_data=True, location="w.bin", size_threshold=0)
+    data = sub.read_bytes().replace(b"w.bin", "wöin".encode())
+    (tmp_path / "m.onnx").write_bytes(data)
+    (tmp_path / "sub" / "w.bin").rename(tmp_path / "wöin")
+    (tmp_path / "o.toml").write_text('inputs = "ö.npz"', encoding="utf-8")
+    script = "import sys; from slanc_onnx.cli import main; print(*map(main, eval(sys.argv[1])))"
+    calls = [["m.onnx"], ["sub/m.onnx", "--config", "o.toml"]]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, repr(calls)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **ascii_only},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.stdout.split() == ["2", "2"], done.stderr
+    assert done.stderr.count("Set PYTHONUTF8=1, or a locale in UTF-8.") == 2

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,8 @@ def test_a_deprecated_name_says_what_to_write_instead_at_the_line_that_used_it(
         with pytest.warns(DeprecationWarning, match=r"input_ranges.*feeds=.*Range") as warned:
             options = call()
         assert [each.filename for each in warned] == [__file__]
+        (named,) = re.findall(r"(\w+)\.(\w+)\(low, high\)", str(warned[0].message))
+        assert Options(feeds={"x": getattr(sys.modules[named[0]], named[1])(0, 5)}).feeds
         assert options.input_ranges == {"x": (0, 5)}
         (spec,) = protect(onnx.parser.parse_model(PIXELS), replace(options, estimate="weights"))
         assert spec.certificate is not None

@@ -30,7 +30,8 @@ EXIT_STATUS = {
     3: "as 0, but a report, the page, the sidecar, the list of FP32 nodes or standard output could "
     "not be written: the message names it",
     4: "a bug in slanc-onnx; nothing is written, --traceback shows where it happened",
-    130: "Ctrl-C; the output is the old or the new one, whole",
+    129: "SIGHUP; the output is the old or the new one, whole",
+    130: "Ctrl-C; the same",
     143: "SIGTERM; the same",
 }
 

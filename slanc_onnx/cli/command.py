@@ -28,19 +28,18 @@ from slanc_onnx.cli.process import (
     INTERRUPTED,
     NOT_WRITTEN,
     PASSED,
-    TERMINATED,
-    Terminated,
+    Stopped,
     bug,
     fail,
     lost_on_stdout,
     no_stop_passed_over,
     open_standard_files,
     reason,
-    sigterm_raised,
     silence,
+    stops_raised,
 )
 from slanc_onnx.cli.tell import say, tell, tell_all
-from slanc_onnx.errors import SlancError
+from slanc_onnx.errors import SlancError, is_no_memory
 from slanc_onnx.graph import FolderDraft
 from slanc_onnx.job import ModelFolder, check_files, protect_file
 from slanc_onnx.options import Options
@@ -83,17 +82,17 @@ def _main(arguments: Sequence[str] | None) -> int:
         format="%(levelname)s %(name)s: %(message)s",
     )
     try:
-        with sigterm_raised(), no_stop_passed_over():
+        with stops_raised(), no_stop_passed_over():
             return _run(args)
     except SlancError as error:
         return fail(BAD_INPUT, str(error))
-    except OSError as error:
-        return fail(BAD_INPUT, f"{error.filename or 'file'}: {error.strerror or error}")
-    except MemoryError:
-        return fail(BAD_INPUT, f"not enough memory. {_LESS_MEMORY}")
-    except Terminated:
-        return fail(TERMINATED, "terminated")
+    except Stopped as stop:
+        return fail(stop.status, stop.told)
     except Exception as error:
+        if is_no_memory(error):
+            return fail(BAD_INPUT, f"not enough memory. {_LESS_MEMORY}")
+        if isinstance(error, OSError):
+            return fail(BAD_INPUT, f"{error.filename or 'file'}: {error.strerror or error}")
         return fail(BUG, f"{bug(error, args.traceback)}. Nothing was written.")
 
 
@@ -161,12 +160,12 @@ def _status_of(job: JobFiles, do: Callable[[JobFiles], int], traceback_too: bool
     except SlancError as error:
         where = "" if str(job.source) in str(error) else f"{job.source}: "
         return fail(FAILED, f"{where}{error} Nothing was written for this model.")
-    except OSError as error:
-        told = f"{error.filename or 'file'}: {error.strerror or error}"
-        return fail(FAILED, f"{job.source}: {told}. Nothing was written for this model.")
-    except MemoryError:
-        told = f"not enough memory. {_LESS_MEMORY}"
-        return fail(FAILED, f"{job.source}: {told} Nothing was written for this model.")
     except Exception as error:
-        told = f"{bug(error, traceback_too)}. Nothing was written for this model."
-        return fail(BUG, f"{job.source}: {told}")
+        status = FAILED
+        if is_no_memory(error):
+            told = f"not enough memory. {_LESS_MEMORY}"
+        elif isinstance(error, OSError):
+            told = f"{error.filename or 'file'}: {error.strerror or error}."
+        else:
+            status, told = BUG, f"{bug(error, traceback_too)}."
+        return fail(status, f"{job.source}: {told} Nothing was written for this model.")

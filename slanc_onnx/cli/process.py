@@ -13,11 +13,19 @@ from typing import TextIO
 
 from slanc_onnx.report import printable
 
-PASSED, FAILED, BAD_INPUT, NOT_WRITTEN, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
+PASSED, FAILED, BAD_INPUT, NOT_WRITTEN, BUG, INTERRUPTED = 0, 1, 2, 3, 4, 130
+# The signals that end the command, and the exit status of each: that of a program that they kill.
+# SIGBREAK is Windows': Ctrl-Break, or its window closed.
+_STOPS = {"SIGTERM": 143, "SIGHUP": 129, "SIGBREAK": 143}
 
 
-class Terminated(BaseException):
-    """SIGTERM, as an exception, so that it leaves as little behind as Ctrl-C."""
+class Stopped(BaseException):
+    """A signal of these, as an exception, so that it leaves as little behind as Ctrl-C."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.status = _STOPS[name]
+        self.told = "the terminal was closed" if name == "SIGHUP" else "terminated"
 
 
 def reason(error: OSError) -> str:
@@ -107,31 +115,38 @@ def open_standard_files() -> None:
 
 
 @contextmanager
-def sigterm_raised() -> Iterator[None]:
-    """SIGTERM as `Terminated`, unless somebody else handles it."""
+def stops_raised() -> Iterator[None]:
+    """The first signal of `_STOPS` as `Stopped`, each unless somebody else handles or ignores it.
 
-    def terminate(*_: object) -> None:
-        raise Terminated
+    Those that come after it are ignored: a shell that goes sends SIGHUP, and its terminal again.
+    """
+    numbers = {name: getattr(signal, name) for name in _STOPS if hasattr(signal, name)}
+    if threading.current_thread() is not threading.main_thread():
+        numbers = {}
+    mine = {at: name for name, at in numbers.items() if signal.getsignal(at) is signal.SIG_DFL}
 
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
+    def stop(number: int, _: object) -> None:
+        for other in mine:
+            signal.signal(other, signal.SIG_IGN)
+        raise Stopped(mine[number])
+
     try:
+        for number in mine:
+            signal.signal(number, stop)
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
 def no_stop_passed_over() -> Iterator[None]:
-    """Ctrl-C and SIGTERM that come where Python passes over exceptions are raised at the end."""
+    """Ctrl-C and signals that come where Python passes over exceptions are raised at the end."""
     stops: list[BaseException] = []
     told = sys.unraisablehook
 
     def keep(unraisable: sys.UnraisableHookArgs) -> None:
-        if isinstance(unraisable.exc_value, (KeyboardInterrupt, Terminated)):
+        if isinstance(unraisable.exc_value, (KeyboardInterrupt, Stopped)):
             stops.append(unraisable.exc_value)
         else:
             told(unraisable)

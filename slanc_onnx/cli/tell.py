@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slanc_onnx.arguments import STDOUT, JobFiles, Terminal
 from slanc_onnx.cli.process import BUG, FAILED, NOT_WRITTEN, PASSED, bug, fail, on_stdout, reason
-from slanc_onnx.errors import SlancError
+from slanc_onnx.errors import SlancError, is_no_memory
 from slanc_onnx.report import (
     Outcome,
     audit_lines,
@@ -107,14 +107,16 @@ def _named_if_lost(what: str, args: argparse.Namespace, lost: dict[str, str]) ->
     advice = "Make room there or name another place, and run again."
     try:
         yield
-    except OSError as error:
-        lost[f"{what}: not written ({reason(error)})"] = advice
     except SlancError as error:
         lost[f"{what}: not written ({error})"] = ""  # the reason or the last line says it
-    except MemoryError:
-        lost[f"{what}: not written (not enough memory)"] = advice
     except Exception as error:
-        lost[f"{what}: not written ({bug(error, args.traceback)})"] = advice
+        if is_no_memory(error):
+            why = "not enough memory"
+        elif isinstance(error, OSError):
+            why = reason(error)
+        else:
+            why = bug(error, args.traceback)
+        lost[f"{what}: not written ({why})"] = advice
 
 
 def _print_to_stdout(

@@ -73,16 +73,22 @@ def begin_child() -> None:
     gc.freeze()  # to look through what the parent made would copy all of it
     faulthandler.disable()  # the parent tells how it ended
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for number in (signal.SIGINT, signal.SIGHUP):  # sent to all of a terminal: the parent decides
+        signal.signal(number, signal.SIG_IGN)
 
 
-def lower_limit(kind: int, most: int) -> None:
-    """Let this process have no more of a resource; it may have less already."""
+def lower_limit(kind: int, most: int) -> int:
+    """Let this process have no more of a resource.
+
+    Returns:
+        What it may have: it may have had less already.
+    """
     import resource
 
     soft, hard = resource.getrlimit(kind)
     known = [value for value in (soft, hard, most) if value != resource.RLIM_INFINITY]
     resource.setrlimit(kind, (min(known), hard))
+    return min(known)
 
 
 def kilobytes(file: str, field: str) -> int:

@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
-from slanc_onnx.errors import SlancError, no_file
+from slanc_onnx.errors import SlancError, no_file, no_name
 from slanc_onnx.graph.inline import read_skeleton
 
 # Any element type: weights come in all of ONNX's.
@@ -211,10 +211,9 @@ def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
             f"folder. Move the data file beside the model and export again."
         )
     if not file.is_file():
-        raise SlancError(
-            f"initializer {tensor.name!r}: external data file {location!r} is missing. "
-            f"Copy it into {folder} beside the model."
-        )
+        told = f"initializer {tensor.name!r}: external data file {location!r}"
+        missing = SlancError(f"{told} is missing. Copy it into {folder} beside the model.")
+        raise no_name(told, file) or missing
     size = file.stat().st_size
     try:
         offset = _number(entries.get("offset", "0"))

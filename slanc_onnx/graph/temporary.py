@@ -205,7 +205,10 @@ def real_path(path: Path) -> Path:
 
     `Path.resolve` raises one there up to Python 3.12.
     """
-    return Path(os.path.realpath(path))
+    try:
+        return Path(os.path.realpath(path))
+    except UnicodeEncodeError:  # whoever reads it says so: `no_name`
+        return path
 
 
 def same_place(one: Path, other: Path) -> bool:

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import onnx
 
-from slanc_onnx.errors import SlancError
+from slanc_onnx.errors import SlancError, is_no_memory
 from slanc_onnx.graph import begin_child, can_fork, kilobytes, lower_limit, stored_bytes
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
@@ -181,8 +181,19 @@ class _Process:
 
 
 def _at_once(work: Callable[[Progress], T], progress: Progress, limit: float | None) -> T:
-    with _until(limit):
+    with _until(limit), _shortage_told():
         return work(progress)
+
+
+@contextlib.contextmanager
+def _shortage_told() -> Iterator[None]:
+    """A lack of memory, by whatever error, as `short_of_memory` says or as a `MemoryError`."""
+    try:
+        yield
+    except Exception as error:
+        if not is_no_memory(error):
+            raise
+        raise short_of_memory() or MemoryError(str(error)) from error
 
 
 def _in_child(
@@ -196,14 +207,12 @@ def _in_child(
     status = 1
     try:
         begin_child()
-        threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
-        _memory.set(_limit_memory(memory))
         try:
-            with _until(limit):
-                done = work(partial(_tell, send))
-            send.send(("done", pickle.dumps(done)))
-        except MemoryError as error:
-            send.send(("failed", _picklable(short_of_memory() or error)))
+            with _until(limit), _shortage_told():
+                threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
+                _memory.set(_limit_memory(memory))
+                done = pickle.dumps(work(partial(_tell, send)))
+            send.send(("done", done))
         except BaseException as error:
             send.send(("failed", _picklable(error)))
         status = 0
@@ -223,18 +232,19 @@ def _limit_memory(memory: int | None) -> int | None:
     """Let no more be allocated: an error is better than the end of others.
 
     Returns:
-        `memory`, if that is less than what the machine has.
+        `memory`, if that is less than what the machine has, or the caller's limits leave.
     """
     import resource  # not on every system that has Python
 
-    free = kilobytes("meminfo", "MemAvailable")
-    lower_limit(resource.RLIMIT_AS, 1024 * (kilobytes("self/status", "VmSize") + free))
-    if memory is None or memory > 1024 * free:
+    size, data = (1024 * kilobytes("self/status", field) for field in ("VmSize", "VmData"))
+    free = (
+        lower_limit(resource.RLIMIT_AS, size + 1024 * kilobytes("meminfo", "MemAvailable")) - size
+    )
+    if memory is None or memory > free:
         return None
     # Of address space threads reserve more than they use, so what can be written is counted.
-    now = 1024 * kilobytes("self/status", "VmData")
-    lower_limit(resource.RLIMIT_DATA, now + memory + _PER_PROCESSOR * (os.cpu_count() or 1))
-    return memory
+    wanted = data + memory + _PER_PROCESSOR * (os.cpu_count() or 1)
+    return memory if lower_limit(resource.RLIMIT_DATA, wanted) == wanted else None
 
 
 def short_of_memory() -> CannotRun | None:
@@ -318,10 +328,8 @@ def stopped_in_time(run_options: Any) -> Iterator[None]:
         raise too_slow(end[1])
     timer = threading.Timer(left, lambda: setattr(run_options, "terminate", True))
     timer.daemon = True
-    try:
+    with _shortage_told():  # no memory for its stack
         timer.start()
-    except RuntimeError as error:  # no memory for its stack
-        raise short_of_memory() or MemoryError(str(error)) from error
     try:
         yield
     except CannotRun:

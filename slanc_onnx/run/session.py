@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from slanc_onnx.errors import says_no_memory
 from slanc_onnx.graph import Array
 from slanc_onnx.run.aligned import with_weights_in_place
 from slanc_onnx.run.isolation import CannotRun, short_of_memory, stopped_in_time
 
 Feeds = Mapping[str, Array]
-# As ONNX Runtime says it; a thread has no room for its stack.
-_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation", "pthread_create failed")
 
 
 class Session:
@@ -121,7 +120,7 @@ def _fitting(value: Array, declared: str) -> Array:
 
 def _cannot(do: str, error: Exception) -> CannotRun:
     text = str(error)
-    if any(word in text for word in _NO_MEMORY) and (short := short_of_memory()) is not None:
+    if says_no_memory(text) and (short := short_of_memory()) is not None:
         return short
     first = (text.strip() or type(error).__name__).splitlines()[0]
     return CannotRun(f"ONNX Runtime cannot {do} the model: {first[:300]}")

@@ -251,6 +251,10 @@ def test_a_link_to_nothing_is_in_the_way_of_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["ö" * 120 + ".onnx", os.fsdecode(b"\xff.onnx")])
 def test_any_name_of_a_file_serves(tmp_path: Path, name: str) -> None:
     """As long as the file system allows, and one that is no text."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        pytest.skip(f"names are {sys.getfilesystemencoding()} here")
     source, output = saved(tmp_path), tmp_path / name
     write(source, output, 2.0)
     assert first(output) == [2.0] * 4

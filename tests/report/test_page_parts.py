@@ -14,6 +14,7 @@ from slanc_onnx.apply.convert.convert import InFull
 from slanc_onnx.job import protect_file
 from slanc_onnx.prove import Condition
 from slanc_onnx.reasons import InFp32, Reason
+from slanc_onnx.report.html.parts import listing
 from slanc_onnx.report.html.view import page_view
 from slanc_onnx.report.wording import reason_text
 from tests.browser import browser, in_browser
@@ -162,3 +163,21 @@ def test_every_column_is_on_the_screen(thousand: str, tmp_path: Path, width: int
     listen = "addEventListener('message', e => { document.title = 'fits ' + e.data; })"
     document, _ = in_browser(f"<!doctype html><title>-</title>{frame}</html>", tmp_path, listen)
     assert "<title>fits true</title>" in document
+
+
+def test_a_short_word_of_a_list_stays_in_one_piece() -> None:
+    """On a telephone ReduceMean stood in four lines."""
+    rows = [("/a/ReduceMean", "ReduceMean", "joins them", "open", "3")]
+    written = listing("Suspects", ("node", "op", "why", "state", "sum"), rows, 1)
+    styles = re.findall(r'<td class="(.*?)">', written)
+    assert styles == ["text", "text word", "text", "text word", ""]
+
+
+def test_the_headline_counts_one_as_one(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["": 17]>
+    main (float[2, 2] x) => (float[2, 2] y) <float[2] g = {1, 1}> {
+        y = LayerNormalization(x, g)
+    }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    view = page_view(protect_file(tmp_path / "m.onnx", tmp_path / "o.onnx"))
+    assert view.sentence == "The only norm did not overflow FP16 on these inputs, then or now."

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from slanc_onnx import SlancError
-from slanc_onnx.graph import can_fork
+from slanc_onnx.graph import can_fork, kilobytes, lower_limit
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.run.isolation import CannotRun, begun, isolated, memory_of_a_run
 from slanc_onnx.run.session import Session
@@ -222,3 +222,29 @@ def test_more_memory_than_the_machine_has_is_an_error() -> None:
 
     with pytest.raises(MemoryError):
         isolated(work, no_progress, 60.0, apart=True)
+
+
+@forks
+@pytest.mark.parametrize(("kind", "used"), [("RLIMIT_AS", "VmSize"), ("RLIMIT_DATA", "VmData")])
+def test_a_limit_of_the_caller_is_not_said_to_be_that_of_the_option(kind: str, used: str) -> None:
+    """That of `ulimit`: --memory-limit would not help."""
+    import resource
+
+    def work(_: Progress) -> None:
+        np.ones(2**29, np.uint8)
+
+    def limited(_: Progress) -> None:  # in a process whose limit it may be
+        lower_limit(getattr(resource, kind), 1024 * kilobytes("self/status", used) + 2**28)
+        isolated(work, no_progress, 60.0, apart=True, memory=2**30)
+
+    with pytest.raises(MemoryError):
+        isolated(limited, no_progress, 60.0, apart=True)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_library_that_finds_no_memory_is_no_error_of_ours(apart: bool) -> None:
+    def work(_: Progress) -> None:
+        raise ImportError("/x.so: failed to map segment from shared object")
+
+    with pytest.raises(MemoryError, match="failed to map"):
+        isolated(work, no_progress, 60.0, apart=apart)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 OPEN, MOST = 10, 200  # rows that are shown at once, and at all; a report in JSON has them all
+_SHORT = 12  # letters of a word that fits a column of a telephone
 _BREAKS = re.compile(r"([/:]|\.(?=[^\W\d]))(?=[^/:])")
 
 
@@ -56,10 +57,7 @@ def _table(
     )
     body = "\n".join(
         f'<tr class="{"bad" if bad else ""}">'
-        + "".join(
-            f'<td class="{style}">{name_text(text) if style else html.escape(text)}</td>'
-            for text, style in zip(row, styles, strict=True)
-        )
+        + "".join(_cell(text, style) for text, style in zip(row, styles, strict=True))
         + "</tr>"
         for row, bad in rows
     )
@@ -67,6 +65,13 @@ def _table(
         f"{scrolled(caption)}<table><caption>{html.escape(caption)}</caption>"
         f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _cell(text: str, style: str) -> str:
+    """A cell; a short word, that of an op say, stays in one piece."""
+    if style and text.isidentifier() and len(text) <= _SHORT:
+        style = f"{style} word"
+    return f'<td class="{style}">{name_text(text) if style else html.escape(text)}</td>'
 
 
 def scrolled(label: str) -> str:

@@ -184,7 +184,10 @@ def _sentence(norms: Sequence[NormRow], form: str, seen: bool, healed_by: int) -
             f"{form} as exported, {_none(len(after))} with the scales."
         ]
     elif not before and not after:
-        parts = [f"None of the {len(norms)} norms overflowed {form} on these inputs, then or now."]
+        none = f"None of the {len(norms)} norms overflowed"
+        if len(norms) == 1:
+            none = "The only norm did not overflow"
+        parts = [f"{none} {form} on these inputs, then or now."]
     else:
         now = f"{len(after)} STILL OVERFLOW{'S' * (len(after) == 1)}" if after else "none overflows"
         parts = [
@@ -192,7 +195,7 @@ def _sentence(norms: Sequence[NormRow], form: str, seen: bool, healed_by: int) -
             f"{rows:,} rows. With the scales {now}."
         ]
     if healed_by:
-        parts.append(f"With {healed_by} nodes in FP32 it works.")
+        parts.append(f"With {healed_by} node{'s' * (healed_by > 1)} in FP32 it works.")
     if skipped:
         parts.append(f"{skipped} norm{'s were' if skipped > 1 else ' was'} skipped, see the table.")
     return " ".join(parts)
