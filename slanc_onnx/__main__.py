@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -22,8 +23,11 @@ def main() -> int:
     raises = signal.getsignal(signal.SIGINT)
     if raises is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.disable()  # what modules hold stays until the end: nothing to look for, now or later
     from slanc_onnx.cli import main as command
 
+    gc.freeze()
+    gc.enable()
     if raises is signal.default_int_handler:
         signal.signal(signal.SIGINT, raises)
     return command()
