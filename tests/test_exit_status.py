@@ -41,7 +41,7 @@ def shell(
         env={**kept, "PYTHONPATH": str(ROOT)} if env is None else {**env, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -247,7 +247,7 @@ from slanc_onnx import cli, job
 
 def wait(*_):
     Path("ready").touch()
-    for _ in range(6000):  # Python sees a signal that comes just before a sleep after it
+    for _ in range(60_000):  # Python sees a signal that comes just before a sleep after it
         time.sleep(0.01)
 
 {patch} = wait
@@ -275,11 +275,11 @@ def test_a_signal_ends_it_without_left_overs(
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
-        ready, until = tmp_path / "ready", time.monotonic() + 60
+        ready, until = tmp_path / "ready", time.monotonic() + 300
         while not ready.exists() and time.monotonic() < until:
             time.sleep(0.02)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     word = "terminated" if number == signal.SIGTERM else "interrupted"
     assert (process.returncode, out, err) == (status, "", f"ERROR: {word}\n")
     new = [] if patch == "job.draft._validate" else ["new"]
