@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -23,6 +24,7 @@ def main() -> int:
     raises = signal.getsignal(signal.SIGINT)
     if raises is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.disable()  # what modules hold stays until the end: nothing to look for, now or later
     try:
         from slanc_onnx.cli import main as command
     except (ImportError, MemoryError) as error:
@@ -31,6 +33,8 @@ def main() -> int:
         if sys.stderr is not None:
             print("ERROR: not enough memory to load the libraries.", file=sys.stderr)
         return 2
+    gc.freeze()
+    gc.enable()
     if raises is signal.default_int_handler:
         signal.signal(signal.SIGINT, raises)
     return command()

@@ -212,7 +212,7 @@ def test_odd_models_end_with_a_status(
     status, out, err = run("model.onnx", *options)
     skipped = status == 1 and "every norm was skipped" in out
     assert (status in (0, 2) or skipped) and "Traceback" not in out + err
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 100
 
 
 def test_a_rank_that_grows_from_op_to_op_is_not_followed(run: Run) -> None:

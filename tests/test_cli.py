@@ -38,7 +38,7 @@ def as_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env={**env, "PYTHONPATH": str(ROOT)},
     )
 

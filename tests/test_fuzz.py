@@ -18,6 +18,7 @@ from tests.places import ROOT
 def test_damaged_models_end_with_a_status_and_no_traceback(count: int) -> None:
     """In a process of its own: a mutant may end the one that it runs in."""
     command = [sys.executable, "-m", "benchmarks.fuzz", "--count", str(count), "--seed", "11"]
+    command += ["--seconds", "200"]  # no mutant hangs because the machine is busy
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "| structure |" in done.stdout

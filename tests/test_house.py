@@ -58,6 +58,7 @@ def imports() -> list[Import]:
     return [each for each in found if each.source.split(".")[0] == "slanc_onnx"]
 
 
+@cache
 def package_of(source: str) -> Path | None:
     """The innermost package that a dotted name lies in, itself included; None at the root."""
     parts = source.split(".")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -115,8 +116,19 @@ def test_a_second_run_changes_nothing_and_proves_the_same(file: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["bert_like", "llama_like", "sandwich_like"])
-@pytest.mark.parametrize("merge", get_args(Merge))
+NAMES = ["bert_like", "llama_like", "sandwich_like"]
+# Each part once, which the model has or has not, and all of them in every model.
+QUICK = [("gamma", "llama_like"), ("mean", "bert_like"), ("division", "llama_like")]
+QUICK += [("all", name) for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("merge", "name"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else (pytest.mark.slow,))
+        for case in product(get_args(Merge), NAMES)
+    ],
+)
 def test_sample_models(name: str, merge: Merge, tmp_path: Path) -> None:
     source, output = SAMPLES / f"{name}.onnx", tmp_path / "out.onnx"
     outcome = protect_file(source, output, Options(apply="fold", merge=(merge,), certify="off"))

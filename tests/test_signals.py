@@ -23,7 +23,7 @@ from slanc_onnx import cli, graph, job, run
 
 def wait(*arguments):
     Path("ready").touch()
-    for _ in range(6000):  # Python sees a signal that comes just before a sleep after it
+    for _ in range(60_000):  # Python sees a signal that comes just before a sleep after it
         if Path("go").exists():
             return goes_on(*arguments)
         time.sleep(0.01)
@@ -58,7 +58,7 @@ def heeds_signals() -> None:
 
 
 def wait_for(file: Path) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not file.exists() and time.monotonic() < until:
         time.sleep(0.02)
 
@@ -91,7 +91,7 @@ def test_a_signal_ends_it_without_left_overs(
     ) as process:
         wait_for(tmp_path / "ready")
         process.send_signal(getattr(signal, name))
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err) == (status, "", f"ERROR: {word}\n")
     new = ["new"] if place == "after" else []
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", *new, "ready"]
@@ -125,7 +125,7 @@ def test_a_closed_terminal_ends_it_without_left_overs(tmp_path: Path, place: str
         os.close(terminal)
         wait_for(tmp_path / "ready")
         os.close(watching)
-        assert process.wait(timeout=60) == 129
+        assert process.wait(timeout=300) == 129
     new = ["model.slanc.onnx"] if place == "after" else []
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", *new, "ready"]
 
@@ -144,7 +144,7 @@ def test_with_nohup_a_closed_terminal_ends_nothing(tmp_path: Path) -> None:
         wait_for(tmp_path / "ready")
         os.killpg(process.pid, signal.SIGHUP)
         (tmp_path / "go").touch()
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=300) == 0
     assert (tmp_path / "model.slanc.onnx").exists()
 
 
@@ -162,7 +162,7 @@ def test_a_signal_that_comes_again_does_not_stop_the_tidying(tmp_path: Path) -> 
     ) as process:
         wait_for(tmp_path / "ready")
         process.send_signal(signal.SIGHUP)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (129, "ERROR: the terminal was closed\n")
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", "ready"]
 

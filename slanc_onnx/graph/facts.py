@@ -18,6 +18,9 @@ _MORE = "..."  # before the dimensions that are known, where there may be others
 
 def constant_made(scope: Scope, tensor: gs.Tensor) -> bool:
     """Whether a tensor is computed from constants and shapes alone, like gamma = Add(w, 1)."""
+    known = scope.constants_made.get(id(tensor))
+    if known is not None:  # nearly always: each tensor is asked about many times
+        return known
 
     def read(tensor: gs.Tensor) -> Reading[gs.Tensor, bool]:
         if scope.constant(tensor) is not None:

@@ -88,8 +88,8 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
             if attribute.type == AttributeProto.SPARSE_TENSOR:
                 yield from of_sparse([attribute.sparse_tensor])
             yield from of_sparse(attribute.sparse_tensors)
-            for graph in (attribute.g, *attribute.graphs):
-                if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+            if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+                for graph in (attribute.g, *attribute.graphs):
                     yield from of_graph(graph)
 
     def of_sparse(tensors: Iterable[SparseTensorProto]) -> Iterator[TensorProto]:

@@ -286,6 +286,8 @@ def read_by(node: NodeProto) -> Iterator[str]:
     """What a node and its subgraphs read, what they make themselves included."""
     yield from node.input
     for attribute in node.attribute:
+        if not attribute.HasField("g"):
+            continue
         for inner in attribute.g.node:
             yield from read_by(inner)
         yield from (output.name for output in attribute.g.output)

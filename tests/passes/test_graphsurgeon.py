@@ -96,8 +96,12 @@ def test_a_sample_model_becomes_what_the_library_makes_of_it(name: str, apply: A
     assert different(run(model, **feeds), run(scaled, **feeds)) == []
 
 
-@pytest.mark.parametrize("name", ["bert_like", "llama_like", "sandwich_like"])
-@pytest.mark.parametrize("first", [(), ("all",)], ids=["after a fold", "at once"])
+# Notes of an earlier run are read alike in any model: one in the suite, the others are slow.
+NAMES, ALL = ["bert_like", "llama_like", "sandwich_like"], ("all",)
+AFTER = [pytest.param(name, (), marks=pytest.mark.slow) for name in NAMES[1:]]
+
+
+@pytest.mark.parametrize(("name", "first"), [(NAMES[0], ()), *AFTER, *((n, ALL) for n in NAMES)])
 def test_parts_of_norms_are_merged_as_the_library_does(name: str, first: tuple[Merge, ...]) -> None:
     """Also those of norms that an earlier run scaled, so that none has the status "scaled"."""
     model = onnx.load(SAMPLES / f"{name}.onnx")

@@ -101,7 +101,9 @@ def test_its_death_is_an_error(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_a_loop_that_does_not_end_is_stopped(apart: bool) -> None:
+def test_a_loop_that_does_not_end_is_stopped(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself: long before it would be killed."""
+    monkeypatch.setattr("slanc_onnx.run.isolation.GRACE", 120.0)
     model = onnx.parser.parse_model(ENDLESS)
 
     def work(_: Progress) -> None:
@@ -110,7 +112,7 @@ def test_a_loop_that_does_not_end_is_stopped(apart: bool) -> None:
     started = time.monotonic()
     with pytest.raises(CannotRun, match=r"not done after 0\.5 s: .* --time-limit"):
         isolated(work, no_progress, 0.5, apart=apart)
-    assert time.monotonic() - started < 5.5
+    assert time.monotonic() - started < 100
 
 
 @forks
@@ -118,8 +120,8 @@ def test_work_that_does_not_listen_is_stopped_too(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("slanc_onnx.run.isolation.GRACE", 0.1)
     started = time.monotonic()
     with pytest.raises(CannotRun, match=r"not done after 0\.1 s"):
-        isolated(lambda _: time.sleep(60), no_progress, 0.1, apart=True)
-    assert time.monotonic() - started < 20
+        isolated(lambda _: time.sleep(200), no_progress, 0.1, apart=True)
+    assert time.monotonic() - started < 100
 
 
 def test_a_run_that_ends_in_time_gives_what_it_gave_before() -> None:
@@ -173,7 +175,7 @@ def test_work_that_tells_much_does_not_wait_for_a_reader() -> None:
 
     seen: list[float] = []
     with begun(work, lambda _, share: seen.append(share), None, apart=True) as done:
-        assert select.select([receive], [], [], 30.0)[0]  # before anybody asked for it
+        assert select.select([receive], [], [], 120.0)[0]  # before anybody asked for it
         assert done() == 7
     assert seen == sorted(seen) and 0 < len(seen) < 5000
     os.close(receive)

@@ -210,8 +210,18 @@ def test_rows_of_zeros_get_a_scale_and_an_epsilon_that_is_kept(tmp_path: Path) -
         assert Note.EPSILON_RAISED in {note.kind for note in outcome.notes}
 
 
-@pytest.mark.parametrize("options", [(), ("--apply", "fold"), ("--to", "fp16")], ids=str)
-@pytest.mark.parametrize("path", [LLAMA, BERT], ids=["llama", "bert"])
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        (LLAMA, ()),
+        (LLAMA, ("--apply", "fold")),
+        (LLAMA, ("--to", "fp16")),
+        (BERT, ()),  # what its groups of tensors share with those above, the slow tests try
+        pytest.param(BERT, ("--apply", "fold"), marks=pytest.mark.slow),
+        pytest.param(BERT, ("--to", "fp16"), marks=pytest.mark.slow),
+    ],
+    ids=lambda given: given.stem if isinstance(given, Path) else str(given),
+)
 def test_a_sample_passes_and_a_second_run_changes_nothing(
     run: Run, path: Path, options: tuple[str, ...]
 ) -> None:

@@ -38,8 +38,16 @@ def judged(options: Options, folder: Path, source: Path = LLAMA) -> Validation:
     return outcome.validation
 
 
-@pytest.mark.parametrize("flush", [False, True])
-@pytest.mark.parametrize("accumulate", ACCUMULATE)
+# Flushing, which all sums end in alike, with one order of them; the slow tests have it with each.
+@pytest.mark.parametrize(
+    ("accumulate", "flush"),
+    [
+        *((accumulate, False) for accumulate in ACCUMULATE),
+        ("sequential", True),
+        pytest.param("pairwise", True, marks=pytest.mark.slow),
+        pytest.param("fp32", True, marks=pytest.mark.slow),
+    ],
+)
 def test_the_fold_alone_is_that_of_a_run_without_merging(
     accumulate: str, flush: bool, tmp_path: Path
 ) -> None:
@@ -79,8 +87,11 @@ def test_it_costs_two_runs_and_leaves_no_file(options: Options, tmp_path: Path) 
     ran = {what for what in told if what.startswith("validating")}
     assert len(ran) == 6 and sum("the fold alone" in what for what in ran) == 2
     assert list(tmp_path.iterdir()) == [output]
-    told.clear()
-    protect_file(LLAMA, output, replace(options, merge=()), progress=lambda w, s: told.add(w))
+
+
+def test_without_merging_it_costs_nothing(tmp_path: Path) -> None:
+    told, options = set[str](), replace(MERGED, merge=())
+    protect_file(LLAMA, tmp_path / "o", options, progress=lambda what, share: told.add(what))
     assert len([what for what in told if what.startswith("validating")]) == 4
 
 

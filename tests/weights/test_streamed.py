@@ -2,8 +2,9 @@
 
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -134,19 +135,28 @@ def processes() -> Executor:
     return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
 
 
-def dask_cluster() -> Executor:
+@contextmanager
+def dask_cluster() -> Iterator[Executor]:
+    """Closed at the end: its processes would stay, and its client warn when it is collected."""
     distributed = pytest.importorskip("distributed", reason="the extra `dask` is not installed")
-    client = distributed.Client(
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-    )
-    executor: Executor = client.get_executor()
-    return executor
+    dask = pytest.importorskip("dask")
+    patient = {f"distributed.comm.timeouts.{what}": "300s" for what in ("connect", "tcp")}
+    with (
+        dask.config.set(patient),  # on a busy machine a worker takes long to start
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client.get_executor()
 
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("made", [lambda: ThreadPoolExecutor(3), processes, dask_cluster])
 def test_threads_processes_and_a_cluster_give_the_same_bits(
-    tmp_path: Path, made: Callable[[], Executor], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    made: Callable[[], AbstractContextManager[Executor]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     matrix = whole(on_file(tmp_path, normal(5, 64, 400).astype(np.float16)))
     monkeypatch.setattr(streamed, "UNIT", 64 * 100)

@@ -105,12 +105,20 @@ def divided(model: onnx.ModelProto) -> int:
     return sum(bool(norm.deferred) for norm in find_norms(model))
 
 
-@pytest.mark.parametrize("number", range(MERGED_GRAPHS))
-def test_outputs_behind_deferred_divisions_are_those_of_the_original(number: int) -> None:
-    made = random_graph(SEED, number, MERGED)
+@pytest.mark.parametrize("first", range(0, MERGED_GRAPHS, 10))
+def test_outputs_behind_deferred_divisions_are_those_of_the_original(first: int) -> None:
+    counts = []
+    for number in range(first, first + 10):
+        made = random_graph(SEED, number, MERGED)
+        counts.append(divided(made.model))
+        if counts[-1]:
+            assert is_as_the_original(made), number
+    assert sum(counts) > 3 and sum(count > 0 for count in counts) > 2  # or nothing is tested
+
+
+def is_as_the_original(made: Made) -> bool:
+    """Whether outputs are, as far as rounding moves them, and a second run changes nothing."""
     assert made.original is not None
-    if not divided(made.model):
-        return
     again, given = onnx.ModelProto(), feed(made)
     again.CopyFrom(made.model)
     protect(again, merging(made.target))
@@ -118,14 +126,10 @@ def test_outputs_behind_deferred_divisions_are_those_of_the_original(number: int
     expected = run(made.original, **given)
     off = far(expected, run(made.model, **given))
     half = next(iter(expected.values())).dtype == np.float16
-    if off > (CLOSE_IN_16_BITS if half else 1e-5):
-        noise = [far(expected, run(noisy(made.original, seed), **given)) for seed in range(3)]
-        assert off <= 4 * max(noise)
-
-
-def test_many_divisions_are_deferred() -> None:
-    counts = [divided(random_graph(SEED, n, MERGED).model) for n in range(MERGED_GRAPHS)]
-    assert sum(counts) > 15 and sum(count > 0 for count in counts) > 10
+    if off <= (CLOSE_IN_16_BITS if half else 1e-5):
+        return True
+    noise = [far(expected, run(noisy(made.original, seed), **given)) for seed in range(3)]
+    return off <= 4 * max(noise)
 
 
 def test_many_of_them_are_merged() -> None:

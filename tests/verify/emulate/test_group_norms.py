@@ -12,6 +12,7 @@ from slanc_onnx.norms.find import find_norms_in
 from slanc_onnx.verify.emulate.norms import can_emulate, emulate
 from tests.oracles.half_norm import SUMS
 from tests.oracles.unoptimised import run
+from tests.pairs import a_third
 from tests.spellings.row_norms import RowNorm
 from tests.spellings.rows import ROW_NORMS
 
@@ -27,8 +28,8 @@ def same(actual: NDArray[np.generic], expected: NDArray[np.float32]) -> bool:
     return bool(np.array_equal(actual.reshape(expected.shape), expected, equal_nan=True))
 
 
-@pytest.mark.parametrize("device", DEVICES, ids=str)
-@pytest.mark.parametrize("spelling", ROW_NORMS, ids=str)
+# Each spelling meets flushing or not in one pass and in two, and every order of sums.
+@pytest.mark.parametrize(("spelling", "device"), a_third(ROW_NORMS, DEVICES), ids=str)
 def test_every_step_is_rounded_as_in_a_loop_of_float16(
     spelling: RowNorm, device: Accelerator
 ) -> None:

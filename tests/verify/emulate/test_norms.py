@@ -18,6 +18,7 @@ from slanc_onnx.ops.fused import Kind
 from slanc_onnx.verify.emulate.norms import can_emulate, emulate
 from tests.oracles.half_norm import SUMS, HalfNorm
 from tests.oracles.unoptimised import run
+from tests.pairs import a_third
 
 EPSILON = 1e-5
 PASSES: list[Variance] = ["two-pass", "one-pass"]
@@ -83,8 +84,11 @@ def same(actual: NDArray[np.generic], expected: list[object]) -> bool:
     return bool(np.array_equal(actual, truth, equal_nan=True))
 
 
-@pytest.mark.parametrize("device", DEVICES, ids=str)
-@pytest.mark.parametrize("width", [1, 2, 5, 32, 33])
+# Sums of an even and of an odd number are in 5 and 33; 32 and 2 are powers of two, as halves of
+# halves are: each device meets one of the lot below, and all of them when the slow tests run.
+@pytest.mark.parametrize(
+    ("device", "width"), [*a_third(DEVICES, [1, 2, 32]), *product(DEVICES, [5, 33])], ids=str
+)
 def test_every_step_is_rounded_as_in_a_loop_of_float16(device: Accelerator, width: int) -> None:
     x, constants = rows(width), affine(width)
     for title, (kind, power, nodes) in NORMS.items():
@@ -104,24 +108,23 @@ def test_every_step_is_rounded_as_in_a_loop_of_float16(device: Accelerator, widt
             assert same(outputs["y"], [y for y, _ in expected]), title
 
 
-def test_a_naive_row_overflows_and_a_scaled_one_does_not() -> None:
+@pytest.mark.parametrize(("device", "title"), a_third(DEVICES, list(NORMS)), ids=str)
+def test_a_naive_row_overflows_and_a_scaled_one_does_not(device: Accelerator, title: str) -> None:
     x = np.full((2, 1, 64), 40, np.float32) * np.array([1, -1] * 32, np.float32)
     x[1] /= 1024  # and an ordinary row
-    for device in DEVICES:
-        for _, _, nodes in NORMS.values():
-            model = model_of(nodes, 64)
-            norms = find_norms_in(read_graph(model))
-            naive = emulate(model, norms, device)
-            outputs = run(naive.model, x=x)
-            (mean_square,) = naive.mean_squares.values()
-            assert not np.isfinite(outputs[mean_square][0])  # 64 * 40^2 = 102400
-            apply_scales_in(model, norms, {norms[0].name: 64.0})
-            scaled = emulate(model, find_norms_in(read_graph(model)), device)
-            outputs = run(scaled.model, x=x)
-            (mean_square,) = scaled.mean_squares.values()
-            count = 63 if norms[0].unbiased else 64
-            assert outputs[mean_square][0] == np.float16(64 * (40 / 64) ** 2 / count)
-            assert np.isfinite(outputs["y"]).all()
+    model = model_of(NORMS[title][2], 64)
+    norms = find_norms_in(read_graph(model))
+    naive = emulate(model, norms, device)
+    outputs = run(naive.model, x=x)
+    (mean_square,) = naive.mean_squares.values()
+    assert not np.isfinite(outputs[mean_square][0])  # 64 * 40^2 = 102400
+    apply_scales_in(model, norms, {norms[0].name: 64.0})
+    scaled = emulate(model, find_norms_in(read_graph(model)), device)
+    outputs = run(scaled.model, x=x)
+    (mean_square,) = scaled.mean_squares.values()
+    count = 63 if norms[0].unbiased else 64
+    assert outputs[mean_square][0] == np.float16(64 * (40 / 64) ** 2 / count)
+    assert np.isfinite(outputs["y"]).all()
 
 
 @pytest.mark.parametrize("title", ["rms", "rms, epsilon outside"])
