@@ -17,6 +17,7 @@ class Failure(Named):
     INPUT_LEFT_FORMAT = auto()  # format, largest number, norm that reads it
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
     ZERO_ROWS = auto()  # rows, norms, name of the first
+    ZERO_ROWS_UNDIVIDED = auto()  # rows, norms, name of the first, its epsilon
     OUTPUTS_OFF = auto()
     OUTPUTS_OFF_IN = auto()  # the first norm that is off, the largest error of its mean squares
     MERGED_OFF = auto()  # RMS error, that of the fold alone, noise
