@@ -133,6 +133,22 @@ def test_a_node_that_stays_is_told_with_its_reason(run: Run) -> None:
     assert conversion("r.json")["fp32_nodes"] == [{"name": "sum", "op": "CumSum", "reason": reason}]
 
 
+def test_an_integer_accumulator_that_stays_in_fp32_is_not_said_to_leave_fp16(run: Run) -> None:
+    text = (
+        f"{PLAIN} m (float[2, 64] x) => (float[2, 4] y) {{ "
+        "h = Mul(x, ones) a, s, z = DynamicQuantizeLinear(h) n = MatMulInteger(a, b, z) "
+        "f = Cast<to = 1>(n) g = Mul(f, s) y = LayerNormalization(g, gamma) }"
+    )
+    ones, gamma = np.ones(64, np.float32), np.ones(4, np.float32)
+    b = np.full((64, 4), 100, np.int8) - np.arange(4, dtype=np.int8)
+    save(text, "plain.onnx", b=b, ones=ones, gamma=gamma)
+    np.savez("in.npz", x=np.linspace(0.5, 1, 128, dtype=np.float32).reshape(2, 64))
+    _, out, _ = run("plain.onnx", "--to", "fp16", "-o", "out.onnx", "--inputs", "in.npz")
+    (line,) = [line for line in out.splitlines() if line.startswith("beyond FP16")]
+    assert line.startswith("beyond FP16, but made by nodes that stay: f (")
+    assert "all the same" not in out
+
+
 def test_what_the_format_does_not_hold_is_told(run: Run) -> None:
     text = f"{PLAIN} m (float[2, 4] x) => (float[2, 4] y) {{ a = Add(x, mask) y = Add(a, eps) }}"
     mask = np.array([0, 0, 0, -3.4e38], np.float32)

@@ -141,7 +141,11 @@ def _carry_out_in_file(job: Job, done: Done) -> None:
         with job.draft() as draft:
             write_and_validate(job, done, draft)
             better = kept_at_one(decided, done.norms, done.validation) if tries_left else None
-            zeros = done.validation is not None and done.validation.zeros_lost
+            zeros = done.validation is not None and (
+                done.validation.zeros_lost
+                if job.options.minimal  # a scale may come back, and its epsilon be raised
+                else done.validation.zeros_lost_by_scales
+            )
             if tries_left and zeros and job.options.epsilon is None:
                 job = replace(job, options=replace(job.options, epsilon="representable"))
                 done.notes.append(Reason(Note.EPSILON_RAISED))

@@ -29,6 +29,7 @@ _STEPS = 16  # nodes between a sum of squares and what its root divides
 _TOTALS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool")
 # What ops of ONNX Runtime compute of integers and their scales.
 _BY_INTEGERS = {f"QLinear{op}": op for op in (*_TOTALS, "Add", "Mul")}
+_DIVIDING = ("BatchNormalization", "LpNormalization", "MeanVarianceNormalization")
 _WHOLE = ("Round", "Floor", "Ceil")
 _PASSED = {*BETWEEN, *HOMOGENEOUS, *_WHOLE, "Clip", "Pow", "Mul", *QUANTISING}
 _KEEPING = {*MOVES, *HOMOGENEOUS, "Mul", "Clip"}
@@ -164,6 +165,8 @@ def root_divides(bodies: Bodies, total: gs.Node) -> Literal["here", "elsewhere"]
     A root may be written by logarithms: exp(-0.5 log v). Elsewhere is where the way to the division
     leads through another graph, such as the branch of an If.
     """
+    if op_of(total) in _DIVIDING:
+        return "here"
     ops: dict[str, _State] = {"ReduceLogSum": "logarithm", "ReduceL2": "root"}
     first, home = ops.get(op_of(total), "square"), bodies.owner(total)
     waiting = [(total.outputs[0], first, 0, False)]
@@ -188,8 +191,8 @@ def root_divides(bodies: Bodies, total: gs.Node) -> Literal["here", "elsewhere"]
 
 
 def _squared_again(power: float, state: _State) -> _State:
-    """What a power makes of a sum of squares: the sum of those would be that of another norm."""
-    return "again" if state == "square" and power != 1 else state
+    """What a power makes of a sum of squares or its root: the sum of those is of another norm."""
+    return "again" if state in ("square", "root") and power != 1 else state
 
 
 def _behind(scope: Scope, node: gs.Node, tensor: gs.Tensor, state: _State) -> _State | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -15,6 +15,7 @@ from slanc_onnx.norms.constants import small_value
 from slanc_onnx.norms.notes import SCALE_KEY, notes_of
 from slanc_onnx.norms.reads import Read
 from slanc_onnx.norms.region import Joined, Region
+from slanc_onnx.norms.root_powers import RootPowers
 from slanc_onnx.norms.sums import BY_POWER
 from slanc_onnx.ops import (
     MOVES,
@@ -60,6 +61,7 @@ class Walk:
         self.degrees: dict[int, Degree] = {id(x): Fraction(1)}
         self._from_root: set[int] = set()
         self._rooted: set[int] = set()
+        self._powers = RootPowers(self._root)
         self._same = {id(x)}  # the input, its casts, and what an earlier run made of it
         self._exits: list[gs.Tensor] = []
         self._passed: dict[int, tuple[gs.Node, tuple[Joined, ...]]] = {}
@@ -124,10 +126,7 @@ class Walk:
         op, scope = op_of(node), self._scope
         # Any other op reads integers as they are.
         kept = self._integers if op not in _TAKE_INTEGERS else ()
-        degrees = [
-            self.degrees.get(id(t)) if reads_value(node, p) and id(t) not in kept else None
-            for p, t in enumerate(node.inputs)
-        ]
+        degrees = self._degrees_read(node, kept)
         if not self._weights and self._by_weight(node):
             raise NoDegree(Reason(Untaken.WEIGHTS_INSIDE))
         if scope.fault(node) is not None:
@@ -149,6 +148,13 @@ class Walk:
                 continue
             joined += self._joinable(Read(node, position), degree)
         return passed.outputs, tuple(joined)
+
+    def _degrees_read(self, node: gs.Node, kept: Container[int] = ()) -> list[Degree | None]:
+        """The degrees of a node's inputs; None for what is not made of the row, or is kept."""
+        return [
+            self.degrees.get(id(t)) if reads_value(node, p) and id(t) not in kept else None
+            for p, t in enumerate(node.inputs)
+        ]
 
     def _joinable(self, read: Read, degree: Degree) -> list[Joined]:
         """The constant to divide so that a tensor comes to have a degree; none where it is zero.
@@ -184,6 +190,11 @@ class Walk:
     def _mark(self, node: gs.Node, degrees: Sequence[Degree]) -> None:
         """Note what is made from the root, and from a root of it; and the exits."""
         op = op_of(node)
+        read = [
+            self.degrees.get(id(t)) if reads_value(node, p) else None
+            for p, t in enumerate(node.inputs)
+        ]
+        self._powers.note(node, read, degrees)
         if node is not self._root and all(id(t) not in self._from_root for t in _valued(node)):
             return
         inputs = [d for t in node.inputs if (d := self.degrees.get(id(t)))]
@@ -204,6 +215,8 @@ class Walk:
     def region(self) -> Region | None:
         """The region that the walk found; None where the root divides nothing of its size."""
         if all(tells_no_size(op_of(t.inputs[0])) for t in self._exits) or self._is_no_square():
+            return None
+        if all(self._powers.multiplies(t) for t in self._exits):  # the root of another norm divides
             return None
         inside: dict[int, gs.Node] = {}
         waiting = [t.inputs[0] for t in self._exits]

@@ -18,6 +18,7 @@ class Failure(Named):
     NOT_FINITE = auto()  # format
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
     ZERO_ROWS = auto()  # rows, norms, name of the first
+    ZERO_ROWS_UNDIVIDED = auto()  # rows, norms, name of the first, its epsilon
     OUTPUTS_OFF = auto()
     OFF_WHERE_MASKED = auto()  # the input that masks, RMS error elsewhere
     OUTPUTS_OFF_IN = auto()  # the first norm that is off, the largest error of its mean squares

@@ -19,7 +19,7 @@ _SHOWN = 3  # names of constants in a line
 def conversion_lines(conversion: Conversion, fold: Fold | None) -> Iterator[str]:
     """A few lines: nodes that stay, Casts, and what the format does not hold."""
     if fold is not None:
-        yield from _ranges_lines(fold, str(conversion.converted.format))
+        yield from _ranges_lines(fold, conversion.converted)
     done, form = conversion.converted, str(conversion.converted.format)
     weights = _weights(conversion)
     casts = f"{done.casts} Casts inserted"
@@ -58,20 +58,25 @@ def _tables_lines(conversion: Conversion) -> Iterator[str]:
         yield f"inlined the functions that hold a Cos or Sin: {', '.join(tables.inlined)}"
 
 
-def _ranges_lines(fold: Fold, form: str) -> Iterator[str]:
+def _ranges_lines(fold: Fold, done: Converted) -> Iterator[str]:
     """How large the tensors are between norms, and what weights lose with their division."""
+    form, full = str(done.format), {name for node in done.nodes for name in node.made}
     if fold.ranges:
         largest = fold.ranges[0]
         raised = [group for group in fold.ranges if group.raised]
         line = f"largest of {len(fold.ranges)} groups of tensors: {largest.stored:.3g} of "
         line += f"{largest.limit:g} ({largest.holds}); {len(raised)} without norms divided"
         yield line + ", as they would leave it" * bool(raised)
+        over = [group for group in fold.ranges if group.reason is not None]
+        held = {g.holds: g.stored for g in over if full.issuperset(g.tensors)}
         yield from (
             f"leaves {form} all the same: {group.holds} ({group.stored:.3g}): "
             f"{reason_text(group.reason)}"
-            for group in fold.ranges
-            if group.reason is not None
+            for group in over
+            if group.reason is not None and group.holds not in held
         )
+        if held:
+            yield f"beyond {form}, but made by nodes that stay: {_named(held)}"
     if fold.faint:
         counts = [
             sum(getattr(weight, state).subnormal for weight in fold.faint)

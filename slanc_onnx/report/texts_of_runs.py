@@ -32,6 +32,9 @@ _FAILURES: dict[Kind, str] = {
     Failure.ZERO_ROWS: "{0} rows of zeros, or that vanish, in {1} norms, first {2!r}, are nan or "
     "infinite where the divided epsilon is rounded to nearest, which gives 0: use --epsilon "
     "representable",
+    Failure.ZERO_ROWS_UNDIVIDED: "{0} rows of zeros, or that vanish, in {1} norms, first {2!r}, "
+    "are nan or infinite as in the original: its epsilon of {3:.3g}, which no scale divides, "
+    "becomes 0 there, or has no reciprocal; write a larger one into the model",
     Failure.OUTPUTS_OFF: "the outputs are off by more than the tolerance",
     Failure.OUTPUTS_OFF_IN: "the outputs are off by more than the tolerance; the first norm that "
     "is off is {0!r}, with an error of its mean squares of up to {1:.3g}",

@@ -30,6 +30,8 @@ class Observed:
             the epsilon of the rewritten model to nearest.
         vanished_before: Rows of the original whose FP16 mean square is zero, though it is larger
             than epsilon.
+        undivided: The epsilon with which those are lost, where no scale divides it: the original
+            loses them too. None elsewhere.
         off: The largest relative error of a finite FP16 mean square of the rewritten model, among
             rows that epsilon does not outweigh.
     """
@@ -42,6 +44,7 @@ class Observed:
     arrived: int = 0
     vanished_before: int = 0
     zeros_lost: int = 0
+    undivided: float | None = None
     off: float = 0.0
 
 
@@ -75,7 +78,9 @@ def _with_zeros(
         if seen is None or not device.rounds_away(norm.epsilon or 0.0, norm.epsilon_power):
             continue
         zeros = int(np.count_nonzero(seen.sum_of_squares == 0))
-        found[norm.name] = replace(seen, zeros_lost=zeros + seen.underflowed)
+        own = norm.epsilon if norm.scaled_by in (None, 1.0) else None
+        lost = zeros + seen.underflowed
+        found[norm.name] = replace(seen, zeros_lost=lost, undivided=own)
     return found
 
 

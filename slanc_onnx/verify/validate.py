@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -301,6 +301,19 @@ def _first_norm_out(
     return None
 
 
+def _zero_rows(observed: Mapping[str, Observed]) -> Iterator[Reason]:
+    """The rows of zeros that are lost, by whether it is a scale that divided their epsilon."""
+    lost = {name: seen for name, seen in observed.items() if seen.zeros_lost}
+    divided = {name: seen.zeros_lost for name, seen in lost.items() if seen.undivided is None}
+    if divided:
+        facts = sum(divided.values()), len(divided), next(iter(divided))
+        yield Reason(Failure.ZERO_ROWS, facts)
+    own = {name: seen.undivided for name, seen in lost.items() if seen.undivided is not None}
+    if own:
+        rows, (first, epsilon) = sum(lost[name].zeros_lost for name in own), next(iter(own.items()))
+        yield Reason(Failure.ZERO_ROWS_UNDIVIDED, (rows, len(own), first, epsilon))
+
+
 def _failures(result: Validation, compared: bool) -> list[Reason]:
     failures: list[Reason] = []
     if result.fp32_rms_tolerance is not None:
@@ -314,10 +327,7 @@ def _failures(result: Validation, compared: bool) -> list[Reason]:
     overflowed = [name for name, o in result.observed.items() if o.overflowed]
     if overflowed:
         failures.append(Reason(Failure.ROWS_OVERFLOW, (len(overflowed), overflowed[0])))
-    lost = {name: o.zeros_lost for name, o in result.observed.items() if o.zeros_lost}
-    if lost:
-        rows, first = sum(lost.values()), next(iter(lost))
-        failures.append(Reason(Failure.ZERO_ROWS, (rows, len(lost), first)))
+    failures += _zero_rows(result.observed)
     if result.reshaped is not None:
         failures.append(Reason(Failure.OTHER_SHAPE, result.reshaped.facts))
     elif not result.rounded_rms_error <= result.rounded_tolerance:

@@ -176,6 +176,11 @@ class Validation:
         return sum(o.zeros_lost for o in self.observed.values())
 
     @property
+    def zeros_lost_by_scales(self) -> int:
+        """Those whose epsilon a scale divides, so that it may be raised."""
+        return sum(o.zeros_lost for o in self.observed.values() if o.undivided is None)
+
+    @property
     def overflowed_before(self) -> int:
         return sum(o.overflowed_before for o in self.observed.values())
 

@@ -16,7 +16,7 @@ from slanc_onnx.report.wording import reason_text
 from tests.oracles.unoptimised import Values, different, run
 from tests.spellings.no_norms import NONE, SUSPECTS
 from tests.spellings.regions import FOUND, L2
-from tests.spellings.written import Written
+from tests.spellings.written import CENTRED, Written
 
 each_norm = pytest.mark.parametrize("written", FOUND, ids=str)
 
@@ -116,6 +116,19 @@ def test_squares_that_a_norm_normalises_are_no_norm_with_it(before: str) -> None
     assert found.suspects == []
 
 
+@pytest.mark.parametrize(("read", "norms"), [("n", 1), ("mean", 0), ("variance", 0)])
+def test_a_batch_norm_in_training_is_a_suspect_where_its_statistics_are_read(
+    read: str, norms: int
+) -> None:
+    nodes = (
+        "n, mean, variance = BatchNormalization<training_mode = 1>(x, ones, zeros, b, eights) "
+        f"k = ReduceMean<keepdims = 0>({read}) y = Add(n, k)"
+    )
+    found = find_in(read_graph(Written("", nodes, (), x="float[2, 8, rows]").model()))
+    assert len(found.norms) == norms
+    assert [suspect.op for suspect in found.suspects] == ["BatchNormalization"] * (1 - norms)
+
+
 NAMED = {  # type, domain, attributes; whether it is a suspect
     "FastLayerNorm": ("plugins", {}, True),
     "CustomSkipLayerNormPluginDynamic": ("trt.plugins", {}, True),
@@ -130,6 +143,29 @@ NAMED = {  # type, domain, attributes; whether it is a suspect
     "SurfaceNormals": ("vendor", {}, False),
     "Aten": ("org.pytorch.aten", {"operator": "gelu"}, False),
 }
+
+
+MULTIPLIED = {  # a root that multiplies, in front of a norm that its rows go through whole
+    "a threshold at so many standard deviations": f"{CENTRED} s = Sqrt(v) t = Mul(s, half) "
+    "u = Add(m, t) c2 = Sub(x, u) r = Relu(c2) sg = Sigmoid(r) k = Mul(r, sg)",
+    "weights behind it": f"{CENTRED} s = Sqrt(v) c2 = Sub(x, s) r = Relu(c2) sg = Sigmoid(r) "
+    "h = Mul(r, sg) gc = Unsqueeze(g, second) bc = Unsqueeze(b, first) w8 = MatMul(gc, bc) "
+    "k = MatMul(h, w8)",
+    "rows of the length of another": "q = Mul(x, x) v = ReduceMean(q, last) s = Sqrt(v) "
+    "l = Mul(z, s) j = Concat<axis = 1>(x, l) k = Add(j, j)",
+    "a row plus one of its length": "q = Mul(x, x) v = ReduceSum(q, last) s = Sqrt(v) "
+    "l = Mul(z, s) k = Add(x, l)",
+}
+
+
+@pytest.mark.parametrize("before", MULTIPLIED.values(), ids=MULTIPLIED)
+def test_a_root_that_multiplies_leaves_the_norm_behind_it_alone(before: str) -> None:
+    norm = "kq = Mul(k, k) kv = ReduceMean(kq, last) kt = Add(kv, eps) ks = Sqrt(kt) y = Div(k, ks)"
+    more = ", float[2, rows, 8] z" if " z" in before or "(z" in before else ""
+    model = Written("", f"{before} {norm}", ("rms",), more=more).model()
+    found = find_in(read_graph(model))
+    assert [(n.kind, n.input, n.skip_reason) for n in found.norms] == [("rms", "k", None)]
+    assert found.suspects == []
 
 
 @pytest.mark.parametrize("op", NAMED)

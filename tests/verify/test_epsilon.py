@@ -9,6 +9,7 @@ import pytest
 from slanc_onnx import Accelerator, Options, Outcome, find_norms, protect_file, validate
 from slanc_onnx.options import ApplyRule, EpsilonRule
 from slanc_onnx.reasons import Failure, Note
+from slanc_onnx.report.wording import reason_text
 from tests.models.fold_models import RMS, weights
 from tests.models.small_graphs import D, graph, normal
 
@@ -68,6 +69,24 @@ def test_a_row_of_zeros_gets_an_epsilon_that_survives(
     assert any(note.kind is Note.EPSILON_RAISED for note in default.notes)
     assert default.validation.rounded_epsilons == 1
     assert default.validation.fp32_max_relative_error <= default.validation.fp32_tolerance
+
+
+@pytest.mark.parametrize("epsilon", [None, "exact", "representable"])
+def test_an_epsilon_that_no_scale_divides_is_no_matter_of_the_option(
+    tmp_path: Path, epsilon: EpsilonRule | None
+) -> None:
+    """0 / max(0, 1e-8) beside the scale 1: as in the original, whatever --epsilon says."""
+    x = normal(7, 1, 6, D)
+    x[0, 1:3] = 0
+    floor = "l = ReduceL2<axes = [-1]>(h) t = Mul(eps, eps) c = Clip(l, t) y = Div(h, c)"
+    outcome = job(tmp_path, floor, x, epsilon)
+    [norm] = find_norms(onnx.load(tmp_path / "new.onnx"))
+    assert norm.scaled_by == 1.0 and outcome.validation is not None
+    [why] = [f for f in outcome.validation.failures if f.kind is Failure.ZERO_ROWS_UNDIVIDED]
+    assert why.facts[:2] == (2, 1) and why.facts[3] == pytest.approx(1e-8)
+    assert Failure.ZERO_ROWS not in {f.kind for f in outcome.validation.failures}
+    assert "--epsilon" not in reason_text(why)
+    assert not any(note.kind is Note.EPSILON_RAISED for note in outcome.notes)
 
 
 @SPELLINGS

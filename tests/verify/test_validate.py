@@ -42,7 +42,7 @@ def test_a_model_that_must_fail_in_fp16_fails_until_it_is_scaled(
     assert (first.kind, first.tensor) == (Failure.ROWS_LEFT_FORMAT, "a")
     assert others[0] == Reason(Failure.ROWS_OVERFLOW, (3, "hot"))
     assert others[-1] == Reason(Failure.OUTPUTS_OFF)
-    assert [o.kind for o in others[1:-1]] == [Failure.ZERO_ROWS] * flush  # 1e-5 is flushed
+    assert [o.kind for o in others[1:-1]] == [Failure.ZERO_ROWS_UNDIVIDED] * flush  # 1e-5
     scaled = validate(original, rewritten, options)
     assert scaled.passed
     assert scaled.fp32_identical

@@ -47,12 +47,14 @@ class InFull:
         op: Its type.
         why: Why.
         wide: Whether it reads or makes FP64.
+        made: The names of its outputs.
     """
 
     name: str
     op: str
     why: Reason
     wide: bool = False
+    made: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _listed(wiring: Wiring, islands: Islands, versions: Versions) -> Iterator[In
         name, node = _named(wiring, at, versions), wiring.node(at)
         floats = (*wiring.floats_read(at), *wiring.floats_made(at))
         wide = any(wiring.kind(source).element == TensorProto.DOUBLE for source in floats)
-        yield InFull(name, node.op_type, why, wide)
+        yield InFull(name, node.op_type, why, wide, tuple(filter(None, node.output)))
 
 
 def _named(wiring: Wiring, at: At, versions: Versions) -> str:
