@@ -223,6 +223,11 @@ def test_columns_in_another_order_are_read_in_two_ways(bits: int, zero: Array | 
     judged(replace(in_blocks(0, 4), inputs=(*in_blocks(0, 4).inputs[:4], order, None)))
 
 
+def test_the_places_of_a_number_without_axes_are_told_in_two_ways() -> None:
+    assert refused(Sample("NonZero", (Rows((), 0, 2, (), np.int64),))) is Unread.READ_IN_TWO_WAYS
+    judged(Sample("NonZero", (Rows((), 0, 2, (3,), np.int64),)))
+
+
 def test_a_shape_to_expand_to_has_no_negative_sizes() -> None:
     """ONNX Runtime refuses them, and others take them for the sizes that are there."""
     call = call_of(Sample("Expand", (Rows(), shape(-1, 3, 6))))

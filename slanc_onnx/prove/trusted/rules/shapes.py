@@ -109,6 +109,8 @@ def target_dims(call: Call, place: int) -> tuple[int | str, ...]:
 def non_zero(call: Call) -> Result:
     """Places of elements, of which there may be any number."""
     rank = len(call.operand(0).dims)
+    if not rank:  # of which ONNX Runtime tells one place on no axis, and ONNX none
+        raise NoBound(reason(Unread.READ_IN_TWO_WAYS, "number without axes"))
     return interval(INT64, (rank, call.fresh()), 0.0, natural(INT64)[1], call.facts)
 
 
