@@ -190,11 +190,7 @@ class Walk:
     def _mark(self, node: gs.Node, degrees: Sequence[Degree]) -> None:
         """Note what is made from the root, and from a root of it; and the exits."""
         op = op_of(node)
-        read = [
-            self.degrees.get(id(t)) if reads_value(node, p) else None
-            for p, t in enumerate(node.inputs)
-        ]
-        self._powers.note(node, read, degrees)
+        self._powers.note(node, self._degrees_read(node), degrees)
         if node is not self._root and all(id(t) not in self._from_root for t in _valued(node)):
             return
         inputs = [d for t in node.inputs if (d := self.degrees.get(id(t)))]

@@ -161,7 +161,8 @@ _UNSCALABLE: dict[Kind, str] = {
     "tensor to divide; export without this fusion to scale it",
     Unscalable.HEADS_INSIDE: "the attention op normalises packed heads inside, and the file does "
     "not tell how long one is; store the norm's weight as an initializer to have it written out",
-    Unscalable.AXES_UNKNOWN: "its axes are not known; run onnx.shape_inference on the file first",
+    Unscalable.AXES_UNKNOWN: "its axes are not known: it sums windows, which are no rows, or "
+    "onnx.shape_inference has to be run on the file first",
     Unscalable.BREAKS_RULES: "breaks the rules of {0}: {behind}",
     Unscalable.NO_FLOAT: "its input is of type {0}, no float",
     Unscalable.NOTE_UNREADABLE: "its note slanc.scale = {0!r} is no scale; remove it from the file",

@@ -129,6 +129,15 @@ def test_a_sum_over_axes_that_no_file_tells_is_named() -> None:
     assert "axes are not known" in reason_text(norm.skip_reason)
 
 
+def test_windows_that_are_no_rows_are_named() -> None:
+    """Local contrast normalisation: shape inference tells no more of its axes."""
+    pool = "AveragePool<kernel_shape = [3], pads = [1, 1]>"
+    centred = f"m = {pool}(x) c = Sub(x, m) q = Mul(c, c) v = {pool}(q)"
+    norm = only_norm(parse(f"{centred} t = Add(v, eps) s = Sqrt(t) y = Div(c, s)"))
+    assert norm.skip_reason is not None
+    assert "sums windows" in reason_text(norm.skip_reason)
+
+
 @pytest.mark.parametrize("reason", LEAKS)
 def test_a_norm_with_an_inner_value_in_use_says_who_reads_it(reason: str) -> None:
     model = parse(LEAKS[reason], output="v" if "graph output" in reason else "")
