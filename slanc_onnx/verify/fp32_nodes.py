@@ -39,7 +39,7 @@ HEALED = frozenset(
         Failure.LEFT_FORMAT,
         Failure.ROWS_LEFT_FORMAT,
         Failure.INPUT_LEFT_FORMAT,
-        Failure.NOT_FINITE,
+        Failure.BECOMES_NOT_FINITE,
         Failure.ROWS_OVERFLOW,
         *OFF,
         Failure.OFF_WHERE_MASKED,
