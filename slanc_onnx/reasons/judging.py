@@ -15,7 +15,7 @@ class Failure(Named):
     LEFT_FORMAT = auto()  # format, largest number
     ROWS_LEFT_FORMAT = auto()  # format, largest sum of squares
     INPUT_LEFT_FORMAT = auto()  # format, largest number, norm that reads it
-    NOT_FINITE = auto()  # format
+    BECOMES_NOT_FINITE = auto()  # format
     ROWS_OVERFLOW = auto()  # number of norms, name of the first
     ZERO_ROWS = auto()  # rows, norms, name of the first
     ZERO_ROWS_UNDIVIDED = auto()  # rows, norms, name of the first, its epsilon

@@ -8,7 +8,7 @@ from slanc_onnx.verify import Validation
 
 _LEAVES = {
     Failure.LEFT_FORMAT,
-    Failure.NOT_FINITE,
+    Failure.BECOMES_NOT_FINITE,
     Failure.ROWS_LEFT_FORMAT,
     Failure.INPUT_LEFT_FORMAT,
     Failure.ROWS_OVERFLOW,

@@ -39,8 +39,10 @@ HEALED = frozenset(
         Failure.LEFT_FORMAT,
         Failure.ROWS_LEFT_FORMAT,
         Failure.INPUT_LEFT_FORMAT,
+        Failure.BECOMES_NOT_FINITE,
         Failure.ROWS_OVERFLOW,
         *OFF,
+        Failure.OFF_WHERE_MASKED,
         Failure.OTHER_SHAPE,
         Failure.BECOMES_INFINITE,
     }

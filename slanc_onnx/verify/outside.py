@@ -50,13 +50,13 @@ def show_outside(
         What is watched, in the model's order.
     """
     flow = read_flow(read_graph(emitter.model))
-    large = _large(flow, read, sets)
-    outputs = {Tensor(norm.path, norm.output) for norm in norms}
+    passed_over = _large(flow, read, sets)
+    passed_over |= {Tensor(norm.path, norm.output) for norm in norms}
     watched = []
     for path, index, name, wide in floats_outside_norms(flow, norms):
         op = flow.node(path, index).op_type
-        tensor = Tensor(path, name)
-        if path or wide or op in MOVES or op in _WITHIN_ONE or tensor in outputs | large:
+        small = op in MOVES or op in _WITHIN_ONE or Tensor(path, name) in passed_over
+        if path or wide or small:
             continue
         emitter.place(path, index)
         watched.append(Watched(name, op, _largest(emitter, name)))

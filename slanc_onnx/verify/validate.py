@@ -359,7 +359,7 @@ def _left_or_lost(result: Validation) -> list[Reason]:
         )
     if result.not_finite is not None:
         made = result.not_finite
-        found.append(Reason(Failure.NOT_FINITE, (result.format,), made.op, made.tensor))
+        found.append(Reason(Failure.BECOMES_NOT_FINITE, (result.format,), made.op, made.tensor))
     return found
 
 

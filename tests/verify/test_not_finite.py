@@ -41,6 +41,13 @@ def test_an_epsilon_that_rounds_to_zero_is_named_by_what_reads_it(
     assert "use an epsilon there that FP16 holds" in line and "--fp32-nodes" in line
 
 
+def test_the_nodes_that_heal_it_are_found(tmp_path: Path) -> None:
+    line_of("r = Relu(y) s = Add(r, tiny) z = Log(s)", tmp_path)
+    options = Options(inputs={"x": X}, fp32_nodes=True, certify="off")
+    found = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
+    assert found.passed and final_line(found).startswith("PASSED with 2 nodes in FP32")
+
+
 def test_with_an_epsilon_that_fp16_holds_it_passes(tmp_path: Path) -> None:
     line = line_of("r = Relu(y) s = Add(r, held) z = Log(s)", tmp_path, held=np.array(1e-3, "f4"))
     assert line.startswith("PASSED")
