@@ -1,12 +1,12 @@
 """The cases of two sweeps at once, most of which are slow."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
-from _pytest.mark import ParameterSet
 
 
-def a_third(ones: Sequence[object], others: Sequence[object]) -> list[ParameterSet]:
+def a_third(ones: Sequence[object], others: Sequence[object]) -> list[Any]:
     """All pairs, of which the suite has those that give each a third of the others.
 
     Each value of both sweeps is met several times, by other values each time: what goes wrong with
