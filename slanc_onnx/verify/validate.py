@@ -111,9 +111,7 @@ def _judged(
         observed=observed,
         first_out=out,
         left=left,
-        not_finite=first_not_finite(after, options, feeds)
-        if broken and not out and options.everything
-        else None,
+        not_finite=_not_finite(after, options, feeds) if broken and not out else None,
         adds_masks=makes_masks(after, feeds, out.tensor) if out and options.everything else False,
         perplexity=_perplexities(runs) if options.tokens else None,
         unstable=unstable,
