@@ -250,6 +250,7 @@ class Stop:
         if name == "{library}":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Stop())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
 sys.argv[1:] = ["model.onnx"]
 from slanc_onnx.__main__ import main
 main()
