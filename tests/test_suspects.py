@@ -1,6 +1,7 @@
 """What looks like a norm is accounted for: in reports, on a terminal, in the exit status."""
 
 import json
+import re
 from pathlib import Path
 
 import onnx
@@ -55,8 +56,8 @@ def test_a_suspect_beside_a_norm_is_counted_in_the_verdict(run: Run) -> None:
     assert "note: v (ReduceMean) looks like a norm and was not understood: " in out
     page = Path("p.html").read_text()
     _, section = page.split("<h2>Suspects</h2>")
-    row = '<tr class="bad"><td class="text">v</td><td class="text">ReduceMean</td>'
-    assert row in section and "1 of 1 not understood" in section
+    row = r'<tr class="bad"><td class="[a-z ]+">v</td><td class="[a-z ]+">ReduceMean</td>'
+    assert re.search(row, section) and "1 of 1 not understood" in section
     status, out, _ = run("m.onnx", "--no-validate", "-q")
     assert status == 1 and "| --no-validate was given" in out
 
