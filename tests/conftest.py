@@ -2,6 +2,7 @@
 
 import gc
 import math
+import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -23,6 +24,11 @@ settings.register_profile(
 )
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def pytest_configure() -> None:
+    """Workers share the processors: more threads of BLAS in each, and in what it starts, wait."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(wrapper=True)
