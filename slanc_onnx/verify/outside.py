@@ -17,14 +17,21 @@ from onnx import TensorProto
 from slanc_onnx.accelerator import Format
 from slanc_onnx.graph import FLOATS, Flow, Tensor, Use, read_flow, read_graph, read_tensor
 from slanc_onnx.norms import Norm, ReadModel
-from slanc_onnx.ops import ELEMENTWISE
+from slanc_onnx.ops import ELEMENTWISE, EVERY, JOINS
 from slanc_onnx.run import Emitter, Feeds, floats_outside_norms
 from slanc_onnx.verify.emulate import MOVES, Watched
 from slanc_onnx.verify.left import Left
 
 LARGE = 4096.0  # of what masks are made: 16 of them together leave FP16
 _MOST = 1 << 22  # elements of a constant that is read: masks are smaller, tables may be larger
-_BY_ELEMENT = {"Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Cast", "CastLike"}
+_SUMS = ("Add", "Sub", "Sum")
+# Op -> positions of the inputs whose numbers it gives out, moved or computed element by element.
+# Indices and shapes are none: ids of tokens are large, and the rows that they pick are not.
+_BY_ELEMENT = {
+    **{op: JOINS[op] for op in (*_SUMS, "Mean", "Cast", "CastLike")},
+    **{op: JOINS[op] for op in MOVES if op in JOINS},
+    **{"Mul": (0, 1), "Div": (0,), "Pow": (0,)},
+}
 _WITHIN_ONE = {"Softmax", "LogSoftmax"} | {
     op for op, one in ELEMENTWISE.items() if not one.attributes and max(map(abs, one.range())) <= 1
 }
@@ -63,10 +70,18 @@ def show_outside(
     return watched
 
 
-def makes_masks(read: ReadModel, feeds: Sequence[Feeds], name: str) -> bool:
-    """Whether a tensor of the main graph is made of large constants and inputs, as masks are."""
+def adds_masks(read: ReadModel, feeds: Sequence[Feeds], out: Left) -> bool:
+    """Whether what left the format is a sum in the main graph to which a mask is added.
+
+    Args:
+        read: The model.
+        feeds: Inputs by name, one dict per run.
+        out: What left it.
+    """
+    if out.op not in _SUMS:
+        return False
     flow = read_flow(read_graph(read.model))
-    return Tensor((), name) in _large(flow, read, [feeds])
+    return Tensor((), out.tensor) in _large(flow, read, [feeds])
 
 
 def _largest(emitter: Emitter, x: str) -> str:
@@ -90,10 +105,9 @@ def _large(flow: Flow, read: ReadModel, sets: Sequence[Sequence[Feeds]]) -> set[
     found |= {tensor for tensor, data in _constants(flow) if _is_large_constant(data, read)}
     for path, index in flow.order:
         node = flow.node(path, index)
-        if node.op_type not in MOVES and node.op_type not in _BY_ELEMENT:
-            continue
-        read_here = (flow.read(Use(path, index, p)) for p in range(len(node.input)))
-        if any(tensor in found for tensor in read_here):
+        given, every = _BY_ELEMENT.get(node.op_type, ()), range(len(node.input))
+        places = every if given == EVERY else [p for p in given if p in every]
+        if any(flow.read(Use(path, index, p)) in found for p in places):
             found.update(Tensor(path, name) for name in node.output)
     return found
 

@@ -9,9 +9,12 @@ import pytest
 from slanc_onnx import Options, protect_file
 from slanc_onnx.graph import Array
 from slanc_onnx.options import To
-from slanc_onnx.reasons import Failure
+from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.terminal import final_line
+from slanc_onnx.verify.compare import Runs
+from slanc_onnx.verify.masked import off_where_masked
+from slanc_onnx.verify.runs import FourRuns
 from tests.models.small_graphs import graph, normal
 
 WIDTH, IDS = 16, 20
@@ -123,6 +126,22 @@ def test_what_is_read_all_the_same_is_no_padding(tmp_path: Path) -> None:
     assert final_line(found).startswith("FAILED")
 
 
+@pytest.mark.parametrize(
+    ("width", "told"), [(2, False), (MASK.shape[1], True), (MASK.shape[1] - 2, True)]
+)
+def test_classes_are_no_positions(width: int, told: bool) -> None:
+    """One number per class of a text; one per position; one per position behind a cache of 2."""
+    mask = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]], np.int64)
+    values = normal(1, 2, width)
+    off = values.copy()
+    off[0, -2:] += 1  # where the mask has zeros
+    feed: dict[str, Array] = {"mask": mask, "ids": np.zeros((2, max(width, 4)), np.int64)}
+    plain, wrong = Runs([{"y": values}], {}, []), Runs([{"y": off}], {}, [])
+    runs = FourRuns(plain, plain, plain, wrong, None, [])
+    found = off_where_masked(runs, 0.01, [feed], lambda feeds: plain)
+    assert found == (Reason(Failure.OFF_WHERE_MASKED, ("mask", 0.0)) if told else None)
+
+
 def test_masks_that_are_added_to_infinity_are_named_with_what_to_do(tmp_path: Path) -> None:
     """A sequence of padding alone: each of its logits is -131008, so that its rows are nan."""
     model = decoder(-65504.0, 0.0)
@@ -147,3 +166,12 @@ def test_products_that_leave_the_format_are_no_masks(tmp_path: Path) -> None:
     found = judged(model, tmp_path, mask=np.ones_like(MASK))
     line = final_line(found)
     assert "MatMul (products): is the first to leave FP16" in line and "masks are" not in line
+    [node] = [node for node in model.graph.node if node.output[0] == "kt"]
+    text = "scaled = Mul(k, large)"
+    large = {"large": np.array(65504.0, np.float32)}
+    more = graph(text, large, f"float[2, 6, {WIDTH}] k", "float[a, b, c] scaled").graph
+    node.input[0] = "scaled"
+    model.graph.node.insert(list(model.graph.node).index(node), more.node[0])
+    model.graph.initializer.extend(more.initializer)
+    line = final_line(judged(model, tmp_path, mask=np.ones_like(MASK)))
+    assert "Mul (scaled): is the first to leave FP16" in line and "masks are" not in line
