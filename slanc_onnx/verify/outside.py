@@ -32,6 +32,8 @@ _BY_ELEMENT = {
     **{op: JOINS[op] for op in MOVES if op in JOINS},
     **{"Mul": (0, 1), "Div": (0,), "Pow": (0,)},
 }
+_ATTENTION = {"Attention", "MultiHeadAttention", "GroupQueryAttention"}
+_MASKS_FROM = 3  # of their inputs: queries, keys and values come before
 _WITHIN_ONE = {"Softmax", "LogSoftmax"} | {
     op for op, one in ELEMENTWISE.items() if not one.attributes and max(map(abs, one.range())) <= 1
 }
@@ -73,6 +75,8 @@ def show_outside(
 def adds_masks(read: ReadModel, feeds: Sequence[Feeds], out: Left) -> bool:
     """Whether what left the format is a sum in the main graph to which a mask is added.
 
+    It is made of large numbers, as other sums may be, and comes to a softmax element by element.
+
     Args:
         read: The model.
         feeds: Inputs by name, one dict per run.
@@ -80,8 +84,8 @@ def adds_masks(read: ReadModel, feeds: Sequence[Feeds], out: Left) -> bool:
     """
     if out.op not in _SUMS:
         return False
-    flow = read_flow(read_graph(read.model))
-    return Tensor((), out.tensor) in _large(flow, read, [feeds])
+    flow, made = read_flow(read_graph(read.model)), Tensor((), out.tensor)
+    return made in _large(flow, read, [feeds]) and _comes_to_a_softmax(flow, made)
 
 
 def _largest(emitter: Emitter, x: str) -> str:
@@ -105,11 +109,33 @@ def _large(flow: Flow, read: ReadModel, sets: Sequence[Sequence[Feeds]]) -> set[
     found |= {tensor for tensor, data in _constants(flow) if _is_large_constant(data, read)}
     for path, index in flow.order:
         node = flow.node(path, index)
-        given, every = _BY_ELEMENT.get(node.op_type, ()), range(len(node.input))
-        places = every if given == EVERY else [p for p in given if p in every]
-        if any(flow.read(Use(path, index, p)) in found for p in places):
+        read_here = (p for p in range(len(node.input)) if _gives_out(node, p))
+        if any(flow.read(Use(path, index, p)) in found for p in read_here):
             found.update(Tensor(path, name) for name in node.output)
     return found
+
+
+def _comes_to_a_softmax(flow: Flow, tensor: Tensor) -> bool:
+    """Whether a softmax, or that of an op of attention, reads what is made of it by element."""
+    waiting, seen = [tensor], {tensor}
+    while waiting:
+        for use in flow.uses.get(waiting.pop(), []):
+            node = flow.node(use.path, use.node)
+            if node.op_type == "Softmax" or (
+                node.op_type in _ATTENTION and use.position >= _MASKS_FROM
+            ):
+                return True
+            if _gives_out(node, use.position):
+                made = {Tensor(use.path, name) for name in node.output if name} - seen
+                waiting += made
+                seen |= made
+    return False
+
+
+def _gives_out(node: onnx.NodeProto, position: int) -> bool:
+    """Whether a node gives out the numbers of an input, moved or computed element by element."""
+    places = _BY_ELEMENT.get(node.op_type, ())
+    return places == EVERY or position in places
 
 
 def _constants(flow: Flow) -> Iterator[tuple[Tensor, onnx.TensorProto]]:

@@ -8,12 +8,15 @@ import pytest
 
 from slanc_onnx import Options, protect_file
 from slanc_onnx.graph import Array
+from slanc_onnx.norms import read_model
 from slanc_onnx.options import To
 from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.terminal import final_line
 from slanc_onnx.verify.compare import Runs
+from slanc_onnx.verify.left import Left
 from slanc_onnx.verify.masked import off_where_masked
+from slanc_onnx.verify.outside import adds_masks
 from slanc_onnx.verify.runs import FourRuns
 from tests.models.small_graphs import graph, normal
 
@@ -124,6 +127,31 @@ def test_what_is_read_all_the_same_is_no_padding(tmp_path: Path) -> None:
     found = judged(model, tmp_path)
     assert not found.passed and Failure.OFF_WHERE_MASKED not in kinds(found)
     assert final_line(found).startswith("FAILED")
+
+
+def test_large_rows_that_a_norm_reads_are_no_masks(tmp_path: Path) -> None:
+    text = "total = Add(x, x) [n] y = SimplifiedLayerNormalization<axis = -1>(total, gamma)"
+    rows = f"float[2, 6, {WIDTH}]"
+    model = graph(text, {"gamma": np.ones(WIDTH, np.float32)}, f"{rows} x", f"{rows} y")
+    onnx.save(model, tmp_path / "model.onnx")
+    x = {"x": np.full((2, 6, WIDTH), -4e4, np.float32)}
+    options = Options(inputs=x, emulate="all", certify="off")
+    found = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options).validation
+    assert found is not None and found.first_out is not None
+    assert found.first_out.tensor == "total" and not found.adds_masks
+
+
+@pytest.mark.parametrize(("place", "told"), [(5, True), (0, False)])
+def test_an_op_of_attention_reads_masks_behind_its_values(place: int, told: bool) -> None:
+    text = "ones = Cast<to = 1>(mask) total = Add(ones, ones) z = MatMul(x, total)"
+    model = graph(text, {}, "float[2, 1, 6, 6] mask, float[2, 6, 4] x", "float[2, 6, 4] z")
+    node = model.graph.node[2]
+    node.op_type, node.domain = "MultiHeadAttention", "com.microsoft"
+    given = ["x", "x", "x", "", "", ""]
+    given[place] = "total"
+    node.input[:] = given
+    feed: dict[str, Array] = {"mask": np.full((2, 1, 6, 6), -65504, np.float32)}
+    assert adds_masks(read_model(model), [feed], Left("total", "Add", 131008.0)) == told
 
 
 @pytest.mark.parametrize(
