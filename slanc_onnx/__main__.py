@@ -31,7 +31,8 @@ def main() -> int:
         if not is_no_memory(error):
             raise
         if sys.stderr is not None:
-            print("ERROR: not enough memory to load the libraries.", file=sys.stderr)
+            advice = "Close other programs, or raise the limit (ulimit -v)."
+            print(f"ERROR: not enough memory to load the libraries. {advice}", file=sys.stderr)
         return 2
     gc.freeze()
     gc.enable()

@@ -50,7 +50,11 @@ def no_file(told: str, path: Path, wanted: str) -> SlancError:
 
 
 def no_name(told: str, path: Path) -> SlancError | None:
-    """The error of a path that the locale cannot write, so that a file seems not to be there."""
+    """The error of a path that the locale cannot write, so that its file seems to be missing.
+
+    Returns:
+        None for any other path.
+    """
     try:
         os.fsencode(path)
     except UnicodeEncodeError:

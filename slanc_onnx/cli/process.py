@@ -20,7 +20,12 @@ _STOPS = {"SIGTERM": 143, "SIGHUP": 129, "SIGBREAK": 143}
 
 
 class Stopped(BaseException):
-    """A signal of these, as an exception, so that it leaves as little behind as Ctrl-C."""
+    """A signal that ends the command, as an exception: it leaves as little behind as Ctrl-C.
+
+    Attributes:
+        status: The exit status.
+        told: What the message says.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

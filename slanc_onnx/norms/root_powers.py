@@ -1,4 +1,4 @@
-"""By which powers of the root of a sum of squares what is made of it is multiplied.
+"""Root powers: the power of the root of a sum of squares that multiplies what is made of it.
 
 A norm is divided by its root. What is multiplied by it, as a threshold at the mean and so many
 standard deviations, or a row that is given the length of another, keeps growing with the root, and

@@ -29,6 +29,7 @@ _STEPS = 16  # nodes between a sum of squares and what its root divides
 _TOTALS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool")
 # What ops of ONNX Runtime compute of integers and their scales.
 _BY_INTEGERS = {f"QLinear{op}": op for op in (*_TOTALS, "Add", "Mul")}
+# Ops that divide what they read by the root themselves.
 _DIVIDING = ("BatchNormalization", "LpNormalization", "MeanVarianceNormalization")
 _WHOLE = ("Round", "Floor", "Ceil")
 _PASSED = {*BETWEEN, *HOMOGENEOUS, *_WHOLE, "Clip", "Pow", "Mul", *QUANTISING}

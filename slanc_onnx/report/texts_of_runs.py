@@ -25,9 +25,9 @@ _FAILURES: dict[Kind, str] = {
     "{1:.3g}",
     Failure.INPUT_LEFT_FORMAT: "leaves {0} before the norm {2!r} reads it, with {1:.3g}: no "
     "division behind it heals that",
-    Failure.BECOMES_NOT_FINITE: "is the first that is nan or infinite, and what it reads is "
-    "finite: what {0} makes 0 or negative, as an epsilon too small for it, is divided by, or its "
-    "root or logarithm taken: use an epsilon there that {0} holds",
+    Failure.BECOMES_NOT_FINITE: "is the first that is nan or infinite, though what it reads is "
+    "finite: it divides by a number that {0} makes 0 or negative, or takes its root or logarithm; "
+    "where that is an epsilon, use one that {0} holds",
     Failure.ROWS_OVERFLOW: "rows still overflow in {0} norms, first {1!r}",
     Failure.ZERO_ROWS: "{0} rows of zeros, or that vanish, in {1} norms, first {2!r}, are nan or "
     "infinite where the divided epsilon is rounded to nearest, which gives 0: use --epsilon "

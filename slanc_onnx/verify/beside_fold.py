@@ -73,8 +73,11 @@ class BesideFold:
 
     @property
     def furthest(self) -> float:
-        """The largest error of the fold alone of all ways to round it, with that of weights."""
-        return math.hypot(max(self.ways, default=0.0), self.in_fp32)
+        """The largest error of the fold alone of all ways to round it, with that of weights.
+
+        A way in which it is not finite allows a merge nothing.
+        """
+        return math.hypot(max(filter(math.isfinite, self.ways), default=0.0), self.in_fp32)
 
 
 def beside_fold(

@@ -80,23 +80,30 @@ def _masks(feed: Feeds) -> Iterator[str]:
 
 def _elsewhere(runs: Runs, name: str, feeds: Sequence[Feeds]) -> Runs:
     """The outputs at the positions that are not masked."""
-    kept = [
-        {output: _not_masked(value, np.asarray(feed[name])) for output, value in found.items()}
-        for found, feed in zip(runs.outputs, feeds, strict=False)
-    ]
+    kept = []
+    for found, feed in zip(runs.outputs, feeds, strict=False):
+        mask, lengths = np.asarray(feed[name]), _lengths(feed)
+        kept.append({output: _not_masked(one, mask, lengths) for output, one in found.items()})
     return Runs(kept, {}, [])
 
 
-def _not_masked(value: Array, mask: Array) -> Array:
-    """The rows of the positions with a 1; all where the axes are not those of the mask.
+def _lengths(feed: Feeds) -> set[int]:
+    """How many positions there may be: as in inputs [batch, sequence] and [batch, sequence, any].
 
-    A mask may be longer than the sequence, by what a cache holds.
+    A mask may be longer than the sequence, by what a cache holds. Another length, as of classes, is
+    none of positions.
     """
+    shapes = (np.shape(given) for given in feed.values())
+    return {shape[1] for shape in shapes if len(shape) in (2, 3)}
+
+
+def _not_masked(value: Array, mask: Array, lengths: set[int]) -> Array:
+    """The rows of the positions with a 1; all where the axes are not those of the mask."""
     axis = _SEQUENCE_AT.get(value.ndim)
-    if axis is None or value.shape[0] != mask.shape[0] or not value.shape[axis]:
+    if axis is None or value.shape[0] != mask.shape[0]:
         return value
     length = value.shape[axis]
-    if length > mask.shape[1]:
+    if length not in lengths or not 0 < length <= mask.shape[1]:
         return value
     rows: Array = np.moveaxis(value, axis, 1)[mask[:, -length:] != 0]
     return rows

@@ -17,14 +17,23 @@ from onnx import TensorProto
 from slanc_onnx.accelerator import Format
 from slanc_onnx.graph import FLOATS, Flow, Tensor, Use, read_flow, read_graph, read_tensor
 from slanc_onnx.norms import Norm, ReadModel
-from slanc_onnx.ops import ELEMENTWISE
+from slanc_onnx.ops import ELEMENTWISE, EVERY, JOINS
 from slanc_onnx.run import Emitter, Feeds, floats_outside_norms
 from slanc_onnx.verify.emulate import MOVES, Watched
 from slanc_onnx.verify.left import Left
 
 LARGE = 4096.0  # of what masks are made: 16 of them together leave FP16
 _MOST = 1 << 22  # elements of a constant that is read: masks are smaller, tables may be larger
-_BY_ELEMENT = {"Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Cast", "CastLike"}
+_SUMS = ("Add", "Sub", "Sum")
+# Op -> positions of the inputs whose numbers it gives out, moved or computed element by element.
+# Indices and shapes are none: ids of tokens are large, and the rows that they pick are not.
+_BY_ELEMENT = {
+    **{op: JOINS[op] for op in (*_SUMS, "Mean", "Cast", "CastLike")},
+    **{op: JOINS[op] for op in MOVES if op in JOINS},
+    **{"Mul": (0, 1), "Div": (0,), "Pow": (0,)},
+}
+_ATTENTION = {"Attention", "MultiHeadAttention", "GroupQueryAttention"}
+_MASKS_FROM = 3  # of their inputs: queries, keys and values come before
 _WITHIN_ONE = {"Softmax", "LogSoftmax"} | {
     op for op, one in ELEMENTWISE.items() if not one.attributes and max(map(abs, one.range())) <= 1
 }
@@ -63,10 +72,20 @@ def show_outside(
     return watched
 
 
-def makes_masks(read: ReadModel, feeds: Sequence[Feeds], name: str) -> bool:
-    """Whether a tensor of the main graph is made of large constants and inputs, as masks are."""
-    flow = read_flow(read_graph(read.model))
-    return Tensor((), name) in _large(flow, read, [feeds])
+def adds_masks(read: ReadModel, feeds: Sequence[Feeds], out: Left) -> bool:
+    """Whether what left the format is a sum in the main graph to which a mask is added.
+
+    It is made of large numbers, as other sums may be, and comes to a softmax element by element.
+
+    Args:
+        read: The model.
+        feeds: Inputs by name, one dict per run.
+        out: What left it.
+    """
+    if out.op not in _SUMS:
+        return False
+    flow, made = read_flow(read_graph(read.model)), Tensor((), out.tensor)
+    return made in _large(flow, read, [feeds]) and _comes_to_a_softmax(flow, made)
 
 
 def _largest(emitter: Emitter, x: str) -> str:
@@ -90,12 +109,33 @@ def _large(flow: Flow, read: ReadModel, sets: Sequence[Sequence[Feeds]]) -> set[
     found |= {tensor for tensor, data in _constants(flow) if _is_large_constant(data, read)}
     for path, index in flow.order:
         node = flow.node(path, index)
-        if node.op_type not in MOVES and node.op_type not in _BY_ELEMENT:
-            continue
-        read_here = (flow.read(Use(path, index, p)) for p in range(len(node.input)))
-        if any(tensor in found for tensor in read_here):
+        read_here = (p for p in range(len(node.input)) if _gives_out(node, p))
+        if any(flow.read(Use(path, index, p)) in found for p in read_here):
             found.update(Tensor(path, name) for name in node.output)
     return found
+
+
+def _comes_to_a_softmax(flow: Flow, tensor: Tensor) -> bool:
+    """Whether a softmax, or that of an op of attention, reads what is made of it by element."""
+    waiting, seen = [tensor], {tensor}
+    while waiting:
+        for use in flow.uses.get(waiting.pop(), []):
+            node = flow.node(use.path, use.node)
+            if node.op_type == "Softmax" or (
+                node.op_type in _ATTENTION and use.position >= _MASKS_FROM
+            ):
+                return True
+            if _gives_out(node, use.position):
+                made = {Tensor(use.path, name) for name in node.output if name} - seen
+                waiting += made
+                seen |= made
+    return False
+
+
+def _gives_out(node: onnx.NodeProto, position: int) -> bool:
+    """Whether a node gives out the numbers of an input, moved or computed element by element."""
+    places = _BY_ELEMENT.get(node.op_type, ())
+    return places == EVERY or position in places
 
 
 def _constants(flow: Flow) -> Iterator[tuple[Tensor, onnx.TensorProto]]:

@@ -107,10 +107,9 @@ def run_four(
     for model, found, read, which in zip(
         models, norms, (before, after), ORIGINAL_REWRITTEN, strict=True
     ):
-        alone_rounded = which == "rewritten" and device.format == FLOAT16 and not options.everything
-        beyond = sets if alone_rounded else None
-        version = _in_float32(f"FP32, {which}", model, (read, found), loops, beyond)
-        versions.append(version)
+        shows = which == "rewritten" and device.format == FLOAT16 and not options.everything
+        outside = sets if shows else None
+        versions.append(_in_float32(f"FP32, {which}", model, (read, found), loops, outside))
     for model, found, read, which in zip(
         models, norms, (before, after), ORIGINAL_REWRITTEN, strict=True
     ):

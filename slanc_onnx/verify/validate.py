@@ -23,7 +23,7 @@ from slanc_onnx.verify.left import READ, Left, all_left, first_of, largest_of
 from slanc_onnx.verify.masked import off_where_masked
 from slanc_onnx.verify.not_finite import first_not_finite
 from slanc_onnx.verify.observed import Observed, observe
-from slanc_onnx.verify.outside import beyond_outside, makes_masks
+from slanc_onnx.verify.outside import adds_masks, beyond_outside
 from slanc_onnx.verify.perplexity import perplexity
 from slanc_onnx.verify.runs import FourRuns, run_four, run_in_float32
 from slanc_onnx.verify.sensitivity import sensitivity
@@ -112,7 +112,7 @@ def _judged(
         first_out=out,
         left=left,
         not_finite=_not_finite(after, options, feeds) if broken and not out else None,
-        adds_masks=makes_masks(after, feeds, out.tensor) if out and options.everything else False,
+        adds_masks=bool(out and options.everything and adds_masks(after, feeds, out)),
         perplexity=_perplexities(runs) if options.tokens else None,
         unstable=unstable,
         rounded_tolerance=rounding_tolerance(options.accelerator, len(before.norms)),

@@ -114,6 +114,11 @@ def run_showing_taps(
     tokens: Tokens | None,
     progress: Callable[[float], None],
 ) -> Runs:
+    """What a model gives on inputs, and what its taps show of them.
+
+    Raises:
+        CannotRun: ONNX Runtime cannot run it, or no output holds logits where tokens are given.
+    """
     hidden = {*taps.rows.values(), *taps.arrived.values()}
     hidden |= {n for n in session.outputs if n.startswith(PREFIX)}
     kept: list[dict[str, Array]] = []

@@ -158,9 +158,10 @@ MULTIPLIED = {  # a root that multiplies, in front of a norm that its rows go th
 }
 
 
+@pytest.mark.parametrize("divided", ["y = Div(k, ks)", "ki = Reciprocal(ks) y = Mul(k, ki)"])
 @pytest.mark.parametrize("before", MULTIPLIED.values(), ids=MULTIPLIED)
-def test_a_root_that_multiplies_leaves_the_norm_behind_it_alone(before: str) -> None:
-    norm = "kq = Mul(k, k) kv = ReduceMean(kq, last) kt = Add(kv, eps) ks = Sqrt(kt) y = Div(k, ks)"
+def test_a_root_that_multiplies_leaves_the_norm_behind_it_alone(before: str, divided: str) -> None:
+    norm = f"kq = Mul(k, k) kv = ReduceMean(kq, last) kt = Add(kv, eps) ks = Sqrt(kt) {divided}"
     more = ", float[2, rows, 8] z" if " z" in before or "(z" in before else ""
     model = Written("", f"{before} {norm}", ("rms",), more=more).model()
     found = find_in(read_graph(model))

@@ -196,6 +196,19 @@ def test_what_an_op_rotates_is_held_by_its_type() -> None:
     assert refused(turned(half, 20000.0)) is Unproved.OVERFLOWS_BETWEEN
     judged(turned(half, 1.0))
     assert refused(turned(grouped(), 3e38)) is Unproved.OVERFLOWS_BETWEEN
+    ones, tiny = (Rows((), size, size, (2, 3, 16), np.float16) for size in (1.0, 1e-7))
+    for query, key in ((ones, tiny), (tiny, ones)):  # whose products are small
+        rows = replace(half, inputs=(query, key, *half.inputs[2:]))
+        assert refused(turned(rows, 50000.0)) is Unproved.OVERFLOWS_BETWEEN
+        judged(turned(rows, 5000.0))
+
+
+def test_a_row_of_minus_infinity_to_choose_hides_what_the_choice_does() -> None:
+    lowest = np.full((1, 6), -np.inf, F)
+    for choices in ((np.zeros((1, 6), F), lowest), (lowest, np.zeros((1, 6), F))):
+        sample = Sample("Where", (Rows((), 0, 1, (3, 6), np.bool_), *choices))
+        [chosen] = applied(RULES["", "Where"], call_of(sample))
+        assert isinstance(chosen, Value) and chosen.infinite and "" not in chosen.hides
 
 
 def test_an_input_that_the_table_does_not_know_is_unknown() -> None:

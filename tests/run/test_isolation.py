@@ -250,3 +250,13 @@ def test_a_library_that_finds_no_memory_is_no_error_of_ours(apart: bool) -> None
 
     with pytest.raises(MemoryError, match="failed to map"):
         isolated(work, no_progress, 60.0, apart=apart)
+
+
+@forks
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_what_a_terminal_sends_to_all_its_processes_is_left_to_the_parent(name: str) -> None:
+    def work(_: Progress) -> int:
+        os.kill(os.getpid(), getattr(signal, name))
+        return 7
+
+    assert isolated(work, no_progress, 60.0, apart=True) == 7

@@ -230,6 +230,9 @@ def test_the_least_noise_and_that_of_weights() -> None:
     assert not replace(none, merged_error=math.inf).within
     ways = replace(none, merged_error=0.002, ways=(0.001, 0.0019))
     assert not ways.within and replace(ways, ways=(0.002, 0.001)).within
+    for lost in (math.inf, math.nan):
+        assert not replace(ways, ways=(lost, 0.001)).within
+        assert replace(ways, ways=(lost, 0.002)).within
     assert replace(ways, in_fp32=0.0008).furthest == math.hypot(0.0019, 0.0008)
 
 
@@ -287,7 +290,7 @@ def test_other_rounding_moves_each_result_by_a_roundoff_at_most() -> None:
         session_of(emulate(read.model, read.norms, Accelerator(), dither=d).model, None).run(
             {"x": x}
         )
-        for d in (False, True)
+        for d in (0, 1)
     )
     off = np.abs(noisy["z"] - plain["z"]).max() / np.abs(plain["z"]).max()
     assert 2**-14 < off < 20 * 2**-11

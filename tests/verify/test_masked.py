@@ -8,10 +8,16 @@ import pytest
 
 from slanc_onnx import Options, protect_file
 from slanc_onnx.graph import Array
+from slanc_onnx.norms import read_model
 from slanc_onnx.options import To
-from slanc_onnx.reasons import Failure
+from slanc_onnx.reasons import Failure, Reason
 from slanc_onnx.report.outcome import Outcome
 from slanc_onnx.report.terminal import final_line
+from slanc_onnx.verify.compare import Runs
+from slanc_onnx.verify.left import Left
+from slanc_onnx.verify.masked import off_where_masked
+from slanc_onnx.verify.outside import adds_masks
+from slanc_onnx.verify.runs import FourRuns
 from tests.models.small_graphs import graph, normal
 
 WIDTH, IDS = 16, 20
@@ -123,6 +129,47 @@ def test_what_is_read_all_the_same_is_no_padding(tmp_path: Path) -> None:
     assert final_line(found).startswith("FAILED")
 
 
+def test_large_rows_that_a_norm_reads_are_no_masks(tmp_path: Path) -> None:
+    text = "total = Add(x, x) [n] y = SimplifiedLayerNormalization<axis = -1>(total, gamma)"
+    rows = f"float[2, 6, {WIDTH}]"
+    model = graph(text, {"gamma": np.ones(WIDTH, np.float32)}, f"{rows} x", f"{rows} y")
+    onnx.save(model, tmp_path / "model.onnx")
+    x = {"x": np.full((2, 6, WIDTH), -4e4, np.float32)}
+    options = Options(inputs=x, emulate="all", certify="off")
+    found = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options).validation
+    assert found is not None and found.first_out is not None
+    assert found.first_out.tensor == "total" and not found.adds_masks
+
+
+@pytest.mark.parametrize(("place", "told"), [(5, True), (0, False)])
+def test_an_op_of_attention_reads_masks_behind_its_values(place: int, told: bool) -> None:
+    text = "ones = Cast<to = 1>(mask) total = Add(ones, ones) z = MatMul(x, total)"
+    model = graph(text, {}, "float[2, 1, 6, 6] mask, float[2, 6, 4] x", "float[2, 6, 4] z")
+    node = model.graph.node[2]
+    node.op_type, node.domain = "MultiHeadAttention", "com.microsoft"
+    given = ["x", "x", "x", "", "", ""]
+    given[place] = "total"
+    node.input[:] = given
+    feed: dict[str, Array] = {"mask": np.full((2, 1, 6, 6), -65504, np.float32)}
+    assert adds_masks(read_model(model), [feed], Left("total", "Add", 131008.0)) == told
+
+
+@pytest.mark.parametrize(
+    ("width", "told"), [(2, False), (MASK.shape[1], True), (MASK.shape[1] - 2, True)]
+)
+def test_classes_are_no_positions(width: int, told: bool) -> None:
+    """One number per class of a text; one per position; one per position behind a cache of 2."""
+    mask = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]], np.int64)
+    values = normal(1, 2, width)
+    off = values.copy()
+    off[0, -2:] += 1  # where the mask has zeros
+    feed: dict[str, Array] = {"mask": mask, "ids": np.zeros((2, max(width, 4)), np.int64)}
+    plain, wrong = Runs([{"y": values}], {}, []), Runs([{"y": off}], {}, [])
+    runs = FourRuns(plain, plain, plain, wrong, None, [])
+    found = off_where_masked(runs, 0.01, [feed], lambda feeds: plain)
+    assert found == (Reason(Failure.OFF_WHERE_MASKED, ("mask", 0.0)) if told else None)
+
+
 def test_masks_that_are_added_to_infinity_are_named_with_what_to_do(tmp_path: Path) -> None:
     """A sequence of padding alone: each of its logits is -131008, so that its rows are nan."""
     model = decoder(-65504.0, 0.0)
@@ -147,3 +194,12 @@ def test_products_that_leave_the_format_are_no_masks(tmp_path: Path) -> None:
     found = judged(model, tmp_path, mask=np.ones_like(MASK))
     line = final_line(found)
     assert "MatMul (products): is the first to leave FP16" in line and "masks are" not in line
+    [node] = [node for node in model.graph.node if node.output[0] == "kt"]
+    text = "scaled = Mul(k, large)"
+    large = {"large": np.array(65504.0, np.float32)}
+    more = graph(text, large, f"float[2, 6, {WIDTH}] k", "float[a, b, c] scaled").graph
+    node.input[0] = "scaled"
+    model.graph.node.insert(list(model.graph.node).index(node), more.node[0])
+    model.graph.initializer.extend(more.initializer)
+    line = final_line(judged(model, tmp_path, mask=np.ones_like(MASK)))
+    assert "Mul (scaled): is the first to leave FP16" in line and "masks are" not in line

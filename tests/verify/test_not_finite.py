@@ -38,7 +38,7 @@ def test_an_epsilon_that_rounds_to_zero_is_named_by_what_reads_it(
     assert np.float16(TINY) == 0
     line = line_of(nodes, tmp_path)
     assert line.startswith("FAILED") and f"{culprit}: is the first that is nan or infinite" in line
-    assert "use an epsilon there that FP16 holds" in line and "--fp32-nodes" in line
+    assert "where that is an epsilon, use one that FP16 holds" in line and "--fp32-nodes" in line
 
 
 def test_the_nodes_that_heal_it_are_found(tmp_path: Path) -> None:

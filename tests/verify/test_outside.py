@@ -89,6 +89,32 @@ def test_masks_are_not(lowest: float, tmp_path: Path) -> None:
     assert found.outside_beyond == [] and not not_judged(found)
 
 
+def test_rows_that_large_ids_pick_are_no_masks(tmp_path: Path) -> None:
+    """The residual stream, behind an id that is larger than any number of it."""
+    signs = np.sign(normal(1, WIDTH)).astype(np.float32)
+    text = """
+        rows = Gather(table, ids)
+        [n] y = SimplifiedLayerNormalization<axis = -1>(rows, gamma)
+        q = MatMul(y, wq)
+        r = Add(rows, q)
+        z = Mul(r, half)
+    """
+    weights = {
+        "table": np.tile(4000 * signs, (5000, 1)),
+        "gamma": np.ones(WIDTH, np.float32),
+        "wq": 63000 / WIDTH * np.outer(signs, signs),
+        "half": np.array(0.5, np.float32),
+    }
+    model = graph(text, weights, "int64[2, 3] ids", f"float[2, 3, {WIDTH}] z")
+    given = {"ids": np.array([[0, 1, 2], [3, 4, 4999]])}
+    [found] = judged(model, tmp_path, Options(inputs=given, certify="off")).outside_beyond
+    assert (found.tensor, found.op) == ("r", "Add")
+    assert found.value == pytest.approx(67000, rel=1e-3)
+    everything = judged(model, tmp_path, Options(inputs=given, certify="off", emulate="all"))
+    assert everything.first_out is not None and everything.first_out.tensor == "r"
+    assert not everything.adds_masks
+
+
 def test_another_format_is_of_norms_alone(tmp_path: Path) -> None:
     """A device with FP8 norms has other ops in another format, of which nothing is known."""
     device = Accelerator(format=Format.named("float8_e5m2"))
