@@ -5,7 +5,7 @@ read the records and do not ask for an op by its name. An op without a record co
 which is safe.
 """
 
-from slanc_onnx.ops.between import BETWEEN, MOVES
+from slanc_onnx.ops.between import BETWEEN, EVERY, MOVES
 from slanc_onnx.ops.body import Body, Held
 from slanc_onnx.ops.degrees import (
     ATTRIBUTES,
@@ -56,6 +56,7 @@ __all__ = [
     "COMPARISONS",
     "ELEMENTWISE",
     "EPSILON",
+    "EVERY",
     "FUSED",
     "HOLDING",
     "HOMOGENEOUS",

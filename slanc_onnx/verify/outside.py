@@ -17,7 +17,7 @@ from onnx import TensorProto
 from slanc_onnx.accelerator import Format
 from slanc_onnx.graph import FLOATS, Flow, Tensor, Use, read_flow, read_graph, read_tensor
 from slanc_onnx.norms import Norm, ReadModel
-from slanc_onnx.ops import ELEMENTWISE
+from slanc_onnx.ops import BETWEEN, ELEMENTWISE, EVERY
 from slanc_onnx.run import Emitter, Feeds, floats_outside_norms
 from slanc_onnx.verify.emulate import MOVES, Watched
 from slanc_onnx.verify.left import Left
@@ -92,10 +92,19 @@ def _large(flow: Flow, read: ReadModel, sets: Sequence[Sequence[Feeds]]) -> set[
         node = flow.node(path, index)
         if node.op_type not in MOVES and node.op_type not in _BY_ELEMENT:
             continue
-        read_here = (flow.read(Use(path, index, p)) for p in range(len(node.input)))
-        if any(tensor in found for tensor in read_here):
+        places = (p for p in range(len(node.input)) if _passes_values(node.op_type, p))
+        if any(flow.read(Use(path, index, p)) in found for p in places):
             found.update(Tensor(path, name) for name in node.output)
     return found
+
+
+def _passes_values(op: str, position: int) -> bool:
+    """Whether numbers of an input come out of an op, as those of indices and divisors do not."""
+    if op == "Div":
+        return position == 0
+    record = BETWEEN.get(op)
+    joins = (record.joins or (0,)) if record is not None else EVERY
+    return joins == EVERY or position in joins
 
 
 def _constants(flow: Flow) -> Iterator[tuple[Tensor, onnx.TensorProto]]:
