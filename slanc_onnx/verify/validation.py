@@ -82,7 +82,7 @@ class Validation:
         at_default: How far the FP32 outputs of both files are apart at ONNX Runtime's default
             optimisation level; None where it was not run there.
         as_written: How far a file of 16 bits, run as it is at that level, is from the original;
-            None where it is none, or the original was not run there.
+            None where it is none, the original was not run there, or inputs or outputs are BF16.
         cosine: The least between rows of the outputs of a file of 16 bits, rounded, and those of
             the original; None for other files.
         beyond: The constants that the format does not hold, and what comes of them where they
