@@ -215,3 +215,43 @@ def test_positions_that_no_input_has_are_not_tried(tmp_path: Path) -> None:
     found = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
     assert Failure.OFF_WHERE_MASKED not in kinds(found)
     assert final_line(found).startswith("FAILED")
+
+
+@pytest.mark.parametrize("hidden", [0, 3])
+def test_the_mask_of_a_cache_and_of_what_is_new(hidden: int, tmp_path: Path) -> None:
+    """A mask is as long as the cache [batch, heads, past, width] and the new rows: it ends there.
+
+    Rows that it hides are off in themselves, and nothing else reads them, or the caches' first.
+    """
+    text = """
+        rows = Gather(table, ids)
+        [n] x = SimplifiedLayerNormalization<axis = -1>(rows, gamma)
+        ones = Cast<to = 1>(mask)
+        own = Slice(ones, starts, ends, one_axis)
+        shut = Sub(one, own)
+        marks = Unsqueeze(shut, last)
+        small = Mul(marks, tiny)
+        back = Mul(small, large)
+        factors = Add(back, one)
+        y = Mul(x, factors)
+        present = Neg(past)
+    """
+    weights: dict[str, Array] = {
+        **{t.name: onnx.numpy_helper.to_array(t) for t in classifier().graph.initializer},
+        "starts": np.array([4], np.int64),
+        "ends": np.array([7], np.int64),
+        "one_axis": np.array([1], np.int64),
+    }
+    del weights["w"]
+    inputs = "int64[2, 3] ids, int64[2, 7] mask, float[2, 1, 4, 2] past"
+    outputs = f"float[2, 3, {WIDTH}] y, float[2, 1, 4, 2] present"
+    mask = np.ones((2, 7), np.int64)
+    mask[0, 4:6] = 0
+    if hidden:
+        mask[0, :hidden] = 0
+    given = {"ids": FEED["ids"][:, :3], "mask": mask, "past": normal(4, 2, 1, 4, 2)}
+    onnx.save(graph(text, weights, inputs, outputs), tmp_path / "model.onnx")
+    options = Options(inputs=given, emulate="all", certify="off")
+    found = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
+    assert Failure.OFF_WHERE_MASKED in kinds(found)
+    assert final_line(found).startswith("INCONCLUSIVE")
