@@ -35,6 +35,7 @@ def ranges(**limits: tuple[float, float]) -> Options:
         (ranges(x=(1, 0)), "--input-range x: 1 to 0 is no range"),
         (ranges(x=(0, math.inf)), "--input-range x: 0 to inf is no range"),
         (Options(inputs={"z": np.ones(2)}), "--inputs lacks x; it holds z"),
+        (Options(inputs={}), "--inputs lacks x; it holds nothing"),
         (Options(jobs=0), "--jobs 0: must be at least 1"),
     ],
 )

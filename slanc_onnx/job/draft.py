@@ -19,7 +19,7 @@ from slanc_onnx.apply.fold import write_folded
 from slanc_onnx.apply.merge import Merges, write_merged
 from slanc_onnx.graph import Draft, load_model, name_nodes
 from slanc_onnx.job.work import Done, Job
-from slanc_onnx.norms import ReadModel, read_model
+from slanc_onnx.norms import ReadModel, called_as, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.reasons import Failure
@@ -151,6 +151,7 @@ def _written(done: Done, draft: Path, isolate: bool) -> ReadModel:
     """
     if done.written is None:
         found = read_model(load_model(draft), draft.parent, isolate=isolate)
+        found = called_as(found, [decided.norm for decided in done.norms])
         kept = frozenset[str]() if done.conversion is None else done.conversion.kept
         done.written = replace(found, kept=kept)
     return done.written

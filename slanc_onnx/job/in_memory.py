@@ -13,7 +13,7 @@ from slanc_onnx.apply.convert import convert_in_memory
 from slanc_onnx.apply.fold import apply_fold, fold
 from slanc_onnx.apply.merge import merge_in_memory, without_proofs
 from slanc_onnx.job.refusals import check_set, given_data
-from slanc_onnx.norms import ReadModel, read_model
+from slanc_onnx.norms import ReadModel, called_as, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
 from slanc_onnx.run import check_norms, with_checked_inputs
@@ -62,6 +62,7 @@ def protect_and_tell(
         return modified, decided
     with workers(options.executor, options.jobs) as executor:
         after = read_model(model, folder, isolate=options.isolate)
+        after = called_as(after, read.norms)
         options = replace(options, executor=executor)
         return modified, certified_as_written(decided, after, options)
 

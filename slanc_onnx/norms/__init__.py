@@ -5,6 +5,7 @@ normalisation, by indices and names; what only looks like one is a `Suspect`. Fu
 norms are inlined first. Norms that cannot be scaled have the reason with them.
 """
 
+from slanc_onnx.norms.called import called_as
 from slanc_onnx.norms.constants import sizes_in, small_value
 from slanc_onnx.norms.find import unmatched_means
 from slanc_onnx.norms.functions import inline_functions_with
@@ -37,6 +38,7 @@ __all__ = [
     "RowAxes",
     "Suspect",
     "as_computed",
+    "called_as",
     "drop_notes",
     "inline_functions_with",
     "lost_limit",

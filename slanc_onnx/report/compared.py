@@ -21,7 +21,7 @@ def default_level_text(difference: Difference | None) -> str:
 def as_written_text(difference: Difference | None) -> str:
     """How far a file of 16 bits is from the original, run as it is, and what that does not say."""
     if difference is None:
-        return "runs"
+        return "loads, not compared"
     hides = "which hides overflow: no evidence"
     return f"runs, differs by at most {difference.absolute:.3g}, {hides}"
 

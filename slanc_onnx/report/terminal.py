@@ -266,7 +266,9 @@ def verdict(
         word = f"PASSED with {len(healed_by.names)} nodes in FP32"
     apart = [f"not compared: {', '.join(validation.unstable)}"] if validation.unstable else []
     if validation.all_zero:
-        apart.append("the outputs are all zero on these inputs, so that only rows were judged")
+        apart.append(
+            "the outputs hold no finite number but 0 on these inputs, so that only rows were judged"
+        )
     if validation.beyond is not None and validation.passed:
         apart.append(beyond_text(validation.beyond, validation.format))
     needed = []

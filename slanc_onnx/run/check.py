@@ -117,7 +117,7 @@ def with_checked_inputs(options: Options, specs: Sequence[InputSpec], option: st
         if missing:
             raise SlancError(
                 f"{option or '--inputs'} lacks {', '.join(missing)}; it holds "
-                f"{', '.join(options.inputs)}."
+                f"{', '.join(options.inputs) or 'nothing'}."
             )
         fitted = {
             spec.name: _fitted(spec, options.inputs[spec.name], option or "--inputs")
@@ -228,8 +228,9 @@ def _fitted(spec: InputSpec, value: Array, option: str) -> Array:
     if value.dtype.kind == "V" and value.dtype.itemsize == wanted.itemsize and wanted.kind != "O":
         value = value.view(wanted)  # .npz files do not know bfloat16 by name
     if value.dtype != wanted:
+        how = " (save it as ml_dtypes.bfloat16)" if wanted.name == "bfloat16" else ""
         raise SlancError(
-            f"{option}: {spec.name} is of type {value.dtype}, but the model takes {wanted}."
+            f"{option}: {spec.name} is of type {value.dtype}, but the model takes {wanted}{how}."
         )
     if spec.is_text and not value.size:
         raise SlancError(

@@ -87,7 +87,7 @@ class Session:
         """The tensors among the outputs by name; sequences and maps are left out.
 
         What a model does not take of `feeds` is not passed on, and values are converted for an
-        input that is FP32 or FP16.
+        input that is FP32 or FP16, BF16 too.
 
         Raises:
             CannotRun: ONNX Runtime fails on these inputs, or is not done in time.
@@ -111,7 +111,7 @@ def _fitting(value: Array, declared: str) -> Array:
     half = value.dtype.itemsize == 2 and value.dtype.kind in "fV"
     if half and declared == "tensor(float)":
         return value.astype(np.float32)
-    if value.dtype in (np.float32, np.float64) and declared == "tensor(float16)":
+    if (half or value.dtype in (np.float32, np.float64)) and declared == "tensor(float16)":
         return value.astype(np.float16)
     if value.dtype == np.float64 and declared == "tensor(float)":
         return value.astype(np.float32)

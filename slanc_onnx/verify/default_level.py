@@ -103,14 +103,16 @@ def as_written(
         optimised: Whether the file is run at that level too, not with graph optimisation off.
 
     Returns:
-        The difference; None where the original is not run there, or inputs or outputs are BF16.
+        The difference; None where the original is not run there, or where inputs or outputs are
+        BF16, so that the file is loaded and not run.
 
     Raises:
-        CannotRun: ONNX Runtime does not run the file.
+        CannotRun: ONNX Runtime does not load or run the file.
     """
     ends = (*after.graph.input, *after.graph.output)
     types = {info.type.tensor_type.elem_type for info in ends}
-    if TensorProto.BFLOAT16 in types:  # NumPy has no such type
+    if TensorProto.BFLOAT16 in types:  # NumPy has no such type, and so it is loaded alone
+        Session(after, folder, packs=True, optimised=optimised)
         return None
     ran = _run(after, folder, feeds, optimised)
     if too_large_at_once(before.model):

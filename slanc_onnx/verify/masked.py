@@ -45,8 +45,12 @@ def off_where_masked(
         error = max(off(runs.protected), off(runs.scaled))
         if not error <= limit:
             continue
+        tried = [_changed(feed, name) for feed in feeds[: len(runs.plain.outputs)]]
+        given = [feed for feed in tried if feed is not None]
+        if len(given) < len(tried):
+            continue
         try:
-            changed = original([_changed(feed, name) for feed in feeds[: len(runs.plain.outputs)]])
+            changed = original(given)
         except CannotRun:
             continue
         if off(changed) <= UNREAD:
@@ -54,18 +58,45 @@ def off_where_masked(
     return None
 
 
-def _changed(feed: Feeds, name: str) -> Feeds:
-    """The inputs with something else of their own at the positions that are masked."""
-    mask = np.asarray(feed[name])
-    found = {}
+def _changed(feed: Feeds, name: str) -> Feeds | None:
+    """The inputs with something else of their own at the positions that are masked.
+
+    None where none of them changes, so that nothing would be tried.
+    """
+    found = dict(feed)
+    if np.all(feed[name]):
+        return found
     for other, given in feed.items():
         values = np.asarray(given)
-        if other != name and values.shape[:2] == mask.shape:
-            moved = np.roll(values.reshape(values.shape[0] * values.shape[1], -1), 1, axis=0)
-            values = values.copy()
-            values[mask == 0] = moved.reshape(values.shape)[mask == 0]
-        found[other] = values
-    return found
+        here = _mask_of(values, feed, name)
+        if other == name or here is None or not (here == 0).any():
+            continue
+        rows = np.moveaxis(values, _SEQUENCE_AT[values.ndim], 1)
+        moved = np.roll(rows.reshape(here.size, -1), 1, axis=0).reshape(rows.shape)
+        changed = rows.copy()
+        changed[here == 0] = moved[here == 0]
+        if not np.array_equal(changed, rows, equal_nan=rows.dtype.kind in "fc"):
+            found[other] = np.moveaxis(changed, 1, _SEQUENCE_AT[values.ndim])
+    return found if any(found[other] is not feed[other] for other in feed) else None
+
+
+def _mask_of(values: Array, feed: Feeds, name: str) -> Array | None:
+    """The part of a mask that is of the positions of a tensor; None where it has others.
+
+    A mask may be longer than the sequence by what a cache holds, and then begins with that.
+    """
+    mask = np.asarray(feed[name])
+    axis = _SEQUENCE_AT.get(values.ndim)
+    if axis is None or values.shape[0] != mask.shape[0] or not values.shape[axis]:
+        return None
+    length, total = values.shape[axis], mask.shape[1]
+    caches = [np.shape(given) for given in feed.values() if np.ndim(given) == 4]
+    held = {shape[2] for shape in caches if shape[0] == mask.shape[0] and 0 < shape[2] < total}
+    if length == total:
+        return mask
+    if values.ndim == 4:
+        return mask[:, :length] if length in held else None
+    return mask[:, -length:] if total - length in held else None
 
 
 def _masks(feed: Feeds) -> Iterator[str]:
@@ -80,30 +111,17 @@ def _masks(feed: Feeds) -> Iterator[str]:
 
 def _elsewhere(runs: Runs, name: str, feeds: Sequence[Feeds]) -> Runs:
     """The outputs at the positions that are not masked."""
-    kept = []
-    for found, feed in zip(runs.outputs, feeds, strict=False):
-        mask, lengths = np.asarray(feed[name]), _lengths(feed)
-        kept.append({output: _not_masked(one, mask, lengths) for output, one in found.items()})
+    kept = [
+        {output: _not_masked(value, feed, name) for output, value in found.items()}
+        for found, feed in zip(runs.outputs, feeds, strict=False)
+    ]
     return Runs(kept, {}, [])
 
 
-def _lengths(feed: Feeds) -> set[int]:
-    """How many positions there may be: as in inputs [batch, sequence] and [batch, sequence, any].
-
-    A mask may be longer than the sequence, by what a cache holds. Another length, as of classes, is
-    none of positions.
-    """
-    shapes = (np.shape(given) for given in feed.values())
-    return {shape[1] for shape in shapes if len(shape) in (2, 3)}
-
-
-def _not_masked(value: Array, mask: Array, lengths: set[int]) -> Array:
+def _not_masked(value: Array, feed: Feeds, name: str) -> Array:
     """The rows of the positions with a 1; all where the axes are not those of the mask."""
-    axis = _SEQUENCE_AT.get(value.ndim)
-    if axis is None or value.shape[0] != mask.shape[0]:
+    mask = _mask_of(value, feed, name)
+    if mask is None:
         return value
-    length = value.shape[axis]
-    if length not in lengths or not 0 < length <= mask.shape[1]:
-        return value
-    rows: Array = np.moveaxis(value, axis, 1)[mask[:, -length:] != 0]
+    rows: Array = np.moveaxis(value, _SEQUENCE_AT[value.ndim], 1)[mask != 0]
     return rows

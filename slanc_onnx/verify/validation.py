@@ -82,7 +82,7 @@ class Validation:
         at_default: How far the FP32 outputs of both files are apart at ONNX Runtime's default
             optimisation level; None where it was not run there.
         as_written: How far a file of 16 bits, run as it is at that level, is from the original;
-            None where it is none, or the original was not run there.
+            None where it is none, the original was not run there, or inputs or outputs are BF16.
         cosine: The least between rows of the outputs of a file of 16 bits, rounded, and those of
             the original; None for other files.
         beyond: The constants that the format does not hold, and what comes of them where they
@@ -92,7 +92,7 @@ class Validation:
         adds_masks: Whether `first_out` is a sum of masks.
         left: All of the rewritten model that leaves the format where everything is rounded; None
             where it was not looked for, as the outputs are finite.
-        all_zero: Whether all outputs are zero in FP32, so that none tells right from wrong.
+        all_zero: Whether no output holds a finite number but 0 in FP32: none tells right from wrong.
         fp32_rms_error: Root mean square difference of FP32 outputs, relative to their root mean
             square; the largest.
         fp32_rms_tolerance: What is demanded of that where norms are merged into weights, which

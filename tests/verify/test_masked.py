@@ -203,3 +203,111 @@ def test_products_that_leave_the_format_are_no_masks(tmp_path: Path) -> None:
     model.graph.initializer.extend(more.initializer)
     line = final_line(judged(model, tmp_path, mask=np.ones_like(MASK)))
     assert "Mul (scaled): is the first to leave FP16" in line and "masks are" not in line
+
+
+def classifier() -> onnx.ModelProto:
+    """A mean over the positions of a mask, and three logits of it, each with an error of its own.
+
+    Those are times 1 + 1e-9 * 5e9 = 6, which is 1 in FP16.
+    """
+    text = """
+        rows = Gather(table, ids)
+        [n] x = SimplifiedLayerNormalization<axis = -1>(rows, gamma)
+        ones = Cast<to = 1>(mask)
+        marks = Unsqueeze(ones, last)
+        kept = Mul(x, marks)
+        mean = ReduceMean<axes = [1], keepdims = 0>(kept)
+        logits = MatMul(mean, w)
+        ids_of_floats = Cast<to = 1>(mask)
+        open = ReduceMin<axes = [1]>(ids_of_floats)
+        shut = Sub(one, open)
+        small = Mul(shut, tiny)
+        back = Mul(small, large)
+        factors = Add(back, one)
+        y = Mul(logits, factors)
+    """
+    weights: dict[str, Array] = {
+        "table": normal(0, IDS, WIDTH),
+        "gamma": np.ones(WIDTH, np.float32),
+        "last": np.array([2], np.int64),
+        "w": normal(1, WIDTH, 3),
+        "one": np.array(1, np.float32),
+        "tiny": np.array(1e-9, np.float32),
+        "large": np.array(5e9, np.float32),
+    }
+    return graph(text, weights, "int64[2, 6] ids, int64[2, 6] mask", "float[2, 3] y")
+
+
+def test_logits_of_a_padded_text_are_no_positions(tmp_path: Path) -> None:
+    """Three logits are as many as the last three positions, which padding masks in the first."""
+    mask = np.array([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]], np.int64)
+    found = judged(classifier(), tmp_path, mask=mask)
+    assert final_line(found).startswith("FAILED")
+    assert Failure.OFF_WHERE_MASKED not in kinds(found)
+
+
+def test_positions_that_no_input_has_are_not_tried(tmp_path: Path) -> None:
+    """Sounds of shape [batch, channels, time]: the mean reads those that the mask has a 0 for."""
+    text = """
+        rows = Transpose<perm = [0, 2, 1]>(sounds)
+        [n] x = SimplifiedLayerNormalization<axis = -1>(rows, gamma)
+        mean = ReduceMean<axes = [1]>(x)
+        both = Add(x, mean)
+        ones = Cast<to = 1>(mask)
+        shut = Sub(one, ones)
+        marks = Unsqueeze(shut, last)
+        small = Mul(marks, tiny)
+        back = Mul(small, large)
+        factors = Add(back, one)
+        y = Mul(both, factors)
+    """
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in classifier().graph.initializer}
+    read = {name: weights[name] for name in ("gamma", "last", "one", "tiny", "large")}
+    inputs = f"float[2, {WIDTH}, 6] sounds, int64[2, 6] mask"
+    model = graph(text, read, inputs, f"float[2, 6, {WIDTH}] y")
+    onnx.save(model, tmp_path / "model.onnx")
+    given: dict[str, Array] = {"sounds": normal(8, 2, WIDTH, 6), "mask": MASK}
+    options = Options(inputs=given, emulate="all", certify="off")
+    found = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
+    assert Failure.OFF_WHERE_MASKED not in kinds(found)
+    assert final_line(found).startswith("FAILED")
+
+
+@pytest.mark.parametrize("hidden", [0, 3])
+def test_the_mask_of_a_cache_and_of_what_is_new(hidden: int, tmp_path: Path) -> None:
+    """A mask is as long as the cache [batch, heads, past, width] and the new rows: it ends there.
+
+    Rows that it hides are off in themselves, and nothing else reads them, or the caches' first.
+    """
+    text = """
+        rows = Gather(table, ids)
+        [n] x = SimplifiedLayerNormalization<axis = -1>(rows, gamma)
+        ones = Cast<to = 1>(mask)
+        own = Slice(ones, starts, ends, one_axis)
+        shut = Sub(one, own)
+        marks = Unsqueeze(shut, last)
+        small = Mul(marks, tiny)
+        back = Mul(small, large)
+        factors = Add(back, one)
+        y = Mul(x, factors)
+        present = Neg(past)
+    """
+    weights: dict[str, Array] = {
+        **{t.name: onnx.numpy_helper.to_array(t) for t in classifier().graph.initializer},
+        "starts": np.array([4], np.int64),
+        "ends": np.array([7], np.int64),
+        "one_axis": np.array([1], np.int64),
+    }
+    del weights["w"]
+    inputs = "int64[2, 3] ids, int64[2, 7] mask, float[2, 1, 4, 2] past"
+    outputs = f"float[2, 3, {WIDTH}] y, float[2, 1, 4, 2] present"
+    mask = np.ones((2, 7), np.int64)
+    mask[0, 4:6] = 0
+    if hidden:
+        mask[0, :hidden] = 0
+    given = {"ids": FEED["ids"][:, :3], "mask": mask, "past": normal(4, 2, 1, 4, 2)}
+    onnx.save(graph(text, weights, inputs, outputs), tmp_path / "model.onnx")
+    options = Options(inputs=given, emulate="all", certify="off")
+    found = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
+    assert Failure.OFF_WHERE_MASKED in kinds(found)
+    assert final_line(found).startswith("INCONCLUSIVE")

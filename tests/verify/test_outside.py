@@ -146,3 +146,53 @@ def test_what_cannot_be_shown_fails_nothing(
     monkeypatch.setattr(outside, "_largest", largest)
     found = judged(scores(60.0), tmp_path, Options(inputs={"x": X}, certify="off"))
     assert found.passed and found.fp32_identical and not found.outside_beyond
+
+
+@pytest.mark.parametrize("rows", [100, 8000])
+def test_rows_that_large_ids_pick_are_no_masks(rows: int, tmp_path: Path) -> None:
+    """Ids of a vocabulary of more than 4096 are large, and the rows that they pick are not."""
+    text = """
+        picked = Gather(table, ids)
+        [n] y = SimplifiedLayerNormalization<axis = -1>(picked, gamma)
+        h = MatMul(y, w)
+        once = Add(picked, h)
+        twice = Add(once, h)
+        z = Mul(twice, half)
+    """
+    ids = np.array([[rows - 1, 3, 5]])
+    table = normal(0, rows, WIDTH)
+    plain = table[ids].astype(np.float64)
+    h = plain / np.sqrt(np.mean(plain**2, axis=-1, keepdims=True) + 1e-5) @ normal(1, WIDTH, WIDTH)
+    weights = {
+        "table": table,
+        "gamma": np.ones(WIDTH, np.float32),
+        "w": (normal(1, WIDTH, WIDTH) * (4e4 / np.abs(h).max())).astype(np.float32),
+        "half": np.array(0.5, np.float32),
+    }
+    model = graph(text, weights, "int64[1, 3] ids", f"float[1, 3, {WIDTH}] z")
+    found = judged(model, tmp_path, Options(inputs={"ids": ids}, certify="off"))
+    assert found.passed
+    assert [one.tensor for one in found.outside_beyond] == ["twice"]
+    everything = judged(model, tmp_path, Options(inputs={"ids": ids}, certify="off", emulate="all"))
+    assert everything.first_out is not None and everything.first_out.tensor == "twice"
+    assert not everything.adds_masks
+
+
+def test_what_is_divided_by_a_large_number_is_no_mask(tmp_path: Path) -> None:
+    model = scores(60.0 * (1e5 / largest_product(scores(60.0))) ** 0.5)
+    [small] = [node for node in model.graph.node if node.output[0] == "q"]
+    small.output[0] = "large_q"
+    place = list(model.graph.node).index(small) + 1
+    model.graph.node.insert(place, onnx.helper.make_node("Div", ["large_q", "large"], ["little"]))
+    model.graph.node.insert(place + 1, onnx.helper.make_node("Sum", ["large_q", "little"], ["q"]))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["q", "scale"], ["u"]))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["u", "small"], ["v"]))
+    for name, value in (("large", 8192.0), ("scale", 4000.0)):
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.array(value, np.float32), name)
+        )
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, [2, 3, WIDTH])
+    )
+    found = judged(model, tmp_path, Options(inputs={"x": X}, certify="off"))
+    assert {one.tensor for one in found.outside_beyond} >= {"products", "u"}

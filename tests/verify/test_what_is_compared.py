@@ -13,7 +13,7 @@ from tests.models.small_graphs import D, graph, normal
 ROWS = f"float[a, b, {D}] x"
 X = normal(9, 1, 64, D, spread=100.0)
 OUTPUTS = "int64[a, b, c] y"
-SAID = "the outputs are all zero on these inputs, so that only rows were judged"
+SAID = "the outputs hold no finite number but 0 on these inputs, so that only rows were judged"
 
 
 def checked(nodes: str, outputs: str, scaled: bool = True) -> Validation:
@@ -55,3 +55,9 @@ def test_outputs_of_zeros_are_said_to_tell_nothing(behind: str, zero: bool) -> N
     result = checked(nodes, "float[a, b, c] y")
     assert result.passed and result.all_zero == zero
     assert (SAID in verdict(result)) == zero
+
+
+def test_outputs_of_nan_are_not_said_to_be_zero() -> None:
+    nodes = f"[n] h = {RMS}(x, g1) a = Sub(h, h) y = Div(a, a)"
+    result = checked(nodes, "float[a, b, c] y")
+    assert result.all_zero and SAID in verdict(result)
