@@ -163,7 +163,9 @@ def test_classes_are_no_positions(width: int, told: bool) -> None:
     values = normal(1, 2, width)
     off = values.copy()
     off[0, -2:] += 1  # where the mask has zeros
-    feed: dict[str, Array] = {"mask": mask, "ids": np.zeros((2, max(width, 4)), np.int64)}
+    feed: dict[str, Array] = {"mask": mask, "ids": np.arange(2 * max(width, 4)).reshape(2, -1)}
+    if told and width < mask.shape[1]:
+        feed["past"] = normal(3, 2, 1, mask.shape[1] - width, 4)
     plain, wrong = Runs([{"y": values}], {}, []), Runs([{"y": off}], {}, [])
     runs = FourRuns(plain, plain, plain, wrong, None, [])
     found = off_where_masked(runs, 0.01, [feed], lambda feeds: plain)
@@ -305,7 +307,8 @@ def test_the_mask_of_a_cache_and_of_what_is_new(hidden: int, tmp_path: Path) -> 
     mask[0, 4:6] = 0
     if hidden:
         mask[0, :hidden] = 0
-    given = {"ids": FEED["ids"][:, :3], "mask": mask, "past": normal(4, 2, 1, 4, 2)}
+    given: dict[str, Array] = {"ids": FEED["ids"][:, :3], "mask": mask}
+    given["past"] = normal(4, 2, 1, 4, 2)
     onnx.save(graph(text, weights, inputs, outputs), tmp_path / "model.onnx")
     options = Options(inputs=given, emulate="all", certify="off")
     found = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options)

@@ -89,7 +89,7 @@ def test_masks_are_not(lowest: float, tmp_path: Path) -> None:
     assert found.outside_beyond == [] and not not_judged(found)
 
 
-def test_rows_that_large_ids_pick_are_no_masks(tmp_path: Path) -> None:
+def test_a_stream_behind_large_ids_is_no_mask(tmp_path: Path) -> None:
     """The residual stream, behind an id that is larger than any number of it."""
     signs = np.sign(normal(1, WIDTH)).astype(np.float32)
     text = """
