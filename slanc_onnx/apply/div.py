@@ -120,7 +120,8 @@ class Planner:
             return  # it has none
         if norm.epsilon_place is None:
             at = NodeAt(norm.path, norm.nodes[-1])
-            self.edits.attributes[at, ATTRIBUTES[EPSILON]] = self._kept(norm, epsilon)
+            kept = rounded(self._kept(norm, epsilon), np.dtype(np.float32))
+            self.edits.attributes[at, ATTRIBUTES[EPSILON]] = float(kept)
             return
         known = norm.epsilon if norm.overridable_epsilon is None else None
         values = None if known is None else (self._kept(norm, epsilon) * scale**norm.epsilon_power,)

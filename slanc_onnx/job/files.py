@@ -22,6 +22,7 @@ from slanc_onnx.report import Outcome, epsilon_notes, make_notes
 from slanc_onnx.scale import (
     ScaledNorm,
     with_conditions,
+    with_safe_radius,
     without_one,
 )
 from slanc_onnx.verify import (
@@ -125,7 +126,8 @@ def _hold(job: Job, done: Done) -> None:
     """Hold the certificates, with all that they ask, against the rows that were seen."""
     norms = with_conditions(done.norms, job.options)
     seen = done.validation, done.audits, done.first_rows
-    done.norms = held_against_rows(norms, *seen, as_written=done.proved_in_file)
+    held = held_against_rows(norms, *seen, as_written=done.proved_in_file)
+    done.norms = with_conditions(held, job.options)  # of one that is withdrawn, in those behind it
 
 
 def _carry_out_in_file(job: Job, done: Done) -> None:
@@ -141,6 +143,8 @@ def _carry_out_in_file(job: Job, done: Done) -> None:
         with job.draft() as draft:
             write_and_validate(job, done, draft)
             better = kept_at_one(decided, done.norms, done.validation) if tries_left else None
+            if better is not None:
+                better = [with_safe_radius(norm, job.options.accelerator) for norm in better]
             zeros = done.validation is not None and (
                 done.validation.zeros_lost
                 if job.options.minimal  # a scale may come back, and its epsilon be raised

@@ -14,7 +14,7 @@ from slanc_onnx.prove.gated import with_joint_bounds
 from slanc_onnx.prove.radius import safe_radius
 from slanc_onnx.prove.step_bounds import output_radius
 from slanc_onnx.prove.trusted import Assumed, proofs
-from slanc_onnx.prove.withdrawn import WITHDRAWN, held_against
+from slanc_onnx.prove.withdrawn import WITHDRAWN, certified_again, held_against
 
 __all__ = [
     "WITHDRAWN",
@@ -24,6 +24,7 @@ __all__ = [
     "Condition",
     "Proof",
     "affine_of",
+    "certified_again",
     "certify",
     "certify_at",
     "composed",

@@ -62,11 +62,13 @@ class Proof:
         norm: The norm.
         bound: The bound of its input.
         affine: What its row meets at most; None where that is no constant.
+        misread: Whether its ops may be something else than this norm, so that no row of it is safe.
     """
 
     norm: Norm
     bound: Bound
     affine: Affine | None
+    misread: bool = False
 
 
 def certify(

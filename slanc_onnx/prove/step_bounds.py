@@ -326,6 +326,8 @@ class Arithmetic:
         self.fits(radius, "normalised")
         radius = self.rounding("normalised")(radius)
         rounding = self.rounding("affine")
+        for constant in (affine.gamma, affine.beta):  # stored before a row meets it
+            self.fits(constant, "affine")
         gamma, beta = rounding(affine.gamma), rounding(affine.beta)
         self.fits(rounding(radius * gamma) + beta, "affine")
 

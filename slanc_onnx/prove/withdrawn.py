@@ -8,12 +8,39 @@ from dataclasses import replace
 
 import numpy as np
 
+from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array
-from slanc_onnx.prove.certificate import Certificate
+from slanc_onnx.norms import Norm
+from slanc_onnx.prove.affine import Affine
+from slanc_onnx.prove.certificate import Certificate, Proof, certify_at
 from slanc_onnx.reasons import Reason, Unproved
 
 SLACK = 1e-4  # for sums of squares that were measured in FP32
 WITHDRAWN = (Unproved.ROW_NOT_FINITE, Unproved.ROW_ABOVE_BOUND, Unproved.ROW_LOST)
+
+
+def certified_again(
+    before: Certificate,
+    norm: Norm,
+    affine: Affine | None,
+    scale: float,
+    typical: float | None,
+    device: Accelerator,
+) -> Certificate:
+    """What the bound of a certificate gives at another scale; a withdrawn one stays withdrawn.
+
+    Args:
+        before: The certificate.
+        norm: Its norm.
+        affine: What its row meets at most; None where that is no constant.
+        scale: The divisor of the norm's input.
+        typical: Sum of squares of an ordinary row before the division, None where it is not known.
+        device: The device.
+    """
+    found = certify_at(Proof(norm, before.bound, affine), scale, typical, device)
+    if before.reason is not None and before.reason.kind in WITHDRAWN:
+        return replace(found, certified=False, reason=before.reason)
+    return found
 
 
 def held_against(

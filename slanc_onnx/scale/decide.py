@@ -116,7 +116,7 @@ def premises(
 
 def _affine(norm: Norm, proof: Proof | None, traced: Trace) -> Affine | None:
     """What a norm's row meets, as the proof or the trace read it; None for no constants."""
-    if proof is not None and proof.affine is not None:
+    if proof is not None and (proof.affine is not None or proof.misread):
         return proof.affine
     if norm.name not in traced.affine:
         return None

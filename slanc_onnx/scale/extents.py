@@ -46,8 +46,6 @@ def with_safe_radius(decided: ScaledNorm, device: Accelerator) -> ScaledNorm:
     width = decided.norm.width
     if width is None and decided.certificate is not None:  # what the proof knows of all rows
         width = decided.certificate.bound.width or None
-    if width is None and decided.estimate is not None:
-        width = decided.estimate.width
     radius = safe_radius(decided.norm, width, scale, device, decided.affine)
     most = None
     if decided.norm.width is None and decided.estimate is not None and decided.status == "scaled":

@@ -16,7 +16,7 @@ from dataclasses import replace
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.norms import Norm
 from slanc_onnx.options import Options
-from slanc_onnx.prove import Proof, certify_at
+from slanc_onnx.prove import certified_again
 from slanc_onnx.reasons import Decision, Reason
 from slanc_onnx.scale.extents import with_safe_radius
 from slanc_onnx.scale.scaled_norm import ScaledNorm
@@ -91,8 +91,8 @@ def _at(decided: ScaledNorm, scale: float, device: Accelerator, *why: Reason) ->
     if before is None:
         return found
     typical = None if estimate is None else estimate.typical
-    proof = Proof(decided.norm, before.bound, before.affine)
-    return replace(found, certificate=certify_at(proof, scale, typical, device))
+    again = certified_again(before, decided.norm, before.affine, scale, typical, device)
+    return replace(found, certificate=again)
 
 
 def _is_certified(decided: ScaledNorm) -> bool:

@@ -38,6 +38,7 @@ class ScaledNorm:
             where nothing tells it. See `prove.safe_radius`.
         most_elements: The most elements of a row for which its estimate and its scale hold, where
             the file does not tell how many a row has; None where it does.
+        holds_at: The divisor for which `safe_radius` and `most_elements` are; its own by default.
     """
 
     norm: Norm
@@ -53,6 +54,7 @@ class ScaledNorm:
     most_elements: int | None = None
     assumed: tuple[Assumption, ...] = ()
     certified_with: tuple[Change, ...] = ()
+    holds_at: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The decision as values of JSON, from which `from_json` makes it again."""
@@ -76,10 +78,14 @@ class ScaledNorm:
 
     def __post_init__(self) -> None:
         """Drop what does not hold at the scale: it was given another, as by `replace`."""
-        if self.certificate is not None and self.certificate.scale != self.divisor:
-            object.__setattr__(self, "certificate", None)
+        elsewhere = self.certificate is not None and self.certificate.scale != self.divisor
+        if elsewhere or self.holds_at not in (None, self.divisor):
             object.__setattr__(self, "safe_radius", None)
+            object.__setattr__(self, "most_elements", None)
             object.__setattr__(self, "certified_with", ())
+        if elsewhere:
+            object.__setattr__(self, "certificate", None)
+        object.__setattr__(self, "holds_at", self.divisor)
 
     @property
     def divisor(self) -> float:

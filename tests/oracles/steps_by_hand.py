@@ -212,6 +212,7 @@ class ByHand:
         passed.append(Passed("an element of the output", longest, "normalised"))
         longest = longest * self.grow("normalised") + self.eta("normalised")
         grow, eta = self.grow("affine"), self.eta("affine")
+        passed += [Passed("gamma and beta", number, "affine") for number in (gamma, beta)]
         last = (longest * (gamma * grow + eta)) * grow + eta + (beta * grow + eta)
         return [*passed, Passed("gamma and beta", last, "affine")]
 

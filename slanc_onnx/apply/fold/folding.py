@@ -33,7 +33,7 @@ from slanc_onnx.graph import Draft, Edits, Flow, NewData, Pending, Tensor, apply
 from slanc_onnx.norms import Norm, ReadModel
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress, no_progress
-from slanc_onnx.prove import Certificate, Proof, certify_at
+from slanc_onnx.prove import Certificate, certified_again
 from slanc_onnx.reasons import Decision, Note, Reason, Undivided, Unproved
 from slanc_onnx.scale import ScaledNorm, with_conditions, with_safe_radius
 
@@ -260,15 +260,14 @@ def _proved(
     """
     if found.affine is not None:
         found = replace(found, affine=found.affine.divided(2.0**produced))
-    found = with_safe_radius(found, accelerator)
     if before is None:
-        return found
+        return with_safe_radius(found, accelerator)
     typical = None if found.estimate is None else found.estimate.typical
     affine = before.affine
     if affine is not None:
         affine = affine.divided(2.0**produced)
-    proof = Proof(found.norm, before.bound, affine)
-    return replace(found, certificate=certify_at(proof, found.divisor, typical, accelerator))
+    again = certified_again(before, found.norm, affine, found.divisor, typical, accelerator)
+    return with_safe_radius(replace(found, certificate=again), accelerator)  # of its width
 
 
 def _lost(weights: Weights, divided: Collection[tuple[Tensor, int]]) -> dict[str, Loss]:

@@ -18,7 +18,9 @@ def proofs(read: ReadModel, assumed: Assumed, progress: Progress) -> dict[str, P
     prover = Prover(read, assumed)
     found = prover.run(progress)
     return {
-        norm.name: Proof(norm, found[norm.name], prover.affine.get(norm.name))
+        norm.name: Proof(
+            norm, found[norm.name], prover.affine.get(norm.name), norm.name in prover.misread
+        )
         for norm in read.norms
     }
 

@@ -13,14 +13,14 @@ from onnx import NodeProto
 from slanc_onnx.accelerator import Accelerator
 from slanc_onnx.graph import Array
 from slanc_onnx.norms import Norm
-from slanc_onnx.prove.bound import NoBound
+from slanc_onnx.prove.bound import NoBound, damage_has_no_bound
 from slanc_onnx.prove.deferred import lost_in_product
 from slanc_onnx.prove.moved import scaled_by
 from slanc_onnx.prove.sets import SLACK, Bounded, Reach, ball, constant, joined, total
 from slanc_onnx.prove.step_bounds import output_radius
 from slanc_onnx.prove.trusted.axes import with_axes
 from slanc_onnx.prove.trusted.rules import summed
-from slanc_onnx.prove.trusted.sizes import size_of
+from slanc_onnx.prove.trusted.sizes import Dim, size_of
 from slanc_onnx.prove.trusted.values import (
     Constant,
     Facts,
@@ -60,30 +60,54 @@ def row_of(norm: Norm, value: Value) -> tuple[float, int, Facts]:
     if value.infinite or (value.nan is not None and any(not c.input for c in value.nan)):
         raise NoBound(reason(Unproved.MAY_NOT_BE_FINITE))
     facts = value.facts | Facts(value.nan or frozenset())
-    axes = _row_axes(norm, value.rank)
+    width = width_of(norm, value.dims)
     if not norm.axes.grouped:
-        width = math.prod(size_of(value.dims[axis]) for axis in axes)
-        _check_width(norm, width)
-        return with_axes(value, axes).reach.length(), width, facts
-    channel = value.rank - 1 if norm.axes.channels_last else 1
-    rows = with_axes(value, (channel,))
-    channels = size_of(rows.dims[channel])
-    positions = math.prod(
-        size_of(dim) for axis, dim in enumerate(value.dims) if axis not in (0, channel)
-    )
+        return with_axes(value, _row_axes(norm, value.rank)).reach.length(), width, facts
+    channel, each = _groups(norm, value.dims)
+    reach = with_axes(value, (channel,)).reach
+    places = np.arange(reach.channels).reshape(-1, each)
+    longest = float(np.max([reach.pick(place).length() for place in places]))
+    return longest * math.sqrt(width // each) * SLACK, width, facts
+
+
+def width_of(norm: Norm, dims: Sequence[Dim]) -> int:
+    """The number of elements in a row of a norm.
+
+    Args:
+        norm: The norm.
+        dims: The shape of its input.
+
+    Raises:
+        NoBound: one of their sizes is open, or they do not fit the norm.
+    """
+    if norm.axes.grouped:
+        channel, each = _groups(norm, dims)
+        others = [dim for axis, dim in enumerate(dims) if axis not in (0, channel)]
+        width = each * math.prod(map(size_of, others))
+    else:
+        width = math.prod(size_of(dims[axis]) for axis in _row_axes(norm, len(dims)))
+    if norm.width not in (None, width):
+        raise NoBound(reason(Unproved.ROWS_DIFFER, norm.width or 0, width))
+    return width
+
+
+def known_width(norm: Norm, dims: Sequence[Dim] | None) -> int:
+    """As `width_of`; 0 where that is not known."""
+    try:
+        with damage_has_no_bound():
+            return 0 if dims is None else width_of(norm, dims)
+    except NoBound:
+        return 0
+
+
+def _groups(norm: Norm, dims: Sequence[Dim]) -> tuple[int, int]:
+    """The axis of the channels, and the number of channels in a group."""
+    channel = len(dims) - 1 if norm.axes.channels_last else 1
+    channels = size_of(dims[channel])
     groups = norm.axes.groups or channels
     if channels % groups:
         raise NoBound(reason(Unread.NO_FIT, str(channels), str(groups)))
-    width = channels // groups * positions
-    _check_width(norm, width)
-    places = np.arange(channels).reshape(groups, -1)
-    longest = float(np.max([rows.reach.pick(place).length() for place in places]))
-    return longest * math.sqrt(positions) * SLACK, width, facts
-
-
-def _check_width(norm: Norm, width: int) -> None:
-    if norm.width not in (None, width):
-        raise NoBound(reason(Unproved.ROWS_DIFFER, norm.width or 0, width))
+    return channel, channels // groups
 
 
 def _row_axes(norm: Norm, rank: int) -> tuple[int, ...]:
@@ -119,9 +143,7 @@ def output_of(
     if norm.axes.grouped:
         value = _grouped(norm, given, device, facts)
     else:
-        axes = _row_axes(norm, rank)
-        width = math.prod(size_of(given.dims[axis]) for axis in axes)
-        _check_width(norm, width)
+        axes, width = _row_axes(norm, rank), width_of(norm, given.dims)
         reach = ball(width, output_radius(norm, width, device))
         value = Value(norm.output_type, tuple(given.dims), axes, reach, facts=facts)
     if norm.output == norm.normalised:
@@ -160,15 +182,10 @@ def columns_of(
 
 
 def _grouped(norm: Norm, given: Any, device: Accelerator, facts: Facts) -> Value:
-    channel = len(given.dims) - 1 if norm.axes.channels_last else 1
+    channel, each = _groups(norm, given.dims)
     channels = size_of(given.dims[channel])
-    others = [dim for axis, dim in enumerate(given.dims) if axis not in (0, channel)]
-    groups = norm.axes.groups or channels
-    each = channels // groups
-    width = each * math.prod(size_of(dim) for dim in others)
-    _check_width(norm, width)
-    piece = ball(each, output_radius(norm, width, device))
-    places = np.arange(groups * each).reshape(groups, each)
+    piece = ball(each, output_radius(norm, width_of(norm, given.dims), device))
+    places = np.arange(channels).reshape(-1, each)
     reach = joined([(place, piece) for place in places], channels)
     return Value(norm.output_type, tuple(given.dims), (channel,), reach, facts=facts)
 

@@ -32,6 +32,7 @@ from slanc_onnx.prove.trusted.norm_rows import (
     columns_of,
     divided,
     input_of,
+    known_width,
     output_of,
     row_of,
 )
@@ -85,14 +86,14 @@ class Prover:
         self._outputs = frozenset(info.name for info in self._scope.proto.output)
         self._tensors = self._scope.graph.tensors()
         self.affine: dict[str, Affine | None] = {}
-        self._misread = set[str]()  # norms that are something else, of which no row is safe
+        self.misread = set[str]()  # norms that are something else, of which no row is safe
         self._rows: dict[str, Known] = {}  # of norms whose products are divided, over their roots
         self.bounds = {
             norm.name: Bound(None, reason=Reason(Unread.NOT_REACHED)) for norm in read.norms
         }
         if around is not None:
             self._found, self._symbols = around._found.new_child(), around._symbols
-            self.affine, self.bounds = around.affine, around.bounds
+            self.affine, self.bounds, self.misread = around.affine, around.bounds, around.misread
             self._caches, self._outputs = set(), frozenset()  # the other branch may fill them
 
     def run(self, progress: Progress = no_progress) -> dict[str, Bound]:
@@ -118,7 +119,7 @@ class Prover:
                 progress("bounding", (at + 1) / len(order))
         for norm in (norm for norm in self._order.norm_at.values() if norm.deferred):
             columns = columns_of(norm, self._scope.proto.node, self._numbers)
-            if norm.name not in self._misread:
+            if norm.name not in self.misread:
                 self.affine[norm.name] = affine_of(norm, self._numbers, columns)
         for name, norm in self._order.others.items():
             if name in self._found:
@@ -332,7 +333,7 @@ class Prover:
                 check_norm(norm, self._scope, self._order, self._found, self._assumed.device)
         except NoBound as error:
             given = Open(norm.element_type, None, error.reason)
-            self._misread.add(norm.name)
+            self.misread.add(norm.name)
         self.bounds[norm.name] = self._bound(norm, given)
         if isinstance(given, Value) and isinstance(given.reach, Ellipsoids) and given.largest:
             kept = replace(given, reach=given.reach.simplified())
@@ -353,7 +354,7 @@ class Prover:
             self._rows[norm.name] = result
             self._found[norm.normalised] = self._divided(norm, norm.deferred[0])
             return
-        if norm.name not in self._misread:
+        if norm.name not in self.misread:
             self.affine[norm.name] = affine_of(norm, self._numbers)
         self._found[norm.normalised] = result
         if norm.residual is not None and len(node.output) > norm.residual and given is not None:
@@ -373,7 +374,7 @@ class Prover:
         if given is None:
             return Bound(None, reason=Reason(Unread.NOT_REACHED))
         if isinstance(given, Open):
-            return Bound(None, reason=given.reason)
+            return Bound(None, reason=given.reason, width=known_width(norm, given.dims))
         if not isinstance(given, Value):
             given = as_value(given)
         if norm.overridable_epsilon is not None:
@@ -382,9 +383,9 @@ class Prover:
             with damage_has_no_bound():
                 length, width, facts = row_of(norm, given)
         except NoBound as error:
-            return Bound(None, reason=error.reason)
+            return Bound(None, reason=error.reason, width=known_width(norm, given.dims))
         if not math.isfinite(length):
-            return Bound(None, reason=Reason(Unproved.BOUND_NOT_FINITE))
+            return Bound(None, reason=Reason(Unproved.BOUND_NOT_FINITE), width=width)
         conditions = tuple(sorted(facts.conditions))
         return Bound(length, conditions, None, facts.loose, width, tuple(sorted(facts.norms)))
 
