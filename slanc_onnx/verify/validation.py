@@ -92,7 +92,8 @@ class Validation:
         adds_masks: Whether `first_out` is a sum of masks.
         left: All of the rewritten model that leaves the format where everything is rounded; None
             where it was not looked for, as the outputs are finite.
-        all_zero: Whether no output holds a finite number but 0 in FP32: none tells right from wrong.
+        all_zero: Whether no output holds a finite number but 0 in FP32, so that none tells right
+            from wrong.
         fp32_rms_error: Root mean square difference of FP32 outputs, relative to their root mean
             square; the largest.
         fp32_rms_tolerance: What is demanded of that where norms are merged into weights, which

@@ -249,7 +249,8 @@ def test_the_mask_of_a_cache_and_of_what_is_new(hidden: int, tmp_path: Path) -> 
     mask[0, 4:6] = 0
     if hidden:
         mask[0, :hidden] = 0
-    given = {"ids": FEED["ids"][:, :3], "mask": mask, "past": normal(4, 2, 1, 4, 2)}
+    past = normal(4, 2, 1, 4, 2)
+    given: dict[str, Array] = {"ids": FEED["ids"][:, :3], "mask": mask, "past": past}
     onnx.save(graph(text, weights, inputs, outputs), tmp_path / "model.onnx")
     options = Options(inputs=given, emulate="all", certify="off")
     found = protect_file(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
