@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from slanc_onnx.run import CannotRun
 from tests.conftest import Run
 from tests.models.float_kinds import floats
 from tests.oracles.half_file import types
@@ -245,7 +247,32 @@ def test_a_file_that_does_not_run_as_it_is_is_not_said_to_run(run: Run, ends: st
         runs = False
     said = "runs" if ends == "--keep-io-types" else "loads, not compared"
     assert (f"as it is on ONNX Runtime: {said}" in last) == runs
-    assert ("does not run as it is" in last) == (not runs) and (status == 0) == runs
+    lacks = re.search(
+        "on ONNX Runtime: not run, as its CPU provider has no ([A-Z]\\w+) in BF16", last
+    )
+    assert (lacks is None) == runs
+    assert lacks is None or lacks[1] in {node.op_type for node in onnx.load("out.onnx").graph.node}
+    assert status == 0 and last.startswith("PASSED")
+
+
+def test_a_file_of_bf16_that_is_refused_for_another_reason_fails(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise CannotRun("ONNX Runtime cannot load the model: [ONNXRuntimeError] : 10 : INVALID")
+
+    monkeypatch.setattr("slanc_onnx.job.draft.as_written", refuse)
+    status, out, _ = run("model.onnx", "--to", "bf16", "-o", "out.onnx")
+    assert status == 1 and "does not run as it is: ONNX Runtime cannot load" in out
+
+
+def test_a_kernel_that_lacks_in_fp16_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise CannotRun("9 : NOT_IMPLEMENTED : Could not find an implementation for Add(14) node")
+
+    monkeypatch.setattr("slanc_onnx.job.draft.as_written", refuse)
+    status, out, _ = run("model.onnx", "--to", "fp16", "-o", "out.onnx")
+    assert status == 1 and "does not run as it is: 9 : NOT_IMPLEMENTED" in out
 
 
 def test_a_file_of_bf16_becomes_one_of_fp16_whose_inputs_are_fed_so(run: Run) -> None:

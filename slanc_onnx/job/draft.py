@@ -23,7 +23,13 @@ from slanc_onnx.norms import ReadModel, called_as, read_model
 from slanc_onnx.options import Options
 from slanc_onnx.progress import Progress
 from slanc_onnx.reasons import Failure
-from slanc_onnx.run import LONG_SEQUENCE, InputSet, longer_inputs, validation_inputs
+from slanc_onnx.run import (
+    LONG_SEQUENCE,
+    InputSet,
+    lacking_kernel,
+    longer_inputs,
+    validation_inputs,
+)
 from slanc_onnx.scale import certified_as_written, scales_to_apply
 from slanc_onnx.verify import Difference, Exactness, Validation, as_written, validate_on
 from slanc_onnx.weights import workers
@@ -115,7 +121,11 @@ def _run_as_written(job: Job, done: Done, found: Validation, draft: Path) -> Val
     ran, why = job.tried(run, Failure.NOT_RUN_AS_WRITTEN)
     if why is not None and why.kind is Failure.NOT_RUN_AS_WRITTEN:
         _, without = job.tried(partial(run, optimised=False))
-        why = replace(why, kind=Failure.NOT_RUN_OPTIMISED) if without is None else why
+        lacking = lacking_kernel(str(why.facts[0])) if job.options.to == "bf16" else None
+        if without is None:
+            why = replace(why, kind=Failure.NOT_RUN_OPTIMISED)
+        elif lacking is not None:  # of a runtime that the file is not for
+            return replace(found, no_kernel=lacking)
     failures = [*found.failures, *([] if why is None else [why])]
     return replace(found, as_written=ran, failures=failures)
 

@@ -165,6 +165,7 @@ def _conversion(validation: Validation) -> dict[str, Any]:
     return {
         "least_cosine": finite(validation.cosine),
         "as_written_max_abs_error": None if ran is None else finite(ran.absolute),
+        "as_written_lacks_kernel": validation.no_kernel,
     }
 
 

@@ -18,8 +18,10 @@ def default_level_text(difference: Difference | None) -> str:
     return f"differ by at most {difference.absolute:.3g}, relative {difference.relative:.3g}"
 
 
-def as_written_text(difference: Difference | None) -> str:
+def as_written_text(difference: Difference | None, no_kernel: str | None) -> str:
     """How far a file of 16 bits is from the original, run as it is, and what that does not say."""
+    if no_kernel is not None:
+        return f"not run, as its CPU provider has no {no_kernel} in BF16"
     if difference is None:
         return "loads, not compared"
     hides = "which hides overflow: no evidence"

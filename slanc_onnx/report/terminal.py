@@ -308,5 +308,6 @@ def _fp32(validation: Validation) -> str:
     if any(f.kind in {*NOT_RUN_ITSELF, Failure.NO_MEMORY} for f in validation.failures):
         return told
     if validation.cosine is not None:
-        return f"{told}; as it is on ONNX Runtime: {as_written_text(validation.as_written)}"
+        ran = as_written_text(validation.as_written, validation.no_kernel)
+        return f"{told}; as it is on ONNX Runtime: {ran}"
     return f"{told}; at the default level: {default_level_text(validation.at_default)}"

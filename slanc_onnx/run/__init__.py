@@ -32,7 +32,7 @@ from slanc_onnx.run.instrumented import Instrumented, instrument
 from slanc_onnx.run.isolation import CannotRun, begun, isolated, run_apart, running_apart
 from slanc_onnx.run.observe import observe_rows
 from slanc_onnx.run.segments import SegmentedSession, session_of
-from slanc_onnx.run.session import Feeds, Session
+from slanc_onnx.run.session import Feeds, Session, lacking_kernel
 from slanc_onnx.run.showing import run_showing
 from slanc_onnx.run.sizes import Said, Sizes, shapes_of
 
@@ -64,6 +64,7 @@ __all__ = [
     "instrument",
     "is_float",
     "isolated",
+    "lacking_kernel",
     "longer_inputs",
     "make_feeds",
     "nodes_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from slanc_onnx.run.aligned import with_weights_in_place
 from slanc_onnx.run.isolation import CannotRun, short_of_memory, stopped_in_time
 
 Feeds = Mapping[str, Array]
+_NO_KERNEL = re.compile(r"NOT_IMPLEMENTED : Could not find an implementation for (\w+)")
 
 
 class Session:
@@ -116,6 +118,15 @@ def _fitting(value: Array, declared: str) -> Array:
     if value.dtype == np.float64 and declared == "tensor(float)":
         return value.astype(np.float32)
     return value
+
+
+def lacking_kernel(told: str) -> str | None:
+    """The op that ONNX Runtime's CPU provider does not compute in these types, if it says so.
+
+    That is no fault of the file: its types were found right before.
+    """
+    found = _NO_KERNEL.search(told)
+    return None if found is None else found[1]
 
 
 def _cannot(do: str, error: Exception) -> CannotRun:

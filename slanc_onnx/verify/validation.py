@@ -83,6 +83,8 @@ class Validation:
             optimisation level; None where it was not run there.
         as_written: How far a file of 16 bits, run as it is at that level, is from the original;
             None where it is none, the original was not run there, or inputs or outputs are BF16.
+        no_kernel: The op that keeps a file of BF16 from being run as it is, as ONNX Runtime's CPU
+            provider does not compute it in BF16; None for others.
         cosine: The least between rows of the outputs of a file of 16 bits, rounded, and those of
             the original; None for other files.
         beyond: The constants that the format does not hold, and what comes of them where they
@@ -133,6 +135,7 @@ class Validation:
     tensors: tuple[TensorSize, ...] = ()
     at_default: Difference | None = None
     as_written: Difference | None = None
+    no_kernel: str | None = None
     cosine: float | None = None
     beyond: Beyond | None = None
     all_zero: bool = False
