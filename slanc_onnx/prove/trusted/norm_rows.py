@@ -86,9 +86,13 @@ def width_of(norm: Norm, dims: Sequence[Dim]) -> int:
         width = each * math.prod(map(size_of, others))
     else:
         width = math.prod(size_of(dims[axis]) for axis in _row_axes(norm, len(dims)))
+    _check_width(norm, width)
+    return width
+
+
+def _check_width(norm: Norm, width: int) -> None:
     if norm.width not in (None, width):
         raise NoBound(reason(Unproved.ROWS_DIFFER, norm.width or 0, width))
-    return width
 
 
 def known_width(norm: Norm, dims: Sequence[Dim] | None) -> int:
