@@ -111,7 +111,9 @@ def test_norms_in_the_tests_of_onnx_compute_what_these_store_and_nothing_else_is
     for case in cases:
         if case not in norms:
             read = read_model(case.model)
-            assert (read.norms, read.suspects) == ([], []), case.name
+            # Statistics that are computed and read behind the norm as well: no scale goes there.
+            leaks = re.search("batchnorm_.*_training_mode$", case.name) is not None
+            assert (read.norms, len(read.suspects)) == ([], leaks), case.name
     needs_onnx_runtime(1, 25, for_what="LpNormalization of opset 22; all other norms are right")
     needs_onnx(1, 21, for_what="0 for rows of zeros in one L2 norm; all other norms are right")
 
