@@ -16,13 +16,10 @@ from slanc_onnx import (
     protect,
     protect_file,
 )
-from slanc_onnx.norms.norm import Norm
 from slanc_onnx.options import ApplyRule
 from slanc_onnx.prove import WITHDRAWN, Affine, Certificate, Condition, certified_again, safe_radius
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import certify
-from slanc_onnx.prove.trusted.known import Known
-from slanc_onnx.prove.trusted.prover import Prover
 from slanc_onnx.reasons import Reason, Unproved
 from slanc_onnx.targets import target
 from tests.models.small_graphs import graph, normal
@@ -150,18 +147,6 @@ def test_a_norm_that_may_be_something_else_has_no_safe_radius(name: str) -> None
     if "FP16" in name:  # 2^12 in each element, 2^24 in the mean, and FP16 ends at 2^16
         x = np.full((1, 1, 4), 2.0**12, F)
         assert not run(model, x=x)["y"].any() and (x / np.sqrt((x * x).mean())).all()
-
-
-@pytest.fixture
-def too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proof that is wrong by a factor of a thousand."""
-    right = Prover._bound
-
-    def wrong(prover: Prover, norm: Norm, given: Known | None) -> Bound:
-        found = right(prover, norm, given)
-        return found if found.length is None else replace(found, length=found.length / 1000)
-
-    monkeypatch.setattr(Prover, "_bound", wrong)
 
 
 def withdrawn(norms: list[ScaledNorm]) -> set[str]:

@@ -9,12 +9,9 @@ import onnx
 import pytest
 
 from slanc_onnx import Options, compute_scales, protect_file
-from slanc_onnx.norms.norm import Norm
 from slanc_onnx.prove.bound import Bound
 from slanc_onnx.prove.certificate import Certificate
 from slanc_onnx.prove.condition import Condition
-from slanc_onnx.prove.trusted.known import Known
-from slanc_onnx.prove.trusted.prover import Prover
 from slanc_onnx.prove.withdrawn import WITHDRAWN, held_against
 from slanc_onnx.reasons import Failure, Reason, Seen, Unproved
 from tests.conftest import Run
@@ -62,18 +59,6 @@ def test_a_limit_on_positions_is_none_that_a_run_breaks() -> None:
 
 def llama() -> onnx.ModelProto:
     return onnx.load(SAMPLES / "llama_like.onnx")
-
-
-@pytest.fixture
-def too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proof that is wrong by a factor of a thousand."""
-    right = Prover._bound
-
-    def wrong(prover: Prover, norm: Norm, given: Known | None) -> Bound:
-        found = right(prover, norm, given)
-        return found if found.length is None else replace(found, length=found.length / 1000)
-
-    monkeypatch.setattr(Prover, "_bound", wrong)
 
 
 @pytest.mark.usefixtures("too_small")
